@@ -1,0 +1,51 @@
+"""The interface that everything to the right of the encoder accepts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from oskit.encoder.vocabulary import Vocabulary
+
+TokenWeights = dict[str, float]
+"""What one text becomes: the cluster's key of each token, and its weight (> 0)."""
+
+Architecture = Literal["symmetric", "inference-free"]
+"""Whether queries run through the encoder as well, or through a tokenizer and an IDF table."""
+
+KeyFormat = Literal["token", "id"]
+"""Keys as token text (ML Commons' WORD format) or as token ids (TOKEN_ID)."""
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """Anything that turns texts into the token weights that the cluster would compute."""
+
+    @property
+    def architecture(self) -> Architecture: ...
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+
+    def document_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix:
+        """Document vectors, shape ``[len(texts), vocabulary.size]``, float32, special tokens zero."""
+        ...
+
+    def query_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix:
+        """Query vectors, shape ``[len(texts), vocabulary.size]``, float32, special tokens zero."""
+        ...
+
+    def document_weights(
+        self, texts: Sequence[str], *, batch_size: int = 32, key: KeyFormat = "token"
+    ) -> list[TokenWeights]:
+        """Token weights of each document, heaviest first."""
+        ...
+
+    def query_weights(
+        self, texts: Sequence[str], *, batch_size: int = 32, key: KeyFormat = "token"
+    ) -> list[TokenWeights]:
+        """Token weights of each query, heaviest first."""
+        ...
