@@ -1,1 +1,32 @@
 """Fixtures that all tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
+
+@pytest.fixture(scope="session")
+def cluster_url() -> Iterator[str]:
+    """A real OpenSearch: the one at ``OSKIT_TEST_URL``, else a local node of this test run's own."""
+    if url := os.environ.get("OSKIT_TEST_URL"):
+        yield url
+        return
+    from oskit.cluster.node import LocalNode
+
+    with LocalNode() as node:
+        yield node.url
+
+
+@pytest.fixture(scope="session")
+def client(cluster_url: str) -> OpenSearch:
+    """An opensearch-py client of the real OpenSearch."""
+    from oskit.cluster.connection import ConnectionSettings, connect
+
+    return connect(ConnectionSettings(url=cluster_url))

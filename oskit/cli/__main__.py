@@ -1,0 +1,7 @@
+"""``python -m oskit.cli``."""
+
+import sys
+
+from oskit.cli.main import main
+
+sys.exit(main())

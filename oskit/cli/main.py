@@ -1,0 +1,142 @@
+"""The ``oskit`` command: a table of commands, each loaded when it is called.
+
+``oskit --help`` must be quick, so this module imports click and nothing else that costs time;
+the short help of every command stands in the table and a test compares it with the command's own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import NamedTuple
+
+import click
+
+from oskit.errors import OskitError
+
+
+class LazyCommand(NamedTuple):
+    """Where a command is found, and what ``oskit --help`` says of it."""
+
+    module: str
+    attribute: str
+    short_help: str
+
+
+COMMANDS: dict[str, LazyCommand] = {
+    "demo": LazyCommand("oskit.cli.demo", "demo", "Run the whole path on a small collection."),
+    "doctor": LazyCommand("oskit.cli.doctor", "doctor", "Check the machine, an encoder and a cluster."),
+    "load": LazyCommand("oskit.cli.load", "load", "Load an encoder and report how it was found."),
+    "encode": LazyCommand("oskit.cli.encode", "encode", "Print the token weights of texts."),
+    "export": LazyCommand("oskit.cli.export", "export", "Pack an encoder for ML Commons."),
+    "deploy": LazyCommand("oskit.cli.models", "deploy", "Register and deploy an archive."),
+    "models": LazyCommand("oskit.cli.models", "models", "List the models of a cluster."),
+    "undeploy": LazyCommand("oskit.cli.models", "undeploy", "Take models out of memory."),
+    "delete": LazyCommand("oskit.cli.models", "delete", "Undeploy and delete models."),
+    "ingest": LazyCommand("oskit.cli.ingest", "ingest", "Create an index and load documents into it."),
+    "search": LazyCommand("oskit.cli.search", "search", "Search an index."),
+    "verify": LazyCommand("oskit.cli.verify", "verify", "Prove that a cluster retrieves what it should."),
+    "evaluate": LazyCommand("oskit.cli.evaluate", "evaluate", "Measure retrieval quality without a cluster."),
+    "node": LazyCommand("oskit.cli.node", "node", "Run a real OpenSearch on this machine."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module only when that command is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        command = getattr(importlib.import_module(entry.module), entry.attribute)
+        assert isinstance(command, click.Command), f"{entry.module}.{entry.attribute} is not a command"
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.short_help) for name, entry in COMMANDS.items()])
+
+
+def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    from importlib.metadata import version
+
+    click.echo(f"oskit {version('oskit')}")
+    ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version,
+              help="Print the version and exit.")  # fmt: skip
+def cli() -> None:
+    """From a neural sparse encoder to proven retrieval in OpenSearch.
+
+    \b
+    text → encoder → archive → cluster → index → proof
+           load      export    deploy    ingest  verify
+           encode              models    search  evaluate
+
+    \b
+    Examples:
+      oskit demo                                  the whole path, on this machine
+      oskit export my-encoder -o out              pack an encoder for ML Commons
+      oskit deploy out && oskit models            put it on the cluster at OSKIT_URL
+      oskit ingest articles corpus.jsonl --encode client --archive out
+      oskit search articles "how do I get a building permit"
+
+    \b
+    Exit codes: 0 done, 1 unexpected, 2 usage, 3 input data, 4 missing dependency, 5 encoder,
+    6 archive or export, 7 cluster, 8 local node, 9 proof failed, 10 some documents were refused,
+    130 interrupted.
+    """
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command line and return its exit code; no exception leaves this function.
+
+    Errors that oskit raises on purpose become one line on stderr. Anything else is a bug: it is
+    reported as one, in one line, with the traceback only if ``OSKIT_TRACEBACK`` is set.
+    """
+    try:
+        code = cli.main(args=args, prog_name="oskit", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        code = error.exit_code
+    except click.ClickException as error:
+        context = (
+            f" Try: {error.ctx.command_path} --help"
+            if isinstance(error, click.UsageError) and error.ctx
+            else ""
+        )
+        code = _fail(f"{error.format_message()}{context}", error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        code = _fail("interrupted", 130)
+    except OskitError as error:
+        code = _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        # The reader of our stdout went away (`oskit … | head`); Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:
+        if os.environ.get("OSKIT_TRACEBACK"):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        code = _fail(f"unexpected {reason[:500]}. This is a bug in oskit; OSKIT_TRACEBACK=1 shows where", 1)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, exit_code: int) -> int:
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    return exit_code
+
+
+def _help_pointer(error: click.ClickException) -> str:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f" Try: {context.command_path} --help" if context else ""

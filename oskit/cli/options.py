@@ -1,0 +1,111 @@
+"""Options that several commands share, so that they are spelled and explained the same way."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_CONNECTION_OPTIONS = [
+    click.option(
+        "--url", metavar="URL", help="The cluster; may have a path.  [OSKIT_URL; http://localhost:9200]"
+    ),
+    click.option("--username", metavar="NAME", help="User for basic authentication.  [OSKIT_USERNAME]"),
+    click.option(
+        "--password-file",
+        metavar="FILE",
+        type=click.Path(dir_okay=False),
+        help="File that holds the password.  [OSKIT_PASSWORD_FILE, or the password itself in OSKIT_PASSWORD]",
+    ),
+    click.option("--password-stdin", is_flag=True, help="Read the password from the first line of stdin."),
+    click.option(
+        "--ca-certs",
+        metavar="FILE",
+        type=click.Path(),
+        help="Certificates of the authority that signed the cluster's certificate.  [OSKIT_CA_CERTS]",
+    ),
+    click.option(
+        "--client-cert",
+        metavar="FILE",
+        type=click.Path(),
+        help="Client certificate.  [OSKIT_CLIENT_CERT]",
+    ),
+    click.option(
+        "--client-key",
+        metavar="FILE",
+        type=click.Path(),
+        help="Its key.  [OSKIT_CLIENT_KEY]",
+    ),
+    click.option(
+        "--insecure",
+        is_flag=True,
+        default=None,
+        help="Do not verify the certificate.  [OSKIT_INSECURE]",
+    ),
+    click.option(
+        "--timeout", type=float, metavar="SECONDS", help="Limit of one request.  [OSKIT_TIMEOUT; 60]"
+    ),
+]
+
+
+_CONNECTION_NAMES = (
+    "url",
+    "username",
+    "password_file",
+    "ca_certs",
+    "client_cert",
+    "client_key",
+    "insecure",
+    "timeout",
+)
+
+
+def connection_options(function: Function) -> Function:
+    """Add the connection options; the command receives ``connection: ConnectionSettings``."""
+
+    @functools.wraps(function)
+    def with_connection(*args: Any, password_stdin: bool, **kwargs: Any) -> Any:
+        from oskit.cluster.connection import ConnectionSettings
+
+        names = (
+            "url",
+            "username",
+            "password_file",
+            "ca_certs",
+            "client_cert",
+            "client_key",
+            "insecure",
+            "timeout",
+        )
+        given: dict[str, Any] = {name: kwargs.pop(name) for name in names}
+        if password_stdin:
+            given["password"] = sys.stdin.readline().rstrip("\r\n")
+        overrides = {name: value for name, value in given.items() if value is not None}
+        connection = ConnectionSettings.from_environment(**overrides)
+        if connection.insecure:
+            click.echo("Warning: the cluster's certificate is not verified (--insecure)", err=True)
+        return function(*args, connection=connection, **kwargs)
+
+    decorated: Any = with_connection
+    for option in reversed(_CONNECTION_OPTIONS):
+        decorated = option(decorated)
+    return decorated  # type: ignore[no-any-return]
+
+
+def output_options(function: Function) -> Function:
+    """Add ``--json`` and ``--quiet``; the command receives ``out: Output``."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+    @click.option("-q", "--quiet", is_flag=True, help="No progress and no notes; warnings and errors only.")
+    @functools.wraps(function)
+    def with_output(*args: Any, as_json: bool, quiet: bool, **kwargs: Any) -> Any:
+        from oskit.cli.output import Output
+
+        return function(*args, out=Output(json=as_json, quiet=quiet), **kwargs)
+
+    return with_output  # type: ignore[return-value]

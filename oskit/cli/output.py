@@ -1,0 +1,111 @@
+"""What commands print: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+
+class ProgressHandle:
+    """One line of progress. Without a terminal it counts and prints nothing."""
+
+    def __init__(self, progress: Progress | None = None, task: TaskID | None = None) -> None:
+        self._progress = progress
+        self._task = task
+
+    def advance(self, n: float = 1) -> None:
+        """Say that ``n`` more units are done."""
+        if self._progress is not None and self._task is not None:
+            self._progress.advance(self._task, n)
+
+    def update(
+        self, description: str | None = None, *, completed: float | None = None, total: float | None = None
+    ) -> None:
+        """Change the text, the number of units done, or their total."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, description=description, completed=completed, total=total)
+
+
+class Output:
+    """Where a command's words go.
+
+    Args:
+        json: Print results as JSON for scripts instead of text for people.
+        quiet: Neither notes nor progress; warnings stay.
+    """
+
+    def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
+        self.json = json
+        self.quiet = quiet
+
+    def result(self, data: Any, human: Callable[[Console], None] | None = None) -> None:
+        """Print the result on stdout: ``data`` as JSON with ``--json``, else what ``human`` prints."""
+        if self.json:
+            click.echo(jsonlib.dumps(data, indent=2, ensure_ascii=False, default=_plain))
+        elif human is not None:
+            from rich.console import Console
+
+            human(Console(file=sys.stdout, highlight=False))
+
+    def note(self, text: str) -> None:
+        """Tell something useful on stderr, unless ``--quiet``."""
+        if not self.quiet:
+            click.echo(text, err=True)
+
+    def warn(self, text: str) -> None:
+        """Warn in one line on stderr, always."""
+        click.echo(f"Warning: {' '.join(text.split())}", err=True)
+
+    @contextmanager
+    def progress(
+        self, description: str, total: float | None = None, unit: str = "docs"
+    ) -> Iterator[ProgressHandle]:
+        """A progress bar with rate and time left on stderr; silent without a terminal, with --json or --quiet."""
+        if self.quiet or self.json or not sys.stderr.isatty():
+            yield ProgressHandle()
+            return
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        from oskit.cli.rate import RateColumn
+
+        columns = (
+            SpinnerColumn(),
+            TextColumn("[progress.description]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(unit),
+            RateColumn(unit),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            yield ProgressHandle(progress, progress.add_task(description, total=total))
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know: paths, numpy scalars and objects with a dictionary form."""
+    if isinstance(value, Path):
+        return str(value)
+    for method in ("to_dict", "model_dump", "tolist"):
+        if hasattr(value, method):
+            return getattr(value, method)()
+    raise TypeError(f"{type(value).__name__} has no JSON form")
