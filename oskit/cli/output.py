@@ -70,7 +70,7 @@ class Output:
     def progress(
         self, description: str, total: float | None = None, unit: str = "docs"
     ) -> Iterator[ProgressHandle]:
-        """A progress bar with rate and time left on stderr; silent without a terminal, with --json or --quiet."""
+        """A progress bar with rate and time left on stderr; silent off a terminal, with --json or -q."""
         if self.quiet or self.json or not sys.stderr.isatty():
             yield ProgressHandle()
             return
