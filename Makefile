@@ -1,0 +1,58 @@
+# What a person types. `make demo` and `make test` set everything up in .venv first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-unit test-integration lint format docs bench dist clean
+
+help:  ## Show this help.
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+setup: $(STAMP)  ## Create .venv and install oskit with all extras into it.
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "oskit needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "Python cannot make a virtual environment; on Debian: apt-get install python3-venv"; exit 1; }
+	@$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip -q 2>/dev/null || true
+	@$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install -q uv
+	$(BIN)/python -m uv pip install -q --python $(BIN)/python -e '.[all]' --group dev
+	@touch $@
+
+demo: $(STAMP)  ## The whole path on a small collection: load, export, deploy, ingest, search, verify.
+	$(BIN)/oskit demo --output demo-output
+
+test: $(STAMP)  ## All tests; the integration tests start a real OpenSearch.
+	$(BIN)/python -m pytest $(ARGS)
+
+test-unit: $(STAMP)  ## The quick tests alone.
+	$(BIN)/python -m pytest tests/unit $(ARGS)
+
+test-integration: $(STAMP)  ## The tests on a real OpenSearch alone.
+	$(BIN)/python -m pytest tests/integration $(ARGS)
+
+lint: $(STAMP)  ## Style and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## Put the code into the project's format.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(STAMP)  ## Write docs/cli.md from the commands themselves.
+	$(BIN)/python docs/write_cli_reference.py
+
+bench: $(STAMP)  ## The ratios of the README and of benchmarks/README.md, measured on this machine.
+	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.throughput
+
+dist: $(STAMP)  ## A wheel and a source archive in dist/.
+	$(BIN)/python -m build --installer uv
+
+clean:  ## Remove what was built; downloads stay cached.
+	rm -rf build dist demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,136 @@
+"""The command line as a whole: help, exit codes, and what it must not load."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from oskit.cli import cli, main
+from oskit.cli.main import COMMANDS
+from oskit.errors import OskitError, VerificationError
+
+ROOT = Path(__file__).parents[3]
+HEAVY = {"torch", "transformers", "sentence_transformers", "onnxruntime", "opensearchpy", "rich", "pydantic", "numpy"}
+
+
+def _all_commands() -> list[tuple[str, click.Command]]:
+    found = []
+    for name in COMMANDS:
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        found.append((name, command))
+        if isinstance(command, click.Group):
+            found += _subcommands(name, command)
+    return found
+
+
+def _subcommands(prefix: str, group: click.Group) -> list[tuple[str, click.Command]]:
+    found = []
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            found += _subcommands(f"{prefix} {name}", command)
+        else:
+            found.append((f"{prefix} {name}", command))
+    return found
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_short_help_of_the_table_is_the_commands_own(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    assert command.get_short_help_str(limit=200) == COMMANDS[name].short_help
+
+
+@pytest.mark.parametrize(("name", "command"), _all_commands(), ids=lambda value: value if isinstance(value, str) else "")
+def test_every_command_explains_itself_with_an_example(name: str, command: click.Command) -> None:
+    assert command.help
+    if not isinstance(command, click.Group):
+        assert "Examples:" in command.help
+        assert f"oskit {name}" in command.help
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"{name} {parameter.opts[0]} has no help"
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, json\n"
+        "from oskit.cli import main\n"
+        "main(['--help'])\n"
+        "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Commands:" in done.stdout
+    assert not HEAVY & set(json.loads(done.stderr))
+
+
+def test_importing_oskit_loads_no_torch() -> None:
+    code = "import sys, oskit; assert 'torch' not in sys.modules; assert 'transformers' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["oskit.cluster.models", "oskit.cluster.ingest", "oskit.cluster.search", "oskit.evaluation.verify", "oskit.data"],
+)
+def test_what_talks_to_a_cluster_loads_no_torch(module: str) -> None:
+    code = f"import sys, {module}; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_error_is_one_line_with_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @click.command()
+    def boom() -> None:
+        raise VerificationError("the cluster\ndisagrees", hint="Look at the report")
+
+    monkeypatch.setattr(type(cli), "get_command", lambda *_: boom)
+    assert main(["boom"]) == VerificationError.exit_code == 9
+    assert capsys.readouterr().err == "Error: the cluster disagrees. Look at the report\n"
+
+
+def test_a_bug_is_one_line_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    @click.command()
+    def boom() -> None:
+        raise RuntimeError("first line\nsecond line")
+
+    monkeypatch.delenv("OSKIT_TRACEBACK", raising=False)
+    monkeypatch.setattr(type(cli), "get_command", lambda *_: boom)
+    assert main(["boom"]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "RuntimeError: first line second line" in err
+
+
+def test_usage_errors_point_to_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["search", "--no-such-option"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("Error: ")
+    assert "oskit search --help" in err
+
+
+def test_exit_codes_are_documented() -> None:
+    documented = (cli.help or "") + (ROOT / "README.md").read_text(encoding="utf-8")
+    classes = [OskitError, *_subclasses(OskitError)]
+    for code in {cls.exit_code for cls in classes}:
+        assert f"{code} " in documented
+
+
+def _subclasses(cls: type[OskitError]) -> list[type[OskitError]]:
+    return [found for child in cls.__subclasses__() for found in (child, *_subclasses(child))]
+
+
+def test_the_command_line_reference_is_up_to_date() -> None:
+    spec = importlib.util.spec_from_file_location("write_cli_reference", ROOT / "docs" / "write_cli_reference.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    written = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert written == module.reference(), "docs/cli.md is out of date: make docs"
