@@ -1,0 +1,178 @@
+"""The loading scenarios: each tier, inference, save and load; on a tiny encoder, or on the user's own."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from oskit.doctor.finding import Finding, attempt
+from oskit.errors import BrokenEncoderError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from oskit.encoder.model import NeuralSparseEncoder
+
+PROBE = "How long does it take to get a building permit?"
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"how long does it take to get a building permit ?".split()]
+
+
+def check_loading() -> list[Finding]:
+    """Try each tier of the loader, inference, and saving and loading again, on a tiny untrained encoder.
+
+    Nothing is downloaded, except that the Hub is asked whether it answers.
+    """
+    missing = _missing_packages("loading")
+    if missing:
+        return [missing]
+    from oskit.encoder.model import NeuralSparseEncoder
+
+    with tempfile.TemporaryDirectory(prefix="oskit-doctor-") as scratch, _quiet_loading():
+        folder = _write_tiny_encoder(Path(scratch) / "tiny")
+        loaded: list[NeuralSparseEncoder] = []
+
+        def local() -> str:
+            loaded.append(NeuralSparseEncoder.from_pretrained(str(folder), device="cpu"))
+            return f"a folder loads, head {loaded[0].load_report.head}"
+
+        def fallback() -> str:
+            name = str(Path(scratch) / "no-such-folder")
+            encoder = NeuralSparseEncoder.from_pretrained(name, base=str(folder), device="cpu")
+            return f"a missing encoder gives the base with a {encoder.load_report.head} projection, and a warning"
+
+        findings = [attempt("loading", "local folder", local), _hub(), attempt("loading", "fallback", fallback)]
+        return findings + (_scenarios("loading", loaded[0], Path(scratch)) if loaded else [])
+
+
+def check_encoder(name_or_path: str, *, revision: str | None = None, base: str | None = None) -> list[Finding]:
+    """Load the user's encoder, run it, save it and load it again.
+
+    Args:
+        name_or_path: A folder or a name on the Hub, as for ``NeuralSparseEncoder.from_pretrained``.
+        revision: Branch, tag or commit on the Hub.
+        base: Base encoder of the loader's last tier.
+    """
+    missing = _missing_packages("encoder")
+    if missing:
+        return [missing]
+    from oskit.encoder.model import NeuralSparseEncoder
+
+    loaded: list[NeuralSparseEncoder] = []
+
+    def load() -> str:
+        extra = {} if base is None else {"base": base}
+        loaded.append(NeuralSparseEncoder.from_pretrained(name_or_path, revision=revision, **extra))
+        report = loaded[0].load_report
+        return f"{report.source} by tier {report.tier}, {report.architecture}, vocabulary {report.vocabulary_size:,}"
+
+    with tempfile.TemporaryDirectory(prefix="oskit-doctor-") as scratch, _quiet_loading():
+        findings = [attempt("encoder", "load", load)]
+        if not loaded:
+            return findings
+        findings.append(_head(loaded[0]))
+        return findings + _scenarios("encoder", loaded[0], Path(scratch))
+
+
+def _head(encoder: NeuralSparseEncoder) -> Finding:
+    if encoder.load_report.head == "random":
+        advice = "Train it before retrieval, or name an encoder that has its head; export and deploy refuse this one"
+        return Finding("encoder", "head", "failure", "the projection to the vocabulary is random", advice)
+    return Finding("encoder", "head", "ok", "the projection to the vocabulary is pretrained")
+
+
+def _scenarios(area: str, encoder: NeuralSparseEncoder, scratch: Path) -> list[Finding]:
+    def inference() -> str:
+        weights = encoder.document_weights([PROBE])[0]
+        if not weights:
+            raise BrokenEncoderError(
+                f"no token of {PROBE!r} has a weight", hint="The encoder has collapsed or was never trained"
+            )
+        return f"{len(weights):,} active dimensions for {PROBE!r}"
+
+    def save_and_load() -> str:
+        from oskit.encoder.model import NeuralSparseEncoder
+
+        encoder.save_pretrained(str(scratch / "saved"))
+        again = NeuralSparseEncoder.from_pretrained(str(scratch / "saved"), device=str(encoder.device))
+        difference = abs(again.document_matrix([PROBE]) - encoder.document_matrix([PROBE])).max()
+        if difference > 1e-5:
+            raise BrokenEncoderError(
+                f"after saving and loading, weights differ by {difference:.2g}", hint="Report this as a bug"
+            )
+        return f"the same weights after saving and loading (largest difference {difference:.1g})"
+
+    checks: list[tuple[str, Callable[[], str]]] = [("inference", inference), ("save and load", save_and_load)]
+    return [attempt(area, name, check) for name, check in checks]
+
+
+def _hub() -> Finding:
+    """Whether the Hugging Face Hub answers; any HTTP answer counts, even a refusal."""
+    from urllib.error import HTTPError, URLError
+    from urllib.request import Request, urlopen
+
+    from huggingface_hub import constants
+
+    endpoint = constants.ENDPOINT
+    if constants.HF_HUB_OFFLINE:
+        return Finding("loading", "hub", "skipped", "HF_HUB_OFFLINE is set; only cached encoders load")
+    if not endpoint.startswith(("http://", "https://")):
+        return Finding("loading", "hub", "failure", f"HF_ENDPOINT is {endpoint!r}", "Set it to a http(s) address")
+    try:
+        with urlopen(Request(endpoint, method="HEAD"), timeout=5):  # noqa: S310 - the scheme was checked
+            pass
+    except HTTPError:
+        pass
+    except (URLError, OSError) as error:
+        advice = "Set HTTPS_PROXY or HF_ENDPOINT, or use encoders in local folders"
+        return Finding("loading", "hub", "warning", f"{endpoint} does not answer: {error}", advice)
+    return Finding("loading", "hub", "ok", f"{endpoint} answers")
+
+
+def _missing_packages(area: str) -> Finding | None:
+    for package in ("torch", "transformers", "sentence_transformers", "huggingface_hub"):
+        try:
+            __import__(package)
+        except ImportError:
+            error = MissingDependencyError.for_extra("Loading encoders", package, "export")
+            return Finding(area, "packages", "skipped", error.message, error.hint)
+    return None
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Findings say it all: no progress bars of transformers, and the fallback's warning is expected here."""
+    from transformers.utils import logging
+
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
+
+
+def _write_tiny_encoder(folder: Path) -> Path:
+    from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
+
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
+    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"))
+    tokenizer.save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+        initializer_range=1.0,
+    )
+    BertForMaskedLM(config).save_pretrained(folder)
+    assert json.loads((folder / "config.json").read_text())["vocab_size"] == len(WORDS)
+    return folder

@@ -1,0 +1,143 @@
+"""The machine and the installed packages."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from platformdirs import user_cache_path
+
+from oskit.doctor.finding import Finding
+from oskit.errors import OskitError
+
+EXTRAS = {
+    "export": "loading encoders with torch and exporting them",
+    "node": "a local OpenSearch",
+    "report": "plots and the HTML report",
+    "parquet": "reading Parquet files",
+    "demo": "oskit demo",
+}
+MEMORY_FOR_A_NODE = 3 << 30  # 1 GB of heap, and as much again for Lucene, the model and libtorch
+DISK_FOR_A_NODE = 4 << 30  # what the unpacked distribution with ML Commons takes, and room for an index
+
+
+def check_machine() -> list[Finding]:
+    """Look at Python, memory, disk, Java, Docker and every package that oskit declares."""
+    return [_python(), _memory(), _disk(), _java(), _docker(), _core_packages(), *_extras()]
+
+
+def _python() -> Finding:
+    detail = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+    if sys.platform != "linux":
+        advice = "A local OpenSearch needs Linux; everything else works"
+        return Finding("machine", "python", "warning", f"{detail}, {os.cpu_count()} cores", advice)
+    return Finding("machine", "python", "ok", f"{detail}, {os.cpu_count()} cores")
+
+
+def _memory() -> Finding:
+    available = _available_memory()
+    if available is None:
+        return Finding("machine", "memory", "skipped", "the system does not say how much is available")
+    detail = f"{_gigabytes(available)} available"
+    if available < MEMORY_FOR_A_NODE:
+        advice = f"A local OpenSearch wants {_gigabytes(MEMORY_FOR_A_NODE)}; close something or use a remote cluster"
+        return Finding("machine", "memory", "warning", detail, advice)
+    return Finding("machine", "memory", "ok", detail)
+
+
+def _available_memory() -> int | None:
+    try:
+        match = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(match.group(1)) << 10 if match else None
+
+
+def _disk() -> Finding:
+    folder = Path(os.environ.get("OSKIT_CACHE_DIR") or user_cache_path("oskit"))
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    detail = f"{_gigabytes(free)} free for {folder}"
+    if free < DISK_FOR_A_NODE:
+        advice = f"A local OpenSearch wants {_gigabytes(DISK_FOR_A_NODE)}; set OSKIT_CACHE_DIR to a larger disk"
+        return Finding("machine", "disk", "warning", detail, advice)
+    return Finding("machine", "disk", "ok", detail)
+
+
+def _java() -> Finding:
+    from oskit.cluster.node import find_java
+
+    try:
+        java = find_java()
+    except OskitError as error:
+        return Finding("machine", "java", "warning", f"{error.message} (for a local OpenSearch)", error.hint)
+    return Finding("machine", "java", "ok", f"Java {java.version} in {java.home}")
+
+
+def _docker() -> Finding:
+    advice = "Only `oskit node start --docker` needs it; `oskit node start` works without"
+    try:
+        import docker
+    except ImportError:
+        return Finding("machine", "docker", "skipped", "the docker package is not installed", advice)
+    try:
+        client = docker.from_env(timeout=5)
+        version = client.version()["Version"]
+        client.close()
+    except docker.errors.DockerException:
+        return Finding("machine", "docker", "skipped", "no Docker engine answers", advice)
+    return Finding("machine", "docker", "ok", f"Docker engine {version}")
+
+
+def _core_packages() -> Finding:
+    problems = list(_problems(extra=None))
+    if problems:
+        return Finding("packages", "core", "failure", "; ".join(problems), "pip install --upgrade oskit")
+    return Finding("packages", "core", "ok", f"oskit {metadata.version('oskit')} and all that it needs")
+
+
+def _extras() -> Iterator[Finding]:
+    for extra, purpose in EXTRAS.items():
+        problems = list(_problems(extra))
+        if not problems:
+            yield Finding("packages", extra, "ok", purpose)
+            continue
+        advice = f"For {purpose}: pip install 'oskit[{extra}]'"
+        yield Finding("packages", extra, "skipped", "; ".join(problems), advice)
+
+
+def _problems(extra: str | None) -> Iterator[str]:
+    """What is missing or too old among the requirements of ``extra`` (of the core if None)."""
+    for line in metadata.requires("oskit") or []:
+        requirement = Requirement(line)
+        if requirement.name == "oskit":
+            continue
+        wanted = requirement.marker is None if extra is None else _belongs_to(requirement, extra)
+        if not wanted:
+            continue
+        try:
+            installed = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            yield f"{requirement.name} is not installed"
+            continue
+        if not requirement.specifier.contains(installed, prereleases=True):
+            yield f"{requirement.name} {installed} is not {requirement.specifier}"
+
+
+def _belongs_to(requirement: Requirement, extra: str) -> bool:
+    return (
+        requirement.marker is not None
+        and requirement.marker.evaluate({"extra": extra})
+        and not requirement.marker.evaluate({"extra": ""})
+    )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / (1 << 30):.1f} GB"
