@@ -1,0 +1,43 @@
+"""How long `oskit --help` takes, beside importing click alone: python -m benchmarks.startup."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+
+PAIRS = 15
+LIMIT = 3.0
+
+
+def seconds(command: list[str]) -> float:
+    """Wall time of one run of ``command``."""
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+@click.command()
+def main() -> None:
+    """Time the two in turn, so that a slow moment of the machine hits both."""
+    script = str(Path(sys.executable).with_name("oskit"))
+    help_command = [script, "--help"]
+    click_command = [sys.executable, "-c", "import click"]
+    seconds(help_command), seconds(click_command)  # fills the disk cache and writes the byte code
+    pairs = [(seconds(help_command), seconds(click_command)) for _ in range(PAIRS)]
+    ratio = statistics.median(a / b for a, b in pairs)
+    ours, theirs = (statistics.median(column) * 1000 for column in zip(*pairs, strict=True))
+    click.echo(f"{'command':<24}{'median':>10}")
+    click.echo(f"{'oskit --help':<24}{ours:>7.0f} ms")
+    click.echo(f"{'python -c import click':<24}{theirs:>7.0f} ms")
+    click.echo(f"{'ratio':<24}{ratio:>10.2f}   (at most {LIMIT:g})")
+    if ratio > LIMIT:
+        raise click.ClickException(f"oskit --help takes {ratio:.2f} times as long as importing click")
+
+
+if __name__ == "__main__":
+    main()
