@@ -1,0 +1,131 @@
+"""What a record of a file becomes: a document, or a refusal that says why not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from oskit.data.values import clean_value, text_of
+
+OSKIT_KEY = "_oskit"
+"""Key of a record that a dead-letter file adds: why the record was refused, and how to read it again."""
+
+MAX_ID_BYTES = 512
+"""Longest ``_id`` that OpenSearch takes, in bytes of UTF-8; one longer id fails a whole bulk request."""
+
+DEFAULT_ID_FIELDS = ("_id", "id")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document.
+
+    Args:
+        id: The ``_id`` in the index.
+        text: What is searched.
+        title: Is put in front of the text, see :attr:`passage`.
+        fields: The record's other fields, indexed as they are.
+        text_field: Name under which the text is indexed.
+        title_field: Name under which the title is indexed.
+        where: Where it was read, ``file:line``; for messages.
+    """
+
+    id: str
+    text: str
+    title: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    text_field: str = field(default="text", compare=False)
+    title_field: str = field(default="title", compare=False)
+    where: str = field(default="", compare=False, repr=False)
+
+    @property
+    def passage(self) -> str:
+        """What is encoded: title and text joined by a space, as in BEIR."""
+        return f"{self.title} {self.text}".strip() if self.title else self.text
+
+    def source(self) -> dict[str, Any]:
+        """The document's own fields, as they are indexed."""
+        own: dict[str, Any] = {self.title_field: self.title} if self.title else {}
+        return {**own, self.text_field: self.text, **self.fields}
+
+    def digest(self) -> bytes:
+        """A digest of the content (not of the id), 16 bytes; the same content has the same digest."""
+        return _digest(self.source())
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A record that cannot become a document.
+
+    Args:
+        where: ``file:line``.
+        reason: One line.
+        raw: The record as it was read; bytes that are not UTF-8 as surrogate escapes.
+        id: Its id, if it has one.
+    """
+
+    where: str
+    reason: str
+    raw: str = ""
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FieldNames:
+    """Which fields of a record hold its id, text and title."""
+
+    id: str | None = None
+    text: str = "text"
+    title: str = "title"
+
+    def id_fields(self) -> tuple[str, ...]:
+        """The fields that are looked at for an id; without a choice, ``_id`` and ``id``."""
+        return DEFAULT_ID_FIELDS if self.id is None else (self.id,)
+
+
+def document_from_record(record: Mapping[str, Any], names: FieldNames, where: str) -> Document:
+    """Make a document of a record.
+
+    The id is the record's own, or a hash of the content, so that loading the same file twice gives
+    the same ids. Lone surrogates become U+FFFD and NaN becomes null, since JSON has neither.
+
+    Raises:
+        ValueError: The record has no text, or an id that OpenSearch does not take; one line.
+    """
+    if isinstance(note := record.get(OSKIT_KEY), Mapping):
+        names = FieldNames(
+            "_id", str(note.get("text_field", names.text)), str(note.get("title_field", names.title))
+        )
+    if names.text not in record:
+        known = ", ".join(repr(name) for name in list(record)[:8]) or "none"
+        raise ValueError(f"no field {names.text!r} (it has {known}); --text-field names another")
+    text = text_of(record[names.text], names.text)
+    title = text_of(record.get(names.title), names.title)
+    dropped = {OSKIT_KEY, "_id", names.text} | ({names.title} if title else set())
+    fields = {clean_value(key): clean_value(value) for key, value in record.items() if key not in dropped}
+    identity = _identity(record, names)
+    if identity is None:
+        identity = _digest({names.title: title, names.text: text, **fields}).hex()
+    return Document(identity, text, title, fields, names.text, names.title, where)
+
+
+def _identity(record: Mapping[str, Any], names: FieldNames) -> str | None:
+    for name in names.id_fields():
+        if record.get(name) is None:
+            continue
+        identity = text_of(record[name], name)
+        size = len(identity.encode())
+        if not 0 < size <= MAX_ID_BYTES:
+            raise ValueError(f"the id in {name!r} has {size} bytes; OpenSearch takes 1 to {MAX_ID_BYTES}")
+        return identity
+    if names.id is not None:
+        raise ValueError(f"no id in the field {names.id!r}")
+    return None
+
+
+def _digest(content: Mapping[str, Any]) -> bytes:
+    canonical = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.blake2b(canonical.encode(), digest_size=16).digest()

@@ -1,0 +1,136 @@
+"""JSON Lines: one record a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from oskit.data.compression import DAMAGE, open_bytes, source_name
+from oskit.data.documents import OSKIT_KEY, Document, FieldNames, Refusal, document_from_record
+from oskit.errors import DataError
+
+MAX_LINE_BYTES = 64 * 1024 * 1024
+"""Longest line, in bytes. OpenSearch refuses requests over 100 MB (``http.max_content_length``)."""
+
+
+def read_jsonl(source: str | Path, names: FieldNames) -> Iterator[Document | Refusal]:
+    """The documents of a JSONL file; every line that is not blank gives a document or a refusal.
+
+    Raises:
+        DataError: The file cannot be read, or is one JSON array instead of a record a line.
+    """
+    name = source_name(source)
+    for number, line in enumerate_lines(source):
+        where = f"{name}:{number}"
+        if number == 1 and line.lstrip().startswith(b"["):
+            raise DataError(
+                f"{where} begins a JSON array, not a record a line",
+                hint=f"Convert it: jq -c '.[]' {name} | oskit ingest INDEX -",
+            )
+        yield parse_line(line, names, where)
+
+
+def parse_line(line: bytes, names: FieldNames, where: str) -> Document | Refusal:
+    """The document of one line, or why it has none."""
+    record: Any = None
+    try:
+        record = load_object(line)
+        note = record.get(OSKIT_KEY)
+        if isinstance(note, dict) and isinstance(raw := note.get("raw"), str):
+            # A dead letter that never was a record: judge the line that was refused, not its wrapping.
+            return parse_line(raw.encode("utf-8", "surrogateescape"), names, str(note.get("where", where)))
+        return document_from_record(record, names, where)
+    except (ValueError, RecursionError) as error:
+        identity = record.get("_id") if isinstance(record, dict) else None
+        reason = "the JSON is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        return Refusal(
+            where, reason, line.decode("utf-8", "surrogateescape"), str(identity) if identity else None
+        )
+
+
+def load_object(line: bytes) -> dict[str, Any]:
+    """Parse a line that must be a JSON object; control characters inside strings are fine.
+
+    Raises:
+        ValueError: It is not; one line that says what is wrong.
+    """
+    if len(line) > MAX_LINE_BYTES:
+        raise ValueError(f"the line is longer than {MAX_LINE_BYTES // 1024 // 1024} MiB")
+    try:
+        record = _DECODER.decode(line.decode())
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"not UTF-8 (byte 0x{line[error.start]:02x} at position {error.start + 1}); "
+            "iconv -f LATIN1 -t UTF-8 converts a file"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"a JSON {_json_type(record)}, not an object")
+    return record
+
+
+_DECODER = json.JSONDecoder(strict=False)
+
+
+def _json_type(value: Any) -> str:
+    if value is None:
+        return "null"
+    names: dict[type, str] = {str: "string", list: "array", bool: "boolean", int: "number", float: "number"}
+    return names[type(value)]
+
+
+def enumerate_lines(source: str | Path) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, with their numbers from 1, without line ends.
+
+    Of a line over :data:`MAX_LINE_BYTES` only the first bytes are kept, one more than allowed.
+
+    Raises:
+        DataError: The file cannot be read; names the line up to which it could.
+    """
+    with open_bytes(source) as stream:
+        number = 0
+        while True:
+            try:
+                line = stream.readline(MAX_LINE_BYTES + 1)
+            except DAMAGE as error:
+                raise DataError(
+                    f"{source_name(source)}:{number + 1} cannot be read: {error}",
+                    hint="The file seems damaged or cut off: fetch or compress it again",
+                ) from error
+            if not line:
+                return
+            number += 1
+            if len(line) > MAX_LINE_BYTES:
+                _skip_line(stream, line)
+            stripped = line.rstrip(b"\r\n")
+            if stripped.strip():
+                yield number, stripped
+
+
+def _skip_line(stream: IO[bytes], line: bytes) -> None:
+    while line and not line.endswith(b"\n"):
+        line = stream.readline(MAX_LINE_BYTES)
+
+
+def read_objects(path: Path, use: Callable[[dict[str, Any], str], None]) -> None:
+    """Call ``use(record, where)`` for every line of a small file.
+
+    Raises:
+        DataError: At the first line that is no object, or for which ``use`` raises ValueError or KeyError.
+    """
+    for number, line in enumerate_lines(path):
+        where = f"{path}:{number}"
+        try:
+            use(load_object(line), where)
+        except KeyError as error:
+            broken_line(where, f"no field {error}")
+        except ValueError as error:
+            broken_line(where, str(error))
+
+
+def broken_line(where: str, reason: str) -> NoReturn:
+    """Raise the error for a line that must be right."""
+    raise DataError(f"{where}: {reason}", hint="Correct or remove this line")
