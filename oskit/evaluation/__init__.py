@@ -1,0 +1,1 @@
+"""Proof: exact scores in process, quality, and the comparison with what a cluster retrieves."""

@@ -1,0 +1,163 @@
+"""Exact scores in process: every query against every document, in bounded memory.
+
+The score of a learned sparse encoder is the inner product of the query's and the document's weights.
+Documents are encoded and scored in blocks, so memory holds the queries, one block and the best ``k`` of each
+query, however large the corpus is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from oskit.evaluation.metrics import Run
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from oskit.encoder.types import TextEncoder
+
+Scores = npt.NDArray[np.float64]
+Positions = npt.NDArray[np.int64]
+
+BLOCK_DOCUMENTS = 512
+"""Documents that are encoded and scored together."""
+
+_MAX_CELLS = 2_000_000
+"""Scores held at once (queries times documents of a block): 16 MB in float64."""
+
+
+class TextDocument(Protocol):
+    """What is needed of a document: its id, and the text that is encoded."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def passage(self) -> str: ...
+
+
+class TextCollection(Protocol):
+    """What is needed of a collection; ``oskit.data.collection.Collection`` is one."""
+
+    @property
+    def queries(self) -> dict[str, str]: ...
+
+    def documents(self) -> Iterable[Any]: ...
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive documents of a corpus.
+
+    Attributes:
+        start: Position of the first one in the corpus.
+        ids: Their ids.
+        weights: Their vectors, ``[len(ids), vocabulary]``.
+    """
+
+    start: int
+    ids: list[str]
+    weights: csr_matrix
+
+
+def document_blocks(
+    encoder: TextEncoder,
+    documents: Iterable[TextDocument],
+    *,
+    batch_size: int = 32,
+    block_documents: int = BLOCK_DOCUMENTS,
+) -> Iterator[Block]:
+    """Encode documents block by block, in the corpus's order."""
+    stream = iter(documents)
+    start = 0
+    while block := list(islice(stream, block_documents)):
+        weights = encoder.document_matrix([document.passage for document in block], batch_size=batch_size)
+        yield Block(start, [document.id for document in block], weights.tocsr())
+        start += len(block)
+
+
+def query_chunks(queries: int, block_documents: int) -> Iterator[slice]:
+    """Slices of the queries, so that no block of scores is larger than memory allows."""
+    step = max(1, _MAX_CELLS // max(1, block_documents))
+    for start in range(0, queries, step):
+        yield slice(start, min(start + step, queries))
+
+
+def score_block(queries: csr_matrix, documents: csr_matrix) -> Scores:
+    """Inner products, float64, ``[queries, documents]``."""
+    product = queries.astype(np.float64) @ documents.astype(np.float64).T
+    return np.asarray(product.toarray(), dtype=np.float64)
+
+
+class TopK:
+    """The best ``k`` documents of each query, while blocks of scores come in.
+
+    Equal scores are ordered by the position in the corpus, which is also what Lucene does for documents
+    indexed in that order. A score of 0 is no match.
+    """
+
+    def __init__(self, queries: int, k: int) -> None:
+        self.scores: Scores = np.full((queries, k), -np.inf)
+        self.positions: Positions = np.full((queries, k), -1, dtype=np.int64)
+
+    def update(self, rows: slice, scores: Scores, start: int) -> None:
+        """Take in the scores ``[queries in rows, block]`` of the documents from position ``start`` on."""
+        k = self.scores.shape[1]
+        positions = np.broadcast_to(np.arange(start, start + scores.shape[1]), scores.shape)
+        # What is there comes first and is sorted, and a stable sort keeps that order among equals.
+        all_scores = np.concatenate([self.scores[rows], np.where(scores > 0, scores, -np.inf)], axis=1)
+        all_positions = np.concatenate([self.positions[rows], positions], axis=1)
+        order = np.argsort(-all_scores, axis=1, kind="stable")[:, :k]
+        self.scores[rows] = np.take_along_axis(all_scores, order, axis=1)
+        self.positions[rows] = np.take_along_axis(all_positions, order, axis=1)
+
+    def run(self, query_ids: Sequence[str], document_ids: Sequence[str]) -> Run:
+        """The rankings, best first. ``document_ids`` names the documents by position."""
+        found: Run = {}
+        for query, scores, positions in zip(query_ids, self.scores, self.positions, strict=True):
+            matches = np.isfinite(scores)
+            found[query] = {
+                document_ids[position]: float(score)
+                for position, score in zip(positions[matches], scores[matches], strict=True)
+            }
+        return found
+
+
+def exact_run(
+    encoder: TextEncoder,
+    collection: TextCollection,
+    *,
+    k: int = 1000,
+    batch_size: int = 32,
+    block_documents: int = BLOCK_DOCUMENTS,
+) -> Run:
+    """Rank the whole corpus for every query by exact scores.
+
+    Args:
+        encoder: Gives the weights of both sides.
+        collection: Its ``queries`` (id -> text) and ``documents()``.
+        k: Depth of each ranking.
+        batch_size: Texts that the encoder computes at once.
+        block_documents: Documents that are held at once.
+
+    Returns:
+        Query id -> document id -> score (float64), best first, ties in the corpus's order; documents that
+        share no token with the query are absent.
+    """
+    query_ids = list(collection.queries)
+    queries = encoder.query_matrix(list(collection.queries.values()), batch_size=batch_size).tocsr()
+    top = TopK(len(query_ids), k)
+    document_ids: list[str] = []
+    for block in document_blocks(
+        encoder, collection.documents(), batch_size=batch_size, block_documents=block_documents
+    ):
+        document_ids.extend(block.ids)
+        for rows in query_chunks(len(query_ids), len(block.ids)):
+            top.update(rows, score_block(queries[rows], block.weights), block.start)
+    return top.run(query_ids, document_ids)

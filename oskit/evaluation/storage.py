@@ -1,0 +1,96 @@
+"""What a cluster keeps of a token weight: the rounding that explains a difference of scores.
+
+A weight of 1.2345 is not stored as 1.2345. Knowing exactly how it is stored turns "about equal" into a
+bound: a score of the cluster either follows from the encoder's weights or it does not.
+
+* ``rank_features``, and ``sparse_vector`` in segments below ``approximate_threshold``: Lucene's
+  ``FeatureField`` keeps the upper 17 bits of the float32, that is 9 significant bits, cut off and not
+  rounded (``Float.floatToIntBits(value) >>> 15``; the same in neural-search's ``ValueEncoder``). A stored
+  weight is thus up to 2^-8 = 0.39 % too small and never too large. Query weights stay float32.
+* ``sparse_vector`` in segments at or above the threshold: neural-search's ``ByteQuantizer`` clips at a
+  ceiling and rounds to 0…255, documents with ``quantization_ceiling_ingest`` (3), queries with
+  ``quantization_ceiling_search`` (16).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float32]
+
+_FEATURE_MASK = np.uint32(0xFFFF8000)
+_BYTE_MAX = np.float32(255)
+
+
+def truncate_to_feature(weights: Array) -> Array:
+    """Non-negative float32 weights as Lucene's ``FeatureField`` stores them, same shape."""
+    bits = np.ascontiguousarray(weights, dtype=np.float32).view(np.uint32)
+    return np.asarray((bits & _FEATURE_MASK).view(np.float32))
+
+
+def quantize_to_byte(weights: Array, ceiling: float) -> Array:
+    """Non-negative float32 weights as ``ByteQuantizer`` keeps them, scaled back, same shape.
+
+    ``Math.round`` rounds halves up, which numpy's rounding does not.
+    """
+    clipped = np.clip(np.asarray(weights, dtype=np.float32), np.float32(0), np.float32(ceiling))
+    steps = np.floor(clipped * _BYTE_MAX / np.float32(ceiling) + np.float32(0.5))
+    return np.asarray(steps * np.float32(ceiling) / _BYTE_MAX, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How an index keeps weights.
+
+    Attributes:
+        features: Some segment stores them as Lucene features (9 significant bits).
+        bytes: Some segment quantises them to a byte (seismic); both may be true, segment by segment.
+        ceiling_ingest: The weight that a document's 255 stands for.
+        ceiling_search: The weight that a query's 255 stands for.
+    """
+
+    features: bool = True
+    bytes: bool = False
+    ceiling_ingest: float = 3.0
+    ceiling_search: float = 16.0
+
+    @property
+    def approximate(self) -> bool:
+        """Whether the cluster may skip documents: seismic looks into promising clusters only."""
+        return self.bytes
+
+    def document_bounds(self, weights: Array, tolerance: float) -> tuple[Array, Array]:
+        """Smallest and largest stored value of weights that are known to within ``tolerance``.
+
+        Both ways of storing are monotone, so the bounds are the stored forms of the two ends.
+        """
+        below = np.maximum(weights - np.float32(tolerance), np.float32(0))
+        above = weights + np.float32(tolerance)
+        lows, highs = [], []
+        if self.features:
+            lows.append(truncate_to_feature(below))
+            highs.append(truncate_to_feature(above))
+        if self.bytes:
+            lows.append(quantize_to_byte(below, self.ceiling_ingest))
+            highs.append(quantize_to_byte(above, self.ceiling_ingest))
+        return np.minimum.reduce(lows), np.maximum.reduce(highs)
+
+    def query_bounds(self, weights: Array, tolerance: float) -> tuple[Array, Array]:
+        """Smallest and largest value that the cluster multiplies with, for a query's weights."""
+        below = np.maximum(weights - np.float32(tolerance), np.float32(0))
+        above = weights + np.float32(tolerance)
+        lows, highs = [], []
+        if self.features:
+            lows.append(below)
+            highs.append(above)
+        if self.bytes:
+            lows.append(quantize_to_byte(below, self.ceiling_search))
+            highs.append(quantize_to_byte(above, self.ceiling_search))
+        return np.minimum.reduce(lows), np.maximum.reduce(highs)
+
+
+EXACT = Storage()
+"""``rank_features``, or a ``sparse_vector`` field that is searched exactly."""
