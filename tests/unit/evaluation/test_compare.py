@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from small_collection import SmallCollection, WordEncoder
 
 from oskit.evaluation.compare import MAX_LISTED, compare
 from oskit.evaluation.reference import exact_run
 from oskit.evaluation.storage import EXACT, Storage, quantize_to_byte, truncate_to_feature
-from tests.unit.evaluation.conftest import SmallCollection, WordEncoder
 
 WORDS = [f"w{i}" for i in range(40)]
 

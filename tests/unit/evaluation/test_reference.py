@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
+from small_collection import SmallCollection, WordEncoder
 
 from oskit.evaluation.reference import exact_run
-from tests.unit.evaluation.conftest import SmallCollection, WordEncoder
 
 
 def test_scores_by_hand_with_ties_in_corpus_order(encoder, collection):

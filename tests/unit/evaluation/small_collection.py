@@ -1,0 +1,64 @@
+"""A collection and an encoder that are small enough to check by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+
+@dataclass(frozen=True)
+class SmallDocument:
+    """A document whose passage is its text."""
+
+    id: str
+    passage: str
+
+
+@dataclass
+class SmallCollection:
+    """A collection in memory."""
+
+    texts: dict[str, str]
+    queries: dict[str, str]
+    qrels: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def documents(self) -> Iterable[SmallDocument]:
+        """The documents, in order."""
+        return (SmallDocument(name, text) for name, text in self.texts.items())
+
+
+@dataclass
+class WordVocabulary:
+    """Words by id."""
+
+    words: list[str]
+
+    @property
+    def size(self) -> int:
+        """Number of words."""
+        return len(self.words)
+
+
+class WordEncoder:
+    """``"cat:1.5 dog"`` is the vector with cat = 1.5 and dog = 1: texts spell out their weights."""
+
+    architecture = "symmetric"
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.vocabulary = WordVocabulary(list(words))
+        self.calls: list[int] = []
+
+    def document_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix:
+        """Weights of ``texts``, ``[n, words]``."""
+        self.calls.append(len(texts))
+        dense = np.zeros((len(texts), self.vocabulary.size), dtype=np.float32)
+        for row, text in enumerate(texts):
+            for part in text.split():
+                word, _, weight = part.partition(":")
+                dense[row, self.vocabulary.words.index(word)] = float(weight or 1)
+        return csr_matrix(dense)
+
+    query_matrix = document_matrix
