@@ -104,7 +104,7 @@ def document_from_record(record: Mapping[str, Any], names: FieldNames, where: st
         raise ValueError(f"no field {names.text!r} (it has {known}); --text-field names another")
     text = text_of(record[names.text], names.text)
     title = text_of(record.get(names.title), names.title)
-    dropped = {OSKIT_KEY, "_id", names.text} | ({names.title} if title else set())
+    dropped = {OSKIT_KEY, "_id", names.text, names.title}
     fields = {clean_value(key): clean_value(value) for key, value in record.items() if key not in dropped}
     identity = _identity(record, names)
     if identity is None:

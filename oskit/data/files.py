@@ -1,0 +1,99 @@
+"""Read documents from files of any kind: JSONL, CSV, TSV, Parquet, a folder in BEIR's layout, stdin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from oskit.data.collection import CORPUS, find_corpus
+from oskit.data.compression import COMPRESSION_SUFFIXES, STDIN
+from oskit.data.documents import Document, FieldNames, Refusal
+from oskit.data.jsonl import read_jsonl
+from oskit.data.parquet import read_parquet
+from oskit.data.tables import read_table
+from oskit.errors import DataError, UsageError
+
+Format = Literal["jsonl", "csv", "tsv", "parquet"]
+
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+_SUFFIXES: dict[str, Format] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+
+
+def read_documents(
+    sources: Sequence[str | Path],
+    *,
+    format: Format | None = None,
+    id_field: str | None = None,
+    text_field: str = "text",
+    title_field: str = "title",
+) -> Iterator[Document | Refusal]:
+    """Stream the documents of files, folders in BEIR's layout, and stdin (``-``), one after the other.
+
+    Every record gives exactly one item: a document, or a refusal that says where and why. Memory is
+    bounded by the longest record. Compressed files (gzip, bz2, xz, zstd) are noticed by their content.
+
+    Args:
+        sources: Files, folders, or ``-``.
+        format: Format of the files; without it their names tell. Stdin is JSONL without it.
+        id_field: Field that holds the id. Without it ``_id``, ``id``, or else a hash of the content.
+        text_field: Field that holds the text.
+        title_field: Field that holds the title; records need not have it.
+
+    Raises:
+        UsageError: A format cannot be told, or stdin is named twice.
+        DataError: A file cannot be read. All sources are looked at before the first is read.
+    """
+    if [str(source) for source in sources].count(STDIN) > 1:
+        raise UsageError("'-' (stdin) can be read only once")
+    names = FieldNames(id_field, text_field, title_field)
+    files = [_resolve(source, format) for source in sources]
+    return _read_all(files, names)
+
+
+def _read_all(files: list[tuple[str | Path, Format]], names: FieldNames) -> Iterator[Document | Refusal]:
+    for source, kind in files:
+        if kind == "jsonl":
+            yield from read_jsonl(source, names)
+        elif kind == "parquet":
+            yield from read_parquet(Path(source), names)
+        else:
+            yield from read_table(source, names, tabs=kind == "tsv")
+
+
+def _resolve(source: str | Path, format: Format | None) -> tuple[str | Path, Format]:
+    if str(source) == STDIN:
+        if format == "parquet":
+            raise UsageError("Parquet cannot be read from stdin", hint="Name the file instead")
+        return STDIN, format or "jsonl"
+    path = Path(source)
+    if path.is_dir():
+        corpus = find_corpus(path)
+        if corpus is None:
+            raise DataError(f"the folder {path} has no {CORPUS}", hint="Name the files themselves")
+        return corpus, "jsonl"
+    if not path.exists():
+        raise DataError(f"no such file: {path}")
+    return path, format or _format_of(path)
+
+
+def _format_of(path: Path) -> Format:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    while suffixes and suffixes[-1] in COMPRESSION_SUFFIXES:
+        suffixes.pop()
+    kind = _SUFFIXES.get(suffixes[-1]) if suffixes else None
+    if kind is None:
+        raise UsageError(
+            f"the name of {path} does not tell its format", hint=f"Add --format {'|'.join(FORMATS)}"
+        )
+    return kind

@@ -1,0 +1,70 @@
+"""Parquet files, read in small batches by pyarrow (extra ``parquet``)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from oskit.data.documents import Document, FieldNames, Refusal, document_from_record
+from oskit.data.values import clean_value
+from oskit.errors import DataError, MissingDependencyError
+
+_BATCH_ROWS = 256
+
+
+def read_parquet(path: Path, names: FieldNames) -> Iterator[Document | Refusal]:
+    """The documents of a Parquet file, one a row; rows are counted from 1.
+
+    Raises:
+        DataError: The file cannot be read, or lacks the columns.
+        MissingDependencyError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingDependencyError.for_extra(f"reading {path}", "pyarrow", "parquet") from error
+    row = 0
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            _check_columns(file.schema_arrow.names, names, path)
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+                for record in _records(batch):
+                    row += 1
+                    yield _document(record, names, f"{path}:{row}")
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(
+            f"{path}:{row + 1} cannot be read as Parquet: {error}", hint="The file seems damaged or cut off"
+        ) from error
+
+
+def _check_columns(columns: list[str], names: FieldNames, path: Path) -> None:
+    for column, option in ((names.text, "--text-field"), (names.id, "--id-field")):
+        if column is not None and column not in columns:
+            known = ", ".join(repr(name) for name in columns[:12])
+            raise DataError(f"{path} has no column {column!r}, but {known}", hint=f"Choose with {option}")
+
+
+def _records(batch: Any) -> Iterator[dict[str, Any] | str]:
+    """The rows of a batch; a row with text that is not UTF-8 as the reason why it cannot be one."""
+    try:
+        yield from batch.to_pylist()
+        return
+    except UnicodeDecodeError:
+        pass
+    for index in range(batch.num_rows):
+        try:
+            yield from batch.slice(index, 1).to_pylist()
+        except UnicodeDecodeError:
+            yield "not UTF-8"
+
+
+def _document(record: dict[str, Any] | str, names: FieldNames, where: str) -> Document | Refusal:
+    if isinstance(record, str):
+        return Refusal(where, record)
+    try:
+        return document_from_record(record, names, where)
+    except ValueError as error:
+        return Refusal(where, str(error), json.dumps(clean_value(record)))

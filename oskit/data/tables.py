@@ -1,0 +1,148 @@
+"""CSV and TSV files with a header line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from oskit.data.compression import DAMAGE, open_bytes, source_name
+from oskit.data.documents import Document, FieldNames, Refusal, document_from_record
+from oskit.data.jsonl import MAX_LINE_BYTES
+from oskit.errors import DataError
+
+_CSV_DELIMITERS = (",", ";", "\t", "|")
+
+
+def read_table(source: str | Path, names: FieldNames, *, tabs: bool = False) -> Iterator[Document | Refusal]:
+    """The documents of a CSV file, or with ``tabs`` of a TSV file.
+
+    CSV may be separated by commas, semicolons, tabs or bars, whichever makes the text's column appear
+    in the header, with quotes as in RFC 4180. In TSV quotes are letters like any other.
+
+    Raises:
+        DataError: The file cannot be read, or its header does not fit.
+    """
+    name = source_name(source)
+    with open_bytes(source) as stream:
+        text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
+        lines = _Lines(text, name)
+        try:
+            yield from _rows(lines, names, name, tabs)
+        finally:
+            text.detach()  # or closing the wrapper would close stdin
+
+
+class _Lines:
+    """The lines of a text, remembering those of the row that is being parsed."""
+
+    def __init__(self, text: io.TextIOWrapper, name: str) -> None:
+        self._text = text
+        self._name = name
+        self._row: list[str] = []
+        self._size = 0
+        self.number = 0
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        try:
+            line = self._text.readline(MAX_LINE_BYTES)
+        except DAMAGE as error:
+            raise DataError(
+                f"{self._name}:{self.number + 1} cannot be read: {error}",
+                hint="The file seems damaged or cut off: fetch or compress it again",
+            ) from error
+        if not line:
+            raise StopIteration
+        self.number += 1
+        self._size += len(line)
+        if self._size <= MAX_LINE_BYTES:
+            self._row.append(line)
+        return line
+
+    def take(self) -> str:
+        """The lines since the last call, as they were read."""
+        raw = "".join(self._row)
+        self._row.clear()
+        self._size = 0
+        return raw
+
+
+def _rows(lines: _Lines, names: FieldNames, name: str, tabs: bool) -> Iterator[Document | Refusal]:
+    first = next(lines, "")
+    if not first.strip():
+        raise DataError(f"{name}:1 must be a header line with the columns' names")
+    delimiter = "\t" if tabs else _delimiter(first, names.text)
+    header = _header(_parser(_with_first(first, lines), delimiter, tabs), names, name)
+    lines.take()
+    parser = _parser(lines, delimiter, tabs)
+    while True:
+        where = f"{name}:{lines.number + 1}"
+        try:
+            values = next(parser)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield Refusal(where, f"not CSV: {error}", lines.take().rstrip("\r\n"))
+            continue
+        raw = lines.take().rstrip("\r\n")
+        if not raw.strip():
+            continue
+        yield _document(header, values, raw, names, where)
+
+
+def _with_first(first: str, rest: Iterable[str]) -> Iterator[str]:
+    yield first
+    yield from rest
+
+
+def _parser(lines: Iterable[str], delimiter: str, tabs: bool) -> Iterator[list[str]]:
+    csv.field_size_limit(MAX_LINE_BYTES)  # a setting of the whole process; its default is 128 KiB
+    if tabs:
+        return csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE, strict=True)
+    # Strict, or a quote that is never closed would swallow the rest of the file without a word.
+    return csv.reader(lines, delimiter=delimiter, strict=True)
+
+
+def _delimiter(header: str, text_column: str) -> str:
+    for delimiter in _CSV_DELIMITERS:
+        columns = [column.strip().strip('"') for column in header.split(delimiter)]
+        if text_column in columns:
+            return delimiter
+    return ","
+
+
+def _header(parser: Iterator[list[str]], names: FieldNames, name: str) -> list[str]:
+    try:
+        header = [column.strip() for column in next(parser)]
+    except csv.Error as error:
+        raise DataError(f"{name}:1 is not a header line: {error}") from error
+    known = ", ".join(repr(column[:40]) for column in header[:12])
+    if repeated := {column for column in header if header.count(column) > 1}:
+        raise DataError(f"{name}:1 names the column {sorted(repeated)[0]!r} twice", hint="Rename one of them")
+    for column, option in ((names.text, "--text-field"), (names.id, "--id-field")):
+        if column is not None and column not in header:
+            raise DataError(
+                f"{name}:1 has no column {column!r}, but {known}",
+                hint=f"Choose one with {option}, or put a header line in front",
+            )
+    return header
+
+
+def _document(
+    header: list[str], values: list[str], raw: str, names: FieldNames, where: str
+) -> Document | Refusal:
+    if len(values) != len(header):
+        return Refusal(where, f"{len(values)} values where the header has {len(header)} columns", raw)
+    if not raw.isascii() and any("\udc80" <= letter <= "\udcff" for letter in raw):
+        return Refusal(where, "not UTF-8; iconv -f LATIN1 -t UTF-8 converts a file", raw)
+    record = dict(zip(header, values, strict=True))
+    try:
+        return document_from_record(record, names, where)
+    except ValueError as error:
+        # As JSON, so that the dead letter can be read again by itself, perhaps with another --text-field.
+        return Refusal(where, str(error), json.dumps(record))
