@@ -1,0 +1,163 @@
+"""Figures as inline SVG that follows the page: its font, its colours, light or dark."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from oskit.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# matplotlib knows no CSS variables: it draws with these stand-ins, and the SVG gets the variables instead.
+_INK, _GRID = "#010203", "#040506"
+_SERIES = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05", "#0a0b06")
+_VARIABLES = {
+    _INK: "var(--ink-2)",
+    _GRID: "var(--line)",
+    **{color: f"var(--series-{number})" for number, color in enumerate(_SERIES, start=1)},
+}
+
+
+def quality_bars(runs: Mapping[str, Mapping[str, float]]) -> str:
+    """Grouped bars: a group for each measure, a bar for each run, its value on top."""
+    measures = list(next(iter(runs.values())))
+    figure, axes = _axes(height=3.1)
+    width = 0.8 / len(runs)
+    for number, (name, values) in enumerate(runs.items()):
+        positions = np.arange(len(measures)) + (number - (len(runs) - 1) / 2) * width
+        heights = [values[measure] for measure in measures]
+        bars = axes.bar(positions, heights, width * 0.92, label=name, color=_SERIES[number % len(_SERIES)])
+        axes.bar_label(
+            bars, labels=[f"{height:.3f}" for height in heights], padding=2, fontsize=8, color=_INK
+        )
+    axes.set_xticks(range(len(measures)), measures)
+    axes.set_ylim(0, max(1.0, *(max(values.values()) for values in runs.values())) * 1.08)
+    _legend(axes, len(runs))
+    return _svg(figure, "quality")
+
+
+def difference_histogram(differences: npt.NDArray[np.float64], band: tuple[float, float] | None) -> str:
+    """Relative score differences in percent; ``band`` is what rounding alone explains."""
+    figure, axes = _axes(height=2.9)
+    percent = differences * 100
+    axes.hist(percent, bins=60, color=_SERIES[0])
+    if band is not None:
+        axes.axvspan(band[0] * 100, band[1] * 100, color=_SERIES[2], alpha=0.18, lw=0, label="known rounding")
+        _legend(axes, 1)
+    axes.set_yscale("symlog", linthresh=1)
+    axes.set_xlabel("(cluster - exact) / exact, in %")
+    axes.set_ylabel("hits")
+    return _svg(figure, "differences")
+
+
+def latency_curves(series: Mapping[str, Sequence[float]]) -> str:
+    """Share of queries answered within a time: one curve for each list of milliseconds."""
+    figure, axes = _axes(height=2.9)
+    for number, (name, values) in enumerate(series.items()):
+        ordered = np.sort(np.asarray(values, dtype=np.float64))
+        share = np.arange(1, len(ordered) + 1) / len(ordered) * 100
+        axes.step(ordered, share, where="post", label=name, color=_SERIES[number % len(_SERIES)], lw=1.8)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if _first_digit(value) in (2, 5) else "")
+    axes.set_ylim(0, 101)
+    axes.set_xlabel("milliseconds")
+    axes.set_ylabel("% of queries within")
+    _legend(axes, len(series))
+    return _svg(figure, "latency")
+
+
+def query_gains(ours: Sequence[float], baseline: Sequence[float], measure: str, name: str = "BM25") -> str:
+    """Each query's gain over a baseline, sorted: how many it wins, ties and loses."""
+    gains = np.sort(np.asarray(ours, dtype=np.float64) - np.asarray(baseline, dtype=np.float64))[::-1]
+    figure, axes = _axes(height=2.9)
+    positions = np.arange(len(gains))
+    for sign, color, label in ((1, _SERIES[0], "better"), (-1, _SERIES[1], "worse")):
+        chosen = gains * sign > 1e-9
+        axes.fill_between(
+            positions, 0, np.where(chosen, gains, 0), step="mid", color=color, lw=0,
+            label=f"{label} on {int(chosen.sum())}",
+        )  # fmt: skip
+    axes.axhline(0, color=_INK, lw=0.8)
+    axes.set_xlabel(f"{len(gains)} queries, sorted")
+    axes.set_ylabel(f"{measure} minus {name}'s")
+    axes.margins(x=0.01)
+    _legend(axes, 2)
+    return _svg(figure, f"gains-{name}")
+
+
+def rate_bars(rates: Mapping[str, float], unit: str) -> str:
+    """Horizontal bars with their values, for example documents per second."""
+    figure, axes = _axes(height=0.7 + 0.36 * len(rates))
+    names, values = list(rates), list(rates.values())
+    bars = axes.barh(range(len(names)), values, 0.66, color=_SERIES[0])
+    axes.bar_label(bars, labels=[f"{value:,.0f}" for value in values], padding=4, fontsize=8, color=_INK)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlim(0, max(values) * 1.14)
+    axes.set_xlabel(unit)
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x", visible=True)
+    return _svg(figure, f"rates-{unit}")
+
+
+def _first_digit(value: float) -> int:
+    return int(f"{value:e}"[0])
+
+
+def _axes(height: float) -> tuple[Figure, Axes]:
+    """A bare figure, drawn without pyplot's global state and without a display."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependencyError.for_extra("an HTML report", "matplotlib", "report") from error
+
+    figure = Figure(figsize=(6.6, height), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(_GRID)
+    axes.tick_params(colors=_INK, labelcolor=_INK, labelsize=9, length=0)
+    axes.tick_params(which="minor", colors=_INK, labelcolor=_INK, labelsize=8, length=0)
+    axes.xaxis.label.set_color(_INK)
+    axes.yaxis.label.set_color(_INK)
+    axes.xaxis.label.set_fontsize(9)
+    axes.yaxis.label.set_fontsize(9)
+    axes.grid(axis="y", color=_GRID, lw=0.7)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _legend(axes: Axes, columns: int) -> None:
+    axes.legend(
+        loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(columns, 4), frameon=False, fontsize=9,
+        labelcolor=_INK, handlelength=1.0, handleheight=1.0, columnspacing=1.4,
+    )  # fmt: skip
+
+
+def _svg(figure: Any, salt: str) -> str:
+    """The figure as an ``<svg>`` element: no prologue, no metadata, ids that do not clash, page colours."""
+    from matplotlib import rc_context
+
+    buffer = io.StringIO()
+    # Text stays text, so that it takes the page's font and can be searched.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": f"oskit-{salt}"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"""font:\s*([\d.]+px)[^;"]*""", r"font-size: \1", svg)
+    svg = re.sub(r'width="[^"]*pt" height="[^"]*pt"', 'role="img"', svg, count=1)
+    for color, variable in _VARIABLES.items():
+        svg = svg.replace(color, variable)
+    return svg
