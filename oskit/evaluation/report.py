@@ -1,0 +1,304 @@
+"""A verification or an evaluation for people: a page to show to a colleague."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from oskit.evaluation import plots
+from oskit.evaluation.page import Page, Plot, Section, Table, write_report
+from oskit.evaluation.result import EvaluationReport, RunFigures, VerificationReport, difference_summary
+
+MAX_ROWS = 50
+"""Disagreements shown on the page; the JSON has more."""
+
+_WHAT_IS_WRONG = {
+    "score": "score outside of what rounding explains",
+    "missing": "not among the hits, although it must be",
+    "unknown": "not a document of the corpus",
+    "rank": "ahead of a document that must come before it",
+}
+
+
+def write_verification(report: VerificationReport, folder: str | Path) -> list[Path]:
+    """Write ``verification.json`` and ``verification.html`` into ``folder``; returns both paths."""
+    return write_report(folder, report.to_dict(), verification_page(report), "verification")
+
+
+def write_evaluation(report: EvaluationReport, folder: str | Path) -> list[Path]:
+    """Write ``evaluation.json`` and ``evaluation.html`` into ``folder``; returns both paths."""
+    return write_report(folder, report.to_dict(), evaluation_page(report), "evaluation")
+
+
+def verification_page(report: VerificationReport) -> Page:
+    """The page of one verification."""
+    cluster = report.run("cluster")
+    sections = [
+        _verdict(report),
+        _quality(report),
+        _agreement(report),
+        _speed(report),
+        _disagreements(report),
+    ]
+    if report.examples:
+        sections.append(examples_section(report))
+    return Page(
+        title=f"Retrieval from {report.index['name']}",
+        subtitle=f"{report.collection['name']} · {report.created}",
+        passed=report.passed,
+        verdict="The cluster agrees with the exact scores" if report.passed else "The cluster disagrees",
+        cards=[
+            ("nDCG@10", figure(cluster.quality["nDCG@10"]), _beside(report, "nDCG@10")),
+            ("Overlap of the top 10", percent(cluster.overlap_at_10), "with the exact ranking"),
+            (
+                "Hits compared",
+                f"{report.comparison.hits:,}",
+                f"{sum(report.comparison.counts.values())} wrong",
+            ),
+            (
+                "Query latency p50",
+                milliseconds(cluster.wall, "p50"),
+                f"p99 {milliseconds(cluster.wall, 'p99')}",
+            ),
+        ],
+        facts=facts(report),
+        sections=[section for section in sections if section is not None],
+        footer=FOOTER,
+    )
+
+
+FOOTER = (
+    "nDCG, MRR and recall by ir-measures over the queries with a relevant document. "
+    "Exact: every query against every document by inner product, in process. "
+    "BM25: the same text, in the same index."
+)
+
+NOTHING = "-"
+"""What a table shows where there is no value."""
+
+
+def facts(report: VerificationReport) -> list[tuple[str, str]]:
+    """What was tested: label and value."""
+    index, encoder, search = report.index, report.encoder, report.search
+    return [
+        ("Cluster", f"{report.cluster['distribution']} {report.cluster['version']}"),
+        (
+            "Index",
+            f"{index['name']}: {index['documents']:,} documents, {index['kind']}, {index['search']} search",
+        ),
+        (
+            "Collection",
+            f"{report.collection['name']}: {report.collection['documents']:,} documents, "
+            f"{report.collection['queries']:,} queries",
+        ),
+        ("Encoder", f"{encoder['name']}, {encoder['architecture']}"),
+        ("Queries by", search["by"] + (f" ({search['model_id']})" if search.get("model_id") else "")),
+        ("Depth", f"{search['k']} hits a query"),
+    ]
+
+
+def quality_table(runs: Sequence[RunFigures]) -> Table:
+    """A row for each run, a column for each measure, then agreement and latency."""
+    measures = list(runs[0].quality)
+    return Table(
+        ["", *measures, "overlap@10", "exact found", "p50", "p99"],
+        [
+            [
+                run.name,
+                *(figure(run.quality[measure]) for measure in measures),
+                percent(run.overlap_at_10),
+                percent(run.recall_of_exact),
+                milliseconds(run.wall, "p50"),
+                milliseconds(run.wall, "p99"),
+            ]
+            for run in runs
+        ],
+    )
+
+
+def examples_section(report: VerificationReport) -> Section:
+    """A few queries with their hits and the tokens that matched."""
+    return Section(
+        "Queries and what matched",
+        "Under each query its heaviest tokens; under each hit the tokens that matched, "
+        "with what each adds to the score.",
+        examples=report.examples,
+    )
+
+
+def gains_plot(report: VerificationReport) -> Plot | None:
+    """Gain of each query over BM25, where both were run."""
+    names = {run.name for run in report.runs}
+    if "BM25" not in names:
+        return None
+    cluster, baseline = report.run("cluster"), report.run("BM25")
+    ours = [row["nDCG@10"] for row in cluster.per_query.values()]
+    theirs = [baseline.per_query[query]["nDCG@10"] for query in cluster.per_query]
+    return Plot(plots.query_gains(ours, theirs, "nDCG@10"), "Each query against BM25, best gain first.")
+
+
+def differences_plot(report: VerificationReport) -> Plot | None:
+    """Histogram of the score differences with what rounding explains."""
+    differences = report.comparison.relative_differences
+    if not differences.size:
+        return None
+    exact = report.index["search"] == "exact"
+    caption = "Score differences. A stored weight is cut to 9 significant bits: up to 0.39 % too small."
+    if not exact:
+        caption = "Score differences. Weights of queries and documents are rounded to a byte."
+    return Plot(plots.difference_histogram(differences, (-(2.0**-8), 0.0) if exact else None), caption)
+
+
+def evaluation_page(report: EvaluationReport) -> Page:
+    """The page of an evaluation: encoders beside each other."""
+    runs = {run.name: run.quality for run in report.runs}
+    measures = list(report.runs[0].quality)
+    rows = [
+        [
+            run.name,
+            *(figure(run.quality[measure]) for measure in measures),
+            f"{sparse.query_active:.1f}",
+            f"{sparse.document_active:.1f}",
+            f"{sparse.flops:.2f}",
+            f"{sparse.postings:,}",
+        ]
+        for run, sparse in zip(report.runs, report.sparsity, strict=True)
+    ]
+    columns = ["", *measures, "query tokens", "document tokens", "FLOPS", "postings"]
+    best = max(report.runs, key=lambda run: run.quality["nDCG@10"])
+    return Page(
+        title=f"Encoders on {report.collection['name']}",
+        subtitle=f"{report.collection['documents']:,} documents · {report.collection['queries']:,} queries · "
+        f"{report.created}",
+        cards=[("Best nDCG@10", figure(best.quality["nDCG@10"]), best.name)],
+        sections=[
+            Section(
+                "Quality and cost",
+                "FLOPS: expected number of products for one query and one document (Paria et al., 2020).",
+                tables=[Table(columns, rows)],
+                plots=[Plot(plots.quality_bars(runs), "Exact scores, mean over the judged queries.")],
+            )
+        ],
+        footer=FOOTER,
+    )
+
+
+def figure(value: float | None) -> str:
+    """A measure between 0 and 1, four digits."""
+    return NOTHING if value is None else f"{value:.4f}"
+
+
+def percent(value: float | None) -> str:
+    """A share in percent; 100 % only if it is."""
+    if value is None:
+        return NOTHING
+    text = f"{value * 100:.1f} %"
+    return "> 99.9 %" if text == "100.0 %" and value < 1 else text.replace(".0 %", " %")
+
+
+def milliseconds(summary: dict[str, float] | None, key: str) -> str:
+    """A latency out of a summary of percentiles."""
+    return NOTHING if not summary or summary[key] is None else f"{summary[key]:.1f} ms"
+
+
+def _beside(report: VerificationReport, measure: str) -> str:
+    return ", ".join(
+        f"{run.name} {figure(run.quality[measure])}" for run in report.runs if run.name in ("exact", "BM25")
+    )
+
+
+def _verdict(report: VerificationReport) -> Section | None:
+    lines = [*report.failures, *report.warnings]
+    if not lines:
+        return None
+    return Section("What is wrong" if report.failures else "Worth knowing", lines=lines)
+
+
+def _quality(report: VerificationReport) -> Section:
+    section = Section(
+        "Quality",
+        "The cluster beside the exact scores and beside BM25 on the same text in the same index.",
+        tables=[quality_table(report.runs)],
+        plots=[
+            Plot(
+                plots.quality_bars({run.name: run.quality for run in report.runs}),
+                "Mean over the judged queries; higher is better.",
+            )
+        ],
+    )
+    if (gains := gains_plot(report)) is not None:
+        section.plots.append(gains)
+    return section
+
+
+def _agreement(report: VerificationReport) -> Section:
+    counts, summary = report.comparison.counts, difference_summary(report.comparison)
+    rows = [
+        ["Hits compared", f"{report.comparison.hits:,}"],
+        *([f"Hits: {_WHAT_IS_WRONG[kind]}", f"{count:,}"] for kind, count in counts.items()),
+        ["Documents of the corpus that the index lacks", f"{len(report.missing_documents):,}"],
+        ["Documents whose stored weights were checked", f"{report.vectors.checked:,}"],
+        ["… and are not the encoder's", f"{len(report.vectors.wrong):,}"],
+    ]
+    if summary["min"] is not None:
+        rows.append(["Score differences", f"{summary['min']:+.3%} … {summary['max']:+.3%}"])
+    sparse = report.comparison.sparsity
+    cost = [
+        ["Tokens of a query, mean", f"{sparse.query_active:.1f}"],
+        ["Tokens of a document, mean", f"{sparse.document_active:.1f}"],
+        ["Products per query and document (FLOPS)", f"{sparse.flops:.2f}"],
+        ["Postings", f"{sparse.postings:,}"],
+        ["Size of the index", f"{report.index['bytes'] / 1e6:,.1f} MB"],
+    ]
+    difference = differences_plot(report)
+    return Section(
+        "Agreement with the exact scores",
+        "Differences that follow from how the index rounds weights are not counted.",
+        tables=[Table(["Check", "found"], rows), Table(["Cost", ""], cost)],
+        plots=[difference] if difference else [],
+    )
+
+
+def _speed(report: VerificationReport) -> Section | None:
+    if not report.wall:
+        return None
+    curves = {"seen by the client": report.wall, "in the cluster": [max(value, 0.5) for value in report.took]}
+    return Section(
+        "Latency",
+        "One query at a time. The cluster reports whole milliseconds.",
+        plots=[Plot(plots.latency_curves(curves), "Share of queries answered within a time.")],
+    )
+
+
+def _disagreements(report: VerificationReport) -> Section | None:
+    items = report.comparison.disagreements[:MAX_ROWS]
+    if not items and not report.missing_documents and not report.vectors.wrong:
+        return None
+    rows = [
+        [
+            _WHAT_IS_WRONG[item.kind], item.query_id, item.document_id,
+            _score(item.cluster_score), _score(item.exact_score), f"{_score(item.low)} … {_score(item.high)}",
+            f"{item.cluster_rank or NOTHING} / {item.exact_rank or NOTHING}",
+        ]
+        for item in items
+    ]  # fmt: skip
+    columns = ["What", "query", "document", "cluster", "exact", "explained", "rank (exact)"]
+    tables = [Table(columns, rows, numeric=False)] if rows else []
+    if report.vectors.wrong:
+        wrong = [
+            [item["document_id"], _score(item["found"]), f"{_score(item['low'])} … {_score(item['high'])}"]
+            for item in report.vectors.wrong[:MAX_ROWS]
+        ]
+        tables.append(
+            Table(["Document", "sum of stored weights", "explained"], wrong, caption="Wrong stored weights")
+        )
+    return Section(
+        "Disagreements",
+        f"The first {MAX_ROWS} of each; the JSON has more." if len(items) == MAX_ROWS else "",
+        tables=tables,
+        lines=[f"not in the index: {name}" for name in report.missing_documents[:MAX_ROWS]],
+    )
+
+
+def _score(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.4f}"
