@@ -1,0 +1,194 @@
+"""From a sparse matrix to ``{token: weight}`` and back, and pruning as OpenSearch does it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, cast, get_args
+
+import numpy as np
+
+from oskit.encoder.types import KeyFormat, TokenWeights
+from oskit.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from oskit.encoder.vocabulary import Vocabulary
+
+PruneType = Literal["max_ratio", "top_k", "alpha_mass", "abs_value"]
+
+_VALID_RATIO: dict[PruneType, str] = {
+    "max_ratio": "a number from 0 to below 1",
+    "alpha_mass": "a number from 0 to below 1",
+    "top_k": "a positive whole number",
+    "abs_value": "a number that is not negative",
+}
+
+
+@dataclass(frozen=True)
+class Prune:
+    """Which weights of a vector to keep, by the rules of neural-search's ``PruneUtils``.
+
+    * ``max_ratio``: weights of at least ``ratio`` times the largest
+    * ``top_k``: the ``ratio`` largest
+    * ``alpha_mass``: the largest, as long as their running sum is at most ``ratio`` times the sum of all
+    * ``abs_value``: weights of at least ``ratio``
+
+    Raises:
+        UsageError: The type is unknown or the ratio is out of its range.
+    """
+
+    type: PruneType
+    ratio: float
+
+    def __post_init__(self) -> None:
+        if self.type not in get_args(PruneType):
+            raise UsageError(
+                f"unknown prune type {self.type!r}", hint=f"Use one of {', '.join(get_args(PruneType))}."
+            )
+        valid = math.isfinite(self.ratio) and self.ratio >= 0
+        if self.type in ("max_ratio", "alpha_mass"):
+            valid = valid and self.ratio < 1
+        elif self.type == "top_k":
+            valid = valid and self.ratio >= 1 and self.ratio == int(self.ratio)
+        if not valid:
+            raise UsageError(
+                f"{self.ratio:g} is not a ratio for {self.type}", hint=f"Use {_VALID_RATIO[self.type]}."
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Prune:
+        """Read ``TYPE:RATIO``, for instance ``max_ratio:0.1`` or ``top_k:200``.
+
+        Raises:
+            UsageError: It reads as neither.
+        """
+        kind, _, ratio = text.partition(":")
+        try:
+            number = float(ratio)
+        except ValueError:
+            raise UsageError(
+                f"cannot read {text!r} as a pruning rule",
+                hint="Write TYPE:RATIO, for instance max_ratio:0.1 or top_k:200.",
+            ) from None
+        return cls(cast(PruneType, kind.strip()), number)
+
+    def __str__(self) -> str:
+        return f"{self.type}:{self.ratio:g}"
+
+
+def prune(weights: Mapping[str, float], rule: Prune) -> TokenWeights:
+    """The weights that ``rule`` keeps, in the order given.
+
+    Computed in float32 like the ``sparse_encoding`` processor does, so that the same weights survive.
+    """
+    if not weights:
+        return {}
+    values = np.fromiter(weights.values(), dtype=np.float32, count=len(weights))
+    kept = _kept(values, rule)
+    return {key: weight for (key, weight), keep in zip(weights.items(), kept, strict=True) if keep}
+
+
+def _kept(values: np.ndarray, rule: Prune) -> np.ndarray:
+    ratio = np.float32(rule.ratio)
+    if rule.type == "max_ratio":
+        return np.asarray(values >= ratio * values.max())
+    if rule.type == "abs_value":
+        return np.asarray(values >= ratio)
+    kept = np.zeros(len(values), dtype=bool)
+    order = np.argsort(-values, kind="stable")
+    if rule.type == "top_k":
+        kept[order[: int(rule.ratio)]] = True
+    else:
+        total = np.float32(values.sum(dtype=np.float64))
+        kept[order] = np.cumsum(values[order], dtype=np.float32) <= ratio * total
+    return kept
+
+
+def matrix_to_weights(
+    matrix: csr_matrix, vocabulary: Vocabulary, *, key: KeyFormat = "token"
+) -> list[TokenWeights]:
+    """Token weights of each row, heaviest first, as the cluster would return them.
+
+    Args:
+        matrix: Shape ``[n, vocabulary.size]``; zero and negative entries are left out.
+        vocabulary: Gives the keys. With ``key="token"`` of several ids with the same text the highest id wins, as on
+            the cluster, which overwrites.
+        key: ``"token"`` for ML Commons' WORD format, ``"id"`` for TOKEN_ID.
+    """
+    names = vocabulary.keys if key == "token" else None
+    return [_row(matrix, row, names) for row in range(matrix.shape[0])]
+
+
+def _row(matrix: csr_matrix, row: int, names: Sequence[str] | None) -> TokenWeights:
+    start, end = matrix.indptr[row], matrix.indptr[row + 1]
+    pairs = sorted(zip(matrix.indices[start:end].tolist(), matrix.data[start:end].tolist(), strict=True))
+    named: TokenWeights = {}
+    for token_id, weight in pairs:
+        name = str(token_id) if names is None else names[token_id]
+        if weight > 0 and name:
+            named[name] = weight
+    return dict(sorted(named.items(), key=lambda item: -item[1]))
+
+
+def weights_to_matrix(
+    rows: Sequence[Mapping[str, float]], vocabulary: Vocabulary, *, key: KeyFormat = "token"
+) -> csr_matrix:
+    """The inverse of :func:`matrix_to_weights`: shape ``[len(rows), vocabulary.size]``, float32.
+
+    Raises:
+        DataError: A key is not in the vocabulary.
+    """
+    from scipy.sparse import csr_matrix
+
+    indptr, indices, data = [0], [], []
+    for number, row in enumerate(rows):
+        entries = sorted((_id_of(name, vocabulary, key, number), weight) for name, weight in row.items())
+        indices.extend(token_id for token_id, _ in entries)
+        data.extend(weight for _, weight in entries)
+        indptr.append(len(indices))
+    return csr_matrix(
+        (np.array(data, dtype=np.float32), np.array(indices, dtype=np.int32), np.array(indptr)),
+        shape=(len(rows), vocabulary.size),
+    )
+
+
+def _id_of(name: str, vocabulary: Vocabulary, key: KeyFormat, row: int) -> int:
+    token_id = (int(name) if name.isdecimal() else None) if key == "id" else vocabulary.id_of(name)
+    if token_id is None or not 0 <= token_id < vocabulary.size:
+        raise DataError(
+            f"vector {row} has the key {name!r}, which the vocabulary of {vocabulary.size} tokens lacks",
+            hint="Were the weights made with another encoder, or with keys of the other kind (token or id)?",
+        )
+    return token_id
+
+
+class TokenWeightsMixin:
+    """``document_weights`` and ``query_weights`` for a class that has the matrices.
+
+    The class provides ``vocabulary``, ``document_matrix`` and ``query_matrix`` of
+    :class:`oskit.encoder.types.TextEncoder`.
+    """
+
+    if TYPE_CHECKING:
+
+        @property
+        def vocabulary(self) -> Vocabulary: ...
+
+        def document_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix: ...
+
+        def query_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix: ...
+
+    def document_weights(
+        self, texts: Sequence[str], *, batch_size: int = 32, key: KeyFormat = "token"
+    ) -> list[TokenWeights]:
+        """Token weights of each document, heaviest first, as the cluster would return them."""
+        return matrix_to_weights(self.document_matrix(texts, batch_size=batch_size), self.vocabulary, key=key)
+
+    def query_weights(
+        self, texts: Sequence[str], *, batch_size: int = 32, key: KeyFormat = "token"
+    ) -> list[TokenWeights]:
+        """Token weights of each query, heaviest first, as the cluster would return them."""
+        return matrix_to_weights(self.query_matrix(texts, batch_size=batch_size), self.vocabulary, key=key)
