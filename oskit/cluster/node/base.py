@@ -1,0 +1,138 @@
+"""What a local OpenSearch is, whether it runs as a process or in a container."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, Self
+
+from oskit.cluster.node import health
+from oskit.cluster.node.account import node_account
+from oskit.cluster.node.paths import check_name, state_root
+
+Kind = Literal["process", "docker"]
+State = Literal["running", "starting", "stopped"]
+
+
+class NodeStatus(NamedTuple):
+    """How a node is.
+
+    Attributes:
+        name: The node's name; None for a temporary one.
+        kind: A process of this machine, or a container.
+        state: Whether it answers, runs without answering (yet), or does not run.
+        url: Where it answers.
+        pid: Its process; None for a container.
+        container: Its container's short id; None for a process.
+        version: Of OpenSearch, as the node says.
+        health: Of the cluster: green, yellow or red.
+        uptime_seconds: Since the process or the container started.
+        data_bytes: What its indexes and models take on the disk.
+        folder: Where its data and logs are; None for a container.
+    """
+
+    name: str | None
+    kind: Kind
+    state: State
+    url: str | None = None
+    pid: int | None = None
+    container: str | None = None
+    version: str | None = None
+    health: str | None = None
+    uptime_seconds: float | None = None
+    data_bytes: int | None = None
+    folder: Path | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**self._asdict(), "folder": self.folder and str(self.folder)}
+
+
+class Node(ABC):
+    """A local OpenSearch; as a context manager it is stopped at the end, whatever happens."""
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """Where it answers. Raises NodeError unless it runs."""
+
+    @abstractmethod
+    def start(self, *, detach: bool = False) -> Self:
+        """Start it and wait until it is ready; the same node twice is one node.
+
+        Args:
+            detach: Let it run on when this process ends; otherwise it ends too, however that happens.
+
+        Raises:
+            NodeError: It cannot be started; says why.
+        """
+
+    @abstractmethod
+    def stop(self) -> bool:
+        """Stop it and wait until it has ended; False if it did not run."""
+
+    @abstractmethod
+    def status(self) -> NodeStatus:
+        """How it is now."""
+
+    @abstractmethod
+    def logs(self, lines: int | None = None) -> str:
+        """The last ``lines`` lines of its output, or all of it."""
+
+    @abstractmethod
+    def _leave(self) -> None:
+        """Stop it at the end of ``with``, unless it ran before."""
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._leave()
+
+
+def node_folder(name: str) -> Path:
+    """The folder of the node of that name; it need not exist."""
+    return state_root(node_account()) / check_name(name)
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """What the last start of a node wrote down; None if there is nothing that can be read."""
+    try:
+        record = json.loads((folder / "node.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and record.get("kind") in ("process", "docker") else None
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write it down so that a reader sees the old record or the new one, never half of one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=".node-", dir=folder)
+    with os.fdopen(handle, "w") as file:
+        json.dump(record, file)
+    Path(temporary).replace(folder / "node.json")
+
+
+def remove_record(folder: Path) -> None:
+    """Forget the last start."""
+    (folder / "node.json").unlink(missing_ok=True)
+
+
+def describe(status: NodeStatus) -> NodeStatus:
+    """Add what the node says of itself to what is known of it from outside."""
+    if status.url is None:
+        return status
+    root = health.ask(status.url, "/")
+    cluster = health.ask(status.url, "/_cluster/health")
+    if root is None or cluster is None:
+        return status
+    return status._replace(state="running", version=root["version"]["number"], health=cluster["status"])

@@ -1,0 +1,129 @@
+"""The configuration of one node: its settings, its JVM options and its folders."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from oskit.cluster.node.java import Java
+from oskit.errors import UsageError
+
+#: Let models be deployed on a single small node, and let it work on a nearly full disk: the defaults stop
+#: allocating shards at 85 % and refuse models below 5 GB of free space, which a laptop often has not.
+SETTINGS: Mapping[str, Any] = {
+    "discovery.type": "single-node",
+    "plugins.ml_commons.only_run_on_ml_node": False,
+    "plugins.ml_commons.native_memory_threshold": 100,
+    "plugins.ml_commons.jvm_heap_memory_threshold": 100,
+    "plugins.ml_commons.disk_free_space_threshold": "200mb",
+    "plugins.ml_commons.max_model_on_node": 1000,
+    "cluster.routing.allocation.disk.watermark.low": "400mb",
+    "cluster.routing.allocation.disk.watermark.high": "300mb",
+    "cluster.routing.allocation.disk.watermark.flood_stage": "200mb",
+}
+
+
+class Folders(NamedTuple):
+    """Where one node keeps what is its own."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """Settings, JVM options and the keystore."""
+        return self.root / "config"
+
+    @property
+    def data(self) -> Path:
+        """Indexes and models."""
+        return self.root / "data"
+
+    @property
+    def logs(self) -> Path:
+        """What the server writes, and where it says on which port it listens."""
+        return self.root / "logs"
+
+    @property
+    def tmp(self) -> Path:
+        """Temporary files; native libraries are unpacked here, so it must allow execution."""
+        return self.root / "tmp"
+
+    @property
+    def console(self) -> Path:
+        """Standard output and error of the server."""
+        return self.logs / "console.log"
+
+    @property
+    def ports(self) -> Path:
+        """Written by the server when it listens: one ``address:port`` a line."""
+        return self.logs / "http.ports"
+
+
+def check_heap(heap: str) -> str:
+    """A heap size as Java writes it.
+
+    Raises:
+        UsageError: It is not a number of megabytes or gigabytes.
+    """
+    if not re.fullmatch(r"[1-9]\d*[mMgG]", heap):
+        raise UsageError(f"{heap!r} is not a heap size", hint="Write it as 1g or 1500m.")
+    return heap
+
+
+def write_configuration(
+    folders: Folders, home: Path, java: Java, *, name: str, port: str, heap: str, settings: Mapping[str, Any]
+) -> None:
+    """Make the folders of a node and write its configuration anew; its data stay.
+
+    Args:
+        folders: The node's folders.
+        home: The distribution.
+        java: What will run it.
+        name: Name of the node and of its cluster.
+        port: A port, a range (``9200-9299``: the first that is free) or ``0`` (any).
+        heap: For example ``1g``.
+        settings: Added to `SETTINGS`, or instead of them.
+    """
+    for folder in (folders.config, folders.tmp):
+        shutil.rmtree(folder, ignore_errors=True)
+    for folder in (folders.config / "jvm.options.d", folders.data, folders.logs, folders.tmp):
+        folder.mkdir(parents=True, exist_ok=True)
+    folders.ports.unlink(missing_ok=True)
+    shutil.copytree(home / "natives", folders.data, dirs_exist_ok=True)
+    shutil.copy2(home / "config" / "log4j2.properties", folders.config)
+    options = _jvm_options((home / "config" / "jvm.options").read_text(), folders, java)
+    (folders.config / "jvm.options").write_text(options)
+    (folders.config / "jvm.options.d" / "oskit.options").write_text(
+        # Pages are taken when they are used: a heap that is larger than needed then costs nothing.
+        f"-Xms{heap}\n-Xmx{heap}\n-XX:-AlwaysPreTouch\n"
+    )
+    own = {
+        "cluster.name": name,
+        "node.name": name,
+        "path.data": str(folders.data),
+        "path.logs": str(folders.logs),
+        "network.host": "127.0.0.1",
+        "http.port": port,
+        "transport.port": "0",
+        "node.portsfile": True,
+    }
+    merged = {**SETTINGS, **own, **settings}
+    # JSON is YAML, and quotes what must be quoted.
+    lines = [f"{key}: {json.dumps(value)}" for key, value in merged.items()]
+    (folders.config / "opensearch.yml").write_text("\n".join(lines) + "\n")
+
+
+def _jvm_options(text: str, folders: Folders, java: Java) -> str:
+    """The distribution's options with this node's folders and without what this Java lacks."""
+    lines = []
+    for line in text.splitlines():
+        if "--add-modules=" in line and line.rsplit("=", 1)[1].strip() not in java.modules:
+            continue
+        line = re.sub(r"(HeapDumpPath=)data\b", rf"\g<1>{folders.data}", line)
+        line = re.sub(r"((?:ErrorFile=|file=|loggc:))logs/", rf"\g<1>{folders.logs}/", line)
+        lines.append(line)
+    return "\n".join(lines) + "\n"

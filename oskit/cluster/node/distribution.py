@@ -1,0 +1,141 @@
+"""The server, its plugins and the PyTorch natives, assembled once and shared by all nodes.
+
+The folder is only read afterwards: each node has its own configuration, data and logs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+import zipfile
+from pathlib import Path
+
+from oskit.cluster.node.account import Account
+from oskit.cluster.node.artifacts import (
+    ARTIFACTS,
+    OPENSEARCH_VERSION,
+    PLUGINS,
+    PYTORCH_JNI,
+    PYTORCH_NATIVE,
+    SERVER,
+    Progress,
+    resolve,
+)
+from oskit.cluster.node.java import Java
+from oskit.cluster.node.paths import cache_root, locked
+from oskit.errors import NodeError
+
+#: Raise it when the folder is put together differently, so that no old one is used.
+_RECIPE = "1"
+_PARTIAL = ".assembling-"
+_JNI_LIBRARY = "jnilib/linux-x86_64/cpu/libdjl_torch.so"
+
+
+def distribution(java: Java, account: Account | None, progress: Progress | None = None) -> Path:
+    """The folder of a complete OpenSearch; fetches and assembles it if it is not cached.
+
+    It is assembled under another name and renamed when it is whole, so an interrupted assembly is never
+    used. Needs no network once it is there.
+
+    Raises:
+        NodeError: Fetching or assembling failed, or there is no OpenSearch for this machine.
+    """
+    root = cache_root(account)
+    content = hashlib.sha256(" ".join([_RECIPE, *(a.sha256 for a in ARTIFACTS)]).encode()).hexdigest()
+    home = root / f"opensearch-{OPENSEARCH_VERSION}-{content[:12]}"
+    if home.is_dir():
+        return home
+    _check_platform()
+    with locked(root / ".lock"):
+        if home.is_dir():
+            return home
+        for left in root.glob(f"{_PARTIAL}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=root, ignore_cleanup_errors=True) as partial:
+            try:
+                assembled = assemble(Path(partial), java, progress)
+            except OSError as error:
+                raise NodeError(
+                    f"Cannot assemble OpenSearch in {root}: {error.strerror or error}",
+                    hint="It needs 1 GB; another folder can be named in OSKIT_CACHE_DIR.",
+                ) from None
+            # Without it a crash of the machine could leave the name with half of the files' contents.
+            os.sync()
+            assembled.rename(home)
+    return home
+
+
+def assemble(folder: Path, java: Java, progress: Progress | None = None) -> Path:
+    """Put a complete OpenSearch together in ``folder`` and return its root."""
+    files = {artifact: resolve(artifact, progress) for artifact in ARTIFACTS}
+    if progress:
+        progress("Assembling OpenSearch", 0, None)
+    _extract(files[SERVER], folder)
+    home = folder / f"opensearch-{OPENSEARCH_VERSION}"
+    _install_plugins(home, [files[plugin] for plugin in PLUGINS], java)
+    install_natives(home, files[PYTORCH_NATIVE], files[PYTORCH_JNI])
+    for path in (home, *home.rglob("*")):
+        path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
+    return home
+
+
+def install_natives(home: Path, native: Path, jni: Path) -> None:
+    """Put the PyTorch natives where ML Commons looks before it would download them.
+
+    The JNI library belongs into each node's data folder; ``natives/`` holds what is to be copied there.
+    Its name and its folder's are those of ``ai.djl.pytorch.jni.LibUtils``.
+    """
+    plugin = home / "plugins" / "opensearch-ml"
+    for jar in (native, jni):
+        shutil.copyfile(jar, plugin / jar.name)
+    engine = next(plugin.glob("pytorch-engine-*.jar")).stem.removeprefix("pytorch-engine-")
+    with zipfile.ZipFile(native) as archive:
+        text = archive.read("native/lib/pytorch.properties").decode()
+    properties = dict(re.findall(r"^(\w+)=(.*)$", text, flags=re.MULTILINE))
+    folder = home / "natives" / "ml_cache" / "pytorch"
+    folder /= "{version}-{flavor}-{classifier}".format_map(properties)
+    folder.mkdir(parents=True)
+    with zipfile.ZipFile(jni) as archive:
+        (folder / f"{engine}-libdjl_torch.so").write_bytes(archive.read(_JNI_LIBRARY))
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    """Like ``ZipFile.extractall``, which loses the executable bits."""
+    with zipfile.ZipFile(archive) as files:
+        for info in files.infolist():
+            path = Path(files.extract(info, folder))
+            if (info.external_attr >> 16) & 0o111 and not info.is_dir():
+                path.chmod(0o755)
+
+
+def _install_plugins(home: Path, plugins: list[Path], java: Java) -> None:
+    """By OpenSearch's own installer, which checks versions and what each plugin needs."""
+    answer = subprocess.run(
+        [home / "bin" / "opensearch-plugin", "install", "--batch", *(path.as_uri() for path in plugins)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            **os.environ,
+            "OPENSEARCH_JAVA_HOME": str(java.home),
+            "OPENSEARCH_PATH_CONF": str(home / "config"),
+        },
+    )
+    if answer.returncode != 0:
+        lines = [line for line in (answer.stdout + answer.stderr).splitlines() if line.strip()]
+        cause = next((line for line in lines if "ERROR" in line or "Exception" in line), (lines or ["?"])[-1])
+        raise NodeError(f"Installing OpenSearch's plugins failed: {cause[:300]}")
+
+
+def _check_platform() -> None:
+    found = f"{platform.system()} {platform.machine()}"
+    if found not in ("Linux x86_64", "Linux AMD64"):
+        raise NodeError(
+            f"The PyTorch natives of the local OpenSearch are pinned for Linux x86_64, and this is {found}",
+            hint="Start one in a container (oskit node start --docker), or use a cluster by OSKIT_URL.",
+        )

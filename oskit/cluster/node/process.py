@@ -1,0 +1,386 @@
+"""A local OpenSearch as a process of this machine."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, Self
+
+from oskit.cluster.node import supervisor
+from oskit.cluster.node.account import give_to, node_account
+from oskit.cluster.node.artifacts import Progress
+from oskit.cluster.node.base import (
+    Node,
+    NodeStatus,
+    describe,
+    read_record,
+    remove_record,
+    write_record,
+)
+from oskit.cluster.node.config import Folders, check_heap, write_configuration
+from oskit.cluster.node.diagnosis import start_error
+from oskit.cluster.node.distribution import distribution
+from oskit.cluster.node.health import is_ready
+from oskit.cluster.node.java import find_java
+from oskit.cluster.node.paths import check_name, locked, state_root
+from oskit.cluster.node.processes import ProcessId, stop_group
+from oskit.errors import NodeError
+
+#: Seconds that a server gets to close its indexes before it is killed.
+GRACE = 30.0
+#: A named node listens on the first of these that is free, so usually where everybody expects it.
+USUAL_PORTS = "9200-9299"
+
+
+class LocalNode(Node):
+    """A real OpenSearch with k-NN, ML Commons and neural search, run by this machine's Java.
+
+    Example:
+        >>> with LocalNode() as node:
+        ...     client = connect(ConnectionSettings(url=node.url))
+
+    Args:
+        name: A named node keeps its data; one without a name is temporary, and its data are deleted.
+        port: Where to listen on 127.0.0.1; by default any free port, or for a named node the first free
+            one from 9200 on.
+        heap: Memory of the Java heap; models live outside of it.
+        java_home: The Java to use instead of the first suitable one.
+        user: When root starts it: the user that runs it (``OSKIT_NODE_USER``, ``opensearch``, ``nobody``).
+        settings: For ``opensearch.yml``.
+        timeout: Seconds that it may take to become ready.
+        progress: Called with what happens, units done and units in all.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        port: int | None = None,
+        heap: str = "1g",
+        java_home: str | Path | None = None,
+        user: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        timeout: float = 180,
+        progress: Progress | None = None,
+    ) -> None:
+        self.name = name if name is None else check_name(name)
+        self._port = port
+        self._heap = check_heap(heap)
+        self._java_home = java_home
+        self._settings = dict(settings or {})
+        self._timeout = timeout
+        self._progress = progress
+        self._account = node_account(user)
+        self._folders = Folders(self._state / name) if name else None
+        self._started_here = False
+        self._child: subprocess.Popen[bytes] | None = None
+        self._owner: IO[str] | None = None  # held open while a temporary folder is in use
+        self._creator = os.getpid()
+
+    @property
+    def _state(self) -> Path:
+        return state_root(self._account)
+
+    @property
+    def url(self) -> str:
+        record = self._record()
+        if record is None or not record.get("url"):
+            raise NodeError(
+                f"The node {self.name or '(temporary)'!r} does not run", hint="Start it: oskit node start"
+            )
+        return str(record["url"])
+
+    def start(self, *, detach: bool = False) -> Self:
+        if self.name is None:
+            if self._record() is None:
+                self._discard()
+                self._start(self._temporary_folders(), detach=False)
+            return self
+        with locked(self._state / f".{self.name}.lock"):
+            running = self._record()
+            if running is None:
+                self._start(Folders(self._state / self.name), detach=detach)
+            elif running["kind"] == "docker":
+                raise NodeError(
+                    f"The node {self.name!r} runs in a container", hint="Stop it first: oskit node stop"
+                )
+        return self
+
+    def stop(self) -> bool:
+        process = self._process()
+        if process is not None:
+            stop_group(process, GRACE)
+        if self._child is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                if self._child.stdin:
+                    self._child.stdin.close()
+                self._child.wait(GRACE)
+            self._child = None
+        if self.name is not None and self._folders is not None:
+            remove_record(self._folders.root)
+        self._discard()
+        self._started_here = False
+        atexit.unregister(self._at_exit)
+        return process is not None
+
+    def status(self) -> NodeStatus:
+        record, process = self._record(), self._process()
+        folder = self._folders.root if self._folders else None
+        if record is None or process is None or self._folders is None:
+            return NodeStatus(self.name, "process", "stopped", folder=folder)
+        return describe(
+            NodeStatus(
+                self.name,
+                "process",
+                "starting",
+                url=record.get("url"),
+                pid=process.pid,
+                uptime_seconds=round(process.age(), 1),
+                data_bytes=_disk_usage(self._folders.data),
+                folder=folder,
+            )
+        )
+
+    def logs(self, lines: int | None = None) -> str:
+        if self._folders is None or not self._folders.console.is_file():
+            return ""
+        text = self._folders.console.read_text(errors="replace")
+        return text if lines is None else "".join(text.splitlines(keepends=True)[-lines:] if lines else [])
+
+    @property
+    def log_file(self) -> Path | None:
+        """The file that `logs` reads."""
+        return self._folders.console if self._folders else None
+
+    def _leave(self) -> None:
+        if self._started_here:
+            self.stop()
+
+    def _at_exit(self) -> None:
+        # A forked child inherits this, and must not stop its parent's node.
+        if os.getpid() == self._creator:
+            self._leave()
+
+    def _start(self, folders: Folders, *, detach: bool) -> None:
+        """Configure it anew, start it and wait; leaves nothing running if that fails."""
+        _check_folder(folders.root)
+        if self._port:
+            _check_port(self._port)
+        java = find_java(self._java_home, self._account)
+        home = distribution(java, self._account, self._progress)
+        self._folders = folders
+        port = str(self._port or (USUAL_PORTS if self.name else 0))
+        try:
+            write_configuration(
+                folders,
+                home,
+                java,
+                name=self.name or "oskit-temporary",
+                port=port,
+                heap=self._heap,
+                settings=self._settings,
+            )
+            folders.console.write_bytes(b"")
+            for folder in (folders.config, folders.data, folders.logs, folders.tmp):
+                give_to(folder, self._account)
+        except OSError as error:
+            raise NodeError(
+                f"Cannot write the node's folder {folders.root}: {error.strerror or error}",
+                hint="Name another in OSKIT_STATE_DIR.",
+            ) from None
+        command = [str(home / "bin" / "opensearch")]
+        environment = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "LANG": "C.UTF-8",
+            "HOME": str(folders.tmp),
+            "OPENSEARCH_JAVA_HOME": str(java.home),
+            "OPENSEARCH_PATH_CONF": str(folders.config),
+            "OPENSEARCH_TMPDIR": str(folders.tmp),
+        }
+        self._started_here = True
+        atexit.register(self._at_exit)
+        try:
+            self._wait(self._spawn(command, environment, detach=detach))
+        except BaseException:
+            self.stop()
+            raise
+        if detach:
+            self._started_here = False
+            atexit.unregister(self._at_exit)
+
+    def _spawn(self, command: list[str], environment: dict[str, str], *, detach: bool) -> ProcessId:
+        assert self._folders is not None
+        account = self._account.subprocess_options() if self._account else {}
+        try:
+            if detach:
+                with self._folders.console.open("ab") as log:
+                    self._child = subprocess.Popen(
+                        command,
+                        env=environment,
+                        cwd="/",
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                        start_new_session=True,
+                        **account,
+                    )
+                pid = self._child.pid
+            else:
+                pid = self._supervised(command, environment, account)
+        except OSError as error:
+            who = f" as the user {self._account.name!r}" if self._account else ""
+            raise NodeError(f"Cannot start OpenSearch{who}: {error.strerror or error}") from None
+        process = ProcessId.of(pid)
+        if process is None:
+            raise start_error("it ended at once", self.logs(), self._keep_log())
+        write_record(self._folders.root, {"kind": "process", **process._asdict(), "url": None})
+        return process
+
+    def _supervised(self, command: list[str], environment: dict[str, str], account: dict[str, Any]) -> int:
+        assert self._folders is not None
+        request = {
+            "command": command,
+            "environment": environment,
+            "account": account,
+            "log": str(self._folders.console),
+            "grace": GRACE,
+            "delete": None if self.name else str(self._folders.root),
+        }
+        with self._folders.console.open("ab") as log:
+            self._child = subprocess.Popen(
+                [sys.executable, "-I", "-S", supervisor.__file__, json.dumps(request)],
+                cwd="/",
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                # It holds the lock on the temporary folder for as long as it needs the folder.
+                pass_fds=(self._owner.fileno(),) if self._owner else (),
+            )
+        assert self._child.stdout is not None
+        with self._child.stdout as answer:
+            line = answer.readline()
+        if not line:
+            raise start_error("its supervisor failed", self.logs(), self._keep_log())
+        return int(line)
+
+    def _wait(self, process: ProcessId) -> None:
+        assert self._folders is not None
+        began = time.monotonic()
+        while (elapsed := time.monotonic() - began) < self._timeout:
+            if self._progress:
+                self._progress("Waiting for OpenSearch", round(elapsed), None)
+            if not process.alive():
+                raise start_error("it ended", self.logs(), self._keep_log())
+            url = self._listening()
+            if url and is_ready(url):
+                record = {"kind": "process", **process._asdict(), "url": url}
+                write_record(self._folders.root, record)
+                return
+            time.sleep(0.2)
+        raise start_error(f"not ready after {self._timeout:.0f} s", self.logs(), self._keep_log())
+
+    def _listening(self) -> str | None:
+        """The address that the server wrote down, once it listens."""
+        assert self._folders is not None
+        try:
+            lines = self._folders.ports.read_text().split()
+        except OSError:
+            return None
+        return f"http://{lines[0]}" if lines else None
+
+    def _record(self) -> dict[str, Any] | None:
+        """What the last start wrote down, if what it started still runs."""
+        record = read_record(self._folders.root) if self._folders else None
+        if record is None or record["kind"] == "docker":
+            return record
+        return record if _process_of(record) else None
+
+    def _process(self) -> ProcessId | None:
+        record = self._record()
+        return _process_of(record) if record else None
+
+    def _keep_log(self) -> str:
+        """Where the log can be read after a failed start; a temporary node's folder is deleted."""
+        if self.name is not None and self._folders is not None:
+            return str(self._folders.console)
+        handle, path = tempfile.mkstemp(prefix="oskit-node-", suffix=".log")
+        with os.fdopen(handle, "w") as file:
+            file.write(self.logs())
+        return path
+
+    def _temporary_folders(self) -> Folders:
+        """A new folder that its lock tells from those that dead processes left; deletes the latter."""
+        parent = self._state / ".temporary"
+        with locked(parent / ".lock"):
+            for left in parent.glob("node-*"):
+                with contextlib.suppress(OSError), (left / "owner").open("a") as owner:
+                    fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(left, ignore_errors=True)
+            root = Path(tempfile.mkdtemp(prefix="node-", dir=parent))
+            root.chmod(0o755)
+            self._owner = (root / "owner").open("a")
+            fcntl.flock(self._owner, fcntl.LOCK_EX)
+        return Folders(root)
+
+    def _discard(self) -> None:
+        """Delete the folder of a temporary node."""
+        if self.name is not None:
+            return
+        if self._folders is not None:
+            shutil.rmtree(self._folders.root, ignore_errors=True)
+            self._folders = None
+        if self._owner is not None:
+            self._owner.close()
+            self._owner = None
+
+
+def _process_of(record: Mapping[str, Any]) -> ProcessId | None:
+    try:
+        process = ProcessId(int(record["pid"]), int(record["started"]), str(record["boot"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+    return process if process.alive() else None
+
+
+def _check_port(port: int) -> None:
+    if not 0 < port < 65536:
+        raise NodeError(f"{port} is not a port", hint="Choose one from 1 to 65535.")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise NodeError(
+                f"Port {port} on 127.0.0.1 cannot be used: {error.strerror}",
+                hint="Leave the port out to get a free one, or stop what listens there.",
+            ) from None
+
+
+def _check_folder(root: Path) -> None:
+    if len(str(root).split()) > 1:
+        raise NodeError(
+            f"OpenSearch's start script cannot work in a folder whose path holds blanks: {root}",
+            hint="Name another in OSKIT_STATE_DIR.",
+        )
+
+
+def _disk_usage(folder: Path) -> int:
+    """Bytes that the files take on the disk."""
+    total = 0
+    for path, _, files in os.walk(folder):
+        for name in files:
+            with contextlib.suppress(OSError):  # segments come and go
+                total += Path(path, name).lstat().st_blocks * 512
+    return total
