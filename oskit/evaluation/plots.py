@@ -29,7 +29,7 @@ _VARIABLES = {
 def quality_bars(runs: Mapping[str, Mapping[str, float]]) -> str:
     """Grouped bars: a group for each measure, a bar for each run, its value on top."""
     measures = list(next(iter(runs.values())))
-    figure, axes = _axes(height=3.1)
+    figure, axes = _axes(height=2.8)
     width = 0.8 / len(runs)
     for number, (name, values) in enumerate(runs.items()):
         positions = np.arange(len(measures)) + (number - (len(runs) - 1) / 2) * width
@@ -46,13 +46,14 @@ def quality_bars(runs: Mapping[str, Mapping[str, float]]) -> str:
 
 def difference_histogram(differences: npt.NDArray[np.float64], band: tuple[float, float] | None) -> str:
     """Relative score differences in percent; ``band`` is what rounding alone explains."""
-    figure, axes = _axes(height=2.9)
+    figure, axes = _axes(height=2.6)
     percent = differences * 100
     axes.hist(percent, bins=60, color=_SERIES[0])
     if band is not None:
         axes.axvspan(band[0] * 100, band[1] * 100, color=_SERIES[2], alpha=0.18, lw=0, label="known rounding")
         _legend(axes, 1)
     axes.set_yscale("symlog", linthresh=1)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_xlabel("(cluster - exact) / exact, in %")
     axes.set_ylabel("hits")
     return _svg(figure, "differences")
@@ -60,7 +61,7 @@ def difference_histogram(differences: npt.NDArray[np.float64], band: tuple[float
 
 def latency_curves(series: Mapping[str, Sequence[float]]) -> str:
     """Share of queries answered within a time: one curve for each list of milliseconds."""
-    figure, axes = _axes(height=2.9)
+    figure, axes = _axes(height=2.6)
     for number, (name, values) in enumerate(series.items()):
         ordered = np.sort(np.asarray(values, dtype=np.float64))
         share = np.arange(1, len(ordered) + 1) / len(ordered) * 100
@@ -78,7 +79,7 @@ def latency_curves(series: Mapping[str, Sequence[float]]) -> str:
 def query_gains(ours: Sequence[float], baseline: Sequence[float], measure: str, name: str = "BM25") -> str:
     """Each query's gain over a baseline, sorted: how many it wins, ties and loses."""
     gains = np.sort(np.asarray(ours, dtype=np.float64) - np.asarray(baseline, dtype=np.float64))[::-1]
-    figure, axes = _axes(height=2.9)
+    figure, axes = _axes(height=2.6)
     positions = np.arange(len(gains))
     for sign, color, label in ((1, _SERIES[0], "better"), (-1, _SERIES[1], "worse")):
         chosen = gains * sign > 1e-9
@@ -120,7 +121,7 @@ def _axes(height: float) -> tuple[Figure, Axes]:
     except ImportError as error:
         raise MissingDependencyError.for_extra("an HTML report", "matplotlib", "report") from error
 
-    figure = Figure(figsize=(6.6, height), layout="constrained")
+    figure = Figure(figsize=(5.6, height), layout="constrained")
     figure.patch.set_alpha(0)
     axes = figure.add_subplot()
     axes.patch.set_alpha(0)

@@ -37,7 +37,7 @@ def verification_page(report: VerificationReport) -> Page:
         _verdict(report),
         _quality(report),
         _agreement(report),
-        _speed(report),
+        _cost(report),
         _disagreements(report),
     ]
     if report.examples:
@@ -242,6 +242,16 @@ def _agreement(report: VerificationReport) -> Section:
     ]
     if summary["min"] is not None:
         rows.append(["Score differences", f"{summary['min']:+.3%} … {summary['max']:+.3%}"])
+    difference = differences_plot(report)
+    return Section(
+        "Agreement with the exact scores",
+        "Differences that follow from how the index rounds weights are not counted.",
+        tables=[Table(["Check", "found"], rows)],
+        plots=[difference] if difference else [],
+    )
+
+
+def _cost(report: VerificationReport) -> Section:
     sparse = report.comparison.sparsity
     cost = [
         ["Tokens of a query, mean", f"{sparse.query_active:.1f}"],
@@ -250,24 +260,17 @@ def _agreement(report: VerificationReport) -> Section:
         ["Postings", f"{sparse.postings:,}"],
         ["Size of the index", f"{report.index['bytes'] / 1e6:,.1f} MB"],
     ]
-    difference = differences_plot(report)
-    return Section(
-        "Agreement with the exact scores",
-        "Differences that follow from how the index rounds weights are not counted.",
-        tables=[Table(["Check", "found"], rows), Table(["Cost", ""], cost)],
-        plots=[difference] if difference else [],
-    )
-
-
-def _speed(report: VerificationReport) -> Section | None:
-    if not report.wall:
-        return None
-    curves = {"seen by the client": report.wall, "in the cluster": [max(value, 0.5) for value in report.took]}
-    return Section(
-        "Latency",
-        "One query at a time. The cluster reports whole milliseconds.",
-        plots=[Plot(plots.latency_curves(curves), "Share of queries answered within a time.")],
-    )
+    section = Section("Cost", tables=[Table(["Size", ""], cost)])
+    if report.wall:
+        curves = {
+            "seen by the client": report.wall,
+            "in the cluster": [max(value, 0.5) for value in report.took],
+        }
+        caption = (
+            "Queries answered within a time, one query at a time; the cluster counts whole milliseconds."
+        )
+        section.plots.append(Plot(plots.latency_curves(curves), caption))
+    return section
 
 
 def _disagreements(report: VerificationReport) -> Section | None:
