@@ -1,9 +1,9 @@
 """The vocabulary as the cluster sees it: which key stands for which token id.
 
-ML Commons names the tokens of a sparse vector by ``tokenizer.decode([id], skip_special_tokens=true)`` (its
-``SparseEncodingTranslator`` and ``SparseTokenizerModel``) and drops a token that decodes to nothing. For WordPiece
-that is the token itself (``##ing`` keeps its prefix). SentencePiece and byte-level BPE decode several ids to one
-text, so there a token's text cannot be its key.
+ML Commons names the tokens of a sparse vector by ``tokenizer.decode([id], skip_special_tokens=true)``
+(its ``SparseEncodingTranslator`` and ``SparseTokenizerModel``) and drops a token that decodes to nothing.
+For WordPiece that is the token itself (``##ing`` keeps its prefix). SentencePiece and byte-level BPE decode
+several ids to one text, so there a token's text cannot be its key.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
-# Names of special tokens, for a tokenizer.json that has them in its vocabulary but does not declare them special.
+# Names of special tokens, for a tokenizer.json that has them but does not declare them special.
 _CONVENTIONAL = (
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[BOS]", "[EOS]"),
     *("<s>", "</s>", "<pad>", "<unk>", "<mask>", "<bos>", "<eos>"),
@@ -34,7 +34,8 @@ class Vocabulary:
 
     Args:
         tokenizer: The tokenizer that the archive carries.
-        size: Width of the encoder's output, where it is larger than the tokenizer's vocabulary (padded embeddings).
+        size: Width of the encoder's output, where that is larger than the tokenizer's vocabulary
+            (padded embeddings).
 
     Raises:
         EncoderError: The tokenizer has ids that the encoder's output has no column for.
@@ -46,7 +47,7 @@ class Vocabulary:
         if size is not None and size < known:
             raise EncoderError(
                 f"the tokenizer has {known} tokens, the encoder's output only {size} columns",
-                hint="Resize the encoder's embeddings to the tokenizer, or use the tokenizer it was trained with.",
+                hint="Use the tokenizer that it was trained with, or resize its embeddings.",
             )
         self._tokenizer = tokenizer
         self._token_ids = tokens
@@ -144,5 +145,5 @@ class Vocabulary:
 
     @property
     def key_format(self) -> KeyFormat:
-        """The safe key for an index of this vocabulary: ``"token"``, or ``"id"`` where texts are ambiguous."""
+        """The safe key for an index: ``"token"``, or ``"id"`` where token texts are ambiguous."""
         return "id" if self.is_ambiguous else "token"

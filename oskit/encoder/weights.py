@@ -114,8 +114,8 @@ def matrix_to_weights(
 
     Args:
         matrix: Shape ``[n, vocabulary.size]``; zero and negative entries are left out.
-        vocabulary: Gives the keys. With ``key="token"`` of several ids with the same text the highest id wins, as on
-            the cluster, which overwrites.
+        vocabulary: Gives the keys. Where several ids have the same text, ``key="token"`` keeps the highest id,
+            as on the cluster, which overwrites.
         key: ``"token"`` for ML Commons' WORD format, ``"id"`` for TOKEN_ID.
     """
     names = vocabulary.keys if key == "token" else None
@@ -143,7 +143,9 @@ def weights_to_matrix(
     """
     from scipy.sparse import csr_matrix
 
-    indptr, indices, data = [0], [], []
+    indptr: list[int] = [0]
+    indices: list[int] = []
+    data: list[float] = []
     for number, row in enumerate(rows):
         entries = sorted((_id_of(name, vocabulary, key, number), weight) for name, weight in row.items())
         indices.extend(token_id for token_id, _ in entries)
