@@ -1,0 +1,394 @@
+"""Where the cluster is, who we are, and a client that talks to it.
+
+:class:`ConnectionSettings` is the same for every command: options override ``OSKIT_*`` environment
+variables. Passwords stay inside a :class:`pydantic.SecretStr` and never reach a message or a log.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import os
+import ssl
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+
+from opensearchpy import OpenSearch, Urllib3HttpConnection
+from opensearchpy.exceptions import ConnectionError as TransportFailure
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_validator, model_validator
+
+from oskit.cluster.failures import cluster_errors, error_reason
+from oskit.errors import ClusterConnectionError, UsageError
+
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = [
+    "ClusterInfo",
+    "ConnectionSettings",
+    "NodeInfo",
+    "cluster_errors",
+    "cluster_info",
+    "connect",
+    "error_reason",
+]
+
+DEFAULT_URL = "http://localhost:9200"
+DEFAULT_TIMEOUT_S = 60.0
+POOL_SIZE = 16
+"""Sockets kept open; ingest sends from several threads, and urllib3 throws away what exceeds the pool."""
+
+logging.getLogger("opensearch").addHandler(logging.NullHandler())  # else Python prints its warnings on stderr
+
+
+class ConnectionSettings(BaseModel):
+    """Address and credentials of a cluster.
+
+    Attributes:
+        url: Address with scheme; may have a port and a path prefix. ``user:password@`` in it is taken out and
+            becomes ``username`` and ``password``, unless those are given.
+        username: User name for basic authentication; needs ``password``.
+        password: Its password.
+        ca_certs: PEM file, or a folder in OpenSSL's hashed layout, with the authorities to trust instead of
+            the system's.
+        client_cert: PEM file with the client's certificate (and its key, unless ``client_key`` is given).
+        client_key: PEM file with the client's unencrypted key.
+        insecure: Do not verify the cluster's certificate.
+        timeout: Limit of one request in seconds.
+
+    Raises:
+        UsageError: A value cannot be right; names the option and its environment variable.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    url: str = DEFAULT_URL
+    username: str | None = None
+    password: SecretStr | None = None
+    ca_certs: str | None = None
+    client_cert: str | None = None
+    client_key: str | None = None
+    insecure: bool = False
+    timeout: float = DEFAULT_TIMEOUT_S
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_credentials_out_of_the_url(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or not isinstance(data.get("url"), str):
+            return data
+        url, username, password = split_url(data["url"])
+        merged: dict[str, Any] = {**data, "url": url}
+        if username is not None and merged.get("username") is None:
+            merged["username"] = username
+            if merged.get("password") is None:
+                merged["password"] = password
+        return merged
+
+    @field_validator("ca_certs", "client_cert", "client_key", mode="before")
+    @classmethod
+    def _paths_as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
+
+    @field_validator("timeout")
+    @classmethod
+    def _timeout_is_positive(cls, value: float) -> float:
+        if not 0 < value < float("inf"):
+            raise UsageError(f"{_named('timeout')} must be a positive number of seconds, not {value:g}")
+        return value
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Self:
+        if (self.username is None) != (self.password is None):
+            given, missing = ("username", "password") if self.password is None else ("password", "username")
+            raise UsageError(
+                f"{_named(given)} is given, but no {missing}",
+                hint=f"Set {_ENVIRONMENT[missing]}"
+                + (" or OSKIT_PASSWORD_FILE, or use --password-stdin" if missing == "password" else ""),
+            )
+        if self.username is not None and (not self.username or ":" in self.username):
+            raise UsageError(f"{_named('username')} must not be empty or hold a colon")
+        for name in ("ca_certs", "client_cert", "client_key"):
+            path = getattr(self, name)
+            if path is not None and not Path(path).exists():
+                raise UsageError(f"{_named(name)}: there is no file {path!r}")
+        if self.client_key is not None and self.client_cert is None:
+            raise UsageError(f"{_named('client_key')} is given, but no {_named('client_cert')}")
+        return self
+
+    @classmethod
+    def from_environment(
+        cls, *, password_file: str | os.PathLike[str] | None = None, **overrides: Any
+    ) -> ConnectionSettings:
+        """Settings from ``OSKIT_*`` variables; ``overrides`` (fields of this class) win over them.
+
+        A user name or password inside the URL wins over ``OSKIT_USERNAME`` and ``OSKIT_PASSWORD``, since it
+        names this cluster; options win over both. Empty variables count as unset.
+
+        Args:
+            password_file: File whose first line is the password (``OSKIT_PASSWORD_FILE``).
+            **overrides: Values that are not None win over the environment.
+
+        Raises:
+            UsageError: A value cannot be right; names the option and the variable.
+        """
+        values = {name: value for name, value in overrides.items() if value is not None}
+        if password_file is not None and "password" not in values:
+            values["password"] = _read_password(password_file, "--password-file")
+        given_url = values.get("url") or os.environ.get(_ENVIRONMENT["url"])
+        url_has_user = isinstance(given_url, str) and split_url(given_url)[1] is not None
+        for name, variable in _ENVIRONMENT.items():
+            if name in values or not os.environ.get(variable):
+                continue
+            if url_has_user and name in ("username", "password"):
+                continue
+            values[name] = os.environ[variable]
+        file = os.environ.get("OSKIT_PASSWORD_FILE")
+        if file and "password" not in values and not url_has_user:
+            values["password"] = _read_password(file, "OSKIT_PASSWORD_FILE")
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            problem = error.errors(include_input=False, include_url=False)[0]
+            name = str(problem["loc"][0]) if problem["loc"] else "url"
+            raise UsageError(f"{_named(name)}: {problem['msg'].lower()}") from None
+
+
+_ENVIRONMENT = {
+    "url": "OSKIT_URL",
+    "username": "OSKIT_USERNAME",
+    "password": "OSKIT_PASSWORD",
+    "ca_certs": "OSKIT_CA_CERTS",
+    "client_cert": "OSKIT_CLIENT_CERT",
+    "client_key": "OSKIT_CLIENT_KEY",
+    "insecure": "OSKIT_INSECURE",
+    "timeout": "OSKIT_TIMEOUT",
+}
+
+
+def _named(name: str) -> str:
+    """A setting as people know it: its option and its environment variable."""
+    option = {"password": "--password-file"}.get(name, f"--{name.replace('_', '-')}")
+    return f"{option} ({_ENVIRONMENT[name]})" if name in _ENVIRONMENT else option
+
+
+def _read_password(path: str | os.PathLike[str], source: str) -> str:
+    try:
+        password = Path(path).read_text(encoding="utf-8").split("\n", 1)[0].rstrip("\r")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        raise UsageError(f"{source}: cannot read {os.fspath(path)!r}: {reason}") from None
+    if not password:
+        raise UsageError(f"{source}: the first line of {os.fspath(path)!r} is empty")
+    return password
+
+
+def split_url(url: str) -> tuple[str, str | None, str | None]:
+    """Check an address and take the credentials out of it: ``(url, username, password)``.
+
+    Raises:
+        UsageError: Not an address of a cluster. The message never holds what stood before an ``@``.
+    """
+    text = url.strip()
+    shown = f"***@{text.rsplit('@', 1)[1]}" if "@" in text else text
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise UsageError(f"{_named('url')}: {shown!r} is not a URL with a valid host and port") from None
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise UsageError(
+            f"{_named('url')}: {shown!r} does not begin with http:// or https://",
+            hint=f"Write it like {DEFAULT_URL} or https://search.example.org/prefix",
+        )
+    if not parts.hostname or any(letter.isspace() for letter in text):
+        raise UsageError(f"{_named('url')}: {shown!r} has no valid host name")
+    if parts.query or parts.fragment:
+        raise UsageError(f"{_named('url')}: {shown!r} must end after the path, without '?' or '#'")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    netloc = host if port is None else f"{host}:{port}"
+    clean = urlunsplit((parts.scheme, netloc, parts.path.rstrip("/"), "", ""))
+    if parts.username is None:
+        return clean, None, None
+    return clean, unquote(parts.username), None if parts.password is None else unquote(parts.password)
+
+
+class _Connection(Urllib3HttpConnection):
+    """opensearch-py's connection, without warnings on the terminal, and failures that know the address."""
+
+    def _raise_warnings(self, warning_headers: Collection[str]) -> None:
+        for header in warning_headers or ():
+            logging.getLogger("opensearch").debug("server warning: %s", header)
+
+    def perform_request(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().perform_request(*args, **kwargs)
+        except TransportFailure as error:
+            error.oskit_url = self.host + self.url_prefix  # type: ignore[attr-defined]
+            raise
+
+
+def connect(settings: ConnectionSettings) -> OpenSearch:
+    """A client of the cluster; sends nothing yet.
+
+    The client itself never retries: what is worth another attempt is decided by :mod:`oskit.cluster.retry`.
+
+    Raises:
+        UsageError: A certificate or key file cannot be used.
+    """
+    parts: SplitResult = urlsplit(settings.url)
+    secure = parts.scheme == "https"
+    return OpenSearch(
+        hosts=[
+            {
+                "host": parts.hostname,
+                # As in every URL: without a port it is the scheme's own, not OpenSearch's 9200.
+                "port": parts.port or (443 if secure else 80),
+                "use_ssl": secure,
+                "url_prefix": parts.path,
+            }
+        ],
+        connection_class=_Connection,
+        headers=_authorization(settings),
+        ssl_context=_ssl_context(settings) if secure else None,
+        timeout=settings.timeout,
+        pool_maxsize=POOL_SIZE,
+        max_retries=0,
+    )
+
+
+def _authorization(settings: ConnectionSettings) -> dict[str, str]:
+    if settings.username is None or settings.password is None:
+        return {}
+    # Made here because urllib3 encodes credentials as latin-1, and OpenSearch reads UTF-8.
+    pair = f"{settings.username}:{settings.password.get_secret_value()}".encode()
+    return {"authorization": f"Basic {base64.b64encode(pair).decode('ascii')}"}
+
+
+def _ssl_context(settings: ConnectionSettings) -> ssl.SSLContext:
+    ca_certs = settings.ca_certs
+    try:
+        if ca_certs is not None and Path(ca_certs).is_dir():
+            context = ssl.create_default_context(capath=ca_certs)
+        else:
+            context = ssl.create_default_context(cafile=ca_certs)
+    except OSError:  # ssl.SSLError is one too
+        raise UsageError(f"{_named('ca_certs')}: {ca_certs!r} holds no usable PEM certificates") from None
+    if ca_certs is None and not context.cert_store_stats()["x509_ca"]:
+        _add_certifi(context)
+    if settings.client_cert is not None:
+        _add_client_certificate(context, settings.client_cert, settings.client_key)
+    if settings.insecure:
+        import urllib3
+
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _add_certifi(context: ssl.SSLContext) -> None:
+    """Trust certifi's authorities too: slim machines have none of their own."""
+    try:
+        import certifi
+    except ImportError:
+        return
+    context.load_verify_locations(cafile=certifi.where())
+
+
+def _add_client_certificate(context: ssl.SSLContext, certificate: str, key: str | None) -> None:
+    try:
+        # The empty password keeps OpenSSL from asking for one on the terminal.
+        context.load_cert_chain(certificate, key, password="")
+    except OSError as error:
+        raise UsageError(
+            f"{_named('client_cert')}: {certificate!r} and its key cannot be used ({_ssl_reason(error)})",
+            hint="Both must be PEM files that belong together, and the key must not be encrypted",
+        ) from None
+
+
+def _ssl_reason(error: OSError) -> str:
+    reason = getattr(error, "reason", None) or error.strerror or "unreadable"
+    return str(reason).replace("_", " ").lower()
+
+
+class NodeInfo(BaseModel):
+    """One node of the cluster."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    name: str
+    version: str
+    roles: tuple[str, ...]
+    plugins: tuple[str, ...]
+
+
+class ClusterInfo(BaseModel):
+    """What answers at the address.
+
+    Attributes:
+        name: The cluster's name.
+        version: OpenSearch's version.
+        distribution: ``opensearch``.
+        nodes: Its nodes, by name; empty if we are not permitted to see them.
+        plugins: Names of the plugins that every node has, for example ``opensearch-ml``.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    version: str
+    distribution: str
+    nodes: tuple[NodeInfo, ...]
+    plugins: tuple[str, ...]
+
+
+def cluster_info(client: OpenSearch) -> ClusterInfo:
+    """Ask the cluster who it is, with which nodes and plugins.
+
+    Raises:
+        ClusterConnectionError: Nothing answers, or something that is not OpenSearch.
+        ClusterAuthError: The credentials are refused.
+    """
+    with cluster_errors("reach the cluster"):
+        root = client.info()
+    version = root.get("version") if isinstance(root, dict) else None
+    if not isinstance(version, dict) or "number" not in version:
+        raise ClusterConnectionError("What answers at this address is not OpenSearch", hint="Check --url")
+    if version.get("distribution") != "opensearch":
+        raise ClusterConnectionError(
+            f"What answers at this address is not OpenSearch but Elasticsearch {version['number']}",
+            hint="oskit needs OpenSearch 2.15 or newer",
+        )
+    nodes = _nodes(client)
+    shared = set.intersection(*(set(node.plugins) for node in nodes)) if nodes else set()
+    return ClusterInfo(
+        name=str(root.get("cluster_name", "")),
+        version=str(version["number"]),
+        distribution="opensearch",
+        nodes=nodes,
+        plugins=tuple(sorted(shared)),
+    )
+
+
+def _nodes(client: OpenSearch) -> tuple[NodeInfo, ...]:
+    from opensearchpy.exceptions import AuthorizationException
+
+    with cluster_errors("list the cluster's nodes"):
+        try:
+            answer = client.nodes.info(metric="plugins")
+        except AuthorizationException:  # the rest of oskit works without this permission
+            return ()
+    nodes = [
+        NodeInfo(
+            id=node_id,
+            name=node["name"],
+            version=node["version"],
+            roles=tuple(node.get("roles", ())),
+            plugins=tuple(sorted(plugin["name"] for plugin in node.get("plugins", ()))),
+        )
+        for node_id, node in answer["nodes"].items()
+    ]
+    return tuple(sorted(nodes, key=lambda node: node.name))
