@@ -114,8 +114,8 @@ def matrix_to_weights(
 
     Args:
         matrix: Shape ``[n, vocabulary.size]``; zero and negative entries are left out.
-        vocabulary: Gives the keys. Where several ids have the same text, ``key="token"`` keeps the highest id,
-            as on the cluster, which overwrites.
+        vocabulary: Gives the keys. Where several ids have the same text, ``key="token"`` keeps the highest
+            id, as on the cluster, which overwrites.
         key: ``"token"`` for ML Commons' WORD format, ``"id"`` for TOKEN_ID.
     """
     names = vocabulary.keys if key == "token" else None

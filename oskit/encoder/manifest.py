@@ -1,0 +1,129 @@
+"""``manifest.json``: where an archive comes from, how it was proved, and what it must predict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from oskit.encoder.types import Architecture, KeyFormat
+from oskit.errors import ArchiveError
+
+MANIFEST_NAME = "manifest.json"
+
+
+class _Record(BaseModel):
+    # Fields of a later oskit are ignored, so that its archives still open here.
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Source(_Record):
+    """Where the encoder was loaded from."""
+
+    model: str
+    """Folder or Hub repository, as it was asked for."""
+    revision: str | None = None
+    """Commit of the Hub repository."""
+    tier: str | None = None
+    """``local``, ``hub`` or ``random``."""
+    head: str | None = None
+    """``pretrained`` or ``random``: whether the projection to the vocabulary is trained."""
+    model_type: str | None = None
+    """Backbone, for instance ``bert``."""
+
+
+class VocabularyRecord(_Record):
+    """Size of the output, and the key that is safe for it."""
+
+    size: int
+    key_format: KeyFormat
+    special_ids: int
+    """How many ids never carry weight."""
+    ambiguous_keys: int = 0
+    """How many texts more than one id decodes to."""
+
+
+class Parity(_Record):
+    """The archive, opened again and run, beside the encoder."""
+
+    texts: int
+    max_difference: float
+    """Largest absolute difference of a weight; with quantisation and pruning see ``tolerance``."""
+    mean_difference: float
+    """Mean absolute difference over the weights that either side has."""
+    min_cosine: float
+    """Cosine of the two vectors of a text, the worst of all texts."""
+    tolerance: float
+    """What ``max_difference`` was allowed to be."""
+    runtime: str
+    """What ran the archive, for instance ``onnxruntime 1.22.0``."""
+
+
+class Probe(_Record):
+    """A text and the weights that a deployed model must give for it."""
+
+    text: str
+    weights: dict[str, float]
+    """Keyed in the manifest's ``key_format``."""
+
+
+class Manifest(_Record):
+    """What ``oskit export`` knows about an archive."""
+
+    manifest_version: Literal[1] = 1
+    file: str
+    sha256: str
+    size: int
+    name: str
+    version: str
+    description: str
+    kind: Literal["encoder", "tokenizer"]
+    model_format: Literal["TORCH_SCRIPT", "ONNX"]
+    function_name: Literal["SPARSE_ENCODING", "SPARSE_TOKENIZE"]
+    architecture: Architecture
+    source: Source
+    activation: Literal["relu", "log1p_relu"]
+    """``relu``: log1p(relu(x)), OpenSearch's v1 and v2; ``log1p_relu``: log1p(log1p(relu(x))), v3."""
+    pooling: Literal["max", "sum"] = "max"
+    max_length: int
+    """Tokens a text is truncated to, special tokens included."""
+    prune: str | None = None
+    """Pruning baked into the graph, as ``TYPE:RATIO``."""
+    quantization: str | None = None
+    vocabulary: VocabularyRecord
+    onnx_opset: int | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+    """Of oskit and of the packages that made the archive."""
+    parity: Parity
+    probes: tuple[Probe, ...] = ()
+    query_archive: str | None = None
+    """The tokenizer archive that goes with an inference-free encoder, relative to this manifest's folder."""
+
+    @property
+    def key_format(self) -> KeyFormat:
+        """The safe key for an index of this encoder."""
+        return self.vocabulary.key_format
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """Read ``manifest.json``.
+
+        Raises:
+            ArchiveError: It cannot be read, or is not a manifest.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise ArchiveError(f"{path} cannot be read: {error.strerror}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise ArchiveError(
+                f"{path} is not an archive's manifest: {where}: {first['msg']}",
+                hint="Export the encoder again with `oskit export`, or move the zip to a folder of its own.",
+            ) from error
+
+    def to_json(self) -> str:
+        """The content of ``manifest.json``."""
+        return self.model_dump_json(indent=2, exclude_none=True) + "\n"
