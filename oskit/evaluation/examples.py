@@ -1,0 +1,85 @@
+"""A few queries as a reader wants to see them: their tokens, their hits, and why they match."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from oskit.evaluation.metrics import Qrels, Run
+from oskit.evaluation.result import Example, ExampleHit
+
+if TYPE_CHECKING:
+    from oskit.encoder.types import TextEncoder, TokenWeights
+
+SHOWN_TOKENS = 10
+SHOWN_HITS = 3
+SHOWN_CHARACTERS = 240
+
+
+def choose_examples(run: Run, count: int = 3) -> list[str]:
+    """``count`` queries with hits, spread evenly over the run: not the best ones."""
+    answered = [query for query, hits in run.items() if hits]
+    step = len(answered) / count if count else 0
+    return (
+        list(dict.fromkeys(answered[int((number + 0.5) * step)] for number in range(count)))
+        if answered
+        else []
+    )
+
+
+def build_examples(
+    chosen: Sequence[str],
+    run: Run,
+    queries: Mapping[str, str],
+    qrels: Qrels,
+    passages: Mapping[str, str],
+    encoder: TextEncoder,
+) -> list[Example]:
+    """Examples of the queries ``chosen``.
+
+    Args:
+        chosen: Ids of queries.
+        run: The cluster's rankings.
+        queries: Text of each query.
+        qrels: Relevance judgements.
+        passages: Texts of the documents among the first hits of the chosen queries.
+        encoder: Tells the weights of both sides; a token's contribution is their product.
+    """
+    hits = {query: list(run[query].items())[:SHOWN_HITS] for query in chosen}
+    names = sorted({document for found in hits.values() for document, _ in found} & set(passages))
+    weights = dict(zip(names, encoder.document_weights([passages[name] for name in names]), strict=True))
+    tokens = dict(zip(chosen, encoder.query_weights([queries[query] for query in chosen]), strict=True))
+    return [
+        Example(
+            query_id=query,
+            query=queries[query],
+            tokens=list(tokens[query].items())[:SHOWN_TOKENS],
+            hits=[
+                ExampleHit(
+                    rank=rank,
+                    document_id=document,
+                    score=score,
+                    text=shorten(passages.get(document, "")),
+                    relevant=qrels.get(query, {}).get(document, 0) > 0,
+                    matched=contributions(tokens[query], weights.get(document, {}))[:SHOWN_TOKENS],
+                )
+                for rank, (document, score) in enumerate(hits[query], start=1)
+            ],
+        )
+        for query in chosen
+    ]
+
+
+def contributions(query: TokenWeights, document: TokenWeights) -> list[tuple[str, float]]:
+    """Tokens that both sides have, with the product of their weights, largest first."""
+    shared = [(token, weight * document[token]) for token, weight in query.items() if token in document]
+    return sorted(shared, key=lambda item: -item[1])
+
+
+def shorten(text: str, limit: int = SHOWN_CHARACTERS) -> str:
+    """``text`` in one line, cut at a word if it is longer than ``limit`` characters."""
+    line = " ".join(text.split())
+    if len(line) <= limit:
+        return line
+    cut = line[:limit].rsplit(" ", 1)[0]
+    return f"{cut} …"

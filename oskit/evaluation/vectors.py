@@ -1,0 +1,106 @@
+"""Are the weights in the index the encoder's? Asked directly, document by document.
+
+Queries only ever see the weights of their own tokens. So each sampled document is also searched for by all
+of its own tokens, each with weight 1: the score is the sum of its stored weights, which must lie between the
+sums of the smallest and largest values that rounding allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from oskit.cluster.failures import cluster_errors
+from oskit.errors import SearchError
+from oskit.evaluation.result import StoredVectors
+from oskit.evaluation.storage import Storage
+
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+    from scipy.sparse import csr_matrix
+
+    from oskit.evaluation.index_facts import IndexFacts
+
+MAX_TOKENS = 1000
+"""Tokens asked for at once; Lucene takes 1024 clauses. The heaviest count, and so bound the sum."""
+
+
+def sample_positions(size: int, count: int) -> list[int]:
+    """At most ``count`` positions, spread evenly over ``size``."""
+    if size <= count:
+        return list(range(size))
+    return sorted({int(position) for position in np.linspace(0, size - 1, count)})
+
+
+def check_vectors(
+    client: OpenSearch,
+    facts: IndexFacts,
+    document_ids: Sequence[str],
+    weights: csr_matrix,
+    keys: Sequence[str],
+    tolerance: float,
+) -> StoredVectors:
+    """Compare the stored weights of documents with the encoder's.
+
+    Args:
+        client: The cluster.
+        facts: Of the index.
+        document_ids: The documents.
+        weights: Their vectors, ``[documents, vocabulary]``.
+        keys: The index's key of each column.
+        tolerance: How far weights may be apart before they are rounded.
+    """
+    # A filter that leaves no more than k documents is scored exactly, but from the quantised vectors.
+    storage = facts.storage
+    wrong = []
+    checked = 0
+    for document, columns, values in _rows(document_ids, weights):
+        if not len(columns):
+            continue
+        tokens = {keys[column]: 1.0 for column in columns}
+        found = _stored_sum(client, facts, document, tokens)
+        if found is None:
+            continue  # a document that is not there is reported as missing
+        checked += 1
+        low, high = _sum_bounds(storage, values, tolerance)
+        if not low <= found <= high:
+            wrong.append({"document_id": document, "found": found, "low": low, "high": high})
+    return StoredVectors(checked, wrong)
+
+
+def _rows(ids: Sequence[str], weights: csr_matrix) -> Iterator[tuple[str, Any, Any]]:
+    for row, document in enumerate(ids):
+        start, end = weights.indptr[row], weights.indptr[row + 1]
+        columns, values = weights.indices[start:end], weights.data[start:end]
+        heaviest = np.argsort(-values, kind="stable")[:MAX_TOKENS]
+        yield document, columns[heaviest], values[heaviest].astype(np.float32)
+
+
+def _sum_bounds(storage: Storage, values: Any, tolerance: float) -> tuple[float, float]:
+    """Smallest and largest sum of stored weights, times the query weight 1 as the index rounds that."""
+    low, high = storage.document_bounds(values, tolerance)
+    query_low, query_high = storage.query_bounds(np.ones(1, dtype=np.float32), 0.0)
+    noise = 1e-5
+    return (
+        float(low.sum(dtype=np.float64) * query_low[0]) * (1 - noise),
+        float(high.sum(dtype=np.float64) * query_high[0]) * (1 + noise),
+    )
+
+
+def _stored_sum(
+    client: OpenSearch, facts: IndexFacts, document: str, tokens: dict[str, float]
+) -> float | None:
+    """The score of ``document`` for ``tokens``; 0 if none of them matches, None if it does not exist."""
+    only = {"ids": {"values": [document]}}
+    query = facts.clause(query_tokens=tokens, k=1, method_filter=only)
+    body = {"size": 1, "_source": False, "query": {"bool": {"must": [query], "filter": [only]}}}
+    with cluster_errors(f"search the index {facts.name!r}", SearchError):
+        # The index's own search pipeline might prune the tokens; this looks at what is stored.
+        answer = client.search(index=facts.name, body=body, params={"search_pipeline": "_none"})
+        hits = answer["hits"]["hits"]
+        if hits:
+            return float(hits[0]["_score"])
+        count = client.count(index=facts.name, body={"query": only})
+    return 0.0 if count["count"] else None
