@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from oskit.cluster.node.base import Node, NodeStatus
+from oskit.cluster.node.base import Node, NodeStatus, node_folder, read_record
+from oskit.cluster.node.container import DockerNode
 from oskit.cluster.node.process import LocalNode
 
-__all__ = ["LocalNode", "Node", "NodeStatus"]
+__all__ = ["DockerNode", "LocalNode", "Node", "NodeStatus", "find_node"]
+
+
+def find_node(name: str) -> Node:
+    """The node of that name, of the kind that it was last started as; it need not run."""
+    record = read_record(node_folder(name))
+    return DockerNode(name) if record and record["kind"] == "docker" else LocalNode(name)

@@ -12,15 +12,19 @@ from typing import Any, NamedTuple
 from oskit.cluster.node.java import Java
 from oskit.errors import UsageError
 
-#: Let models be deployed on a single small node, and let it work on a nearly full disk: the defaults stop
-#: allocating shards at 85 % and refuse models below 5 GB of free space, which a laptop often has not.
-SETTINGS: Mapping[str, Any] = {
-    "discovery.type": "single-node",
+#: Let models be deployed on a single small node; the defaults refuse them on a node without the ml role,
+#: in a full memory, below 5 GB of free disk and from the eleventh model on.
+ML_SETTINGS: Mapping[str, Any] = {
     "plugins.ml_commons.only_run_on_ml_node": False,
     "plugins.ml_commons.native_memory_threshold": 100,
     "plugins.ml_commons.jvm_heap_memory_threshold": 100,
     "plugins.ml_commons.disk_free_space_threshold": "200mb",
     "plugins.ml_commons.max_model_on_node": 1000,
+}
+#: Let it work on a nearly full disk: by default no shard is allocated when 85 % are used.
+SETTINGS: Mapping[str, Any] = {
+    **ML_SETTINGS,
+    "discovery.type": "single-node",
     "cluster.routing.allocation.disk.watermark.low": "400mb",
     "cluster.routing.allocation.disk.watermark.high": "300mb",
     "cluster.routing.allocation.disk.watermark.flood_stage": "200mb",

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import re
 import shutil
 import subprocess
 import tempfile
@@ -20,20 +19,18 @@ from oskit.cluster.node.artifacts import (
     ARTIFACTS,
     OPENSEARCH_VERSION,
     PLUGINS,
-    PYTORCH_JNI,
-    PYTORCH_NATIVE,
     SERVER,
     Progress,
     resolve,
 )
 from oskit.cluster.node.java import Java
+from oskit.cluster.node.natives import install_natives
 from oskit.cluster.node.paths import cache_root, locked
 from oskit.errors import NodeError
 
 #: Raise it when the folder is put together differently, so that no old one is used.
 _RECIPE = "1"
 _PARTIAL = ".assembling-"
-_JNI_LIBRARY = "jnilib/linux-x86_64/cpu/libdjl_torch.so"
 
 
 def distribution(java: Java, account: Account | None, progress: Progress | None = None) -> Path:
@@ -78,30 +75,10 @@ def assemble(folder: Path, java: Java, progress: Progress | None = None) -> Path
     _extract(files[SERVER], folder)
     home = folder / f"opensearch-{OPENSEARCH_VERSION}"
     _install_plugins(home, [files[plugin] for plugin in PLUGINS], java)
-    install_natives(home, files[PYTORCH_NATIVE], files[PYTORCH_JNI])
+    install_natives(home)
     for path in (home, *home.rglob("*")):
         path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
     return home
-
-
-def install_natives(home: Path, native: Path, jni: Path) -> None:
-    """Put the PyTorch natives where ML Commons looks before it would download them.
-
-    The JNI library belongs into each node's data folder; ``natives/`` holds what is to be copied there.
-    Its name and its folder's are those of ``ai.djl.pytorch.jni.LibUtils``.
-    """
-    plugin = home / "plugins" / "opensearch-ml"
-    for jar in (native, jni):
-        shutil.copyfile(jar, plugin / jar.name)
-    engine = next(plugin.glob("pytorch-engine-*.jar")).stem.removeprefix("pytorch-engine-")
-    with zipfile.ZipFile(native) as archive:
-        text = archive.read("native/lib/pytorch.properties").decode()
-    properties = dict(re.findall(r"^(\w+)=(.*)$", text, flags=re.MULTILINE))
-    folder = home / "natives" / "ml_cache" / "pytorch"
-    folder /= "{version}-{flavor}-{classifier}".format_map(properties)
-    folder.mkdir(parents=True)
-    with zipfile.ZipFile(jni) as archive:
-        (folder / f"{engine}-libdjl_torch.so").write_bytes(archive.read(_JNI_LIBRARY))
 
 
 def _extract(archive: Path, folder: Path) -> None:

@@ -8,7 +8,6 @@ import fcntl
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -34,13 +33,12 @@ from oskit.cluster.node.distribution import distribution
 from oskit.cluster.node.health import is_ready
 from oskit.cluster.node.java import find_java
 from oskit.cluster.node.paths import check_name, locked, state_root
+from oskit.cluster.node.ports import USUAL_PORTS, check_port
 from oskit.cluster.node.processes import ProcessId, stop_group
-from oskit.errors import NodeError
+from oskit.errors import MissingDependencyError, NodeError, UsageError
 
 #: Seconds that a server gets to close its indexes before it is killed.
 GRACE = 30.0
-#: A named node listens on the first of these that is free, so usually where everybody expects it.
-USUAL_PORTS = "9200-9299"
 
 
 class LocalNode(Node):
@@ -108,13 +106,9 @@ class LocalNode(Node):
                 self._start(self._temporary_folders(), detach=False)
             return self
         with locked(self._state / f".{self.name}.lock"):
-            running = self._record()
-            if running is None:
+            self._refuse_container()
+            if self._record() is None:
                 self._start(Folders(self._state / self.name), detach=detach)
-            elif running["kind"] == "docker":
-                raise NodeError(
-                    f"The node {self.name!r} runs in a container", hint="Stop it first: oskit node stop"
-                )
         return self
 
     def stop(self) -> bool:
@@ -127,7 +121,7 @@ class LocalNode(Node):
                     self._child.stdin.close()
                 self._child.wait(GRACE)
             self._child = None
-        if self.name is not None and self._folders is not None:
+        if self._folders is not None and (read_record(self._folders.root) or {}).get("kind") == "process":
             remove_record(self._folders.root)
         self._discard()
         self._started_here = False
@@ -176,11 +170,11 @@ class LocalNode(Node):
         """Configure it anew, start it and wait; leaves nothing running if that fails."""
         _check_folder(folders.root)
         if self._port:
-            _check_port(self._port)
+            check_port(self._port)
         java = find_java(self._java_home, self._account)
         home = distribution(java, self._account, self._progress)
         self._folders = folders
-        port = str(self._port or (USUAL_PORTS if self.name else 0))
+        port = str(self._port or (f"{USUAL_PORTS.start}-{USUAL_PORTS.stop - 1}" if self.name else 0))
         try:
             write_configuration(
                 folders,
@@ -300,12 +294,25 @@ class LocalNode(Node):
             return None
         return f"http://{lines[0]}" if lines else None
 
+    def _refuse_container(self) -> None:
+        """Raise NodeError if the node of this name runs in a container."""
+        record = read_record(self._folders.root) if self._folders else None
+        if record is None or record["kind"] != "docker":
+            return
+        from oskit.cluster.node.container import DockerNode
+
+        # Without an engine no container runs.
+        with contextlib.suppress(NodeError, MissingDependencyError):
+            if DockerNode(self.name).status().state == "stopped":
+                return
+            raise UsageError(
+                f"The node {self.name!r} runs in a container", hint="Stop it first: oskit node stop"
+            )
+
     def _record(self) -> dict[str, Any] | None:
         """What the last start wrote down, if what it started still runs."""
         record = read_record(self._folders.root) if self._folders else None
-        if record is None or record["kind"] == "docker":
-            return record
-        return record if _process_of(record) else None
+        return record if record and record["kind"] == "process" and _process_of(record) else None
 
     def _process(self) -> ProcessId | None:
         record = self._record()
@@ -352,20 +359,6 @@ def _process_of(record: Mapping[str, Any]) -> ProcessId | None:
     except (KeyError, TypeError, ValueError):
         return None
     return process if process.alive() else None
-
-
-def _check_port(port: int) -> None:
-    if not 0 < port < 65536:
-        raise NodeError(f"{port} is not a port", hint="Choose one from 1 to 65535.")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise NodeError(
-                f"Port {port} on 127.0.0.1 cannot be used: {error.strerror}",
-                hint="Leave the port out to get a free one, or stop what listens there.",
-            ) from None
 
 
 def _check_folder(root: Path) -> None:

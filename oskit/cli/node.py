@@ -1,0 +1,238 @@
+"""`oskit node`: run a real OpenSearch on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from oskit.cli.options import output_options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from oskit.cli.output import Output
+    from oskit.cluster.node import Node, NodeStatus
+
+_name_option = click.option("--name", default="default", show_default=True, help="Which node.")
+
+
+@click.group("node")
+def node() -> None:
+    """Run a real OpenSearch on this machine, as a process or a container.
+
+    It has k-NN, ML Commons and neural search, and the PyTorch natives in place, so that deploying a model
+    needs no network. It listens on 127.0.0.1 only and asks for no password.
+
+    \b
+    Examples:
+      oskit node start
+      export OSKIT_URL=http://127.0.0.1:9200
+      oskit node status --json
+      oskit node stop
+    """
+
+
+@node.command("start")
+@_name_option
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    metavar="PORT",
+    help="Where to listen; by default 9200 or the next that is free.",
+)
+@click.option("--heap", default="1g", show_default=True, metavar="SIZE", help="Java heap, as 1g or 1500m.")
+@click.option("--docker", is_flag=True, help="In a container instead of a process.")
+@click.option(
+    "--image",
+    metavar="IMAGE",
+    help="The container's image.  [OSKIT_OPENSEARCH_IMAGE; what `image build` made; the official one]",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=1),
+    default=180,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long it may take to become ready.",
+)
+@output_options
+def start(
+    name: str, port: int | None, heap: str, docker: bool, image: str | None, timeout: float, out: Output
+) -> None:
+    """Start a node and wait until it is ready.
+
+    Its data stay when it stops. Starting a node that runs changes nothing. The first start fetches
+    OpenSearch (0.7 GB) and keeps it.
+
+    \b
+    Examples:
+      oskit node start
+      oskit node start --name second --heap 2g
+      oskit node start --docker --image oskit-opensearch:3.6.0
+    """
+    from oskit.errors import UsageError
+
+    if image and not docker:
+        raise UsageError("--image is for containers", hint="Add --docker.")
+    with out.progress("Starting OpenSearch", unit="") as handle:
+
+        def progress(description: str, done: float, total: float | None) -> None:
+            handle.update(description, completed=done, total=total)
+
+        started = _new_node(name, port, heap, docker, image, timeout, progress)
+        started.start(detach=True)
+    status = started.status()
+    out.result(status.to_dict(), lambda console: _print_status(console, status))
+    out.note(f"export OSKIT_URL={status.url}")
+
+
+@node.command("stop")
+@_name_option
+@output_options
+def stop(name: str, out: Output) -> None:
+    """Stop a node; its data stay.
+
+    \b
+    Examples:
+      oskit node stop
+      oskit node stop --name second
+    """
+    stopped = _existing_node(name).stop()
+    out.result({"name": name, "stopped": stopped})
+    out.note(f"The node {name!r} {'is stopped' if stopped else 'did not run'}.")
+
+
+@node.command("status")
+@_name_option
+@output_options
+def status(name: str, out: Output) -> None:
+    """Show whether a node runs, where, since when, and how it is.
+
+    \b
+    Examples:
+      oskit node status
+      oskit node status --json
+    """
+    found = _existing_node(name).status()
+    out.result(found.to_dict(), lambda console: _print_status(console, found))
+    if found.state == "running":
+        out.note(f"export OSKIT_URL={found.url}")
+
+
+@node.command("logs")
+@_name_option
+@click.option("-n", "--lines", type=click.IntRange(min=0), default=100, show_default=True, metavar="N",
+              help="How many lines from the end.")  # fmt: skip
+@click.option("-f", "--follow", is_flag=True, help="Go on until the node stops.")
+def logs(name: str, lines: int, follow: bool) -> None:
+    """Print what a node has written since its last start.
+
+    \b
+    Examples:
+      oskit node logs -n 20
+      oskit node logs --follow
+    """
+    found = _existing_node(name)
+    text = found.logs()
+    click.echo("".join(text.splitlines(keepends=True)[-lines:] if lines else []), nl=False)
+    while follow and found.status().state != "stopped":
+        time.sleep(1)
+        longer = found.logs()
+        click.echo(longer.removeprefix(text), nl=False)
+        text = longer
+
+
+@node.group("image")
+def image() -> None:
+    """Container images of OpenSearch."""
+
+
+@image.command("build")
+@click.option(
+    "--tag", metavar="TAG", help="The image's name.  [oskit-opensearch:VERSION, VERSION being OpenSearch's]"
+)
+@click.option("--force", is_flag=True, help="Build it anew, even if it is there and up to date.")
+@output_options
+def build(tag: str | None, force: bool, out: Output) -> None:
+    """Build an image of OpenSearch without any public image.
+
+    It is made of a Debian system by debootstrap, this machine's Java and the published artifacts, and behaves
+    like the official image. Needs Linux, root, debootstrap and a Docker engine.
+
+    \b
+    Examples:
+      sudo oskit node image build
+      OSKIT_OPENSEARCH_IMAGE=oskit-opensearch:3.6.0 oskit node start --docker
+    """
+    from oskit.cluster.node.image import build_image
+
+    with out.progress("Building", unit="") as handle:
+
+        def progress(description: str, done: float, total: float | None) -> None:
+            handle.update(description, completed=done, total=total)
+
+        made = build_image(tag, force=force, progress=progress)
+    out.result(
+        made._asdict(),
+        lambda console: console.print(
+            f"{made.tag}  {made.id}  {made.bytes / 1e9:.1f} GB{'' if made.built else '  (up to date)'}"
+        ),
+    )
+    out.note(f"export OSKIT_OPENSEARCH_IMAGE={made.tag}")
+
+
+def _new_node(
+    name: str,
+    port: int | None,
+    heap: str,
+    docker: bool,
+    image: str | None,
+    timeout: float,
+    progress: Callable[[str, float, float | None], None],
+) -> Node:
+    from oskit.cluster.node import DockerNode, LocalNode
+
+    common: dict[str, Any] = {"port": port, "heap": heap, "timeout": timeout, "progress": progress}
+    return DockerNode(name, image=image, **common) if docker else LocalNode(name, **common)
+
+
+def _existing_node(name: str) -> Node:
+    """The node of that name, of the kind that it was started as."""
+    from oskit.cluster.node import find_node
+
+    return find_node(name)
+
+
+def _print_status(console: Console, status: NodeStatus) -> None:
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    rows: list[tuple[str, str | int | Path | None]] = [
+        ("node", status.name),
+        ("state", status.state if status.kind == "process" else f"{status.state} (container)"),
+        ("url", status.url),
+        ("pid", status.pid),
+        ("container", status.container),
+        ("version", status.version),
+        ("health", status.health),
+        ("uptime", _duration(status.uptime_seconds)),
+        ("data", None if status.data_bytes is None else f"{status.data_bytes / 1e6:.1f} MB"),
+        ("folder", status.folder),
+    ]
+    for label, value in rows:
+        if value is not None:
+            table.add_row(label, str(value))
+    console.print(table)
+
+
+def _duration(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
