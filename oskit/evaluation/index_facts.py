@@ -57,7 +57,7 @@ class IndexFacts:
         analyzer: str | None = None,
         k: int = 10,
         top_n: int | None = None,
-        method_filter: dict[str, Any] | None = None,
+        heap_factor: float | None = None,
     ) -> Clause:
         """A ``neural_sparse`` clause on the field with the weights."""
         given = {
@@ -68,7 +68,7 @@ class IndexFacts:
         }
         body: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if self.kind == "sparse_vector":
-            method = {"k": k, "top_n": top_n, "filter": method_filter}
+            method = {"k": k, "top_n": top_n, "heap_factor": heap_factor}
             body["method_parameters"] = {name: value for name, value in method.items() if value is not None}
         return {"neural_sparse": {self.field: body}}
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oskit.evaluation.metrics import Run
+from oskit.evaluation.sparsity import ActivationCounter, Sparsity, sparsity
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -129,14 +130,29 @@ class TopK:
         return found
 
 
-def exact_run(
+@dataclass(frozen=True)
+class ExactRanking:
+    """The result of :func:`rank_exactly`.
+
+    Attributes:
+        run: Query id -> document id -> score (float64), best first.
+        document_ids: The corpus, in its order.
+        sparsity: Of the queries and the corpus.
+    """
+
+    run: Run
+    document_ids: list[str]
+    sparsity: Sparsity
+
+
+def rank_exactly(
     encoder: TextEncoder,
     collection: TextCollection,
     *,
     k: int = 1000,
     batch_size: int = 32,
     block_documents: int = BLOCK_DOCUMENTS,
-) -> Run:
+) -> ExactRanking:
     """Rank the whole corpus for every query by exact scores.
 
     Args:
@@ -145,19 +161,38 @@ def exact_run(
         k: Depth of each ranking.
         batch_size: Texts that the encoder computes at once.
         block_documents: Documents that are held at once.
-
-    Returns:
-        Query id -> document id -> score (float64), best first, ties in the corpus's order; documents that
-        share no token with the query are absent.
     """
     query_ids = list(collection.queries)
     queries = encoder.query_matrix(list(collection.queries.values()), batch_size=batch_size).tocsr()
     top = TopK(len(query_ids), k)
+    query_counter = ActivationCounter(encoder.vocabulary.size)
+    query_counter.update(queries)
+    document_counter = ActivationCounter(encoder.vocabulary.size)
     document_ids: list[str] = []
     for block in document_blocks(
         encoder, collection.documents(), batch_size=batch_size, block_documents=block_documents
     ):
         document_ids.extend(block.ids)
+        document_counter.update(block.weights)
         for rows in query_chunks(len(query_ids), len(block.ids)):
             top.update(rows, score_block(queries[rows], block.weights), block.start)
-    return top.run(query_ids, document_ids)
+    return ExactRanking(
+        top.run(query_ids, document_ids), document_ids, sparsity(query_counter, document_counter)
+    )
+
+
+def exact_run(
+    encoder: TextEncoder,
+    collection: TextCollection,
+    *,
+    k: int = 1000,
+    batch_size: int = 32,
+    block_documents: int = BLOCK_DOCUMENTS,
+) -> Run:
+    """The rankings of :func:`rank_exactly` alone.
+
+    Returns:
+        Query id -> document id -> score (float64), best first, ties in the corpus's order; documents that
+        share no token with the query are absent.
+    """
+    return rank_exactly(encoder, collection, k=k, batch_size=batch_size, block_documents=block_documents).run

@@ -140,6 +140,12 @@ class VerificationReport:
         """Whether the cluster retrieves what it should."""
         return not self.failures
 
+    @property
+    def wrong_hits(self) -> int:
+        """Disagreements that count: what an approximate search skips is its nature, not an error."""
+        skipped = self.comparison.counts["missing"] if self.index["search"] == "approximate" else 0
+        return sum(self.comparison.counts.values()) - skipped
+
     def run(self, name: str) -> RunFigures:
         """The figures of the run called ``name``."""
         return next(run for run in self.runs if run.name == name)

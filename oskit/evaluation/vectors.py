@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 MAX_TOKENS = 1000
 """Tokens asked for at once; Lucene takes 1024 clauses. The heaviest count, and so bound the sum."""
 
+MAX_HITS = 10_000
+"""Hits of an approximate search among which a document is looked for."""
+
+SKIP_NOTHING = 1e6
+"""``heap_factor`` with which every cluster of documents is looked into."""
+
 
 def sample_positions(size: int, count: int) -> list[int]:
     """At most ``count`` positions, spread evenly over ``size``."""
@@ -52,7 +58,6 @@ def check_vectors(
         keys: The index's key of each column.
         tolerance: How far weights may be apart before they are rounded.
     """
-    # A filter that leaves no more than k documents is scored exactly, but from the quantised vectors.
     storage = facts.storage
     wrong = []
     checked = 0
@@ -92,9 +97,11 @@ def _sum_bounds(storage: Storage, values: Any, tolerance: float) -> tuple[float,
 def _stored_sum(
     client: OpenSearch, facts: IndexFacts, document: str, tokens: dict[str, float]
 ) -> float | None:
-    """The score of ``document`` for ``tokens``; 0 if none of them matches, None if it does not exist."""
+    """The score of ``document`` for ``tokens``: 0 if none matches, None if the document cannot be found."""
     only = {"ids": {"values": [document]}}
-    query = facts.clause(query_tokens=tokens, k=1, method_filter=only)
+    # Seismic would score a filtered document exactly, but neural-search does not rewrite such a filter and
+    # then refuses `ids`. So it is told to skip nothing instead.
+    query = facts.clause(query_tokens=tokens, k=MAX_HITS, top_n=MAX_TOKENS, heap_factor=SKIP_NOTHING)
     body = {"size": 1, "_source": False, "query": {"bool": {"must": [query], "filter": [only]}}}
     with cluster_errors(f"search the index {facts.name!r}", SearchError):
         # The index's own search pipeline might prune the tokens; this looks at what is stored.
@@ -102,5 +109,7 @@ def _stored_sum(
         hits = answer["hits"]["hits"]
         if hits:
             return float(hits[0]["_score"])
+        if facts.storage.approximate:
+            return None
         count = client.count(index=facts.name, body={"query": only})
     return 0.0 if count["count"] else None

@@ -12,6 +12,7 @@ from oskit.cluster.failures import cluster_errors
 from oskit.errors import SearchError, UsageError
 from oskit.evaluation import verdict
 from oskit.evaluation.compare import compare
+from oskit.evaluation.describe import describe_encoder
 from oskit.evaluation.examples import SHOWN_HITS, build_examples, choose_examples
 from oskit.evaluation.index_facts import IndexFacts, read_index
 from oskit.evaluation.result import RunFigures, StoredVectors, VerificationReport
@@ -193,17 +194,6 @@ TWO_PHASE: dict[str, Any] = {
     "request_processors": [{"neural_sparse_two_phase_processor": {"enabled": True}}],
 }
 """A search pipeline that lives for one request: nothing is left on the cluster."""
-
-
-def describe_encoder(encoder: TextEncoder) -> dict[str, Any]:
-    """Name, architecture and sha256 of an encoder, as far as it knows them."""
-    archive = getattr(encoder, "archive", None)
-    return {
-        "name": getattr(archive, "name", None) or type(encoder).__name__,
-        "architecture": encoder.architecture,
-        "sha256": getattr(archive, "sha256", None),
-        "vocabulary": encoder.vocabulary.size,
-    }
 
 
 def missing_documents(client: OpenSearch, index: str, document_ids: Sequence[str]) -> list[str]:

@@ -1,0 +1,34 @@
+"""Opening whatever stands for an encoder on a command line: an archive, or a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from oskit.encoder.types import TextEncoder
+
+
+def is_archive(path: str | Path) -> bool:
+    """Whether ``path`` is an archive, or a folder that holds some, and not a model's folder."""
+    path = Path(path)
+    if path.is_file():
+        return path.suffix == ".zip"
+    return path.is_dir() and (any(path.glob("*.zip")) or any(path.glob("*/*.zip")))
+
+
+def open_encoder(source: str) -> TextEncoder:
+    """Open an archive on ONNX Runtime; anything else is a model's folder or name, and needs torch.
+
+    Raises:
+        ArchiveError: The archive cannot be used.
+        EncoderError: The model cannot be loaded.
+        MissingDependencyError: A model is named and torch is not installed.
+    """
+    if is_archive(source):
+        from oskit.encoder.runtime import ArchiveEncoder
+
+        return ArchiveEncoder.open(source)
+    from oskit.encoder.loading import load_encoder
+
+    return load_encoder(source)
