@@ -29,6 +29,17 @@ def open_encoder(source: str) -> TextEncoder:
         from oskit.encoder.runtime import ArchiveEncoder
 
         return ArchiveEncoder.open(source)
-    from oskit.encoder.loading import load_encoder
+    return open_model(source)
 
-    return load_encoder(source)
+
+def open_model(source: str) -> TextEncoder:
+    """Load a model's folder or name with torch.
+
+    Raises:
+        EncoderError: It cannot be loaded.
+        MissingDependencyError: torch is not installed.
+    """
+    from oskit.encoder.model import NeuralSparseEncoder
+
+    encoder: TextEncoder = NeuralSparseEncoder.from_pretrained(source)
+    return encoder

@@ -1,0 +1,254 @@
+"""The proof on a real OpenSearch: an index that is right passes, and each way of being wrong is found.
+
+The encoder is made by hand (texts spell out their weights), so what the index must hold is known exactly and
+no model is needed. The demo's test does the same with a trained one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import uuid
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from opensearchpy import OpenSearch, helpers
+from scipy.sparse import csr_matrix
+
+from oskit.data.collection import Collection
+from oskit.data.documents import Document
+from oskit.encoder.weights import TokenWeightsMixin
+from oskit.errors import SearchError, UsageError, VerificationError
+from oskit.evaluation.reference import exact_run
+from oskit.evaluation.report import write_verification
+from oskit.evaluation.verify import verify
+
+pytestmark = pytest.mark.integration
+
+WORDS = [f"w{i}" for i in range(50)]
+DOCUMENTS = 240
+K = 60
+
+
+@dataclasses.dataclass
+class WordVocabulary:
+    """Every word is its own key."""
+
+    keys: list[str]
+
+    @property
+    def size(self) -> int:
+        """Number of words."""
+        return len(self.keys)
+
+
+class WordEncoder(TokenWeightsMixin):
+    """``"w1:1.5 w2:0.3"`` is the vector with w1 = 1.5 and w2 = 0.3."""
+
+    architecture = "symmetric"
+    vocabulary = WordVocabulary(WORDS)
+
+    def document_matrix(self, texts, *, batch_size=32):
+        """The weights that the texts spell out."""
+        dense = np.zeros((len(texts), len(WORDS)), dtype=np.float32)
+        for row, text in enumerate(texts):
+            for part in text.split():
+                word, _, weight = part.partition(":")
+                dense[row, WORDS.index(word)] = float(weight)
+        return csr_matrix(dense)
+
+    query_matrix = document_matrix
+
+
+@pytest.fixture(scope="module")
+def collection() -> Collection:
+    """240 random documents; queries use the words up to w39, documents all of them."""
+    rng = np.random.default_rng(3)
+
+    def text(words: int, vocabulary: int, largest: float) -> str:
+        chosen = rng.choice(vocabulary, size=words, replace=False)
+        return " ".join(f"{WORDS[i]}:{rng.uniform(0.05, largest):.6f}" for i in chosen)
+
+    documents = tuple(Document(id=f"d{i}", text=text(14, 50, 3.4)) for i in range(DOCUMENTS))
+    queries = {f"q{i}": text(8, 40, 5.0) for i in range(20)}
+    plain = Collection(queries=queries, qrels={q: {"d0": 1} for q in queries}, corpus=documents)
+    # What the exact ranking puts first is relevant, so that quality is known: 1.
+    best = {q: {next(iter(hits)): 1} for q, hits in exact_run(WordEncoder(), plain, k=1).items()}
+    return dataclasses.replace(plain, qrels=best, name="by-hand")
+
+
+@pytest.fixture
+def make_index(client: OpenSearch, collection: Collection) -> Iterator:
+    """Makes an index of the collection, with what ``change`` did to its documents, and removes it."""
+    made = []
+
+    def make(kind="rank_features", threshold=1_000_000, change=None, settings=None, meta=None) -> str:
+        name = f"oskit-test-proof-{uuid.uuid4().hex[:10]}"
+        made.append(name)
+        sparse = kind == "sparse_vector"
+        method = {"name": "seismic", "parameters": {"approximate_threshold": threshold}}
+        field = {"type": kind, **({"method": method} if sparse else {})}
+        index_settings = {
+            "number_of_shards": 1, "number_of_replicas": 0, "sparse": sparse, **(settings or {})
+        }  # fmt: skip
+        if not sparse:
+            del index_settings["sparse"]
+        client.indices.create(
+            index=name,
+            body={
+                "settings": {"index": index_settings},
+                "mappings": {
+                    "_meta": {"oskit": meta or {}},
+                    "properties": {"embedding": field, "passage": {"type": "text"}},
+                },
+            },
+        )
+        documents = list(collection.documents())
+        weights = WordEncoder().document_weights(
+            [document.passage for document in documents], key="id" if sparse else "token"
+        )
+        stored = {
+            document.id: {"embedding": vector, "passage": document.passage}
+            for document, vector in zip(documents, weights, strict=True)
+        }
+        if change is not None:
+            change(stored)
+        helpers.bulk(client, ({"_index": name, "_id": key, **body} for key, body in stored.items()))
+        client.indices.refresh(index=name)
+        return name
+
+    yield make
+    for name in made:
+        client.indices.delete(index=name, ignore_unavailable=True)
+
+
+def _kinds(report) -> set[str]:
+    return {kind for kind, count in report.comparison.counts.items() if count}
+
+
+@pytest.mark.parametrize("kind", ["rank_features", "sparse_vector"])
+def test_a_right_index_passes(client, collection, make_index, tmp_path, kind):
+    index = make_index(kind)
+    report = verify(client, index, collection, WordEncoder(), k=K, two_phase=kind == "rank_features")
+    assert report.failures == []
+    report.raise_for_disagreement()
+    cluster, exact = report.run("cluster"), report.run("exact")
+    assert exact.quality["MRR@10"] == 1.0
+    assert cluster.quality["nDCG@10"] == pytest.approx(1.0, abs=0.05)
+    assert cluster.overlap_at_10 > 0.95
+    assert report.comparison.hits == K * len(collection.queries)
+    assert report.vectors.checked == 200
+    assert cluster.wall["count"] == len(collection.queries)
+    # The rounding is there: scores are below the exact ones, and none above.
+    assert -(2.0**-8) < report.comparison.relative_differences.min() < -1e-4
+    assert report.comparison.relative_differences.max() < 1e-5
+    assert report.run("BM25").quality.keys() == cluster.quality.keys()
+    if kind == "rank_features":
+        assert report.run("two-phase").recall_of_exact > 0.9
+    saved = json.loads(write_verification(report, tmp_path)[0].read_text())
+    assert saved["passed"] is True
+    assert saved["index"]["documents"] == DOCUMENTS
+    assert (tmp_path / "verification.html").stat().st_size > 10_000
+
+
+def test_an_approximate_search_is_measured_not_failed(client, collection, make_index):
+    report = verify(client, make_index("sparse_vector", threshold=10), collection, WordEncoder(), k=K)
+    assert report.index["search"] == "approximate"
+    # Weights above 3 are clipped and all are rounded to bytes; every score still follows from that.
+    assert report.failures == []
+    assert report.comparison.counts["missing"] > 0
+    assert 0.2 < report.run("cluster").recall_of_exact < 1
+    assert report.wrong_hits == 0
+    assert report.vectors.checked > 100
+
+
+def test_a_missing_and_a_foreign_document(client, collection, make_index):
+    def change(stored):
+        stored["stranger"] = stored.pop("d17")
+
+    report = verify(client, make_index(change=change), collection, WordEncoder(), k=DOCUMENTS)
+    assert report.missing_documents == ["d17"]
+    assert any("lacks document 'd17'" in line for line in report.failures)
+    assert any("holds 240 documents" in line for line in report.failures)
+    assert {"missing", "unknown"} <= _kinds(report)
+    assert {item.document_id for item in report.comparison.disagreements} >= {"d17", "stranger"}
+    with pytest.raises(VerificationError, match="'d17'"):
+        report.raise_for_disagreement()
+
+
+def test_a_wrong_weight_in_one_document(client, collection, make_index):
+    def change(stored):
+        token = next(word for word in stored["d5"]["embedding"] if int(word[1:]) < 40)
+        stored["d5"]["embedding"][token] *= 1.02
+
+    index = make_index(change=change)
+    report = verify(client, index, collection, WordEncoder(), k=DOCUMENTS, sample=DOCUMENTS)
+    assert {item.document_id for item in report.comparison.disagreements} == {"d5"}
+    assert [item["document_id"] for item in report.vectors.wrong] == ["d5"]
+    assert any("score that rounding does not explain" in line for line in report.failures)
+
+
+def test_a_wrong_weight_that_no_query_meets(client, collection, make_index):
+    def change(stored):
+        holder = next(body for body in stored.values() if "w49" in body["embedding"])
+        del holder["embedding"]["w49"]
+
+    report = verify(client, make_index(change=change), collection, WordEncoder(), k=K, sample=DOCUMENTS)
+    assert _kinds(report) == set()
+    assert len(report.vectors.wrong) == 1
+    assert any("other weights in the index" in line for line in report.failures)
+
+
+def test_pruned_documents(client, collection, make_index):
+    def change(stored):
+        for body in stored.values():
+            largest = max(body["embedding"].values())
+            body["embedding"] = {t: w for t, w in body["embedding"].items() if w > 0.1 * largest}
+
+    report = verify(client, make_index(change=change), collection, WordEncoder(), k=K)
+    assert "score" in _kinds(report)
+    assert len(report.vectors.wrong) > 50
+
+
+def test_a_search_pipeline_that_prunes_queries(client, collection, make_index):
+    pipeline = f"oskit-test-proof-{uuid.uuid4().hex[:8]}"
+    two_phase = {"prune_ratio": 0.6, "expansion_rate": 1.0, "max_window_size": 1000}
+    processor = {"neural_sparse_two_phase_processor": {"two_phase_parameter": two_phase}}
+    client.http.put(f"/_search/pipeline/{pipeline}", body={"request_processors": [processor]})
+    try:
+        index = make_index(settings={"search.default_pipeline": pipeline})
+        report = verify(client, index, collection, WordEncoder(), k=K)
+    finally:
+        client.indices.put_settings(index="oskit-test-proof-*", body={"index.search.default_pipeline": None})
+        client.http.delete(f"/_search/pipeline/{pipeline}")
+    assert any(pipeline in warning for warning in report.warnings)
+    assert "missing" in _kinds(report)
+    # The documents themselves are right, and are found to be.
+    assert report.vectors.wrong == []
+    assert not report.passed
+
+
+def test_an_index_of_another_encoder(client, collection, make_index):
+    class Other(WordEncoder):
+        """Weights everything a little more."""
+
+        def document_matrix(self, texts, *, batch_size=32):
+            return super().document_matrix(texts) * np.float32(1.01)
+
+    report = verify(client, make_index(), collection, Other(), k=K)
+    assert "score" in _kinds(report)
+    assert len(report.vectors.wrong) == report.vectors.checked == 200
+
+
+def test_what_cannot_be_verified_is_one_line(client, collection, make_index):
+    encoder = WordEncoder()
+    with pytest.raises(SearchError, match="no such index"):
+        verify(client, "oskit-test-no-such-index", collection, encoder)
+    with pytest.raises(UsageError, match="model id"):
+        verify(client, "x", collection, encoder, by="model")
+    with pytest.raises(UsageError, match="10001"):
+        verify(client, "x", collection, encoder, k=10_001)
+    index = make_index("sparse_vector")
+    with pytest.raises(UsageError, match="two-phase"):
+        verify(client, index, collection, encoder, two_phase=True)
