@@ -1,0 +1,367 @@
+"""Indexes for sparse vectors: create one, read how it was made, refuse what does not fit.
+
+How an index was made stands in its mapping, under ``_meta.oskit``, so that searching needs no options.
+
+Facts of OpenSearch 3.6 behind the choices here, each tried on a node:
+
+* ``rank_features`` takes any token as a key, ``.``, ``a.b`` and emoji included, and weights from the
+  smallest normal float up. ``sparse_vector`` takes decimal token ids only.
+* The ``sparse_encoding`` processor writes token texts into ``rank_features`` and token ids into
+  ``sparse_vector``; it has no option for that.
+* Once a segment of a ``sparse_vector`` index has ``approximate_threshold`` documents, ids are folded
+  modulo 65,536, and an id from 32,768 on (a negative short) fails the shard for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+from oskit.cluster.failures import cluster_errors
+from oskit.encoder.types import Architecture, KeyFormat
+from oskit.errors import IndexingError, UsageError
+
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
+IndexKind = Literal["rank_features", "sparse_vector"]
+EncodeMode = Literal["client", "cluster"]
+
+INDEX_KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
+
+MAX_SPARSE_VECTOR_VOCABULARY = 32_768
+"""Token ids from here on fail the shard when it is searched approximately."""
+
+META_KEY = "oskit"
+
+
+@dataclass(frozen=True)
+class SparseVectorParameters:
+    """Parameters of the ``seismic`` method of a ``sparse_vector`` field; None leaves OpenSearch's default.
+
+    Args:
+        approximate_threshold: Documents in a segment from which it is searched approximately; below it
+            the scores are exact. OpenSearch's default is 1,000,000.
+        n_postings: Longest posting list that is kept.
+        summary_prune_ratio: Share of a cluster's weight that its summary keeps.
+        cluster_ratio: Clusters for each posting of a list.
+        quantization_ceiling_ingest: Largest weight of a document; larger ones are cut to it.
+        quantization_ceiling_search: Largest weight of a query.
+    """
+
+    approximate_threshold: int | None = None
+    n_postings: int | None = None
+    summary_prune_ratio: float | None = None
+    cluster_ratio: float | None = None
+    quantization_ceiling_ingest: float | None = None
+    quantization_ceiling_search: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The parameters that were given."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """How an index is to be made.
+
+    Args:
+        kind: Type of the vector's field.
+        shards: Primary shards.
+        replicas: Copies of each shard; None means one where there is a second node to hold it.
+        sparse_vector: Parameters of the method, for ``sparse_vector`` only.
+        embedding_field: Name of the vector's field.
+        passage_field: Name of the field with the text that is encoded.
+        mappings: More properties, for the documents' own fields.
+    """
+
+    kind: IndexKind = "rank_features"
+    shards: int = 1
+    replicas: int | None = None
+    sparse_vector: SparseVectorParameters = SparseVectorParameters()
+    embedding_field: str = "embedding"
+    passage_field: str = "passage"
+    mappings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.kind not in INDEX_KINDS:
+            raise UsageError(f"unknown index kind {self.kind!r}", hint=f"Use {' or '.join(INDEX_KINDS)}")
+        if self.kind != "sparse_vector" and self.sparse_vector.to_dict():
+            given = ", ".join(self.sparse_vector.to_dict())
+            raise UsageError(f"{given}: only for sparse_vector, not for {self.kind}")
+        if self.embedding_field == self.passage_field:
+            raise UsageError(f"embedding and passage cannot both be the field {self.passage_field!r}")
+
+
+@dataclass(frozen=True)
+class EncoderIdentity:
+    """Which encoder made the vectors of an index, as far as it is known.
+
+    Args:
+        sha256: Of the archive (client) or the model's content (cluster).
+        name: For messages.
+        architecture: Whether queries need an encoder, or a tokenizer and IDF.
+        model_id: The model behind the ingest pipeline.
+        query_sha256: Of the tokenizer archive of an inference-free encoder.
+        query_model_id: The model that encodes queries, if it is another.
+    """
+
+    sha256: str | None = None
+    name: str | None = None
+    architecture: Architecture | None = None
+    model_id: str | None = None
+    query_sha256: str | None = None
+    query_model_id: str | None = None
+
+
+@dataclass(frozen=True)
+class IndexInfo:
+    """How an index was made.
+
+    Args:
+        name: The index.
+        kind: Type of the vector's field.
+        key: Whether the vector's keys are token texts or token ids.
+        embedding_field: Name of the vector's field.
+        passage_field: Name of the field with the text that was encoded; None in an index of others.
+        encode: Where documents were encoded; None in an index that oskit did not make.
+        encoder: By what.
+        prune: Which weights were kept, as ``TYPE:RATIO``.
+    """
+
+    name: str
+    kind: IndexKind
+    key: KeyFormat
+    embedding_field: str = "embedding"
+    passage_field: str | None = "passage"
+    encode: EncodeMode | None = None
+    encoder: EncoderIdentity = EncoderIdentity()
+    prune: str | None = None
+
+    @property
+    def pipeline(self) -> str | None:
+        """Name of the ingest pipeline of an index whose documents the cluster encodes."""
+        return pipeline_name(self.name) if self.encode == "cluster" else None
+
+    def to_meta(self) -> dict[str, Any]:
+        """What stands in the mapping's ``_meta.oskit``."""
+        meta = {key: value for key, value in asdict(self).items() if value is not None and key != "name"}
+        meta["encoder"] = {key: value for key, value in meta["encoder"].items() if value is not None}
+        return meta
+
+    @classmethod
+    def from_meta(cls, name: str, meta: Mapping[str, Any]) -> IndexInfo:
+        """The inverse of :meth:`to_meta`; entries of a later oskit are ignored."""
+        known = {key: meta[key] for key in cls.__dataclass_fields__ if key in meta and key != "encoder"}
+        of_encoder = dict(meta.get("encoder") or {})
+        fields = EncoderIdentity.__dataclass_fields__
+        encoder = EncoderIdentity(**{key: of_encoder[key] for key in fields if key in of_encoder})
+        return cls(**{**known, "name": name}, encoder=encoder)
+
+
+def pipeline_name(index: str) -> str:
+    """The ingest pipeline that belongs to an index."""
+    return f"{index}-sparse-encoding"
+
+
+def key_for(kind: IndexKind, vocabulary_key: KeyFormat) -> KeyFormat:
+    """The key of an index: ids for ``sparse_vector``, and where token texts are ambiguous."""
+    return "id" if kind == "sparse_vector" else vocabulary_key
+
+
+def check_vocabulary(kind: IndexKind, size: int) -> None:
+    """Refuse what would destroy an index later.
+
+    Raises:
+        UsageError: The vocabulary has more tokens than ``sparse_vector`` can hold.
+    """
+    if kind == "sparse_vector" and size > MAX_SPARSE_VECTOR_VOCABULARY:
+        raise UsageError(
+            f"the encoder has {size:,} tokens, and sparse_vector holds ids below "
+            f"{MAX_SPARSE_VECTOR_VOCABULARY:,}: larger ones fail the shard or fall together",
+            hint="Use --index-kind rank_features",
+        )
+
+
+def check_index_name(name: str) -> None:
+    """Refuse names that OpenSearch refuses, or that would mean several indexes.
+
+    Raises:
+        UsageError: The name cannot be an index's.
+    """
+    bad = sorted({letter for letter in name if letter in '\\/*?"<>|,#: ' or letter.isupper()})
+    if not name or bad or name[0] in "-_+." or len(name.encode()) > 255:
+        what = f"it holds {bad[0]!r}" if bad else "it is empty, too long, or begins with one of -_+."
+        raise UsageError(
+            f"{name!r} cannot be an index's name: {what}", hint="Use lower case, digits, - and _"
+        )
+
+
+def create_index(client: OpenSearch, info: IndexInfo, settings: IndexSettings) -> None:
+    """Create an index.
+
+    Raises:
+        IndexingError: The cluster refuses; for instance it exists.
+    """
+    check_index_name(info.name)
+    with cluster_errors(f"create the index {info.name!r}", IndexingError):
+        client.indices.create(index=info.name, body=index_body(info, settings))
+
+
+def index_body(info: IndexInfo, settings: IndexSettings) -> dict[str, Any]:
+    """Settings and mapping of an index."""
+    index: dict[str, Any] = {"number_of_shards": settings.shards}
+    if settings.replicas is None:
+        index["auto_expand_replicas"] = "0-1"
+    else:
+        index["number_of_replicas"] = settings.replicas
+    vector: dict[str, Any] = {"type": info.kind}
+    if info.kind == "sparse_vector":
+        index["sparse"] = True
+        vector["method"] = {"name": "seismic", "parameters": settings.sparse_vector.to_dict()}
+    properties = {**settings.mappings, settings.embedding_field: vector}
+    properties[settings.passage_field] = {"type": "text"}
+    return {
+        "settings": {"index": index},
+        "mappings": {
+            "_meta": {META_KEY: info.to_meta()},
+            # The passage is title and text once more: searchable, but not stored a second time.
+            "_source": {"excludes": [settings.passage_field]},
+            # Or the first text that looks like a date makes a date field, and refuses the second text.
+            "date_detection": False,
+            "properties": properties,
+        },
+    }
+
+
+def read_index(client: OpenSearch, name: str) -> IndexInfo | None:
+    """How an index (or the one behind an alias) was made; None if there is none.
+
+    An index that oskit did not make is read by its mapping: the first sparse field is taken.
+
+    Raises:
+        IndexingError: The index has no field for sparse vectors, or the cluster refuses.
+    """
+    with cluster_errors(f"read the index {name!r}", IndexingError):
+        answer = client.indices.get_mapping(index=name, params={"ignore_unavailable": "true"})
+    if not answer:
+        return None
+    mapping = next(iter(answer.values()))["mappings"]
+    meta = (mapping.get("_meta") or {}).get(META_KEY)
+    if isinstance(meta, Mapping) and meta.get("kind") in INDEX_KINDS:
+        return IndexInfo.from_meta(name, meta)
+    for field_name, properties in (mapping.get("properties") or {}).items():
+        if properties.get("type") in INDEX_KINDS:
+            kind = cast(IndexKind, properties["type"])
+            return IndexInfo(name, kind, key_for(kind, "token"), field_name, None)
+    raise IndexingError(
+        f"the index {name!r} has no field of the types {' or '.join(INDEX_KINDS)}",
+        hint="Load documents with `oskit ingest` into an index of another name",
+    )
+
+
+def ensure_index(
+    client: OpenSearch, wanted: IndexInfo, settings: IndexSettings, *, recreate: bool = False
+) -> IndexInfo:
+    """Create the index unless it is there, and check that it was made the same way.
+
+    Args:
+        wanted: How the index shall be.
+        settings: For creating it.
+        recreate: Delete it first, if oskit made it.
+
+    Raises:
+        IndexingError: It exists and was made for another kind or by another encoder.
+    """
+    check_index_name(wanted.name)
+    if recreate:
+        _delete_own_index(client, wanted.name)
+    existing = read_index(client, wanted.name)
+    if existing is None:
+        create_index(client, wanted, settings)
+        return wanted
+    _check_same(existing, wanted)
+    return replace(wanted, key=existing.key)
+
+
+def _check_same(existing: IndexInfo, wanted: IndexInfo) -> None:
+    other = _difference(existing, wanted)
+    if other is not None:
+        raise IndexingError(
+            f"the index {wanted.name!r} exists and {other}",
+            hint="Choose another name, or replace the index and its documents with --recreate",
+        )
+
+
+def _difference(existing: IndexInfo, wanted: IndexInfo) -> str | None:
+    """What keeps vectors of ``wanted`` out of ``existing``; None if nothing does."""
+    if existing.encode is None:
+        return "was not made by oskit"
+    for what in ("kind", "key", "embedding_field", "passage_field"):
+        before, now = getattr(existing, what), getattr(wanted, what)
+        if before != now:
+            return f"has the {what.replace('_', ' ')} {before}, not {now}"
+    before, now = existing.encoder.sha256, wanted.encoder.sha256
+    if before and now and before != now:
+        names = f"{existing.encoder.name or 'unnamed'} ({before[:12]})"
+        return f"its vectors are of another encoder: {names}, not {wanted.encoder.name or ''} ({now[:12]})"
+    return None
+
+
+def _delete_own_index(client: OpenSearch, name: str) -> None:
+    with cluster_errors(f"read the index {name!r}", IndexingError):
+        if not client.indices.exists(index=name):
+            return
+        answer = client.indices.get_mapping(index=name)
+    mapping = next(iter(answer.values()))["mappings"]
+    if META_KEY not in (mapping.get("_meta") or {}):
+        raise IndexingError(
+            f"the index {name!r} was not made by oskit, so it is not deleted",
+            hint="Delete it yourself, or choose another name",
+        )
+    delete_index(client, name)
+
+
+def delete_index(client: OpenSearch, name: str) -> None:
+    """Delete an index and its ingest pipeline; neither need exist.
+
+    Raises:
+        IndexingError: The cluster refuses.
+    """
+    check_index_name(name)
+    with cluster_errors(f"delete the index {name!r}", IndexingError):
+        client.indices.delete(index=name, params={"ignore_unavailable": "true"})
+        client.ingest.delete_pipeline(id=pipeline_name(name), ignore=404)
+
+
+def put_pipeline(
+    client: OpenSearch, info: IndexInfo, model_id: str, *, batch_size: int = 1, prune: str | None = None
+) -> str:
+    """Create or replace the ingest pipeline that encodes passages on the cluster; returns its name.
+
+    Args:
+        info: The index.
+        model_id: A deployed sparse encoder.
+        batch_size: Passages that the processor hands to the model at once.
+        prune: Which weights to keep, as ``TYPE:RATIO``.
+
+    Raises:
+        IndexingError: The cluster refuses.
+    """
+    processor: dict[str, Any] = {
+        "model_id": model_id,
+        "field_map": {info.passage_field: info.embedding_field},
+        "batch_size": batch_size,
+    }
+    if prune is not None:
+        kind, _, ratio = prune.partition(":")
+        processor |= {"prune_type": kind, "prune_ratio": float(ratio)}
+    name = pipeline_name(info.name)
+    body = {
+        "description": f"oskit: sparse vectors for the index {info.name}",
+        "processors": [{"sparse_encoding": processor}],
+    }
+    with cluster_errors(f"create the ingest pipeline {name!r}", IndexingError):
+        client.ingest.put_pipeline(id=name, body=body)
+    return name
