@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 from oskit.cluster.node.java import Java
 from oskit.errors import UsageError
 
-#: Let models be deployed on a single small node; the defaults refuse them on a node without the ml role,
-#: in a full memory, below 5 GB of free disk and from the eleventh model on.
+#: Let models be uploaded and deployed on a single small node; the defaults refuse uploads, nodes without
+#: the ml role, a full memory, less than 5 GB of free disk and the eleventh model.
 ML_SETTINGS: Mapping[str, Any] = {
+    "plugins.ml_commons.allow_registering_model_via_local_file": True,
     "plugins.ml_commons.only_run_on_ml_node": False,
     "plugins.ml_commons.native_memory_threshold": 100,
     "plugins.ml_commons.jvm_heap_memory_threshold": 100,
@@ -97,7 +98,6 @@ def write_configuration(
     for folder in (folders.config / "jvm.options.d", folders.data, folders.logs, folders.tmp):
         folder.mkdir(parents=True, exist_ok=True)
     folders.ports.unlink(missing_ok=True)
-    shutil.copytree(home / "natives", folders.data, dirs_exist_ok=True)
     shutil.copy2(home / "config" / "log4j2.properties", folders.config)
     options = _jvm_options((home / "config" / "jvm.options").read_text(), folders, java)
     (folders.config / "jvm.options").write_text(options)

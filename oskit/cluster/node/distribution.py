@@ -24,12 +24,12 @@ from oskit.cluster.node.artifacts import (
     resolve,
 )
 from oskit.cluster.node.java import Java
-from oskit.cluster.node.natives import install_natives
+from oskit.cluster.node.natives import write_natives
 from oskit.cluster.node.paths import cache_root, locked
 from oskit.errors import NodeError
 
 #: Raise it when the folder is put together differently, so that no old one is used.
-_RECIPE = "1"
+_RECIPE = "2"
 _PARTIAL = ".assembling-"
 
 
@@ -75,7 +75,7 @@ def assemble(folder: Path, java: Java, progress: Progress | None = None) -> Path
     _extract(files[SERVER], folder)
     home = folder / f"opensearch-{OPENSEARCH_VERSION}"
     _install_plugins(home, [files[plugin] for plugin in PLUGINS], java)
-    install_natives(home)
+    write_natives(home / "natives")
     for path in (home, *home.rglob("*")):
         path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
     return home

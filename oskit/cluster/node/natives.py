@@ -1,4 +1,8 @@
-"""The PyTorch natives: where ML Commons looks for them before it would download them.
+"""The PyTorch natives, which ML Commons would otherwise download at the first deployment of a model.
+
+They lie in one folder that the environment variable ``PYTORCH_LIBRARY_PATH`` of the server names: DJL's
+documented way, and the only one that survives. A JNI library in a data folder's ``ml_cache`` is deleted when
+DJL unpacks libtorch there, and its jar is refused because its version (0.32.0) is not the engine's (0.31.1).
 
 ``python -m oskit.cluster.node.natives DIR`` fetches them for the build of a container image.
 """
@@ -6,7 +10,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import sys
 import zipfile
@@ -15,39 +18,31 @@ from pathlib import Path
 from oskit.cluster.node.artifacts import PYTORCH_JNI, PYTORCH_NATIVE, resolve
 from oskit.cluster.node.config import ML_SETTINGS
 
+#: Read by ``ai.djl.pytorch.jni.LibUtils``.
+LIBRARY_PATH_VARIABLE = "PYTORCH_LIBRARY_PATH"
+_LIBRARIES = "pytorch/cpu/linux-x86_64/"
 _JNI_LIBRARY = "jnilib/linux-x86_64/cpu/libdjl_torch.so"
 
 
-def install_natives(home: Path) -> None:
-    """Complete the OpenSearch in ``home``: jars into the plugin, ``natives/`` for each node's data folder.
-
-    The names are those of ``ai.djl.pytorch.jni.LibUtils``: the JNI library's carries the engine's version.
-    """
-    plugin = home / "plugins" / "opensearch-ml"
-    engine = next(plugin.glob("pytorch-engine-*.jar")).stem.removeprefix("pytorch-engine-")
-    folder = write_natives(plugin, home / "natives")
-    (folder / "libdjl_torch.so").rename(folder / f"{engine}-libdjl_torch.so")
-
-
-def write_natives(plugin: Path, data: Path) -> Path:
-    """Copy the jars into ``plugin`` and the JNI library under ``data``; returns the library's folder."""
-    native, jni = resolve(PYTORCH_NATIVE), resolve(PYTORCH_JNI)
-    for jar in (native, jni):
-        shutil.copyfile(jar, plugin / jar.name)
-    with zipfile.ZipFile(native) as archive:
-        text = archive.read("native/lib/pytorch.properties").decode()
-    properties = dict(re.findall(r"^(\w+)=(.*)$", text, flags=re.MULTILINE))
-    folder = data / "ml_cache" / "pytorch" / "{version}-{flavor}-{classifier}".format_map(properties)
+def write_natives(folder: Path) -> None:
+    """Unpack libtorch and DJL's JNI library into ``folder``, which must not exist."""
     folder.mkdir(parents=True)
-    with zipfile.ZipFile(jni) as archive:
-        (folder / "libdjl_torch.so").write_bytes(archive.read(_JNI_LIBRARY))
-    return folder
+    with zipfile.ZipFile(resolve(PYTORCH_NATIVE)) as archive:
+        members = [name for name in archive.namelist() if name.startswith(_LIBRARIES) and name[-1] != "/"]
+        _unpack(archive, members, folder)
+    with zipfile.ZipFile(resolve(PYTORCH_JNI)) as archive:
+        _unpack(archive, [_JNI_LIBRARY], folder)
+
+
+def _unpack(archive: zipfile.ZipFile, members: list[str], folder: Path) -> None:
+    for member in members:
+        with archive.open(member) as source, (folder / Path(member).name).open("wb") as target:
+            shutil.copyfileobj(source, target)
 
 
 def main(target: Path) -> None:
-    """Write ``plugin/``, ``data/`` and the ML settings as ``opensearch.yml`` into ``target``."""
-    (target / "plugin").mkdir(parents=True)
-    write_natives(target / "plugin", target / "data")
+    """Write the natives to ``target/natives`` and the ML settings to ``target/opensearch.yml``."""
+    write_natives(target / "natives")
     settings = "".join(f"{key}: {json.dumps(value)}\n" for key, value in ML_SETTINGS.items())
     (target / "opensearch.yml").write_text(settings)
 

@@ -32,6 +32,7 @@ from oskit.cluster.node.diagnosis import start_error
 from oskit.cluster.node.distribution import distribution
 from oskit.cluster.node.health import is_ready
 from oskit.cluster.node.java import find_java
+from oskit.cluster.node.natives import LIBRARY_PATH_VARIABLE
 from oskit.cluster.node.paths import check_name, locked, state_root
 from oskit.cluster.node.ports import USUAL_PORTS, check_port
 from oskit.cluster.node.processes import ProcessId, stop_group
@@ -201,6 +202,7 @@ class LocalNode(Node):
             "OPENSEARCH_JAVA_HOME": str(java.home),
             "OPENSEARCH_PATH_CONF": str(folders.config),
             "OPENSEARCH_TMPDIR": str(folders.tmp),
+            LIBRARY_PATH_VARIABLE: str(home / "natives"),
         }
         self._started_here = True
         atexit.register(self._at_exit)

@@ -173,9 +173,7 @@ def _write_context(archive: tarfile.TarFile, root: Path, java: Java, home: Path)
         archive.addfile(info, inner)
     _add_java(archive, java)
     for path in sorted(home.iterdir()):
-        if path.name == "natives":
-            archive.add(path / "ml_cache", "opensearch/data/ml_cache")
-        elif path.name != "logs":
+        if path.name != "logs":
             archive.add(path, f"opensearch/{path.name}", filter=_without_settings)
     settings = (home / "config" / "opensearch.yml").read_text() + "network.host: 0.0.0.0\n"
     settings += "".join(f"{key}: {_yaml(value)}\n" for key, value in ML_SETTINGS.items())
