@@ -10,6 +10,8 @@ from oskit.cli.options import connection_options, output_options
 from oskit.errors import UsageError
 
 if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
     from oskit.cli.output import Output
     from oskit.cluster.connection import ConnectionSettings
     from oskit.encoder.types import TextEncoder
@@ -90,13 +92,14 @@ def verify(
     opened = Collection.open(collection, split)
     encoder = _encoder(archive, query_archive, model_encoder)
     client = connect(connection)
+    how, model_id = _search(client, index, by, model, analyzer)
     found = proof.verify(
         client,
         index,
         opened,
         encoder,
-        by=_by(by, model, analyzer),
-        model_id=_model_id(client, model),
+        by=how,
+        model_id=model_id,
         analyzer=analyzer,
         k=k,
         top_n=top_n,
@@ -133,7 +136,19 @@ def _encoder(archive: str | None, query_archive: str | None, model: str | None) 
     return ArchiveEncoder.open(str(archive), query=query_archive)
 
 
-def _by(by: str | None, model: str | None, analyzer: str | None) -> SearchBy:
-    if by is None:
-        return "model" if model else "analyzer" if analyzer else "tokens"
-    return cast("SearchBy", by)
+def _search(
+    client: OpenSearch, index: str, by: str | None, model: str | None, analyzer: str | None
+) -> tuple[SearchBy, str | None]:
+    """Who makes the weights of the queries, and the id of the model that does."""
+    how = by or ("model" if model else "analyzer" if analyzer else "tokens")
+    if how != "model":
+        return cast("SearchBy", how), None
+    if model is not None:
+        from oskit.cluster.models import find_model
+
+        return "model", find_model(client, model).model_id
+    from oskit.cluster.indexes import read_index
+
+    info = read_index(client, index)
+    recorded = None if info is None else info.encoder.query_model_id or info.encoder.model_id
+    return "model", recorded

@@ -1,19 +1,61 @@
-"""What a report says of an encoder."""
+"""What a report says of an encoder, and by which archives it is known."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from oskit.encoder.archive import Archive
     from oskit.encoder.types import TextEncoder
 
 
 def describe_encoder(encoder: TextEncoder) -> dict[str, Any]:
     """Name, architecture and sha256 of an encoder, as far as it knows them."""
-    archive = getattr(encoder, "archive", None)
+    archive = _archive(encoder)
     return {
-        "name": getattr(archive, "name", None) or type(encoder).__name__,
+        "name": archive.name if archive is not None else type(encoder).__name__,
         "architecture": encoder.architecture,
-        "sha256": getattr(archive, "sha256", None),
+        "sha256": archive.sha256 if archive is not None else None,
+        "format": archive.model_format if archive is not None else None,
         "vocabulary": encoder.vocabulary.size,
     }
+
+
+def known_sha256(encoder: TextEncoder) -> frozenset[str]:
+    """sha256 of the archives that hold this encoder; empty if it does not come from an archive.
+
+    An export writes one encoder in several formats, each a zip of its own. An index made by the TorchScript
+    model is rightly verified with the ONNX archive of the same export, and scores tell if they differ.
+    """
+    archive = _archive(encoder)
+    if archive is None:
+        return frozenset()
+    return frozenset({archive.sha256, *_siblings(archive)})
+
+
+def _archive(encoder: TextEncoder) -> Archive | None:
+    archive: Archive | None = getattr(encoder, "archive", None)
+    return archive
+
+
+def _siblings(archive: Archive) -> list[str]:
+    """sha256 of the other encoder archives of the same export: of one name, version and source."""
+    if archive.manifest is None:
+        return []
+    from oskit.encoder.manifest import MANIFEST_NAME, Manifest
+    from oskit.errors import ArchiveError
+
+    found = []
+    for path in archive.path.parent.parent.glob(f"*/{MANIFEST_NAME}"):
+        try:
+            other = Manifest.read(path)
+        except ArchiveError:
+            continue  # whatever that is, it is not the archive that was asked for
+        same = (other.name, other.version, other.source) == (
+            archive.manifest.name,
+            archive.manifest.version,
+            archive.manifest.source,
+        )
+        if same and other.kind == "encoder":
+            found.append(other.sha256)
+    return found

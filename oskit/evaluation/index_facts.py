@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from oskit.cluster.failures import cluster_errors
+from oskit.cluster.indexes import IndexInfo, read_index
 from oskit.encoder.types import KeyFormat
 from oskit.errors import SearchError
 from oskit.evaluation.retrieval import Clause
@@ -25,28 +26,30 @@ class IndexFacts:
     """What a verification needs to know of an index.
 
     Attributes:
-        name: As it was asked for: an index or an alias.
-        kind: ``rank_features`` or ``sparse_vector``.
-        key: What tokens are called in it.
-        field: The field with the weights.
+        info: How it was made.
         passage_field: The field with the text, for BM25; None if it has none.
-        encoder_sha256: Of the encoder that it was made with, if that was recorded.
         storage: How it keeps weights.
         documents: Number of documents.
         bytes: Size of its primary shards.
         search_pipeline: Its default search pipeline, if any.
     """
 
-    name: str
-    kind: Literal["rank_features", "sparse_vector"]
-    key: KeyFormat
-    field: str
+    info: IndexInfo
     passage_field: str | None
-    encoder_sha256: str | None
     storage: Storage
     documents: int
     bytes: int
     search_pipeline: str | None
+
+    @property
+    def name(self) -> str:
+        """As it was asked for: an index or an alias."""
+        return self.info.name
+
+    @property
+    def key(self) -> KeyFormat:
+        """What tokens are called in it."""
+        return self.info.key
 
     def clause(
         self,
@@ -67,32 +70,37 @@ class IndexFacts:
             "analyzer": analyzer,
         }
         body: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        if self.kind == "sparse_vector":
+        if self.info.kind == "sparse_vector":
             method = {"k": k, "top_n": top_n, "heap_factor": heap_factor}
             body["method_parameters"] = {name: value for name, value in method.items() if value is not None}
-        return {"neural_sparse": {self.field: body}}
+        return {"neural_sparse": {self.info.embedding_field: body}}
 
     def to_dict(self) -> dict[str, Any]:
         """For the report."""
         return {
             "name": self.name,
-            "kind": self.kind,
+            "kind": self.info.kind,
             "key": self.key,
-            "field": self.field,
             "search": "approximate" if self.storage.approximate else "exact",
-            "encoder_sha256": self.encoder_sha256,
+            "encode": self.info.encode,
+            "encoder": asdict(self.info.encoder),
+            "prune": self.info.prune,
             "documents": self.documents,
             "bytes": self.bytes,
             "search_pipeline": self.search_pipeline,
         }
 
 
-def read_index(client: OpenSearch, index: str) -> IndexFacts:
+def read_facts(client: OpenSearch, index: str) -> IndexFacts:
     """Ask the cluster what ``index`` is. Refreshes it first, so that everything indexed is counted.
 
     Raises:
-        SearchError: There is no such index, or it has no field with sparse weights.
+        SearchError: There is no such index, or the name stands for several.
+        IndexingError: It has no field with sparse weights.
     """
+    info = read_index(client, index)
+    if info is None:
+        raise SearchError(f"there is no index {index!r}", hint="List them with: GET _cat/indices")
     with cluster_errors(f"read the index {index!r}", SearchError):
         client.indices.refresh(index=index)
         mapping = _only(client.indices.get_mapping(index=index), index)["mappings"]
@@ -101,23 +109,11 @@ def read_index(client: OpenSearch, index: str) -> IndexFacts:
         stats = client.indices.stats(index=index, metric="store")
         segments = client.indices.segments(index=index)
     properties = mapping.get("properties", {})
-    made = mapping.get("_meta", {}).get("oskit", {})
-    field = made.get("field") or _sparse_field(properties, index)
-    definition = properties.get(field, {})
-    kind = definition.get("type")
-    if kind not in ("rank_features", "sparse_vector"):
-        raise SearchError(
-            f"the field {field!r} of index {index!r} is not a field of sparse weights but {kind}"
-        )
-    passage = made.get("passage_field", "passage")
+    passage = info.passage_field
     return IndexFacts(
-        name=index,
-        kind=kind,
-        key="id" if kind == "sparse_vector" else made.get("key", "token"),
-        field=field,
-        passage_field=passage if properties.get(passage, {}).get("type") == "text" else None,
-        encoder_sha256=made.get("encoder_sha256"),
-        storage=_storage(definition, segments),
+        info=info,
+        passage_field=passage if passage and properties.get(passage, {}).get("type") == "text" else None,
+        storage=_storage(properties.get(info.embedding_field, {}), segments),
         documents=int(count),
         bytes=int(stats["_all"]["primaries"]["store"]["size_in_bytes"]),
         search_pipeline=settings.get("search", {}).get("default_pipeline"),
@@ -134,19 +130,9 @@ def _only(answer: dict[str, Any], index: str) -> dict[str, Any]:
     return only
 
 
-def _sparse_field(properties: dict[str, Any], index: str) -> str:
-    found = [name for name, it in properties.items() if it.get("type") in ("rank_features", "sparse_vector")]
-    if len(found) != 1:
-        raise SearchError(
-            f"index {index!r} has {len(found)} fields of sparse weights",
-            hint="Make the index with: oskit ingest INDEX SOURCE",
-        )
-    return found[0]
-
-
 def _storage(definition: dict[str, Any], segments: dict[str, Any]) -> Storage:
     """How the weights are kept: decided segment by segment for ``sparse_vector``."""
-    if definition["type"] == "rank_features":
+    if definition.get("type") != "sparse_vector":
         return EXACT
     parameters = definition.get("method", {}).get("parameters", {})
     threshold = int(parameters.get("approximate_threshold", _APPROXIMATE_THRESHOLD))

@@ -14,7 +14,7 @@ LOW_RECALL = 0.9
 
 def failures(
     facts: IndexFacts,
-    encoder_sha256: str | None,
+    encoder_sha256: frozenset[str],
     comparison: Comparison,
     missing: Sequence[str],
     vectors: StoredVectors,
@@ -23,7 +23,7 @@ def failures(
 
     Args:
         facts: Of the index.
-        encoder_sha256: Of the encoder that it is compared with, if known.
+        encoder_sha256: Of the archives of the encoder that it is compared with; empty if unknown.
         comparison: Hit by hit.
         missing: Documents of the corpus that the index lacks.
         vectors: The check of stored weights.
@@ -41,6 +41,8 @@ def warnings(facts: IndexFacts, cluster: RunFigures) -> list[str]:
     found = []
     if facts.search_pipeline:
         found.append(f"queries run through the index's default search pipeline {facts.search_pipeline!r}")
+    if facts.info.prune:
+        found.append(f"of each document only the weights by {facts.info.prune} are indexed, and expected")
     recall = cluster.recall_of_exact
     if facts.storage.approximate and recall is not None and recall < LOW_RECALL:
         found.append(
@@ -52,11 +54,13 @@ def warnings(facts: IndexFacts, cluster: RunFigures) -> list[str]:
     return found
 
 
-def _identity(facts: IndexFacts, sha256: str | None) -> list[str]:
-    made_with = facts.encoder_sha256
-    if sha256 is None or made_with is None or sha256 == made_with:
+def _identity(facts: IndexFacts, known: frozenset[str]) -> list[str]:
+    made_with = facts.info.encoder.sha256
+    if not known or made_with is None or made_with in known:
         return []
-    return [f"the index was made with another encoder (sha256 {made_with[:12]}…, not {sha256[:12]}…)"]
+    name = f" {facts.info.encoder.name}" if facts.info.encoder.name else ""
+    ours = ", ".join(sorted(sha256[:12] for sha256 in known))
+    return [f"the index was made with another encoder:{name} with sha256 {made_with[:12]}…, not {ours}…"]
 
 
 def _documents(facts: IndexFacts, corpus: int, missing: Sequence[str]) -> list[str]:

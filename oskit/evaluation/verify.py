@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,10 +11,12 @@ from oskit.cluster.connection import cluster_info
 from oskit.cluster.failures import cluster_errors
 from oskit.errors import SearchError, UsageError
 from oskit.evaluation import verdict
-from oskit.evaluation.compare import compare
-from oskit.evaluation.describe import describe_encoder
+from oskit.evaluation.compare import Comparison, compare
+from oskit.evaluation.describe import describe_encoder, known_sha256
 from oskit.evaluation.examples import SHOWN_HITS, build_examples, choose_examples
-from oskit.evaluation.index_facts import IndexFacts, read_index
+from oskit.evaluation.index_facts import IndexFacts, read_facts
+from oskit.evaluation.metrics import Run
+from oskit.evaluation.pruned import PrunedDocuments
 from oskit.evaluation.result import RunFigures, StoredVectors, VerificationReport
 from oskit.evaluation.retrieval import Clause, ClusterRun, retrieve
 from oskit.evaluation.vectors import check_vectors, sample_positions
@@ -44,14 +46,34 @@ Step = Callable[[str], object]
 
 
 @dataclass(frozen=True)
-class _Request:
-    """How the queries are asked."""
+class SearchRequest:
+    """How the queries are asked.
 
-    by: SearchBy
-    model_id: str | None
-    analyzer: str | None
-    k: int
-    top_n: int | None
+    Attributes:
+        by: ``tokens``: the weights are made here. ``model``: the cluster runs ``model_id`` on the text.
+            ``analyzer``: the cluster runs ``analyzer``.
+        model_id: An encoder model or, for an inference-free encoder, a tokenizer model.
+        analyzer: Name of the analyzer.
+        k: Hits to compare for each query, at most 10,000.
+        top_n: Query tokens that an approximate search looks up; the cluster's default is 10.
+
+    Raises:
+        UsageError: Options that do not go together.
+    """
+
+    by: SearchBy = "tokens"
+    model_id: str | None = None
+    analyzer: str | None = None
+    k: int = 100
+    top_n: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.k <= MAX_DEPTH:
+            raise UsageError(f"a depth of {self.k} hits is not possible", hint=f"Choose 1 to {MAX_DEPTH}.")
+        if self.by == "model" and not self.model_id:
+            raise UsageError("searching by model needs a model id", hint="Name it with --model.")
+        if self.by == "analyzer" and not self.analyzer:
+            raise UsageError("searching by analyzer needs its name", hint="Name it with --analyzer.")
 
 
 def verify(
@@ -104,90 +126,146 @@ def verify(
         SearchError: The cluster refused a query, or there is no such index.
         DataError: The collection cannot be read, or judges no query.
     """
-    request = _Request(by, model_id, analyzer, k, top_n)
-    _check_request(request)
+    request = SearchRequest(by, model_id, analyzer, k, top_n)
     on_step(f"looking at {index}")
-    facts = read_index(client, index)
-    if two_phase and facts.kind == "sparse_vector":
+    facts = read_facts(client, index)
+    if two_phase and facts.info.kind == "sparse_vector":
         raise UsageError(
             "two-phase search works on rank_features only", hint="Leave out --two-phase for this index."
         )
-    tolerance = _tolerance(encoder) if tolerance is None else tolerance
-    query_tolerance = tolerance if by == "model" and encoder.architecture == "symmetric" else 0.0
-    on_step(f"asking {len(collection.queries):,} queries by {by}")
-    clauses = _sparse_clauses(facts, collection.queries, encoder, request, batch_size)
-    answered = retrieve(client, index, clauses, k=k)
-    on_step("computing exact scores")
-    comparison = compare(
-        answered.run,
-        encoder,
-        collection,
-        k=k,
-        storage=facts.storage,
-        document_tolerance=tolerance,
-        query_tolerance=query_tolerance,
-        batch_size=batch_size,
-    )
-    runs = [
-        _measured("cluster", answered, collection, k, comparison.exact),
-        RunFigures.measure("exact", comparison.exact, collection.qrels, k=k),
-    ]
-    if two_phase:
-        on_step("asking again in two phases")
-        runs.append(
-            _measured(
-                "two-phase",
-                retrieve(client, index, clauses, k=k, search_pipeline=TWO_PHASE),
-                collection,
-                k,
-                comparison.exact,
-            )
+    job = _Verification(client, facts, collection, encoder, request, tolerance, batch_size, on_step)
+    answered, comparison = job.ask_and_compare()
+    runs = job.measure(answered, comparison, two_phase=two_phase, bm25=baseline_bm25)
+    return job.report(answered, comparison, runs, sample, examples)
+
+
+class _Verification:
+    """The steps of :func:`verify`, with what they share."""
+
+    def __init__(
+        self,
+        client: OpenSearch,
+        facts: IndexFacts,
+        collection: Collection,
+        encoder: TextEncoder,
+        request: SearchRequest,
+        tolerance: float | None,
+        batch_size: int,
+        on_step: Step,
+    ) -> None:
+        self.client = client
+        self.facts = facts
+        self.collection = collection
+        self.request = request
+        self.batch_size = batch_size
+        self.on_step = on_step
+        self.given = encoder
+        self.encoder = PrunedDocuments(encoder, facts.info.prune) if facts.info.prune else encoder
+        self.tolerance = _tolerance(encoder) if tolerance is None else tolerance
+        computed_there = request.by == "model" and encoder.architecture == "symmetric"
+        self.query_tolerance = self.tolerance if computed_there else 0.0
+        self.clauses: dict[str, Clause | None] = {}
+
+    def ask_and_compare(self) -> tuple[ClusterRun, Comparison]:
+        """All queries to the cluster, then exact scores for the same."""
+        queries = self.collection.queries
+        self.on_step(f"asking {len(queries):,} queries by {self.request.by}")
+        self.clauses = _sparse_clauses(self.facts, queries, self.encoder, self.request, self.batch_size)
+        answered = retrieve(self.client, self.facts.name, self.clauses, k=self.request.k)
+        self.on_step("computing exact scores")
+        comparison = compare(
+            answered.run,
+            self.encoder,
+            self.collection,
+            k=self.request.k,
+            storage=self.facts.storage,
+            document_tolerance=self.tolerance,
+            query_tolerance=self.query_tolerance,
+            batch_size=self.batch_size,
         )
-    if baseline_bm25 and facts.passage_field:
-        on_step("asking BM25")
-        bm25 = retrieve(client, index, _bm25_clauses(facts.passage_field, collection.queries), k=k)
-        runs.append(_measured("BM25", bm25, collection, k, None))
-    on_step("looking for every document")
-    missing = missing_documents(client, index, comparison.document_ids)
-    on_step("checking stored weights and collecting examples")
-    chosen = choose_examples(answered.run, examples)
-    passages = _passages(collection, comparison.document_ids, sample, chosen, answered)
-    vectors = _check_sample(client, facts, encoder, passages.sample, tolerance, batch_size)
-    identity = describe_encoder(encoder)
-    report = VerificationReport(
-        created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        cluster=_cluster(client),
-        index=facts.to_dict(),
-        collection={
-            "name": collection.name,
-            "split": collection.split,
-            "documents": len(comparison.document_ids),
-            "queries": len(collection.queries),
-        },
-        encoder=identity,
-        search={
-            "by": by,
-            "model_id": model_id,
-            "analyzer": analyzer,
-            "k": k,
-            "top_n": top_n,
-            "document_tolerance": tolerance,
-            "query_tolerance": query_tolerance,
-        },
-        runs=runs,
-        comparison=comparison,
-        missing_documents=missing,
-        vectors=vectors,
-        examples=build_examples(
-            chosen, answered.run, collection.queries, collection.qrels, passages.shown, encoder
-        ),
-        failures=verdict.failures(facts, identity["sha256"], comparison, missing, vectors),
-        warnings=verdict.warnings(facts, runs[0]),
-        took=answered.took,
-        wall=answered.wall,
-    )
-    on_step("done")
-    return report
+        return answered, comparison
+
+    def measure(
+        self, answered: ClusterRun, comparison: Comparison, *, two_phase: bool, bm25: bool
+    ) -> list[RunFigures]:
+        """Figures of the cluster, the exact ranking, and what else is asked for."""
+        k, qrels = self.request.k, self.collection.qrels
+        runs = [
+            self._figures("cluster", answered, comparison.exact),
+            RunFigures.measure("exact", comparison.exact, qrels, k=k),
+        ]
+        if two_phase:
+            self.on_step("asking again in two phases")
+            again = retrieve(self.client, self.facts.name, self.clauses, k=k, search_pipeline=TWO_PHASE)
+            runs.append(self._figures("two-phase", again, comparison.exact))
+        if bm25 and self.facts.passage_field:
+            self.on_step("asking BM25")
+            clauses = _bm25_clauses(self.facts.passage_field, self.collection.queries)
+            runs.append(self._figures("BM25", retrieve(self.client, self.facts.name, clauses, k=k), None))
+        return runs
+
+    def _figures(self, name: str, answered: ClusterRun, exact: Run | None) -> RunFigures:
+        return RunFigures.measure(
+            name,
+            answered.run,
+            self.collection.qrels,
+            k=self.request.k,
+            exact=exact,
+            took=answered.took,
+            wall=answered.wall,
+        )
+
+    def report(
+        self,
+        answered: ClusterRun,
+        comparison: Comparison,
+        runs: list[RunFigures],
+        sample: int,
+        examples: int,
+    ) -> VerificationReport:
+        """Look at the documents themselves, and put everything together."""
+        self.on_step("looking for every document")
+        missing = missing_documents(self.client, self.facts.name, comparison.document_ids)
+        self.on_step("checking stored weights")
+        chosen = choose_examples(answered.run, examples)
+        passages = _passages(self.collection, comparison.document_ids, sample, chosen, answered)
+        vectors = self._check_sample(passages.sample)
+        collection, request = self.collection, self.request
+        return VerificationReport(
+            created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            cluster=_cluster(self.client),
+            index=self.facts.to_dict(),
+            collection={
+                "name": collection.name,
+                "split": collection.split,
+                "documents": len(comparison.document_ids),
+                "queries": len(collection.queries),
+            },
+            encoder=describe_encoder(self.given),
+            search={
+                **asdict(request),
+                "document_tolerance": self.tolerance,
+                "query_tolerance": self.query_tolerance,
+            },
+            runs=runs,
+            comparison=comparison,
+            missing_documents=missing,
+            vectors=vectors,
+            examples=build_examples(
+                chosen, answered.run, collection.queries, collection.qrels, passages.shown, self.encoder
+            ),
+            failures=verdict.failures(self.facts, known_sha256(self.given), comparison, missing, vectors),
+            warnings=verdict.warnings(self.facts, runs[0]),
+            took=answered.took,
+            wall=answered.wall,
+        )
+
+    def _check_sample(self, passages: Mapping[str, str]) -> StoredVectors:
+        vocabulary = self.encoder.vocabulary
+        by_token = self.facts.key == "token"
+        keys = vocabulary.keys if by_token else [str(number) for number in range(vocabulary.size)]
+        weights = self.encoder.document_matrix(list(passages.values()), batch_size=self.batch_size)
+        return check_vectors(self.client, self.facts, list(passages), weights.tocsr(), keys, self.tolerance)
 
 
 TWO_PHASE: dict[str, Any] = {
@@ -209,22 +287,17 @@ def missing_documents(client: OpenSearch, index: str, document_ids: Sequence[str
     return missing[:_MISSING_LISTED]
 
 
-def _check_request(request: _Request) -> None:
-    if not 1 <= request.k <= MAX_DEPTH:
-        raise UsageError(f"a depth of {request.k} hits is not possible", hint=f"Choose 1 to {MAX_DEPTH}.")
-    if request.by == "model" and not request.model_id:
-        raise UsageError("searching by model needs a model id", hint="Name it with --model.")
-    if request.by == "analyzer" and not request.analyzer:
-        raise UsageError("searching by analyzer needs its name", hint="Name it with --analyzer.")
-
-
 def _tolerance(encoder: TextEncoder) -> float:
     manifest = getattr(getattr(encoder, "archive", None), "manifest", None)
     return QUANTIZED_TOLERANCE if getattr(manifest, "quantization", None) else WEIGHT_TOLERANCE
 
 
 def _sparse_clauses(
-    facts: IndexFacts, queries: Mapping[str, str], encoder: TextEncoder, request: _Request, batch_size: int
+    facts: IndexFacts,
+    queries: Mapping[str, str],
+    encoder: TextEncoder,
+    request: SearchRequest,
+    batch_size: int,
 ) -> dict[str, Clause | None]:
     if request.by != "tokens":
         return {
@@ -248,18 +321,6 @@ def _bm25_clauses(field: str, queries: Mapping[str, str]) -> dict[str, Clause | 
     return {query: {"match": {field: text}} for query, text in queries.items()}
 
 
-def _measured(name: str, answered: ClusterRun, collection: Collection, k: int, exact: Any) -> RunFigures:
-    return RunFigures.measure(
-        name,
-        answered.run,
-        collection.qrels,
-        k=k,
-        exact=exact,
-        took=answered.took,
-        wall=answered.wall,
-    )
-
-
 @dataclass
 class _Passages:
     """Texts that are needed once more: of the sampled documents and of the examples' hits."""
@@ -280,20 +341,6 @@ def _passages(
         if document.id in shown:
             found.shown[document.id] = document.passage
     return found
-
-
-def _check_sample(
-    client: OpenSearch,
-    facts: IndexFacts,
-    encoder: TextEncoder,
-    passages: Mapping[str, str],
-    tolerance: float,
-    batch_size: int,
-) -> StoredVectors:
-    vocabulary = encoder.vocabulary
-    keys = vocabulary.keys if facts.key == "token" else [str(number) for number in range(vocabulary.size)]
-    weights = encoder.document_matrix(list(passages.values()), batch_size=batch_size).tocsr()
-    return check_vectors(client, facts, list(passages), weights, keys, tolerance)
 
 
 def _cluster(client: OpenSearch) -> dict[str, Any]:

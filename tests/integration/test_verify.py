@@ -10,12 +10,20 @@ import dataclasses
 import json
 import uuid
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from opensearchpy import OpenSearch, helpers
 from scipy.sparse import csr_matrix
 
+from oskit.cluster.indexes import (
+    EncoderIdentity,
+    IndexInfo,
+    IndexSettings,
+    SparseVectorParameters,
+    create_index,
+)
 from oskit.data.collection import Collection
 from oskit.data.documents import Document
 from oskit.encoder.weights import TokenWeightsMixin
@@ -83,27 +91,15 @@ def make_index(client: OpenSearch, collection: Collection) -> Iterator:
     """Makes an index of the collection, with what ``change`` did to its documents, and removes it."""
     made = []
 
-    def make(kind="rank_features", threshold=1_000_000, change=None, settings=None, meta=None) -> str:
+    def make(kind="rank_features", threshold=1_000_000, change=None, sha256=None) -> str:
         name = f"oskit-test-proof-{uuid.uuid4().hex[:10]}"
         made.append(name)
         sparse = kind == "sparse_vector"
-        method = {"name": "seismic", "parameters": {"approximate_threshold": threshold}}
-        field = {"type": kind, **({"method": method} if sparse else {})}
-        index_settings = {
-            "number_of_shards": 1, "number_of_replicas": 0, "sparse": sparse, **(settings or {})
-        }  # fmt: skip
-        if not sparse:
-            del index_settings["sparse"]
-        client.indices.create(
-            index=name,
-            body={
-                "settings": {"index": index_settings},
-                "mappings": {
-                    "_meta": {"oskit": meta or {}},
-                    "properties": {"embedding": field, "passage": {"type": "text"}},
-                },
-            },
+        info = IndexInfo(
+            name, kind, "id" if sparse else "token", encode="client", encoder=EncoderIdentity(sha256=sha256)
         )
+        parameters = SparseVectorParameters(approximate_threshold=threshold if sparse else None)
+        create_index(client, info, IndexSettings(kind, replicas=0, sparse_vector=parameters))
         documents = list(collection.documents())
         weights = WordEncoder().document_weights(
             [document.passage for document in documents], key="id" if sparse else "token"
@@ -217,10 +213,11 @@ def test_a_search_pipeline_that_prunes_queries(client, collection, make_index):
     processor = {"neural_sparse_two_phase_processor": {"two_phase_parameter": two_phase}}
     client.http.put(f"/_search/pipeline/{pipeline}", body={"request_processors": [processor]})
     try:
-        index = make_index(settings={"search.default_pipeline": pipeline})
+        index = make_index()
+        client.indices.put_settings(index=index, body={"index.search.default_pipeline": pipeline})
         report = verify(client, index, collection, WordEncoder(), k=K)
     finally:
-        client.indices.put_settings(index="oskit-test-proof-*", body={"index.search.default_pipeline": None})
+        client.indices.put_settings(index=index, body={"index.search.default_pipeline": None})
         client.http.delete(f"/_search/pipeline/{pipeline}")
     assert any(pipeline in warning for warning in report.warnings)
     assert "missing" in _kinds(report)
@@ -241,9 +238,20 @@ def test_an_index_of_another_encoder(client, collection, make_index):
     assert len(report.vectors.wrong) == report.vectors.checked == 200
 
 
+def test_an_index_that_another_archive_made(client, collection, make_index):
+    class Archived(WordEncoder):
+        """Comes from an archive."""
+
+        archive = SimpleNamespace(name="words", sha256="a" * 64, model_format="ONNX", manifest=None)
+
+    assert verify(client, make_index(sha256="a" * 64), collection, Archived(), k=5, sample=5).passed
+    report = verify(client, make_index(sha256="b" * 64), collection, Archived(), k=5, sample=5)
+    assert [line for line in report.failures if "another encoder" in line and "bbbbbbbbbbbb" in line]
+
+
 def test_what_cannot_be_verified_is_one_line(client, collection, make_index):
     encoder = WordEncoder()
-    with pytest.raises(SearchError, match="no such index"):
+    with pytest.raises(SearchError, match="there is no index"):
         verify(client, "oskit-test-no-such-index", collection, encoder)
     with pytest.raises(UsageError, match="model id"):
         verify(client, "x", collection, encoder, by="model")
