@@ -1,0 +1,137 @@
+"""Whether a deployed model predicts what its archive does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from opensearchpy import OpenSearch
+
+from oskit.cluster.predict import predict
+from oskit.encoder.archive import Archive
+from oskit.encoder.types import KeyFormat, TokenWeights
+from oskit.errors import MissingDependencyError, ModelError, PredictionMismatchError
+
+TOLERANCE = 1e-3
+"""Largest difference of a weight between two builds of one runtime. Float32 sums in another order differ by
+about 1e-5; a wrong graph differs by whole units."""
+
+TEXTS = (
+    "How long does it take to get a building permit?",
+    "Sparse retrieval",
+    "The quick brown fox jumps over the lazy dog, twice: 2 * 42 = 84.",
+    "Hur ansöker man om bygglov i kommunen?",
+    "神经稀疏检索 with emoji 🦊 and naïve façades",
+    "a long document, far beyond what the encoder reads " * 80,
+)
+"""Short, long (truncated), with punctuation, other scripts and characters outside the vocabulary."""
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a model must predict.
+
+    Attributes:
+        texts: The texts.
+        weights: Token weights of each.
+        key: What names the tokens.
+        tolerance: Largest difference of a weight that is none.
+        pruned: Whether the graph drops small weights: a token at the threshold may then be on one side only.
+        source: Where the weights come from, for people: ``"the archive"`` or ``"the manifest's probes"``.
+    """
+
+    texts: tuple[str, ...]
+    weights: tuple[TokenWeights, ...]
+    key: KeyFormat
+    tolerance: float
+    pruned: bool
+    source: str
+
+
+def expectation(archive: Archive, texts: Sequence[str] = TEXTS) -> Expectation | None:
+    """Run the archive here, or take the probes that its manifest holds; None if neither is possible.
+
+    A TorchScript archive runs only where torch is installed; its manifest's probes stand in elsewhere.
+
+    Raises:
+        ArchiveError: The archive does not run: the cluster would not run it either.
+    """
+    from oskit.encoder.runtime import ArchiveEncoder
+
+    manifest = archive.manifest
+    tolerance, pruned = TOLERANCE, False
+    if manifest is not None:
+        pruned = manifest.prune is not None
+        if manifest.quantization is not None:
+            tolerance = max(TOLERANCE, manifest.parity.tolerance)
+    try:
+        encoder = ArchiveEncoder.open(archive)
+    except MissingDependencyError:
+        if manifest is None or not manifest.probes:
+            return None
+        return Expectation(
+            tuple(probe.text for probe in manifest.probes),
+            tuple(dict(probe.weights) for probe in manifest.probes),
+            manifest.key_format,
+            tolerance,
+            pruned,
+            "the manifest's probes",
+        )
+    key = encoder.vocabulary.key_format
+    run = encoder.query_weights if archive.kind == "tokenizer" else encoder.document_weights
+    return Expectation(tuple(texts), tuple(run(texts, key=key)), key, tolerance, pruned, "the archive")
+
+
+def compare_predictions(
+    client: OpenSearch, model_id: str, expected: Expectation, *, function_name: str
+) -> float:
+    """Largest difference of a weight between the cluster and ``expected``.
+
+    Raises:
+        PredictionMismatchError: It exceeds the tolerance; names text, token and both weights.
+        ModelError: The model does not answer.
+    """
+    answers = predict(client, model_id, expected.texts, function_name=function_name, key=expected.key)
+    largest = 0.0
+    for text, wanted, given in zip(expected.texts, expected.weights, answers, strict=True):
+        token, difference = largest_difference(wanted, given, pruned=expected.pruned)
+        if difference > expected.tolerance:
+            raise PredictionMismatchError(
+                f"The deployed model {model_id} does not predict what {expected.source} does: for "
+                f"{_shown(text)} the token {token!r} weighs {given.get(token, 0.0):.4f} on the cluster and "
+                f"{wanted.get(token, 0.0):.4f} in {expected.source} (tolerance {expected.tolerance:g})",
+                hint="Export the encoder again, in the other format if that does not help",
+            )
+        largest = max(largest, difference)
+    if not any(answers):
+        raise ModelError(f"The deployed model {model_id} gives no token any weight")
+    return largest
+
+
+def largest_difference(
+    wanted: Mapping[str, float], given: Mapping[str, float], *, pruned: bool = False
+) -> tuple[str, float]:
+    """The token whose weights differ most, and by how much; a token that one side lacks weighs 0 there.
+
+    Args:
+        wanted: Token weights of one side.
+        given: Token weights of the other.
+        pruned: Forgive a token on one side only if it is the lightest there: rounding decides at the
+            threshold.
+    """
+    lightest = {id(side): min(side.values(), default=0.0) for side in (wanted, given)}
+    worst = ("", 0.0)
+    for token in {**wanted, **given}:
+        a, b = wanted.get(token), given.get(token)
+        if pruned and (a is None or b is None):
+            side, weight = (wanted, a) if b is None else (given, b)
+            if weight is not None and weight <= lightest[id(side)] + 1e-6:
+                continue
+        difference = abs((a or 0.0) - (b or 0.0))
+        if difference > worst[1]:
+            worst = (token, difference)
+    return worst
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:39]}…")

@@ -1,0 +1,457 @@
+"""From an archive to a deployed model that predicts what the archive does.
+
+The same content is one model: it is found by its sha256 and reused, finished or deployed, whatever state an
+earlier run left it in. A run that fails removes what it made.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from opensearchpy import OpenSearch
+from opensearchpy.exceptions import NotFoundError, TransportError
+
+from oskit.cluster.causes import Cause, cause_of, node_errors
+from oskit.cluster.comparison import Expectation, compare_predictions, expectation
+from oskit.cluster.failures import cluster_errors
+from oskit.cluster.models import (
+    ModelInfo,
+    delete_empty_group,
+    delete_model,
+    get_model,
+    pipelines_using,
+    request,
+    search_groups,
+    search_models,
+    undeploy_model,
+    wait_until,
+)
+from oskit.cluster.settings import SettingProblem, configure, model_setting_problems, raise_for_problems
+from oskit.cluster.upload import (
+    Notify,
+    Progress,
+    chunks_present,
+    refusal,
+    register,
+    resolve_group,
+    upload,
+)
+from oskit.encoder.archive import Archive
+from oskit.errors import ClusterError, ClusterSettingsError, ModelError, OskitError, UntrainedEncoderError
+
+DEPLOY_ATTEMPTS = 4
+DEPLOY_PAUSE_S = 5.0
+"""A memory breaker that opened because of the upload closes once the garbage of it is collected."""
+
+FINISHED_TASKS = frozenset(
+    {"COMPLETED", "COMPLETED_WITH_ERROR", "FAILED", "CANCELLED", "EXPIRED", "UNREACHABLE"}
+)
+
+Action = Literal["reuse", "deploy", "resume", "upload"]
+
+
+@dataclass(frozen=True)
+class DeployedModel:
+    """A model that answers.
+
+    Attributes:
+        model_id: For queries and pipelines.
+        name: As registered.
+        version: Counted by the cluster.
+        state: ``DEPLOYED``, or ``PARTIALLY_DEPLOYED`` if some nodes could not load it.
+        function_name: ``SPARSE_ENCODING`` or ``SPARSE_TOKENIZE``.
+        sha256: Of the archive.
+        reused: Whether the cluster had it deployed already.
+        max_difference: Largest difference of a weight between the cluster and the archive; None if they were
+            not compared.
+        compared_texts: How many texts were compared.
+        replaced: Ids of older models of this name that were deleted.
+        kept: Ids of older models of this name that stay, because pipelines use them.
+    """
+
+    model_id: str
+    name: str
+    version: str
+    state: str
+    function_name: str
+    sha256: str
+    reused: bool
+    max_difference: float | None = None
+    compared_texts: int = 0
+    replaced: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class DeploymentPlan:
+    """What deploying an archive would do.
+
+    Attributes:
+        action: ``reuse`` a deployed model, ``deploy`` a registered one, ``resume`` an interrupted upload, or
+            ``upload`` a new one.
+        name: Name of the model.
+        model: The model that is there already.
+        others: Models of the same name and function with other content.
+        problems: Settings in the way.
+    """
+
+    action: Action
+    name: str
+    model: ModelInfo | None
+    others: tuple[ModelInfo, ...]
+    problems: tuple[SettingProblem, ...]
+
+
+def plan_deployment(
+    client: OpenSearch, archive: Archive, *, name: str | None = None, group: str | None = None
+) -> DeploymentPlan:
+    """Look at the cluster and decide what deploying the archive takes; changes nothing.
+
+    Args:
+        client: The cluster.
+        archive: The archive.
+        name: Name of the model; None takes the archive's, and any model of the same content will do.
+        group: Name or id of a model group; None lets the cluster make one of the model's name.
+
+    Raises:
+        ClusterError: The cluster cannot be asked.
+    """
+    same = [
+        model
+        for model in search_models(client, {"term": {"model_content_hash_value": archive.sha256}})
+        if model.function_name == archive.function_name
+        and (name is None or model.name == name)
+        and (not model.has_config or model.is_deployed)  # with a model_config it can never be deployed
+    ]
+    if group is not None:
+        ids = {
+            group,
+            *(key for key, value in search_groups(client, {"match_all": {}}).items() if value == group),
+        }
+        same = [model for model in same if model.group_id in ids]
+    # An upload of another chunk size cannot be continued.
+    same = [
+        model for model in same if model.state != "REGISTERING" or model.total_chunks == archive.total_chunks
+    ]
+    wanted = name or archive.name
+    model = min(same, key=lambda found: (_distance(found), found.name != wanted), default=None)
+    action: Action = "upload"
+    if model is not None:
+        action = ("reuse", "reuse", "deploy", "resume")[_distance(model)]
+    others = tuple(
+        other
+        for other in search_models(client, {"term": {"name.keyword": wanted}})
+        if other.sha256 != archive.sha256 and other.function_name == archive.function_name
+    )
+    problems: list[SettingProblem] = []
+    if action != "reuse":
+        problems = model_setting_problems(client, uploads=action != "deploy")
+    return DeploymentPlan(action, model.name if model else wanted, model, others, tuple(problems))
+
+
+def _distance(model: ModelInfo) -> int:
+    """How far a model is from answering: 0 deployed, 1 being deployed, 2 registered, 3 half uploaded."""
+    if model.is_deployed:
+        return 0
+    return {"DEPLOYING": 1, "LOADING": 1, "REGISTERING": 3, "UPLOADING": 3}.get(model.state, 2)
+
+
+def deploy_archive(
+    client: OpenSearch,
+    archive: Archive,
+    *,
+    name: str | None = None,
+    group: str | None = None,
+    replace: bool = False,
+    configure_cluster: bool = False,
+    allow_untrained: bool = False,
+    wait_s: float = 600,
+    progress: Progress | None = None,
+    notify: Notify | None = None,
+    compare: bool = True,
+) -> DeployedModel:
+    """Make the cluster predict what the archive does, and prove that it does.
+
+    Args:
+        client: The cluster.
+        archive: From :func:`oskit.encoder.archive.open_archive`.
+        name: Name of the model; None takes the archive's. A name of your own makes a model of its own, even
+            if the same content is there by another name.
+        group: Name or id of the model group; one of this name is made if there is none.
+        replace: Where models of this name have other content: delete them once the new one answers right.
+            Models that a pipeline uses are kept.
+        configure_cluster: Change the settings that stand in the way.
+        allow_untrained: Accept an archive whose projection is random.
+        wait_s: Limit of the deployment, after the upload, in seconds.
+        progress: Told what happens, bytes done and bytes in all (0 if it has no size).
+        notify: Told what a person should know: retries, changed settings, models that stay.
+        compare: Compare the predictions with the archive's own on a handful of texts.
+
+    Raises:
+        UntrainedEncoderError: The archive's projection is random.
+        ClusterSettingsError: A setting or a breaker stands in the way; the hint has the call that changes it.
+        PredictionMismatchError: The model predicts something else than its archive.
+        ModelError: Another model has the name, or the model cannot be uploaded or deployed. What this run
+            made is removed again.
+    """
+    _refuse_untrained(archive, allow_untrained)
+    run = _Deployment(client, archive, wait_s, progress or _silent_progress, notify or _silent)
+    expected = run.expectation() if compare else None
+    plan = plan_deployment(client, archive, name=name, group=group)
+    if plan.others and not replace and plan.action != "reuse":
+        raise _name_is_taken(plan)
+    run.prepare_cluster(plan, configure_cluster)
+    deployed = run.execute(plan, group, expected)
+    return run.replace_others(plan, deployed) if replace else deployed
+
+
+def _silent_progress(_what: str, _done: int, _total: int) -> None:
+    return None
+
+
+def _silent(_text: str) -> None:
+    return None
+
+
+def _refuse_untrained(archive: Archive, allow: bool) -> None:
+    if not allow and archive.manifest is not None and archive.manifest.source.head == "random":
+        raise UntrainedEncoderError(
+            f"{archive.path} was exported with a random projection: it retrieves nothing useful",
+            hint="Train the encoder first, or deploy it anyway with --allow-untrained",
+        )
+
+
+def _name_is_taken(plan: DeploymentPlan) -> ModelError:
+    there = ", ".join(f"{model.model_id} ({model.state})" for model in plan.others)
+    return ModelError(
+        f"The cluster has a model named {plan.name!r} with other content: {there}",
+        hint="Put this one in its place with --replace, or give this one another name with --name",
+    )
+
+
+class _Deployment:
+    """One run: what it made, so that a failure can take it back."""
+
+    def __init__(
+        self, client: OpenSearch, archive: Archive, wait_s: float, progress: Progress, notify: Notify
+    ) -> None:
+        self._client = client
+        self._archive = archive
+        self._wait_s = wait_s
+        self._progress = progress
+        self._notify = notify
+        self._made_model: str | None = None
+        self._made_group: str | None = None
+        self._deployed: str | None = None
+
+    def expectation(self) -> Expectation | None:
+        """What the model must predict, found out before anything is sent."""
+        self._progress("Running the archive here", 0, 0)
+        expected = expectation(self._archive)
+        if expected is None:
+            self._notify(
+                f"{self._archive.path.name} cannot run here and has no probes: its predictions are not "
+                "compared. Install torch, or deploy the ONNX archive"
+            )
+        return expected
+
+    def prepare_cluster(self, plan: DeploymentPlan, configure_cluster: bool) -> None:
+        """Change the settings in the way, or refuse because of them."""
+        if not configure_cluster:
+            raise_for_problems(plan.problems)
+            return
+        for setting, value in configure(self._client, plan.problems).items():
+            self._notify(f"Changed the cluster's setting {setting} to {value}")
+        raise_for_problems([problem for problem in plan.problems if problem.value is None])
+
+    def execute(self, plan: DeploymentPlan, group: str | None, expected: Expectation | None) -> DeployedModel:
+        """Upload, deploy and compare what the plan says; on a failure take back what was made."""
+        try:
+            model_id = self._registered(plan, group)
+            model = self._deployed_model(model_id, plan)
+            difference = self._compared(model, expected)
+        except Exception as error:
+            self._take_back(error)
+            raise
+        except KeyboardInterrupt:
+            if self._made_model is not None:
+                self._notify(
+                    f"The model {self._made_model} is unfinished: the same command goes on with it, "
+                    f"`oskit delete {self._made_model}` removes it"
+                )
+            raise
+        return DeployedModel(
+            model_id=model.model_id,
+            name=model.name,
+            version=model.version,
+            state=model.state,
+            function_name=model.function_name,
+            sha256=self._archive.sha256,
+            reused=plan.action == "reuse",
+            max_difference=difference,
+            compared_texts=len(expected.texts) if expected is not None else 0,
+        )
+
+    def _registered(self, plan: DeploymentPlan, group: str | None) -> str:
+        """The id of the model, uploaded whole."""
+        if plan.model is not None:
+            model_id = plan.model.model_id
+            if plan.action == "resume":
+                self._made_model = model_id
+                self._notify(f"Going on with the interrupted upload of {model_id}")
+                present = chunks_present(self._client, model_id)
+                self._upload(model_id, present)
+            return model_id
+        group_id = self._group(plan.name, group)
+        self._made_model = register(self._client, self._archive, name=plan.name, group_id=group_id)
+        self._upload(self._made_model, set())
+        return self._made_model
+
+    def _group(self, name: str, group: str | None) -> str | None:
+        """The group's id, or None to let the cluster make one of the model's name."""
+        if group is not None:
+            group_id, made = resolve_group(self._client, group, self._archive.description)
+            self._made_group = group_id if made else None
+            return group_id
+        return None
+
+    def _upload(self, model_id: str, present: set[int]) -> None:
+        upload(
+            self._client,
+            self._archive,
+            model_id,
+            present=present,
+            progress=self._progress,
+            notify=self._notify,
+        )
+
+    def _deployed_model(self, model_id: str, plan: DeploymentPlan) -> ModelInfo:
+        if plan.action == "reuse" and plan.model is not None and plan.model.is_deployed:
+            return plan.model
+        end = time.monotonic() + self._wait_s
+        if plan.action != "reuse":  # else another run is deploying it right now
+            self._deploy_with_patience(model_id, end)
+        model = wait_until(
+            lambda: self._answering(model_id), wait_s=max(10.0, end - time.monotonic()), max_pause_s=1.0
+        )
+        if model is None:
+            raise ModelError(f"The model {model_id} was deployed, but its state does not become DEPLOYED")
+        return model
+
+    def _answering(self, model_id: str) -> ModelInfo | None:
+        model = get_model(self._client, model_id)
+        if model is None:
+            raise ModelError(f"The model {model_id} was deleted during its deployment")
+        if model.state == "DEPLOY_FAILED":
+            raise ModelError(
+                f"The deployment of the model {model_id} failed", hint="Deploy it again to see why"
+            )
+        self._progress(f"Deploying: {model.state}", 0, 0)
+        return model if model.is_deployed else None
+
+    def _deploy_with_patience(self, model_id: str, end: float) -> None:
+        """Deploy, again after a pause where the reason may pass by itself."""
+        for attempt in range(1, DEPLOY_ATTEMPTS + 1):
+            reason, cause = self._deploy_once(model_id, end)
+            if cause is None:
+                return
+            if attempt == DEPLOY_ATTEMPTS or not cause.passes or time.monotonic() + DEPLOY_PAUSE_S > end:
+                kind = ClusterSettingsError if cause.setting else ModelError
+                raise kind(
+                    f"The model {self._archive.name!r} cannot be deployed: {cause.problem} ({reason})",
+                    hint=cause.hint,
+                )
+            self._notify(f"Not deployed yet, trying again in {DEPLOY_PAUSE_S:g} s: {cause.problem}")
+            time.sleep(DEPLOY_PAUSE_S)
+
+    def _deploy_once(self, model_id: str, end: float) -> tuple[str, Cause | None]:
+        """Deploy and wait; the reason and cause of a failure, or ``("", None)``."""
+        action = f"deploy {self._archive.name!r}"
+        self._deployed = model_id
+        with cluster_errors(action, ModelError):
+            try:
+                task_id = request(self._client, "POST", f"/models/{model_id}/_deploy")["task_id"]
+            except TransportError as failure:
+                if error := refusal(failure, action):
+                    raise error from failure
+                raise
+        task = wait_until(
+            lambda: self._finished(task_id, model_id),
+            wait_s=max(0.0, end - time.monotonic()),
+            max_pause_s=1.0,
+        )
+        if task is None:
+            raise ModelError(
+                f"The model {self._archive.name!r} is not deployed after {self._wait_s:g} s",
+                hint="Wait longer with --wait, or look at the node's log and load",
+            )
+        if task["state"] == "COMPLETED":
+            return "", None
+        reason = node_errors(str(task.get("error") or f"the task is {task['state']}"))
+        if task["state"] == "COMPLETED_WITH_ERROR":
+            self._notify(f"Some nodes cannot load the model: {cause_of(reason).problem} ({reason})")
+            return "", None
+        return reason, cause_of(reason)
+
+    def _finished(self, task_id: str, model_id: str) -> dict[str, Any] | None:
+        """The task once it is finished; the model's state stands in for a task that is gone."""
+        with cluster_errors("watch the deployment", ModelError):
+            try:
+                task: dict[str, Any] = request(self._client, "GET", f"/tasks/{task_id}")
+            except NotFoundError:
+                return {"state": "COMPLETED"} if self._answering(model_id) else None
+        self._progress(f"Deploying: {task['state']}", 0, 0)
+        return task if task["state"] in FINISHED_TASKS else None
+
+    def _compared(self, model: ModelInfo, expected: Expectation | None) -> float | None:
+        if expected is None:
+            return None
+        self._progress("Comparing predictions", 0, 0)
+        return compare_predictions(self._client, model.model_id, expected, function_name=model.function_name)
+
+    def _take_back(self, error: Exception) -> None:
+        """Remove what this run made; if that fails too, say what is left."""
+        self._progress("Cleaning up", 0, 0)
+        left = self._made_model
+        try:
+            if self._made_model is not None:
+                delete_model(self._client, self._made_model, force=True)
+            elif self._deployed is not None:
+                undeploy_model(self._client, self._deployed)
+            left = None
+            if self._made_group is not None:
+                delete_empty_group(self._client, self._made_group)
+        except ClusterError as second:
+            self._notify(f"Cleaning up failed too: {second.message}")
+        if left is not None:
+            note = (
+                f"The unfinished model {left} is still there: deploy again to go on, or: oskit delete {left}"
+            )
+            if isinstance(error, OskitError):
+                error.hint = f"{error.hint}. {note}" if error.hint else note
+            else:
+                self._notify(note)
+
+    def replace_others(self, plan: DeploymentPlan, deployed: DeployedModel) -> DeployedModel:
+        """Delete the older models of the name, except those that pipelines use."""
+        replaced: list[str] = []
+        kept: list[str] = []
+        for other in plan.others:
+            users = pipelines_using(self._client, other.model_id)
+            if users:
+                kept.append(other.model_id)
+                self._notify(
+                    f"The older model {other.model_id} stays, because it is used by the "
+                    f"{' and the '.join(users)}"
+                )
+            else:
+                self._progress("Removing the older model", 0, 0)
+                delete_model(self._client, other.model_id)
+                replaced.append(other.model_id)
+        return replace(deployed, replaced=tuple(replaced), kept=tuple(kept))

@@ -1,0 +1,339 @@
+"""The models of a cluster: list, find, undeploy, delete."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from opensearchpy import OpenSearch
+from opensearchpy.exceptions import ConflictError, NotFoundError, TransportError
+
+from oskit.cluster.failures import cluster_errors
+from oskit.cluster.retry import with_retries
+from oskit.errors import ModelError
+
+Result = TypeVar("Result")
+
+ML = "/_plugins/_ml"
+MAX_MODELS = 10_000
+"""Size of one search, OpenSearch's ``index.max_result_window``."""
+
+DEPLOYED_STATES = frozenset({"DEPLOYED", "PARTIALLY_DEPLOYED", "LOADED", "PARTIALLY_LOADED"})
+"""The LOADED names are those of models deployed before OpenSearch 2.7."""
+
+IN_MEMORY_STATES = DEPLOYED_STATES | {"DEPLOYING", "LOADING"}
+GROUP_REFRESH_S = 3.0
+"""How long a group may be held by a model that is deleted already: searches see that a second later."""
+
+_SOURCE = [
+    *("name", "model_version", "model_state", "algorithm", "function_name", "model_format", "total_chunks"),
+    *("model_content_size_in_bytes", "model_content_hash_value", "created_time", "model_group_id"),
+    *("planning_worker_node_count", "current_worker_node_count", "planning_worker_nodes", "model_config"),
+]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model as the cluster describes it.
+
+    Attributes:
+        model_id: What queries and pipelines refer to.
+        name: Not unique.
+        version: Counted by the cluster, within the model's group.
+        state: REGISTERING, REGISTERED, DEPLOYING, DEPLOYED, PARTIALLY_DEPLOYED, UNDEPLOYED, DEPLOY_FAILED.
+        function_name: SPARSE_ENCODING, SPARSE_TOKENIZE, TEXT_EMBEDDING, REMOTE, ...
+        format: TORCH_SCRIPT or ONNX; None for a remote model.
+        size: Of the archive in bytes, if known.
+        sha256: Of the archive, if known.
+        created: When it was registered.
+        planned: Nodes that should run it.
+        current: Nodes that do.
+        group_id: Its model group.
+        total_chunks: Parts of the upload.
+        planned_nodes: Ids of the nodes that should run it.
+        has_config: Whether it was registered with a ``model_config``.
+    """
+
+    model_id: str
+    name: str
+    version: str
+    state: str
+    function_name: str
+    format: str | None = None
+    size: int | None = None
+    sha256: str | None = None
+    created: datetime | None = None
+    planned: int = 0
+    current: int = 0
+    group_id: str | None = None
+    total_chunks: int | None = None
+    planned_nodes: tuple[str, ...] = ()
+    has_config: bool = False
+
+    @property
+    def is_deployed(self) -> bool:
+        """Whether it answers, on some nodes at least."""
+        return self.state in DEPLOYED_STATES
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        values = asdict(self)
+        values["created"] = self.created.isoformat() if self.created else None
+        return values
+
+
+def _model(model_id: str, source: dict[str, Any]) -> ModelInfo:
+    created = source.get("created_time")
+    return ModelInfo(
+        model_id=model_id,
+        name=str(source.get("name", "")),
+        version=str(source.get("model_version", "")),
+        state=str(source.get("model_state", "UNKNOWN")),
+        function_name=str(source.get("algorithm") or source.get("function_name") or ""),
+        format=source.get("model_format"),
+        size=source.get("model_content_size_in_bytes"),
+        sha256=source.get("model_content_hash_value"),
+        created=datetime.fromtimestamp(created / 1000, tz=UTC) if created else None,
+        planned=int(source.get("planning_worker_node_count") or 0),
+        current=int(source.get("current_worker_node_count") or 0),
+        group_id=source.get("model_group_id"),
+        total_chunks=source.get("total_chunks"),
+        planned_nodes=tuple(source.get("planning_worker_nodes") or ()),
+        has_config=bool(source.get("model_config")),
+    )
+
+
+def request(client: OpenSearch, method: str, path: str, body: Any = None) -> Any:
+    """One idempotent request to ML Commons, with retries; failures stay those of opensearch-py."""
+    return with_retries(lambda: client.transport.perform_request(method, ML + path, body=body))
+
+
+def _has_no_index(failure: TransportError) -> bool:
+    """Whether nothing was ever registered here: the index that would hold it does not exist yet."""
+    return "index_not_found_exception" in json.dumps(failure.info, default=str)
+
+
+def search_models(client: OpenSearch, *filters: dict[str, Any]) -> list[ModelInfo]:
+    """Models (not the chunks of their archives) that match all filters, newest first."""
+    body = {
+        "query": {
+            "bool": {
+                "filter": [{"exists": {"field": "name"}}, *filters],
+                "must_not": {"exists": {"field": "chunk_number"}},
+            }
+        },
+        "_source": _SOURCE,
+        "sort": [{"created_time": {"order": "desc", "unmapped_type": "date"}}],
+        "size": MAX_MODELS,
+    }
+    with cluster_errors("list the models", ModelError):
+        try:
+            answer = request(client, "POST", "/models/_search", body)
+        except TransportError as failure:
+            if _has_no_index(failure):
+                return []
+            raise
+    return [_model(hit["_id"], hit["_source"]) for hit in answer["hits"]["hits"]]
+
+
+def list_models(client: OpenSearch) -> list[ModelInfo]:
+    """All models that we may see, newest first.
+
+    Raises:
+        ModelError: The cluster has no ML Commons, or refuses.
+    """
+    return search_models(client)
+
+
+def get_model(client: OpenSearch, model_id: str) -> ModelInfo | None:
+    """The model of this id as it is right now, or None if there is none."""
+    with cluster_errors(f"read the model {model_id}", ModelError):
+        try:
+            return _model(model_id, request(client, "GET", f"/models/{_quoted(model_id)}"))
+        except NotFoundError:
+            return None
+        except TransportError as failure:
+            if _has_no_index(failure):
+                return None
+            raise
+
+
+def _quoted(model_id: str) -> str:
+    from urllib.parse import quote
+
+    return quote(model_id, safe="")
+
+
+def find_model(client: OpenSearch, name_or_id: str) -> ModelInfo:
+    """The one model of this id or name.
+
+    Raises:
+        ModelError: None has it (the nearest names are in the hint), or several have the name.
+    """
+    models = list_models(client)
+    for model in models:
+        if model.model_id == name_or_id:
+            return model
+    named = [model for model in models if model.name == name_or_id]
+    if len(named) == 1:
+        return named[0]
+    if not named:
+        raise ModelError(f"There is no model {name_or_id!r}", hint=_nearest(name_or_id, models))
+    candidates = ", ".join(f"{model.model_id} (version {model.version}, {model.state})" for model in named)
+    raise ModelError(f"{len(named)} models are named {name_or_id!r}: {candidates}", hint="Give the id of one")
+
+
+def _nearest(name: str, models: Sequence[ModelInfo]) -> str:
+    known = {model.name for model in models}
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    if near:
+        return f"Did you mean {' or '.join(near)}? All of them: oskit models"
+    return (
+        "List them with: oskit models"
+        if known
+        else "The cluster has no models; deploy one with: oskit deploy ARCHIVE"
+    )
+
+
+def pipelines_using(client: OpenSearch, model_id: str) -> list[str]:
+    """Ingest and search pipelines whose definition mentions the model, as ``"ingest pipeline 'x'"``."""
+    users: list[str] = []
+    with cluster_errors("read the pipelines", ModelError):
+        for kind, path in (("ingest", "/_ingest/pipeline"), ("search", "/_search/pipeline")):
+            try:
+                pipelines = with_retries(lambda path=path: client.transport.perform_request("GET", path))  # type: ignore[misc]
+            except NotFoundError:  # there are none
+                continue
+            users += [
+                f"{kind} pipeline {name!r}" for name, body in pipelines.items() if _mentions(body, model_id)
+            ]
+    return users
+
+
+def _mentions(value: Any, text: str) -> bool:
+    if isinstance(value, dict):
+        return any(_mentions(item, text) for item in value.values())
+    if isinstance(value, list):
+        return any(_mentions(item, text) for item in value)
+    return isinstance(value, str) and value == text
+
+
+def undeploy_model(client: OpenSearch, model_id: str, *, wait_s: float = 60) -> ModelInfo:
+    """Take a model out of the nodes' memory; does nothing if it is not in it.
+
+    Raises:
+        ModelError: There is no such model, or it is still deployed after ``wait_s`` seconds.
+    """
+    model = get_model(client, model_id)
+    if model is None:
+        raise ModelError(f"There is no model with the id {model_id}", hint="List them with: oskit models")
+    if model.state not in IN_MEMORY_STATES | {"DEPLOY_FAILED"}:
+        return model
+    with cluster_errors(f"undeploy the model {model_id}", ModelError):
+        request(client, "POST", f"/models/{_quoted(model_id)}/_undeploy")
+    left = wait_until(lambda: _gone_from_memory(client, model_id), wait_s=wait_s, first_pause_s=0.1)
+    if left is None:
+        raise ModelError(f"The model {model_id} is still deployed after {wait_s:g} s", hint="Try again")
+    return left
+
+
+def _gone_from_memory(client: OpenSearch, model_id: str) -> ModelInfo | None:
+    model = get_model(client, model_id)
+    if model is None:
+        raise ModelError(f"The model {model_id} was deleted meanwhile")
+    return None if model.state in IN_MEMORY_STATES else model
+
+
+def delete_model(client: OpenSearch, model_id: str, *, force: bool = False, wait_s: float = 60) -> None:
+    """Undeploy and delete a model, its chunks, and its group if that was made for it alone.
+
+    Args:
+        client: The cluster.
+        model_id: Id of the model.
+        force: Delete it even if a pipeline uses it.
+        wait_s: Limit for undeploying, in seconds.
+
+    Raises:
+        ModelError: There is no such model, or a pipeline uses it.
+    """
+    model = get_model(client, model_id)
+    if model is None:
+        raise ModelError(f"There is no model with the id {model_id}", hint="List them with: oskit models")
+    users = [] if force else pipelines_using(client, model_id)
+    if users:
+        raise ModelError(
+            f"The model {model_id} is used by the {' and the '.join(users)}",
+            hint="Delete or change them first, or delete the model anyway with --force",
+        )
+    undeploy_model(client, model_id, wait_s=wait_s)
+    # 404: there was a first attempt whose answer was lost
+    with cluster_errors(f"delete the model {model_id}", ModelError), contextlib.suppress(NotFoundError):
+        request(client, "DELETE", f"/models/{_quoted(model_id)}")
+    if model.group_id and group_name(client, model.group_id) == model.name:
+        delete_empty_group(client, model.group_id)
+
+
+def group_name(client: OpenSearch, group_id: str) -> str | None:
+    """Name of a model group, or None if there is none of this id."""
+    groups = search_groups(client, {"ids": {"values": [group_id]}})
+    return groups.get(group_id)
+
+
+def search_groups(client: OpenSearch, query: dict[str, Any]) -> dict[str, str]:
+    """Model groups that match the query: name by id."""
+    with cluster_errors("list the model groups", ModelError):
+        try:
+            answer = request(
+                client, "POST", "/model_groups/_search", {"query": query, "_source": ["name"], "size": 1000}
+            )
+        except TransportError as failure:
+            if _has_no_index(failure):
+                return {}
+            raise
+    return {hit["_id"]: hit["_source"]["name"] for hit in answer["hits"]["hits"]}
+
+
+def delete_empty_group(client: OpenSearch, group_id: str) -> bool:
+    """Delete a model group unless it has models; whether it is gone."""
+    if any(
+        get_model(client, model.model_id)
+        for model in search_models(client, {"term": {"model_group_id": group_id}})
+    ):
+        return False
+
+    def attempt() -> bool | None:
+        try:
+            request(client, "DELETE", f"/model_groups/{_quoted(group_id)}")
+        except (
+            ConflictError
+        ):  # a search still sees the model that was deleted just now, or there is a new one
+            return None
+        except NotFoundError:
+            pass
+        return True
+
+    with cluster_errors("delete the model group", ModelError):
+        return bool(wait_until(attempt, wait_s=GROUP_REFRESH_S, first_pause_s=0.3))
+
+
+def wait_until(
+    look: Callable[[], Result | None], *, wait_s: float, first_pause_s: float = 0.2, max_pause_s: float = 2.0
+) -> Result | None:
+    """Call ``look`` until it gives something, ever less often; None once ``wait_s`` seconds are over."""
+    end = time.monotonic() + wait_s
+    pause = first_pause_s
+    while True:
+        found = look()
+        if found is not None:
+            return found
+        left = end - time.monotonic()
+        if left <= 0:
+            return None
+        time.sleep(min(pause, left))
+        pause = min(pause * 1.5, max_pause_s)

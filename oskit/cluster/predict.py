@@ -1,0 +1,71 @@
+"""Token weights from a deployed model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
+
+from opensearchpy import OpenSearch
+
+from oskit.cluster.failures import cluster_errors
+from oskit.cluster.models import request
+from oskit.encoder.types import KeyFormat, TokenWeights
+from oskit.errors import ModelError
+
+
+def predict(
+    client: OpenSearch,
+    model_id: str,
+    texts: Sequence[str],
+    *,
+    function_name: str = "SPARSE_ENCODING",
+    key: KeyFormat = "token",
+) -> list[TokenWeights]:
+    """Token weights of each text, heaviest first.
+
+    Args:
+        client: The cluster.
+        model_id: A deployed sparse model.
+        texts: The texts, sent in one request; the model takes them one at a time.
+        function_name: ``SPARSE_ENCODING`` or ``SPARSE_TOKENIZE``.
+        key: ``"token"`` for token texts, ``"id"`` for token ids (OpenSearch 3.2 and newer).
+
+    Raises:
+        ModelError: The model is not deployed, refuses, or answers in another form.
+    """
+    if not texts:
+        return []
+    body: dict[str, Any] = {"text_docs": [_well_formed(text) for text in texts]}
+    if key == "id":
+        body["parameters"] = {"sparse_embedding_format": "TOKEN_ID"}
+    path = f"/_predict/{function_name.lower()}/{quote(model_id, safe='')}"
+    with cluster_errors(f"get token weights from the model {model_id}", ModelError):
+        answer = request(client, "POST", path, body)
+    try:
+        rows = [_weights(result) for result in answer["inference_results"]]
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise ModelError(
+            f"The model {model_id} does not answer with token weights",
+            hint="Is it a sparse encoder or tokenizer? See: oskit models",
+        ) from None
+    if len(rows) != len(texts):
+        raise ModelError(f"The model {model_id} gave {len(rows)} answers for {len(texts)} texts")
+    if key == "id" and any(not name.isdecimal() for row in rows for name in row):
+        raise ModelError(
+            f"The model {model_id} answers with token texts where ids are asked for",
+            hint="Token ids need OpenSearch 3.2 or newer",
+        )
+    return rows
+
+
+def _weights(result: dict[str, Any]) -> TokenWeights:
+    response = result["output"][0]["dataAsMap"]["response"][0]
+    return dict(
+        sorted(((str(name), float(weight)) for name, weight in response.items()), key=lambda item: -item[1])
+    )
+
+
+def _well_formed(text: str) -> str:
+    """Lone surrogates have no UTF-8 and so no JSON; they become U+FFFD, as in the archive's encoder."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,0 +1,226 @@
+"""Cluster settings and memory breakers that stand in the way of a model, and the call that changes each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from opensearchpy import OpenSearch
+
+from oskit.cluster.failures import cluster_errors
+from oskit.cluster.retry import with_retries
+from oskit.errors import ClusterAuthError, ClusterSettingsError
+
+PREFIX = "plugins.ml_commons."
+_MEGABYTE = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class SettingProblem:
+    """One setting that stands in the way.
+
+    Attributes:
+        setting: Its full name.
+        problem: What is wrong, one line.
+        value: The value that would let the model through; None if no value of it would.
+        certain: Whether it will refuse the model for sure; a heap that is too full now may be free in a
+            second, once garbage is collected.
+    """
+
+    setting: str
+    problem: str
+    value: str | bool | int | list[str] | None
+    certain: bool = True
+
+    @property
+    def call(self) -> str | None:
+        """The exact request that changes it, for the Dev Tools console or curl."""
+        return None if self.value is None else settings_call({self.setting: self.value})
+
+
+def settings_call(values: dict[str, Any]) -> str:
+    """``PUT _cluster/settings`` with its body, as people paste it."""
+    return f"PUT _cluster/settings {json.dumps({'persistent': values})}"
+
+
+def effective_settings(client: OpenSearch) -> dict[str, Any]:
+    """Flat names and values in force: transient before persistent before the node's file and defaults.
+
+    Raises:
+        ClusterAuthError: The user may not see them.
+    """
+    with cluster_errors("read the cluster's settings"):
+        answer = with_retries(
+            lambda: client.cluster.get_settings(params={"include_defaults": "true", "flat_settings": "true"})
+        )
+    return {**answer.get("defaults", {}), **answer.get("persistent", {}), **answer.get("transient", {})}
+
+
+def model_setting_problems(
+    client: OpenSearch, *, uploads: bool = True, models: int = 1
+) -> list[SettingProblem]:
+    """What stands in the way of a local model; empty if nothing does, or if we may not look.
+
+    Args:
+        client: The cluster.
+        uploads: Whether an archive is going to be uploaded too.
+        models: How many models are going to be deployed.
+    """
+    try:
+        settings = effective_settings(client)
+        with cluster_errors("read the nodes' memory and disk"):
+            nodes = with_retries(lambda: client.nodes.stats(metric="jvm,fs"))["nodes"]
+    except ClusterAuthError:
+        return []
+    return [
+        *_switches(settings, uploads),
+        *_nodes_and_roles(settings, nodes),
+        *_limits(settings, nodes, client, models),
+    ]
+
+
+def raise_for_problems(problems: Sequence[SettingProblem]) -> None:
+    """Refuse to go on when something is certain to refuse the model.
+
+    Raises:
+        ClusterSettingsError: Names every setting and the one call that changes them all.
+    """
+    certain = [problem for problem in problems if problem.certain]
+    if not certain:
+        return
+    values = {problem.setting: problem.value for problem in certain if problem.value is not None}
+    hint = (
+        f"Let oskit change that with --configure-cluster, or send: {settings_call(values)}"
+        if values
+        else "Change it on the cluster first"
+    )
+    raise ClusterSettingsError(
+        f"The cluster would refuse the model: {'; '.join(problem.problem for problem in certain)}", hint=hint
+    )
+
+
+def configure(client: OpenSearch, problems: Sequence[SettingProblem]) -> dict[str, Any]:
+    """Change the settings that stand in the way, persistently, and return what was set.
+
+    Raises:
+        ClusterAuthError: The user may not change settings.
+        ClusterSettingsError: The cluster refuses a value.
+    """
+    values = {problem.setting: problem.value for problem in problems if problem.value is not None}
+    if values:
+        with cluster_errors("change the cluster's settings", ClusterSettingsError):
+            with_retries(lambda: client.cluster.put_settings(body={"persistent": values}))
+    return values
+
+
+def _is_true(value: Any) -> bool:
+    return str(value).lower() == "true"
+
+
+def _switches(settings: dict[str, Any], uploads: bool) -> Iterator[SettingProblem]:
+    local_models = f"{PREFIX}local_model.enabled"
+    if not _is_true(settings.get(local_models, True)):
+        yield SettingProblem(
+            local_models, "it runs no models of its own (local_model.enabled is false)", True
+        )
+    # Absent before OpenSearch 2.8; then archives may be uploaded.
+    allowed = f"{PREFIX}allow_registering_model_via_local_file"
+    if uploads and not _is_true(settings.get(allowed, True)):
+        yield SettingProblem(
+            allowed, "it takes no uploads (allow_registering_model_via_local_file is false)", True
+        )
+
+
+def _nodes_and_roles(settings: dict[str, Any], nodes: dict[str, Any]) -> Iterator[SettingProblem]:
+    roles = {role for node in nodes.values() for role in node.get("roles", ())}
+    only_ml = f"{PREFIX}only_run_on_ml_node"
+    eligible = f"{PREFIX}task_dispatcher.eligible_node_role.local_model"
+    if _is_true(settings.get(only_ml, True)):
+        if roles and "ml" not in roles:
+            yield SettingProblem(
+                only_ml,
+                "models run on nodes with the ml role only, and it has none (only_run_on_ml_node)",
+                False,
+            )
+        return
+    wanted = settings.get(eligible, ["data", "ml"])
+    wanted = [name.strip() for name in wanted.split(",")] if isinstance(wanted, str) else list(wanted)
+    if roles and not roles & set(wanted):
+        yield SettingProblem(
+            eligible,
+            f"no node has a role of {', '.join(wanted)} ({eligible})",
+            sorted(roles & {"data", "ml"}) or None,
+        )
+
+
+def _limits(
+    settings: dict[str, Any], nodes: dict[str, Any], client: OpenSearch, models: int
+) -> Iterator[SettingProblem]:
+    yield from _heap(settings, nodes)
+    yield from _disk(settings, nodes)
+    yield from _model_count(settings, client, models)
+
+
+def _heap(settings: dict[str, Any], nodes: dict[str, Any]) -> Iterator[SettingProblem]:
+    name = f"{PREFIX}jvm_heap_memory_threshold"
+    threshold = int(settings.get(name, 85))
+    used = max((node["jvm"]["mem"]["heap_used_percent"] for node in nodes.values()), default=0)
+    if threshold < 100 and used > threshold:  # 100 switches the breaker off
+        yield SettingProblem(
+            name,
+            f"the heap of a node is {used}% full, and above {threshold}% models are refused "
+            "(jvm_heap_memory_threshold)",
+            95 if threshold < 95 else 100,
+            certain=False,
+        )
+
+
+def _disk(settings: dict[str, Any], nodes: dict[str, Any]) -> Iterator[SettingProblem]:
+    name = f"{PREFIX}disk_free_space_threshold"
+    threshold = parse_bytes(str(settings.get(name, "5gb")))
+    free = min((node["fs"]["total"]["free_in_bytes"] for node in nodes.values()), default=None)
+    if threshold is None or free is None or free >= threshold:
+        return
+    yield SettingProblem(
+        name,
+        f"a node has {free // _MEGABYTE:,} MB of free disk, and below {threshold // _MEGABYTE:,} MB "
+        "models are refused (disk_free_space_threshold)",
+        f"{free // 2 // _MEGABYTE}mb" if free > 200 * _MEGABYTE else None,
+    )
+
+
+def _model_count(settings: dict[str, Any], client: OpenSearch, models: int) -> Iterator[SettingProblem]:
+    from oskit.cluster.models import list_models
+
+    name = f"{PREFIX}max_model_on_node"
+    limit = int(settings.get(name, 10))
+    on_node: dict[str, int] = {}
+    for model in list_models(client):
+        if model.is_deployed and model.function_name != "REMOTE":
+            for node in model.planned_nodes:
+                on_node[node] = on_node.get(node, 0) + 1
+    most = max(on_node.values(), default=0)
+    if most + models > limit:
+        yield SettingProblem(
+            name,
+            f"a node holds {most} models, and more than {limit} are refused (max_model_on_node)",
+            most + models + 10,
+        )
+
+
+_UNITS = {"kb": 1024, "mb": 1024**2, "gb": 1024**3, "tb": 1024**4, "pb": 1024**5, "b": 1}
+
+
+def parse_bytes(text: str) -> int | None:
+    """A size as OpenSearch writes it (``5gb``, ``5368709120b``) in bytes; None if it is none."""
+    text = text.strip().lower()
+    for unit, factor in _UNITS.items():
+        number = text.removesuffix(unit)
+        if number != text:
+            try:
+                return int(float(number) * factor)
+            except ValueError:
+                return None
+    return None

@@ -1,0 +1,177 @@
+"""An archive's way into the cluster: group, registration, chunks.
+
+A chunk is stored under its number, so sending one again changes nothing; the last one, whatever its
+neighbours, turns the model into REGISTERED, so it goes last and alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from opensearchpy import OpenSearch
+from opensearchpy.exceptions import NotFoundError, TransportError
+
+from oskit.cluster.causes import cause_of
+from oskit.cluster.failures import cluster_errors, error_reason
+from oskit.cluster.models import ML, get_model, request, search_groups, search_models, wait_until
+from oskit.cluster.retry import is_transient, with_retries
+from oskit.encoder.archive import CHUNK_SIZE, Archive
+from oskit.errors import ArchiveError, ClusterError, ClusterSettingsError, ModelError
+
+Progress = Callable[[str, int, int], None]
+"""Told what happens, how much of it is done, and how much there is (0 if it has no size)."""
+
+Notify = Callable[[str], None]
+"""Told what a person should know, one line each."""
+
+REGISTERED_WAIT_S = 60.0
+
+
+def refusal(failure: TransportError, action: str) -> ClusterError | None:
+    """The error for a refusal whose cause is known; None if it is not."""
+    reason = error_reason(failure)
+    cause = cause_of(reason)
+    if not isinstance(failure.status_code, int) or cause_of("") is cause:
+        return None
+    kind = ClusterSettingsError if cause.setting else ModelError
+    return kind(f"Cannot {action}: {cause.problem} ({reason})", hint=cause.hint)
+
+
+def resolve_group(client: OpenSearch, group: str, description: str) -> tuple[str, bool]:
+    """The id of a model group given by name or id, and whether it was made now.
+
+    Raises:
+        ModelError: The cluster refuses the group.
+    """
+    known = search_groups(client, {"match_all": {}})
+    if group in known:
+        return group, False
+    for group_id, name in known.items():
+        if name == group:
+            return group_id, False
+    with cluster_errors(f"create the model group {group!r}", ModelError):
+        # Not retried: a second request after a lost answer would be refused, the name being taken.
+        answer = client.transport.perform_request(
+            "POST", f"{ML}/model_groups/_register", body={"name": group, "description": description}
+        )
+    return str(answer["model_group_id"]), True
+
+
+def register(client: OpenSearch, archive: Archive, *, name: str, group_id: str | None) -> str:
+    """Announce the archive to the cluster and return the model's id.
+
+    Raises:
+        ClusterSettingsError: A setting forbids it.
+        ModelError: The cluster refuses it for another reason.
+    """
+    body = {**archive.register_body(), "name": name}
+    if group_id is not None:
+        body["model_group_id"] = group_id
+    action = f"register {name!r}"
+
+    def attempt() -> str:
+        try:
+            return str(
+                client.transport.perform_request("POST", f"{ML}/models/_register_meta", body=body)["model_id"]
+            )
+        except TransportError as failure:
+            if error := refusal(failure, action):
+                raise error from failure
+            # Each request makes a model: one whose answer was lost must be found, not made again.
+            if is_transient(failure) and (lost := _just_registered(client, archive, name)):
+                return lost
+            raise
+
+    with cluster_errors(action, ModelError):
+        return with_retries(attempt)
+
+
+def _just_registered(client: OpenSearch, archive: Archive, name: str) -> str | None:
+    found = search_models(client, {"term": {"model_content_hash_value": archive.sha256}})
+    return next(
+        (model.model_id for model in found if model.state == "REGISTERING" and model.name == name), None
+    )
+
+
+def chunks_present(client: OpenSearch, model_id: str) -> set[int]:
+    """Numbers of the chunks that the cluster holds of a model."""
+    body = {
+        "query": {
+            "bool": {"filter": [{"term": {"model_id": model_id}}, {"exists": {"field": "chunk_number"}}]}
+        },
+        "_source": ["chunk_number"],
+        "size": 10_000,
+    }
+    with cluster_errors("see which parts of the upload are there", ModelError):
+        hits = request(client, "POST", "/models/_search", body)["hits"]["hits"]
+    return {int(hit["_source"]["chunk_number"]) for hit in hits}
+
+
+def upload(
+    client: OpenSearch,
+    archive: Archive,
+    model_id: str,
+    *,
+    present: set[int] | None = None,
+    progress: Progress,
+    notify: Notify,
+) -> None:
+    """Send the chunks that are missing, the last one last, and wait until the model is REGISTERED.
+
+    Args:
+        client: The cluster.
+        archive: Its file is read chunk by chunk.
+        model_id: The registered model.
+        present: Chunks that the cluster holds already.
+        progress: Told the bytes that are there.
+        notify: Told about chunks that are sent again.
+
+    Raises:
+        ClusterError: A chunk could not be sent, even after several attempts.
+        ArchiveError: The file changed on disk meanwhile.
+    """
+    last = archive.total_chunks - 1
+    skipped = (present or set()) - {last}
+    sent = min(len(skipped) * CHUNK_SIZE, archive.size)
+    progress("Uploading", sent, archive.size)
+    with archive.path.open("rb") as stream:
+        for number in range(archive.total_chunks):
+            if number in skipped:
+                continue
+            stream.seek(number * CHUNK_SIZE)
+            chunk = stream.read(CHUNK_SIZE)
+            if len(chunk) != min(CHUNK_SIZE, archive.size - number * CHUNK_SIZE):
+                raise ArchiveError(f"{archive.path} changed while it was uploaded", hint="Deploy it again")
+            _send(client, model_id, number, archive.total_chunks, chunk, notify)
+            sent += len(chunk)
+            progress("Uploading", sent, archive.size)
+    progress("Registering", 0, 0)
+    if wait_until(lambda: _registered(client, model_id), wait_s=REGISTERED_WAIT_S) is None:
+        raise ModelError(
+            f"The model {model_id} did not become REGISTERED within {REGISTERED_WAIT_S:g} s of its upload",
+            hint="Deploy it again; the node's log says more",
+        )
+
+
+def _send(client: OpenSearch, model_id: str, number: int, total: int, chunk: bytes, notify: Notify) -> None:
+    name = f"chunk {number + 1} of {total}"
+    with cluster_errors(f"upload {name} of the model {model_id}", ModelError):
+        try:
+            # The content type stays JSON: ML Commons refuses application/octet-stream with 406.
+            with_retries(
+                lambda: client.transport.perform_request(
+                    "POST", f"{ML}/models/{model_id}/upload_chunk/{number}", body=chunk
+                ),
+                on_retry=lambda reason: notify(f"Sending {name} again: {reason}"),
+            )
+        except TransportError as failure:
+            if "Failed to find model" in error_reason(failure):
+                raise NotFoundError(404, "the model was deleted meanwhile", {}) from failure
+            raise
+
+
+def _registered(client: OpenSearch, model_id: str) -> bool | None:
+    model = get_model(client, model_id)
+    if model is None:
+        raise ModelError(f"The model {model_id} was deleted during its upload", hint="Deploy it again")
+    return True if model.state != "REGISTERING" else None
