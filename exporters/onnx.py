@@ -1,0 +1,127 @@
+"""The ONNX model of an archive, within the limits of the server's ONNX Runtime 1.16.3."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from exporters.graph import BakedEncoder
+from oskit.encoder.backends import ATTENTION_MASK, INPUT_IDS, OUTPUT
+from oskit.errors import ExportError
+
+OPSET = 17
+"""Has layer normalisation as one operator; ONNX Runtime 1.16.3 knows opsets up to 19."""
+
+MAX_OPSET = 19
+MAX_IR_VERSION = 9
+MAX_FILE_BYTES = 2_000_000_000
+"""A protobuf message, and so a single ONNX file, has at most 2 GB; ML Commons takes no second one."""
+
+
+def write_onnx(
+    baked: BakedEncoder,
+    input_ids: torch.Tensor,
+    mask: torch.Tensor,
+    path: Path,
+    *,
+    quantize: bool = False,
+) -> None:
+    """Export ``baked`` as one ONNX file with dynamic batch and length.
+
+    Args:
+        baked: The graph, see :func:`exporters.graph.exportable`.
+        input_ids: Example, int64 ``[batch, length]``.
+        mask: Its attention mask.
+        path: File to write.
+        quantize: Store and multiply the weights as 8-bit integers (dynamic quantisation).
+
+    Raises:
+        ExportError: The encoder cannot be exported, or needs more than the server's ONNX Runtime has.
+    """
+    parameters = sum(tensor.numel() * 4 for tensor in baked.parameters())
+    if parameters > MAX_FILE_BYTES:
+        raise ExportError(
+            f"the encoder's weights have {parameters / 1e9:.1f} GB, a single ONNX file at most 2 GB",
+            hint="Export it as TorchScript: --format torchscript",
+        )
+    with TemporaryDirectory(dir=path.parent) as folder:
+        plain = Path(folder) / "plain.onnx" if quantize else path
+        # Unfolded, the transposed copy of tied embeddings is made at load time instead of being stored; a matrix
+        # that is to be quantised must be there as such.
+        _export(baked, input_ids, mask, plain, fold=quantize)
+        if quantize:
+            _quantize(plain, path)
+    _check_limits(path)
+
+
+def _export(
+    baked: BakedEncoder, input_ids: torch.Tensor, mask: torch.Tensor, path: Path, *, fold: bool
+) -> None:
+    axes = {0: "batch", 1: "length"}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            torch.onnx.export(
+                baked,
+                (input_ids, mask),
+                str(path),
+                input_names=[INPUT_IDS, ATTENTION_MASK],
+                output_names=[OUTPUT],
+                dynamic_axes={INPUT_IDS: axes, ATTENTION_MASK: axes, OUTPUT: {0: "batch"}},
+                opset_version=OPSET,
+                do_constant_folding=fold,
+                # The exporter by torch.export writes opset 18 and up and an IR version above the server's.
+                dynamo=False,
+            )
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ExportError(
+                f"the encoder cannot be exported as ONNX: {reason}",
+                hint="Export it as TorchScript instead: --format torchscript",
+            ) from error
+
+
+def _quantize(source: Path, target: Path) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # it recommends a preprocessing that changes nothing here
+    try:
+        # Unsigned weights: signed ones overflow in the 16-bit sums of CPUs without VNNI, so the same archive
+        # would predict different weights on different machines.
+        quantize_dynamic(str(source), str(target), weight_type=QuantType.QUInt8, per_channel=True)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ExportError(
+            f"the encoder cannot be quantised: {reason}", hint="Leave --quantize out."
+        ) from error
+    finally:
+        root.setLevel(level)
+
+
+def _check_limits(path: Path) -> None:
+    """Opset, IR version, one file: what ONNX Runtime 1.16.3 and ML Commons can load."""
+    import onnx
+
+    model = onnx.load(str(path), load_external_data=False)
+    opset = onnx_opset(model)
+    if opset > MAX_OPSET or model.ir_version > MAX_IR_VERSION:
+        raise ExportError(
+            f"the ONNX model has opset {opset} and IR version {model.ir_version}; the server's ONNX Runtime takes "
+            f"{MAX_OPSET} and {MAX_IR_VERSION} at most",
+            hint="Export it as TorchScript instead: --format torchscript",
+        )
+    external = [tensor.name for tensor in model.graph.initializer if tensor.external_data]
+    if external:
+        raise ExportError(f"the ONNX model keeps {len(external)} tensors in files of their own")
+
+
+def onnx_opset(model: Any) -> int:
+    """The opset of the standard operators."""
+    return max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
