@@ -1,0 +1,121 @@
+"""The demo's page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from oskit.demo import tables
+from oskit.demo.result import DemoReport
+from oskit.evaluation import plots
+from oskit.evaluation.page import Page, Plot, Section, Table, write_report
+from oskit.evaluation.report import (
+    FOOTER,
+    differences_plot,
+    examples_section,
+    figure,
+    gains_plot,
+    milliseconds,
+    percent,
+)
+
+
+def write_demo(report: DemoReport, folder: str | Path) -> list[Path]:
+    """Write ``demo.json`` and ``demo.html`` into ``folder``; returns both paths."""
+    return write_report(folder, report.to_dict(), demo_page(report), "demo")
+
+
+def demo_page(report: DemoReport) -> Page:
+    """The page: verdict, headline figures, and a section for each station of the path."""
+    proof = tables.headline(report).verification
+    cluster, exact, bm25 = proof.run("cluster"), proof.run("exact"), proof.run("BM25")
+    wrong = sum(index.verification.wrong_hits for index in report.indexes)
+    hits = sum(index.verification.comparison.hits for index in report.indexes)
+    return Page(
+        title="From an encoder to proven retrieval",
+        subtitle=f"{report.collection['name']} · {report.created} · {report.seconds:.0f} s",
+        passed=report.passed,
+        verdict=f"{len(report.indexes)} indexes agree with the exact scores"
+        if report.passed
+        else "The cluster disagrees",
+        cards=[
+            (
+                "nDCG@10",
+                figure(cluster.quality["nDCG@10"]),
+                f"exact {figure(exact.quality['nDCG@10'])}, BM25 {figure(bm25.quality['nDCG@10'])}",
+            ),
+            ("Overlap of the top 10", percent(cluster.overlap_at_10), "with the exact ranking"),
+            ("Hits compared", f"{hits:,}", f"{wrong:,} wrong"),
+            (
+                "Query latency p50",
+                milliseconds(cluster.wall, "p50"),
+                f"p99 {milliseconds(cluster.wall, 'p99')}",
+            ),
+        ],
+        facts=[(label, str(value)) for label, value in report.load["summary"].items()],
+        sections=[
+            *_failures(report),
+            _path(report),
+            _retrieval(report),
+            _agreement(report),
+            _examples(report),
+        ],
+        footer=f"{FOOTER} Collection: see its distribution for authors and licence. "
+        + ", ".join(f"{name} {value}" for name, value in report.machine.items()),
+    )
+
+
+def _failures(report: DemoReport) -> list[Section]:
+    return [Section("What is wrong", lines=report.failures)] if report.failures else []
+
+
+def _path(report: DemoReport) -> Section:
+    rates = {index.label: index.ingest["docs_per_second"] for index in report.indexes}
+    steps = [[step.name, f"{step.seconds:.1f} s"] for step in report.steps]
+    return Section(
+        "From encoder to index",
+        "Each archive was opened again and compared with the encoder, "
+        "and each model on the cluster with its archive.",
+        tables=[
+            Table(tables.ARCHIVE_COLUMNS, tables.archive_rows(report)),
+            Table(tables.MODEL_COLUMNS, tables.model_rows(report), numeric=False),
+            Table(tables.INDEX_COLUMNS, tables.index_rows(report)),
+            Table(("Step", "time"), steps),
+        ],
+        plots=[Plot(plots.rate_bars(rates, "documents per second"), "Ingest, encoding included.")],
+    )
+
+
+def _retrieval(report: DemoReport) -> Section:
+    proof = tables.headline(report).verification
+    section = Section(
+        "Retrieval",
+        "The cluster beside the exact scores in process and beside BM25 in the same cluster.",
+        tables=[Table(tables.QUALITY_COLUMNS, tables.quality_rows(report))],
+        plots=[
+            Plot(
+                plots.quality_bars({run.name: run.quality for run in proof.runs}),
+                f"{tables.headline(report).label}: mean over the judged queries.",
+            )
+        ],
+    )
+    if (gains := gains_plot(proof)) is not None:
+        section.plots.append(gains)
+    return section
+
+
+def _agreement(report: DemoReport) -> Section:
+    curves = {index.label: index.verification.wall for index in report.indexes if index.verification.wall}
+    section = Section(
+        "Agreement and latency",
+        "A hit counts as wrong if its score, its rank or its absence does not follow from "
+        "how the index rounds weights.",
+        plots=[Plot(plots.latency_curves(curves), "Queries answered within a time, one at a time.")],
+    )
+    difference = differences_plot(tables.headline(report).verification)
+    if difference is not None:
+        section.plots.insert(0, difference)
+    return section
+
+
+def _examples(report: DemoReport) -> Section:
+    return examples_section(tables.headline(report).verification)

@@ -1,0 +1,136 @@
+"""What the demo found: the schema of its JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from oskit.demo.steps import StepRecord
+from oskit.errors import VerificationError
+from oskit.evaluation.result import VerificationReport
+
+DEMO_SCHEMA = "oskit.demo/1"
+
+
+@dataclass
+class ExportedArchive:
+    """An archive that was exported."""
+
+    name: str
+    kind: str
+    model_format: str
+    file: str
+    bytes: int
+    sha256: str
+    parity_texts: int
+    parity_max_difference: float
+
+
+@dataclass
+class DemoModel:
+    """A model on the cluster."""
+
+    name: str
+    model_id: str
+    function_name: str
+    model_format: str
+    state: str
+    max_difference: float | None
+
+
+@dataclass
+class DemoIndex:
+    """One index: how it was loaded, and the proof.
+
+    Attributes:
+        label: For people.
+        model_format: Of the archive that encoded the documents.
+        encode: ``client`` or ``cluster``.
+        ingest: What became of the documents.
+        verification: The proof.
+    """
+
+    label: str
+    model_format: str
+    encode: str
+    ingest: dict[str, Any]
+    verification: VerificationReport
+
+
+@dataclass
+class DemoReport:
+    """Everything the demo did.
+
+    Attributes:
+        created: ISO 8601, UTC.
+        machine: Cores, memory, Python and versions.
+        load: The loader's report.
+        collection: Name, numbers of documents and queries.
+        archives: What was exported.
+        models: What was deployed.
+        indexes: What was ingested and proved.
+        steps: What took how long.
+        seconds: All in all.
+    """
+
+    created: str
+    machine: dict[str, Any]
+    load: dict[str, Any]
+    collection: dict[str, Any]
+    archives: list[ExportedArchive] = field(default_factory=list)
+    models: list[DemoModel] = field(default_factory=list)
+    indexes: list[DemoIndex] = field(default_factory=list)
+    steps: list[StepRecord] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def failures(self) -> list[str]:
+        """Why the proof failed, one line for each reason; empty if it did not."""
+        found = []
+        for index in self.indexes:
+            refused = index.ingest["refused"]
+            if refused:
+                found.append(f"{index.label}: {refused} documents were refused")
+            found.extend(f"{index.label}: {line}" for line in index.verification.failures)
+        return found
+
+    @property
+    def passed(self) -> bool:
+        """Whether every index retrieves what it should."""
+        return bool(self.indexes) and not self.failures
+
+    def raise_for_disagreement(self) -> None:
+        """Raise if anything disagreed.
+
+        Raises:
+            VerificationError: Names the first reason.
+        """
+        if failures := self.failures:
+            more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+            raise VerificationError(f"{failures[0]}{more}", hint="The report lists each disagreement.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form; ``schema`` names its version."""
+        return {
+            "schema": DEMO_SCHEMA,
+            "created": self.created,
+            "passed": self.passed,
+            "failures": self.failures,
+            "seconds": round(self.seconds, 1),
+            "machine": self.machine,
+            "load": self.load,
+            "collection": self.collection,
+            "archives": [asdict(archive) for archive in self.archives],
+            "models": [asdict(model) for model in self.models],
+            "indexes": [
+                {
+                    "label": index.label,
+                    "model_format": index.model_format,
+                    "encode": index.encode,
+                    "ingest": index.ingest,
+                    "verification": index.verification.to_dict(),
+                }
+                for index in self.indexes
+            ],
+            "steps": [asdict(step) for step in self.steps],
+        }

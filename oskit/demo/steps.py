@@ -1,0 +1,56 @@
+"""The demo's steps: what is done now, and how long each took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+Tell = Callable[[str], object]
+"""Shows one line to whoever is waiting."""
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """A step that is over."""
+
+    name: str
+    seconds: float
+    result: str
+
+
+@dataclass
+class Step:
+    """A step that is under way; ``result`` is what it says when it is over."""
+
+    name: str
+    result: str = ""
+
+
+@dataclass
+class Steps:
+    """Runs steps one after the other and remembers them.
+
+    Attributes:
+        tell: Shows a line.
+        done: The steps that are over.
+    """
+
+    tell: Tell
+    done: list[StepRecord] = field(default_factory=list)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[Step]:
+        """Announce a step and, once it is over, how long it took. A step that fails is announced as well."""
+        self.tell(f"{len(self.done) + 1:2}. {name} …")
+        current = Step(name)
+        start = time.perf_counter()
+        try:
+            yield current
+        except BaseException:
+            self.tell(f"    failed after {time.perf_counter() - start:.1f} s")
+            raise
+        record = StepRecord(name, time.perf_counter() - start, current.result)
+        self.done.append(record)
+        self.tell(f"    {record.result or 'done'} ({record.seconds:.1f} s)")

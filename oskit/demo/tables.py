@@ -1,0 +1,131 @@
+"""The demo's rows: the same for the terminal and for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from oskit.demo.result import DemoIndex, DemoReport
+from oskit.evaluation.report import NOTHING, figure, milliseconds, percent
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Rows = list[list[str]]
+
+
+def load_rows(report: DemoReport) -> Rows:
+    """What was loaded, and by which tier."""
+    return [[label, str(value)] for label, value in report.load["summary"].items()]
+
+
+ARCHIVE_COLUMNS = ("Archive", "size", "parity texts", "largest difference")
+
+
+def archive_rows(report: DemoReport) -> Rows:
+    """The archives with their sizes and parity."""
+    return [
+        [
+            f"{archive.model_format if archive.kind == 'encoder' else 'tokenizer'}: {archive.file}",
+            f"{archive.bytes / 1e6:.1f} MB",
+            f"{archive.parity_texts:,}",
+            f"{archive.parity_max_difference:.1e}",
+        ]
+        for archive in report.archives
+    ]
+
+
+MODEL_COLUMNS = ("Model", "format", "id", "state", "largest difference")
+
+
+def model_rows(report: DemoReport) -> Rows:
+    """The models on the cluster, and how far their predictions are from the archives'."""
+    return [
+        [
+            model.function_name,
+            model.model_format,
+            model.model_id,
+            model.state,
+            NOTHING if model.max_difference is None else f"{model.max_difference:.1e}",
+        ]
+        for model in report.models
+    ]
+
+
+INDEX_COLUMNS = ("Index", "ingested", "failed", "docs/s", "search", "hits checked", "wrong")
+
+
+def index_rows(report: DemoReport) -> Rows:
+    """What was ingested, how fast, and what the comparison found."""
+    return [
+        [
+            index.label,
+            f"{index.ingest['indexed']:,}",
+            f"{index.ingest['refused']:,}",
+            f"{index.ingest['docs_per_second']:.0f}",
+            index.verification.index["search"],
+            f"{index.verification.comparison.hits:,}",
+            f"{index.verification.wrong_hits:,}",
+        ]
+        for index in report.indexes
+    ]
+
+
+QUALITY_COLUMNS = ("Retrieval", "nDCG@10", "MRR@10", "R@100", "overlap@10", "p50", "p99")
+
+
+def quality_rows(report: DemoReport) -> Rows:
+    """Cluster beside exact scores beside BM25, for each index."""
+    rows: Rows = []
+    for index in report.indexes:
+        for run in index.verification.runs:
+            rows.append(
+                [
+                    f"{index.label}: {run.name}",
+                    *(figure(run.quality[measure]) for measure in ("nDCG@10", "MRR@10", "R@100")),
+                    percent(run.overlap_at_10),
+                    milliseconds(run.wall, "p50"),
+                    milliseconds(run.wall, "p99"),
+                ]
+            )
+    return rows
+
+
+def headline(report: DemoReport) -> DemoIndex:
+    """The index whose figures stand for the demo: the first."""
+    return report.indexes[0]
+
+
+def print_demo(console: Console, report: DemoReport) -> None:
+    """The final table, section by section, the examples and the verdict."""
+    from rich.markup import escape
+
+    from oskit.evaluation.tables import print_examples
+
+    _print(console, ("Loaded", ""), load_rows(report), numeric=False)
+    _print(console, ARCHIVE_COLUMNS, archive_rows(report))
+    _print(console, MODEL_COLUMNS, model_rows(report), numeric=False)
+    _print(console, INDEX_COLUMNS, index_rows(report))
+    _print(console, QUALITY_COLUMNS, quality_rows(report))
+    print_examples(console, headline(report).verification.examples)
+    for failure in report.failures:
+        console.print(f"[red]Wrong:[/red] {escape(failure)}")
+    if report.passed:
+        console.print(
+            f"\n[green]Retrieval is proven: {len(report.indexes)} indexes agree with the exact scores[/green] "
+            f"({report.seconds:.0f} s)."
+        )
+
+
+def _print(console: Console, columns: Sequence[str], rows: Rows, *, numeric: bool = True) -> None:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, column in enumerate(columns):
+        justify: Any = "right" if numeric and number else "left"
+        table.add_column(column, justify=justify, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    console.print(table)
