@@ -15,7 +15,7 @@ Facts of OpenSearch 3.6 behind the choices here, each tried on a node:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from oskit.cluster.failures import cluster_errors
@@ -146,18 +146,39 @@ class IndexInfo:
 
     def to_meta(self) -> dict[str, Any]:
         """What stands in the mapping's ``_meta.oskit``."""
-        meta = {key: value for key, value in asdict(self).items() if value is not None and key != "name"}
-        meta["encoder"] = {key: value for key, value in meta["encoder"].items() if value is not None}
-        return meta
+        identity = {key: value for key, value in asdict(self.encoder).items() if key in _OWN_NAMES}
+        meta = {
+            "kind": self.kind,
+            "key": self.key,
+            "field": self.embedding_field,
+            "passage_field": self.passage_field,
+            "encode": self.encode,
+            "encoder_sha256": self.encoder.sha256,
+            "encoder_name": self.encoder.name,
+            **identity,
+            "prune": self.prune,
+        }
+        return {key: value for key, value in meta.items() if value is not None}
 
     @classmethod
     def from_meta(cls, name: str, meta: Mapping[str, Any]) -> IndexInfo:
         """The inverse of :meth:`to_meta`; entries of a later oskit are ignored."""
-        known = {key: meta[key] for key in cls.__dataclass_fields__ if key in meta and key != "encoder"}
-        of_encoder = dict(meta.get("encoder") or {})
-        fields = EncoderIdentity.__dataclass_fields__
-        encoder = EncoderIdentity(**{key: of_encoder[key] for key in fields if key in of_encoder})
-        return cls(**{**known, "name": name}, encoder=encoder)
+        own = {key: meta.get(key) for key in _OWN_NAMES}
+        encoder = EncoderIdentity(meta.get("encoder_sha256"), meta.get("encoder_name"), **own)
+        return cls(
+            name=name,
+            kind=meta["kind"],
+            key=meta.get("key") or key_for(meta["kind"], "token"),
+            embedding_field=meta.get("field") or "embedding",
+            passage_field=meta.get("passage_field"),
+            encode=meta.get("encode"),
+            encoder=encoder,
+            prune=meta.get("prune"),
+        )
+
+
+_OWN_NAMES = ("architecture", "model_id", "query_sha256", "query_model_id")
+"""Attributes of :class:`EncoderIdentity` that have the same name in the mapping."""
 
 
 def pipeline_name(index: str) -> str:
@@ -282,7 +303,17 @@ def ensure_index(
         create_index(client, wanted, settings)
         return wanted
     _check_same(existing, wanted)
-    return replace(wanted, key=existing.key)
+    return _record(client, existing, wanted)
+
+
+def _record(client: OpenSearch, existing: IndexInfo, wanted: IndexInfo) -> IndexInfo:
+    """Write what is known now and was not, or has changed (a model that was deployed anew)."""
+    before = existing.to_meta()
+    merged = {**before, **wanted.to_meta()}
+    if merged != before:
+        with cluster_errors(f"update the index {wanted.name!r}", IndexingError):
+            client.indices.put_mapping(index=wanted.name, body={"_meta": {META_KEY: merged}})
+    return IndexInfo.from_meta(wanted.name, merged)
 
 
 def _check_same(existing: IndexInfo, wanted: IndexInfo) -> None:

@@ -1,0 +1,205 @@
+"""Send documents with the bulk API, and account for every one of them.
+
+opensearch-py's helpers either raise at the first item that is refused or never retry it; here an item is
+retried for as long as its refusal is passing (429, 503), and what is refused for good comes back with its
+reason.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from opensearchpy.exceptions import TransportError
+
+from oskit.cluster.failures import cluster_errors, error_reason
+from oskit.cluster.retry import DEFAULT_POLICY, RetryPolicy, is_transient
+from oskit.data.documents import Document
+from oskit.errors import IndexingError
+
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
+_BUSY = frozenset({429, 503})
+"""Statuses of an item that pass."""
+
+_NOT_THE_DOCUMENTS_FAULT = frozenset({401, 403, 404})
+"""Statuses of an item that every other document would get as well: no permission, a block, no index."""
+
+_MAX_DOCUMENTS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class BulkItem:
+    """A document and the two lines that index it."""
+
+    document: Document
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedItem:
+    """A document that the cluster does not take."""
+
+    document: Document
+    status: int
+    reason: str
+
+
+@dataclass
+class BulkOutcome:
+    """What became of the items of one call: ``indexed + len(refused)`` is their number."""
+
+    indexed: int = 0
+    refused: list[RefusedItem] = field(default_factory=list)
+    retries: int = 0
+
+
+@dataclass
+class _Pending:
+    item: BulkItem
+    attempts: int = 0
+
+
+class BulkSender:
+    """Sends items, a request at a time; requests shrink when the cluster is busy or finds them too large.
+
+    Use one for each thread.
+
+    Args:
+        client: Client without retries of its own.
+        index: The index; document ids come with the items.
+        pipeline: Ingest pipeline that encodes the documents; ``"_none"`` for none.
+        policy: Attempts for each item, and their distance.
+        request_timeout: Limit of one request in seconds; None for the client's.
+        stop: When it is set, :meth:`send` returns early, with the items that were not sent unaccounted for.
+    """
+
+    def __init__(
+        self,
+        client: OpenSearch,
+        index: str,
+        *,
+        pipeline: str = "_none",
+        policy: RetryPolicy = DEFAULT_POLICY,
+        request_timeout: float | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self._client = client
+        self._index = index
+        self._policy = policy
+        self._stop = stop or threading.Event()
+        self._limit = _MAX_DOCUMENTS
+        self._ceiling = _MAX_DOCUMENTS
+        self._params: dict[str, Any] = {
+            "pipeline": pipeline,
+            "filter_path": "items.*.status,items.*.error",
+        }
+        if request_timeout is not None:
+            self._params["request_timeout"] = request_timeout
+
+    def send(self, items: Sequence[BulkItem], outcome: BulkOutcome | None = None) -> BulkOutcome:
+        """Index the items; returns when each is indexed or refused (or ``stop`` is set).
+
+        Args:
+            items: The documents.
+            outcome: Counted in as it happens, so that it holds true when an error ends the call.
+
+        Raises:
+            ClusterError: The cluster cannot be reached, or refuses every document alike.
+        """
+        outcome = BulkOutcome() if outcome is None else outcome
+        waiting = deque(_Pending(item) for item in items)
+        while waiting and not self._stop.is_set():
+            batch = [waiting.popleft() for _ in range(min(self._limit, len(waiting)))]
+            again = self._send_batch(batch, outcome)
+            busy = max((pending.attempts for pending in again), default=0)
+            if busy:
+                outcome.retries += len(again)
+                self._limit = max(1, len(batch) // 2)
+                self._stop.wait(self._wait_s(busy))
+            elif not again:
+                self._limit = min(self._limit * 2, self._ceiling)
+            waiting.extendleft(reversed(again))
+        return outcome
+
+    def _wait_s(self, attempt: int) -> float:
+        """Full jitter, as in :mod:`oskit.cluster.retry`."""
+        upper = min(self._policy.max_wait_s, self._policy.first_wait_s * 2 ** (attempt - 1))
+        return random.uniform(0, upper)  # noqa: S311 - not a secret
+
+    def _send_batch(self, batch: list[_Pending], outcome: BulkOutcome) -> list[_Pending]:
+        """One request; returns what has to be sent again."""
+        body = b"".join(pending.item.payload for pending in batch)
+        try:
+            answer = self._client.bulk(body=body, index=self._index, params=dict(self._params))
+        except TransportError as failure:
+            return self._after_failure(failure, batch, outcome)
+        items = answer.get("items") or []
+        if len(items) != len(batch):
+            raise IndexingError(f"the cluster answered for {len(items)} of {len(batch)} documents")
+        return self._after_answer(items, batch, outcome)
+
+    def _after_failure(
+        self, failure: TransportError, batch: list[_Pending], outcome: BulkOutcome
+    ) -> list[_Pending]:
+        """The request failed as a whole: wait, split it, or give up."""
+        status = failure.status_code
+        if status in (400, 413):
+            # One document can fail a whole request: find it by halving.
+            if len(batch) == 1:
+                outcome.refused.append(RefusedItem(batch[0].item.document, status, error_reason(failure)))
+                return []
+            self._limit = max(1, len(batch) // 2)
+            if status == 413:
+                self._ceiling = self._limit
+            return batch
+        if is_transient(failure) and all(p.attempts + 1 < self._policy.attempts for p in batch):
+            for pending in batch:
+                pending.attempts += 1
+            return batch
+        with cluster_errors(f"index documents into {self._index!r}", IndexingError):
+            raise failure
+        raise AssertionError("cluster_errors raises")
+
+    def _after_answer(
+        self, items: list[dict[str, Any]], batch: list[_Pending], outcome: BulkOutcome
+    ) -> list[_Pending]:
+        again: list[_Pending] = []
+        for pending, answer in zip(batch, items, strict=True):
+            (result,) = answer.values()
+            status = int(result.get("status", 500))
+            if 200 <= status < 300:
+                outcome.indexed += 1
+                continue
+            reason = item_reason(result.get("error"))
+            if status in _NOT_THE_DOCUMENTS_FAULT:
+                raise IndexingError(f"cannot index documents into {self._index!r}: {reason} ({status})")
+            pending.attempts += 1
+            if status in _BUSY and pending.attempts < self._policy.attempts:
+                again.append(pending)
+            elif "cluster_block_exception" in reason:
+                raise IndexingError(
+                    f"cannot index documents into {self._index!r}: {reason}",
+                    hint="Free disk space on the nodes, or lift the block",
+                )
+            else:
+                outcome.refused.append(RefusedItem(pending.item.document, status, reason))
+        return again
+
+
+def item_reason(error: Any) -> str:
+    """An item's error in one line: type, reason, and what caused it."""
+    if not isinstance(error, dict):
+        return str(error or "no reason given")
+    parts: list[str] = []
+    while isinstance(error, dict):
+        part = ": ".join(str(error[key]) for key in ("type", "reason") if error.get(key))
+        if part and part not in parts:
+            parts.append(part)
+        error = error.get("caused_by")
+    return " ".join("; ".join(parts).split())[:1000]

@@ -1,0 +1,329 @@
+"""Load documents into an index: read, encode, send, and account for every record."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from oskit.cluster.account import Account, IngestReport
+from oskit.cluster.dead_letter import DeadLetterFile
+from oskit.cluster.indexes import (
+    EncodeMode,
+    EncoderIdentity,
+    IndexInfo,
+    IndexSettings,
+    check_vocabulary,
+    ensure_index,
+    key_for,
+    put_pipeline,
+)
+from oskit.cluster.items import ItemMaker
+from oskit.cluster.models import ModelInfo, find_model
+from oskit.cluster.refresh import RefreshPause
+from oskit.cluster.retry import DEFAULT_POLICY, RetryPolicy
+from oskit.cluster.senders import Senders
+from oskit.data.documents import Document, Refusal
+from oskit.data.duplicates import DuplicateFilter
+from oskit.errors import IndexingError, OskitError, UsageError
+
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
+    from oskit.encoder.types import TextEncoder
+    from oskit.encoder.weights import Prune
+
+__all__ = ["IngestInterrupted", "IngestReport", "ingest"]
+
+WINDOW_BATCHES = 16
+"""Batches of documents that are encoded at a time, sorted by length."""
+
+WINDOW_CHARACTERS = 4_000_000
+"""Text of a window, at most; bounds the memory where documents are long."""
+
+PAUSE_REFRESH_AFTER = 5_000
+"""Documents after which a load counts as a large one."""
+
+HOPELESS_AFTER = 1_000
+"""A load whose first so many documents were all refused is stopped."""
+
+CLUSTER_REQUEST_TIMEOUT_S = 300.0
+"""Limit of a bulk request whose documents the cluster encodes: that takes tens of milliseconds each."""
+
+_RESUME = "Run the same command again to go on: documents keep their ids, so none comes twice"
+
+
+class IngestInterrupted(IndexingError):
+    """The load was interrupted (Ctrl-C); ``report`` says what was done until then."""
+
+    exit_code: ClassVar[int] = 130
+
+    def __init__(self, report: IngestReport) -> None:
+        super().__init__(f"interrupted after {_done(report)}", hint=_RESUME)
+        self.report = report
+
+
+def ingest(
+    client: OpenSearch,
+    index: str,
+    documents: Iterable[Document | Refusal],
+    *,
+    encode: EncodeMode = "client",
+    encoder: TextEncoder | None = None,
+    model_id: str | None = None,
+    query_model_id: str | None = None,
+    settings: IndexSettings | None = None,
+    recreate: bool = False,
+    prune: Prune | None = None,
+    batch_size: int = 32,
+    bulk_documents: int | None = None,
+    bulk_bytes: int = 5_000_000,
+    workers: int = 2,
+    dead_letter: str | Path | None = None,
+    progress: Callable[[int], object] | None = None,
+    policy: RetryPolicy = DEFAULT_POLICY,
+) -> IngestReport:
+    """Create an index unless it is there, and load documents into it.
+
+    Loading the same documents again changes nothing: ids are their own or made of their content, and a
+    document with a known id replaces the one before. Documents are read as they are needed and memory is
+    bounded by a window of them.
+
+    Args:
+        client: From :func:`oskit.cluster.connection.connect`.
+        index: Its name.
+        documents: From :func:`oskit.data.files.read_documents`, or your own.
+        encode: ``"client"``: here, with ``encoder``. ``"cluster"``: by the model in an ingest pipeline.
+        encoder: For ``"client"``. With ``"cluster"`` it is optional and only checked against the index.
+        model_id: Name or id of the deployed model, for ``"cluster"``.
+        query_model_id: Name or id of the model that encodes queries, if it is another; recorded for search.
+        settings: How to create the index.
+        recreate: Delete the index first, if oskit made it.
+        prune: Which weights to keep.
+        batch_size: Documents that are encoded together.
+        bulk_documents: Documents of one bulk request; 500, or 100 where the cluster encodes.
+        bulk_bytes: Size of one bulk request, in bytes.
+        workers: Requests in flight.
+        dead_letter: File for what is refused, appended to; None keeps only the counts.
+        progress: Called with the number of further documents whose fate is known; from several threads.
+        policy: Attempts for each document and request.
+
+    Raises:
+        UsageError: Arguments do not fit together.
+        IndexingError: The index does not fit, or the cluster refuses every document alike.
+        IngestInterrupted: Ctrl-C.
+        OskitError: What reading or encoding raises; the message says what was indexed until then.
+    """
+    settings = settings or IndexSettings()
+    info, model = _plan(client, index, settings, encode, encoder, model_id, query_model_id, prune)
+    maker = ItemMaker(info, encoder if encode == "client" else None, prune, batch_size)
+    documents = _check_first(documents, maker)
+    info = ensure_index(client, info, settings, recreate=recreate)
+    pipeline = "_none"
+    if model is not None:
+        pipeline = put_pipeline(
+            client, info, model.model_id, batch_size=batch_size, prune=str(prune) if prune else None
+        )
+    letters = DeadLetterFile(dead_letter) if dead_letter is not None else None
+    account = Account(index, letters, progress)
+    senders = Senders(
+        client,
+        index,
+        account,
+        workers=workers,
+        pipeline=pipeline,
+        policy=policy,
+        request_timeout=CLUSTER_REQUEST_TIMEOUT_S if model else None,
+        bulk_documents=bulk_documents or (100 if model else 500),
+        bulk_bytes=bulk_bytes,
+    )
+    try:
+        _load(client, index, documents, maker, senders, account, batch_size)
+    finally:
+        if letters is not None:
+            letters.close()
+    report = account.report()
+    if account.read != account.settled:
+        raise IndexingError(
+            f"{account.read} records were read, but only {account.settled} are accounted for",
+            hint="This is a bug in oskit; please report it",
+        )
+    return report
+
+
+def _plan(
+    client: OpenSearch,
+    index: str,
+    settings: IndexSettings,
+    encode: EncodeMode,
+    encoder: TextEncoder | None,
+    model_id: str | None,
+    query_model_id: str | None,
+    prune: Prune | None,
+) -> tuple[IndexInfo, ModelInfo | None]:
+    """How the index shall be, and the model that encodes on the cluster."""
+    if encode == "client" and encoder is None:
+        raise UsageError("encoding here needs an encoder", hint="Give --archive DIR, or --encode cluster")
+    if encode == "cluster" and model_id is None:
+        raise UsageError("encoding on the cluster needs a model", hint="Give --model NAME or its id")
+    if encoder is not None:
+        check_vocabulary(settings.kind, encoder.vocabulary.size)
+    vocabulary_key = encoder.vocabulary.key_format if encoder is not None else "token"
+    if encode == "cluster" and settings.kind == "rank_features" and vocabulary_key == "id":
+        raise UsageError(
+            "several tokens of this encoder have the same text, and the cluster writes texts into "
+            "rank_features, so weights would be lost",
+            hint="Use --encode client, or --index-kind sparse_vector",
+        )
+    model = find_encoder_model(client, model_id) if encode == "cluster" and model_id else None
+    query_model = find_model(client, query_model_id) if query_model_id else None
+    identity = _identity(encoder, model, query_model)
+    info = IndexInfo(
+        name=index,
+        kind=settings.kind,
+        key=key_for(settings.kind, vocabulary_key),
+        embedding_field=settings.embedding_field,
+        passage_field=settings.passage_field,
+        encode=encode,
+        encoder=identity,
+        prune=str(prune) if prune else None,
+    )
+    return info, model
+
+
+def find_encoder_model(client: OpenSearch, name_or_id: str) -> ModelInfo:
+    """The model that shall encode documents.
+
+    Raises:
+        ModelError: There is none of this name or id.
+        IndexingError: It is not deployed, or does not encode documents.
+    """
+    model = find_model(client, name_or_id)
+    if model.function_name == "SPARSE_TOKENIZE":
+        raise IndexingError(
+            f"the model {model.name!r} is a tokenizer, which encodes queries and not documents",
+            hint="Give the encoder's model with --model, and this one with --query-model",
+        )
+    if not model.is_deployed:
+        raise IndexingError(
+            f"the model {model.name!r} ({model.model_id}) is not deployed: {model.state}",
+            hint="Deploy its archive with: oskit deploy ARCHIVE",
+        )
+    return model
+
+
+def _identity(
+    encoder: TextEncoder | None, model: ModelInfo | None, query_model: ModelInfo | None
+) -> EncoderIdentity:
+    archive = getattr(encoder, "archive", None)  # a torch encoder has none
+    query = getattr(encoder, "query", None)
+    sha256 = model.sha256 if model else getattr(archive, "sha256", None)
+    return EncoderIdentity(
+        sha256=sha256,
+        name=model.name if model else getattr(archive, "name", None),
+        architecture=encoder.architecture if encoder is not None else None,
+        model_id=model.model_id if model else None,
+        query_sha256=query_model.sha256 if query_model else getattr(query, "sha256", None),
+        query_model_id=query_model.model_id if query_model else None,
+    )
+
+
+def _check_first(documents: Iterable[Document | Refusal], maker: ItemMaker) -> Iterator[Document | Refusal]:
+    """Look at the first document, before anything is made for documents that do not fit."""
+    stream = iter(documents)
+    first = next(stream, None)
+    if first is None:
+        return stream
+    if isinstance(first, Document) and (problem := maker.check(first)) and "own field" in problem:
+        raise UsageError(f"{first.where or 'the first document'}: {problem}")
+    return itertools.chain([first], stream)
+
+
+def _load(
+    client: OpenSearch,
+    index: str,
+    documents: Iterator[Document | Refusal],
+    maker: ItemMaker,
+    senders: Senders,
+    account: Account,
+    batch_size: int,
+) -> None:
+    """Run the load; whatever happens, threads end, and the refresh is as it was."""
+    refresh = RefreshPause(client, index)
+    try:
+        with senders:
+            for window in _windows(_admitted(documents, maker, account), batch_size):
+                if account.settled + len(window) > PAUSE_REFRESH_AFTER:
+                    refresh.pause()
+                senders.put(maker.make(window))
+                _stop_if_hopeless(account)
+    except BaseException as error:
+        with suppress(OskitError):
+            refresh.finish(RetryPolicy(attempts=2))
+        if isinstance(error, KeyboardInterrupt):
+            raise IngestInterrupted(account.report()) from None
+        if isinstance(error, OskitError):
+            raise _with_progress(error, account.report()) from error
+        raise
+    refresh.finish()
+    _stop_if_hopeless(account)
+
+
+def _admitted(
+    documents: Iterator[Document | Refusal], maker: ItemMaker, account: Account
+) -> Iterator[Document]:
+    """The documents to index; refusals and duplicates are settled here."""
+    seen = DuplicateFilter()
+    try:
+        for item in documents:
+            account.read += 1
+            if isinstance(item, Refusal):
+                account.refuse(item, item.reason)
+                _stop_if_hopeless(account)
+                continue
+            if problem := maker.check(item):
+                account.refuse(item, problem)
+                continue
+            known = seen.check(item)
+            if known == "same":
+                account.duplicate()
+            elif known == "different":
+                account.refuse(item, f"the id {item.id!r} came before, with other content")
+            else:
+                yield item
+    finally:
+        seen.close()
+
+
+def _windows(documents: Iterator[Document], batch_size: int) -> Iterator[list[Document]]:
+    window: list[Document] = []
+    characters = 0
+    for document in documents:
+        window.append(document)
+        characters += len(document.text)
+        if len(window) >= batch_size * WINDOW_BATCHES or characters >= WINDOW_CHARACTERS:
+            yield window
+            window, characters = [], 0
+    if window:
+        yield window
+
+
+def _stop_if_hopeless(account: Account) -> None:
+    if account.indexed == 0 and account.refused >= HOPELESS_AFTER:
+        raise IndexingError(
+            f"the first {account.refused:,} records were all refused: {account.first_reason}",
+            hint="Correct the options or the documents",
+        )
+
+
+def _done(report: IngestReport) -> str:
+    return f"{report.indexed:,} documents were indexed and {report.refused:,} refused"
+
+
+def _with_progress(error: OskitError, report: IngestReport) -> OskitError:
+    """The same error, saying how far the load had come."""
+    if report.read == 0:
+        return error
+    return type(error)(f"{error.message} (after {_done(report)})", hint=error.hint or _RESUME)

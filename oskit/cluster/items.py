@@ -1,0 +1,110 @@
+"""Documents, encoded here or on the cluster, as the lines of a bulk request."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from oskit.cluster.bulk import BulkItem
+from oskit.cluster.indexes import IndexInfo
+from oskit.data.documents import MAX_ID_BYTES, Document
+from oskit.data.values import clean_text, clean_value
+
+if TYPE_CHECKING:
+    from oskit.encoder.types import TextEncoder
+    from oskit.encoder.weights import Prune
+
+_SMALLEST_WEIGHT = 1.1754944e-38
+"""The smallest positive normal 32-bit float; ``rank_features`` refuses anything below."""
+
+
+class ItemMaker:
+    """Makes bulk items of documents.
+
+    Args:
+        info: The index.
+        encoder: Encodes the passages here; None leaves that to the cluster's ingest pipeline.
+        prune: Which weights to keep, for ``encoder``.
+        batch_size: Passages that are encoded together.
+    """
+
+    def __init__(
+        self, info: IndexInfo, encoder: TextEncoder | None, prune: Prune | None, batch_size: int
+    ) -> None:
+        self._info = info
+        self._encoder = encoder
+        self._prune = prune
+        self._batch_size = batch_size
+        self._key_json: dict[str, str] = {}
+
+    def check(self, document: Document) -> str | None:
+        """Why a document cannot be indexed; None if it can, as far as can be told here."""
+        if not 0 < len(clean_text(document.id).encode()) <= MAX_ID_BYTES:
+            return f"its id has not 1 to {MAX_ID_BYTES} bytes"
+        names = {document.text_field, document.title_field, *document.fields}
+        for ours, option in (
+            (self._info.embedding_field, "--embedding-field"),
+            (self._info.passage_field, "--passage-field"),
+        ):
+            if ours in names:
+                return f"its own field {ours!r} has the name of one of the index; {option} renames that"
+        return None
+
+    def make(self, documents: Sequence[Document]) -> list[BulkItem]:
+        """The bulk items of some documents, in their order.
+
+        Raises:
+            EncoderError: The encoder fails.
+        """
+        if self._encoder is None:
+            return [BulkItem(document, self._payload(document, None)) for document in documents]
+        vectors = self._encoder.document_weights(
+            [document.passage for document in documents], batch_size=self._batch_size, key=self._info.key
+        )
+        return [
+            BulkItem(document, self._payload(document, self._vector(weights)))
+            for document, weights in zip(documents, vectors, strict=True)
+        ]
+
+    def _payload(self, document: Document, vector: str | None) -> bytes:
+        action = json.dumps({"index": {"_id": clean_text(document.id)}}, ensure_ascii=False)
+        source = document.source()
+        if self._info.passage_field is not None:
+            source[self._info.passage_field] = document.passage
+        lines = f"{action}\n{_dump(source)}"
+        if vector is not None:
+            # Spliced in as text: weights are by far the largest part, and formatting them once is quick.
+            lines = f"{lines[:-1]},{json.dumps(self._info.embedding_field)}:{vector}}}"
+        return f"{lines}\n".encode()
+
+    def _vector(self, weights: Mapping[str, float]) -> str | None:
+        """The JSON of a vector; None for one without weights, which ``sparse_vector`` does not take."""
+        if self._prune is not None:
+            from oskit.encoder.weights import prune
+
+            weights = prune(weights, self._prune)
+        # 9 digits carry a 32-bit float without loss.
+        entries = [
+            f"{self._key(key)}:{weight:.9g}"
+            for key, weight in weights.items()
+            if _SMALLEST_WEIGHT <= weight < math.inf
+        ]
+        return "{" + ",".join(entries) + "}" if entries else None
+
+    def _key(self, key: str) -> str:
+        encoded = self._key_json.get(key)
+        if encoded is None:
+            encoded = self._key_json[key] = json.dumps(key, ensure_ascii=False)
+        return encoded
+
+
+def _dump(source: dict[str, Any]) -> str:
+    """JSON that UTF-8 can carry, also of documents that were not read by :mod:`oskit.data`."""
+    try:
+        text = json.dumps(source, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except (TypeError, ValueError):  # UnicodeEncodeError is a ValueError
+        return json.dumps(clean_value(source), ensure_ascii=False)
+    return text
