@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from oskit.encoder.model import NeuralSparseEncoder
 
 PROBE = "How long does it take to get a building permit?"
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"how long does it take to get a building permit ?".split()]
+WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] how long does it take to get a building permit ?"
 
 
 def check_loading() -> list[Finding]:
@@ -30,7 +29,7 @@ def check_loading() -> list[Finding]:
         return [missing]
     from oskit.encoder.model import NeuralSparseEncoder
 
-    with tempfile.TemporaryDirectory(prefix="oskit-doctor-") as scratch, _quiet_loading():
+    with tempfile.TemporaryDirectory(prefix="oskit-doctor-") as scratch, _without_warnings():
         folder = _write_tiny_encoder(Path(scratch) / "tiny")
         loaded: list[NeuralSparseEncoder] = []
 
@@ -41,13 +40,19 @@ def check_loading() -> list[Finding]:
         def fallback() -> str:
             name = str(Path(scratch) / "no-such-folder")
             encoder = NeuralSparseEncoder.from_pretrained(name, base=str(folder), device="cpu")
-            return f"a missing encoder gives the base with a {encoder.load_report.head} projection, and a warning"
+            return f"without an encoder, the base with a {encoder.load_report.head} projection and a warning"
 
-        findings = [attempt("loading", "local folder", local), _hub(), attempt("loading", "fallback", fallback)]
+        findings = [
+            attempt("loading", "local folder", local),
+            _hub(),
+            attempt("loading", "fallback", fallback),
+        ]
         return findings + (_scenarios("loading", loaded[0], Path(scratch)) if loaded else [])
 
 
-def check_encoder(name_or_path: str, *, revision: str | None = None, base: str | None = None) -> list[Finding]:
+def check_encoder(
+    name_or_path: str, *, revision: str | None = None, base: str | None = None
+) -> list[Finding]:
     """Load the user's encoder, run it, save it and load it again.
 
     Args:
@@ -66,9 +71,10 @@ def check_encoder(name_or_path: str, *, revision: str | None = None, base: str |
         extra = {} if base is None else {"base": base}
         loaded.append(NeuralSparseEncoder.from_pretrained(name_or_path, revision=revision, **extra))
         report = loaded[0].load_report
-        return f"{report.source} by tier {report.tier}, {report.architecture}, vocabulary {report.vocabulary_size:,}"
+        found = f"{report.source} by the tier {report.tier!r}"
+        return f"{found}, {report.architecture}, vocabulary {report.vocabulary_size:,}"
 
-    with tempfile.TemporaryDirectory(prefix="oskit-doctor-") as scratch, _quiet_loading():
+    with tempfile.TemporaryDirectory(prefix="oskit-doctor-") as scratch, _without_warnings():
         findings = [attempt("encoder", "load", load)]
         if not loaded:
             return findings
@@ -78,7 +84,7 @@ def check_encoder(name_or_path: str, *, revision: str | None = None, base: str |
 
 def _head(encoder: NeuralSparseEncoder) -> Finding:
     if encoder.load_report.head == "random":
-        advice = "Train it before retrieval, or name an encoder that has its head; export and deploy refuse this one"
+        advice = "Train it, or name an encoder that has its head; export and deploy refuse this one"
         return Finding("encoder", "head", "failure", "the projection to the vocabulary is random", advice)
     return Finding("encoder", "head", "ok", "the projection to the vocabulary is pretrained")
 
@@ -119,7 +125,9 @@ def _hub() -> Finding:
     if constants.HF_HUB_OFFLINE:
         return Finding("loading", "hub", "skipped", "HF_HUB_OFFLINE is set; only cached encoders load")
     if not endpoint.startswith(("http://", "https://")):
-        return Finding("loading", "hub", "failure", f"HF_ENDPOINT is {endpoint!r}", "Set it to a http(s) address")
+        return Finding(
+            "loading", "hub", "failure", f"HF_ENDPOINT is {endpoint!r}", "Set it to a http(s) address"
+        )
     try:
         with urlopen(Request(endpoint, method="HEAD"), timeout=5):  # noqa: S310 - the scheme was checked
             pass
@@ -142,30 +150,28 @@ def _missing_packages(area: str) -> Finding | None:
 
 
 @contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """Findings say it all: no progress bars of transformers, and the fallback's warning is expected here."""
-    from transformers.utils import logging
-
-    was_enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        if was_enabled:
-            logging.enable_progress_bar()
+def _without_warnings() -> Iterator[None]:
+    """The fallback's warning is expected here, and findings say the rest."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _write_tiny_encoder(folder: Path) -> Path:
-    from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
+    """A masked language model of one small layer with random weights, large enough to be above zero."""
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
+    words = WORDS.split()
     folder.mkdir()
-    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
-    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"))
-    tokenizer.save_pretrained(folder)
+    tokenizer = BertWordPieceTokenizer({word: number for number, word in enumerate(words)})
+    names = {f"{word[1:-1].lower()}_token": word for word in words if word.startswith("[")}
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer._tokenizer, model_max_length=64, **names
+    )
+    fast.save_pretrained(folder)
     config = BertConfig(
-        vocab_size=len(WORDS),
+        vocab_size=len(words),
         hidden_size=16,
         num_hidden_layers=1,
         num_attention_heads=2,
@@ -174,5 +180,4 @@ def _write_tiny_encoder(folder: Path) -> Path:
         initializer_range=1.0,
     )
     BertForMaskedLM(config).save_pretrained(folder)
-    assert json.loads((folder / "config.json").read_text())["vocab_size"] == len(WORDS)
     return folder

@@ -47,7 +47,7 @@ def _memory() -> Finding:
         return Finding("machine", "memory", "skipped", "the system does not say how much is available")
     detail = f"{_gigabytes(available)} available"
     if available < MEMORY_FOR_A_NODE:
-        advice = f"A local OpenSearch wants {_gigabytes(MEMORY_FOR_A_NODE)}; close something or use a remote cluster"
+        advice = f"A local OpenSearch wants {_gigabytes(MEMORY_FOR_A_NODE)}; use a cluster elsewhere"
         return Finding("machine", "memory", "warning", detail, advice)
     return Finding("machine", "memory", "ok", detail)
 
@@ -66,13 +66,15 @@ def _disk() -> Finding:
     free = shutil.disk_usage(existing).free
     detail = f"{_gigabytes(free)} free for {folder}"
     if free < DISK_FOR_A_NODE:
-        advice = f"A local OpenSearch wants {_gigabytes(DISK_FOR_A_NODE)}; set OSKIT_CACHE_DIR to a larger disk"
+        advice = (
+            f"A local OpenSearch wants {_gigabytes(DISK_FOR_A_NODE)}; set OSKIT_CACHE_DIR to a larger disk"
+        )
         return Finding("machine", "disk", "warning", detail, advice)
     return Finding("machine", "disk", "ok", detail)
 
 
 def _java() -> Finding:
-    from oskit.cluster.node import find_java
+    from oskit.cluster.node.java import find_java
 
     try:
         java = find_java()

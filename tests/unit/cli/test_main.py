@@ -16,7 +16,16 @@ from oskit.cli.main import COMMANDS
 from oskit.errors import OskitError, VerificationError
 
 ROOT = Path(__file__).parents[3]
-HEAVY = {"torch", "transformers", "sentence_transformers", "onnxruntime", "opensearchpy", "rich", "pydantic", "numpy"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "sentence_transformers",
+    "onnxruntime",
+    "opensearchpy",
+    "rich",
+    "pydantic",
+    "numpy",
+}
 
 
 def _all_commands() -> list[tuple[str, click.Command]]:
@@ -47,7 +56,9 @@ def test_the_short_help_of_the_table_is_the_commands_own(name: str) -> None:
     assert command.get_short_help_str(limit=200) == COMMANDS[name].short_help
 
 
-@pytest.mark.parametrize(("name", "command"), _all_commands(), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("name", "command"), _all_commands(), ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_every_command_explains_itself_with_an_example(name: str, command: click.Command) -> None:
     assert command.help
     if not isinstance(command, click.Group):
@@ -77,7 +88,13 @@ def test_importing_oskit_loads_no_torch() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["oskit.cluster.models", "oskit.cluster.ingest", "oskit.cluster.search", "oskit.evaluation.verify", "oskit.data"],
+    [
+        "oskit.cluster.models",
+        "oskit.cluster.ingest",
+        "oskit.cluster.search",
+        "oskit.evaluation.verify",
+        "oskit.data",
+    ],
 )
 def test_what_talks_to_a_cluster_loads_no_torch(module: str) -> None:
     code = f"import sys, {module}; assert 'torch' not in sys.modules"
@@ -128,7 +145,9 @@ def _subclasses(cls: type[OskitError]) -> list[type[OskitError]]:
 
 
 def test_the_command_line_reference_is_up_to_date() -> None:
-    spec = importlib.util.spec_from_file_location("write_cli_reference", ROOT / "docs" / "write_cli_reference.py")
+    spec = importlib.util.spec_from_file_location(
+        "write_cli_reference", ROOT / "docs" / "write_cli_reference.py"
+    )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

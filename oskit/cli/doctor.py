@@ -1,0 +1,100 @@
+"""``oskit doctor``."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from oskit.cli.options import connection_options, output_options
+from oskit.errors import ClusterError, EncoderError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from oskit.cli.output import Output
+    from oskit.cluster.connection import ConnectionSettings
+    from oskit.doctor import Finding
+
+MARKS = {
+    "ok": "[green]✓[/]",
+    "warning": "[yellow]![/]",
+    "failure": "[red]✗[/]",
+    "skipped": "[dim]-[/]",
+}
+EXIT_CODES = {
+    "machine": MissingDependencyError.exit_code,
+    "packages": MissingDependencyError.exit_code,
+    "loading": EncoderError.exit_code,
+    "encoder": EncoderError.exit_code,
+    "cluster": ClusterError.exit_code,
+}
+
+
+@click.command()
+@click.option(
+    "--model", metavar="MODEL", help="Also load, run, save and reload this encoder (folder or Hub name)."
+)
+@click.option("--revision", metavar="REVISION", help="Branch, tag or commit of MODEL on the Hub.")
+@click.option("--base", metavar="BASE", help="Base encoder of the loader's last tier.")
+@connection_options
+@output_options
+@click.pass_context
+def doctor(
+    ctx: click.Context,
+    *,
+    model: str | None,
+    revision: str | None,
+    base: str | None,
+    connection: ConnectionSettings,
+    out: Output,
+) -> None:
+    """Check the machine, an encoder and a cluster.
+
+    Looks at Python, memory, disk, Java and the installed packages; tries every tier of the loader; with
+    --model at your own encoder; and, where --url or OSKIT_URL names one, at the cluster: version, plugins,
+    settings, memory, permissions, models. Says what to do about each finding and changes nothing.
+
+    Exits with 0 unless something fails: then with 4 (packages), 5 (loading) or 7 (cluster).
+
+    \b
+    Examples:
+      oskit doctor
+      oskit doctor --model ./my-encoder
+      oskit doctor --url https://search.example.org --json
+    """
+    from oskit.doctor import check_cluster, check_encoder, check_loading, check_machine
+
+    findings = check_machine() + check_loading()
+    if model:
+        findings += check_encoder(model, revision=revision, base=base)
+    if _names_a_cluster(ctx):
+        findings += check_cluster(connection)
+    else:
+        out.note("No cluster was looked at: name one with --url or OSKIT_URL.")
+    out.result([finding.to_dict() for finding in findings], lambda console: _print(console, findings))
+    failed = [finding for finding in findings if finding.status == "failure"]
+    if failed:
+        ctx.exit(EXIT_CODES[failed[0].area])
+
+
+def _names_a_cluster(ctx: click.Context) -> bool:
+    return bool(ctx.params.get("url") or os.environ.get("OSKIT_URL"))
+
+
+def _print(console: Console, findings: list[Finding]) -> None:
+    from rich.markup import escape
+
+    area = ""
+    for finding in findings:
+        if finding.area != area:
+            area = finding.area
+            console.print(f"\n[bold]{area}[/]")
+        console.print(
+            f"  {MARKS[finding.status]} {escape(finding.name)}: {escape(finding.detail)}", soft_wrap=True
+        )
+        if finding.advice and finding.status != "ok":
+            console.print(f"    [dim]→ {escape(finding.advice)}[/]", soft_wrap=True)
+    counts = {status: sum(finding.status == status for finding in findings) for status in MARKS}
+    console.print(f"\n{', '.join(f'{count} {status}' for status, count in counts.items() if count)}")

@@ -1,0 +1,189 @@
+"""The cluster: version, plugins, settings, memory, permissions and the state of its models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from packaging.version import InvalidVersion, Version
+
+from oskit.cluster.connection import ClusterInfo, ConnectionSettings, cluster_errors, cluster_info, connect
+from oskit.cluster.models import list_models
+from oskit.cluster.settings import effective_settings, model_setting_problems
+from oskit.doctor.finding import Finding, Status, attempt
+from oskit.errors import OskitError
+
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
+SINCE = {
+    "neural sparse search": "2.11",
+    "two-phase search": "2.15",
+    "analyzer queries": "3.1",
+    "sparse_vector": "3.3",
+}
+PLUGINS = {
+    "opensearch-ml": "models cannot be deployed",
+    "opensearch-neural-search": "neural_sparse queries and the ingest processor do not exist",
+    "opensearch-knn": "neural-search does not start without it",
+}
+UNHEALTHY = {"DEPLOY_FAILED", "PARTIALLY_DEPLOYED"}
+
+
+def check_cluster(connection: ConnectionSettings) -> list[Finding]:
+    """Look at the cluster without changing anything.
+
+    The first finding says whether it answers; without an answer there are no others.
+    """
+    try:
+        client = connect(connection)
+        info = cluster_info(client)
+    except OskitError as error:
+        return [Finding("cluster", "connection", "failure", error.message, error.hint)]
+    with client:
+        found = Finding("cluster", "connection", "ok", f"{connection.url} is {info.name!r}, {_nodes(info)}")
+        checks = (_settings, _memory, _permissions, _models)
+        return [
+            found,
+            _version(info),
+            *_plugins(info),
+            *(finding for check in checks for finding in check(client)),
+        ]
+
+
+def _nodes(info: ClusterInfo) -> str:
+    if not info.nodes:
+        return "its nodes may not be seen"
+    ml_nodes = sum("ml" in node.roles for node in info.nodes)
+    return f"{len(info.nodes)} node(s), {ml_nodes} with the ml role"
+
+
+def _version(info: ClusterInfo) -> Finding:
+    try:
+        version = Version(info.version.removesuffix("-SNAPSHOT"))
+    except InvalidVersion:
+        return Finding("cluster", "version", "warning", f"OpenSearch {info.version}: an unknown version")
+    lacking = [f"{feature} ({since}+)" for feature, since in SINCE.items() if version < Version(since)]
+    detail = f"OpenSearch {info.version}"
+    if not lacking:
+        return Finding("cluster", "version", "ok", detail)
+    status: Status = "failure" if version < Version(SINCE["neural sparse search"]) else "warning"
+    return Finding("cluster", "version", status, f"{detail} lacks {', '.join(lacking)}", "Upgrade OpenSearch")
+
+
+def _plugins(info: ClusterInfo) -> list[Finding]:
+    if not info.nodes:
+        advice = (
+            "Grant cluster:monitor/nodes/info to see them, or look at GET _cat/plugins as an administrator"
+        )
+        return [Finding("cluster", "plugins", "skipped", "the user may not see the nodes' plugins", advice)]
+    missing = [name for name in PLUGINS if name not in info.plugins]
+    if not missing:
+        return [Finding("cluster", "plugins", "ok", ", ".join(PLUGINS))]
+    advice = (
+        "Install it on every node: bin/opensearch-plugin install, the plugin in the cluster's own version"
+    )
+    return [
+        Finding("cluster", "plugins", "failure", f"no {name} on every node: {PLUGINS[name]}", advice)
+        for name in missing
+    ]
+
+
+def _settings(client: OpenSearch) -> list[Finding]:
+    try:
+        effective_settings(client)
+        problems = model_setting_problems(client)
+    except OskitError as error:
+        return [Finding("cluster", "settings", "skipped", error.message, error.hint)]
+    if not problems:
+        return [Finding("cluster", "settings", "ok", "nothing stands in the way of a model")]
+    return [
+        Finding(
+            "cluster",
+            problem.setting,
+            "failure" if problem.certain else "warning",
+            problem.problem,
+            f"Send: {problem.call}; or let oskit deploy do it with --configure-cluster"
+            if problem.call
+            else None,
+        )
+        for problem in problems
+    ]
+
+
+def _memory(client: OpenSearch) -> list[Finding]:
+    """Breakers that have tripped since the nodes started; ML Commons reports an open one misleadingly."""
+
+    try:
+        with cluster_errors("read the nodes' memory"):
+            nodes = client.nodes.stats(metric="breaker,jvm,os")["nodes"].values()
+    except OskitError as error:
+        return [Finding("cluster", "memory", "skipped", error.message, error.hint)]
+    return [_memory_of(node) for node in nodes]
+
+
+def _memory_of(node: dict[str, Any]) -> Finding:
+    detail = (
+        f"heap {node['jvm']['mem']['heap_used_percent']}% used, "
+        f"{node['os']['mem']['free_percent']}% of the machine's memory free"
+    )
+    name = f"memory of {node['name']}"
+    tripped = _tripped(node["breakers"])
+    if tripped:
+        advice = "Give the node a larger heap, or send less at once"
+        return Finding("cluster", name, "warning", f"{detail}; breakers tripped: {tripped}", advice)
+    return Finding("cluster", name, "ok", detail)
+
+
+def _tripped(breakers: dict[str, dict[str, int]]) -> str:
+    return ", ".join(
+        f"{name} {breaker['tripped']}x" for name, breaker in breakers.items() if breaker["tripped"]
+    )
+
+
+def _permissions(client: OpenSearch) -> list[Finding]:
+    """What every command needs to read; writing is not tried, since a check must not change anything."""
+
+    def readable(call: Callable[[], object], action: str) -> Callable[[], str]:
+        def check() -> str:
+            with cluster_errors(action):
+                call()
+            return "permitted"
+
+        return check
+
+    return [
+        attempt("cluster", "may list models", readable(lambda: list_models(client), "list the models")),
+        attempt(
+            "cluster",
+            "may list indexes",
+            readable(lambda: client.indices.get_alias(index="*"), "list indexes"),
+        ),
+        attempt(
+            "cluster",
+            "may list pipelines",
+            readable(lambda: client.ingest.get_pipeline(), "list ingest pipelines"),
+        ),
+    ]
+
+
+def _models(client: OpenSearch) -> list[Finding]:
+    try:
+        models = list_models(client)
+    except OskitError:
+        return []  # _permissions has said why
+    ill = [model for model in models if model.state in UNHEALTHY]
+    if not ill:
+        deployed = sum(model.is_deployed for model in models)
+        return [Finding("cluster", "models", "ok", f"{len(models)} registered, {deployed} deployed")]
+    advice = "Deploy it again with: oskit deploy ARCHIVE; the task's error then says why it fails"
+    return [
+        Finding(
+            "cluster",
+            f"model {model.name}",
+            "warning",
+            f"{model.state} on {model.current} of {model.planned} nodes ({model.model_id})",
+            advice,
+        )
+        for model in ill
+    ]
