@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from opensearchpy import OpenSearch
 from opensearchpy.exceptions import NotFoundError, TransportError
@@ -23,12 +23,11 @@ from oskit.cluster.models import (
     get_model,
     pipelines_using,
     request,
-    search_groups,
-    search_models,
     undeploy_model,
     wait_until,
 )
-from oskit.cluster.settings import SettingProblem, configure, model_setting_problems, raise_for_problems
+from oskit.cluster.plan import DeploymentPlan, plan_deployment
+from oskit.cluster.settings import configure, raise_for_problems
 from oskit.cluster.upload import (
     Notify,
     Progress,
@@ -48,8 +47,6 @@ DEPLOY_PAUSE_S = 5.0
 FINISHED_TASKS = frozenset(
     {"COMPLETED", "COMPLETED_WITH_ERROR", "FAILED", "CANCELLED", "EXPIRED", "UNREACHABLE"}
 )
-
-Action = Literal["reuse", "deploy", "resume", "upload"]
 
 
 @dataclass(frozen=True)
@@ -86,80 +83,6 @@ class DeployedModel:
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class DeploymentPlan:
-    """What deploying an archive would do.
-
-    Attributes:
-        action: ``reuse`` a deployed model, ``deploy`` a registered one, ``resume`` an interrupted upload, or
-            ``upload`` a new one.
-        name: Name of the model.
-        model: The model that is there already.
-        others: Models of the same name and function with other content.
-        problems: Settings in the way.
-    """
-
-    action: Action
-    name: str
-    model: ModelInfo | None
-    others: tuple[ModelInfo, ...]
-    problems: tuple[SettingProblem, ...]
-
-
-def plan_deployment(
-    client: OpenSearch, archive: Archive, *, name: str | None = None, group: str | None = None
-) -> DeploymentPlan:
-    """Look at the cluster and decide what deploying the archive takes; changes nothing.
-
-    Args:
-        client: The cluster.
-        archive: The archive.
-        name: Name of the model; None takes the archive's, and any model of the same content will do.
-        group: Name or id of a model group; None lets the cluster make one of the model's name.
-
-    Raises:
-        ClusterError: The cluster cannot be asked.
-    """
-    same = [
-        model
-        for model in search_models(client, {"term": {"model_content_hash_value": archive.sha256}})
-        if model.function_name == archive.function_name
-        and (name is None or model.name == name)
-        and (not model.has_config or model.is_deployed)  # with a model_config it can never be deployed
-    ]
-    if group is not None:
-        ids = {
-            group,
-            *(key for key, value in search_groups(client, {"match_all": {}}).items() if value == group),
-        }
-        same = [model for model in same if model.group_id in ids]
-    # An upload of another chunk size cannot be continued.
-    same = [
-        model for model in same if model.state != "REGISTERING" or model.total_chunks == archive.total_chunks
-    ]
-    wanted = name or archive.name
-    model = min(same, key=lambda found: (_distance(found), found.name != wanted), default=None)
-    action: Action = "upload"
-    if model is not None:
-        action = ("reuse", "reuse", "deploy", "resume")[_distance(model)]
-    others = tuple(
-        other
-        for other in search_models(client, {"term": {"name.keyword": wanted}})
-        if other.sha256 != archive.sha256 and other.function_name == archive.function_name
-    )
-    problems: list[SettingProblem] = []
-    if action != "reuse":
-        problems = model_setting_problems(client, uploads=action != "deploy")
-    return DeploymentPlan(action, model.name if model else wanted, model, others, tuple(problems))
-
-
-def _distance(model: ModelInfo) -> int:
-    """How far a model is from answering: 0 deployed, 1 being deployed, 2 registered, 3 half uploaded."""
-    if model.is_deployed:
-        return 0
-    return {"DEPLOYING": 1, "LOADING": 1, "REGISTERING": 3, "UPLOADING": 3}.get(model.state, 2)
 
 
 def deploy_archive(
@@ -204,7 +127,7 @@ def deploy_archive(
     run = _Deployment(client, archive, wait_s, progress or _silent_progress, notify or _silent)
     expected = run.expectation() if compare else None
     plan = plan_deployment(client, archive, name=name, group=group)
-    if plan.others and not replace and plan.action != "reuse":
+    if plan.others and not replace and plan.action not in ("reuse", "await"):
         raise _name_is_taken(plan)
     run.prepare_cluster(plan, configure_cluster)
     deployed = run.execute(plan, group, expected)
@@ -293,7 +216,7 @@ class _Deployment:
             state=model.state,
             function_name=model.function_name,
             sha256=self._archive.sha256,
-            reused=plan.action == "reuse",
+            reused=plan.action in ("reuse", "await"),
             max_difference=difference,
             compared_texts=len(expected.texts) if expected is not None else 0,
         )
@@ -332,10 +255,10 @@ class _Deployment:
         )
 
     def _deployed_model(self, model_id: str, plan: DeploymentPlan) -> ModelInfo:
-        if plan.action == "reuse" and plan.model is not None and plan.model.is_deployed:
+        if plan.action == "reuse" and plan.model is not None:
             return plan.model
         end = time.monotonic() + self._wait_s
-        if plan.action != "reuse":  # else another run is deploying it right now
+        if plan.action != "await":  # else another run is deploying it right now
             self._deploy_with_patience(model_id, end)
         model = wait_until(
             lambda: self._answering(model_id), wait_s=max(10.0, end - time.monotonic()), max_pause_s=1.0

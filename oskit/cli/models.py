@@ -1,0 +1,327 @@
+"""`oskit deploy`, `models`, `undeploy`, `delete`: the models of a cluster."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from oskit.cli.options import connection_options, output_options
+from oskit.errors import UsageError
+
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+    from rich.console import Console
+
+    from oskit.cli.output import Output
+    from oskit.cluster.connection import ConnectionSettings
+    from oskit.cluster.deploy import DeployedModel
+    from oskit.cluster.models import ModelInfo
+    from oskit.cluster.plan import DeploymentPlan
+    from oskit.encoder.archive import Archive
+
+WIDTH_OFF_TERMINAL = 200
+"""A table in a pipe or a file must not break ids into two lines."""
+
+
+MODEL_ID = re.compile(r"-[A-Za-z0-9_-]{19}")
+"""An id that the command line would take for options."""
+
+
+class _CommandOnIds(click.Command):
+    """A command whose arguments are model ids, of which one in 64 begins with a hyphen."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Let what looks like an id be one: it goes behind ``--``."""
+        ids = [word for word in args if MODEL_ID.fullmatch(word)] if "--" not in args else []
+        if ids:
+            args = [*(word for word in args if word not in ids), "--", *ids]
+        return super().parse_args(ctx, args)
+
+
+@click.command("deploy")
+@click.argument("archives", nargs=-1, required=True, metavar="ARCHIVE...")
+@click.option("--name", metavar="NAME", help="Name of the model; by default the archive's.")
+@click.option("--format", "model_format", type=click.Choice(["onnx", "torchscript"]),
+              help="Which encoder of an export's folder; by default onnx if it is there.")  # fmt: skip
+@click.option("--group", metavar="GROUP", help="Model group, by name or id; made if there is none.")
+@click.option("--replace", is_flag=True, help="Put it in the place of the model that has its name.")
+@click.option("--configure-cluster", is_flag=True, help="Change cluster settings that stand in the way.")
+@click.option("--allow-untrained", is_flag=True, help="Deploy even a randomly initialised projection.")
+@click.option("--no-compare", is_flag=True, help="Do not compare the predictions with the archive's own.")
+@click.option("--wait", "wait_s", type=click.FloatRange(min=1), default=600, show_default=True,
+              metavar="SECONDS", help="Limit of the deployment, after the upload.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@connection_options
+@output_options
+def deploy(
+    archives: tuple[str, ...],
+    name: str | None,
+    model_format: str | None,
+    group: str | None,
+    replace: bool,
+    configure_cluster: bool,
+    allow_untrained: bool,
+    no_compare: bool,
+    wait_s: float,
+    dry_run: bool,
+    connection: ConnectionSettings,
+    out: Output,
+) -> None:
+    """Register and deploy an archive.
+
+    ARCHIVE is a zip, its folder, or the folder that `oskit export` wrote: then the encoder is deployed and,
+    for an inference-free one, the tokenizer with it. The model counts as deployed when its predictions equal
+    the archive's. The same content is never deployed twice; a failed deployment leaves nothing behind.
+
+    \b
+    Examples:
+      oskit deploy out
+      oskit deploy out --format torchscript --name my-encoder-ts
+      oskit deploy out --replace
+      oskit deploy out/onnx --configure-cluster
+      oskit deploy out --dry-run
+    """
+    from oskit.cluster.connection import cluster_info, connect
+
+    targets = _targets(archives, model_format, name)
+    client = connect(connection)
+    cluster_info(client)  # a wrong address or password shows now, not after minutes of preparation
+    if dry_run:
+        _print_plans(client, targets, group, replace, out)
+        return
+    options: dict[str, Any] = {
+        "group": group,
+        "replace": replace,
+        "configure_cluster": configure_cluster,
+        "allow_untrained": allow_untrained,
+        "compare": not no_compare,
+        "wait_s": wait_s,
+    }
+    deployed = [_deploy_one(client, archive, chosen, options, out) for archive, chosen in targets]
+    out.result([model.to_dict() for model in deployed], lambda console: _print_deployed(console, deployed))
+
+
+def _targets(
+    paths: tuple[str, ...], model_format: str | None, name: str | None
+) -> list[tuple[Archive, str | None]]:
+    """The archives to deploy, each with the name that was asked for."""
+    from oskit.cluster.plan import archives_in
+
+    if name is not None and len(paths) > 1:
+        raise UsageError(
+            "--name names one model, but several archives are given", hint="Deploy them one by one"
+        )
+    targets: list[tuple[Archive, str | None]] = []
+    for path in paths:
+        found = archives_in(path, model_format)
+        for archive in found:
+            suffix = "-tokenizer" if len(found) > 1 and archive.kind == "tokenizer" else ""
+            targets.append((archive, f"{name}{suffix}" if name is not None else None))
+    return targets
+
+
+def _deploy_one(
+    client: OpenSearch, archive: Archive, name: str | None, options: dict[str, Any], out: Output
+) -> DeployedModel:
+    from oskit.cluster.deploy import deploy_archive
+
+    shown = name or archive.name
+    with out.progress(shown, unit="MB") as handle:
+
+        def progress(what: str, done: int, total: int) -> None:
+            handle.update(
+                f"{shown}: {what}",
+                completed=round(done / 1e6, 1),
+                total=round(total / 1e6, 1) if total else None,
+            )
+
+        model = deploy_archive(client, archive, name=name, progress=progress, notify=out.warn, **options)
+    out.note(f"{model.name}: {_how(model)}, {_proof(model)}")
+    return model
+
+
+def _how(model: DeployedModel) -> str:
+    done = "was deployed already" if model.reused else "deployed"
+    return f"{done}; replaced {', '.join(model.replaced)}" if model.replaced else done
+
+
+def _proof(model: DeployedModel) -> str:
+    if model.max_difference is None:
+        return "predictions not compared"
+    return (
+        f"predicts what the archive does (largest difference {model.max_difference:.1e} "
+        f"in {model.compared_texts} texts)"
+    )
+
+
+def _print_deployed(console: Console, models: list[DeployedModel]) -> None:
+    rows = [[model.name, model.model_id, model.version, model.function_name, model.state] for model in models]
+    _print_table(console, ["name", "id", "version", "function", "state"], rows)
+    encoder = next((model for model in models if model.function_name == "SPARSE_ENCODING"), None)
+    if encoder is not None:
+        console.print("\nNext: oskit ingest INDEX SOURCE, see oskit ingest --help", markup=False)
+
+
+def _print_plans(
+    client: OpenSearch,
+    targets: list[tuple[Archive, str | None]],
+    group: str | None,
+    replace: bool,
+    out: Output,
+) -> None:
+    from oskit.cluster.plan import plan_deployment
+
+    plans = [(archive, plan_deployment(client, archive, name=name, group=group)) for archive, name in targets]
+
+    def human(console: Console) -> None:
+        for archive, plan in plans:
+            for line in _plan_lines(archive, plan, replace):
+                console.print(line, markup=False, soft_wrap=True)
+
+    out.result([plan.to_dict() for _, plan in plans], human)
+
+
+def _plan_lines(archive: Archive, plan: DeploymentPlan, replace: bool) -> list[str]:
+    what = {
+        "reuse": "is deployed already",
+        "await": "is being deployed right now; oskit would wait",
+        "deploy": "is registered already and would be deployed",
+        "resume": "is half uploaded; the upload would go on",
+        "upload": f"would be uploaded ({archive.size:,} bytes, chunks: {archive.total_chunks}) and deployed",
+    }[plan.action]
+    lines = [f"{plan.name} ({archive.function_name}, {archive.path}): {what}"]
+    if plan.model is not None:
+        lines.append(f"  model {plan.model.model_id}, {plan.model.state}")
+    for other in plan.others:
+        fate = "would be replaced" if replace else "is in the way without --replace"
+        lines.append(f"  model {other.model_id} has the same name and other content: it {fate}")
+    for problem in plan.problems:
+        lines.append(f"  in the way: {problem.problem}")
+        if problem.call:
+            lines.append(f"    {problem.call}")
+    return lines
+
+
+@click.command("models")
+@connection_options
+@output_options
+def models(connection: ConnectionSettings, out: Output) -> None:
+    """List the models of a cluster.
+
+    \b
+    Examples:
+      oskit models
+      oskit models --json
+    """
+    from oskit.cluster.connection import connect
+    from oskit.cluster.models import list_models
+
+    found = list_models(connect(connection))
+
+    def human(console: Console) -> None:
+        if not found:
+            console.print("The cluster has no models. Deploy one with: oskit deploy ARCHIVE", markup=False)
+            return
+        header = ["name", "id", "version", "function", "format", "state", "size", "created"]
+        _print_table(console, header, [_model_row(model) for model in found])
+
+    out.result([model.to_dict() for model in found], human)
+
+
+def _model_row(model: ModelInfo) -> list[str]:
+    state = model.state
+    if model.is_deployed and model.current != model.planned:
+        state += f" ({model.current} of {model.planned} nodes)"
+    return [
+        model.name,
+        model.model_id,
+        model.version,
+        model.function_name,
+        model.format or "",
+        state,
+        f"{model.size / 1e6:,.1f} MB" if model.size is not None else "",
+        f"{model.created:%Y-%m-%d %H:%M} UTC" if model.created else "",
+    ]
+
+
+@click.command("undeploy", cls=_CommandOnIds)
+@click.argument("names", nargs=-1, required=True, metavar="NAME|ID...")
+@connection_options
+@output_options
+def undeploy(names: tuple[str, ...], connection: ConnectionSettings, out: Output) -> None:
+    """Take models out of memory.
+
+    They stay registered: `oskit deploy` of the same archive deploys them again without an upload.
+
+    \b
+    Examples:
+      oskit undeploy my-encoder
+      oskit undeploy wiaHD6IBmnDfhX8_gTXu
+    """
+    from oskit.cluster.models import undeploy_model
+
+    client, found = _find_all(connection, names)
+    states = [undeploy_model(client, model.model_id) for model in found]
+    out.result(
+        [model.to_dict() for model in states],
+        lambda console: _print_table(
+            console, ["name", "id", "state"], [[model.name, model.model_id, model.state] for model in states]
+        ),
+    )
+
+
+@click.command("delete", cls=_CommandOnIds)
+@click.argument("names", nargs=-1, required=True, metavar="NAME|ID...")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--force", is_flag=True, help="Delete models even if a pipeline uses them.")
+@connection_options
+@output_options
+def delete(
+    names: tuple[str, ...], yes: bool, force: bool, connection: ConnectionSettings, out: Output
+) -> None:
+    """Undeploy and delete models.
+
+    \b
+    Examples:
+      oskit delete my-encoder
+      oskit delete wiaHD6IBmnDfhX8_gTXu --yes
+    """
+    from oskit.cluster.models import delete_model
+
+    client, found = _find_all(connection, names)
+    listed = ", ".join(f"{model.name} ({model.model_id})" for model in found)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError(f"This would delete {listed}", hint="Say so with --yes")
+        click.confirm(f"Delete {listed}?", abort=True, err=True)
+    for model in found:
+        delete_model(client, model.model_id, force=force)
+        out.note(f"Deleted {model.name} ({model.model_id})")
+    out.result([{"model_id": model.model_id, "name": model.name, "deleted": True} for model in found])
+
+
+def _find_all(connection: ConnectionSettings, names: tuple[str, ...]) -> tuple[OpenSearch, list[ModelInfo]]:
+    """All the models that are named, each once; nothing is changed before all are found."""
+    from oskit.cluster.connection import connect
+    from oskit.cluster.models import find_model
+
+    client = connect(connection)
+    found = {model.model_id: model for model in (find_model(client, name) for name in names)}
+    return client, list(found.values())
+
+
+def _print_table(console: Console, header: list[str], rows: list[list[str]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    if not console.is_terminal:
+        console.width = WIDTH_OFF_TERMINAL
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in header:
+        table.add_column(title.upper(), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))  # names may hold what looks like markup
+    console.print(table)

@@ -1,0 +1,152 @@
+"""What deploying an archive takes: found out before anything is changed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from opensearchpy import OpenSearch
+
+from oskit.cluster.models import ModelInfo, search_groups, search_models
+from oskit.cluster.settings import SettingProblem, model_setting_problems
+from oskit.encoder.archive import Archive, open_archive
+from oskit.errors import ArchiveError
+
+Action = Literal["reuse", "await", "deploy", "resume", "upload"]
+
+_ACTIONS: dict[str, Action] = {
+    "DEPLOYED": "reuse",
+    "PARTIALLY_DEPLOYED": "reuse",
+    "DEPLOYING": "await",
+    "REGISTERED": "deploy",
+    "UNDEPLOYED": "deploy",
+    "DEPLOY_FAILED": "deploy",
+    "REGISTERING": "resume",
+}
+_PREFERENCE: tuple[Action, ...] = ("reuse", "await", "deploy", "resume")
+
+
+@dataclass(frozen=True)
+class DeploymentPlan:
+    """What deploying an archive would do.
+
+    Attributes:
+        action: ``reuse`` a deployed model, ``await`` one that is being deployed, ``deploy`` a registered one,
+            ``resume`` an interrupted upload, or ``upload`` a new one.
+        name: Name of the model.
+        model: The model of this content that is there already.
+        others: Models of the same name and function with other content, newest first.
+        problems: Settings in the way.
+    """
+
+    action: Action
+    name: str
+    model: ModelInfo | None
+    others: tuple[ModelInfo, ...]
+    problems: tuple[SettingProblem, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "action": self.action,
+            "name": self.name,
+            "model": self.model.to_dict() if self.model else None,
+            "others": [model.to_dict() for model in self.others],
+            "problems": [{**asdict(problem), "call": problem.call} for problem in self.problems],
+        }
+
+
+def plan_deployment(
+    client: OpenSearch, archive: Archive, *, name: str | None = None, group: str | None = None
+) -> DeploymentPlan:
+    """Look at the cluster and decide what deploying the archive takes; changes nothing.
+
+    Args:
+        client: The cluster.
+        archive: The archive.
+        name: Name of the model; None takes the archive's, and any model of the same content will do.
+        group: Name or id of a model group; None lets the cluster make one of the model's name.
+
+    Raises:
+        ClusterError: The cluster cannot be asked.
+    """
+    wanted = name or archive.name
+    usable = [model for model in _same_content(client, archive, name, group) if _is_usable(model, archive)]
+    model = min(
+        usable,
+        key=lambda found: (_PREFERENCE.index(_ACTIONS[found.state]), found.name != wanted),
+        default=None,
+    )
+    action: Action = "upload" if model is None else _ACTIONS[model.state]
+    problems: list[SettingProblem] = []
+    if action not in ("reuse", "await"):
+        problems = model_setting_problems(client, uploads=action != "deploy")
+    others = _other_content(client, archive, model.name if model else wanted)
+    return DeploymentPlan(action, model.name if model else wanted, model, others, tuple(problems))
+
+
+def _same_content(
+    client: OpenSearch, archive: Archive, name: str | None, group: str | None
+) -> list[ModelInfo]:
+    same = [
+        model
+        for model in search_models(client, {"term": {"model_content_hash_value": archive.sha256}})
+        if model.function_name == archive.function_name and name in (None, model.name)
+    ]
+    if group is None:
+        return same
+    groups = search_groups(client, {"match_all": {}})
+    ids = {group, *(group_id for group_id, group_name in groups.items() if group_name == group)}
+    return [model for model in same if model.group_id in ids]
+
+
+def _is_usable(model: ModelInfo, archive: Archive) -> bool:
+    action = _ACTIONS.get(model.state)
+    if action == "reuse":
+        return True
+    if action is None or model.has_config:  # with a model_config it can never be deployed
+        return False
+    # An upload in chunks of another size cannot be continued.
+    return action != "resume" or model.total_chunks == archive.total_chunks
+
+
+def _other_content(client: OpenSearch, archive: Archive, name: str) -> tuple[ModelInfo, ...]:
+    return tuple(
+        model
+        for model in search_models(client, {"term": {"name.keyword": name}})
+        if model.sha256 != archive.sha256 and model.function_name == archive.function_name
+    )
+
+
+def archives_in(path: str | Path, model_format: str | None = None) -> list[Archive]:
+    """The archives that deploying ``path`` means.
+
+    Args:
+        path: A zip or the folder of one archive: that one. The folder of an export: its encoder, and its
+            tokenizer archive if there is one.
+        model_format: ``"onnx"`` or ``"torchscript"``: which encoder of an export; None prefers ONNX.
+
+    Raises:
+        ArchiveError: There is no such archive, or it is not usable.
+    """
+    folder = Path(path)
+    encoders = [name for name in ("onnx", "torchscript") if list((folder / name).glob("*.zip"))]
+    if not encoders or list(folder.glob("*.zip")):
+        return [_of_format(open_archive(folder), model_format)]
+    if model_format is not None and model_format not in encoders:
+        raise ArchiveError(
+            f"{folder} has no {model_format} archive, only {encoders[0]}",
+            hint=f"Export it with: oskit export MODEL --format {model_format}",
+        )
+    found = [open_archive(folder / (model_format or encoders[0]))]
+    if list((folder / "tokenizer").glob("*.zip")):
+        found.append(open_archive(folder / "tokenizer"))
+    return found
+
+
+def _of_format(archive: Archive, model_format: str | None) -> Archive:
+    actual = archive.model_format.replace("_", "").lower()
+    if model_format is not None and archive.kind == "encoder" and actual != model_format:
+        raise ArchiveError(f"{archive.path} is {actual}, not {model_format}", hint="Leave out --format")
+    return archive
