@@ -162,7 +162,7 @@ def _permissions(client: OpenSearch) -> list[Finding]:
         attempt(
             "cluster",
             "may list pipelines",
-            readable(lambda: client.ingest.get_pipeline(), "list ingest pipelines"),
+            readable(lambda: client.ingest.get_pipeline(params={"ignore": 404}), "list ingest pipelines"),
         ),
     ]
 
