@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from oskit.encoder.types import TextEncoder
     from oskit.encoder.weights import Prune
 
-__all__ = ["IngestInterrupted", "IngestReport", "ingest"]
+__all__ = ["IngestInterrupted", "IngestReport", "dry_run", "ingest"]
 
 WINDOW_BATCHES = 16
 """Batches of documents that are encoded at a time, sorted by length."""
@@ -151,6 +151,28 @@ def ingest(
             hint="This is a bug in oskit; please report it",
         )
     return report
+
+
+def dry_run(
+    index: str, documents: Iterable[Document | Refusal], settings: IndexSettings | None = None
+) -> IngestReport:
+    """What :func:`ingest` would do with the documents, without a cluster: ``indexed`` is what it would send.
+
+    Raises:
+        DataError: A source cannot be read.
+    """
+    settings = settings or IndexSettings()
+    info = IndexInfo(
+        index,
+        settings.kind,
+        key_for(settings.kind, "token"),
+        settings.embedding_field,
+        settings.passage_field,
+    )
+    account = Account(index, None, None)
+    for _ in _admitted(iter(documents), ItemMaker(info, None, None, 1), account, patient=True):
+        account.index(1)
+    return account.report()
 
 
 def _plan(
@@ -272,7 +294,7 @@ def _load(
 
 
 def _admitted(
-    documents: Iterator[Document | Refusal], maker: ItemMaker, account: Account
+    documents: Iterator[Document | Refusal], maker: ItemMaker, account: Account, *, patient: bool = False
 ) -> Iterator[Document]:
     """The documents to index; refusals and duplicates are settled here."""
     seen = DuplicateFilter()
@@ -281,7 +303,8 @@ def _admitted(
             account.read += 1
             if isinstance(item, Refusal):
                 account.refuse(item, item.reason)
-                _stop_if_hopeless(account)
+                if not patient:
+                    _stop_if_hopeless(account)
                 continue
             if problem := maker.check(item):
                 account.refuse(item, problem)

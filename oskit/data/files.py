@@ -10,7 +10,7 @@ from oskit.data.collection import CORPUS, find_corpus
 from oskit.data.compression import COMPRESSION_SUFFIXES, STDIN
 from oskit.data.documents import Document, FieldNames, Refusal
 from oskit.data.jsonl import read_jsonl
-from oskit.data.parquet import read_parquet
+from oskit.data.parquet import count_rows, read_parquet
 from oskit.data.tables import read_table
 from oskit.errors import DataError, UsageError
 
@@ -59,6 +59,31 @@ def read_documents(
     names = FieldNames(id_field, text_field, title_field)
     files = [_resolve(source, format) for source in sources]
     return _read_all(files, names)
+
+
+def count_records(sources: Sequence[str | Path], *, format: Format | None = None) -> int | None:
+    """About how many records there are, for a progress bar; None where telling takes reading them.
+
+    Raises:
+        UsageError, DataError: As :func:`read_documents`.
+    """
+    counts = [_count(source, kind) for source, kind in (_resolve(source, format) for source in sources)]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
+
+
+def _count(source: str | Path, kind: Format) -> int | None:
+    path = Path(source)
+    if not path.is_file() or path.suffix.lower() in COMPRESSION_SUFFIXES:
+        return None
+    if kind == "parquet":
+        return count_rows(path)
+    try:
+        with path.open("rb") as file:
+            lines = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    return lines if kind == "jsonl" else max(0, lines - 1)
 
 
 def _read_all(files: list[tuple[str | Path, Format]], names: FieldNames) -> Iterator[Document | Refusal]:

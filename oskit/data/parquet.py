@@ -40,6 +40,19 @@ def read_parquet(path: Path, names: FieldNames) -> Iterator[Document | Refusal]:
         ) from error
 
 
+def count_rows(path: Path) -> int | None:
+    """Rows of a Parquet file; None if it cannot be read, which reading it then explains."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+
+        return int(pyarrow.parquet.read_metadata(path).num_rows)
+    except ImportError:
+        return None
+    except (OSError, pyarrow.ArrowException):
+        return None
+
+
 def _check_columns(columns: list[str], names: FieldNames, path: Path) -> None:
     for column, option in ((names.text, "--text-field"), (names.id, "--id-field")):
         if column is not None and column not in columns:

@@ -1,0 +1,239 @@
+"""`oskit ingest`: create an index and load documents into it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from oskit.cli.options import connection_options, output_options
+from oskit.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from oskit.cli.output import Output
+    from oskit.cluster.connection import ConnectionSettings
+    from oskit.cluster.indexes import IndexSettings
+    from oskit.cluster.ingest import IngestReport
+
+SOME_REFUSED = 10
+"""Exit code when documents were refused."""
+
+# fmt: off
+_OPTIONS = [
+    click.option("--encode", type=click.Choice(["client", "cluster"]),
+                 help="Encode here with --archive, or by --model in an ingest pipeline."),
+    click.option("--archive", metavar="DIR", type=click.Path(), help="The exported encoder."),
+    click.option("--query-archive", metavar="DIR", type=click.Path(),
+                 help="Tokenizer archive of an inference-free encoder, where the manifest does not name it."),
+    click.option("--model", metavar="NAME|ID", help="The deployed encoder."),
+    click.option("--query-model", metavar="NAME|ID",
+                 help="The model that encodes queries, if it is another; search will use it."),
+    click.option("--prune", metavar="TYPE:RATIO", help="Keep only the heavy weights, as in max_ratio:0.1."),
+    click.option("--index-kind", type=click.Choice(["rank_features", "sparse_vector"]),
+                 default="rank_features", show_default=True, help="Type of the vector's field."),
+    click.option("--shards", type=click.IntRange(1), default=1, show_default=True, help="Primary shards."),
+    click.option("--replicas", type=click.IntRange(0),
+                 help="Copies of each shard.  [one where there is a second node]"),
+    click.option("--approximate-threshold", type=click.IntRange(0), metavar="N",
+                 help="Documents of a segment from which sparse_vector search is approximate.  [1000000]"),
+    click.option("--recreate", is_flag=True, help="Delete the index and its documents first."),
+    click.option("--format", "file_format", type=click.Choice(["jsonl", "csv", "tsv", "parquet"]),
+                 help="Format of the sources.  [by their names; stdin is jsonl]"),
+    click.option("--id-field", metavar="NAME", help="Field with the id.  [_id, id, or made of the content]"),
+    click.option("--text-field", metavar="NAME", default="text", show_default=True,
+                 help="Field with the text."),
+    click.option("--title-field", metavar="NAME", default="title", show_default=True,
+                 help="Field with the title, which is put in front of the text."),
+    click.option("--embedding-field", metavar="NAME", default="embedding", show_default=True,
+                 help="Name of the vector's field in the index."),
+    click.option("--passage-field", metavar="NAME", default="passage", show_default=True,
+                 help="Name of the encoded text's field in the index."),
+    click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True,
+                 help="Documents that are encoded together."),
+    click.option("--bulk-size", type=click.IntRange(1), metavar="N",
+                 help="Documents of one request.  [500; 100 where the cluster encodes]"),
+    click.option("--workers", type=click.IntRange(1, 16), default=2, show_default=True,
+                 help="Requests in flight."),
+    click.option("--dead-letter", metavar="FILE", type=click.Path(dir_okay=False),
+                 help="File for refused documents, appended to.  [INDEX.refused.jsonl]"),
+    click.option("--dry-run", is_flag=True, help="Read and check the sources only; needs no cluster."),
+]
+# fmt: on
+
+
+def _options(function: Any) -> Any:
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+@click.command("ingest")
+@click.argument("index")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@_options
+@connection_options
+@output_options
+def ingest(
+    index: str,
+    sources: tuple[str, ...],
+    connection: ConnectionSettings,
+    out: Output,
+    **options: Any,
+) -> None:
+    """Create an index and load documents into it.
+
+    A SOURCE is a JSONL, CSV, TSV or Parquet file, a folder in BEIR's layout, or - for stdin; compressed or
+    not (gzip, bz2, xz, zstd). The index is created unless it is there. Running the same command again
+    changes nothing and goes on where an interrupted one stopped: documents keep their ids.
+
+    What is refused goes to a dead-letter file with the reason, and the exit code is 10. Correct the lines
+    and ingest that file.
+
+    \b
+    Examples:
+      oskit ingest articles corpus.jsonl.gz --encode client --archive out
+      oskit ingest articles data/scifact --encode cluster --model my-encoder
+      oskit ingest shop items.csv --text-field description --title-field name --archive out
+      zcat dump.gz | oskit ingest articles - --archive out --index-kind sparse_vector
+      oskit ingest articles corpus.jsonl --dry-run
+    """
+    from oskit.data.files import read_documents
+
+    settings = _index_settings(options)
+    documents = read_documents(
+        sources,
+        format=options["file_format"],
+        id_field=options["id_field"],
+        text_field=options["text_field"],
+        title_field=options["title_field"],
+    )
+    if options["dry_run"]:
+        from oskit.cluster.indexes import check_index_name
+        from oskit.cluster.ingest import dry_run
+
+        check_index_name(index)
+        report = dry_run(index, documents, settings)
+        out.result(report.to_dict(), lambda console: _print_report(console, report, dry=True))
+    else:
+        report = _run(index, sources, documents, settings, connection, out, options)
+        out.result(report.to_dict(), lambda console: _print_report(console, report, dry=False))
+        out.note(_next_step(report, options))
+    if report.refused:
+        click.get_current_context().exit(SOME_REFUSED)
+
+
+def _run(
+    index: str,
+    sources: tuple[str, ...],
+    documents: Any,
+    settings: IndexSettings,
+    connection: ConnectionSettings,
+    out: Output,
+    options: dict[str, Any],
+) -> IngestReport:
+    from oskit.cluster.connection import connect
+    from oskit.cluster.ingest import IngestInterrupted
+    from oskit.cluster.ingest import ingest as load
+    from oskit.data.files import count_records
+    from oskit.encoder.weights import Prune
+
+    mode = _encode_mode(options)
+    encoder = None
+    if options["archive"] is not None:
+        from oskit.encoder.runtime import ArchiveEncoder
+
+        encoder = ArchiveEncoder.open(options["archive"], query=options["query_archive"])
+    total = count_records(sources, format=options["file_format"])
+    with out.progress(f"Loading {index}", total=total) as bar:
+        try:
+            return load(
+                connect(connection),
+                index,
+                documents,
+                encode=mode,
+                encoder=encoder,
+                model_id=options["model"],
+                query_model_id=options["query_model"],
+                settings=settings,
+                recreate=options["recreate"],
+                prune=Prune.parse(options["prune"]) if options["prune"] else None,
+                batch_size=options["batch_size"],
+                bulk_documents=options["bulk_size"],
+                workers=options["workers"],
+                dead_letter=_dead_letter(index, sources, options["dead_letter"]),
+                progress=bar.advance,
+            )
+        except IngestInterrupted as interrupted:
+            if out.json:
+                out.result(interrupted.report.to_dict())
+            raise
+
+
+def _encode_mode(options: dict[str, Any]) -> Any:
+    """What was asked for, or what the other options mean."""
+    if options["encode"] is not None:
+        return options["encode"]
+    if options["archive"] is not None:
+        return "client"
+    if options["model"] is not None:
+        return "cluster"
+    raise UsageError(
+        "documents must be encoded by something",
+        hint="Give --archive DIR to encode here, or --model NAME to encode on the cluster",
+    )
+
+
+def _index_settings(options: dict[str, Any]) -> IndexSettings:
+    from oskit.cluster.indexes import IndexSettings, SparseVectorParameters
+
+    return IndexSettings(
+        kind=options["index_kind"],
+        shards=options["shards"],
+        replicas=options["replicas"],
+        sparse_vector=SparseVectorParameters(approximate_threshold=options["approximate_threshold"]),
+        embedding_field=options["embedding_field"],
+        passage_field=options["passage_field"],
+    )
+
+
+def _dead_letter(index: str, sources: tuple[str, ...], given: str | None) -> Path:
+    """The file that was named, or the first free name, so that no earlier file is mixed up with this one."""
+    if given is not None:
+        if any(source != "-" and Path(source).resolve() == Path(given).resolve() for source in sources):
+            raise UsageError(f"--dead-letter {given} is also a source", hint="Name another file")
+        return Path(given)
+    path, number = Path(f"{index}.refused.jsonl"), 1
+    while path.exists():
+        number += 1
+        path = Path(f"{index}.refused-{number}.jsonl")
+    return path
+
+
+def _print_report(console: Console, report: IngestReport, *, dry: bool) -> None:
+    if dry:
+        console.print(f"{report.indexed:,} of {report.read:,} records can be loaded into {report.index}",
+                      markup=False)  # fmt: skip
+    else:
+        rate = f"{report.seconds:.1f} s, {report.docs_per_second:,.1f} docs/s"
+        console.print(f"Indexed {report.indexed:,} of {report.read:,} records into {report.index} ({rate})",
+                      markup=False)  # fmt: skip
+    if report.duplicates:
+        console.print(f"  {report.duplicates:,} came more than once", markup=False)
+    if report.retries:
+        console.print(f"  {report.retries:,} were sent again, the cluster was busy", markup=False)
+    if report.refused:
+        where = f", kept in {report.dead_letter}" if report.dead_letter else ""
+        console.print(f"  {report.refused:,} were refused{where}", markup=False)
+        for reason, count in report.reasons.items():
+            console.print(f"    {count:,} times: {reason}", markup=False, soft_wrap=True)
+
+
+def _next_step(report: IngestReport, options: dict[str, Any]) -> str:
+    if report.refused and report.dead_letter:
+        again = "correct the lines of the dead-letter file (or the options) and load it: "
+        return f"Next: {again}oskit ingest {report.index} {report.dead_letter} …"
+    how = f" --archive {options['archive']}" if _encode_mode(options) == "client" else ""
+    return f'Next: oskit search {report.index} "your question"{how}'

@@ -1,0 +1,138 @@
+"""`oskit search`: search an index."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from oskit.cli.options import connection_options, output_options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from oskit.cli.output import Output
+    from oskit.cluster.connection import ConnectionSettings
+    from oskit.cluster.search import Hit, SearchResult
+    from oskit.encoder.runtime import ArchiveEncoder
+
+SNIPPET_LETTERS = 160
+EXPLAINED_TOKENS = 12
+
+
+@click.command("search")
+@click.argument("index")
+@click.argument("query")
+@click.option(
+    "--by",
+    type=click.Choice(["model", "tokenizer", "analyzer", "tokens", "bm25"]),
+    help="How the query is encoded.  [by what is given, else by the model that made the index]",
+)
+@click.option("--model", metavar="NAME|ID", help="A deployed encoder or tokenizer.")
+@click.option("--archive", metavar="DIR", type=click.Path(), help="An exported encoder: encode here.")
+@click.option(
+    "--query-archive",
+    metavar="DIR",
+    type=click.Path(),
+    help="Tokenizer archive of an inference-free encoder, where the manifest does not name it.",
+)
+@click.option("--analyzer", metavar="NAME", help="bert-uncased or mbert-uncased.")
+@click.option("-n", "--size", type=click.IntRange(1, 10_000), default=10, show_default=True, help="Hits.")
+@click.option("--two-phase", is_flag=True, help="Score by the heavy tokens first; rank_features only.")
+@click.option("--explain", is_flag=True, help="Tell which tokens matched, with what weight.")
+@click.option("--top-n", type=click.IntRange(1), help="Heaviest query tokens to look up; sparse_vector only.")
+@click.option(
+    "--heap-factor",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Larger looks at more clusters; sparse_vector only.",
+)
+@connection_options
+@output_options
+def search(
+    index: str,
+    query: str,
+    by: Any,
+    model: str | None,
+    archive: str | None,
+    query_archive: str | None,
+    analyzer: str | None,
+    size: int,
+    two_phase: bool,
+    explain: bool,
+    top_n: int | None,
+    heap_factor: float | None,
+    connection: ConnectionSettings,
+    out: Output,
+) -> None:
+    """Search an index.
+
+    The query is encoded by a deployed model (--model), by an analyzer of OpenSearch (--analyzer), or here
+    by an exported encoder (--archive). Without any of them, by the model that the index was made with.
+    --by bm25 searches the same texts without an encoder, for comparison.
+
+    \b
+    Examples:
+      oskit search articles "how do I get a building permit"
+      oskit search articles "building permit" --archive out --explain
+      oskit search articles "building permit" --analyzer bert-uncased --two-phase
+      oskit search articles "building permit" --by tokenizer --model my-tokenizer --json
+      oskit search articles "building permit" --by bm25 -n 3
+    """  # fmt: skip
+    from oskit.cluster.connection import connect
+    from oskit.cluster.search import search as find
+
+    encoder: ArchiveEncoder | None = None
+    if archive is not None:
+        from oskit.encoder.runtime import ArchiveEncoder
+
+        encoder = ArchiveEncoder.open(archive, query=query_archive)
+    method = {"top_n": top_n, "heap_factor": heap_factor}
+    result = find(
+        connect(connection),
+        index,
+        query,
+        by=by,
+        model_id=model,
+        analyzer=analyzer,
+        encoder=encoder,
+        size=size,
+        two_phase=two_phase,
+        explain=explain,
+        method_parameters={name: value for name, value in method.items() if value is not None},
+    )
+    out.result(result.to_dict(), lambda console: _print_result(console, result, encoder))
+
+
+def _print_result(console: Console, result: SearchResult, encoder: ArchiveEncoder | None) -> None:
+    # Token ids are shown as the tokens they are, if there is an encoder to ask.
+    namer = encoder if result.key == "id" else None
+    for rank, hit in enumerate(result.hits, start=1):
+        _print_hit(console, rank, hit, namer)
+    found = "no document" if not result.total else f"{result.total:,} documents"
+    console.print(f"{found} matched in {result.index}, by {result.by}, {result.took_ms} ms",
+                  markup=False, style="dim")  # fmt: skip
+
+
+def _print_hit(console: Console, rank: int, hit: Hit, encoder: ArchiveEncoder | None) -> None:
+    title = _printable(str(hit.source.get("title") or ""))
+    console.print(f"{rank:>3}. {hit.score:8.4f}  {_printable(hit.id)}  {title}", markup=False, soft_wrap=True)
+    text = _printable(str(hit.source.get("text") or ""))
+    if text:
+        shown = text if len(text) <= SNIPPET_LETTERS else f"{text[: SNIPPET_LETTERS - 1]}…"
+        console.print(f"               {shown}", markup=False, style="dim", soft_wrap=True)
+    for token, match in list(hit.matched.items())[:EXPLAINED_TOKENS]:
+        name = _printable(_token_text(token, encoder) if encoder else token)
+        sum_of = f"{match.query:8.4f} * {match.document:8.4f} = {match.product:8.4f}"
+        console.print(f"               {name:<20} {sum_of}", markup=False)
+    if (more := len(hit.matched) - EXPLAINED_TOKENS) > 0:
+        console.print(f"               and {more} tokens more", markup=False, style="dim")
+
+
+def _token_text(token_id: str, encoder: ArchiveEncoder) -> str:
+    known = token_id.isdecimal() and int(token_id) < encoder.vocabulary.size
+    return encoder.vocabulary.key_of(int(token_id)) if known else token_id
+
+
+def _printable(text: str) -> str:
+    """Without line breaks and control characters, which could do anything to a terminal."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)

@@ -1,0 +1,387 @@
+"""Search an index of sparse vectors in every way that the cluster offers, and explain what matched."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from opensearchpy.exceptions import TransportError
+
+from oskit.cluster.failures import error_reason, translate
+from oskit.cluster.indexes import IndexInfo, read_index
+from oskit.cluster.models import ModelInfo, find_model, list_models
+from oskit.cluster.predict import predict
+from oskit.data.values import clean_text
+from oskit.errors import ClusterError, SearchError, UsageError
+
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
+    from oskit.encoder.types import KeyFormat, TextEncoder
+
+SearchBy = Literal["model", "tokenizer", "analyzer", "tokens", "bm25"]
+
+SEARCH_BY: tuple[SearchBy, ...] = get_args(SearchBy)
+
+DEFAULT_ANALYZER = "bert-uncased"
+
+TWO_PHASE = {"prune_ratio": 0.4, "expansion_rate": 5.0, "max_window_size": 10_000}
+"""OpenSearch's defaults for the two phases: heavy tokens first, the others only to rescore."""
+
+_NUMBER_OF_TOKENS_HINT = "The query has more tokens than a query may have (1,024): use a shorter one"
+
+
+@dataclass(frozen=True)
+class Match:
+    """A token that query and document share."""
+
+    query: float
+    document: float
+
+    @property
+    def product(self) -> float:
+        """What the token adds to the score."""
+        return self.query * self.document
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A document that was found.
+
+    Attributes:
+        id: Its ``_id``.
+        score: Its score.
+        source: Its own fields.
+        matched: With ``explain``: the tokens (or token ids) that matched, the heaviest product first.
+            The products sum up to the score, but for the 9 bits that the index keeps of a weight.
+    """
+
+    id: str
+    score: float
+    source: dict[str, Any]
+    matched: dict[str, Match] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The answer to a query.
+
+    Attributes:
+        index: Where.
+        by: How the query was encoded.
+        took_ms: Milliseconds that the cluster says it took.
+        total: Documents that matched, at least.
+        hits: The best of them.
+        key: Whether matched tokens and query weights are called by token text or by token id.
+        query_weights: With ``explain`` or ``by="tokens"``: the query's token weights.
+    """
+
+    index: str
+    by: SearchBy
+    took_ms: int
+    total: int
+    hits: list[Hit]
+    key: KeyFormat
+    query_weights: dict[str, float] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        values = asdict(self)
+        for hit, found in zip(values["hits"], self.hits, strict=True):
+            hit["matched"] = {
+                token: {"query": match.query, "document": match.document, "product": match.product}
+                for token, match in found.matched.items()
+            }
+        return values
+
+
+def search(
+    client: OpenSearch,
+    index: str,
+    query: str | Mapping[str, float],
+    *,
+    by: SearchBy | None = None,
+    model_id: str | None = None,
+    analyzer: str | None = None,
+    encoder: TextEncoder | None = None,
+    size: int = 10,
+    two_phase: bool = False,
+    explain: bool = False,
+    method_parameters: Mapping[str, Any] | None = None,
+) -> SearchResult:
+    """Search an index.
+
+    Args:
+        client: From :func:`oskit.cluster.connection.connect`.
+        index: An index or alias.
+        query: A text; for ``by="tokens"`` also token weights, keyed as the index is.
+        by: How the query becomes a vector. ``"model"``: by a deployed encoder. ``"tokenizer"``: by a deployed
+            tokenizer model (inference-free). ``"analyzer"``: by an analyzer and its built-in weights.
+            ``"tokens"``: here, by ``encoder``. ``"bm25"``: not at all, as a plain text query for comparison.
+            Without it, what is given decides, and else how the index was made.
+        model_id: Name or id of the model; without it the one that made the index.
+        analyzer: ``bert-uncased`` or ``mbert-uncased``.
+        encoder: For ``"tokens"``; also tells the ids behind an analyzer's tokens for ``explain``.
+        size: Number of hits.
+        two_phase: Score by the heavy tokens first and by all of them only the best; ``rank_features`` only.
+        explain: Tell the tokens that matched.
+        method_parameters: ``top_n``, ``k``, ``heap_factor``, ``filter``; ``sparse_vector`` only. ``k`` is
+            ``size`` if it is not given, or OpenSearch would find 10.
+
+    Raises:
+        UsageError: Options that do not fit together, or not the index.
+        SearchError: There is no such index, or the cluster refuses.
+        ModelError: There is no such model.
+    """
+    info = read_index(client, index)
+    if info is None:
+        raise SearchError(f"there is no index {index!r}", hint=f"Load one with: oskit ingest {index} FILE")
+    by = by or _default_way(query, model_id, analyzer, encoder)
+    _check(info, by, size, two_phase, method_parameters, explain)
+    if not isinstance(query, Mapping):
+        query = clean_text(query)
+        if not query.strip():
+            return SearchResult(
+                index, by, 0, 0, [], info.key
+            )  # no tokens; the cluster would call it an error
+    request = _Request(client, info, by, query, encoder, model_id, analyzer)
+    clause = request.clause(size, method_parameters)
+    if clause is None:
+        return SearchResult(index, by, 0, 0, [], info.key, {})
+    weights = request.weights() if explain or by == "tokens" else None
+    body: dict[str, Any] = {"query": clause, "size": size}
+    if not explain:
+        body["_source"] = {"excludes": [info.embedding_field]}
+    if two_phase:
+        body["search_pipeline"] = two_phase_pipeline()
+    answer = _send(client, info, body)
+    hits = [_hit(hit, info, weights if explain else None) for hit in answer["hits"]["hits"]]
+    total = int(answer["hits"]["total"]["value"])
+    return SearchResult(index, by, int(answer["took"]), total, hits, info.key, weights)
+
+
+def two_phase_pipeline() -> dict[str, Any]:
+    """A search pipeline, to be sent within a request, that searches in two phases."""
+    return {"request_processors": [{"neural_sparse_two_phase_processor": {"two_phase_parameter": TWO_PHASE}}]}
+
+
+def _default_way(query: object, model_id: object, analyzer: object, encoder: object) -> SearchBy:
+    if isinstance(query, Mapping):
+        return "tokens"
+    if model_id is not None:
+        return "model"
+    if analyzer is not None:
+        return "analyzer"
+    return "model" if encoder is None else "tokens"
+
+
+def _check(
+    info: IndexInfo,
+    by: SearchBy,
+    size: int,
+    two_phase: bool,
+    method_parameters: Mapping[str, Any] | None,
+    explain: bool,
+) -> None:
+    if size < 1:
+        raise UsageError(f"the number of hits must be at least 1, not {size}")
+    if by not in SEARCH_BY:
+        raise UsageError(f"unknown way to search {by!r}", hint=f"Use one of {', '.join(SEARCH_BY)}")
+    if by == "bm25" and (explain or two_phase or method_parameters):
+        raise UsageError("BM25 has no token weights: neither explain, two-phase nor method parameters")
+    if by == "bm25" and info.passage_field is None:
+        raise UsageError(f"the index {info.name!r} was not made by oskit and has no passages for BM25")
+    if info.kind == "sparse_vector" and two_phase:
+        raise UsageError(
+            f"two-phase search works on rank_features, and {info.name!r} is a sparse_vector index",
+            hint="Search without it",
+        )
+    if info.kind != "sparse_vector" and method_parameters:
+        raise UsageError(f"method parameters are for sparse_vector, and {info.name!r} is {info.kind}")
+
+
+class _Request:
+    """One query, and how it becomes a vector."""
+
+    def __init__(
+        self,
+        client: OpenSearch,
+        info: IndexInfo,
+        by: SearchBy,
+        query: str | Mapping[str, float],
+        encoder: TextEncoder | None,
+        model_id: str | None,
+        analyzer: str | None,
+    ) -> None:
+        self._client = client
+        self._info = info
+        self._by = by
+        self._query = query
+        self._encoder = encoder
+        self._analyzer = analyzer or DEFAULT_ANALYZER
+        if by != "tokens" and isinstance(query, Mapping):
+            raise UsageError("token weights can only be searched by tokens")
+        self._model = query_model(client, info, by, model_id) if by in ("model", "tokenizer") else None
+        self._weights: dict[str, float] | None = None
+
+    def clause(self, size: int, method_parameters: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        """The query's clause; None if the query has no tokens."""
+        if self._by == "bm25":
+            return {"match": {str(self._info.passage_field): {"query": self._query}}}
+        neural: dict[str, Any] = {}
+        if self._model is not None and not self._keys_differ:
+            neural = {"query_text": self._query, "model_id": self._model.model_id}
+        elif self._by == "analyzer":
+            neural = {"query_text": self._query, "analyzer": self._analyzer}
+        else:
+            neural = {"query_tokens": self.weights()}
+            if not neural["query_tokens"]:
+                return None
+        if self._info.kind == "sparse_vector":
+            neural["method_parameters"] = {"k": size, **(method_parameters or {})}
+        return {"neural_sparse": {self._info.embedding_field: neural}}
+
+    @property
+    def _keys_differ(self) -> bool:
+        """Whether the cluster, left to itself, would look for token texts where the index has ids."""
+        return self._info.kind == "rank_features" and self._info.key == "id"
+
+    def weights(self) -> dict[str, float]:
+        """The query's token weights, keyed as the index is."""
+        if self._weights is None:
+            self._weights = self._compute()
+        return self._weights
+
+    def _compute(self) -> dict[str, float]:
+        if isinstance(self._query, Mapping):
+            return {key: float(weight) for key, weight in self._query.items() if weight > 0}
+        if self._model is not None:
+            function = self._model.function_name
+            (found,) = predict(
+                self._client,
+                self._model.model_id,
+                [self._query],
+                function_name=function if function.startswith("SPARSE_") else "SPARSE_ENCODING",
+                key=self._info.key,
+            )
+            return found
+        if self._by == "analyzer":
+            return self._analyzed()
+        if self._encoder is None:
+            raise UsageError("token weights made here need an encoder", hint="Give --archive DIR")
+        return self._encoder.query_weights([self._query], key=self._info.key)[0]
+
+    def _analyzed(self) -> dict[str, float]:
+        found = analyzer_weights(self._client, self._info, self._analyzer, str(self._query))
+        if self._info.key == "token":
+            return found
+        if self._encoder is None:
+            raise UsageError(
+                f"{self._info.name!r} is keyed by token ids, which an analyzer does not tell",
+                hint="Explain by model, or give the encoder with --archive DIR",
+            )
+        ids = {self._encoder.vocabulary.id_of(token): weight for token, weight in found.items()}
+        return {str(token_id): weight for token_id, weight in ids.items() if token_id is not None}
+
+
+def query_model(client: OpenSearch, info: IndexInfo, by: SearchBy, model_id: str | None) -> ModelInfo:
+    """The model that encodes queries: the one asked for, or the one that made the index.
+
+    Raises:
+        SearchError: None is known or deployed, or it is not of the kind that was asked for.
+        ModelError: There is none of this name or id.
+    """
+    model = find_model(client, model_id) if model_id else _recorded_model(client, info, by)
+    if model is None:
+        raise SearchError(
+            f"which model encodes the queries for {info.name!r} is not recorded, or it is not deployed",
+            hint="Give one with --model (oskit models lists them), or search with --archive DIR",
+        )
+    if by == "tokenizer" and model.function_name != "SPARSE_TOKENIZE":
+        raise SearchError(
+            f"the model {model.name!r} is no tokenizer but {model.function_name}", hint="Use --by model"
+        )
+    if not model.is_deployed:
+        raise SearchError(
+            f"the model {model.name!r} ({model.model_id}) is not deployed: {model.state}",
+            hint="Deploy its archive with: oskit deploy ARCHIVE",
+        )
+    return model
+
+
+def _recorded_model(client: OpenSearch, info: IndexInfo, by: SearchBy) -> ModelInfo | None:
+    """A deployed model with the id, or else with the content, that stands in the index."""
+    encoder = info.encoder
+    wants_tokenizer = by == "tokenizer" or encoder.architecture == "inference-free" or encoder.query_model_id
+    model_id = encoder.query_model_id if wants_tokenizer else encoder.model_id
+    sha256 = encoder.query_sha256 if wants_tokenizer else encoder.sha256
+    if not model_id and not sha256:
+        return None
+    models = [model for model in list_models(client) if model.is_deployed]
+    by_id = [model for model in models if model.model_id == model_id]
+    by_content = [model for model in models if sha256 and model.sha256 == sha256]
+    return next(iter(by_id + by_content), None)
+
+
+def analyzer_weights(client: OpenSearch, info: IndexInfo, analyzer: str, text: str) -> dict[str, float]:
+    """Token weights that an analyzer gives a text: the floats in its tokens' payloads.
+
+    Keys are token texts. An analyzer does not tell its token ids.
+    """
+    body = {"analyzer": analyzer, "text": text, "explain": True, "attributes": ["payload"]}
+    try:
+        answer = client.indices.analyze(index=info.name, body=body)
+    except TransportError as failure:
+        raise _search_error(failure, info) from failure
+    detail = answer["detail"]
+    tokens = (detail.get("analyzer") or {}).get("tokens") or []
+    return {token["token"]: _payload_weight(token.get("payload")) for token in tokens}
+
+
+def _payload_weight(payload: str | None) -> float:
+    """A 32-bit float, printed by Lucene as ``[40 de 2 1a]``; 1 for analyzers without weights."""
+    if not payload:
+        return 1.0
+    octets = bytes(int(octet, 16) for octet in re.findall(r"[0-9a-f]+", payload))
+    return float(struct.unpack(">f", octets)[0]) if len(octets) == 4 else 1.0
+
+
+def _hit(hit: Mapping[str, Any], info: IndexInfo, weights: Mapping[str, float] | None) -> Hit:
+    source = dict(hit.get("_source") or {})
+    vector = source.pop(info.embedding_field, None) or {}
+    matched: dict[str, Match] = {}
+    if weights is not None:
+        shared = {key: Match(weights[key], float(vector[key])) for key in weights if key in vector}
+        matched = dict(sorted(shared.items(), key=lambda item: -item[1].product))
+    return Hit(hit["_id"], float(hit["_score"]), source, matched)
+
+
+def _send(client: OpenSearch, info: IndexInfo, body: dict[str, Any]) -> dict[str, Any]:
+    try:
+        answer: dict[str, Any] = client.search(index=info.name, body=body)
+    except TransportError as failure:
+        raise _search_error(failure, info) from failure
+    if answer.get("timed_out") or answer["_shards"]["failed"]:
+        failed = answer["_shards"]["failed"]
+        raise SearchError(f"the answer of {info.name!r} is incomplete: {failed} shards failed")
+    return answer
+
+
+_HINTS = (
+    (r"analyzer \[.*\] not found|failed to find global analyzer", "Use bert-uncased or mbert-uncased"),
+    (r"Model not ready|not deployed", "Deploy the model: oskit models, oskit deploy"),
+    (r"maxClauseCount|too_many_clauses", _NUMBER_OF_TOKENS_HINT),
+    (r"valid integer", "The index is keyed by token ids: search by model or with an encoder"),
+    (r"weight must be in", "OpenSearch takes query weights above 0 and up to 64"),
+)
+
+
+def _search_error(failure: TransportError, info: IndexInfo) -> ClusterError:
+    reason = error_reason(failure)
+    hint = next((hint for pattern, hint in _HINTS if re.search(pattern, reason, re.IGNORECASE)), None)
+    if hint is None:
+        return translate(failure, f"search the index {info.name!r}", SearchError)
+    return SearchError(f"cannot search the index {info.name!r}: {reason}", hint=hint)
