@@ -1,0 +1,477 @@
+"""The torch encoder: a sentence-transformers ``SparseEncoder`` that knows what the cluster would answer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+import torch
+from sentence_transformers import SparseEncoder
+from sentence_transformers.sparse_encoder.modules import (
+    Router,
+    SparseStaticEmbedding,
+    SpladePooling,
+    Transformer,
+)
+from torch import Tensor, nn
+
+from oskit.encoder.batching import checked_texts, encode_in_batches, rows_to_csr
+from oskit.encoder.hub import HubOptions
+from oskit.encoder.loading import DEFAULT_BASE, Found, Search
+from oskit.encoder.modules import (
+    Built,
+    build_modules,
+    check_finite,
+    check_weights,
+    hidden_size,
+    layers,
+    logits_width,
+    named_errors,
+    positions,
+    vocabulary_of,
+)
+from oskit.encoder.quiet import quiet_libraries
+from oskit.encoder.report import (
+    Activation,
+    Head,
+    LoadAttempt,
+    LoadReport,
+    Tier,
+    UntrainedProjectionWarning,
+    untrained_message,
+)
+from oskit.encoder.types import Architecture
+from oskit.encoder.weights import TokenWeightsMixin
+from oskit.errors import BrokenEncoderError, EncoderError, UntrainedEncoderError, UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
+
+    from oskit.encoder.vocabulary import Vocabulary
+
+SERVER_MAX_LENGTH = 512
+"""ML Commons never gives a model more tokens than this."""
+
+
+class TokenLogits(nn.Module):
+    """Token ids and attention mask, int64 ``[batch, length]``, to logits ``[batch, length, vocabulary]``."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.encoder = nn.ModuleList(modules)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        features: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
+        for module in self.encoder:
+            features = module(features)
+        logits = features["token_embeddings"]
+        assert isinstance(logits, Tensor)
+        return logits
+
+
+class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
+    """A sparse encoder over a tokenizer's vocabulary; see :class:`oskit.encoder.types.TextEncoder`.
+
+    ``encode``, ``encode_query`` and ``encode_document`` are those of sentence-transformers and return what it
+    returns: weights of [CLS] and [SEP] included, prompts and ``max_active_dims`` applied.
+    ``document_matrix``, ``query_matrix``, ``document_weights`` and ``query_weights`` return what the cluster
+    returns once the encoder is exported: special tokens weigh nothing, at most 512 tokens are read.
+
+    Load one with :meth:`from_pretrained`.
+    """
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        base: str | Path = DEFAULT_BASE,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_folder: str | Path | None = None,
+        local_files_only: bool = False,
+        device: str | None = None,
+        trust_remote_code: bool = False,
+        activation: Activation | None = None,
+        max_seq_length: int | None = None,
+        seed: int = 0,
+        fallback: bool = True,
+    ) -> Self:
+        """Load an encoder: from a folder, else from the Hub, else the base with a random projection.
+
+        docs/loading.md says what each tier understands, and what is an error rather than the next tier.
+
+        Args:
+            name_or_path: A folder, or a repository on the Hugging Face Hub.
+            base: The same for the last tier; its own head, if it has one, is not used.
+            revision: Branch, tag or commit on the Hub.
+            token: Token for the Hub; None takes ``HF_TOKEN`` or the login, False sends none.
+            cache_folder: Cache of the Hub; None takes huggingface_hub's.
+            local_files_only: Use the cache and never the network, as ``HF_HUB_OFFLINE=1`` does.
+            device: Where torch puts it; None takes the best there is.
+            trust_remote_code: Run Python code that the encoder brings. Read it first.
+            activation: ``relu`` (log1p(relu(x)), OpenSearch's v1 and v2) or ``log1p_relu`` (one more log1p,
+                v3). None takes what the encoder's files say, ``relu`` where they say nothing.
+            max_seq_length: Tokens that a text is truncated to; None takes the encoder's own.
+            seed: Of a random projection.
+            fallback: Whether a random projection may stand in for a missing one. With False an encoder that
+                is not found, or has no head, is an error.
+
+        Raises:
+            EncoderNotFoundError: No tier has it.
+            BrokenEncoderError: It is there, but truncated, misshapen or incomplete.
+            HubAccessError: The Hub wants a login, or access to a gated repository.
+            UntrainedEncoderError: It has no head and ``fallback`` is False.
+            UsageError: An argument cannot be right.
+
+        Warns:
+            UntrainedProjectionWarning: The projection to the vocabulary is random.
+        """
+        name = str(name_or_path)
+        _check_arguments(activation, max_seq_length)
+        options = HubOptions(revision, token, cache_folder, local_files_only, code=trust_remote_code)
+        search = Search(options)
+        with quiet_libraries():
+            found = search.find(name, str(base) if fallback else None)
+            encoder, built = cls._open(found, device, trust_remote_code, activation, seed)
+            if built.missing is not None and not fallback:
+                raise UntrainedEncoderError(
+                    f"{found.source} lacks {built.missing}",
+                    hint="Train a projection first, or allow a random one with fallback=True.",
+                )
+            encoder._finish(found, activation, max_seq_length)
+        what = f"head {built.head}" if built.missing is None else f"lacks {built.missing}: random projection"
+        encoder._load_report = encoder._report(
+            name,
+            found.tier,
+            found.source,
+            found.layout.folder,
+            found.revision,
+            found.layout.kind,
+            built.head,
+            search.loaded(found, what),
+        )
+        if built.missing is not None:
+            _warn_untrained(encoder._load_report, built.missing)
+        return encoder
+
+    @classmethod
+    def _open(
+        cls,
+        found: Found,
+        device: str | None,
+        trust_remote_code: bool,
+        activation: Activation | None,
+        seed: int,
+    ) -> tuple[Self, Built]:
+        """The encoder in a folder, as sentence-transformers wrote it or put together from its parts."""
+        layout = found.layout
+        untrained = found.tier == "base"
+        if layout.kind == "sentence-transformers" and not untrained:
+            for part in layout.transformers:
+                lacking = check_weights(part, trust_remote_code=trust_remote_code)
+                if lacking.head:
+                    raise BrokenEncoderError(
+                        f"{part.folder} lacks weights of its head: {', '.join(lacking.head[:3])}",
+                        hint="Copy or download the encoder again.",
+                    )
+            with named_errors(layout.folder):
+                encoder = cls(
+                    str(layout.folder),
+                    device=device,
+                    local_files_only=True,
+                    trust_remote_code=trust_remote_code,
+                    model_kwargs={"dtype": torch.float32},
+                )
+            return encoder, Built([], "pretrained")
+        built = build_modules(
+            layout,
+            activation=activation or "relu",
+            seed=seed,
+            trust_remote_code=trust_remote_code,
+            untrained=untrained,
+        )
+        encoder = cls(modules=built.modules, device=device, similarity_fn_name="dot", local_files_only=True)
+        return encoder, built
+
+    def _finish(self, found: Found, activation: Activation | None, max_seq_length: int | None) -> None:
+        """Apply the caller's wishes and refuse what could not work later."""
+        self._check_routes(found.source)
+        check_finite(self, found.source)
+        if activation is not None:
+            self.splade_pooling.activation_function = activation
+        if max_seq_length is not None:
+            limit = positions(self.document_transformer)
+            if limit is not None and max_seq_length > limit:
+                raise UsageError(
+                    f"max_seq_length {max_seq_length} is more than the {limit} positions of {found.source}",
+                    hint=f"Use {limit} or less.",
+                )
+            self.max_seq_length = max_seq_length
+        assert self.vocabulary.size  # made once here, so that a tokenizer of another encoder is refused now
+        self.query_idf()
+        self.eval()
+
+    def _check_routes(self, source: str) -> None:
+        routes = self._routes()
+        if routes is None:
+            return
+        query, document = routes.get("query"), routes.get("document")
+        if document is None or query is None:
+            raise EncoderError(
+                f"the router of {source} has the routes {', '.join(routes)}, not query and document",
+                hint="Build it with Router.for_query_document().",
+            )
+        if not isinstance(query[0], SparseStaticEmbedding) and list(query) != list(document):
+            raise EncoderError(
+                f"{source} runs one encoder for queries and another for documents",
+                hint="Use an encoder whose queries are a table of token weights, or one encoder for both.",
+            )
+
+    def _routes(self) -> dict[str, list[nn.Module]] | None:
+        router = next((module for module in self if isinstance(module, Router)), None)
+        return None if router is None else {name: list(part) for name, part in router.sub_modules.items()}
+
+    @property
+    def load_report(self) -> LoadReport:
+        """How this encoder was found and what it is."""
+        report: LoadReport | None = self.__dict__.get("_load_report")
+        if report is None:
+            attempt = LoadAttempt("local", "memory", "loaded", "built from modules, not by from_pretrained")
+            report = self._report("modules", "local", "memory", "", None, "modules", "pretrained", (attempt,))
+        return report
+
+    def _report(
+        self,
+        name: str,
+        tier: Tier,
+        source: str,
+        folder: str | Path,
+        revision: str | None,
+        layout: str,
+        head: Head,
+        attempts: tuple[LoadAttempt, ...],
+    ) -> LoadReport:
+        parameters = list(self.parameters())
+        transformer = self.document_transformer
+        return LoadReport(
+            name=name,
+            tier=tier,
+            source=source,
+            folder=str(folder),
+            revision=revision,
+            layout=layout,
+            head=head,
+            architecture=self.architecture,
+            activation=self.activation,
+            pooling=self.pooling,
+            model_type=str(transformer.model.config.model_type),
+            vocabulary_size=self.vocabulary.size,
+            hidden_size=hidden_size(transformer),
+            layers=layers(transformer),
+            parameters=sum(parameter.numel() for parameter in parameters),
+            bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+            max_length=self.max_length,
+            attempts=attempts,
+            notes=tuple(self._notes()),
+        )
+
+    def _notes(self) -> list[str]:
+        notes = []
+        prompts = sorted(name for name, text in self.prompts.items() if text)
+        if prompts:
+            notes.append(
+                f"The cluster does not prepend prompts; this encoder has some ({', '.join(prompts)})."
+            )
+        if self.max_active_dims is not None:
+            notes.append(
+                f"encode() keeps the {self.max_active_dims} largest weights; on the cluster prune with top_k."
+            )
+        own = self.document_transformer.max_seq_length
+        if own is not None and own > SERVER_MAX_LENGTH:
+            notes.append(f"It reads {own} tokens; the cluster reads {SERVER_MAX_LENGTH} of a text.")
+        if self.vocabulary.is_ambiguous:
+            notes.append("Several token ids decode to the same text: use token ids as keys in the index.")
+        return notes
+
+    @property
+    def architecture(self) -> Architecture:
+        """``"symmetric"``, or ``"inference-free"`` when queries are a table of token weights."""
+        return "symmetric" if self.query_embedding is None else "inference-free"
+
+    @property
+    def query_embedding(self) -> SparseStaticEmbedding | None:
+        """The table of an inference-free encoder's queries; None for a symmetric one."""
+        first = (self._routes() or {}).get("query", [None])[0]
+        return first if isinstance(first, SparseStaticEmbedding) else None
+
+    @property
+    def document_modules(self) -> list[nn.Module]:
+        """The modules that documents go through, the pooling last."""
+        routes = self._routes()
+        return list(self) if routes is None else routes["document"]
+
+    @property
+    def logit_modules(self) -> list[nn.Module]:
+        """The modules from token ids to ``token_embeddings``: logits over the vocabulary."""
+        modules = self.document_modules
+        return modules[: modules.index(self.splade_pooling)]
+
+    @property
+    def splade_pooling(self) -> SpladePooling:
+        """The pooling of the document side.
+
+        Raises:
+            EncoderError: This encoder's dimensions are not tokens.
+        """
+        for module in self.document_modules:
+            if isinstance(module, SpladePooling):
+                return module
+        raise EncoderError(
+            "this encoder has no SpladePooling, its dimensions are not tokens",
+            hint="OpenSearch needs weights of tokens: use an encoder with SpladePooling.",
+        )
+
+    @property
+    def document_transformer(self) -> Transformer:
+        """The transformer of the document side; ``.model`` is the transformers model."""
+        first = self.document_modules[0]
+        assert isinstance(first, Transformer)
+        return first
+
+    def document_network(self) -> TokenLogits:
+        """The document side up to the logits as one module; it shares the weights of this encoder."""
+        return TokenLogits(self.logit_modules)
+
+    @property
+    def activation(self) -> Activation:
+        """``relu`` for log1p(relu(x)), ``log1p_relu`` for log1p(log1p(relu(x)))."""
+        activation: Activation = self.splade_pooling.activation_function
+        return activation
+
+    @property
+    def pooling(self) -> Literal["max", "sum"]:
+        """How the weights of a text's tokens become one."""
+        strategy: Literal["max", "sum"] = self.splade_pooling.pooling_strategy
+        return strategy
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Token ids and the cluster's keys."""
+        source = self.document_transformer.model.config.name_or_path or "this encoder"
+        return vocabulary_of(self.document_transformer, logits_width(self.logit_modules), source)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that a text is truncated to on the cluster, special tokens included."""
+        return min(self.document_transformer.max_seq_length or SERVER_MAX_LENGTH, SERVER_MAX_LENGTH)
+
+    def query_idf(self) -> NDArray[np.float32] | None:
+        """The weight of each token in a query, ``[vocabulary.size]``, special tokens 0; None if symmetric.
+
+        Raises:
+            BrokenEncoderError: The table is wider than the encoder's output.
+        """
+        table = self.query_embedding
+        if table is None:
+            return None
+        weights = table.weight.detach().float().cpu().numpy()
+        if len(weights) > self.vocabulary.size:
+            raise BrokenEncoderError(
+                f"the table of query weights has {len(weights)} tokens, the encoder {self.vocabulary.size}",
+                hint="Use the table that was made for this encoder's tokenizer.",
+            )
+        vector = np.zeros(self.vocabulary.size, dtype=np.float32)
+        vector[: len(weights)] = weights
+        return vector * self.vocabulary.weight_mask()
+
+    def document_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix:
+        """Document vectors, shape ``[len(texts), vocabulary.size]``, float32, special tokens zero.
+
+        Args:
+            texts: Texts of any length; long ones are truncated to :attr:`max_length`, an empty one has no
+                weights. No prompt is prepended, the cluster knows none.
+            batch_size: Texts in one run of the model at most; fewer where texts are long, to bound memory.
+
+        Raises:
+            UsageError: ``texts`` is no list of texts.
+        """
+        texts = checked_texts(texts, batch_size)
+        training = self.training
+        self.eval()
+        try:
+            return encode_in_batches(
+                texts,
+                tokenize=self._token_ids,
+                run=self._document_weights,
+                width=self.vocabulary.size,
+                batch_size=batch_size,
+            )
+        finally:
+            self.train(training)
+
+    def query_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix:
+        """Query vectors, shape ``[len(texts), vocabulary.size]``, float32, special tokens zero.
+
+        An inference-free encoder gives each token of a query its weight once, however often it occurs.
+
+        Raises:
+            UsageError: ``texts`` is no list of texts.
+        """
+        idf = self.query_idf()
+        if idf is None:
+            return self.document_matrix(texts, batch_size=batch_size)
+        rows = []
+        for ids in self._token_ids(checked_texts(texts, batch_size)):
+            columns = np.unique(np.array(ids, dtype=np.int32))
+            columns = columns[idf[columns] > 0]
+            rows.append((columns, idf[columns]))
+        return rows_to_csr(rows, self.vocabulary.size)
+
+    def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, special tokens around them; nothing at all for a text without tokens."""
+        tokenizer = self.document_transformer.tokenizer
+        assert tokenizer is not None
+        if not texts:
+            return []
+        around = tokenizer.num_special_tokens_to_add()
+        encoded = tokenizer(list(texts), truncation=True, max_length=self.max_length)["input_ids"]
+        return [ids if len(ids) > around else [] for ids in encoded]
+
+    def _document_weights(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        length = max(map(len, ids))
+        # What stands at a padding position does not matter: it is masked.
+        input_ids = torch.zeros(len(ids), length, dtype=torch.long)
+        mask = torch.zeros_like(input_ids)
+        for row, tokens in enumerate(ids):
+            input_ids[row, : len(tokens)] = torch.tensor(tokens)
+            mask[row, : len(tokens)] = 1
+        features: dict[str, Any] = {
+            "input_ids": input_ids.to(self.device),
+            "attention_mask": mask.to(self.device),
+        }
+        with torch.inference_mode():
+            for module in self.document_modules:
+                features = module(features)
+            weights = features["sentence_embedding"].float().cpu().numpy()
+        return np.asarray(weights * self.vocabulary.weight_mask())
+
+
+def _check_arguments(activation: str | None, max_seq_length: int | None) -> None:
+    if activation not in (None, "relu", "log1p_relu"):
+        raise UsageError(f"unknown activation {activation!r}", hint="Use relu or log1p_relu.")
+    if max_seq_length is not None and max_seq_length < 3:
+        raise UsageError(f"max_seq_length {max_seq_length} leaves no room for a text", hint="Use 3 or more.")
+
+
+def _warn_untrained(report: LoadReport, missing: str) -> None:
+    """Warn once for each call, in a box, whatever warnings were shown before."""
+    tried = [f"- {attempt}" for attempt in report.attempts if attempt.outcome != "loaded"]
+    reasons = [f"Looked for {report.name!r}:", *tried] if tried else []
+    what = f"{report.source} lacks {missing}."
+    warnings.warn(untrained_message(what, reasons), UntrainedProjectionWarning, stacklevel=3)

@@ -1,0 +1,324 @@
+"""From a folder to sentence-transformers modules, with every way in which that can go wrong named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers.sparse_encoder.modules import (
+    Router,
+    SparseStaticEmbedding,
+    SpladePooling,
+    Transformer,
+)
+from torch import nn
+
+from oskit.encoder.heads import projection_module, random_projection, read_projection
+from oskit.encoder.idf import idf_vector, read_idf
+from oskit.encoder.layouts import Layout, TransformerPart
+from oskit.encoder.report import Activation, Head
+from oskit.encoder.vocabulary import Vocabulary
+from oskit.errors import BrokenEncoderError, EncoderError, OskitError
+
+
+@dataclass(frozen=True)
+class Built:
+    """Modules for a ``SparseEncoder``, and how their head came about."""
+
+    modules: list[nn.Module]
+    head: Head
+    missing: str | None = None
+
+
+def build_modules(
+    layout: Layout,
+    *,
+    activation: Activation,
+    seed: int,
+    trust_remote_code: bool,
+    untrained: bool = False,
+) -> Built:
+    """Modules of a folder that sentence-transformers' own files do not describe.
+
+    Args:
+        layout: A layout of the kind ``transformer`` or ``head file``.
+        activation: Of the pooling.
+        seed: Of a random projection.
+        trust_remote_code: Whether the folder's own code may run.
+        untrained: Ignore the head that the folder may have and make a random projection.
+
+    Raises:
+        EncoderError: The folder is broken, or needs its own code to run.
+    """
+    part = layout.transformers[0]
+    missing: str | None = None
+    if untrained:
+        missing = "a trained projection (this is only the base encoder)"
+    elif layout.kind == "transformer":
+        missing = missing_head(part, trust_remote_code=trust_remote_code)
+    masked_lm = layout.kind == "transformer" and missing is None
+    if not masked_lm:
+        check_weights(TransformerPart(part.folder, masked_lm=False), trust_remote_code=trust_remote_code)
+    transformer = _transformer(layout, masked_lm=masked_lm, seed=seed, trust_remote_code=trust_remote_code)
+    modules: list[nn.Module] = [transformer]
+    if layout.head is not None and not untrained:
+        projection = read_projection(layout.head, hidden_size=hidden_size(transformer))
+        modules.append(projection_module(projection.weight, projection.bias))
+        if projection.max_length:
+            transformer.max_seq_length = min(projection.max_length, transformer.max_seq_length)
+    elif missing is not None:
+        config = transformer.model.config
+        std = getattr(config, "initializer_range", None) or 0.02
+        modules.append(random_projection(hidden_size(transformer), config.vocab_size, std=std, seed=seed))
+    width = logits_width(modules)
+    vocabulary = vocabulary_of(transformer, width, part.folder)
+    modules.append(SpladePooling("max", activation_function=activation, embedding_dimension=width))
+    if layout.idf is not None and not untrained:
+        modules = [_router(layout.idf, transformer, modules, vocabulary)]
+    return Built(modules, "random" if missing else "pretrained", missing)
+
+
+def _transformer(layout: Layout, *, masked_lm: bool, seed: int, trust_remote_code: bool) -> Transformer:
+    settings = layout.settings or {}
+    shared = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    folder = layout.transformers[0].folder
+    # A seed, because weights that do not matter (a pooler that a checkpoint lacks) are made up at random.
+    with named_errors(folder), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = Transformer(
+            str(folder),
+            transformer_task="fill-mask" if masked_lm else "feature-extraction",
+            model_kwargs={**shared, "dtype": torch.float32},
+            processor_kwargs=dict(shared),
+            config_kwargs=dict(shared),
+            do_lower_case=bool(settings.get("do_lower_case", False)),
+        )
+    length = settings.get("max_seq_length") or transformer.max_seq_length
+    limit = positions(transformer)
+    if length is not None or limit is not None:
+        transformer.max_seq_length = min(value for value in (length, limit) if value is not None)
+    return transformer
+
+
+def _router(
+    idf: Path, transformer: Transformer, documents: list[nn.Module], vocabulary: Vocabulary
+) -> Router:
+    """Queries by a table, documents by the encoder."""
+    tokenizer = transformer.tokenizer
+    assert tokenizer is not None
+    # sentence-transformers makes the module as wide as the tokenizer when it loads it again.
+    weights = torch.from_numpy(idf_vector(read_idf(idf), vocabulary)[: len(tokenizer.get_vocab())])
+    queries = SparseStaticEmbedding(tokenizer, weights, frozen=True)
+    return Router.for_query_document(query_modules=[queries], document_modules=documents)
+
+
+def missing_head(part: TransformerPart, *, trust_remote_code: bool) -> str | None:
+    """What a checkpoint lacks to be a masked language model; None when it has its head.
+
+    Judged by the weights that transformers could not find in the checkpoint, after its renaming of old
+    names (``LayerNorm.gamma``) and after tying the projection to the embeddings.
+
+    Raises:
+        BrokenEncoderError: Weights of the encoder itself are missing, or only a part of the head is.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
+
+    with named_errors(part.folder):
+        config = AutoConfig.from_pretrained(
+            part.folder, trust_remote_code=trust_remote_code, local_files_only=True
+        )
+    remote = "AutoModelForMaskedLM" in (getattr(config, "auto_map", None) or {})
+    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING and not (remote and trust_remote_code):
+        return f"a projection to the vocabulary (transformers has none for {config.model_type!r})"
+    lacking = check_weights(part, trust_remote_code=trust_remote_code)
+    if not lacking.head:
+        return None
+    if lacking.head_present:
+        raise BrokenEncoderError(
+            f"{part.folder} has only a part of its head: {_some(lacking.head)} missing from its weights",
+            hint="Copy or download the encoder again; to train a new head, remove the rest of the old one.",
+        )
+    return f"the weights of the projection ({_some(lacking.head)})"
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """Names of the head's weights that a checkpoint lacks, and that it has."""
+
+    head: list[str]
+    head_present: list[str]
+
+
+def check_weights(part: TransformerPart, *, trust_remote_code: bool) -> Lacking:
+    """Load a checkpoint once to see what it lacks; transformers itself only logs that.
+
+    Raises:
+        BrokenEncoderError: Weights of the encoder are missing or have another shape.
+        EncoderError: It needs its own code to run.
+    """
+    from transformers import AutoModel, AutoModelForMaskedLM
+
+    factory = AutoModelForMaskedLM if part.masked_lm else AutoModel
+    with named_errors(part.folder):
+        model, info = factory.from_pretrained(
+            part.folder,
+            output_loading_info=True,
+            trust_remote_code=trust_remote_code,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,
+        )
+    names = {name for name, _ in model.named_parameters()}
+    encoder = {name for name in names if _of_encoder(name, model)}
+    missing = set(info["missing_keys"])
+    lost = sorted(name for name in missing & encoder if "pooler." not in name)
+    if lost:
+        raise BrokenEncoderError(
+            f"{part.folder} lacks weights of the encoder: {_some(lost)} of {len(encoder)} missing",
+            hint="The weights belong to another model or were cut: copy or download them again.",
+        )
+    if info["mismatched_keys"]:
+        name, found, needed = sorted(info["mismatched_keys"])[0]
+        raise BrokenEncoderError(
+            f"{part.folder}: the weight {name} has the shape {list(found)}, config.json says {list(needed)}",
+            hint="config.json and the weights belong to two models: copy or download them again.",
+        )
+    # A projection tied to the embeddings is one parameter with them, so it is not among these names.
+    return Lacking(sorted((missing & names) - encoder), sorted(names - encoder - missing))
+
+
+def _of_encoder(name: str, model: Any) -> bool:
+    base = model.base_model
+    return base is model or name.startswith(f"{model.base_model_prefix}.")
+
+
+@contextmanager
+def named_errors(folder: Path) -> Iterator[None]:
+    """What torch, transformers, safetensors and tokenizers raise, as one line that names the folder.
+
+    They raise nearly everything for broken files (OSError, RuntimeError, ValueError, KeyError, TypeError,
+    SafetensorError, a bare Exception of tokenizers), so everything is caught here.
+    """
+    try:
+        yield
+    except (OskitError, MemoryError):
+        raise
+    except Exception as error:
+        text = str(error)
+        reason = " ".join((text.strip() or type(error).__name__).split())[:300]
+        if "trust_remote_code" in text:
+            raise EncoderError(
+                f"{folder} needs its own Python code to run, which is not done unless asked for",
+                hint="Read that code, then allow it with trust_remote_code=True (--trust-remote-code).",
+            ) from error
+        raise BrokenEncoderError(f"{folder} cannot be loaded: {reason}", hint=_hint(error, text)) from error
+
+
+def _hint(error: Exception, text: str) -> str:
+    if type(error).__name__ == "SafetensorError" or "safetensors" in text:
+        return "The weights are truncated or damaged: copy or download them again."
+    if "model_type" in text or "Unrecognized" in text:
+        return "config.json names no architecture that this version of transformers knows."
+    if "okenizer" in text:
+        return "Save the tokenizer it was trained with there: tokenizer.save_pretrained(folder)."
+    return "Copy or download the encoder again."
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def hidden_size(transformer: Transformer) -> int:
+    """Width of the transformer's hidden states."""
+    config = transformer.model.config
+    return int(getattr(config, "hidden_size", None) or config.dim)
+
+
+def layers(transformer: Transformer) -> int:
+    """Number of the transformer's layers."""
+    config = transformer.model.config
+    return int(getattr(config, "num_hidden_layers", None) or getattr(config, "n_layers", 0))
+
+
+def logits_width(modules: list[nn.Module]) -> int:
+    """Width of the logits that these modules lead to."""
+    last = modules[-1]
+    if isinstance(last, Transformer):
+        output = last.model.get_output_embeddings()
+        return int(output.weight.shape[0] if output is not None else last.model.config.vocab_size)
+    return int(last.get_embedding_dimension())  # type: ignore[operator]
+
+
+# Their positions start behind the padding token's, so that many of the table's rows are no positions.
+_OFFSET_POSITIONS = (
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "xlm-roberta-xl",
+    "data2vec-text",
+    "mpnet",
+    "longformer",
+)
+
+
+def positions(transformer: Transformer) -> int | None:
+    """Tokens that the transformer has positions for; None when it has no such limit."""
+    config = transformer.model.config
+    rows = getattr(config, "max_position_embeddings", None)
+    if rows is None or rows < 1:
+        return None
+    offset = (config.pad_token_id or 0) + 1 if config.model_type in _OFFSET_POSITIONS else 0
+    return int(rows - offset)
+
+
+_PADDING_COLUMNS = 1024
+
+
+def vocabulary_of(transformer: Transformer, width: int, source: Path | str) -> Vocabulary:
+    """The vocabulary behind ``width`` columns of logits.
+
+    Raises:
+        BrokenEncoderError: The tokenizer is no fast tokenizer, or belongs to another encoder.
+    """
+    from tokenizers import Tokenizer
+
+    backend = getattr(transformer.tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        raise BrokenEncoderError(
+            f"the tokenizer in {source} cannot be written as tokenizer.json, which OpenSearch needs",
+            hint="Convert it to a fast tokenizer (class tokenizers.Tokenizer) and save it there.",
+        )
+    tokenizer = Tokenizer.from_str(backend.to_str())
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    try:
+        vocabulary = Vocabulary(tokenizer, size=width)
+    except EncoderError as error:
+        raise BrokenEncoderError(f"{source}: {error.message}", hint=error.hint) from error
+    known = tokenizer.get_vocab_size(with_added_tokens=True)
+    # Outputs are padded to a round number; more than that is a tokenizer of another encoder.
+    if width - known > max(_PADDING_COLUMNS, width // 10):
+        raise BrokenEncoderError(
+            f"{source}: the tokenizer has only {known} tokens, the encoder's output {width} columns",
+            hint="Use the tokenizer that it was trained with.",
+        )
+    return vocabulary
+
+
+def check_finite(module: nn.Module, source: Path | str) -> None:
+    """Refuse weights that are not numbers.
+
+    Raises:
+        BrokenEncoderError: Names the first parameter that holds NaN or infinity.
+    """
+    for name, parameter in module.named_parameters():
+        if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
+            raise BrokenEncoderError(
+                f"{source}: the weight {name} holds NaN or infinity",
+                hint="Its training diverged or the file is damaged: use an earlier checkpoint.",
+            )

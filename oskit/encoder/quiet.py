@@ -1,0 +1,27 @@
+"""Loading without the chatter of the libraries underneath: the load report says it all, once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """No progress bars of transformers and no log lines below errors, until the block ends."""
+    from transformers.utils import logging as transformers_logging
+
+    bars = transformers_logging.is_progress_bar_enabled()
+    names = ("transformers", "sentence_transformers", "huggingface_hub")
+    levels = {name: logging.getLogger(name).level for name in names}
+    transformers_logging.disable_progress_bar()
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
