@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from oskit.cli.options import connection_options, output_options
-from oskit.errors import UsageError
+from oskit.errors import SearchError, UsageError
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from oskit.cli.output import Output
     from oskit.cluster.connection import ConnectionSettings
     from oskit.encoder.types import TextEncoder
-    from oskit.evaluation.verify import SearchBy
+    from oskit.evaluation.questions import SearchBy
 
 
 @click.command("verify", short_help="Prove that a cluster retrieves what it should.")
@@ -143,12 +143,10 @@ def _search(
     how = by or ("model" if model else "analyzer" if analyzer else "tokens")
     if how != "model":
         return cast("SearchBy", how), None
-    if model is not None:
-        from oskit.cluster.models import find_model
-
-        return "model", find_model(client, model).model_id
     from oskit.cluster.indexes import read_index
+    from oskit.cluster.search import query_model
 
     info = read_index(client, index)
-    recorded = None if info is None else info.encoder.query_model_id or info.encoder.model_id
-    return "model", recorded
+    if info is None:
+        raise SearchError(f"there is no index {index!r}", hint=f"Load one with: oskit ingest {index} FILE")
+    return "model", query_model(client, info, "model", model).model_id

@@ -143,7 +143,7 @@ def differences_plot(report: VerificationReport) -> Plot | None:
     if not differences.size:
         return None
     exact = report.index["search"] == "exact"
-    caption = "Score differences. A stored weight is cut to 9 significant bits: up to 0.39 % too small."
+    caption = "Score differences. A stored weight is cut to 9 significant bits: up to 0.39\u00a0% too small."
     if not exact:
         caption = "Score differences. Weights of queries and documents are rounded to a byte."
     return Plot(plots.difference_histogram(differences, (-(2.0**-8), 0.0) if exact else None), caption)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from oskit.cluster.connection import cluster_info
 from oskit.cluster.failures import cluster_errors
+from oskit.cluster.search import two_phase_pipeline
 from oskit.errors import SearchError, UsageError
 from oskit.evaluation import verdict
 from oskit.evaluation.compare import Comparison, compare
@@ -17,6 +18,7 @@ from oskit.evaluation.examples import SHOWN_HITS, build_examples, choose_example
 from oskit.evaluation.index_facts import IndexFacts, read_facts
 from oskit.evaluation.metrics import Run
 from oskit.evaluation.pruned import PrunedDocuments
+from oskit.evaluation.questions import SearchBy, SearchRequest, bm25_clauses, sparse_clauses
 from oskit.evaluation.result import RunFigures, StoredVectors, VerificationReport
 from oskit.evaluation.retrieval import Clause, ClusterRun, retrieve
 from oskit.evaluation.vectors import check_vectors, sample_positions
@@ -27,53 +29,17 @@ if TYPE_CHECKING:
     from oskit.data.collection import Collection
     from oskit.encoder.types import TextEncoder
 
-SearchBy = Literal["tokens", "model", "analyzer"]
-
 WEIGHT_TOLERANCE = 2e-4
 """Each exported graph is within 1e-4 of its encoder, so two of them are within twice that."""
 
 QUANTIZED_TOLERANCE = 0.05
 """int8 graphs quantise activations over the whole batch: a text's weights depend on its neighbours."""
 
-MAX_DEPTH = 10_000
-"""``index.max_result_window``."""
-
 _MISSING_LISTED = 200
 _MGET_BATCH = 1000
 
 Step = Callable[[str], object]
 """Told what is being done now."""
-
-
-@dataclass(frozen=True)
-class SearchRequest:
-    """How the queries are asked.
-
-    Attributes:
-        by: ``tokens``: the weights are made here. ``model``: the cluster runs ``model_id`` on the text.
-            ``analyzer``: the cluster runs ``analyzer``.
-        model_id: An encoder model or, for an inference-free encoder, a tokenizer model.
-        analyzer: Name of the analyzer.
-        k: Hits to compare for each query, at most 10,000.
-        top_n: Query tokens that an approximate search looks up; the cluster's default is 10.
-
-    Raises:
-        UsageError: Options that do not go together.
-    """
-
-    by: SearchBy = "tokens"
-    model_id: str | None = None
-    analyzer: str | None = None
-    k: int = 100
-    top_n: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.k <= MAX_DEPTH:
-            raise UsageError(f"a depth of {self.k} hits is not possible", hint=f"Choose 1 to {MAX_DEPTH}.")
-        if self.by == "model" and not self.model_id:
-            raise UsageError("searching by model needs a model id", hint="Name it with --model.")
-        if self.by == "analyzer" and not self.analyzer:
-            raise UsageError("searching by analyzer needs its name", hint="Name it with --analyzer.")
 
 
 def verify(
@@ -170,7 +136,9 @@ class _Verification:
         """All queries to the cluster, then exact scores for the same."""
         queries = self.collection.queries
         self.on_step(f"asking {len(queries):,} queries by {self.request.by}")
-        self.clauses = _sparse_clauses(self.facts, queries, self.encoder, self.request, self.batch_size)
+        self.clauses = sparse_clauses(
+            self.client, self.facts, queries, self.encoder, self.request, self.batch_size
+        )
         answered = retrieve(self.client, self.facts.name, self.clauses, k=self.request.k)
         self.on_step("computing exact scores")
         comparison = compare(
@@ -196,11 +164,13 @@ class _Verification:
         ]
         if two_phase:
             self.on_step("asking again in two phases")
-            again = retrieve(self.client, self.facts.name, self.clauses, k=k, search_pipeline=TWO_PHASE)
+            again = retrieve(
+                self.client, self.facts.name, self.clauses, k=k, search_pipeline=two_phase_pipeline()
+            )
             runs.append(self._figures("two-phase", again, comparison.exact))
         if bm25 and self.facts.passage_field:
             self.on_step("asking BM25")
-            clauses = _bm25_clauses(self.facts.passage_field, self.collection.queries)
+            clauses = bm25_clauses(self.facts.passage_field, self.collection.queries)
             runs.append(self._figures("BM25", retrieve(self.client, self.facts.name, clauses, k=k), None))
         return runs
 
@@ -268,12 +238,6 @@ class _Verification:
         return check_vectors(self.client, self.facts, list(passages), weights.tocsr(), keys, self.tolerance)
 
 
-TWO_PHASE: dict[str, Any] = {
-    "request_processors": [{"neural_sparse_two_phase_processor": {"enabled": True}}],
-}
-"""A search pipeline that lives for one request: nothing is left on the cluster."""
-
-
 def missing_documents(client: OpenSearch, index: str, document_ids: Sequence[str]) -> list[str]:
     """Ids that the index lacks, the first 200 of them."""
     missing: list[str] = []
@@ -290,35 +254,6 @@ def missing_documents(client: OpenSearch, index: str, document_ids: Sequence[str
 def _tolerance(encoder: TextEncoder) -> float:
     manifest = getattr(getattr(encoder, "archive", None), "manifest", None)
     return QUANTIZED_TOLERANCE if getattr(manifest, "quantization", None) else WEIGHT_TOLERANCE
-
-
-def _sparse_clauses(
-    facts: IndexFacts,
-    queries: Mapping[str, str],
-    encoder: TextEncoder,
-    request: SearchRequest,
-    batch_size: int,
-) -> dict[str, Clause | None]:
-    if request.by != "tokens":
-        return {
-            query: facts.clause(
-                query_text=text,
-                model_id=request.model_id,
-                analyzer=request.analyzer,
-                k=request.k,
-                top_n=request.top_n,
-            )
-            for query, text in queries.items()
-        }
-    weights = encoder.query_weights(list(queries.values()), batch_size=batch_size, key=facts.key)
-    return {
-        query: facts.clause(query_tokens=tokens, k=request.k, top_n=request.top_n) if tokens else None
-        for query, tokens in zip(queries, weights, strict=True)
-    }
-
-
-def _bm25_clauses(field: str, queries: Mapping[str, str]) -> dict[str, Clause | None]:
-    return {query: {"match": {field: text}} for query, text in queries.items()}
 
 
 @dataclass

@@ -1,0 +1,80 @@
+"""``oskit demo``: the whole path on a small collection."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from oskit.cli.options import connection_options, output_options
+
+if TYPE_CHECKING:
+    from oskit.cli.output import Output
+    from oskit.cluster.connection import ConnectionSettings
+
+
+@click.command("demo", short_help="Run the whole path on a small collection.")
+@click.option("-o", "--output", default="demo-output", show_default=True, metavar="DIR",
+              help="Folder for the collection, the archives and the report.")  # fmt: skip
+@click.option("--format", "format_", type=click.Choice(["onnx", "torchscript", "both"]), default="both",
+              show_default=True, help="Archives to make and to prove.")  # fmt: skip
+@click.option("--docker", is_flag=True, help="Start OpenSearch in a container instead of a process.")
+@click.option("--keep-node", is_flag=True, help="Leave the node running, with indexes and models in it.")
+@connection_options
+@output_options
+def demo(
+    output: str,
+    format_: str,
+    docker: bool,
+    keep_node: bool,
+    connection: ConnectionSettings,
+    out: Output,
+) -> None:
+    """Run the whole path on a small collection.
+
+    Loads a small trained encoder, exports it as ONNX and TorchScript, starts a real OpenSearch, deploys both,
+    loads a collection of questions and answers into indexes of both kinds, encoded here and on the cluster,
+    and proves that each retrieves what the exact scores say. Writes demo.json and demo.html, stops the node,
+    and leaves nothing running. With --url it uses a cluster of yours (OSKIT_URL alone does not) and deletes
+    what it made there.
+
+    \b
+    Examples:
+      oskit demo
+      oskit demo --format onnx --output /tmp/demo
+      oskit demo --keep-node && oskit search oskit-demo-onnx-rank-features-client "who needs a permit"
+      oskit demo --url http://localhost:9200
+    """
+    from pathlib import Path
+
+    from oskit.demo.page import write_demo
+    from oskit.demo.plan import FORMATS
+    from oskit.demo.run import DemoOptions, run_demo
+    from oskit.demo.tables import print_demo
+
+    options = DemoOptions(
+        output=Path(output),
+        formats=FORMATS if format_ == "both" else (format_,),  # type: ignore[arg-type]
+        connection=connection if _url_was_given() else None,
+        docker=docker,
+        keep_node=keep_node,
+    )
+    # A terminated demo cleans up like an interrupted one.
+    signal.signal(signal.SIGTERM, _interrupt)
+    report = run_demo(options, out.note)
+    out.result(report.to_dict(), lambda console: print_demo(console, report))
+    for path in write_demo(report, output):
+        out.note(f"wrote {path}")
+    if keep_node:
+        out.note(f"The node runs on at {report.url}. Stop it with: oskit node stop --name oskit-demo")
+    report.raise_for_disagreement()
+
+
+def _url_was_given() -> bool:
+    source = click.get_current_context().get_parameter_source("url")
+    return source is click.core.ParameterSource.COMMANDLINE
+
+
+def _interrupt(_signal: int, _frame: Any) -> None:
+    raise KeyboardInterrupt

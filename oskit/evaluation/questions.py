@@ -1,0 +1,116 @@
+"""How the queries of a verification are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from oskit.cluster.models import get_model
+from oskit.cluster.predict import predict
+from oskit.data.values import clean_text
+from oskit.errors import ModelError, UsageError
+from oskit.evaluation.index_facts import IndexFacts
+from oskit.evaluation.retrieval import Clause
+
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
+    from oskit.encoder.types import TextEncoder, TokenWeights
+
+SearchBy = Literal["tokens", "model", "analyzer"]
+
+MAX_DEPTH = 10_000
+"""``index.max_result_window``."""
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """How the queries are asked.
+
+    Attributes:
+        by: ``tokens``: the weights are made here. ``model``: the cluster runs ``model_id`` on the text.
+            ``analyzer``: the cluster runs ``analyzer``.
+        model_id: An encoder model or, for an inference-free encoder, a tokenizer model.
+        analyzer: Name of the analyzer.
+        k: Hits to compare for each query, at most 10,000.
+        top_n: Query tokens that an approximate search looks up; the cluster's default is 10.
+
+    Raises:
+        UsageError: Options that do not go together.
+    """
+
+    by: SearchBy = "tokens"
+    model_id: str | None = None
+    analyzer: str | None = None
+    k: int = 100
+    top_n: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.k <= MAX_DEPTH:
+            raise UsageError(f"a depth of {self.k} hits is not possible", hint=f"Choose 1 to {MAX_DEPTH}.")
+        if self.by == "model" and not self.model_id:
+            raise UsageError("searching by model needs a model id", hint="Name it with --model.")
+        if self.by == "analyzer" and not self.analyzer:
+            raise UsageError("searching by analyzer needs its name", hint="Name it with --analyzer.")
+
+
+def sparse_clauses(
+    client: OpenSearch,
+    facts: IndexFacts,
+    queries: Mapping[str, str],
+    encoder: TextEncoder,
+    request: SearchRequest,
+    batch_size: int,
+) -> dict[str, Clause | None]:
+    """The ``neural_sparse`` clause of each query; None for one without tokens, which nobody can ask.
+
+    Raises:
+        ModelError: There is no such model.
+    """
+    texts = {query: clean_text(text) for query, text in queries.items()}
+    if request.by == "tokens":
+        made = encoder.query_weights(list(texts.values()), batch_size=batch_size, key=facts.key)
+        return _token_clauses(facts, dict(zip(texts, made, strict=True)), request)
+    if request.by == "model" and facts.info.kind == "rank_features" and facts.key == "id":
+        # Left to itself the cluster would look for token texts, and the index has ids.
+        return _token_clauses(facts, _predicted(client, str(request.model_id), texts), request)
+    return {
+        query: facts.clause(
+            query_text=text,
+            model_id=request.model_id,
+            analyzer=request.analyzer,
+            k=request.k,
+            top_n=request.top_n,
+        )
+        if text.strip()
+        else None
+        for query, text in texts.items()
+    }
+
+
+def bm25_clauses(field: str, queries: Mapping[str, str]) -> dict[str, Clause | None]:
+    """A ``match`` query on the passages for each query."""
+    return {query: {"match": {field: {"query": clean_text(text)}}} for query, text in queries.items()}
+
+
+def _token_clauses(
+    facts: IndexFacts, weights: Mapping[str, TokenWeights], request: SearchRequest
+) -> dict[str, Clause | None]:
+    return {
+        query: facts.clause(query_tokens=tokens, k=request.k, top_n=request.top_n) if tokens else None
+        for query, tokens in weights.items()
+    }
+
+
+def _predicted(client: OpenSearch, model_id: str, texts: Mapping[str, str]) -> dict[str, TokenWeights]:
+    model = get_model(client, model_id)
+    if model is None:
+        raise ModelError(f"There is no model with the id {model_id}", hint="List them with: oskit models")
+    found: dict[str, TokenWeights] = {}
+    for query, text in texts.items():
+        blank = not text.strip()
+        found[query] = (
+            {} if blank else predict(client, model_id, [text], function_name=model.function_name, key="id")[0]
+        )
+    return found
