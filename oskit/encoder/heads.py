@@ -6,8 +6,9 @@ sentence-transformers: ``Transformer(feature-extraction) → Dense → SpladePoo
 
 from __future__ import annotations
 
+import hashlib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from oskit.errors import BrokenEncoderError
 
 WRAPPERS = ("projection", "state_dict", "model_state_dict", "head", "neural_sparse_head")
-"""Keys under which the state dict may lie, beside metadata like ``max_length``; else it is the file itself."""
+"""Keys under which the state dict may lie, beside metadata such as ``max_length``; else it is the file."""
 
 PREFIXES = (
     "",
@@ -135,3 +136,17 @@ def random_projection(hidden_size: int, vocabulary_size: int, *, std: float, see
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(vocabulary_size, hidden_size, generator=generator) * std
     return projection_module(weight, torch.zeros(vocabulary_size))
+
+
+def projection_of(modules: Sequence[nn.Module]) -> Dense | None:
+    """The projection among the modules of a document side, if it is a module of its own."""
+    return next((module for module in modules if isinstance(module, Dense)), None)
+
+
+def fingerprint(projection: Dense) -> str:
+    """sha256 over the projection's weights; tells whether a random one has been trained since."""
+    digest = hashlib.sha256()
+    for tensor in (projection.linear.weight, projection.linear.bias):
+        if tensor is not None:
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -85,7 +85,8 @@ def is_offline() -> bool:
 
 def is_repository_name(name: str) -> bool:
     """Whether the Hub could have a repository of that name."""
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
 
     try:
         validate_repo_id(name)
@@ -189,26 +190,22 @@ def _cache_folder(options: HubOptions) -> str | None:
 
 def _progress_class() -> Any:
     """huggingface_hub's own progress bar, silent where stderr is no terminal."""
-    from huggingface_hub.utils import tqdm
-
     if sys.stderr.isatty():
         return None
+    from huggingface_hub import utils
 
-    class Silent(tqdm):  # type: ignore[misc]
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            kwargs["disable"] = True
-            super().__init__(*args, **kwargs)
+    bar: Any = utils.tqdm  # type: ignore[attr-defined]
 
-    return Silent
+    def silent(self: Any, *args: Any, **kwargs: Any) -> None:
+        bar.__init__(self, *args, **{**kwargs, "disable": True})
+
+    return type("SilentBar", (bar,), {"__init__": silent})
 
 
 def _transport_errors() -> tuple[type[Exception], ...]:
     """What the HTTP library under huggingface_hub raises; it has been two libraries so far."""
-    try:
-        from huggingface_hub.utils import httpx
-    except ImportError:
-        import httpx
-    return (httpx.TransportError,)
+    loaded = (sys.modules.get(name) for name in ("httpx2", "httpx"))
+    return tuple(library.TransportError for library in loaded if library is not None)
 
 
 def _is_passing(error: BaseException) -> bool:

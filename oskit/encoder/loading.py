@@ -1,146 +1,172 @@
 """The resilient loader: a local folder, else the Hub, else a base encoder with a random projection.
 
 What is missing leads to the next tier. What is there but broken, or refused, is an error: an encoder that
-was trained must never be replaced by one that was not.
+was trained must never be replaced by one that was not. docs/loading.md has the table.
 """
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
-from oskit.encoder import hub
-from oskit.encoder.layouts import Layout, detect_layout
-from oskit.encoder.report import LoadAttempt, Outcome, Tier
-from oskit.errors import BrokenEncoderError, EncoderError, EncoderNotFoundError, UsageError
+import torch
 
-DEFAULT_BASE = "distilbert/distilbert-base-uncased"
-"""The base encoder of the third tier; OpenSearch's own distilled models started from it."""
+from oskit.encoder.heads import fingerprint, projection_of
+from oskit.encoder.hub import HubOptions
+from oskit.encoder.layouts import Layout
+from oskit.encoder.modules import build_modules, check_finite, check_weights, named_errors, positions
+from oskit.encoder.quiet import quiet_libraries
+from oskit.encoder.report import Activation, LoadReport, UntrainedProjectionWarning, untrained_message
+from oskit.encoder.tiers import Found, Search
+from oskit.errors import BrokenEncoderError, UntrainedEncoderError, UsageError
+
+if TYPE_CHECKING:
+    from oskit.encoder.model import NeuralSparseEncoder
+
+Encoder = TypeVar("Encoder", bound="NeuralSparseEncoder")
+
+SHORTEST = 3
+"""Tokens that leave room for a text: the ones around it, and one."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """A folder that holds an encoder, and where it came from."""
+class LoadOptions:
+    """What a caller may ask for; see ``NeuralSparseEncoder.from_pretrained``.
 
-    tier: Tier
-    source: str
-    revision: str | None
-    layout: Layout
-    reason: str
-
-
-@dataclass
-class Search:
-    """A search for an encoder over the tiers; every place that was looked at stands in ``attempts``.
-
-    Args:
-        options: How to ask the Hub.
+    Raises:
+        UsageError: The activation is unknown, or ``max_seq_length`` leaves no room for a text.
     """
 
-    options: hub.HubOptions
-    attempts: list[LoadAttempt] = field(default_factory=list)
+    base: str
+    hub: HubOptions
+    device: str | None
+    activation: Activation | None
+    max_seq_length: int | None
+    seed: int
+    fallback: bool
 
-    def find(self, name: str, base: str | None) -> Found:
-        """The encoder called ``name``, else the base encoder.
-
-        Args:
-            name: A folder, or a repository on the Hub.
-            base: The same for the last tier; None to have no last tier.
-
-        Raises:
-            EncoderNotFoundError: No tier has it.
-            EncoderError: A tier has it, and it is broken or refused.
-            UsageError: The name is empty or that of a file.
-        """
-        found = self._folder(name, "local") or self._repository(name, "hub")
-        if found is None and base is not None:
-            # A base is another encoder: the revision that was asked for is not one of it.
-            options = hub.HubOptions(
-                token=self.options.token,
-                cache_folder=self.options.cache_folder,
-                local_files_only=self.options.local_files_only,
-                code=self.options.code,
-            )
-            search = Search(options, self.attempts)
-            found = search._folder(base, "base") or search._repository(base, "base")
-        if found is None:
-            raise EncoderNotFoundError(
-                f"no encoder {name!r}: {'; '.join(map(str, self.attempts))}",
-                hint="Give the folder of an encoder or the name of a repository on the Hugging Face Hub.",
-            )
-        return found
-
-    def loaded(self, found: Found, what: str) -> tuple[LoadAttempt, ...]:
-        """All attempts, with the one that was taken at the end."""
-        self._note(found.tier, found.source, "loaded", f"{found.reason}; {what}")
-        return tuple(self.attempts)
-
-    def _note(self, tier: Tier, location: str, outcome: Outcome, reason: str) -> None:
-        self.attempts.append(LoadAttempt(tier, location, outcome, reason))
-
-    def _folder(self, name: str, tier: Tier) -> Found | None:
-        if not name.strip() or "\0" in name:
+    def __post_init__(self) -> None:
+        if self.activation not in (None, "relu", "log1p_relu"):
+            raise UsageError(f"unknown activation {self.activation!r}", hint="Use relu or log1p_relu.")
+        if self.max_seq_length is not None and self.max_seq_length < SHORTEST:
             raise UsageError(
-                "the name of the encoder is empty", hint="Give a folder or the name of a repository."
+                f"max_seq_length {self.max_seq_length} leaves no room for a text",
+                hint=f"Use {SHORTEST} or more.",
             )
-        path = Path(name).expanduser()
-        if path.is_dir():
-            layout = self._detect(path, str(path), tier)
-            return Found(tier, str(path), None, layout, f"a folder, laid out as {layout.kind}")
-        if path.exists():
-            hint = "Give the folder of an encoder."
-            if path.suffix == ".zip":
-                hint = "An archive is opened with ArchiveEncoder.open(); `oskit encode` takes it as it is."
-            raise UsageError(f"{path} is a file, not the folder of an encoder", hint=hint)
-        self._note(tier, str(path), "missing", "no such folder")
-        return None
-
-    def _repository(self, name: str, tier: Tier) -> Found | None:
-        location = f"{hub.endpoint()}/{name}"
-        if _looks_like_a_path(name) or not hub.is_repository_name(name):
-            self._note(tier, name, "skipped", "a path, not the name of a repository on the Hub")
-            return None
-        try:
-            snapshot = hub.fetch(name, self.options)
-        except hub.NotOnHubError as error:
-            self._note(tier, location, "missing", error.message)
-            return None
-        except hub.HubUnreachableError as error:
-            self._note(tier, location, "unreachable", error.message)
-            return None
-        except EncoderError as error:
-            self._note(tier, location, "failed", error.message)
-            raise
-        layout = self._detect(snapshot.folder, location, tier)
-        reason = f"{snapshot.reason}, laid out as {layout.kind}"
-        return Found(tier, name, snapshot.revision, layout, reason)
-
-    def _detect(self, folder: Path, location: str, tier: Tier) -> Layout:
-        return self.failing(tier, location, lambda: detect_layout(folder))
-
-    def failing(self, tier: Tier, location: str, action: Callable[[], Layout]) -> Layout:
-        """Run ``action``; when it fails, that attempt is recorded."""
-        try:
-            return action()
-        except EncoderError as error:
-            self._note(tier, location, "failed", error.message)
-            raise
 
 
-def _looks_like_a_path(name: str) -> bool:
-    return (
-        name.startswith(("/", "~", ".", os.sep))
-        or name.endswith(("/", os.sep))
-        or "\\" in name
-        or name.count("/") > 1
-        or re.match(r"^[A-Za-z]:", name) is not None
+def load(kind: type[Encoder], name: str, options: LoadOptions) -> tuple[Encoder, LoadReport]:
+    """Find an encoder, open it, check it, and say how that went.
+
+    Raises:
+        EncoderError: As ``NeuralSparseEncoder.from_pretrained`` does.
+        UsageError: An option cannot be right.
+
+    Warns:
+        UntrainedProjectionWarning: The projection to the vocabulary is random.
+    """
+    search = Search(options.hub)
+    with quiet_libraries():
+        found = search.find(name, options.base if options.fallback else None)
+        with search.recorded(found):
+            encoder, missing = _open(kind, found, options)
+            _finish(encoder, found.source, options)
+    if missing is not None and not options.fallback:
+        raise UntrainedEncoderError(
+            f"{found.source} lacks {missing}",
+            hint="Train a projection first, or allow a random one with fallback=True.",
+        )
+    outcome = "head pretrained" if missing is None else f"lacks {missing}: the projection is random"
+    report = encoder.describe(
+        name=name,
+        tier=found.tier,
+        source=found.source,
+        folder=str(found.layout.folder),
+        revision=found.revision,
+        layout=found.layout.kind,
+        head="pretrained" if missing is None else "random",
+        attempts=search.loaded(found, outcome),
     )
+    if missing is not None:
+        _warn_untrained(report, missing)
+    return encoder, report
 
 
-def require(condition: bool, message: str, hint: str) -> None:
-    """Raise a :class:`BrokenEncoderError` unless ``condition`` holds."""
-    if not condition:
-        raise BrokenEncoderError(message, hint=hint)
+def _open(kind: type[Encoder], found: Found, options: LoadOptions) -> tuple[Encoder, str | None]:
+    """The encoder in a folder, and what it lacks if its projection is random."""
+    layout, code = found.layout, options.hub.code
+    untrained = found.tier == "base"
+    if layout.kind == "sentence-transformers" and not untrained:
+        encoder = _open_saved(kind, layout, options)
+        return (
+            encoder,
+            "a trained projection (it was saved with a random one)" if encoder.is_untrained else None,
+        )
+    built = build_modules(
+        layout,
+        activation=options.activation or "relu",
+        seed=options.seed,
+        trust_remote_code=code,
+        untrained=untrained,
+    )
+    encoder = kind(
+        modules=built.modules, device=options.device, similarity_fn_name="dot", local_files_only=True
+    )
+    if built.missing is not None:
+        projection = projection_of(encoder.document_modules)
+        assert projection is not None
+        encoder.random_projection = fingerprint(projection)
+    return encoder, built.missing
+
+
+def _open_saved(kind: type[Encoder], layout: Layout, options: LoadOptions) -> Encoder:
+    """What sentence-transformers saved, opened by sentence-transformers."""
+    code = options.hub.code
+    for part in layout.transformers:
+        lacking = check_weights(part, trust_remote_code=code)
+        if lacking.head:
+            raise BrokenEncoderError(
+                f"{part.folder} lacks weights of its head: {', '.join(lacking.head[:3])}",
+                hint="Copy or download the encoder again.",
+            )
+    with named_errors(layout.folder):
+        return kind(
+            str(layout.folder),
+            device=options.device,
+            local_files_only=True,
+            trust_remote_code=code,
+            model_kwargs={"dtype": torch.float32},
+        )
+
+
+def _finish(encoder: NeuralSparseEncoder, source: str, options: LoadOptions) -> None:
+    """Apply the caller's wishes and refuse now what could not work later."""
+    encoder.check_routes(source)
+    check_finite(encoder, source)
+    if options.activation is not None:
+        encoder.splade_pooling.activation_function = options.activation
+    limit = positions(encoder.document_transformer)
+    own = encoder.document_transformer.max_seq_length
+    length = options.max_seq_length or own
+    if options.max_seq_length is not None and limit is not None and options.max_seq_length > limit:
+        raise UsageError(
+            f"max_seq_length {options.max_seq_length} is more than the {limit} positions of {source}",
+            hint=f"Use {limit} or less.",
+        )
+    if length is not None and limit is not None:
+        length = min(length, limit)
+    if length is not None and length != own:
+        encoder.max_seq_length = length
+    # Made once here, so that a tokenizer or a table of another encoder is refused now.
+    assert encoder.vocabulary.size
+    encoder.query_idf()
+    encoder.eval()
+
+
+def _warn_untrained(report: LoadReport, missing: str) -> None:
+    tried = [f"- {attempt}" for attempt in report.attempts if attempt.outcome != "loaded"]
+    reasons = [f"Looked for {report.name!r}:", *tried] if tried else []
+    what = f"{report.source} lacks {missing}."
+    # The fourth frame is the caller of from_pretrained.
+    warnings.warn(untrained_message(what, reasons), UntrainedProjectionWarning, stacklevel=4)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -20,33 +20,16 @@ from sentence_transformers.sparse_encoder.modules import (
 from torch import Tensor, nn
 
 from oskit.encoder.batching import checked_texts, encode_in_batches, rows_to_csr
+from oskit.encoder.heads import fingerprint, projection_of
 from oskit.encoder.hub import HubOptions
-from oskit.encoder.loading import DEFAULT_BASE, Found, Search
-from oskit.encoder.modules import (
-    Built,
-    build_modules,
-    check_finite,
-    check_weights,
-    hidden_size,
-    layers,
-    logits_width,
-    named_errors,
-    positions,
-    vocabulary_of,
-)
+from oskit.encoder.loading import LoadOptions, load
+from oskit.encoder.modules import config_of, hidden_size, layers, logits_width, vocabulary_of
 from oskit.encoder.quiet import quiet_libraries
-from oskit.encoder.report import (
-    Activation,
-    Head,
-    LoadAttempt,
-    LoadReport,
-    Tier,
-    UntrainedProjectionWarning,
-    untrained_message,
-)
+from oskit.encoder.report import Activation, Head, LoadAttempt, LoadReport, Tier
+from oskit.encoder.tiers import DEFAULT_BASE
 from oskit.encoder.types import Architecture
 from oskit.encoder.weights import TokenWeightsMixin
-from oskit.errors import BrokenEncoderError, EncoderError, UntrainedEncoderError, UsageError
+from oskit.errors import BrokenEncoderError, EncoderError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,6 +39,8 @@ if TYPE_CHECKING:
 
 SERVER_MAX_LENGTH = 512
 """ML Commons never gives a model more tokens than this."""
+
+_KEY = "oskit"
 
 
 class TokenLogits(nn.Module):
@@ -83,7 +68,12 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
     returns once the encoder is exported: special tokens weigh nothing, at most 512 tokens are read.
 
     Load one with :meth:`from_pretrained`.
+
+    Attributes:
+        random_projection: Fingerprint of the random projection that the loader made up; None if it made none.
     """
+
+    random_projection: str | None = None
 
     @classmethod
     def from_pretrained(
@@ -132,92 +122,28 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
         Warns:
             UntrainedProjectionWarning: The projection to the vocabulary is random.
         """
-        name = str(name_or_path)
-        _check_arguments(activation, max_seq_length)
-        options = HubOptions(revision, token, cache_folder, local_files_only, code=trust_remote_code)
-        search = Search(options)
-        with quiet_libraries():
-            found = search.find(name, str(base) if fallback else None)
-            encoder, built = cls._open(found, device, trust_remote_code, activation, seed)
-            if built.missing is not None and not fallback:
-                raise UntrainedEncoderError(
-                    f"{found.source} lacks {built.missing}",
-                    hint="Train a projection first, or allow a random one with fallback=True.",
-                )
-            encoder._finish(found, activation, max_seq_length)
-        what = f"head {built.head}" if built.missing is None else f"lacks {built.missing}: random projection"
-        encoder._load_report = encoder._report(
-            name,
-            found.tier,
-            found.source,
-            found.layout.folder,
-            found.revision,
-            found.layout.kind,
-            built.head,
-            search.loaded(found, what),
+        options = LoadOptions(
+            base=str(base),
+            hub=HubOptions(revision, token, cache_folder, local_files_only, code=trust_remote_code),
+            device=device,
+            activation=activation,
+            max_seq_length=max_seq_length,
+            seed=seed,
+            fallback=fallback,
         )
-        if built.missing is not None:
-            _warn_untrained(encoder._load_report, built.missing)
+        encoder, encoder.__dict__["_report"] = load(cls, str(name_or_path), options)
         return encoder
 
-    @classmethod
-    def _open(
-        cls,
-        found: Found,
-        device: str | None,
-        trust_remote_code: bool,
-        activation: Activation | None,
-        seed: int,
-    ) -> tuple[Self, Built]:
-        """The encoder in a folder, as sentence-transformers wrote it or put together from its parts."""
-        layout = found.layout
-        untrained = found.tier == "base"
-        if layout.kind == "sentence-transformers" and not untrained:
-            for part in layout.transformers:
-                lacking = check_weights(part, trust_remote_code=trust_remote_code)
-                if lacking.head:
-                    raise BrokenEncoderError(
-                        f"{part.folder} lacks weights of its head: {', '.join(lacking.head[:3])}",
-                        hint="Copy or download the encoder again.",
-                    )
-            with named_errors(layout.folder):
-                encoder = cls(
-                    str(layout.folder),
-                    device=device,
-                    local_files_only=True,
-                    trust_remote_code=trust_remote_code,
-                    model_kwargs={"dtype": torch.float32},
-                )
-            return encoder, Built([], "pretrained")
-        built = build_modules(
-            layout,
-            activation=activation or "relu",
-            seed=seed,
-            trust_remote_code=trust_remote_code,
-            untrained=untrained,
-        )
-        encoder = cls(modules=built.modules, device=device, similarity_fn_name="dot", local_files_only=True)
-        return encoder, built
+    def check_routes(self, source: str) -> None:
+        """Refuse modules that documents or queries cannot go through as OpenSearch needs it.
 
-    def _finish(self, found: Found, activation: Activation | None, max_seq_length: int | None) -> None:
-        """Apply the caller's wishes and refuse what could not work later."""
-        self._check_routes(found.source)
-        check_finite(self, found.source)
-        if activation is not None:
-            self.splade_pooling.activation_function = activation
-        if max_seq_length is not None:
-            limit = positions(self.document_transformer)
-            if limit is not None and max_seq_length > limit:
-                raise UsageError(
-                    f"max_seq_length {max_seq_length} is more than the {limit} positions of {found.source}",
-                    hint=f"Use {limit} or less.",
-                )
-            self.max_seq_length = max_seq_length
-        assert self.vocabulary.size  # made once here, so that a tokenizer of another encoder is refused now
-        self.query_idf()
-        self.eval()
+        Args:
+            source: Where the encoder is from, for the message.
 
-    def _check_routes(self, source: str) -> None:
+        Raises:
+            EncoderError: Its dimensions are not tokens, or its router is not for queries and documents.
+        """
+        assert self.splade_pooling is not None
         routes = self._routes()
         if routes is None:
             return
@@ -235,42 +161,64 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
 
     def _routes(self) -> dict[str, list[nn.Module]] | None:
         router = next((module for module in self if isinstance(module, Router)), None)
-        return None if router is None else {name: list(part) for name, part in router.sub_modules.items()}
+        if router is None:
+            return None
+        parts: dict[str, Any] = dict(router.sub_modules.items())
+        return {name: list(part) for name, part in parts.items()}
 
     @property
     def load_report(self) -> LoadReport:
-        """How this encoder was found and what it is."""
-        report: LoadReport | None = self.__dict__.get("_load_report")
+        """How this encoder was found and what it is; the head counts as pretrained once it was trained."""
+        report: LoadReport | None = self.__dict__.get("_report")
         if report is None:
             attempt = LoadAttempt("local", "memory", "loaded", "built from modules, not by from_pretrained")
-            report = self._report("modules", "local", "memory", "", None, "modules", "pretrained", (attempt,))
-        return report
+            return self.describe(
+                name="modules",
+                tier="local",
+                source="memory",
+                folder="",
+                revision=None,
+                layout="modules",
+                head="random" if self.is_untrained else "pretrained",
+                attempts=(attempt,),
+            )
+        return replace(report, head="random" if self.is_untrained else "pretrained")
 
-    def _report(
+    @property
+    def is_untrained(self) -> bool:
+        """Whether the projection to the vocabulary is still the random one that the loader made up."""
+        if self.random_projection is None:
+            return False
+        projection = projection_of(self.document_modules)
+        return projection is not None and fingerprint(projection) == self.random_projection
+
+    def describe(
         self,
+        *,
         name: str,
         tier: Tier,
         source: str,
-        folder: str | Path,
+        folder: str,
         revision: str | None,
         layout: str,
         head: Head,
         attempts: tuple[LoadAttempt, ...],
     ) -> LoadReport:
+        """A report on this encoder as it is now, with what the loader knows of its origin."""
         parameters = list(self.parameters())
         transformer = self.document_transformer
         return LoadReport(
             name=name,
             tier=tier,
             source=source,
-            folder=str(folder),
+            folder=folder,
             revision=revision,
             layout=layout,
             head=head,
             architecture=self.architecture,
             activation=self.activation,
             pooling=self.pooling,
-            model_type=str(transformer.model.config.model_type),
+            model_type=str(config_of(transformer).model_type),
             vocabulary_size=self.vocabulary.size,
             hidden_size=hidden_size(transformer),
             layers=layers(transformer),
@@ -280,6 +228,32 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
             attempts=attempts,
             notes=tuple(self._notes()),
         )
+
+    def save(self, path: str, *args: Any, **kwargs: Any) -> None:
+        """Save to a folder, as ``save_pretrained`` does; it opens in plain sentence-transformers.
+
+        Raises:
+            UsageError: The folder cannot be written.
+        """
+        try:
+            with quiet_libraries():
+                super().save(str(path), *args, **kwargs)
+        except OSError as error:
+            raise UsageError(
+                f"cannot save the encoder to {path}: {error.strerror or error}",
+                hint="Give a folder that can be written, on a disk with room.",
+            ) from error
+
+    def _get_model_config(self) -> dict[str, Any]:
+        """What goes into ``config_sentence_transformers.json``; other readers ignore our key."""
+        config: dict[str, Any] = super()._get_model_config()
+        return (
+            {**config, _KEY: {"random_projection": self.random_projection}} if self.is_untrained else config
+        )
+
+    def _parse_model_config(self, model_config: dict[str, Any]) -> None:
+        super()._parse_model_config(model_config)
+        self.random_projection = (model_config.get(_KEY) or {}).get("random_projection")
 
     def _notes(self) -> list[str]:
         notes = []
@@ -340,7 +314,7 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
     @property
     def document_transformer(self) -> Transformer:
         """The transformer of the document side; ``.model`` is the transformers model."""
-        first = self.document_modules[0]
+        first: Any = self.document_modules[0]
         assert isinstance(first, Transformer)
         return first
 
@@ -363,7 +337,7 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """Token ids and the cluster's keys."""
-        source = self.document_transformer.model.config.name_or_path or "this encoder"
+        source = config_of(self.document_transformer).name_or_path or "this encoder"
         return vocabulary_of(self.document_transformer, logits_width(self.logit_modules), source)
 
     @property
@@ -445,8 +419,9 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
 
     def _document_weights(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         length = max(map(len, ids))
-        # What stands at a padding position does not matter: it is masked.
-        input_ids = torch.zeros(len(ids), length, dtype=torch.long)
+        tokenizer: Any = self.document_transformer.tokenizer
+        padding = tokenizer.pad_token_id or 0  # masked, but RoBERTa counts its positions by it
+        input_ids = torch.full((len(ids), length), padding, dtype=torch.long)
         mask = torch.zeros_like(input_ids)
         for row, tokens in enumerate(ids):
             input_ids[row, : len(tokens)] = torch.tensor(tokens)
@@ -460,18 +435,3 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
                 features = module(features)
             weights = features["sentence_embedding"].float().cpu().numpy()
         return np.asarray(weights * self.vocabulary.weight_mask())
-
-
-def _check_arguments(activation: str | None, max_seq_length: int | None) -> None:
-    if activation not in (None, "relu", "log1p_relu"):
-        raise UsageError(f"unknown activation {activation!r}", hint="Use relu or log1p_relu.")
-    if max_seq_length is not None and max_seq_length < 3:
-        raise UsageError(f"max_seq_length {max_seq_length} leaves no room for a text", hint="Use 3 or more.")
-
-
-def _warn_untrained(report: LoadReport, missing: str) -> None:
-    """Warn once for each call, in a box, whatever warnings were shown before."""
-    tried = [f"- {attempt}" for attempt in report.attempts if attempt.outcome != "loaded"]
-    reasons = [f"Looked for {report.name!r}:", *tried] if tried else []
-    what = f"{report.source} lacks {missing}."
-    warnings.warn(untrained_message(what, reasons), UntrainedProjectionWarning, stacklevel=3)

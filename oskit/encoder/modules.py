@@ -20,17 +20,16 @@ from torch import nn
 from oskit.encoder.heads import projection_module, random_projection, read_projection
 from oskit.encoder.idf import idf_vector, read_idf
 from oskit.encoder.layouts import Layout, TransformerPart
-from oskit.encoder.report import Activation, Head
+from oskit.encoder.report import Activation
 from oskit.encoder.vocabulary import Vocabulary
 from oskit.errors import BrokenEncoderError, EncoderError, OskitError
 
 
 @dataclass(frozen=True)
 class Built:
-    """Modules for a ``SparseEncoder``, and how their head came about."""
+    """Modules for a ``SparseEncoder``, and what their head lacked, if it had to be made up."""
 
     modules: list[nn.Module]
-    head: Head
     missing: str | None = None
 
 
@@ -69,9 +68,10 @@ def build_modules(
         projection = read_projection(layout.head, hidden_size=hidden_size(transformer))
         modules.append(projection_module(projection.weight, projection.bias))
         if projection.max_length:
-            transformer.max_seq_length = min(projection.max_length, transformer.max_seq_length)
+            own = transformer.max_seq_length or projection.max_length
+            transformer.max_seq_length = min(projection.max_length, own)
     elif missing is not None:
-        config = transformer.model.config
+        config = config_of(transformer)
         std = getattr(config, "initializer_range", None) or 0.02
         modules.append(random_projection(hidden_size(transformer), config.vocab_size, std=std, seed=seed))
     width = logits_width(modules)
@@ -79,7 +79,7 @@ def build_modules(
     modules.append(SpladePooling("max", activation_function=activation, embedding_dimension=width))
     if layout.idf is not None and not untrained:
         modules = [_router(layout.idf, transformer, modules, vocabulary)]
-    return Built(modules, "random" if missing else "pretrained", missing)
+    return Built(modules, missing)
 
 
 def _transformer(layout: Layout, *, masked_lm: bool, seed: int, trust_remote_code: bool) -> Transformer:
@@ -89,7 +89,7 @@ def _transformer(layout: Layout, *, masked_lm: bool, seed: int, trust_remote_cod
     # A seed, because weights that do not matter (a pooler that a checkpoint lacks) are made up at random.
     with named_errors(folder), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        transformer = Transformer(
+        transformer: Transformer = Transformer(
             str(folder),
             transformer_task="fill-mask" if masked_lm else "feature-extraction",
             model_kwargs={**shared, "dtype": torch.float32},
@@ -104,12 +104,9 @@ def _transformer(layout: Layout, *, masked_lm: bool, seed: int, trust_remote_cod
     return transformer
 
 
-def _router(
-    idf: Path, transformer: Transformer, documents: list[nn.Module], vocabulary: Vocabulary
-) -> Router:
+def _router(idf: Path, transformer: Transformer, documents: list[Any], vocabulary: Vocabulary) -> Router:
     """Queries by a table, documents by the encoder."""
-    tokenizer = transformer.tokenizer
-    assert tokenizer is not None
+    tokenizer: Any = transformer.tokenizer
     # sentence-transformers makes the module as wide as the tokenizer when it loads it again.
     weights = torch.from_numpy(idf_vector(read_idf(idf), vocabulary)[: len(tokenizer.get_vocab())])
     queries = SparseStaticEmbedding(tokenizer, weights, frozen=True)
@@ -233,16 +230,19 @@ def _some(names: list[str]) -> str:
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
+def config_of(transformer: Transformer) -> Any:
+    """The configuration of the transformers model; its attributes differ from one architecture to another."""
+    return transformer.model.config
+
+
 def hidden_size(transformer: Transformer) -> int:
     """Width of the transformer's hidden states."""
-    config = transformer.model.config
-    return int(getattr(config, "hidden_size", None) or config.dim)
+    return int(config_of(transformer).hidden_size)  # also where the configuration calls it `dim`
 
 
 def layers(transformer: Transformer) -> int:
     """Number of the transformer's layers."""
-    config = transformer.model.config
-    return int(getattr(config, "num_hidden_layers", None) or getattr(config, "n_layers", 0))
+    return int(getattr(config_of(transformer), "num_hidden_layers", 0))
 
 
 def logits_width(modules: list[nn.Module]) -> int:
@@ -268,7 +268,7 @@ _OFFSET_POSITIONS = (
 
 def positions(transformer: Transformer) -> int | None:
     """Tokens that the transformer has positions for; None when it has no such limit."""
-    config = transformer.model.config
+    config = config_of(transformer)
     rows = getattr(config, "max_position_embeddings", None)
     if rows is None or rows < 1:
         return None

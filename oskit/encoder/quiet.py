@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,7 +9,11 @@ from contextlib import contextmanager
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """No progress bars of transformers and no log lines below errors, until the block ends."""
-    from transformers.utils import logging as transformers_logging
+    from typing import Any
+
+    from transformers.utils import logging
+
+    transformers_logging: Any = logging
 
     bars = transformers_logging.is_progress_bar_enabled()
     names = ("transformers", "sentence_transformers", "huggingface_hub")

@@ -1,0 +1,146 @@
+"""Where an encoder is looked for: a local folder, else the Hub, else a base encoder.
+
+What is missing leads to the next tier. What is there but broken, or refused, is an error: an encoder that
+was trained must never be replaced by one that was not.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from oskit.encoder import hub
+from oskit.encoder.layouts import Layout, detect_layout
+from oskit.encoder.report import LoadAttempt, Outcome, Tier
+from oskit.errors import EncoderError, EncoderNotFoundError, UsageError
+
+DEFAULT_BASE = "distilbert/distilbert-base-uncased"
+"""The base encoder of the third tier; OpenSearch's own distilled models started from it."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A folder that holds an encoder, and where it came from."""
+
+    tier: Tier
+    source: str
+    revision: str | None
+    layout: Layout
+    reason: str
+
+
+@dataclass
+class Search:
+    """A search for an encoder over the tiers; every place that was looked at stands in ``attempts``.
+
+    Args:
+        options: How to ask the Hub.
+    """
+
+    options: hub.HubOptions
+    attempts: list[LoadAttempt] = field(default_factory=list)
+
+    def find(self, name: str, base: str | None) -> Found:
+        """The encoder called ``name``, else the base encoder.
+
+        Args:
+            name: A folder, or a repository on the Hub.
+            base: The same for the last tier; None to have no last tier.
+
+        Raises:
+            EncoderNotFoundError: No tier has it.
+            EncoderError: A tier has it, and it is broken or refused.
+            UsageError: The name is empty or that of a file.
+        """
+        found = self._folder(name, "local") or self._repository(name, "hub")
+        if found is None and base is not None:
+            # A base is another encoder: the revision that was asked for is not one of it.
+            options = hub.HubOptions(
+                token=self.options.token,
+                cache_folder=self.options.cache_folder,
+                local_files_only=self.options.local_files_only,
+                code=self.options.code,
+            )
+            search = Search(options, self.attempts)
+            found = search._folder(base, "base") or search._repository(base, "base")
+        if found is None:
+            raise EncoderNotFoundError(
+                f"no encoder {name!r}: {'; '.join(map(str, self.attempts))}",
+                hint="Give the folder of an encoder or the name of a repository on the Hugging Face Hub.",
+            )
+        return found
+
+    @contextmanager
+    def recorded(self, found: Found) -> Iterator[None]:
+        """Record it when opening what was found fails."""
+        try:
+            yield
+        except EncoderError as error:
+            self._note(found.tier, found.source, "failed", error.message)
+            raise
+
+    def loaded(self, found: Found, what: str) -> tuple[LoadAttempt, ...]:
+        """All attempts, with the one that was taken at the end."""
+        self._note(found.tier, found.source, "loaded", f"{found.reason}; {what}")
+        return tuple(self.attempts)
+
+    def _note(self, tier: Tier, location: str, outcome: Outcome, reason: str) -> None:
+        self.attempts.append(LoadAttempt(tier, location, outcome, reason))
+
+    def _folder(self, name: str, tier: Tier) -> Found | None:
+        if not name.strip() or "\0" in name:
+            raise UsageError(
+                "the name of the encoder is empty", hint="Give a folder or the name of a repository."
+            )
+        path = Path(name).expanduser()
+        if path.is_dir():
+            layout = self._detect(path, str(path), tier)
+            return Found(tier, str(path), None, layout, f"a folder, laid out as {layout.kind}")
+        if path.exists():
+            hint = "Give the folder of an encoder."
+            if path.suffix == ".zip":
+                hint = "An archive is opened with ArchiveEncoder.open(); `oskit encode` takes it as it is."
+            raise UsageError(f"{path} is a file, not the folder of an encoder", hint=hint)
+        self._note(tier, str(path), "missing", "no such folder")
+        return None
+
+    def _repository(self, name: str, tier: Tier) -> Found | None:
+        location = f"{hub.endpoint()}/{name}"
+        if _looks_like_a_path(name) or not hub.is_repository_name(name):
+            self._note(tier, name, "skipped", "a path, not the name of a repository on the Hub")
+            return None
+        try:
+            snapshot = hub.fetch(name, self.options)
+        except hub.NotOnHubError as error:
+            self._note(tier, location, "missing", error.message)
+            return None
+        except hub.HubUnreachableError as error:
+            self._note(tier, location, "unreachable", error.message)
+            return None
+        except EncoderError as error:
+            self._note(tier, location, "failed", error.message)
+            raise
+        layout = self._detect(snapshot.folder, location, tier)
+        reason = f"{snapshot.reason}, laid out as {layout.kind}"
+        return Found(tier, name, snapshot.revision, layout, reason)
+
+    def _detect(self, folder: Path, location: str, tier: Tier) -> Layout:
+        try:
+            return detect_layout(folder)
+        except EncoderError as error:
+            self._note(tier, location, "failed", error.message)
+            raise
+
+
+def _looks_like_a_path(name: str) -> bool:
+    return (
+        name.startswith(("/", "~", ".", os.sep))
+        or name.endswith(("/", os.sep))
+        or "\\" in name
+        or name.count("/") > 1
+        or re.match(r"^[A-Za-z]:", name) is not None
+    )
