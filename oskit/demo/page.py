@@ -51,7 +51,7 @@ def demo_page(report: DemoReport) -> Page:
                 f"p99 {milliseconds(cluster.wall, 'p99')}",
             ),
         ],
-        facts=[(label, str(value)) for label, value in report.load["summary"].items()],
+        facts=[(label, value) for label, value in tables.load_rows(report)],
         sections=[
             *_failures(report),
             _path(report),

@@ -71,6 +71,7 @@ class DemoReport:
         indexes: What was ingested and proved.
         steps: What took how long.
         seconds: All in all.
+        url: Where the cluster is, for a node that runs on.
     """
 
     created: str
@@ -82,6 +83,7 @@ class DemoReport:
     indexes: list[DemoIndex] = field(default_factory=list)
     steps: list[StepRecord] = field(default_factory=list)
     seconds: float = 0.0
+    url: str | None = None
 
     @property
     def failures(self) -> list[str]:

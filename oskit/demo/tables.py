@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from oskit.demo.result import DemoIndex, DemoReport
+from oskit.encoder.report import TIER_NAMES
 from oskit.evaluation.report import NOTHING, figure, milliseconds, percent
 
 if TYPE_CHECKING:
@@ -16,7 +17,21 @@ Rows = list[list[str]]
 
 def load_rows(report: DemoReport) -> Rows:
     """What was loaded, and by which tier."""
-    return [[label, str(value)] for label, value in report.load["summary"].items()]
+    load = report.load
+    return [
+        [
+            "Encoder",
+            f"{load['model_type']}, {load['layers']} layers, {load['parameters'] / 1e6:.1f} M parameters",
+        ],
+        ["Tier", f"{TIER_NAMES[load['tier']]} ({load['layout']})"],
+        ["Projection", f"{load['head']}, activation {load['activation']}, {load['pooling']} pooling"],
+        ["Vocabulary", f"{load['vocabulary_size']:,} tokens, texts up to {load['max_length']}"],
+        [
+            "Collection",
+            f"{report.collection['name']}: {report.collection['queries']:,} queries, "
+            f"{report.collection['documents']:,} documents",
+        ],
+    ]
 
 
 ARCHIVE_COLUMNS = ("Archive", "size", "parity texts", "largest difference")
@@ -112,8 +127,8 @@ def print_demo(console: Console, report: DemoReport) -> None:
         console.print(f"[red]Wrong:[/red] {escape(failure)}")
     if report.passed:
         console.print(
-            f"\n[green]Retrieval is proven: {len(report.indexes)} indexes agree with the exact scores[/green] "
-            f"({report.seconds:.0f} s)."
+            f"\n[green]Proven: {len(report.indexes)} indexes agree with the exact scores.[/green] "
+            f"{report.seconds:.0f} s."
         )
 
 

@@ -1,0 +1,163 @@
+"""The demo's part on the cluster: deploy, ingest, prove, and leave nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from oskit.cluster.deploy import deploy_archive
+from oskit.cluster.failures import cluster_errors
+from oskit.cluster.indexes import IndexSettings, SparseVectorParameters, delete_index, read_index
+from oskit.cluster.ingest import IngestReport, ingest
+from oskit.cluster.models import delete_model
+from oskit.demo.plan import APPROXIMATE_THRESHOLD, IndexPlan
+from oskit.demo.remembering import Memory, RememberingEncoder
+from oskit.demo.result import DemoIndex, DemoModel, DemoReport
+from oskit.demo.steps import Steps
+from oskit.encoder.runtime import ArchiveEncoder
+from oskit.errors import IndexingError, OskitError
+from oskit.evaluation.result import VerificationReport
+from oskit.evaluation.verify import verify
+
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
+    from oskit.cluster.deploy import DeployedModel
+    from oskit.data.collection import Collection
+    from oskit.demo.export import DemoArchives
+
+DEPTH = 100
+"""Hits that are compared for each query."""
+
+
+class ClusterJob:
+    """Deploys the archives, then makes and proves one index after the other.
+
+    Args:
+        client: The cluster.
+        collection: What is ingested and asked.
+        archives: What is deployed.
+        report: Is filled.
+        steps: Runs the steps.
+    """
+
+    def __init__(
+        self,
+        client: OpenSearch,
+        collection: Collection,
+        archives: DemoArchives,
+        report: DemoReport,
+        steps: Steps,
+    ) -> None:
+        self._client = client
+        self._collection = collection
+        self._archives = archives
+        self._report = report
+        self._steps = steps
+        self._models: dict[str, DeployedModel] = {}
+        self._indexes: list[str] = []
+        self._memory = Memory()
+
+    def deploy(self, *, configure: bool) -> None:
+        """Deploy every archive; each model's predictions are compared with the archive's.
+
+        Args:
+            configure: Whether settings that stand in the way may be changed.
+
+        Raises:
+            ModelError: A model cannot be deployed, or predicts something else.
+        """
+        for archive in self._archives.all():
+            with self._steps.step(f"Deploy {archive.path.name}") as step:
+                model = deploy_archive(self._client, archive, configure_cluster=configure)
+                self._models[archive.sha256] = model
+                self._report.models.append(
+                    DemoModel(
+                        name=model.name,
+                        model_id=model.model_id,
+                        function_name=model.function_name,
+                        model_format=archive.model_format,
+                        state=model.state,
+                        max_difference=model.max_difference,
+                    )
+                )
+                step.result = f"{model.state}, largest difference {model.max_difference or 0:.1e}"
+
+    def prove(self, plan: IndexPlan) -> None:
+        """Make the index of a plan, load the collection into it, and verify it.
+
+        Raises:
+            OskitError: Loading failed, or the cluster refused a query.
+        """
+        archive = self._archives.encoders[plan.model_format]
+        query_archive = self._archives.tokenizer if plan.inference_free else None
+        encoder = ArchiveEncoder.open(archive, query=query_archive)
+        query_model = self._models[(query_archive or archive).sha256].model_id
+        loaded = self._ingest(plan, encoder, self._models[archive.sha256].model_id, query_model)
+        proof = self._verify(plan, encoder, query_model)
+        self._report.indexes.append(
+            DemoIndex(plan.label, archive.model_format, plan.encode, loaded.to_dict(), proof)
+        )
+
+    def _ingest(
+        self, plan: IndexPlan, encoder: ArchiveEncoder, model_id: str, query_model_id: str
+    ) -> IngestReport:
+        existing = read_index(self._client, plan.index)
+        if existing is None or existing.encode is not None:
+            self._indexes.append(plan.index)  # an index that oskit did not make is refused, and stays
+        with self._steps.step(f"Ingest into {plan.index}") as step:
+            threshold = APPROXIMATE_THRESHOLD if plan.approximate else None
+            parameters = SparseVectorParameters(approximate_threshold=threshold)
+            loaded = ingest(
+                self._client,
+                plan.index,
+                self._collection.documents(),
+                encode=plan.encode,
+                encoder=encoder,
+                model_id=model_id if plan.encode == "cluster" else None,
+                query_model_id=query_model_id,
+                settings=IndexSettings(plan.kind, sparse_vector=parameters),
+                recreate=True,
+            )
+            if plan.approximate:
+                # One segment, so that every document is searched in the same way.
+                with cluster_errors(f"merge the index {plan.index!r}", IndexingError):
+                    self._client.indices.forcemerge(index=plan.index, params={"max_num_segments": 1})
+            rate = loaded.docs_per_second
+            step.result = f"{loaded.indexed:,} documents, {loaded.refused:,} refused, {rate:.0f}/s"
+        return loaded
+
+    def _verify(self, plan: IndexPlan, encoder: ArchiveEncoder, query_model_id: str) -> VerificationReport:
+        is_first = not self._report.indexes
+        with self._steps.step(f"Verify {plan.index}") as step:
+            proof = verify(
+                self._client,
+                plan.index,
+                self._collection,
+                RememberingEncoder(encoder, self._memory),
+                by="model",
+                model_id=query_model_id,
+                k=DEPTH,
+                baseline_bm25=is_first,
+                two_phase=is_first,
+            )
+            quality = proof.run("cluster").quality["nDCG@10"]
+            verdict = "agrees" if proof.passed else "DISAGREES"
+            step.result = f"nDCG@10 {quality:.4f}, {verdict} with the exact scores"
+        return proof
+
+    def clean_up(self) -> None:
+        """Delete the indexes and the models that this job made; models that were there before stay."""
+        made = [model.model_id for model in self._models.values() if not model.reused]
+        self._steps.tell("    Deleting what the demo made")
+        for index in self._indexes:
+            self._attempt(delete_index, index)
+        for model_id in made:
+            self._attempt(delete_model, model_id)
+
+    def _attempt(self, delete: Callable[[OpenSearch, str], None], name: str) -> None:
+        """Say what cannot be deleted, and go on: it must not hide the failure that may have led here."""
+        try:
+            delete(self._client, name)
+        except OskitError as error:
+            self._steps.tell(f"    {error}")

@@ -1,0 +1,118 @@
+"""The demo's exports: the encoder in each format, and the query side of an inference-free one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from oskit.demo.plan import Format
+from oskit.demo.result import DemoReport, ExportedArchive
+from oskit.demo.steps import Steps
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from oskit.data.collection import Collection
+    from oskit.encoder.archive import Archive
+    from oskit.encoder.model import NeuralSparseEncoder
+
+
+@dataclass(frozen=True)
+class DemoArchives:
+    """What the demo exported.
+
+    Attributes:
+        encoders: The encoder, in each format.
+        tokenizer: The query side of the inference-free encoder; its documents go through the same graph.
+    """
+
+    encoders: Mapping[Format, Archive]
+    tokenizer: Archive
+
+    def all(self) -> list[Archive]:
+        """Every archive once."""
+        return [*self.encoders.values(), self.tokenizer]
+
+
+def export_demo(
+    encoder: NeuralSparseEncoder,
+    collection: Collection,
+    folder: Path,
+    formats: Sequence[Format],
+    report: DemoReport,
+    steps: Steps,
+) -> DemoArchives:
+    """Export the encoder, and an inference-free one made of it and the corpus's IDF.
+
+    Raises:
+        ExportError: It cannot be exported.
+        ParityError: An archive does not compute what the encoder does.
+    """
+    from exporters import export_encoder
+
+    with steps.step(f"Export it as {' and '.join(formats)}") as step:
+        made = export_encoder(encoder, folder / "symmetric", formats=tuple(formats))
+        step.result = ", ".join(_describe(archive) for archive in made)
+    with steps.step("Make an inference-free encoder with the corpus's IDF, and export it") as step:
+        idf = corpus_idf(encoder, (document.passage for document in collection.documents()))
+        archives = export_encoder(
+            inference_free(encoder, idf), folder / "inference-free", formats=formats[:1]
+        )
+        tokenizer = next(archive for archive in archives if archive.kind == "tokenizer")
+        step.result = _describe(tokenizer)
+    by_format = {"ONNX": "onnx", "TORCH_SCRIPT": "torchscript"}
+    encoders = {by_format[archive.model_format]: archive for archive in made}
+    found = DemoArchives({name: encoders[name] for name in formats}, tokenizer)
+    report.archives = [_record(archive) for archive in found.all()]
+    return found
+
+
+def corpus_idf(encoder: NeuralSparseEncoder, texts: Iterable[str]) -> NDArray[np.float32]:
+    """IDF of every token over ``texts``: ``ln(1 + (N - df + 0.5) / (df + 0.5))``, ``[vocabulary]``.
+
+    That is BM25's, which is never negative (Lucene's ``BM25Similarity``; Robertson and Zaragoza, 2009).
+    """
+    tokenizer: Any = encoder.document_transformer.tokenizer
+    count, frequencies = 0, np.zeros(encoder.vocabulary.size)
+    for text in texts:
+        ids = tokenizer(text, truncation=True, max_length=encoder.max_length)["input_ids"]
+        frequencies[np.unique(ids)] += 1
+        count += 1
+    idf = np.log(1 + (count - frequencies + 0.5) / (frequencies + 0.5))
+    return np.asarray(idf * encoder.vocabulary.weight_mask(), dtype=np.float32)
+
+
+def inference_free(encoder: NeuralSparseEncoder, idf: NDArray[np.float32]) -> NeuralSparseEncoder:
+    """An encoder whose documents are ``encoder``'s, and whose queries are a table of IDF."""
+    import torch
+    from sentence_transformers.sparse_encoder.modules import Router, SparseStaticEmbedding
+
+    tokenizer: Any = encoder.document_transformer.tokenizer
+    documents: list[Any] = list(encoder.document_modules)
+    queries = SparseStaticEmbedding(tokenizer=tokenizer, weight=torch.from_numpy(idf))
+    router = Router.for_query_document(query_modules=[queries], document_modules=documents)
+    return type(encoder)(modules=[router], similarity_fn_name="dot")
+
+
+def _describe(archive: Archive) -> str:
+    recorded = _record(archive)
+    return f"{recorded.file} {recorded.bytes / 1e6:.1f} MB, parity {recorded.parity_max_difference:.1e}"
+
+
+def _record(archive: Archive) -> ExportedArchive:
+    assert archive.manifest is not None, "an exported archive has a manifest"
+    parity = archive.manifest.parity
+    return ExportedArchive(
+        name=archive.name,
+        kind=archive.kind,
+        model_format=archive.model_format,
+        file=archive.path.name,
+        bytes=archive.size,
+        sha256=archive.sha256,
+        parity_texts=parity.texts,
+        parity_max_difference=parity.max_difference,
+    )
