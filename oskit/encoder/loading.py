@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 Encoder = TypeVar("Encoder", bound="NeuralSparseEncoder")
 
+_SAVED_UNTRAINED = "a trained projection (it was saved with a random one)"
+
 SHORTEST = 3
 """Tokens that leave room for a text: the ones around it, and one."""
 
@@ -99,10 +101,7 @@ def _open(kind: type[Encoder], found: Found, options: LoadOptions) -> tuple[Enco
     untrained = found.tier == "base"
     if layout.kind == "sentence-transformers" and not untrained:
         encoder = _open_saved(kind, layout, options)
-        return (
-            encoder,
-            "a trained projection (it was saved with a random one)" if encoder.is_untrained else None,
-        )
+        return encoder, _SAVED_UNTRAINED if encoder.is_untrained else None
     built = build_modules(
         layout,
         activation=options.activation or "relu",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from oskit.encoder.report import Activation, Head, LoadAttempt, LoadReport, Tier
 from oskit.encoder.tiers import DEFAULT_BASE
 from oskit.encoder.types import Architecture
 from oskit.encoder.weights import TokenWeightsMixin
-from oskit.errors import BrokenEncoderError, EncoderError
+from oskit.errors import BrokenEncoderError, EncoderError, UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -131,7 +131,8 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
             seed=seed,
             fallback=fallback,
         )
-        encoder, encoder.__dict__["_report"] = load(cls, str(name_or_path), options)
+        encoder, report = load(cls, str(name_or_path), options)
+        encoder.__dict__["_report"] = report
         return encoder
 
     def check_routes(self, source: str) -> None:
@@ -247,9 +248,9 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
     def _get_model_config(self) -> dict[str, Any]:
         """What goes into ``config_sentence_transformers.json``; other readers ignore our key."""
         config: dict[str, Any] = super()._get_model_config()
-        return (
-            {**config, _KEY: {"random_projection": self.random_projection}} if self.is_untrained else config
-        )
+        if self.is_untrained:
+            config[_KEY] = {"random_projection": self.random_projection}
+        return config
 
     def _parse_model_config(self, model_config: dict[str, Any]) -> None:
         super()._parse_model_config(model_config)
@@ -314,9 +315,13 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
     @property
     def document_transformer(self) -> Transformer:
         """The transformer of the document side; ``.model`` is the transformers model."""
-        first: Any = self.document_modules[0]
-        assert isinstance(first, Transformer)
-        return first
+        first = self.document_modules[0]
+        if not isinstance(first, Transformer):
+            raise EncoderError(
+                f"documents go through {type(first).__name__} first, not through a Transformer",
+                hint="OpenSearch needs an encoder of Transformer (→ Dense) → SpladePooling.",
+            )
+        return cast(Transformer, first)
 
     def document_network(self) -> TokenLogits:
         """The document side up to the logits as one module; it shares the weights of this encoder."""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """No progress bars of transformers and no log lines below errors, until the block ends."""
-    from typing import Any
+    from transformers import utils
 
-    from transformers.utils import logging
-
-    transformers_logging: Any = logging
+    transformers_logging: Any = utils.logging
 
     bars = transformers_logging.is_progress_bar_enabled()
     names = ("transformers", "sentence_transformers", "huggingface_hub")
