@@ -127,5 +127,6 @@ def _identity(record: Mapping[str, Any], names: FieldNames) -> str | None:
 
 
 def _digest(content: Mapping[str, Any]) -> bytes:
-    canonical = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    # ASCII, since documents that were not read from files may hold lone surrogates, which have no UTF-8.
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.blake2b(canonical.encode(), digest_size=16).digest()

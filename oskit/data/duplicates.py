@@ -7,6 +7,7 @@ import sqlite3
 from typing import Literal
 
 from oskit.data.documents import Document
+from oskit.data.values import clean_text
 
 
 class DuplicateFilter:
@@ -25,7 +26,7 @@ class DuplicateFilter:
 
     def check(self, document: Document) -> Literal["new", "same", "different"]:
         """Whether the document's id is new, or was seen with the same or with different content."""
-        key = hashlib.blake2b(document.id.encode(), digest_size=16).digest()
+        key = hashlib.blake2b(clean_text(document.id).encode(), digest_size=16).digest()
         content = document.digest()
         cursor = self._database.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (key, content))
         if cursor.rowcount == 1:

@@ -1,0 +1,333 @@
+"""Loading documents into a real index: the same vectors from both sides, and every record accounted for."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from opensearchpy import OpenSearch
+from tiny_models import TinyModels, documents, index, tiny
+
+from oskit.cli.main import main
+from oskit.cluster import ingest as ingest_module
+from oskit.cluster.indexes import IndexSettings, SparseVectorParameters, create_index, read_index
+from oskit.cluster.ingest import IngestInterrupted, ingest
+from oskit.data.documents import Document, Refusal
+from oskit.data.files import read_documents
+from oskit.encoder.weights import Prune, prune
+from oskit.errors import DataError, IndexingError, ModelError, UsageError
+
+__all__ = ["index", "tiny"]
+
+pytestmark = pytest.mark.integration
+
+
+def stored(client: OpenSearch, name: str) -> dict[str, dict]:
+    """Every document's source, by id."""
+    hits = client.search(index=name, body={"size": 1000, "query": {"match_all": {}}})["hits"]["hits"]
+    return {hit["_id"]: hit["_source"] for hit in hits}
+
+
+@pytest.mark.parametrize("kind", ["rank_features", "sparse_vector"])
+@pytest.mark.parametrize("mode", ["client", "cluster"])
+def test_both_sides_write_the_encoders_weights(client, tiny: TinyModels, index, kind, mode):
+    docs = documents()
+    report = ingest(
+        client,
+        index,
+        docs,
+        encode=mode,
+        encoder=tiny.encoder if mode == "client" else None,
+        model_id=tiny.encoder_id if mode == "cluster" else None,
+        settings=IndexSettings(kind),
+    )
+    assert (report.read, report.indexed, report.refused, report.duplicates) == (40, 40, 0, 0)
+
+    key = "id" if kind == "sparse_vector" else "token"
+    expected = tiny.encoder.document_weights([doc.passage for doc in docs], key=key)
+    sources = stored(client, index)
+    assert len(sources) == 40
+    for doc, weights in zip(docs, expected, strict=True):
+        source = sources[doc.id]
+        assert source.get("embedding", {}) == pytest.approx(weights, abs=1e-5)
+        assert source["text"] == doc.text
+        assert source.get("n") == doc.fields.get("n")
+        assert "passage" not in source, "the passage is searchable, but not stored twice"
+    assert "embedding" not in sources["d5"], "an empty text is indexed without weights"
+
+    info = read_index(client, index)
+    assert info is not None
+    assert (info.kind, info.key, info.encode) == (kind, key, mode)
+    assert info.encoder.sha256 == tiny.encoder.archive.sha256
+
+
+@pytest.mark.parametrize("mode", ["client", "cluster"])
+def test_pruning_is_the_same_on_both_sides(client, tiny: TinyModels, index, mode):
+    rule = Prune("max_ratio", 0.6)
+    docs = documents(12)
+    ingest(
+        client,
+        index,
+        docs,
+        encode=mode,
+        encoder=tiny.encoder,
+        model_id=tiny.encoder_id,
+        prune=rule,
+        batch_size=4,
+    )
+    sources = stored(client, index)
+    for doc, weights in zip(docs, tiny.encoder.document_weights([doc.passage for doc in docs]), strict=True):
+        assert sources[doc.id].get("embedding", {}) == pytest.approx(prune(weights, rule), abs=1e-5)
+        assert not weights or len(prune(weights, rule)) < len(weights)
+
+
+def test_loading_again_changes_nothing(client, tiny: TinyModels, index, tmp_path: Path):
+    path = tmp_path / "docs.jsonl"
+    path.write_text("".join(json.dumps({"text": f"quick brown {word}"}) + "\n" for word in "abcde"))
+    for _ in range(2):
+        report = ingest(client, index, read_documents([path]), encoder=tiny.encoder)
+        assert (report.read, report.indexed) == (5, 5)
+    assert len(stored(client, index)) == 5
+
+
+def test_every_record_is_accounted_for(client, tiny: TinyModels, index, tmp_path: Path):
+    letters = tmp_path / "refused.jsonl"
+    records: list[Document | Refusal] = [
+        Document("1", "quick fox", fields={"when": {"year": 2020}}),
+        Document("2", "brown fox", fields={"when": "yesterday"}),  # the mapping has an object by now
+        Document("1", "quick fox", fields={"when": {"year": 2020}}),  # the same again
+        Document("1", "another text"),
+        Document("x" * 513, "an id that would fail the whole request"),
+        Document("", "no id"),
+        Document("3", "a field of ours", fields={"embedding": {"a": 1}}),
+        Document("4", "an empty field name", fields={"": 1}),
+        Document("5", "\ud800 lone \x00 surrogate", fields={"n": float("nan")}),
+        Refusal("file:9", "not JSON", "{oops"),
+    ]
+    report = ingest(client, index, records, encoder=tiny.encoder, dead_letter=letters, bulk_documents=1,
+                    workers=1)  # fmt: skip
+    assert (report.read, report.indexed, report.refused, report.duplicates) == (10, 2, 7, 1)
+    sources = stored(client, index)
+    assert set(sources) == {"1", "5"}
+    assert sources["5"]["text"] == "\ufffd lone \x00 surrogate"
+    assert sources["5"]["n"] is None
+    lines = [json.loads(line) for line in letters.read_text().splitlines()]
+    reasons = {line.get("_id", "-"): line["_oskit"]["reason"] for line in lines}
+    assert "object mapping" in reasons["2"]
+    assert "came before, with other content" in reasons["1"]
+    assert "512 bytes" in reasons["x" * 513]
+    assert "--embedding-field" in reasons["3"]
+    assert "empty" in reasons["4"]
+    assert reasons["-"] == "not JSON"
+
+
+def test_a_dead_letter_file_is_ingested_again_as_it_is(client, tiny: TinyModels, index, tmp_path: Path):
+    letters, again = tmp_path / "refused.jsonl", tmp_path / "again.jsonl"
+    source = tmp_path / "items.csv"
+    source.write_bytes(
+        b"sku,name,about,when\n1,fox,quick,2020-01-01\n2,dog,brown,oops\n3,caf\xe9,permit,2021\n"
+    )
+    settings = IndexSettings(mappings={"when": {"type": "date"}})
+    items = read_documents([source], id_field="sku", text_field="about", title_field="name")
+    report = ingest(client, index, items, encoder=tiny.encoder, settings=settings, dead_letter=letters)
+    assert (report.indexed, report.refused) == (1, 2)
+
+    lines = letters.read_text().splitlines()
+    letters.write_text("\n".join(line.replace('"oops"', '"2022"') for line in lines) + "\n")
+    report = ingest(client, index, read_documents([letters]), encoder=tiny.encoder, dead_letter=again)
+    assert (report.read, report.indexed, report.refused) == (2, 1, 1)
+    assert stored(client, index)["2"]["name"] == "dog"
+    assert stored(client, index)["2"]["about"] == "brown"
+    assert "_oskit" not in stored(client, index)["2"]
+    (rest,) = [json.loads(line) for line in again.read_text().splitlines()]
+    assert rest["_oskit"]["raw"].encode("utf-8", "surrogateescape") == b"3,caf\xe9,permit,2021"
+
+
+def test_an_index_of_another_kind_or_encoder_is_refused(client, tiny: TinyModels, index, tmp_path):
+    from archives import encoder_archive
+
+    from oskit.encoder.runtime import ArchiveEncoder
+
+    ingest(client, index, documents(2), encoder=tiny.encoder)
+    with pytest.raises(IndexingError, match=r"has the kind rank_features, not sparse_vector.*--recreate"):
+        ingest(client, index, documents(2), encoder=tiny.encoder, settings=IndexSettings("sparse_vector"))
+    other = ArchiveEncoder.open(encoder_archive(tmp_path / "other.zip", seed=8))
+    with pytest.raises(IndexingError, match="vectors are of another encoder"):
+        ingest(client, index, documents(2), encoder=other)
+    report = ingest(
+        client,
+        index,
+        documents(3),
+        encoder=other,
+        settings=IndexSettings("sparse_vector"),
+        recreate=True,
+    )
+    assert report.indexed == 3
+    info = read_index(client, index)
+    assert info is not None and info.kind == "sparse_vector"
+
+
+def test_an_index_of_others_is_neither_used_nor_deleted(client, tiny: TinyModels, index):
+    client.indices.create(index=index, body={"mappings": {"properties": {"v": {"type": "rank_features"}}}})
+    with pytest.raises(IndexingError, match="was not made by oskit"):
+        ingest(client, index, documents(2), encoder=tiny.encoder)
+    with pytest.raises(IndexingError, match="not deleted"):
+        ingest(client, index, documents(2), encoder=tiny.encoder, recreate=True)
+    assert client.indices.exists(index=index)
+
+
+def test_a_large_load_pauses_the_refresh_and_restores_it(client, tiny: TinyModels, index, monkeypatch):
+    monkeypatch.setattr(ingest_module, "PAUSE_REFRESH_AFTER", 10)
+    seen: list[str | None] = []
+
+    def interval() -> str | None:
+        settings = client.indices.get_settings(index=index)[index]["settings"]["index"]
+        return settings.get("refresh_interval")
+
+    def stream(*, broken: bool) -> Iterator[Document]:
+        for number in range(60):
+            if number == 50:
+                seen.append(interval())
+                if broken:
+                    raise DataError("file:51 is damaged")
+            yield Document(f"{number}", "quick fox")
+
+    ingest(client, index, [], encoder=tiny.encoder)
+    client.indices.put_settings(index=index, body={"index": {"refresh_interval": "7s"}})
+    with pytest.raises(
+        DataError, match=r"file:51 is damaged \(after \d+ documents were indexed and 0 refused"
+    ):
+        ingest(client, index, stream(broken=True), encoder=tiny.encoder, batch_size=1, bulk_documents=5)
+    assert interval() == "7s"
+    ingest(client, index, stream(broken=False), encoder=tiny.encoder, batch_size=1, bulk_documents=5)
+    assert interval() == "7s"
+    assert seen == ["-1", "-1"]
+    assert len(stored(client, index)) == 60
+
+
+def test_a_pause_left_by_a_killed_load_is_ended_by_the_next(client, tiny: TinyModels, index):
+    from oskit.cluster.refresh import RefreshPause
+
+    ingest(client, index, documents(2), encoder=tiny.encoder)
+    RefreshPause(client, index).pause()
+    ingest(client, index, documents(2), encoder=tiny.encoder)
+    settings = client.indices.get_settings(index=index)[index]["settings"]["index"]
+    assert "refresh_interval" not in settings
+    info = read_index(client, index)
+    assert info is not None and info.kind == "rank_features"
+
+
+def test_an_interrupt_says_what_was_done_and_ends_the_threads(client, tiny: TinyModels, index):
+    def stream() -> Iterator[Document]:
+        for number in range(100):
+            if number == 64:
+                raise KeyboardInterrupt
+            yield Document(f"{number}", "quick fox")
+
+    with pytest.raises(IngestInterrupted, match=r"interrupted after .* Run the same command again") as caught:
+        ingest(client, index, stream(), encoder=tiny.encoder, batch_size=2, bulk_documents=4)
+    report = caught.value.report
+    assert caught.value.exit_code == 130
+    assert report.read == report.indexed + report.refused + report.duplicates
+    assert report.indexed <= len(stored(client, index)) <= 64
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("oskit-bulk")]
+
+
+def test_a_hopeless_load_is_stopped_early(client, tiny: TinyModels, index, monkeypatch):
+    monkeypatch.setattr(ingest_module, "HOPELESS_AFTER", 20)
+    endless = (Refusal(f"f:{n}", "no field 'text'") for n in range(10**9))
+    with pytest.raises(IndexingError, match="first 20 records were all refused: no field 'text'"):
+        ingest(client, index, endless, encoder=tiny.encoder)
+
+
+def test_models_that_cannot_encode_documents_are_refused(client, tiny: TinyModels, index):
+    with pytest.raises(IndexingError, match="is a tokenizer"):
+        ingest(client, index, documents(2), encode="cluster", model_id=tiny.tokenizer_id)
+    with pytest.raises(ModelError, match="no model 'ingtest-nothing'"):
+        ingest(client, index, documents(2), encode="cluster", model_id="ingtest-nothing")
+    with pytest.raises(UsageError, match="--archive"):
+        ingest(client, index, documents(2))
+    assert not client.indices.exists(index=index)
+
+
+def test_fields_of_the_documents_that_are_ours_are_noticed_before_anything_is_made(client, tiny, index):
+    docs = [Document("1", "fox", fields={"passage": "mine"})]
+    with pytest.raises(UsageError, match=r"'passage'.*--passage-field"):
+        ingest(client, index, docs, encoder=tiny.encoder)
+    assert not client.indices.exists(index=index)
+    report = ingest(
+        client, index, docs, encoder=tiny.encoder, settings=IndexSettings(passage_field="encoded")
+    )
+    assert report.indexed == 1
+    assert stored(client, index)["1"]["passage"] == "mine"
+
+
+def test_tokens_of_any_spelling_are_keys(client, index):
+    from oskit.cluster.indexes import IndexInfo
+
+    create_index(client, IndexInfo(index, "rank_features", "token"), IndexSettings())
+    keys = [".", "..", "a.b", ".a", "##s", "'", " ", "\N{GRINNING FACE}", "é", "\u200b", "x" * 500]
+    client.index(
+        index=index, id="1", body={"embedding": dict.fromkeys(keys, 1.5)}, params={"refresh": "true"}
+    )
+    for key in keys:
+        query = {"neural_sparse": {"embedding": {"query_tokens": {key: 2.0}}}}
+        hits = client.search(index=index, body={"query": query})["hits"]["hits"]
+        assert [hit["_score"] for hit in hits] == [3.0]
+
+
+def test_sparse_vector_parameters_reach_the_mapping(client, tiny: TinyModels, index):
+    settings = IndexSettings(
+        "sparse_vector",
+        shards=2,
+        replicas=0,
+        sparse_vector=SparseVectorParameters(approximate_threshold=5000, n_postings=300),
+    )
+    ingest(client, index, documents(3), encoder=tiny.encoder, settings=settings)
+    mapping = client.indices.get_mapping(index=index)[index]["mappings"]
+    parameters = mapping["properties"]["embedding"]["method"]["parameters"]
+    assert parameters == {"approximate_threshold": 5000, "n_postings": 300}
+    made = client.indices.get_settings(index=index)[index]["settings"]["index"]
+    assert (made["number_of_shards"], made["number_of_replicas"]) == ("2", "0")
+
+
+def test_the_command_tells_with_its_exit_code(cluster_url, client, tiny: TinyModels, index, tmp_path, capsys,
+                                              monkeypatch):  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("docs.jsonl").write_text(
+        '{"_id": "1", "text": "quick fox"}\nnot json\n{"_id": "2", "text": "dog"}\n'
+    )
+    arguments = ["ingest", index, "docs.jsonl", "--url", cluster_url]
+    assert main([*arguments, "--archive", str(tiny.archive), "--json"]) == 10
+    report = json.loads(capsys.readouterr().out)
+    assert (report["read"], report["indexed"], report["refused"]) == (3, 2, 1)
+    assert report["dead_letter"] == f"{index}.refused.jsonl"
+    assert json.loads(Path(report["dead_letter"]).read_text())["_oskit"]["raw"] == "not json"
+
+    Path("docs.jsonl").write_text('{"_id": "1", "text": "quick fox"}\n{"_id": "2", "text": "dog"}\n')
+    assert main([*arguments, "--model", tiny.encoder_id]) == 0
+    said = capsys.readouterr()
+    assert "Indexed 2 of 2 records" in said.out
+    assert f"oskit search {index}" in said.err
+    assert main([*arguments, "--archive", str(tiny.archive), "--index-kind", "sparse_vector"]) == 7
+    assert "--recreate" in capsys.readouterr().err
+    assert main(["ingest", index, "missing.jsonl", "--url", cluster_url, "--archive", str(tiny.archive)]) == 3
+    assert "no such file: missing.jsonl" in capsys.readouterr().err
+    assert main([*arguments]) == 2
+    assert "--archive DIR" in capsys.readouterr().err
+    assert main([*arguments, "--archive", str(tiny.archive), "--prune", "much"]) == 2
+
+
+def test_weights_are_sent_exactly(client, tiny: TinyModels, index):
+    docs = documents(6)
+    ingest(client, index, docs, encoder=tiny.encoder)
+    sources = stored(client, index)
+    for doc, weights in zip(docs, tiny.encoder.document_weights([d.passage for d in docs]), strict=True):
+        sent = sources[doc.id].get("embedding", {})
+        assert {key: np.float32(weight) for key, weight in sent.items()} == {
+            key: np.float32(weight) for key, weight in weights.items()
+        }
