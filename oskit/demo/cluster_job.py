@@ -69,7 +69,15 @@ class ClusterJob:
         """
         for archive in self._archives.all():
             with self._steps.step(f"Deploy {archive.path.name}") as step:
-                model = deploy_archive(self._client, archive, configure_cluster=configure)
+                model = deploy_archive(
+                    self._client,
+                    archive,
+                    # Formats are models of their own. An older demo's model of the name gives way.
+                    name=f"{archive.name}-{archive.path.parent.name}",
+                    replace=True,
+                    configure_cluster=configure,
+                    notify=lambda text: self._steps.tell(f"    {text}"),
+                )
                 self._models[archive.sha256] = model
                 self._report.models.append(
                     DemoModel(

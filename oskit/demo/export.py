@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from oskit.encoder.model import NeuralSparseEncoder
 
 
+NAME = "oskit-demo"
+"""Name of the archives, and what the names of the models begin with."""
+
+
 @dataclass(frozen=True)
 class DemoArchives:
     """What the demo exported.
@@ -55,7 +59,7 @@ def export_demo(
     from exporters import export_encoder
 
     with steps.step(f"Export it as {' and '.join(formats)}") as step:
-        made = export_encoder(encoder, folder / "symmetric", formats=tuple(formats))
+        made = export_encoder(encoder, folder / "symmetric", formats=formats, name=NAME)
         step.result = ", ".join(_describe(archive) for archive in made)
     with steps.step("Make an inference-free encoder with the corpus's IDF, and export it") as step:
         idf = corpus_idf(encoder, (document.passage for document in collection.documents()))
