@@ -64,6 +64,12 @@ CAUSES: tuple[tuple[str, Cause], ...] = (
         Cause("the node is busy deploying other models", "Try again in a minute", passes=True, setting=True),
     ),
     (
+        r"version conflict",
+        Cause(
+            "another deployment or undeployment of the model ran at the same time", "Try again", passes=True
+        ),
+    ),
+    (
         r"no eligible node found|No eligible worker node",
         Cause(
             "no node may run the model",
@@ -148,7 +154,7 @@ CAUSES: tuple[tuple[str, Cause], ...] = (
         ),
     ),
     (
-        r"Tokenizer file not exits|tokenizer\.json|Model missing|idf\.json|End of input",
+        r"Tokenizer file not exits|tokenizer\.json|Model missing|untagged enum|idf\.json|End of input",
         Cause("the archive's tokenizer.json or idf.json is missing or cannot be read", _EXPORT_AGAIN),
     ),
     (

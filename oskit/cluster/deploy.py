@@ -11,12 +11,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from opensearchpy import OpenSearch
-from opensearchpy.exceptions import NotFoundError, TransportError
+from opensearchpy.exceptions import TransportError
 
 from oskit.cluster.causes import Cause, cause_of, node_errors
 from oskit.cluster.comparison import Expectation, compare_predictions, expectation
 from oskit.cluster.failures import cluster_errors
 from oskit.cluster.models import (
+    IN_MEMORY_STATES,
+    ML,
     ModelInfo,
     delete_empty_group,
     delete_model,
@@ -27,6 +29,7 @@ from oskit.cluster.models import (
     wait_until,
 )
 from oskit.cluster.plan import DeploymentPlan, plan_deployment
+from oskit.cluster.retry import is_transient, with_retries
 from oskit.cluster.settings import configure, raise_for_problems
 from oskit.cluster.upload import (
     Notify,
@@ -295,15 +298,8 @@ class _Deployment:
 
     def _deploy_once(self, model_id: str, end: float) -> tuple[str, Cause | None]:
         """Deploy and wait; the reason and cause of a failure, or ``("", None)``."""
-        action = f"deploy {self._archive.name!r}"
         self._deployed = model_id
-        with cluster_errors(action, ModelError):
-            try:
-                task_id = request(self._client, "POST", f"/models/{model_id}/_deploy")["task_id"]
-            except TransportError as failure:
-                if error := refusal(failure, action):
-                    raise error from failure
-                raise
+        task_id = self._start_deployment(model_id)
         task = wait_until(
             lambda: self._finished(task_id, model_id),
             wait_s=max(0.0, end - time.monotonic()),
@@ -322,13 +318,33 @@ class _Deployment:
             return "", None
         return reason, cause_of(reason)
 
-    def _finished(self, task_id: str, model_id: str) -> dict[str, Any] | None:
-        """The task once it is finished; the model's state stands in for a task that is gone."""
-        with cluster_errors("watch the deployment", ModelError):
+    def _start_deployment(self, model_id: str) -> str | None:
+        """The id of the task; None if the answer was lost, but the model is being deployed."""
+        action = f"deploy {self._archive.name!r}"
+
+        def attempt() -> str | None:
             try:
-                task: dict[str, Any] = request(self._client, "GET", f"/tasks/{task_id}")
-            except NotFoundError:
-                return {"state": "COMPLETED"} if self._answering(model_id) else None
+                answer = self._client.transport.perform_request("POST", f"{ML}/models/{model_id}/_deploy")
+                return str(answer["task_id"])
+            except TransportError as failure:
+                if is_transient(failure):
+                    model = get_model(self._client, model_id)
+                    # A second deployment beside the first would make both fail with a version conflict.
+                    if model is not None and model.state in IN_MEMORY_STATES:
+                        return None
+                elif error := refusal(failure, action):
+                    raise error from failure
+                raise
+
+        with cluster_errors(action, ModelError):
+            return with_retries(attempt)
+
+    def _finished(self, task_id: str | None, model_id: str) -> dict[str, Any] | None:
+        """The task once it is finished; the model's state stands in for a task that we do not know."""
+        if task_id is None:
+            return {"state": "COMPLETED"} if self._answering(model_id) else None
+        with cluster_errors("watch the deployment", ModelError):
+            task: dict[str, Any] = request(self._client, "GET", f"/tasks/{task_id}")
         self._progress(f"Deploying: {task['state']}", 0, 0)
         return task if task["state"] in FINISHED_TASKS else None
 

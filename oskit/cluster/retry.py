@@ -42,6 +42,11 @@ class RetryPolicy:
 
 DEFAULT_POLICY = RetryPolicy()
 
+HEAP_PAUSE_S = 5.5
+"""Least wait after a node's heap was too full for a request. OpenSearch answers that by collecting garbage,
+but at most every 5 s (``HierarchyCircuitBreakerService.createOverLimitStrategy``), and until then it refuses
+everything."""
+
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may well succeed a little later.
@@ -57,31 +62,38 @@ def is_transient(error: BaseException) -> bool:
 def with_retries(
     request: Callable[[], Result],
     *,
-    policy: RetryPolicy = DEFAULT_POLICY,
+    policy: RetryPolicy | None = None,
     on_retry: Callable[[str], None] | None = None,
 ) -> Result:
     """Call ``request`` until it succeeds, fails for good, or the attempts are used up.
 
     Args:
         request: Must be safe to send twice (idempotent).
-        policy: How often and how far apart.
+        policy: How often and how far apart; :data:`DEFAULT_POLICY` if None.
         on_retry: Told, in one line, why and when there is another attempt.
 
     Raises:
         Exception: The last failure, untouched.
     """
 
+    chosen = policy or DEFAULT_POLICY
+    jitter = wait_random_exponential(multiplier=chosen.first_wait_s, max=chosen.max_wait_s)
+
+    def pause(state: RetryCallState) -> float:
+        failure = state.outcome.exception() if state.outcome is not None else None
+        return max(jitter(state), HEAP_PAUSE_S if "circuit_breaking_exception" in str(failure) else 0.0)
+
     def tell(state: RetryCallState) -> None:
         if on_retry is None or state.outcome is None or state.next_action is None:
             return
         failure = state.outcome.exception()
         reason = error_reason(failure) if failure is not None else ""
-        on_retry(f"{reason}; attempt {state.attempt_number + 1} of {policy.attempts}")
+        on_retry(f"{reason}; attempt {state.attempt_number + 1} of {chosen.attempts}")
 
     retrying = Retrying(
         retry=retry_if_exception(is_transient),
-        stop=stop_after_attempt(policy.attempts),
-        wait=wait_random_exponential(multiplier=policy.first_wait_s, max=policy.max_wait_s),
+        stop=stop_after_attempt(chosen.attempts),
+        wait=pause,
         before_sleep=tell,
         reraise=True,
     )
