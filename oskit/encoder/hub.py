@@ -133,10 +133,11 @@ def _ask(name: str, options: HubOptions) -> None:
 def _download(name: str, options: HubOptions) -> Snapshot:
     patterns = [*_FILES, *(["*.py"] if options.code else [])]
     with _Named(name, options, downloading=True):
-        folder = _retried(lambda: _snapshot(name, options, patterns))
+        folder = _retried(lambda: _snapshot(name, options, patterns), _is_passing_in_download)
         pickled = _without_safetensors(folder)
         if pickled:
-            folder = _retried(lambda: _snapshot(name, options, [*patterns, *pickled]))
+            wanted = [*patterns, *pickled]
+            folder = _retried(lambda: _snapshot(name, options, wanted), _is_passing_in_download)
     return Snapshot(folder, folder.name, f"commit {folder.name[:12]}")
 
 
@@ -215,18 +216,21 @@ def _is_passing(error: BaseException) -> bool:
         return error.response.status_code >= 500 or error.response.status_code in (408, 429)
     if isinstance(error, LocalEntryNotFoundError):  # what a download makes of a connection that fails
         return error.__cause__ is not None and _is_passing(error.__cause__)
-    return isinstance(error, _transport_errors()) or _is_cut_off(error)
+    return isinstance(error, _transport_errors())
 
 
-def _is_cut_off(error: BaseException) -> bool:
-    return isinstance(error, OSError) and "Consistency check failed" in str(error)
+def _is_passing_in_download(error: BaseException) -> bool:
+    # huggingface_hub resumes a download that is cut off by itself, so often that trying again here is no use.
+    cut_off = isinstance(error, _transport_errors())
+    short = isinstance(error, OSError) and "Consistency check failed" in str(error)
+    return short or (not cut_off and _is_passing(error))
 
 
-def _retried(request: Callable[[], Result]) -> Result:
+def _retried(request: Callable[[], Result], passing: Callable[[BaseException], bool] = _is_passing) -> Result:
     from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
     retrying = Retrying(
-        retry=retry_if_exception(_is_passing),
+        retry=retry_if_exception(passing),
         stop=stop_after_attempt(ATTEMPTS),
         wait=wait_exponential(multiplier=WAIT, max=8),
         reraise=True,
@@ -275,7 +279,7 @@ class _Named:
                 return NotOnHubError("the Hub has no such repository (404)")
         if self.downloading:
             return BrokenEncoderError(
-                f"the download of {self.name} from {endpoint()} failed {ATTEMPTS} times: {_one_line(error)}",
+                f"the download of {self.name} from {endpoint()} failed again and again: {_one_line(error)}",
                 hint="Try again: what is there already is kept and the download goes on.",
             )
         return HubUnreachableError(f"no answer from the Hub: {_one_line(error)}")
