@@ -6,6 +6,7 @@ without a transformer, that every ONNX Runtime runs and that no compression make
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zipfile
 from pathlib import Path
@@ -95,3 +96,36 @@ def tokenizer_archive(path: Path, size: int = 200) -> Path:
         for token, token_id in sorted(made.get_vocab().items(), key=lambda item: item[1])
     }
     return write_zip(path, {"tokenizer.json": made.to_str(), "idf.json": json.dumps(idf)})
+
+
+def write_manifest(zip_path: Path, **changes: object) -> Path:
+    """A manifest beside an encoder archive, as the exporter writes it, with ``changes``."""
+    content = zip_path.read_bytes()
+    manifest = {
+        "file": zip_path.name,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "size": len(content),
+        "name": zip_path.stem,
+        "version": "1.0.0",
+        "description": "a test",
+        "kind": "encoder",
+        "model_format": "ONNX",
+        "function_name": "SPARSE_ENCODING",
+        "architecture": "symmetric",
+        "source": {"model": "test", "head": "pretrained"},
+        "activation": "relu",
+        "max_length": 128,
+        "vocabulary": {"size": 200, "key_format": "token", "special_ids": 5},
+        "parity": {
+            "texts": 1,
+            "max_difference": 0.0,
+            "mean_difference": 0.0,
+            "min_cosine": 1.0,
+            "tolerance": 1e-4,
+            "runtime": "none",
+        },
+        **changes,
+    }
+    path = zip_path.with_name("manifest.json")
+    path.write_text(json.dumps(manifest))
+    return path

@@ -1,0 +1,136 @@
+"""The parts of deploying that need no cluster; the rest is in tests/integration/test_deploy.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import archives
+import click
+import pytest
+
+from oskit.cli.models import delete
+from oskit.cluster.causes import cause_of, node_errors
+from oskit.cluster.comparison import TEXTS, expectation, largest_difference
+from oskit.cluster.deploy import deploy_archive
+from oskit.cluster.plan import archives_in
+from oskit.cluster.settings import SettingProblem, parse_bytes, raise_for_problems
+from oskit.encoder.archive import open_archive
+from oskit.errors import ArchiveError, ClusterSettingsError, UntrainedEncoderError
+
+# As OpenSearch 3.6.0 said them, each provoked on purpose.
+SEEN = {
+    '{"node":"Invalid input tensor name: input1.input_ids"}': "inputs are not named",
+    '{"n":"Error code - ORT_FAIL - Unsupported model IR version: 11, max supported IR version: 9"}': "newer",
+    '{"n":"Error code - ORT_INVALID_PROTOBUF - message: Protobuf parsing failed."}': "damaged",
+    '{"n":"PytorchStreamReader failed reading zip archive: failed finding central directory"}': "damaged",
+    '{"n":"forward() Expected a value of type Tensor for argument a"}': "one dictionary",
+    '{"n":"Tokenizer file not exits: /x/tokenizer.json"}': "tokenizer.json",
+    '{"n":"found multiple models"}': "exactly one model file",
+    '{"n":"model content changed"}': "not what was announced",
+    '{"n":"Archive is not a ZIP archive"}': "not a zip file",
+    '{"n":"class o.BaseModelConfig cannot be cast to class o.TextEmbeddingModelConfig"}': "model_config",
+    '{"n":"Exceed max local model per node limit"}': "as many models as it may",
+    '{"n":"Memory Circuit Breaker is open, please check your resources!"}': "heap is too full",
+    '{"n":"Disk Circuit Breaker is open, please check your resources!"}': "too little free disk",
+    '{"n":"exceed max running task limit"}': "busy deploying",
+    "no eligible node found": "no node may run",
+    '{"n":"https://publish.djl.ai/pytorch/2.5.1/files.txt: connect timed out"}': "PyTorch libraries",
+    '{"n":"Unknown builtin op: aten::scaled_dot_product_attention."}': "operator",
+    '{"n":"data did not match any variant of untagged enum ModelUntagged"}': "tokenizer.json",
+}
+
+
+@pytest.mark.parametrize("error", SEEN)
+def test_known_causes(error: str) -> None:
+    cause = cause_of(node_errors(error))
+    assert SEEN[error] in cause.problem
+    assert cause.hint
+
+
+def test_the_words_of_several_nodes() -> None:
+    assert node_errors(json.dumps({"a": "same", "b": "same", "c": "other\n"})) == "same; other"
+    assert node_errors("not JSON") == "not JSON"
+    assert node_errors("{}") == "no reason given"
+
+
+def test_the_largest_difference() -> None:
+    assert largest_difference({"a": 1.0, "b": 2.0}, {"a": 1.25, "b": 2.0}) == ("a", 0.25)
+    assert largest_difference({"a": 1.0}, {"b": 0.5}) == ("a", 1.0)
+    assert largest_difference({}, {}) == ("", 0.0)
+
+
+def test_pruning_may_decide_otherwise_at_its_threshold_only() -> None:
+    ours, theirs = {"a": 3.0, "b": 0.3}, {"a": 3.0}
+    assert largest_difference(ours, theirs, pruned=True) == ("", 0.0)
+    assert largest_difference(theirs, ours, pruned=True) == ("", 0.0)
+    assert largest_difference(ours, theirs) == ("b", 0.3)
+    assert largest_difference({"a": 3.0, "b": 2.0, "c": 0.3}, {"a": 3.0, "c": 0.3}, pruned=True) == ("b", 2.0)
+
+
+def test_an_archive_says_what_must_be_predicted(tmp_path: Path) -> None:
+    expected = expectation(open_archive(archives.encoder_archive(tmp_path / "e.zip")))
+    assert expected is not None
+    assert expected.texts == TEXTS
+    assert all(expected.weights)
+    assert expected.key == "token"
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("5gb", 5 * 1024**3), ("5368709120b", 5368709120), ("1.5kb", 1536), ("12", None), ("xb", None)],
+)
+def test_sizes(text: str, size: int | None) -> None:
+    assert parse_bytes(text) == size
+
+
+def test_the_call_that_changes_all_settings() -> None:
+    problems = [
+        SettingProblem("plugins.a", "one", True),
+        SettingProblem("plugins.b", "two", 7),
+        SettingProblem("plugins.c", "may pass", 95, certain=False),
+    ]
+    with pytest.raises(ClusterSettingsError) as raised:
+        raise_for_problems(problems)
+    assert 'PUT _cluster/settings {"persistent": {"plugins.a": true, "plugins.b": 7}}' in str(raised.value)
+    assert "may pass" not in str(raised.value)
+    raise_for_problems(problems[2:])
+
+
+class TestArchivesIn:
+    def test_one_archive(self, tmp_path: Path) -> None:
+        path = archives.encoder_archive(tmp_path / "a" / "e.zip")
+        assert [found.path for found in archives_in(path)] == [path]
+        assert [found.path for found in archives_in(path.parent)] == [path]
+        with pytest.raises(ArchiveError, match="is onnx, not torchscript"):
+            archives_in(path, "torchscript")
+
+    def test_an_export_means_its_encoder_and_its_tokenizer(self, tmp_path: Path) -> None:
+        onnx = archives.encoder_archive(tmp_path / "onnx" / "e.zip")
+        files = {"m.pt": b"model", "tokenizer.json": archives.tokenizer().to_str()}
+        script = archives.write_zip(tmp_path / "torchscript" / "e.zip", files)
+        assert [found.path for found in archives_in(tmp_path)] == [onnx]
+        tokenizer = archives.tokenizer_archive(tmp_path / "tokenizer" / "t.zip")
+        assert [found.path for found in archives_in(tmp_path)] == [onnx, tokenizer]
+        assert [found.path for found in archives_in(tmp_path, "torchscript")] == [script, tokenizer]
+
+    def test_a_format_that_was_not_exported(self, tmp_path: Path) -> None:
+        archives.encoder_archive(tmp_path / "onnx" / "e.zip")
+        with pytest.raises(ArchiveError, match="no torchscript archive, only onnx"):
+            archives_in(tmp_path, "torchscript")
+
+
+def test_an_untrained_archive_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    path = archives.encoder_archive(tmp_path / "e.zip")
+    archives.write_manifest(path, source={"model": "base", "head": "random"})
+    with pytest.raises(UntrainedEncoderError, match="random projection"):
+        deploy_archive(None, open_archive(path))  # type: ignore[arg-type]
+
+
+def test_ids_that_begin_with_a_hyphen_are_no_options() -> None:
+    ids = ["-SaRD6IBmnDfhX8_wDUh", "wiaHD6IBmnDfhX8_gTXu", "--aRD6IBmnDfhX8_wDUh"]
+    context = delete.make_context("delete", [ids[0], "--yes", ids[1], ids[2]])
+    assert sorted(context.params["names"]) == sorted(ids)
+    assert context.params["yes"] is True
+    with pytest.raises(click.UsageError):
+        delete.make_context("delete", ["--no-such-option"])
