@@ -1,7 +1,7 @@
 """The module that is baked into an archive: encoder, pooling, activation, special tokens and pruning.
 
-ML Commons applies nothing of its own to a model's output (no activation, no pooling, no pruning), so the graph
-has to return the final weights.
+ML Commons applies nothing of its own to a model's output (no activation, no pooling, no pruning), so the
+graph has to return the final weights.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ BAKEABLE = ("max_ratio", "top_k", "abs_value")
 
 
 class BakedEncoder(nn.Module):
-    """Token ids and attention mask, both int64 ``[batch, length]``, to weights, float32 ``[batch, vocabulary]``.
+    """Token ids and attention mask, int64 ``[batch, length]``, to weights, float32 ``[batch, vocabulary]``.
 
     Args:
         modules: Sentence-transformers modules that lead to ``token_embeddings``, logits over the vocabulary.
         pooling: How the weights of a text's tokens become one.
         activation: ``relu`` for log1p(relu(x)) (Formal et al. 2021, "SPLADE v2"; OpenSearch v1 and v2),
-            ``log1p_relu`` for log1p(log1p(relu(x))) (Geng et al. 2024, "Towards Competitive Search Relevance For
-            Inference-Free Learned Sparse Retrievers"; OpenSearch v3).
+            ``log1p_relu`` for log1p(log1p(relu(x))) (Geng et al. 2024, "Towards Competitive Search Relevance
+            For Inference-Free Learned Sparse Retrievers"; OpenSearch v3).
         weight_mask: ``[vocabulary]``, 0 for the tokens that never weigh anything.
         around: Tokens that the tokenizer puts around a text; a text of nothing else has no weights.
         prune: Which weights to keep, see :class:`oskit.encoder.weights.Prune`.
@@ -58,6 +58,7 @@ class BakedEncoder(nn.Module):
                 hint=f"Use {', '.join(BAKEABLE)}, or prune with {prune.type} in the ingest pipeline.",
             )
         self.encoder = nn.ModuleList(modules)
+        self.weight_mask: Tensor
         self.pooling = pooling
         self.double_log = activation == "log1p_relu"
         self.around = around
@@ -74,8 +75,8 @@ class BakedEncoder(nn.Module):
         return weights if self.prune is None else _prune(weights, self.prune)
 
     def _pool(self, logits: Tensor, attention_mask: Tensor) -> Tensor:
-        # A padding position's logits become 0, which every activation maps to 0, the least a weight can be: it
-        # can neither win the maximum nor add to the sum.
+        # A padding position's logits become 0, which every activation maps to 0, the least a weight can be:
+        # it can neither win the maximum nor add to the sum.
         logits = logits.masked_fill(attention_mask.unsqueeze(-1) == 0, 0.0)
         if self.pooling == "sum":
             return self._activate(logits).sum(dim=1)
@@ -114,14 +115,14 @@ class TorchScriptInterface(nn.Module):
 def exportable(modules: Sequence[nn.Module]) -> Iterator[list[nn.Module]]:
     """The modules as they can be traced: on the CPU, in float32, not training, with eager attention.
 
-    Fused attention is unknown to the libtorch of OpenSearch before 3.0. The encoder is as it was afterwards; it
-    is copied only where it is elsewhere or in another precision.
+    Fused attention is unknown to the libtorch of OpenSearch before 3.0. The encoder is as it was afterwards;
+    it is copied only where it is elsewhere or in another precision.
     """
     tensors = [tensor for module in modules for tensor in module.parameters()]
     in_place = all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
     traced = list(modules) if in_place else [deepcopy(module).cpu().float() for module in modules]
     training = [(module, module.training) for root in traced for module in root.modules()]
-    transformers = [
+    transformers: list[Any] = [
         module
         for root in traced
         for module in root.modules()

@@ -51,8 +51,8 @@ def write_onnx(
         )
     with TemporaryDirectory(dir=path.parent) as folder:
         plain = Path(folder) / "plain.onnx" if quantize else path
-        # Unfolded, the transposed copy of tied embeddings is made at load time instead of being stored; a matrix
-        # that is to be quantised must be there as such.
+        # Unfolded, the transposed copy of tied embeddings is made at load time instead of being stored; a
+        # matrix that is to be quantised must be there as such.
         _export(baked, input_ids, mask, plain, fold=quantize)
         if quantize:
             _quantize(plain, path)
@@ -113,8 +113,8 @@ def _check_limits(path: Path) -> None:
     opset = onnx_opset(model)
     if opset > MAX_OPSET or model.ir_version > MAX_IR_VERSION:
         raise ExportError(
-            f"the ONNX model has opset {opset} and IR version {model.ir_version}; the server's ONNX Runtime takes "
-            f"{MAX_OPSET} and {MAX_IR_VERSION} at most",
+            f"the ONNX model has opset {opset} and IR version {model.ir_version}; the server's ONNX Runtime "
+            f"takes {MAX_OPSET} and {MAX_IR_VERSION} at most",
             hint="Export it as TorchScript instead: --format torchscript",
         )
     external = [tensor.name for tensor in model.graph.initializer if tensor.external_data]
@@ -124,4 +124,4 @@ def _check_limits(path: Path) -> None:
 
 def onnx_opset(model: Any) -> int:
     """The opset of the standard operators."""
-    return max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    return max(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))

@@ -1,10 +1,11 @@
-"""The TorchScript model of an archive: traced, checked for operators that old libtorch lacks, reproducible."""
+"""The TorchScript model of an archive: traced, reproducible, of operators that old libtorch knows."""
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, cast
 
 import torch
 
@@ -33,7 +34,7 @@ def write_torchscript(baked: BakedEncoder, input_ids: torch.Tensor, mask: torch.
 
     Args:
         baked: The graph, see :func:`exporters.graph.exportable`.
-        input_ids: Example, int64 ``[batch, length]``, with a padded row so that the mask is part of the trace.
+        input_ids: Example, int64 ``[batch, length]``, with a padded row, so that the mask takes part.
         mask: Its attention mask.
         path: File to write.
 
@@ -60,16 +61,17 @@ def write_torchscript(baked: BakedEncoder, input_ids: torch.Tensor, mask: torch.
 
 def _trace(baked: BakedEncoder, features: dict[str, torch.Tensor]) -> torch.jit.ScriptModule:
     module = TorchScriptInterface(baked).eval()
-    # Of all traces in a process the first is written differently: its classes share files, because their names
-    # are still free, and local values are named by file. So the first one is thrown away.
-    torch.jit.trace(module, (features,), strict=False, check_trace=False)
-    return torch.jit.trace(module, (features,), strict=False, check_trace=False)
+    trace: Any = torch.jit.trace
+    # Of all traces in a process the first is written differently: its classes share files, because their
+    # names are still free, and local values are named by file. So the first one is thrown away.
+    trace(module, (features,), strict=False, check_trace=False)
+    return cast(torch.jit.ScriptModule, trace(module, (features,), strict=False, check_trace=False))
 
 
 def operators(module: torch.jit.ScriptModule) -> frozenset[str]:
     """Names of all operators in a TorchScript module, blocks of control flow included."""
-    blocks = [module.inlined_graph]
-    found = set()
+    blocks: list[Any] = [module.inlined_graph]
+    found: set[str] = set()
     while blocks:
         for node in blocks.pop().nodes():
             found.add(node.kind())
@@ -81,7 +83,7 @@ def _refuse_unknown_operators(found: frozenset[str]) -> None:
     unknown = sorted(found & UNKNOWN_OPERATORS)
     if unknown:
         raise ExportError(
-            f"the encoder uses {', '.join(unknown)}, which the libtorch of OpenSearch before 3.0 does not know",
+            f"the encoder uses {', '.join(unknown)}, unknown to the libtorch of OpenSearch before 3.0",
             hint="Export it as ONNX instead: --format onnx",
         )
 

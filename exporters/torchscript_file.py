@@ -1,8 +1,9 @@
 """Rewriting a saved TorchScript file so that the same module is the same bytes.
 
-``torch.jit.save`` numbers equally named classes with a counter of the process (``___torch_mangle_217``), so a
-second export differs from the first; and its debug records hold the paths of the machine that traced the
-module. Here the classes are numbered by themselves and the debug records, which no runtime needs, are left out.
+``torch.jit.save`` numbers equally named classes with a counter of the process (``___torch_mangle_217``), so
+a second export differs from the first; and its debug records hold the paths of the machine that traced the
+module. Here the classes are numbered by themselves, and the debug records, which no runtime needs, are left
+out.
 """
 
 from __future__ import annotations
@@ -53,10 +54,10 @@ def _canonical_names(code: dict[str, str]) -> tuple[dict[str, str], dict[str, st
         mangled = _MANGLE.match(module)
         base, number = (mangled[1], int(mangled[2])) if mangled else (module, -1)
         for block in _CLASS.split(text):
-            name = _CLASS_NAME.match(block)
-            if name is not None:
-                classes[f"{module}.{name[1]}"] = block
-                groups[base, name[1]].append((number, module))
+            named = _CLASS_NAME.match(block)
+            if named is not None:
+                classes[f"{module}.{named[1]}"] = block
+                groups[base, named[1]].append((number, module))
     renamed = {}
     for (base, name), members in groups.items():
         # The counter only grows, so the order within a group is the order of the modules in the encoder.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import warnings
 from typing import TYPE_CHECKING, Any, Protocol
 
 from oskit.encoder.archive import Archive
@@ -26,6 +27,9 @@ class Backend(Protocol):
     name: str
     """What it runs on, with its version."""
 
+    batches: bool
+    """Whether a text's weights are the same in any batch, so that texts may share one."""
+
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
         """Weights ``[batch, vocabulary]`` of token ids and mask, both ``[batch, length]``."""
         ...
@@ -46,12 +50,11 @@ class OnnxBackend:
         options.log_severity_level = 3
         if threads is not None:
             options.intra_op_num_threads = threads
+        model = archive.read(archive.model_file or "")
+        # Dynamic quantisation scales by the largest value of a batch; the server runs one text at a time.
+        self.batches = b"DynamicQuantizeLinear" not in model
         try:
-            self._session = onnxruntime.InferenceSession(
-                archive.read(archive.model_file or ""), options, providers=["CPUExecutionProvider"]
-            )
-        except ArchiveError:
-            raise
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise ArchiveError(
                 f"{archive.path}: ONNX Runtime cannot load {archive.model_file}: {error}",
@@ -91,12 +94,17 @@ class TorchScriptBackend:
                 hint="Use the ONNX archive of the same export, or: pip install 'oskit[export]'",
             ) from None
         self._torch = torch
+        self.batches = True
         self.name = f"torch {torch.__version__}"
         if threads is not None:
             torch.set_num_threads(threads)
         try:
             content = io.BytesIO(archive.read(archive.model_file or ""))
-            self._module: Any = torch.jit.load(content, map_location="cpu").eval()
+            with warnings.catch_warnings():
+                # TorchScript is deprecated, but it is what ML Commons runs.
+                warnings.simplefilter("ignore", FutureWarning)
+                warnings.simplefilter("ignore", DeprecationWarning)
+                self._module: Any = torch.jit.load(content, map_location="cpu").eval()
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]
             raise ArchiveError(

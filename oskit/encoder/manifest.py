@@ -49,13 +49,17 @@ class Parity(_Record):
 
     texts: int
     max_difference: float
-    """Largest absolute difference of a weight; with quantisation and pruning see ``tolerance``."""
+    """Largest absolute difference of a weight; with pruning, one at the edge may lie on either side of it."""
     mean_difference: float
     """Mean absolute difference over the weights that either side has."""
+    mean_cosine: float
+    """Cosine of the two vectors of a text, the mean of all texts."""
     min_cosine: float
-    """Cosine of the two vectors of a text, the worst of all texts."""
+    """The worst of all texts."""
     tolerance: float
     """What ``max_difference`` was allowed to be."""
+    cosine_tolerance: float | None = None
+    """What ``mean_cosine`` had to be at least, of a quantised archive."""
     runtime: str
     """What ran the archive, for instance ``onnxruntime 1.22.0``."""
 
@@ -65,7 +69,7 @@ class Probe(_Record):
 
     text: str
     weights: dict[str, float]
-    """Keyed in the manifest's ``key_format``."""
+    """The heaviest, keyed in the manifest's ``key_format``."""
 
 
 class Manifest(_Record):
@@ -97,6 +101,8 @@ class Manifest(_Record):
     """Of oskit and of the packages that made the archive."""
     parity: Parity
     probes: tuple[Probe, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What someone who uses the archive should know, one line each."""
     query_archive: str | None = None
     """The tokenizer archive that goes with an inference-free encoder, relative to this manifest's folder."""
 

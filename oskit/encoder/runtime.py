@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,11 @@ import numpy as np
 
 from oskit.encoder.archive import Archive, open_archive
 from oskit.encoder.backends import Backend, open_backend
+from oskit.encoder.batching import checked_texts, encode_in_batches, rows_to_csr
 from oskit.encoder.types import Architecture
 from oskit.encoder.vocabulary import Vocabulary
 from oskit.encoder.weights import TokenWeightsMixin
-from oskit.errors import ArchiveError, EncoderError, UsageError
+from oskit.errors import ArchiveError, EncoderError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,12 +27,6 @@ SERVER_MAX_LENGTH = 512
 
 MISSING_IDF = 1.0
 """What ML Commons gives a query token that ``idf.json`` does not have."""
-
-_LOGITS_BYTES = 400_000_000
-"""Bound of one batch's logits ``[batch, length, vocabulary]``, the largest tensor of an encoder."""
-
-_WINDOW = 64
-"""Batches whose texts are sorted by length together: padding is rare, memory stays bounded."""
 
 
 class ArchiveEncoder(TokenWeightsMixin):
@@ -84,7 +79,9 @@ class ArchiveEncoder(TokenWeightsMixin):
         """
         archive = path if isinstance(path, Archive) else open_archive(path)
         if archive.kind == "tokenizer":
-            side = _TokenizerSide(archive)
+            # Behind an output that is wider than the tokenizer, the manifest knows how wide.
+            size = archive.manifest.vocabulary.size if archive.manifest else None
+            side = _TokenizerSide(archive, size)
             return cls(archive, documents=None, queries=side, architecture="inference-free", query=archive)
         documents = _ModelSide(archive, threads)
         query_archive = _query_archive(archive, query)
@@ -191,20 +188,9 @@ class _ArchiveTokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, special tokens around them; nothing at all for a text without tokens."""
-        encodings = self.tokenizer.encode_batch_fast([_well_formed(text) for text in texts])
+        encodings = self.tokenizer.encode_batch_fast(list(texts))
         ids = (encoding.ids for encoding in encodings)
         return [row if len(row) > self._around else [] for row in ids]
-
-
-def _well_formed(text: str) -> str:
-    """Lone surrogates have no UTF-8, so no request can carry them either: they become U+FFFD."""
-    if not isinstance(text, str):
-        raise UsageError(f"a text is needed to encode, not {type(text).__name__}")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
 
 
 class _ModelSide:
@@ -216,43 +202,18 @@ class _ModelSide:
         # The output's width is the vocabulary's size; the file does not say it in both formats, a run does.
         probe = np.array([self.tokenizer.tokenizer.encode("a").ids or [0]], dtype=np.int64)
         width = self.backend.run(probe, np.ones_like(probe)).shape[1]
-        self.vocabulary = Vocabulary(self.tokenizer.tokenizer, size=width)
+        self.vocabulary = _vocabulary(archive, self.tokenizer.tokenizer, width)
         self._mask = self.vocabulary.weight_mask()
-        self._max_tokens = max(_LOGITS_BYTES // (4 * width), SERVER_MAX_LENGTH)
 
     def encode(self, texts: Sequence[str], batch_size: int) -> csr_matrix:
-        from scipy.sparse import csr_matrix, vstack
-
-        _check(texts, batch_size)
-        window = batch_size * _WINDOW
-        parts = [
-            self._encode_window(texts[start : start + window], batch_size)
-            for start in range(0, len(texts), window)
-        ]
-        if not parts:
-            return csr_matrix((0, self.vocabulary.size), dtype=np.float32)
-        return parts[0] if len(parts) == 1 else vstack(parts, format="csr")
-
-    def _encode_window(self, texts: Sequence[str], batch_size: int) -> csr_matrix:
-        ids = self.tokenizer.encode(texts)
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)
-        rows: list[tuple[NDArray[np.int32], NDArray[np.float32]]] = [_NOTHING] * len(ids)
-        for batch in self._batches([i for i in order if ids[i]], ids, batch_size):
-            weights = self._run([ids[i] for i in batch])
-            for i, row in zip(batch, weights, strict=True):
-                columns = np.flatnonzero(row > 0)
-                rows[i] = columns.astype(np.int32), row[columns]
-        return _csr(rows, self.vocabulary.size)
-
-    def _batches(
-        self, order: Sequence[int], ids: Sequence[Sequence[int]], batch_size: int
-    ) -> Iterator[Sequence[int]]:
-        """Neighbours in length, at most ``batch_size`` texts and ``_max_tokens`` padded tokens at a time."""
-        start = 0
-        while start < len(order):
-            size = max(1, min(batch_size, self._max_tokens // len(ids[order[start]])))
-            yield order[start : start + size]
-            start += size
+        texts = checked_texts(texts, batch_size)
+        return encode_in_batches(
+            texts,
+            tokenize=self.tokenizer.encode,
+            run=self._run,
+            width=self.vocabulary.size,
+            batch_size=batch_size if self.backend.batches else 1,
+        )
 
     def _run(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         length = max(map(len, ids))
@@ -267,42 +228,25 @@ class _ModelSide:
 class _TokenizerSide:
     """Queries without a model: each token once, weighing its IDF; no term frequency."""
 
-    def __init__(self, archive: Archive, size: int | None = None) -> None:
+    def __init__(self, archive: Archive, size: int | None) -> None:
         self.tokenizer = _ArchiveTokenizer(archive)
-        self.vocabulary = Vocabulary(self.tokenizer.tokenizer, size=size)
+        self.vocabulary = _vocabulary(archive, self.tokenizer.tokenizer, size)
         idf: dict[str, float] = json.loads(archive.read("idf.json"))
         # The server looks a token's weight up by its key, so ids with the same key have the same weight.
         weights = [idf.get(key, MISSING_IDF) for key in self.vocabulary.keys]
         self.idf = np.array(weights, dtype=np.float32) * self.vocabulary.weight_mask()
 
     def encode(self, texts: Sequence[str]) -> csr_matrix:
-        _check(texts, 1)
         rows = []
-        for ids in self.tokenizer.encode(texts):
+        for ids in self.tokenizer.encode(checked_texts(texts, 1)):
             columns = np.unique(np.array(ids, dtype=np.int32))
             columns = columns[self.idf[columns] > 0]
             rows.append((columns, self.idf[columns]))
-        return _csr(rows, self.vocabulary.size)
+        return rows_to_csr(rows, self.vocabulary.size)
 
 
-_NOTHING = (np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32))
-
-
-def _csr(rows: Sequence[tuple[NDArray[np.int32], NDArray[np.float32]]], width: int) -> csr_matrix:
-    from scipy.sparse import csr_matrix
-
-    if not rows:
-        return csr_matrix((0, width), dtype=np.float32)
-    indptr = np.concatenate([[0], np.cumsum([len(columns) for columns, _ in rows])])
-    columns = np.concatenate([columns for columns, _ in rows])
-    data = np.concatenate([weights for _, weights in rows])
-    return csr_matrix((data, columns, indptr), shape=(len(rows), width))
-
-
-def _check(texts: Sequence[str], batch_size: int) -> None:
-    if isinstance(texts, str):
-        raise UsageError(
-            "a list of texts is needed to encode, not one text", hint="Put it in a list: [text]."
-        )
-    if batch_size < 1:
-        raise UsageError(f"a batch of {batch_size} texts is not possible", hint="Use 1 or more.")
+def _vocabulary(archive: Archive, tokenizer: Tokenizer, size: int | None) -> Vocabulary:
+    try:
+        return Vocabulary(tokenizer, size=size)
+    except EncoderError as error:
+        raise ArchiveError(f"{archive.path}: {error.message}", hint=error.hint) from error

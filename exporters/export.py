@@ -1,0 +1,318 @@
+"""Export: an encoder becomes archives, each of them proved before it is anyone's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from sentence_transformers import SparseEncoder
+
+from exporters.archive import file_stem, replacing, write_beside, write_zip
+from exporters.graph import BakedEncoder, exportable
+from exporters.onnx import OPSET, write_onnx
+from exporters.parity import (
+    Reference,
+    compare_documents,
+    compare_queries,
+    compute_reference,
+    shared_query_weights,
+)
+from exporters.parts import EncoderParts, take_apart
+from exporters.texts import parity_texts, probe_texts
+from exporters.tokenizer import query_table, table_json
+from exporters.torchscript import write_torchscript
+from oskit.encoder.archive import Archive, open_archive
+from oskit.encoder.manifest import MANIFEST_NAME, Manifest, Parity, Probe, VocabularyRecord
+from oskit.encoder.quiet import quiet_libraries
+from oskit.encoder.runtime import ArchiveEncoder
+from oskit.encoder.weights import Prune
+from oskit.errors import UntrainedEncoderError, UsageError
+
+Format = Literal["torchscript", "onnx"]
+Quantization = Literal["int8"]
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, and how many of how many steps are done."""
+
+_PROBE_WEIGHTS = 200
+_PACKAGES = ("oskit", "torch", "transformers", "sentence-transformers", "tokenizers", "onnx", "onnxruntime")
+_ACTIVATIONS = {"relu": "log1p(relu(x))", "log1p_relu": "log1p(log1p(relu(x)))"}
+
+
+def export_encoder(
+    encoder: SparseEncoder,
+    output_dir: str | Path,
+    *,
+    formats: Sequence[Format] = ("torchscript", "onnx"),
+    name: str | None = None,
+    version: str = "1.0.0",
+    quantize: Quantization | None = None,
+    prune: Prune | None = None,
+    allow_untrained: bool = False,
+    progress: Progress | None = None,
+) -> list[Archive]:
+    """Write an encoder as ML Commons archives.
+
+    Each archive has a folder in ``output_dir`` (``torchscript``, ``onnx``, ``tokenizer`` for the queries of
+    an inference-free encoder) with the zip, its register body and its manifest. Archives of an earlier export
+    in the same place are replaced when the new ones are proved; after an error nothing has changed.
+
+    Args:
+        encoder: A :class:`oskit.encoder.model.NeuralSparseEncoder` or any ``SparseEncoder`` of Transformer
+            (→ Dense) → SpladePooling, also behind a query table.
+        output_dir: Folder to write to; it is made if needed.
+        formats: What to write.
+        name: Name to register by; by default the encoder's folder or repository.
+        version: Version to register by.
+        quantize: ``"int8"`` for 8-bit integers, ONNX only. The archive is a quarter as large and approximate.
+        prune: Pruning to bake into the graph.
+        allow_untrained: Export even a randomly initialised projection.
+        progress: Told of each step.
+
+    Returns:
+        The archives, in the order of ``formats``, the tokenizer archive last.
+
+    Raises:
+        UntrainedEncoderError: The projection is random and ``allow_untrained`` is False.
+        UsageError: The arguments do not go together.
+        ExportError: The encoder cannot be exported.
+        ParityError: An archive does not compute what the encoder does.
+    """
+    _check_arguments(formats, name, version, quantize)
+    parts = take_apart(encoder)
+    if not parts.trained and not allow_untrained:
+        raise UntrainedEncoderError(
+            f"the projection of {parts.source.model} to its vocabulary is random: retrieval is worthless",
+            hint="Train the encoder first; to export it all the same, use --allow-untrained.",
+        )
+    job = _Job(parts, name or _default_name(parts), version, quantize, prune)
+    report = _Steps(progress, 1 + 2 * len(formats) + 2 * (parts.idf is not None))
+    output_dir = Path(output_dir)
+    _refuse_other_export(output_dir, parts)
+    with replacing(output_dir) as staging, quiet_libraries():
+        report("running the encoder")
+        reference = compute_reference(encoder, parts, parity_texts())
+        made = [_export_encoder(job, format_, staging, reference, report) for format_ in formats]
+        if parts.idf is not None:
+            made.append(_export_tokenizer(job, staging, reference, report))
+        names = [path.relative_to(staging) for path in made]
+    return [open_archive(output_dir / path) for path in names]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all archives of one export share."""
+
+    parts: EncoderParts
+    name: str
+    version: str
+    quantize: Quantization | None
+    prune: Prune | None
+
+    def path(self, staging: Path, kind: str) -> Path:
+        folder = staging / kind
+        folder.mkdir()
+        return folder / f"{file_stem(self.name, self.version, kind)}.zip"
+
+
+class _Steps:
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress = progress
+        self._total = total
+        self._done = 0
+
+    def __call__(self, step: str) -> None:
+        if self._progress is not None:
+            self._progress(step, self._done, self._total)
+        self._done += 1
+
+
+def _export_encoder(job: _Job, format_: Format, staging: Path, reference: Reference, report: _Steps) -> Path:
+    path = job.path(staging, format_)
+    report(f"{format_}: writing")
+    # Not named after the encoder: the same encoder is the same archive by any name.
+    model = path.with_name("model.pt" if format_ == "torchscript" else "model.onnx")
+    _write_model(job, format_, model)
+    write_zip(path, {model.name: model, "tokenizer.json": _tokenizer_json(job.parts)})
+    model.unlink()
+    report(f"{format_}: comparing {len(reference.texts)} texts with the encoder")
+    archive = open_archive(path)
+    opened = ArchiveEncoder.open(archive)
+    parity = compare_documents(reference, opened, prune=job.prune, quantized=job.quantize is not None)
+    _describe(job, archive, opened, parity)
+    return path
+
+
+def _write_model(job: _Job, format_: Format, path: Path) -> None:
+    parts = job.parts
+    with exportable(parts.modules) as modules:
+        baked = BakedEncoder(
+            modules,
+            pooling=parts.pooling,
+            activation=parts.activation,
+            weight_mask=torch.from_numpy(parts.vocabulary.weight_mask()),
+            around=parts.around,
+            prune=job.prune,
+        ).eval()
+        if format_ == "torchscript":
+            write_torchscript(baked, *parts.example(), path)
+        else:
+            write_onnx(baked, *parts.example(), path, quantize=job.quantize is not None)
+
+
+def _export_tokenizer(job: _Job, staging: Path, reference: Reference, report: _Steps) -> Path:
+    parts = job.parts
+    assert parts.idf is not None
+    path = job.path(staging, "tokenizer")
+    report("tokenizer: writing")
+    table = query_table(parts.idf, parts.vocabulary)
+    write_zip(path, {"tokenizer.json": _tokenizer_json(parts), "idf.json": table_json(table)})
+    report(f"tokenizer: comparing {len(reference.texts)} texts with the encoder")
+    archive = open_archive(path)
+    opened = ArchiveEncoder.open(archive)
+    _describe(job, archive, opened, compare_queries(reference, opened))
+    return path
+
+
+def _describe(job: _Job, archive: Archive, opened: ArchiveEncoder, parity: Parity) -> None:
+    """Write register body and manifest beside the proved archive."""
+    manifest = _manifest(job, archive, opened, parity)
+    named = replace(archive, name=manifest.name, version=manifest.version, description=manifest.description)
+    write_beside(named, manifest)
+
+
+def _manifest(job: _Job, archive: Archive, opened: ArchiveEncoder, parity: Parity) -> Manifest:
+    parts, vocabulary = job.parts, job.parts.vocabulary
+    is_encoder = archive.kind == "encoder"
+    tokenizer = f"{file_stem(job.name, job.version, 'tokenizer')}.zip"
+    return Manifest(
+        file=archive.path.name,
+        sha256=archive.sha256,
+        size=archive.size,
+        name=job.name if is_encoder else f"{job.name}-tokenizer",
+        version=job.version,
+        description=_description(job, archive),
+        kind=archive.kind,
+        model_format=archive.model_format,
+        function_name=archive.function_name,
+        architecture=parts.architecture,
+        source=parts.source,
+        activation=parts.activation,
+        pooling=parts.pooling,
+        max_length=parts.max_length,
+        prune=str(job.prune) if job.prune is not None and is_encoder else None,
+        quantization=job.quantize if is_encoder else None,
+        vocabulary=VocabularyRecord(
+            size=vocabulary.size,
+            key_format=vocabulary.key_format,
+            special_ids=len(vocabulary.special_ids),
+            ambiguous_keys=len(vocabulary.ambiguous_keys),
+        ),
+        onnx_opset=OPSET if archive.model_format == "ONNX" else None,
+        versions=_versions(),
+        parity=parity,
+        probes=_probes(opened, is_encoder),
+        notes=tuple(_notes(parts)),
+        query_archive=f"../tokenizer/{tokenizer}" if is_encoder and parts.idf is not None else None,
+    )
+
+
+def _probes(opened: ArchiveEncoder, is_encoder: bool) -> tuple[Probe, ...]:
+    key = opened.vocabulary.key_format
+    texts = probe_texts()
+    encode = opened.document_weights if is_encoder else opened.query_weights
+    return tuple(
+        Probe(
+            text=text, weights={key: round(weight, 6) for key, weight in list(row.items())[:_PROBE_WEIGHTS]}
+        )
+        for text, row in zip(texts, encode(texts, key=key), strict=True)
+    )
+
+
+def _notes(parts: EncoderParts) -> list[str]:
+    notes = []
+    vocabulary = parts.vocabulary
+    if vocabulary.is_ambiguous:
+        notes.append(
+            f"{len(vocabulary.ambiguous_keys)} texts stand for several tokens each: use token ids as keys."
+        )
+    if parts.idf is not None and (shared := shared_query_weights(parts.idf, vocabulary)):
+        notes.append(
+            f"{shared} tokens have another query weight on the cluster: it looks weights up by a token's "
+            "text, so tokens with one text share the largest."
+        )
+    if not parts.trained:
+        notes.append("The projection to the vocabulary is random: retrieval with it is worthless.")
+    return notes
+
+
+def _description(job: _Job, archive: Archive) -> str:
+    """One line of the characters that ML Commons takes."""
+    parts = job.parts
+    if archive.kind == "tokenizer":
+        text = f"Tokenizer and query weights of the sparse encoder {job.name}"
+    else:
+        extras = [extra for extra in (job.quantize, job.prune and f"pruned by {job.prune}") if extra]
+        text = ", ".join(
+            [f"Neural sparse encoder, {parts.architecture}", _ACTIVATIONS[parts.activation], *extras]
+        )
+    return re.sub(_UNSAFE, "-", f"{text}. From {parts.source.model}, exported by oskit.")
+
+
+_UNSAFE = r"[^\w\s.,!?():@\-/'\"]"
+"""Characters that ML Commons refuses in names and descriptions (``StringUtils.SAFE_INPUT_PATTERN``)."""
+
+
+def _default_name(parts: EncoderParts) -> str:
+    name = Path(parts.source.model).name if Path(parts.source.model).exists() else parts.source.model
+    return re.sub(_UNSAFE, "-", name)
+
+
+def _check_arguments(formats: Sequence[str], name: str | None, version: str, quantize: str | None) -> None:
+    unknown = [format_ for format_ in formats if format_ not in get_args(Format)]
+    if unknown or not formats or len(set(formats)) < len(formats):
+        raise UsageError(
+            f"cannot export the formats {', '.join(formats) or 'none'}",
+            hint="Use torchscript, onnx, or both.",
+        )
+    if quantize is not None and quantize not in get_args(Quantization):
+        raise UsageError(f"unknown quantisation {quantize!r}", hint="Use int8.")
+    if quantize is not None and "torchscript" in formats:
+        raise UsageError("TorchScript archives cannot be quantised", hint="Quantise ONNX: --format onnx")
+    for what, text in (("name", name), ("version", version)):
+        if text is not None and (not text.strip() or re.search(_UNSAFE, text)):
+            raise UsageError(
+                f"ML Commons does not take the {what} {text!r}",
+                hint="Use letters, digits, spaces and . , ! ? ( ) : @ - _ / ' \" only.",
+            )
+
+
+def _refuse_other_export(output_dir: Path, parts: EncoderParts) -> None:
+    """Archives of two encoders in one folder would be taken for one export."""
+    for path in sorted(output_dir.glob(f"*/{MANIFEST_NAME}")):
+        other = Manifest.read(path)
+        if (other.source.model, other.architecture) != (parts.source.model, parts.architecture):
+            raise UsageError(
+                f"{path.parent} holds an archive of another encoder, {other.source.model} "
+                f"({other.architecture})",
+                hint="Choose another folder with -o, or remove it.",
+            )
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = package_version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _tokenizer_json(parts: EncoderParts) -> bytes:
+    return parts.tokenizer.to_str().encode()

@@ -1,0 +1,237 @@
+"""Proof that an archive computes what its encoder does: it is opened again, run and compared.
+
+The reference is sentence-transformers' own ``encode_document`` and ``encode_query``: its tokenisation,
+attention and pooling, of which nothing is shared with the graph in the archive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from sentence_transformers import SparseEncoder
+
+from exporters.parts import EncoderParts
+from exporters.tokenizer import merged_idf
+from oskit.encoder.batching import LOGITS_BYTES
+from oskit.encoder.manifest import Parity
+from oskit.encoder.runtime import ArchiveEncoder
+from oskit.encoder.vocabulary import Vocabulary
+from oskit.encoder.weights import Prune
+from oskit.errors import ParityError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TOLERANCE = 1e-4
+"""Largest difference of a weight: more than float32 arithmetic in another order makes, less than matters."""
+
+QUANTIZED_TOLERANCE = 0.5
+QUANTIZED_COSINE = 0.99
+"""What 8-bit integers may change: no weight by more than the first, and the mean cosine of the texts' vectors
+with the encoder's not to below the second. A single text in a language the encoder never saw may be worse."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the encoder computes for the texts, as the cluster should: special tokens zero, empty texts empty.
+
+    Attributes:
+        texts: The texts.
+        documents: ``[texts, vocabulary]``.
+        queries: The same of an inference-free encoder's queries, else None.
+    """
+
+    texts: tuple[str, ...]
+    documents: NDArray[np.float32]
+    queries: NDArray[np.float32] | None
+
+
+def compute_reference(encoder: SparseEncoder, parts: EncoderParts, texts: Sequence[str]) -> Reference:
+    """Run the encoder over the texts by sentence-transformers.
+
+    Raises:
+        ParityError: ``tokenizer.json`` does not give the ids that the encoder's tokenizer gives.
+    """
+    ids = _token_ids(parts, texts)
+    has_tokens = np.array([len(row) > parts.around for row in ids], dtype=np.float32)[:, None]
+    mask = parts.vocabulary.weight_mask()
+    batch_size = max(1, min(32, LOGITS_BYTES // (4 * parts.vocabulary.size * parts.max_length)))
+    with _as_on_the_cluster(encoder, parts.max_length) as reference:
+        documents = _dense(reference.encode_document(list(texts), **_options(batch_size)))
+        documents = documents * mask * has_tokens
+        queries = None
+        if parts.idf is not None:
+            queries = _dense(reference.encode_query(list(texts), **_options(batch_size)))
+            queries = _queries_on_the_cluster(queries, ids, parts)
+    return Reference(tuple(texts), documents, queries)
+
+
+def compare_documents(
+    reference: Reference, archive: ArchiveEncoder, *, prune: Prune | None, quantized: bool
+) -> Parity:
+    """Compare an encoder archive with the encoder.
+
+    Raises:
+        ParityError: They differ by more than is allowed.
+    """
+    actual = archive.document_matrix(reference.texts).toarray()
+    expected = reference.documents
+    if prune is not None:
+        expected = _prune_like(expected, actual, prune, QUANTIZED_TOLERANCE if quantized else TOLERANCE)
+    return _judge(reference.texts, expected, actual, archive, quantized=quantized)
+
+
+def compare_queries(reference: Reference, archive: ArchiveEncoder) -> Parity:
+    """Compare a tokenizer archive with the encoder's queries.
+
+    Raises:
+        ParityError: They differ by more than is allowed.
+    """
+    assert reference.queries is not None
+    actual = archive.query_matrix(reference.texts).toarray()
+    # Columns beyond the tokenizer's vocabulary, of padded embeddings, never weigh anything.
+    expected = reference.queries[:, : actual.shape[1]]
+    return _judge(reference.texts, expected, actual, archive, quantized=False)
+
+
+def _token_ids(parts: EncoderParts, texts: Sequence[str]) -> list[list[int]]:
+    own = parts.hf_tokenizer(list(texts), truncation=True, max_length=parts.max_length)["input_ids"]
+    archived = [encoding.ids for encoding in parts.tokenizer.encode_batch(list(texts))]
+    for text, expected, actual in zip(texts, own, archived, strict=True):
+        if expected != actual:
+            raise ParityError(
+                f"tokenizer.json alone gives {len(actual)} tokens for {_short(text)}, the encoder's "
+                f"{type(parts.hf_tokenizer).__name__} {len(expected)}, or others",
+                hint="ML Commons has tokenizer.json only: use a tokenizer that needs no Python code.",
+            )
+    return archived
+
+
+def _queries_on_the_cluster(
+    queries: NDArray[np.float32], ids: Sequence[Sequence[int]], parts: EncoderParts
+) -> NDArray[np.float32]:
+    """The same with what the server does besides: special tokens count as length, keys are shared."""
+    assert parts.idf is not None
+    presence = np.zeros_like(queries)
+    for row, tokens in zip(presence, ids, strict=True):
+        row[list(tokens)] = 1
+    merged = merged_idf(parts.idf, parts.vocabulary)
+    shared = merged != parts.idf
+    expected = queries * presence * parts.vocabulary.weight_mask()
+    expected[:, shared] = presence[:, shared] * merged[shared]
+    return np.asarray(expected, dtype=np.float32)
+
+
+def _prune_like(
+    expected: NDArray[np.float32], actual: NDArray[np.float32], rule: Prune, tolerance: float
+) -> NDArray[np.float32]:
+    """Prune the reference; a weight within the tolerance of the edge goes as it went in the archive."""
+    if rule.type == "max_ratio":
+        edge = expected.max(axis=1, keepdims=True) * np.float32(rule.ratio)
+    elif rule.type == "top_k":
+        k = min(int(rule.ratio), expected.shape[1])
+        edge = -np.partition(-expected, k - 1, axis=1)[:, k - 1 : k]
+    else:
+        edge = np.full((len(expected), 1), rule.ratio, dtype=np.float32)
+    kept = expected >= edge
+    at_edge = np.abs(expected - edge) <= tolerance
+    return np.where(np.where(at_edge, actual > 0, kept), expected, 0).astype(np.float32)
+
+
+def _judge(
+    texts: Sequence[str],
+    expected: NDArray[np.float32],
+    actual: NDArray[np.float32],
+    archive: ArchiveEncoder,
+    *,
+    quantized: bool,
+) -> Parity:
+    difference = np.abs(expected - actual)
+    either = (expected > 0) | (actual > 0)
+    cosines = _cosines(expected, actual)
+    parity = Parity(
+        texts=len(texts),
+        max_difference=float(difference.max()),
+        mean_difference=float(difference[either].mean()) if either.any() else 0.0,
+        mean_cosine=round(float(cosines.mean()), 6),
+        min_cosine=round(float(cosines.min()), 6),
+        tolerance=QUANTIZED_TOLERANCE if quantized else TOLERANCE,
+        cosine_tolerance=QUANTIZED_COSINE if quantized else None,
+        runtime=archive.runtime or "tokenizers",
+    )
+    what = f"{archive.archive.path.name} does not compute what the encoder does"
+    if not parity.max_difference <= parity.tolerance:
+        row, column = divmod(int(difference.argmax()), difference.shape[1])
+        token = archive.vocabulary.token_of(column)
+        raise ParityError(
+            f"{what}: for {_short(texts[row])} the token {token!r} weighs {actual[row, column]:.5f} instead "
+            f"of {expected[row, column]:.5f} (allowed difference {parity.tolerance:g})",
+            hint="Export the other format, or without --quantize; and report the encoder's architecture.",
+        )
+    if quantized and parity.mean_cosine < QUANTIZED_COSINE:
+        raise ParityError(
+            f"{what}: the mean cosine of their vectors is {parity.mean_cosine:.4f}, at least "
+            f"{QUANTIZED_COSINE} is needed",
+            hint="This encoder does not bear 8-bit integers: export it without --quantize.",
+        )
+    return parity
+
+
+def _cosines(expected: NDArray[np.float32], actual: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Cosine of each pair of rows; two empty rows are the same, an empty one and another are not."""
+    lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(actual, axis=1)
+    products = np.einsum("ij,ij->i", expected.astype(np.float64), actual.astype(np.float64))
+    both_empty = ~expected.any(axis=1) & ~actual.any(axis=1)
+    cosines = np.divide(products, lengths, out=np.zeros(len(products)), where=lengths > 0)
+    return np.where(both_empty, 1.0, cosines)
+
+
+@contextmanager
+def _as_on_the_cluster(encoder: SparseEncoder, max_length: int) -> Iterator[SparseEncoder]:
+    """The encoder reading as much of a text as the server does, in float32, keeping all weights."""
+    tensors = list(encoder.parameters())
+    exact = all(tensor.dtype == torch.float32 for tensor in tensors)
+    reference: Any = encoder if exact else deepcopy(encoder).float()
+    tokenizers = {
+        id(module.tokenizer): module.tokenizer for module in reference.modules() if _tokenizes(module)
+    }
+    lengths = [(tokenizer, tokenizer.model_max_length) for tokenizer in tokenizers.values()]
+    max_active_dims, training = reference.max_active_dims, reference.training
+    try:
+        reference.eval()
+        reference.max_active_dims = None
+        for tokenizer, _ in lengths:
+            tokenizer.model_max_length = max_length
+        yield reference
+    finally:
+        reference.max_active_dims = max_active_dims
+        for tokenizer, length in lengths:
+            tokenizer.model_max_length = length
+        reference.train(training)
+
+
+def _tokenizes(module: Any) -> bool:
+    return getattr(getattr(module, "tokenizer", None), "model_max_length", None) is not None
+
+
+def _options(batch_size: int) -> dict[str, Any]:
+    return {"batch_size": batch_size, "show_progress_bar": False, "convert_to_sparse_tensor": True}
+
+
+def _dense(embeddings: Any) -> NDArray[np.float32]:
+    return np.asarray(embeddings.to_dense().float().cpu().numpy())
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:40]}…")
+
+
+def shared_query_weights(idf: NDArray[np.float32], vocabulary: Vocabulary) -> int:
+    """How many tokens get another query weight on the cluster, because they share their key with others."""
+    return int((merged_idf(idf, vocabulary) != idf).sum())

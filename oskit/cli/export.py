@@ -1,0 +1,165 @@
+"""``oskit export``: an encoder becomes ML Commons archives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from oskit.cli.options import output_options
+from oskit.cli.output import Output
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from oskit.encoder.archive import Archive
+
+
+@click.command("export")
+@click.argument("model")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["torchscript", "onnx", "both"]),
+    help="What to write.  [both; onnx with --quantize]",
+)
+@click.option(
+    "--quantize",
+    type=click.Choice(["int8"]),
+    help="8-bit integers: a quarter of the size, approximate weights. ONNX only.",
+)
+@click.option(
+    "--prune",
+    metavar="TYPE:RATIO",
+    help="Drop small weights in the graph: max_ratio:0.1 keeps weights of at least a tenth of the largest, "
+    "top_k:200 the 200 largest, abs_value:0.05 those of at least 0.05.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False),
+    default="export",
+    show_default=True,
+    help="Folder to write to.",
+)
+@click.option("--name", help="Name to register the model by.  [the encoder's own]")
+@click.option("--version", default="1.0.0", show_default=True, help="Version to register it by.")
+@click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub repository.")
+@click.option("--allow-untrained", is_flag=True, help="Export even an encoder whose projection is random.")
+@click.option(
+    "--trust-remote-code", is_flag=True, help="Run Python code that the encoder brings. Read it first."
+)
+@output_options
+def export(
+    model: str,
+    format_: str | None,
+    quantize: Literal["int8"] | None,
+    prune: str | None,
+    output: str,
+    name: str | None,
+    version: str,
+    revision: str | None,
+    allow_untrained: bool,
+    trust_remote_code: bool,
+    out: Output,
+) -> None:
+    """Pack MODEL (a folder or a Hub repository) into archives for ML Commons.
+
+    Each archive is opened again, run, and compared with the encoder over more than 200 texts; if a weight
+    differs by more than 0.0001, nothing is written. For an inference-free encoder a tokenizer archive for the
+    queries is written as well.
+
+    \b
+    Examples:
+      oskit export ./my-encoder -o archives
+      oskit export opensearch-project/opensearch-neural-sparse-encoding-doc-v3-distill --format onnx
+      oskit export ./my-encoder --quantize int8 --prune max_ratio:0.1
+    """
+    from oskit.encoder.weights import Prune
+
+    rule = Prune.parse(prune) if prune else None
+    formats = _formats(format_, quantize)
+    encoder = _load(model, revision, allow_untrained, trust_remote_code)
+    from exporters import export_encoder
+
+    with out.progress("Exporting", unit="steps") as bar:
+        archives = export_encoder(
+            encoder,
+            Path(output),
+            formats=formats,
+            name=name,
+            version=version,
+            quantize=quantize,
+            prune=rule,
+            allow_untrained=allow_untrained,
+            progress=lambda step, done, total: bar.update(step, completed=done, total=total),
+        )
+    for note in dict.fromkeys(
+        note for archive in archives if archive.manifest for note in archive.manifest.notes
+    ):
+        out.warn(note)
+    out.result([_record(archive) for archive in archives], lambda console: _print(console, archives))
+
+
+def _formats(format_: str | None, quantize: str | None) -> tuple[Literal["torchscript", "onnx"], ...]:
+    if format_ == "torchscript":
+        return ("torchscript",)
+    return ("onnx",) if format_ == "onnx" or (format_ is None and quantize) else ("torchscript", "onnx")
+
+
+def _load(model: str, revision: str | None, allow_untrained: bool, trust_remote_code: bool) -> Any:
+    try:
+        from oskit.encoder.model import NeuralSparseEncoder
+    except ImportError as error:
+        from oskit.errors import MissingDependencyError
+
+        if error.name is None or error.name.startswith("oskit"):
+            raise
+        raise MissingDependencyError.for_extra("Exporting", error.name, "export") from error
+    return NeuralSparseEncoder.from_pretrained(
+        model,
+        revision=revision,
+        device="cpu",
+        trust_remote_code=trust_remote_code,
+        fallback=allow_untrained,
+    )
+
+
+def _record(archive: Archive) -> dict[str, Any]:
+    assert archive.manifest is not None
+    return {
+        "path": archive.path,
+        "kind": archive.kind,
+        "model_format": archive.model_format,
+        "size": archive.size,
+        "sha256": archive.sha256,
+        "parity": archive.manifest.parity,
+        "notes": archive.manifest.notes,
+    }
+
+
+def _print(console: Console, archives: Sequence[Archive]) -> None:
+    from rich.filesize import decimal
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("archive", "size", "largest difference", "texts", "sha256"):
+        table.add_column(
+            title, justify="left" if title in ("archive", "sha256") else "right", overflow="fold"
+        )
+    for archive in archives:
+        assert archive.manifest is not None
+        parity = archive.manifest.parity
+        table.add_row(
+            f"{archive.path.parent.name}/{archive.path.name}",
+            decimal(archive.size),
+            f"{parity.max_difference:.1e} of {parity.tolerance:g}",
+            str(parity.texts),
+            archive.sha256[:16],
+        )
+    folder = archives[0].path.parent.parent
+    console.print(f"{folder}/", style="bold", soft_wrap=True)
+    console.print(table)
+    console.print(f"\nNext: oskit deploy {folder}", soft_wrap=True)
