@@ -95,6 +95,7 @@ class BulkSender:
         self._stop = stop or threading.Event()
         self._limit = _MAX_DOCUMENTS
         self._ceiling = _MAX_DOCUMENTS
+        self._failures = 0  # requests in a row that failed as a whole
         self._params: dict[str, Any] = {
             "pipeline": pipeline,
             "filter_path": "items.*.status,items.*.error",
@@ -117,8 +118,8 @@ class BulkSender:
         while waiting and not self._stop.is_set():
             batch = [waiting.popleft() for _ in range(min(self._limit, len(waiting)))]
             again = self._send_batch(batch, outcome)
-            busy = max((pending.attempts for pending in again), default=0)
-            if busy:
+            busy = max([self._failures, *(pending.attempts for pending in again)])
+            if again and busy:
                 outcome.retries += len(again)
                 self._limit = max(1, len(batch) // 2)
                 self._stop.wait(self._wait_s(busy))
@@ -139,6 +140,7 @@ class BulkSender:
             answer = self._client.bulk(body=body, index=self._index, params=dict(self._params))
         except TransportError as failure:
             return self._after_failure(failure, batch, outcome)
+        self._failures = 0
         items = answer.get("items") or []
         if len(items) != len(batch):
             raise IndexingError(f"the cluster answered for {len(items)} of {len(batch)} documents")
@@ -158,9 +160,8 @@ class BulkSender:
             if status == 413:
                 self._ceiling = self._limit
             return batch
-        if is_transient(failure) and all(p.attempts + 1 < self._policy.attempts for p in batch):
-            for pending in batch:
-                pending.attempts += 1
+        self._failures += 1
+        if is_transient(failure) and self._failures < self._policy.attempts:
             return batch
         with cluster_errors(f"index documents into {self._index!r}", IndexingError):
             raise failure

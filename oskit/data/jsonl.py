@@ -45,9 +45,9 @@ def parse_line(line: bytes, names: FieldNames, where: str) -> Document | Refusal
     except (ValueError, RecursionError) as error:
         identity = record.get("_id") if isinstance(record, dict) else None
         reason = "the JSON is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        return Refusal(
-            where, reason, line.decode("utf-8", "surrogateescape"), str(identity) if identity else None
-        )
+        # Only the beginning of a line that is too long is known, and it is no use to anybody.
+        raw = line.decode("utf-8", "surrogateescape") if len(line) <= MAX_LINE_BYTES else ""
+        return Refusal(where, reason, raw, str(identity) if identity else None)
 
 
 def load_object(line: bytes) -> dict[str, Any]:

@@ -9,17 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faulty_proxy import Fault, FaultyProxy
 from opensearchpy import OpenSearch
 from tiny_models import TinyModels, documents, index, tiny
 
 from oskit.cli.main import main
 from oskit.cluster import ingest as ingest_module
+from oskit.cluster.connection import ConnectionSettings, connect
 from oskit.cluster.indexes import IndexSettings, SparseVectorParameters, create_index, read_index
 from oskit.cluster.ingest import IngestInterrupted, ingest
+from oskit.cluster.retry import RetryPolicy
 from oskit.data.documents import Document, Refusal
 from oskit.data.files import read_documents
 from oskit.encoder.weights import Prune, prune
-from oskit.errors import DataError, IndexingError, ModelError, UsageError
+from oskit.errors import ClusterConnectionError, DataError, IndexingError, ModelError, UsageError
 
 __all__ = ["index", "tiny"]
 
@@ -331,3 +334,53 @@ def test_weights_are_sent_exactly(client, tiny: TinyModels, index):
         assert {key: np.float32(weight) for key, weight in sent.items()} == {
             key: np.float32(weight) for key, weight in weights.items()
         }
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"), [("status", 503), ("status", 429), ("status", 413), ("reset", 0), ("lose-answer", 0)]
+)
+def test_a_network_that_fails_loses_nothing(cluster_url, client, tiny: TinyModels, index, kind, status):
+    fault = Fault(r"POST /.*_bulk", kind, times=2, status=status)
+    policy = RetryPolicy(attempts=5, first_wait_s=0.01, max_wait_s=0.02)
+    with FaultyProxy(cluster_url, fault) as proxy:
+        report = ingest(
+            connect(ConnectionSettings(url=proxy.url)),
+            index,
+            documents(),
+            encoder=tiny.encoder,
+            bulk_documents=20,
+            workers=1,
+            policy=policy,
+        )
+        assert fault.times == 0
+        # A lost answer makes the cluster index the same documents twice, under the same ids.
+        assert proxy.count(r"_bulk") >= 4
+    assert (report.read, report.indexed, report.refused) == (40, 40, 0)
+    assert len(stored(client, index)) == 40
+
+
+def test_a_cluster_that_goes_away_is_one_error(cluster_url, client, tiny: TinyModels, index, tmp_path):
+    policy = RetryPolicy(attempts=2, first_wait_s=0.01, max_wait_s=0.02)
+    letters = tmp_path / "refused.jsonl"
+    with FaultyProxy(cluster_url) as proxy:
+        lost = connect(ConnectionSettings(url=proxy.url))
+
+        def stream() -> Iterator[Document]:
+            for number in range(40):
+                if number == 20:
+                    proxy.faults.append(Fault("_bulk", "reset", times=1000))
+                yield Document(f"{number}", "fox")
+
+        with pytest.raises(ClusterConnectionError, match=r"closed the connection \(after \d+ documents"):
+            ingest(
+                lost,
+                index,
+                stream(),
+                encoder=tiny.encoder,
+                batch_size=1,
+                bulk_documents=4,
+                policy=policy,
+                dead_letter=letters,
+            )
+    assert not letters.exists(), "nothing is the documents' fault"
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("oskit-bulk")]

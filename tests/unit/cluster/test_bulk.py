@@ -1,0 +1,120 @@
+"""What becomes of the items of a bulk request, whatever the cluster answers."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scripted_bulk import ScriptedBulk
+
+from oskit.cluster.bulk import BulkItem, BulkOutcome, BulkSender
+from oskit.cluster.retry import RetryPolicy
+from oskit.data.documents import Document
+from oskit.errors import ClusterAuthError, ClusterError, IndexingError
+
+FAST = RetryPolicy(attempts=4, first_wait_s=0.001, max_wait_s=0.002)
+
+
+def items(count: int) -> list[BulkItem]:
+    return [
+        BulkItem(Document(f"{n}", "x"), f'{{"index":{{"_id":"{n}"}}}}\n{{"text":"x"}}\n'.encode())
+        for n in range(count)
+    ]
+
+
+def send(script, count: int) -> tuple[BulkOutcome, list[list[str]]]:
+    with ScriptedBulk(script) as server:
+        outcome = BulkSender(server.client, "i", policy=FAST).send(items(count))
+    return outcome, server.requests
+
+
+def test_only_the_items_that_failed_are_sent_again():
+    attempts: Counter[str] = Counter()
+
+    def script(ids):
+        attempts.update(ids)
+        return [429 if int(i) % 3 == 0 and attempts[i] == 1 else 201 for i in ids]
+
+    outcome, _ = send(script, 10)
+    assert (outcome.indexed, outcome.refused, outcome.retries) == (10, [], 4)
+    assert {i for i, count in attempts.items() if count > 1} == {"0", "3", "6", "9"}
+
+
+def test_what_stays_refused_comes_back_with_its_reason():
+    outcome, _ = send(lambda ids: [400 if i == "1" else 429 if i == "2" else 200 for i in ids], 4)
+    assert outcome.indexed == 2
+    refused = {item.document.id: item for item in outcome.refused}
+    assert {i: item.status for i, item in refused.items()} == {"1": 400, "2": 429}
+    assert refused["1"].reason == "item_exception: item 400; illegal_argument_exception: because"
+
+
+def test_a_document_that_fails_whole_requests_is_found_by_halving():
+    outcome, requests = send(lambda ids: 400 if "5" in ids else [201] * len(ids), 16)
+    assert outcome.indexed == 15
+    assert [item.document.id for item in outcome.refused] == ["5"]
+    assert len(requests) < 16
+
+
+def test_requests_that_are_too_large_shrink_for_good():
+    outcome, requests = send(lambda ids: 413 if len(ids) > 3 else [201] * len(ids), 40)
+    assert (outcome.indexed, outcome.refused) == (40, [])
+    sizes = [len(ids) for ids in requests]
+    assert sizes[:5] == [40, 20, 10, 5, 2]
+    assert max(sizes[5:]) == 2
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_a_busy_cluster_gets_smaller_requests_later(status: int):
+    answers = iter([status, status])
+    outcome, requests = send(lambda ids: next(answers, None) or [201] * len(ids), 8)
+    assert outcome.indexed == 8
+    assert [len(ids) for ids in requests[:3]] == [8, 4, 2]
+
+
+def test_a_cluster_that_stays_busy_is_given_up():
+    with pytest.raises(ClusterError, match="index documents into 'i'"):
+        send(lambda ids: 503, 4)
+    with pytest.raises(ClusterAuthError):
+        send(lambda ids: 401, 4)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_what_is_no_documents_fault_ends_the_load(status: int):
+    outcome = BulkOutcome()
+    with (
+        ScriptedBulk(lambda ids: [201, status]) as server,
+        pytest.raises(IndexingError, match=f"item {status}"),
+    ):
+        BulkSender(server.client, "i", policy=FAST).send(items(2), outcome)
+    assert outcome.indexed == 1, "what was done before is known"
+
+
+def test_stop_ends_the_waiting():
+    stop = threading.Event()
+
+    def script(ids):
+        stop.set()
+        return 503
+
+    with ScriptedBulk(script) as server:
+        outcome = BulkSender(server.client, "i", policy=RetryPolicy(9, 60, 60), stop=stop).send(items(3))
+    assert (outcome.indexed, outcome.refused) == (0, [])
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(1, 30),
+    st.lists(st.none() | st.sampled_from([413, 429, 503]), max_size=10),
+    st.lists(st.sampled_from([200, 201, 400, 429, 500, 503]), min_size=1, max_size=40),
+)
+def test_every_item_is_settled_exactly_once(count: int, requests: list, statuses: list):
+    of_request, of_item = iter(requests), itertools.cycle(statuses)
+    policy = RetryPolicy(attempts=12, first_wait_s=0.0001, max_wait_s=0.0001)
+    with ScriptedBulk(lambda ids: next(of_request, None) or [next(of_item) for _ in ids]) as server:
+        outcome = BulkSender(server.client, "i", policy=policy).send(items(count))
+    assert outcome.indexed + len(outcome.refused) == count
+    assert len({item.document.id for item in outcome.refused}) == len(outcome.refused)

@@ -1,0 +1,174 @@
+"""The lines of a bulk request, the dead letters, and what an index is made of."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from oskit.cluster.account import Account
+from oskit.cluster.dead_letter import DeadLetterFile
+from oskit.cluster.indexes import (
+    EncoderIdentity,
+    IndexInfo,
+    IndexSettings,
+    SparseVectorParameters,
+    check_index_name,
+    check_vocabulary,
+    index_body,
+    key_for,
+)
+from oskit.cluster.ingest import dry_run
+from oskit.cluster.items import ItemMaker
+from oskit.cluster.search import _payload_weight
+from oskit.data.documents import Document, FieldNames, Refusal
+from oskit.data.jsonl import parse_line
+from oskit.errors import DataError, UsageError
+
+INFO = IndexInfo("i", "rank_features", "token")
+
+
+class Fixed:
+    """An encoder that gives every text the same weights."""
+
+    architecture = "symmetric"
+
+    def __init__(self, weights: dict[str, float]) -> None:
+        self.weights = weights
+
+    def document_weights(self, texts, *, batch_size=32, key="token"):
+        return [self.weights for _ in texts]
+
+
+def lines(document: Document, weights: dict[str, float] | None = None) -> tuple[dict, dict]:
+    maker = ItemMaker(INFO, Fixed(weights) if weights is not None else None, None, 8)
+    (item,) = maker.make([document])
+    action, source = item.payload.decode().splitlines()
+    return json.loads(action), json.loads(source)
+
+
+def test_the_lines_of_a_document():
+    document = Document("é\n1", 'a "b"', "t", {"n": 1}, text_field="body", title_field="head")
+    action, source = lines(document, {'"': 1.5, "\N{GRINNING FACE}": 0.25})
+    assert action == {"index": {"_id": "é\n1"}}
+    assert source == {
+        "head": "t",
+        "body": 'a "b"',
+        "n": 1,
+        "passage": 't a "b"',
+        "embedding": {'"': 1.5, "\N{GRINNING FACE}": 0.25},
+    }
+    assert "embedding" not in lines(document)[1]
+
+
+def test_weights_that_the_index_refuses_are_not_sent():
+    weights = {
+        "a": 1.0,
+        "zero": 0.0,
+        "negative": -1.0,
+        "nan": math.nan,
+        "subnormal": 1e-39,
+        "infinite": math.inf,
+    }
+    assert lines(Document("1", "a"), weights)[1]["embedding"] == {"a": 1.0}
+    assert "embedding" not in lines(Document("1", "a"), {"zero": 0.0})[1]
+
+
+def test_values_that_json_has_not_are_cleaned():
+    fields = {"nan": math.nan, "set": {1}, "lone": "\ud800", "tuple": (1, 2)}
+    _, source = lines(Document("\ud800", "\udfff", fields=fields), {"a": 1.0})
+    assert source["text"] == source["lone"] == "\ufffd"
+    assert (source["nan"], source["tuple"], source["set"]) == (None, [1, 2], "{1}")
+    assert source["embedding"] == {"a": 1.0}
+
+
+def test_dead_letters_are_read_back_as_they_were(tmp_path: Path):
+    letters = DeadLetterFile(tmp_path / "refused.jsonl")
+    document = Document("7", "b\udce9", "t", {"n": None}, "body", "head", "f:3")
+    letters.add(document, "the reason", 400)
+    letters.add(Refusal("f:4", "not UTF-8", 'caf\udce9 "x"'), "not UTF-8")
+    letters.close()
+    first, second = (tmp_path / "refused.jsonl").read_bytes().splitlines()
+    assert parse_line(first, FieldNames("other", "else"), "g:1") == Document(
+        "7", "b\ufffd", "t", {"n": None}, "body", "head"
+    )
+    again = parse_line(second, FieldNames(), "g:2")
+    assert isinstance(again, Refusal)
+    assert (again.where, again.raw) == ("f:4", 'caf\udce9 "x"')
+
+
+def test_no_refusal_makes_no_file(tmp_path: Path):
+    letters = DeadLetterFile(tmp_path / "refused.jsonl")
+    letters.close()
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(DataError, match="--dead-letter"):
+        DeadLetterFile(tmp_path / "no" / "folder").add(Document("1", "a"), "x")
+
+
+def test_reasons_are_counted_without_the_ids():
+    told: list[int] = []
+    account = Account("i", None, told.append)
+    for n in range(3):
+        account.refuse(Document(f"id-{n}", "x"), f"the id 'id-{n}' is bad")
+    account.index(5, retries=2)
+    account.duplicate()
+    report = account.report()
+    assert report.reasons == {"the id '…' is bad": 3}
+    assert report.read == 9 == report.indexed + report.refused + report.duplicates == sum(told)
+
+
+def test_a_dry_run_counts():
+    records = [Document("1", "a"), Document("1", "a"), Document("1", "b"), Refusal("f:4", "no text"),
+               Document("2", "c", fields={"embedding": 1})]  # fmt: skip
+    report = dry_run("i", records)
+    assert (report.read, report.indexed, report.refused, report.duplicates) == (5, 1, 3, 1)
+
+
+@pytest.mark.parametrize("name", ["", "A", "a b", "a*", "_all", "-a", "a,b", "a/b", ".a", "x" * 256, 'a"'])
+def test_names_that_mean_something_else(name: str):
+    with pytest.raises(UsageError, match="cannot be an index's name"):
+        check_index_name(name)
+
+
+def test_the_mapping_tells_how_the_index_was_made():
+    info = IndexInfo(
+        "i",
+        "sparse_vector",
+        "id",
+        encode="cluster",
+        encoder=EncoderIdentity("abc", "name", "inference-free", "m", "def", "q"),
+        prune="max_ratio:0.1",
+    )
+    settings = IndexSettings("sparse_vector", sparse_vector=SparseVectorParameters(approximate_threshold=9))
+    body = index_body(info, settings)
+    assert IndexInfo.from_meta("i", body["mappings"]["_meta"]["oskit"]) == info
+    assert body["settings"]["index"]["sparse"] is True
+    assert body["mappings"]["properties"]["embedding"]["method"]["parameters"] == {"approximate_threshold": 9}
+    assert body["mappings"]["_source"] == {"excludes": ["passage"]}
+    assert info.pipeline == "i-sparse-encoding"
+
+
+def test_settings_that_do_not_fit():
+    with pytest.raises(UsageError, match="approximate_threshold: only for sparse_vector"):
+        IndexSettings(sparse_vector=SparseVectorParameters(approximate_threshold=9))
+    with pytest.raises(UsageError, match="unknown index kind"):
+        IndexSettings("dense")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="both be the field"):
+        IndexSettings(passage_field="embedding")
+    with pytest.raises(UsageError, match=r"50,000 tokens.*rank_features"):
+        check_vocabulary("sparse_vector", 50_000)
+    check_vocabulary("sparse_vector", 32_768)
+    check_vocabulary("rank_features", 250_000)
+
+
+def test_keys():
+    assert key_for("rank_features", "token") == "token"
+    assert key_for("rank_features", "id") == "id"
+    assert key_for("sparse_vector", "token") == "id"
+
+
+def test_the_payload_of_an_analyzers_token():
+    assert _payload_weight("[40 de 2 1a]") == pytest.approx(6.93775, abs=1e-4)
+    assert _payload_weight(None) == 1.0
