@@ -116,9 +116,12 @@ def write_configuration(
         "node.portsfile": True,
     }
     merged = {**SETTINGS, **own, **settings}
-    # JSON is YAML, and quotes what must be quoted.
-    lines = [f"{key}: {json.dumps(value)}" for key, value in merged.items()]
-    (folders.config / "opensearch.yml").write_text("\n".join(lines) + "\n")
+    (folders.config / "opensearch.yml").write_text(to_yaml(merged))
+
+
+def to_yaml(settings: Mapping[str, Any]) -> str:
+    """Settings as ``opensearch.yml`` holds them; JSON is YAML, and quotes what must be quoted."""
+    return "".join(f"{key}: {json.dumps(value)}\n" for key, value in settings.items())
 
 
 def _jvm_options(text: str, folders: Folders, java: Java) -> str:

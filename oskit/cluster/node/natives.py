@@ -3,20 +3,15 @@
 They lie in one folder that the environment variable ``PYTORCH_LIBRARY_PATH`` of the server names: DJL's
 documented way, and the only one that survives. A JNI library in a data folder's ``ml_cache`` is deleted when
 DJL unpacks libtorch there, and its jar is refused because its version (0.32.0) is not the engine's (0.31.1).
-
-``python -m oskit.cluster.node.natives DIR`` fetches them for the build of a container image.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
-import sys
 import zipfile
 from pathlib import Path
 
 from oskit.cluster.node.artifacts import PYTORCH_JNI, PYTORCH_NATIVE, resolve
-from oskit.cluster.node.config import ML_SETTINGS
 
 #: Read by ``ai.djl.pytorch.jni.LibUtils``.
 LIBRARY_PATH_VARIABLE = "PYTORCH_LIBRARY_PATH"
@@ -38,14 +33,3 @@ def _unpack(archive: zipfile.ZipFile, members: list[str], folder: Path) -> None:
     for member in members:
         with archive.open(member) as source, (folder / Path(member).name).open("wb") as target:
             shutil.copyfileobj(source, target)
-
-
-def main(target: Path) -> None:
-    """Write the natives to ``target/natives`` and the ML settings to ``target/opensearch.yml``."""
-    write_natives(target / "natives")
-    settings = "".join(f"{key}: {json.dumps(value)}\n" for key, value in ML_SETTINGS.items())
-    (target / "opensearch.yml").write_text(settings)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from oskit.cluster.node.artifacts import ARTIFACTS, OPENSEARCH_VERSION, Progress
-from oskit.cluster.node.config import ML_SETTINGS
+from oskit.cluster.node.config import ML_SETTINGS, to_yaml
 from oskit.cluster.node.distribution import distribution
 from oskit.cluster.node.engine import docker_engine
 from oskit.cluster.node.java import Java, find_java
@@ -175,8 +175,8 @@ def _write_context(archive: tarfile.TarFile, root: Path, java: Java, home: Path)
     for path in sorted(home.iterdir()):
         if path.name != "logs":
             archive.add(path, f"opensearch/{path.name}", filter=_without_settings)
-    settings = (home / "config" / "opensearch.yml").read_text() + "network.host: 0.0.0.0\n"
-    settings += "".join(f"{key}: {_yaml(value)}\n" for key, value in ML_SETTINGS.items())
+    settings = (home / "config" / "opensearch.yml").read_text()
+    settings += to_yaml({"network.host": "0.0.0.0", **ML_SETTINGS})  # noqa: S104 - as the official image
     _add_text(archive, "opensearch/config/opensearch.yml", settings)
     for folder in ("logs", "data"):
         info = tarfile.TarInfo(f"opensearch/{folder}")
@@ -202,10 +202,6 @@ def _executable(info: tarfile.TarInfo) -> tarfile.TarInfo:
 
 def _without_settings(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return None if info.name == "opensearch/config/opensearch.yml" else info
-
-
-def _yaml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _add_text(archive: tarfile.TarFile, name: str, text: str) -> None:
