@@ -69,7 +69,10 @@ def load(kind: type[Encoder], name: str, options: LoadOptions) -> tuple[Encoder,
         UntrainedProjectionWarning: The projection to the vocabulary is random.
     """
     search = Search(options.hub)
-    with quiet_libraries():
+    # Weights that do not matter (a pooler that a checkpoint lacks) are made up at random: seeded, and without
+    # a trace in the caller's random numbers.
+    with quiet_libraries(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
         found = search.find(name, options.base if options.fallback else None)
         with search.recorded(found):
             encoder, missing = _open(kind, found, options)

@@ -62,7 +62,7 @@ def build_modules(
     masked_lm = layout.kind == "transformer" and missing is None
     if not masked_lm:
         check_weights(TransformerPart(part.folder, masked_lm=False), trust_remote_code=trust_remote_code)
-    transformer = _transformer(layout, masked_lm=masked_lm, seed=seed, trust_remote_code=trust_remote_code)
+    transformer = _transformer(layout, masked_lm=masked_lm, trust_remote_code=trust_remote_code)
     modules: list[nn.Module] = [transformer]
     if layout.head is not None and not untrained:
         projection = read_projection(layout.head, hidden_size=hidden_size(transformer))
@@ -82,13 +82,11 @@ def build_modules(
     return Built(modules, missing)
 
 
-def _transformer(layout: Layout, *, masked_lm: bool, seed: int, trust_remote_code: bool) -> Transformer:
+def _transformer(layout: Layout, *, masked_lm: bool, trust_remote_code: bool) -> Transformer:
     settings = layout.settings or {}
     shared = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     folder = layout.transformers[0].folder
-    # A seed, because weights that do not matter (a pooler that a checkpoint lacks) are made up at random.
-    with named_errors(folder), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with named_errors(folder):
         transformer: Transformer = Transformer(
             str(folder),
             transformer_task="fill-mask" if masked_lm else "feature-extraction",
