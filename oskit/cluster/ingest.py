@@ -27,7 +27,7 @@ from oskit.cluster.retry import DEFAULT_POLICY, RetryPolicy
 from oskit.cluster.senders import Senders
 from oskit.data.documents import Document, Refusal
 from oskit.data.duplicates import DuplicateFilter
-from oskit.errors import IndexingError, OskitError, UsageError
+from oskit.errors import ClusterError, IndexingError, OskitError, UsageError
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
@@ -349,4 +349,7 @@ def _with_progress(error: OskitError, report: IngestReport) -> OskitError:
     """The same error, saying how far the load had come."""
     if report.read == 0:
         return error
-    return type(error)(f"{error.message} (after {_done(report)})", hint=error.hint or _RESUME)
+    hint = error.hint
+    if isinstance(error, ClusterError):
+        hint = f"{hint.rstrip('.')}. {_RESUME}" if hint else _RESUME
+    return type(error)(f"{error.message} (after {_done(report)})", hint=hint)
