@@ -21,6 +21,7 @@ if TYPE_CHECKING:
               show_default=True, help="Archives to make and to prove.")  # fmt: skip
 @click.option("--docker", is_flag=True, help="Start OpenSearch in a container instead of a process.")
 @click.option("--keep-node", is_flag=True, help="Leave the node running, with indexes and models in it.")
+@click.option("--configure-cluster", is_flag=True, help="With --url: change the settings in the way.")
 @connection_options
 @output_options
 def demo(
@@ -28,6 +29,7 @@ def demo(
     format_: str,
     docker: bool,
     keep_node: bool,
+    configure_cluster: bool,
     connection: ConnectionSettings,
     out: Output,
 ) -> None:
@@ -59,6 +61,7 @@ def demo(
         connection=connection if _url_was_given() else None,
         docker=docker,
         keep_node=keep_node,
+        configure_cluster=configure_cluster,
     )
     # A terminated demo cleans up like an interrupted one.
     signal.signal(signal.SIGTERM, _interrupt)

@@ -63,9 +63,8 @@ def export_demo(
         step.result = ", ".join(_describe(archive) for archive in made)
     with steps.step("Make an inference-free encoder with the corpus's IDF, and export it") as step:
         idf = corpus_idf(encoder, (document.passage for document in collection.documents()))
-        archives = export_encoder(
-            inference_free(encoder, idf), folder / "inference-free", formats=formats[:1]
-        )
+        other = inference_free(encoder, idf)
+        archives = export_encoder(other, folder / "inference-free", formats=formats[:1], name=NAME)
         tokenizer = next(archive for archive in archives if archive.kind == "tokenizer")
         step.result = _describe(tokenizer)
     by_format = {"ONNX": "onnx", "TORCH_SCRIPT": "torchscript"}

@@ -44,6 +44,7 @@ class DemoOptions:
         connection: An OpenSearch that runs already; None starts one.
         docker: Start it as a container.
         keep_node: Leave it running, with indexes and models in it.
+        configure_cluster: Change settings of ``connection``'s cluster that stand in the way.
 
     Raises:
         UsageError: Options that do not go together.
@@ -54,6 +55,7 @@ class DemoOptions:
     connection: ConnectionSettings | None = None
     docker: bool = False
     keep_node: bool = False
+    configure_cluster: bool = False
 
     def __post_init__(self) -> None:
         if self.connection is not None and (self.docker or self.keep_node):
@@ -86,7 +88,7 @@ def run_demo(options: DemoOptions, tell: Tell = lambda _: None) -> DemoReport:
         job = ClusterJob(client, collection, archives, report, steps)
         if options.connection is not None:
             stack.callback(job.clean_up)
-        job.deploy(configure=options.connection is None)
+        job.deploy(configure=options.connection is None or options.configure_cluster)
         for plan in plans(options.formats):
             job.prove(plan)
     report.steps = steps.done

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 Rows = list[list[str]]
 
+FILE_WIDTH = 120
+"""A file or a pipe has no width of its own; the tables need this much."""
+
 
 def load_rows(report: DemoReport) -> Rows:
     """What was loaded, and by which tier."""
@@ -41,7 +44,7 @@ def archive_rows(report: DemoReport) -> Rows:
     """The archives with their sizes and parity."""
     return [
         [
-            f"{archive.model_format if archive.kind == 'encoder' else 'tokenizer'}: {archive.file}",
+            archive.file,
             f"{archive.bytes / 1e6:.1f} MB",
             f"{archive.parity_texts:,}",
             f"{archive.parity_max_difference:.1e}",
@@ -86,17 +89,18 @@ def index_rows(report: DemoReport) -> Rows:
     ]
 
 
-QUALITY_COLUMNS = ("Retrieval", "nDCG@10", "MRR@10", "R@100", "overlap@10", "p50", "p99")
+QUALITY_COLUMNS = ("Retrieval", "by", "nDCG@10", "MRR@10", "R@100", "overlap@10", "p50", "p99")
 
 
 def quality_rows(report: DemoReport) -> Rows:
     """Cluster beside exact scores beside BM25, for each index."""
     rows: Rows = []
     for index in report.indexes:
-        for run in index.verification.runs:
+        for number, run in enumerate(index.verification.runs):
             rows.append(
                 [
-                    f"{index.label}: {run.name}",
+                    "" if number else index.label,
+                    run.name,
                     *(figure(run.quality[measure]) for measure in ("nDCG@10", "MRR@10", "R@100")),
                     percent(run.overlap_at_10),
                     milliseconds(run.wall, "p50"),
@@ -117,6 +121,8 @@ def print_demo(console: Console, report: DemoReport) -> None:
 
     from oskit.evaluation.tables import print_examples
 
+    if not console.is_terminal:
+        console.width = max(console.width, FILE_WIDTH)
     _print(console, ("Loaded", ""), load_rows(report), numeric=False)
     _print(console, ARCHIVE_COLUMNS, archive_rows(report))
     _print(console, MODEL_COLUMNS, model_rows(report), numeric=False)

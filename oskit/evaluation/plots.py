@@ -40,7 +40,7 @@ def quality_bars(runs: Mapping[str, Mapping[str, float]]) -> str:
         )
     axes.set_xticks(range(len(measures)), measures)
     axes.set_ylim(0, max(1.0, *(max(values.values()) for values in runs.values())) * 1.08)
-    _legend(axes, len(runs))
+    _legend(axes)
     return _svg(figure, "quality")
 
 
@@ -51,7 +51,7 @@ def difference_histogram(differences: npt.NDArray[np.float64], band: tuple[float
     axes.hist(percent, bins=60, color=_SERIES[0])
     if band is not None:
         axes.axvspan(band[0] * 100, band[1] * 100, color=_SERIES[2], alpha=0.18, lw=0, label="known rounding")
-        _legend(axes, 1)
+        _legend(axes)
     axes.set_yscale("symlog", linthresh=1)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_xlabel("(cluster - exact) / exact, in %")
@@ -61,7 +61,7 @@ def difference_histogram(differences: npt.NDArray[np.float64], band: tuple[float
 
 def latency_curves(series: Mapping[str, Sequence[float]]) -> str:
     """Share of queries answered within a time: one curve for each list of milliseconds."""
-    figure, axes = _axes(height=2.6)
+    figure, axes = _axes(height=2.6 + 0.18 * max(0, len(series) - 2))
     for number, (name, values) in enumerate(series.items()):
         ordered = np.sort(np.asarray(values, dtype=np.float64))
         share = np.arange(1, len(ordered) + 1) / len(ordered) * 100
@@ -72,7 +72,7 @@ def latency_curves(series: Mapping[str, Sequence[float]]) -> str:
     axes.set_ylim(0, 101)
     axes.set_xlabel("milliseconds")
     axes.set_ylabel("% of queries within")
-    _legend(axes, len(series))
+    _legend(axes)
     return _svg(figure, "latency")
 
 
@@ -91,7 +91,7 @@ def query_gains(ours: Sequence[float], baseline: Sequence[float], measure: str, 
     axes.set_xlabel(f"{len(gains)} queries, sorted")
     axes.set_ylabel(f"{measure} minus {name}'s")
     axes.margins(x=0.01)
-    _legend(axes, 2)
+    _legend(axes)
     return _svg(figure, f"gains-{name}")
 
 
@@ -139,10 +139,14 @@ def _axes(height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _legend(axes: Axes, columns: int) -> None:
+def _legend(axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    # Rows of what fits beside each other: a legend wider than the figure leaves no room for the axes.
+    longest = max(len(label) for label in labels)
+    columns = max(1, min(len(labels), 60 // (longest + 6)))
     axes.legend(
-        loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(columns, 4), frameon=False, fontsize=9,
-        labelcolor=_INK, handlelength=1.0, handleheight=1.0, columnspacing=1.4,
+        handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, frameon=False,
+        fontsize=9, labelcolor=_INK, handlelength=1.0, handleheight=1.0, columnspacing=1.4,
     )  # fmt: skip
 
 
