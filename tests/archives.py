@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,7 @@ def graph(
     return content
 
 
-def write_zip(path: Path, files: dict[str, bytes | str]) -> Path:
+def write_zip(path: Path, files: Mapping[str, bytes | str]) -> Path:
     """An archive of these files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -120,6 +121,7 @@ def write_manifest(zip_path: Path, **changes: object) -> Path:
             "texts": 1,
             "max_difference": 0.0,
             "mean_difference": 0.0,
+            "mean_cosine": 1.0,
             "min_cosine": 1.0,
             "tolerance": 1e-4,
             "runtime": "none",

@@ -107,7 +107,7 @@ class TestArchivesIn:
 
     def test_an_export_means_its_encoder_and_its_tokenizer(self, tmp_path: Path) -> None:
         onnx = archives.encoder_archive(tmp_path / "onnx" / "e.zip")
-        files = {"m.pt": b"model", "tokenizer.json": archives.tokenizer().to_str()}
+        files: dict[str, bytes | str] = {"m.pt": b"model", "tokenizer.json": archives.tokenizer().to_str()}
         script = archives.write_zip(tmp_path / "torchscript" / "e.zip", files)
         assert [found.path for found in archives_in(tmp_path)] == [onnx]
         tokenizer = archives.tokenizer_archive(tmp_path / "tokenizer" / "t.zip")
