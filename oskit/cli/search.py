@@ -114,9 +114,9 @@ def _print_result(console: Console, result: SearchResult, encoder: ArchiveEncode
 
 
 def _print_hit(console: Console, rank: int, hit: Hit, encoder: ArchiveEncoder | None) -> None:
-    title = _printable(str(hit.source.get("title") or ""))
+    title = _printable(hit.title)
     console.print(f"{rank:>3}. {hit.score:8.4f}  {_printable(hit.id)}  {title}", markup=False, soft_wrap=True)
-    text = _printable(str(hit.source.get("text") or ""))
+    text = _printable(hit.text)
     if text:
         shown = text if len(text) <= SNIPPET_LETTERS else f"{text[: SNIPPET_LETTERS - 1]}…"
         console.print(f"               {shown}", markup=False, style="dim", soft_wrap=True)

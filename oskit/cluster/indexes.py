@@ -128,6 +128,8 @@ class IndexInfo:
         encode: Where documents were encoded; None in an index that oskit did not make.
         encoder: By what.
         prune: Which weights were kept, as ``TYPE:RATIO``.
+        text_field: Name of the documents' own field with the text, if known; for showing hits.
+        title_field: The same for the title.
     """
 
     name: str
@@ -138,6 +140,8 @@ class IndexInfo:
     encode: EncodeMode | None = None
     encoder: EncoderIdentity = EncoderIdentity()
     prune: str | None = None
+    text_field: str | None = None
+    title_field: str | None = None
 
     @property
     def pipeline(self) -> str | None:
@@ -157,6 +161,8 @@ class IndexInfo:
             "encoder_name": self.encoder.name,
             **identity,
             "prune": self.prune,
+            "text_field": self.text_field,
+            "title_field": self.title_field,
         }
         return {key: value for key, value in meta.items() if value is not None}
 
@@ -174,6 +180,8 @@ class IndexInfo:
             encode=meta.get("encode"),
             encoder=encoder,
             prune=meta.get("prune"),
+            text_field=meta.get("text_field"),
+            title_field=meta.get("title_field"),
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -119,7 +120,9 @@ def ingest(
     settings = settings or IndexSettings()
     info, model = _plan(client, index, settings, encode, encoder, model_id, query_model_id, prune)
     maker = ItemMaker(info, encoder if encode == "client" else None, prune, batch_size)
-    documents = _check_first(documents, maker)
+    documents, first = _check_first(documents, maker)
+    if first is not None:
+        info = replace(info, text_field=first.text_field, title_field=first.title_field)
     info = ensure_index(client, info, settings, recreate=recreate)
     pipeline = "_none"
     if model is not None:
@@ -252,15 +255,20 @@ def _identity(
     )
 
 
-def _check_first(documents: Iterable[Document | Refusal], maker: ItemMaker) -> Iterator[Document | Refusal]:
-    """Look at the first document, before anything is made for documents that do not fit."""
+def _check_first(
+    documents: Iterable[Document | Refusal], maker: ItemMaker
+) -> tuple[Iterator[Document | Refusal], Document | None]:
+    """Look at the first record, before anything is made for documents that do not fit."""
     stream = iter(documents)
     first = next(stream, None)
     if first is None:
-        return stream
-    if isinstance(first, Document) and (problem := maker.check(first)) and "own field" in problem:
-        raise UsageError(f"{first.where or 'the first document'}: {problem}")
-    return itertools.chain([first], stream)
+        return stream, None
+    stream = itertools.chain([first], stream)
+    if isinstance(first, Refusal):
+        return stream, None
+    if own := maker.collision(first):
+        raise UsageError(f"{first.where or 'the first document'}: {own}")
+    return stream, first
 
 
 def _load(

@@ -43,6 +43,10 @@ class ItemMaker:
         """Why a document cannot be indexed; None if it can, as far as can be told here."""
         if not 0 < len(clean_text(document.id).encode()) <= MAX_ID_BYTES:
             return f"its id has not 1 to {MAX_ID_BYTES} bytes"
+        return self.collision(document)
+
+    def collision(self, document: Document) -> str | None:
+        """Which of a document's own fields has a name that the index needs; None if none has."""
         names = {document.text_field, document.title_field, *document.fields}
         for ours, option in (
             (self._info.embedding_field, "--embedding-field"),

@@ -55,6 +55,8 @@ class Hit:
         id: Its ``_id``.
         score: Its score.
         source: Its own fields.
+        title: Its title, by whatever name; empty if it has none.
+        text: Its text.
         matched: With ``explain``: the tokens (or token ids) that matched, the heaviest product first.
             The products sum up to the score, but for the 9 bits that the index keeps of a weight.
     """
@@ -62,6 +64,8 @@ class Hit:
     id: str
     score: float
     source: dict[str, Any]
+    title: str = ""
+    text: str = ""
     matched: dict[str, Match] = field(default_factory=dict)
 
 
@@ -91,6 +95,7 @@ class SearchResult:
         """For JSON."""
         values = asdict(self)
         for hit, found in zip(values["hits"], self.hits, strict=True):
+            del hit["title"], hit["text"]  # they are in the source
             hit["matched"] = {
                 token: {"query": match.query, "document": match.document, "product": match.product}
                 for token, match in found.matched.items()
@@ -356,7 +361,8 @@ def _hit(hit: Mapping[str, Any], info: IndexInfo, weights: Mapping[str, float] |
     if weights is not None:
         shared = {key: Match(weights[key], float(vector[key])) for key in weights if key in vector}
         matched = dict(sorted(shared.items(), key=lambda item: -item[1].product))
-    return Hit(hit["_id"], float(hit["_score"]), source, matched)
+    title, text = source.get(info.title_field or "title"), source.get(info.text_field or "text")
+    return Hit(hit["_id"], float(hit["_score"]), source, str(title or ""), str(text or ""), matched)
 
 
 def _send(client: OpenSearch, info: IndexInfo, body: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from oskit.cluster.connection import ConnectionSettings, connect
 from oskit.cluster.indexes import IndexSettings, SparseVectorParameters, create_index, read_index
 from oskit.cluster.ingest import IngestInterrupted, ingest
 from oskit.cluster.retry import RetryPolicy
+from oskit.cluster.search import search
 from oskit.data.documents import Document, Refusal
 from oskit.data.files import read_documents
 from oskit.encoder.weights import Prune, prune
@@ -149,6 +150,8 @@ def test_a_dead_letter_file_is_ingested_again_as_it_is(client, tiny: TinyModels,
     assert (report.read, report.indexed, report.refused) == (2, 1, 1)
     assert stored(client, index)["2"]["name"] == "dog"
     assert stored(client, index)["2"]["about"] == "brown"
+    (hit,) = search(client, index, "brown", encoder=tiny.encoder).hits[:1]
+    assert (hit.title, hit.text) == ("dog", "brown"), "hits are shown by the fields that were named"
     assert "_oskit" not in stored(client, index)["2"]
     (rest,) = [json.loads(line) for line in again.read_text().splitlines()]
     assert rest["_oskit"]["raw"].encode("utf-8", "surrogateescape") == b"3,caf\xe9,permit,2021"
