@@ -102,6 +102,8 @@ def ingest(
     """
     from oskit.data.files import read_documents
 
+    if "-" in sources and click.get_current_context().params.get("password_stdin"):
+        raise UsageError("stdin cannot hold both the password and documents", hint="Use --password-file")
     settings = _index_settings(options)
     documents = read_documents(
         sources,

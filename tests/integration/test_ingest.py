@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import subprocess
@@ -330,6 +331,9 @@ def test_the_command_tells_with_its_exit_code(cluster_url, client, tiny: TinyMod
     assert main([*arguments]) == 2
     assert "--archive DIR" in capsys.readouterr().err
     assert main([*arguments, "--archive", str(tiny.archive), "--prune", "much"]) == 2
+    monkeypatch.setattr(sys, "stdin", io.StringIO("secret\n"))
+    assert main(["ingest", index, "-", "--dry-run", "--password-stdin", "--username", "u"]) == 2
+    assert "both the password and documents" in capsys.readouterr().err
 
 
 def test_weights_are_sent_exactly(client, tiny: TinyModels, index):
