@@ -10,6 +10,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from oskit.cluster.connection import ConnectionSettings as ConnectionSettings
+    from oskit.cluster.connection import connect as connect
+    from oskit.cluster.deploy import deploy_archive as deploy_archive
+    from oskit.cluster.indexes import IndexSettings as IndexSettings
+    from oskit.cluster.ingest import ingest as ingest
+    from oskit.cluster.node import DockerNode as DockerNode
+    from oskit.cluster.node import LocalNode as LocalNode
+    from oskit.cluster.search import search as search
+    from oskit.data.collection import Collection as Collection
+    from oskit.data.documents import Document as Document
+    from oskit.data.files import read_documents as read_documents
     from oskit.encoder.archive import Archive as Archive
     from oskit.encoder.archive import open_archive as open_archive
     from oskit.encoder.model import NeuralSparseEncoder as NeuralSparseEncoder
@@ -22,12 +33,20 @@ if TYPE_CHECKING:
     from oskit.encoder.vocabulary import Vocabulary as Vocabulary
     from oskit.encoder.weights import Prune as Prune
     from oskit.errors import OskitError as OskitError
+    from oskit.evaluation.evaluate import evaluate as evaluate
+    from oskit.evaluation.verify import verify as verify
 
 _HOME = {
     "Archive": "oskit.encoder.archive",
     "ArchiveEncoder": "oskit.encoder.runtime",
+    "Collection": "oskit.data.collection",
+    "ConnectionSettings": "oskit.cluster.connection",
+    "DockerNode": "oskit.cluster.node",
+    "Document": "oskit.data.documents",
+    "IndexSettings": "oskit.cluster.indexes",
     "LoadAttempt": "oskit.encoder.report",
     "LoadReport": "oskit.encoder.report",
+    "LocalNode": "oskit.cluster.node",
     "NeuralSparseEncoder": "oskit.encoder.model",
     "OskitError": "oskit.errors",
     "Prune": "oskit.encoder.weights",
@@ -35,7 +54,14 @@ _HOME = {
     "TokenWeights": "oskit.encoder.types",
     "UntrainedProjectionWarning": "oskit.encoder.report",
     "Vocabulary": "oskit.encoder.vocabulary",
+    "connect": "oskit.cluster.connection",
+    "deploy_archive": "oskit.cluster.deploy",
+    "evaluate": "oskit.evaluation.evaluate",
+    "ingest": "oskit.cluster.ingest",
     "open_archive": "oskit.encoder.archive",
+    "read_documents": "oskit.data.files",
+    "search": "oskit.cluster.search",
+    "verify": "oskit.evaluation.verify",
 }
 
 __all__ = sorted(_HOME)
