@@ -1,0 +1,99 @@
+"""Options of the loader, shared by the commands that load an encoder with torch."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from oskit.encoder.model import NeuralSparseEncoder
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Loader:
+    """What the options of the command line ask for."""
+
+    revision: str | None
+    base: str | None
+    cache_folder: str | None
+    offline: bool
+    device: str | None
+    activation: Literal["relu", "log1p_relu"] | None
+    max_seq_length: int | None
+    seed: int
+    fallback: bool
+    trust_remote_code: bool
+
+    def load(self, model: str) -> NeuralSparseEncoder:
+        """Load an encoder; the warning about a random projection goes to stderr as the box it is.
+
+        Raises:
+            EncoderError: As ``NeuralSparseEncoder.from_pretrained`` does.
+            MissingDependencyError: torch or one of its companions is not installed.
+        """
+        import oskit
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            encoder = oskit.NeuralSparseEncoder.from_pretrained(
+                model,
+                **({} if self.base is None else {"base": self.base}),
+                revision=self.revision,
+                cache_folder=self.cache_folder,
+                local_files_only=self.offline,
+                device=self.device,
+                activation=self.activation,
+                max_seq_length=self.max_seq_length,
+                seed=self.seed,
+                fallback=self.fallback,
+                trust_remote_code=self.trust_remote_code,
+            )
+        for warning in caught:
+            if issubclass(warning.category, oskit.UntrainedProjectionWarning):
+                click.secho(f"{warning.message}\n", err=True, fg="yellow", bold=True)
+        return encoder
+
+
+_OPTIONS = [
+    click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub repository."),
+    click.option("--base", metavar="BASE", help="Base encoder, where MODEL is not found."),
+    click.option("--no-fallback", is_flag=True, help="Fail rather than make up a random projection."),
+    click.option(
+        "--activation",
+        type=click.Choice(["relu", "log1p_relu"]),
+        help="log1p(relu(x)), or one more log1p as in OpenSearch's v3.  [the encoder's own; relu]",
+    ),
+    click.option(
+        "--max-length", metavar="TOKENS", type=int, help="Truncate texts to this.  [the encoder's own]"
+    ),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of a random projection."),
+    click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps.  [the best there is]"),
+    click.option("--cache-folder", metavar="DIR", type=click.Path(file_okay=False), help="Cache of the Hub."),
+    click.option("--offline", is_flag=True, help="Never ask the Hub, use its cache.  [HF_HUB_OFFLINE]"),
+    click.option(
+        "--trust-remote-code", is_flag=True, help="Run Python code that the encoder brings. Read it first."
+    ),
+]
+
+
+def loader_options(function: Function) -> Function:
+    """Add the loader's options; the command receives ``loader: Loader``."""
+
+    @functools.wraps(function)
+    def with_loader(*args: Any, no_fallback: bool, max_length: int | None, **kwargs: Any) -> Any:
+        names = ("revision", "base", "activation", "seed", "device", "cache_folder", "offline")
+        given = {name: kwargs.pop(name) for name in (*names, "trust_remote_code")}
+        loader = Loader(fallback=not no_fallback, max_seq_length=max_length, **given)
+        return function(*args, loader=loader, **kwargs)
+
+    decorated: Any = with_loader
+    for option in reversed(_OPTIONS):
+        decorated = option(decorated)
+    return decorated  # type: ignore[no-any-return]
