@@ -100,6 +100,8 @@ def search(
         explain=explain,
         method_parameters={name: value for name, value in method.items() if value is not None},
     )
+    if result.warning:
+        out.warn(result.warning)
     out.result(result.to_dict(), lambda console: _print_result(console, result, encoder))
 
 

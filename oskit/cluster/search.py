@@ -81,6 +81,7 @@ class SearchResult:
         hits: The best of them.
         key: Whether matched tokens and query weights are called by token text or by token id.
         query_weights: With ``explain`` or ``by="tokens"``: the query's token weights.
+        warning: What makes the answer doubtful: the query was encoded by something else than the documents.
     """
 
     index: str
@@ -90,6 +91,7 @@ class SearchResult:
     hits: list[Hit]
     key: KeyFormat
     query_weights: dict[str, float] | None = None
+    warning: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -165,7 +167,8 @@ def search(
     answer = _send(client, info, body)
     hits = [_hit(hit, info, weights if explain else None) for hit in answer["hits"]["hits"]]
     total = int(answer["hits"]["total"]["value"])
-    return SearchResult(index, by, int(answer["took"]), total, hits, info.key, weights)
+    warning = request.mismatch()
+    return SearchResult(index, by, int(answer["took"]), total, hits, info.key, weights, warning)
 
 
 def two_phase_pipeline() -> dict[str, Any]:
@@ -278,6 +281,23 @@ class _Request:
         if self._encoder is None:
             raise UsageError("token weights made here need an encoder", hint="Give --archive DIR")
         return self._encoder.query_weights([self._query], key=self._info.key)[0]
+
+    def mismatch(self) -> str | None:
+        """A warning if the query's encoder is known not to be that of the documents."""
+        recorded = self._info.encoder
+        used, due = None, recorded.sha256
+        if self._model is not None:
+            used = self._model.sha256
+            due = recorded.query_sha256 if self._model.function_name == "SPARSE_TOKENIZE" else due
+        elif self._by == "tokens" and self._encoder is not None:
+            used = getattr(getattr(self._encoder, "archive", None), "sha256", None)
+        if not used or not due or used == due:
+            return None
+        return (
+            f"{self._info.name} was made with another archive ({recorded.name or 'unnamed'}, {due[:12]}) "
+            f"than the one that encoded the query ({used[:12]}); "
+            "scores mean nothing unless both hold the same encoder"
+        )
 
     def _analyzed(self) -> dict[str, float]:
         found = analyzer_weights(self._client, self._info, self._analyzer, str(self._query))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import uuid
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from archives import encoder_archive
 from opensearchpy import OpenSearch
 from tiny_models import QUERIES, TinyModels, documents, tiny
 
@@ -15,6 +17,7 @@ from oskit.cli.main import main
 from oskit.cluster.indexes import IndexInfo, IndexSettings, create_index, delete_index
 from oskit.cluster.ingest import ingest
 from oskit.cluster.search import search
+from oskit.encoder.runtime import ArchiveEncoder
 from oskit.errors import ClusterError, ModelError, SearchError, UsageError
 
 __all__ = ["tiny"]
@@ -66,18 +69,17 @@ def test_scores_are_the_exact_dot_products(client, tiny: TinyModels, indexes, ki
     assert "embedding" not in result.hits[0].source
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("way", ["model", "tokenizer", "tokens", "analyzer"])
+@pytest.mark.parametrize(
+    ("kind", "way"),
+    [*itertools.product(KINDS, ["model", "tokenizer", "tokens"]), ("rank_features", "analyzer")],
+)
 def test_explained_products_sum_up_to_the_score(client, tiny: TinyModels, indexes, kind, way):
     options = {
         "model": {"model_id": tiny.encoder_id},
         "tokenizer": {"by": "tokenizer"},
         "tokens": {"encoder": tiny.inference_free},
-        "analyzer": {"analyzer": "bert-uncased", "encoder": tiny.inference_free},
+        "analyzer": {"analyzer": "bert-uncased"},
     }[way]
-    if way == "analyzer" and kind == "sparse_vector":
-        # The analyzer's ids are those of BERT's vocabulary, not of this tiny one.
-        pytest.skip("ids of the analyzer belong to another vocabulary")
     result = search(client, indexes[kind], "quick brown building", explain=True, **options)
     assert result.by == way
     assert len(result.hits) > 3
@@ -92,6 +94,20 @@ def test_the_analyzers_weights_are_read_from_its_payloads(client, indexes):
     weights = result.query_weights
     assert weights is not None and set(weights) == {"quick", "fox"}
     assert all(1 < weight < 20 for weight in weights.values())
+
+
+def test_an_analyzer_finds_token_ids_but_does_not_tell_them(client, tiny: TinyModels):
+    name = f"ingtest-analyzer-{uuid.uuid4().hex[:8]}"
+    create_index(client, IndexInfo(name, "sparse_vector", "id"), IndexSettings("sparse_vector"))
+    try:
+        fox = "4419"  # in the vocabulary of bert-uncased
+        client.index(index=name, id="1", body={"embedding": {fox: 2.0}}, params={"refresh": "true"})
+        (hit,) = search(client, name, "a fox", analyzer="bert-uncased").hits
+        assert hit.score > 2
+        with pytest.raises(UsageError, match=r"keyed by token ids, which an analyzer does not tell"):
+            search(client, name, "fox", analyzer="bert-uncased", explain=True)
+    finally:
+        delete_index(client, name)
 
 
 def test_without_options_the_index_tells_how(client, tiny: TinyModels, indexes):
@@ -200,6 +216,18 @@ def test_errors_say_what_to_do(client, tiny: TinyModels, indexes):
         search(client, name, {"fox": 65.0})
     with pytest.raises(ClusterError, match=r"more tokens than a query may have"):
         search(client, name, {f"t{number}": 1.0 for number in range(1100)})
+
+
+def test_a_query_by_another_encoder_is_told(client, tiny: TinyModels, indexes, tmp_path):
+    other = ArchiveEncoder.open(encoder_archive(tmp_path / "other.zip", seed=3))
+    result = search(client, indexes["rank_features"], "fox", encoder=other)
+    assert result.warning is not None and "another archive" in result.warning
+    for options in (
+        {"encoder": tiny.encoder},
+        {"model_id": tiny.encoder_id},
+        {"model_id": tiny.tokenizer_id},
+    ):
+        assert search(client, indexes["rank_features"], "fox", **options).warning is None
 
 
 def test_the_command(cluster_url, tiny: TinyModels, indexes, capsys):
