@@ -21,8 +21,8 @@ def container_url() -> Iterator[str]:
 
     Without a Docker engine or the image it skips and says why; in CI (``CI`` is set) it fails.
     """
-    image = os.environ.get("OSKIT_OPENSEARCH_IMAGE") or OFFICIAL_IMAGE
-    _require(image)
+    image = image_name()
+    require_image(image)
     # Ryuk's image would have to be pulled; `with` below removes the container without it.
     os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
     from testcontainers.community.opensearch import OpenSearchContainer
@@ -36,7 +36,13 @@ def container_url() -> Iterator[str]:
         yield f"http://{container.get_container_host_ip()}:{container.get_exposed_port(9200)}"
 
 
-def _require(image: str) -> None:
+def image_name() -> str:
+    """The image that the container tests run on."""
+    return os.environ.get("OSKIT_OPENSEARCH_IMAGE") or OFFICIAL_IMAGE
+
+
+def require_image(image: str) -> None:
+    """See that there are an engine and the image; else skip with the reason, or fail in CI."""
     try:
         engine = docker_engine()
     except OskitError as error:

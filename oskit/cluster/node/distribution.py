@@ -29,7 +29,7 @@ from oskit.cluster.node.paths import cache_root, locked
 from oskit.errors import NodeError
 
 #: Raise it when the folder is put together differently, so that no old one is used.
-_RECIPE = "2"
+RECIPE = "2"
 _PARTIAL = ".assembling-"
 
 
@@ -43,7 +43,7 @@ def distribution(java: Java, account: Account | None, progress: Progress | None 
         NodeError: Fetching or assembling failed, or there is no OpenSearch for this machine.
     """
     root = cache_root(account)
-    content = hashlib.sha256(" ".join([_RECIPE, *(a.sha256 for a in ARTIFACTS)]).encode()).hexdigest()
+    content = hashlib.sha256(" ".join([RECIPE, *(a.sha256 for a in ARTIFACTS)]).encode()).hexdigest()
     home = root / f"opensearch-{OPENSEARCH_VERSION}-{content[:12]}"
     if home.is_dir():
         return home

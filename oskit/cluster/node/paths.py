@@ -48,11 +48,6 @@ def _reachable(variable: str, default: str, system: Path, account: Account | Non
             f"Cannot make the folder {chosen}: {error.strerror}",
             hint=f"Name a folder that can be written in {variable}.",
         ) from None
-    if not os.access(chosen, os.W_OK):
-        raise NodeError(
-            f"The folder {chosen} cannot be written",
-            hint=f"Name one that can in {variable}.",
-        )
     return chosen
 
 
@@ -71,8 +66,19 @@ def check_name(name: str) -> str:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on the file ``path``; a process that dies lets go of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as handle:
+    """Hold an exclusive lock on the file ``path``; a process that dies lets go of it.
+
+    Raises:
+        NodeError: Its folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = path.open("a")
+    except OSError as error:
+        raise NodeError(
+            f"The folder {path.parent} cannot be written: {error.strerror}",
+            hint="Name folders that can in OSKIT_CACHE_DIR, OSKIT_STATE_DIR and M2_REPO.",
+        ) from None
+    with handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

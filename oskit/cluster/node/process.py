@@ -108,8 +108,11 @@ class LocalNode(Node):
             return self
         with locked(self._state / f".{self.name}.lock"):
             self._refuse_container()
-            if self._record() is None:
+            process = self._process()
+            if process is None:
                 self._start(Folders(self._state / self.name), detach=detach)
+            else:
+                self._wait(process)  # whoever started it may not have waited
         return self
 
     def stop(self) -> bool:

@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple
 
 from oskit.cluster.node.artifacts import ARTIFACTS, OPENSEARCH_VERSION, Progress
 from oskit.cluster.node.config import ML_SETTINGS, to_yaml
-from oskit.cluster.node.distribution import distribution
+from oskit.cluster.node.distribution import RECIPE, distribution
 from oskit.cluster.node.engine import docker_engine
 from oskit.cluster.node.java import Java, find_java
 from oskit.errors import NodeError, UsageError
@@ -80,7 +80,7 @@ def build_image(tag: str | None = None, *, force: bool = False, progress: Progre
 def _recipe(java: Java) -> str:
     """A digest of everything that the image is made of."""
     digest = hashlib.sha256()
-    for part in (*(a.sha256 for a in ARTIFACTS), java.version, _PACKAGES, repr(ML_SETTINGS)):
+    for part in (RECIPE, *(a.sha256 for a in ARTIFACTS), java.version, _PACKAGES, repr(ML_SETTINGS)):
         digest.update(part.encode() + b"\n")
     for file in _FILES:
         digest.update((Path(__file__).parent / file).read_bytes())
