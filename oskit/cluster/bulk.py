@@ -27,8 +27,16 @@ if TYPE_CHECKING:
 _BUSY = frozenset({429, 503})
 """Statuses of an item that pass."""
 
-_NOT_THE_DOCUMENTS_FAULT = frozenset({401, 403, 404})
-"""Statuses of an item that every other document would get as well: no permission, a block, no index."""
+_OPEN_BREAKER = "circuit breaker is open"
+"""ML Commons is short of memory; it says so with various statuses."""
+
+_FAULTS_OF_THE_CLUSTER = {
+    "model not ready": "Deploy the model of the ingest pipeline again: oskit models, oskit deploy",
+    _OPEN_BREAKER: "Free memory on the nodes, undeploy other models, or send less at once with --bulk-size",
+    "cluster_block_exception": "Free disk space on the nodes, or lift the block",
+    "pipeline with id": "Somebody deleted the ingest pipeline; run the command again",
+}
+"""Words of refusals that are not about the document, and what to do."""
 
 _MAX_DOCUMENTS = 100_000
 
@@ -178,19 +186,35 @@ class BulkSender:
                 outcome.indexed += 1
                 continue
             reason = item_reason(result.get("error"))
-            if status in _NOT_THE_DOCUMENTS_FAULT:
-                raise IndexingError(f"cannot index documents into {self._index!r}: {reason} ({status})")
             pending.attempts += 1
-            if status in _BUSY and pending.attempts < self._policy.attempts:
+            if _passes(status, reason) and pending.attempts < self._policy.attempts:
                 again.append(pending)
-            elif "cluster_block_exception" in reason:
+            elif hint := _not_the_documents_fault(status, reason):
                 raise IndexingError(
-                    f"cannot index documents into {self._index!r}: {reason}",
-                    hint="Free disk space on the nodes, or lift the block",
+                    f"cannot index documents into {self._index!r}: {reason} ({status})", hint=hint
                 )
             else:
                 outcome.refused.append(RefusedItem(pending.item.document, status, reason))
         return again
+
+
+def _passes(status: int, reason: str) -> bool:
+    return status in _BUSY or _says(reason, _OPEN_BREAKER)
+
+
+def _says(reason: str, words: str) -> bool:
+    # Refusals by the mapping quote the document, which may hold any words.
+    return words in reason.lower() and not reason.startswith("mapper_parsing_exception")
+
+
+def _not_the_documents_fault(status: int, reason: str) -> str | None:
+    """What to do about a refusal that every other document would get as well; None if it is this one's."""
+    for words, hint in _FAULTS_OF_THE_CLUSTER.items():
+        if _says(reason, words):
+            return hint
+    if status in (401, 403):
+        return "Ask the cluster's administrator for a role with this permission, or to lift the block"
+    return "The index, its pipeline or its model is gone" if status == 404 else None
 
 
 def item_reason(error: Any) -> str:

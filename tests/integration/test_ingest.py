@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from archives import encoder_archive
 from faulty_proxy import Fault, FaultyProxy
 from opensearchpy import OpenSearch
 from tiny_models import TinyModels, documents, index, tiny
@@ -21,12 +22,21 @@ from tiny_models import TinyModels, documents, index, tiny
 from oskit.cli.main import main
 from oskit.cluster import ingest as ingest_module
 from oskit.cluster.connection import ConnectionSettings, connect
-from oskit.cluster.indexes import IndexSettings, SparseVectorParameters, create_index, read_index
+from oskit.cluster.deploy import deploy_archive
+from oskit.cluster.indexes import (
+    IndexSettings,
+    SparseVectorParameters,
+    create_index,
+    delete_index,
+    read_index,
+)
 from oskit.cluster.ingest import IngestInterrupted, ingest
+from oskit.cluster.models import delete_model, undeploy_model
 from oskit.cluster.retry import RetryPolicy
 from oskit.cluster.search import search
 from oskit.data.documents import Document, Refusal
 from oskit.data.files import read_documents
+from oskit.encoder.archive import open_archive
 from oskit.encoder.weights import Prune, prune
 from oskit.errors import ClusterConnectionError, DataError, IndexingError, ModelError, UsageError
 
@@ -159,8 +169,6 @@ def test_a_dead_letter_file_is_ingested_again_as_it_is(client, tiny: TinyModels,
 
 
 def test_an_index_of_another_kind_or_encoder_is_refused(client, tiny: TinyModels, index, tmp_path):
-    from archives import encoder_archive
-
     from oskit.encoder.runtime import ArchiveEncoder
 
     ingest(client, index, documents(2), encoder=tiny.encoder)
@@ -426,3 +434,33 @@ def test_ctrl_c_ends_the_command_with_130(cluster_url, client, tiny: TinyModels,
     assert 10 <= report["indexed"] <= 40
     assert "interrupted after" in warned and "Run the same command again" in warned
     assert "Traceback" not in warned
+
+
+def test_a_model_that_goes_away_ends_the_load(client, tiny: TinyModels, index, tmp_path):
+    """Its documents are no dead letters: nothing is wrong with them."""
+    archive = encoder_archive(tmp_path / f"ingtest-gone-{index[-6:]}.zip", seed=11)
+    model_id = deploy_archive(client, open_archive(archive), compare=False).model_id
+
+    def stream() -> Iterator[Document]:
+        for number in range(60):
+            if number == 40:
+                undeploy_model(client, model_id)
+            yield Document(f"{number}", "fox")
+
+    try:
+        with pytest.raises(IndexingError, match=r"Model not ready yet.*Deploy the model"):
+            ingest(
+                client,
+                index,
+                stream(),
+                encode="cluster",
+                model_id=model_id,
+                batch_size=1,
+                bulk_documents=2,
+                workers=1,
+                dead_letter=tmp_path / "refused.jsonl",
+            )
+        assert not (tmp_path / "refused.jsonl").exists()
+    finally:
+        delete_index(client, index)
+        delete_model(client, model_id, force=True)
