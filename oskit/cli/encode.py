@@ -42,10 +42,11 @@ def encode(
     loader: Loader,
     out: Output,
 ) -> None:
-    """Print the token weights that the cluster would give each of TEXTS.
+    """Print the token weights of texts.
 
-    MODEL is a folder, a repository on the Hugging Face Hub, or an archive that `oskit export` wrote; an
-    archive needs no torch. A TEXT of - stands for the lines of standard input.
+    They are what the cluster would answer: special tokens weigh nothing. MODEL is a folder, a repository on
+    the Hugging Face Hub, or an archive that `oskit export` wrote; an archive needs no torch. A text of -
+    stands for the lines of standard input.
 
     \b
     Examples:

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 )
 @output_options
 def load(model: str, loader: Loader, save: str | None, out: Output) -> None:
-    """Load MODEL, a folder or a repository on the Hugging Face Hub, and report how it was found.
+    """Load an encoder and report how it was found.
 
-    Three places are tried: the folder; the Hub (HF_TOKEN for private ones); the base encoder with a random
-    projection, which must be trained before retrieval.
+    MODEL is a folder or a repository on the Hugging Face Hub. Three places are tried: the folder; the Hub
+    (set HF_TOKEN for private ones); the base encoder with a random projection, which must be trained before
+    retrieval.
 
     \b
     Examples:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,9 +86,7 @@ def read_projection(path: Path, *, hidden_size: int) -> ProjectionFile:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the pickle protocol; what matters is an error
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         unsafe = "Weights only load failed" in str(error)
         reason = "holds more than tensors and plain values and was not run" if unsafe else "is damaged"

@@ -277,6 +277,11 @@ class _Named:
                 return _refused(self.name, status, gated=gated)
             if isinstance(cause, RepositoryNotFoundError) or (status == 404 and not self.downloading):
                 return NotOnHubError("the Hub has no such repository (404)")
+        if isinstance(error, OSError) and error.errno is not None:
+            return EncoderError(
+                f"{self.name} cannot be written to the Hub's cache: {error.strerror}",
+                hint="Make room, or name another folder by cache_folder or HF_HUB_CACHE.",
+            )
         if self.downloading:
             return BrokenEncoderError(
                 f"the download of {self.name} from {endpoint()} failed again and again: {_one_line(error)}",

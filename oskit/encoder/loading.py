@@ -15,7 +15,7 @@ import torch
 from oskit.encoder.heads import fingerprint, projection_of
 from oskit.encoder.hub import HubOptions
 from oskit.encoder.layouts import Layout
-from oskit.encoder.modules import build_modules, check_finite, check_weights, named_errors, positions
+from oskit.encoder.modules import Trust, build_modules, check_finite, check_weights, named_errors, positions
 from oskit.encoder.quiet import quiet_libraries
 from oskit.encoder.report import Activation, LoadReport, UntrainedProjectionWarning, untrained_message
 from oskit.encoder.tiers import Found, Search
@@ -37,7 +37,8 @@ class LoadOptions:
     """What a caller may ask for; see ``NeuralSparseEncoder.from_pretrained``.
 
     Raises:
-        UsageError: The activation is unknown, or ``max_seq_length`` leaves no room for a text.
+        UsageError: The activation is unknown, ``max_seq_length`` leaves no room for a text, or torch cannot
+            use the device.
     """
 
     base: str
@@ -56,6 +57,23 @@ class LoadOptions:
                 f"max_seq_length {self.max_seq_length} leaves no room for a text",
                 hint=f"Use {SHORTEST} or more.",
             )
+        if self.device is not None:
+            _check_device(self.device)
+
+    @property
+    def trust(self) -> Trust:
+        """Whether the encoder's own code may run."""
+        return Trust(self.hub.code, offline=self.hub.local_files_only)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(1, device=device)
+    except Exception as error:  # RuntimeError, AssertionError, ImportError: as many as there are backends
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise UsageError(
+            f"torch cannot use the device {device!r}: {reason}", hint="Use cpu, or leave the choice to torch."
+        ) from error
 
 
 def load(kind: type[Encoder], name: str, options: LoadOptions) -> tuple[Encoder, LoadReport]:
@@ -100,7 +118,7 @@ def load(kind: type[Encoder], name: str, options: LoadOptions) -> tuple[Encoder,
 
 def _open(kind: type[Encoder], found: Found, options: LoadOptions) -> tuple[Encoder, str | None]:
     """The encoder in a folder, and what it lacks if its projection is random."""
-    layout, code = found.layout, options.hub.code
+    layout = found.layout
     untrained = found.tier == "base"
     if layout.kind == "sentence-transformers" and not untrained:
         encoder = _open_saved(kind, layout, options)
@@ -109,7 +127,7 @@ def _open(kind: type[Encoder], found: Found, options: LoadOptions) -> tuple[Enco
         layout,
         activation=options.activation or "relu",
         seed=options.seed,
-        trust_remote_code=code,
+        trust=options.trust,
         untrained=untrained,
     )
     encoder = kind(
@@ -124,9 +142,8 @@ def _open(kind: type[Encoder], found: Found, options: LoadOptions) -> tuple[Enco
 
 def _open_saved(kind: type[Encoder], layout: Layout, options: LoadOptions) -> Encoder:
     """What sentence-transformers saved, opened by sentence-transformers."""
-    code = options.hub.code
     for part in layout.transformers:
-        lacking = check_weights(part, trust_remote_code=code)
+        lacking = check_weights(part, options.trust)
         if lacking.head:
             raise BrokenEncoderError(
                 f"{part.folder} lacks weights of its head: {', '.join(lacking.head[:3])}",
@@ -136,9 +153,8 @@ def _open_saved(kind: type[Encoder], layout: Layout, options: LoadOptions) -> En
         return kind(
             str(layout.folder),
             device=options.device,
-            local_files_only=True,
-            trust_remote_code=code,
             model_kwargs={"dtype": torch.float32},
+            **options.trust.options(),
         )
 
 

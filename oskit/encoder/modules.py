@@ -26,6 +26,21 @@ from oskit.errors import BrokenEncoderError, EncoderError, OskitError
 
 
 @dataclass(frozen=True)
+class Trust:
+    """Whether an encoder's own code may run, and whether the network may be used to get it.
+
+    Code may be in another repository than the weights, so with ``code`` the network is needed.
+    """
+
+    code: bool = False
+    offline: bool = True
+
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of transformers' ``from_pretrained``."""
+        return {"trust_remote_code": self.code, "local_files_only": self.offline or not self.code}
+
+
+@dataclass(frozen=True)
 class Built:
     """Modules for a ``SparseEncoder``, and what their head lacked, if it had to be made up."""
 
@@ -38,7 +53,7 @@ def build_modules(
     *,
     activation: Activation,
     seed: int,
-    trust_remote_code: bool,
+    trust: Trust,
     untrained: bool = False,
 ) -> Built:
     """Modules of a folder that sentence-transformers' own files do not describe.
@@ -47,7 +62,7 @@ def build_modules(
         layout: A layout of the kind ``transformer`` or ``head file``.
         activation: Of the pooling.
         seed: Of a random projection.
-        trust_remote_code: Whether the folder's own code may run.
+        trust: Whether the folder's own code may run.
         untrained: Ignore the head that the folder may have and make a random projection.
 
     Raises:
@@ -58,11 +73,11 @@ def build_modules(
     if untrained:
         missing = "a trained projection (this is only the base encoder)"
     elif layout.kind == "transformer":
-        missing = missing_head(part, trust_remote_code=trust_remote_code)
+        missing = missing_head(part, trust)
     masked_lm = layout.kind == "transformer" and missing is None
     if not masked_lm:
-        check_weights(TransformerPart(part.folder, masked_lm=False), trust_remote_code=trust_remote_code)
-    transformer = _transformer(layout, masked_lm=masked_lm, trust_remote_code=trust_remote_code)
+        check_weights(TransformerPart(part.folder, masked_lm=False), trust)
+    transformer = _transformer(layout, trust, masked_lm=masked_lm)
     modules: list[nn.Module] = [transformer]
     if layout.head is not None and not untrained:
         projection = read_projection(layout.head, hidden_size=hidden_size(transformer))
@@ -82,17 +97,16 @@ def build_modules(
     return Built(modules, missing)
 
 
-def _transformer(layout: Layout, *, masked_lm: bool, trust_remote_code: bool) -> Transformer:
+def _transformer(layout: Layout, trust: Trust, *, masked_lm: bool) -> Transformer:
     settings = layout.settings or {}
-    shared = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     folder = layout.transformers[0].folder
     with named_errors(folder):
         transformer: Transformer = Transformer(
             str(folder),
             transformer_task="fill-mask" if masked_lm else "feature-extraction",
-            model_kwargs={**shared, "dtype": torch.float32},
-            processor_kwargs=dict(shared),
-            config_kwargs=dict(shared),
+            model_kwargs={**trust.options(), "dtype": torch.float32},
+            processor_kwargs=trust.options(),
+            config_kwargs=trust.options(),
             do_lower_case=bool(settings.get("do_lower_case", False)),
         )
     length = settings.get("max_seq_length") or transformer.max_seq_length
@@ -111,7 +125,7 @@ def _router(idf: Path, transformer: Transformer, documents: list[Any], vocabular
     return Router.for_query_document(query_modules=[queries], document_modules=documents)
 
 
-def missing_head(part: TransformerPart, *, trust_remote_code: bool) -> str | None:
+def missing_head(part: TransformerPart, trust: Trust) -> str | None:
     """What a checkpoint lacks to be a masked language model; None when it has its head.
 
     Judged by the weights that transformers could not find in the checkpoint, after its renaming of old
@@ -124,13 +138,11 @@ def missing_head(part: TransformerPart, *, trust_remote_code: bool) -> str | Non
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
     with named_errors(part.folder):
-        config = AutoConfig.from_pretrained(
-            part.folder, trust_remote_code=trust_remote_code, local_files_only=True
-        )
+        config = AutoConfig.from_pretrained(part.folder, **trust.options())
     remote = "AutoModelForMaskedLM" in (getattr(config, "auto_map", None) or {})
-    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING and not (remote and trust_remote_code):
+    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING and not (remote and trust.code):
         return f"a projection to the vocabulary (transformers has none for {config.model_type!r})"
-    lacking = check_weights(part, trust_remote_code=trust_remote_code)
+    lacking = check_weights(part, trust)
     if not lacking.head:
         return None
     if lacking.head_present:
@@ -149,7 +161,7 @@ class Lacking:
     head_present: list[str]
 
 
-def check_weights(part: TransformerPart, *, trust_remote_code: bool) -> Lacking:
+def check_weights(part: TransformerPart, trust: Trust) -> Lacking:
     """Load a checkpoint once to see what it lacks; transformers itself only logs that.
 
     Raises:
@@ -163,9 +175,8 @@ def check_weights(part: TransformerPart, *, trust_remote_code: bool) -> Lacking:
         model, info = factory.from_pretrained(
             part.folder,
             output_loading_info=True,
-            trust_remote_code=trust_remote_code,
-            local_files_only=True,
             ignore_mismatched_sizes=True,
+            **trust.options(),
         )
     names = {name for name, _ in model.named_parameters()}
     encoder = {name for name in names if _of_encoder(name, model)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """No progress bars of transformers and no log lines below errors, until the block ends."""
+    """No progress bars of transformers, no warnings, no log lines below errors, until the block ends."""
     from transformers import utils
 
     transformers_logging: Any = utils.logging
@@ -22,7 +23,9 @@ def quiet_libraries() -> Iterator[None]:
     for name in names:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)

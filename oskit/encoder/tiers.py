@@ -96,11 +96,17 @@ class Search:
             raise UsageError(
                 "the name of the encoder is empty", hint="Give a folder or the name of a repository."
             )
-        path = Path(name).expanduser()
-        if path.is_dir():
+        try:
+            path = Path(name).expanduser()
+            is_folder, exists = path.is_dir(), path.exists()
+        except (OSError, RuntimeError) as error:  # too long, not permitted, no such user
+            self._note(tier, name[:200], "missing", f"no folder: {getattr(error, 'strerror', '') or error}")
+            return None
+        if is_folder:
             layout = self._detect(path, str(path), tier)
-            return Found(tier, str(path), None, layout, f"a folder, laid out as {layout.kind}")
-        if path.exists():
+            unused = "; a folder has no revision" if tier == "local" and self.options.revision else ""
+            return Found(tier, str(path), None, layout, f"a folder, laid out as {layout.kind}{unused}")
+        if exists:
             hint = "Give the folder of an encoder."
             if path.suffix == ".zip":
                 hint = "An archive is opened with ArchiveEncoder.open(); `oskit encode` takes it as it is."

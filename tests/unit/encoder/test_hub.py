@@ -10,7 +10,7 @@ import pytest
 from oskit.encoder import hub
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.encoder.report import UntrainedProjectionWarning
-from oskit.errors import BrokenEncoderError, EncoderNotFoundError, HubAccessError
+from oskit.errors import BrokenEncoderError, EncoderError, EncoderNotFoundError, HubAccessError
 from tests import tiny
 from tests.hub_server import HubServer
 
@@ -235,6 +235,19 @@ def test_an_empty_cache_offline_leads_to_the_base(
         )
     assert encoder.load_report.attempts[1].outcome == "unreachable"
     assert server.requests == []
+
+
+def test_a_cache_that_cannot_be_written(server: HubServer, folder: Path, base: str, tmp_path: Path) -> None:
+    server.add("team/tiny", folder)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EncoderError, match="cannot be written to the Hub's cache"):
+        NeuralSparseEncoder.from_pretrained("team/tiny", base=base, cache_folder=tmp_path / "file" / "cache")
+
+
+def test_code_is_only_downloaded_when_it_may_run(server: HubServer, folder: Path) -> None:
+    server.add("team/tiny", folder)
+    NeuralSparseEncoder.from_pretrained("team/tiny", trust_remote_code=True)
+    assert any(line.endswith("modeling_custom.py") for line in server.downloads("team/tiny"))
 
 
 def test_half_a_download_is_no_filled_cache(server: HubServer, folder: Path, base: str) -> None:
