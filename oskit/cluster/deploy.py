@@ -29,6 +29,7 @@ from oskit.cluster.models import (
     wait_until,
 )
 from oskit.cluster.plan import DeploymentPlan, plan_deployment
+from oskit.cluster.predict import is_ready
 from oskit.cluster.retry import is_transient, with_retries
 from oskit.cluster.settings import configure, raise_for_problems
 from oskit.cluster.upload import (
@@ -132,6 +133,8 @@ def deploy_archive(
     plan = plan_deployment(client, archive, name=name, group=group)
     if plan.others and not replace and plan.action not in ("reuse", "await"):
         raise _name_is_taken(plan)
+    if plan.name != (name or archive.name):
+        run.notify(f"The cluster has this archive as {plan.name!r}; --name makes another model of it")
     run.prepare_cluster(plan, configure_cluster)
     deployed = run.execute(plan, group, expected)
     return run.replace_others(plan, deployed) if replace else deployed
@@ -171,7 +174,7 @@ class _Deployment:
         self._archive = archive
         self._wait_s = wait_s
         self._progress = progress
-        self._notify = notify
+        self.notify = notify
         self._made_model: str | None = None
         self._made_group: str | None = None
         self._deployed: str | None = None
@@ -181,7 +184,7 @@ class _Deployment:
         self._progress("Running the archive here", 0, 0)
         expected = expectation(self._archive)
         if expected is None:
-            self._notify(
+            self.notify(
                 f"{self._archive.path.name} cannot run here and has no probes: its predictions are not "
                 "compared. Install torch, or deploy the ONNX archive"
             )
@@ -193,7 +196,7 @@ class _Deployment:
             raise_for_problems(plan.problems)
             return
         for setting, value in configure(self._client, plan.problems).items():
-            self._notify(f"Changed the cluster's setting {setting} to {value}")
+            self.notify(f"Changed the cluster's setting {setting} to {value}")
         raise_for_problems([problem for problem in plan.problems if problem.value is None])
 
     def execute(self, plan: DeploymentPlan, group: str | None, expected: Expectation | None) -> DeployedModel:
@@ -207,7 +210,7 @@ class _Deployment:
             raise
         except KeyboardInterrupt:
             if self._made_model is not None:
-                self._notify(
+                self.notify(
                     f"The model {self._made_model} is unfinished: the same command goes on with it, "
                     f"`oskit delete {self._made_model}` removes it"
                 )
@@ -230,7 +233,7 @@ class _Deployment:
             model_id = plan.model.model_id
             if plan.action == "resume":
                 self._made_model = model_id
-                self._notify(f"Going on with the interrupted upload of {model_id}")
+                self.notify(f"Going on with the interrupted upload of {model_id}")
                 present = chunks_present(self._client, model_id)
                 self._upload(model_id, present)
             return model_id
@@ -254,12 +257,14 @@ class _Deployment:
             model_id,
             present=present,
             progress=self._progress,
-            notify=self._notify,
+            notify=self.notify,
         )
 
     def _deployed_model(self, model_id: str, plan: DeploymentPlan) -> ModelInfo:
         if plan.action == "reuse" and plan.model is not None:
-            return plan.model
+            if is_ready(self._client, plan.model):
+                return plan.model
+            self.notify(f"The model {model_id} is called DEPLOYED but does not answer: deploying it again")
         end = time.monotonic() + self._wait_s
         if plan.action != "await":  # else another run is deploying it right now
             self._deploy_with_patience(model_id, end)
@@ -267,7 +272,9 @@ class _Deployment:
             lambda: self._answering(model_id), wait_s=max(10.0, end - time.monotonic()), max_pause_s=1.0
         )
         if model is None:
-            raise ModelError(f"The model {model_id} was deployed, but its state does not become DEPLOYED")
+            raise ModelError(
+                f"The model {model_id} was deployed, but does not answer", hint="Deploy it again"
+            )
         return model
 
     def _answering(self, model_id: str) -> ModelInfo | None:
@@ -279,7 +286,7 @@ class _Deployment:
                 f"The deployment of the model {model_id} failed", hint="Deploy it again to see why"
             )
         self._progress(f"Deploying: {model.state}", 0, 0)
-        return model if model.is_deployed else None
+        return model if model.is_deployed and is_ready(self._client, model) else None
 
     def _deploy_with_patience(self, model_id: str, end: float) -> None:
         """Deploy, again after a pause where the reason may pass by itself."""
@@ -293,7 +300,7 @@ class _Deployment:
                     f"The model {self._archive.name!r} cannot be deployed: {cause.problem} ({reason})",
                     hint=cause.hint,
                 )
-            self._notify(f"Not deployed yet, trying again in {DEPLOY_PAUSE_S:g} s: {cause.problem}")
+            self.notify(f"Not deployed yet, trying again in {DEPLOY_PAUSE_S:g} s: {cause.problem}")
             time.sleep(DEPLOY_PAUSE_S)
 
     def _deploy_once(self, model_id: str, end: float) -> tuple[str, Cause | None]:
@@ -314,7 +321,7 @@ class _Deployment:
             return "", None
         reason = node_errors(str(task.get("error") or f"the task is {task['state']}"))
         if task["state"] == "COMPLETED_WITH_ERROR":
-            self._notify(f"Some nodes cannot load the model: {cause_of(reason).problem} ({reason})")
+            self.notify(f"Some nodes cannot load the model: {cause_of(reason).problem} ({reason})")
             return "", None
         return reason, cause_of(reason)
 
@@ -367,7 +374,7 @@ class _Deployment:
             if self._made_group is not None:
                 delete_empty_group(self._client, self._made_group)
         except ClusterError as second:
-            self._notify(f"Cleaning up failed too: {second.message}")
+            self.notify(f"Cleaning up failed too: {second.message}")
         if left is not None:
             note = (
                 f"The unfinished model {left} is still there: deploy again to go on, or: oskit delete {left}"
@@ -375,7 +382,7 @@ class _Deployment:
             if isinstance(error, OskitError):
                 error.hint = f"{error.hint}. {note}" if error.hint else note
             else:
-                self._notify(note)
+                self.notify(note)
 
     def replace_others(self, plan: DeploymentPlan, deployed: DeployedModel) -> DeployedModel:
         """Delete the older models of the name, except those that pipelines use."""
@@ -385,7 +392,7 @@ class _Deployment:
             users = pipelines_using(self._client, other.model_id)
             if users:
                 kept.append(other.model_id)
-                self._notify(
+                self.notify(
                     f"The older model {other.model_id} stays, because it is used by the "
                     f"{' and the '.join(users)}"
                 )

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from opensearchpy import OpenSearch
 
 from oskit.cluster.failures import cluster_errors
-from oskit.cluster.models import request
+from oskit.cluster.models import ModelInfo, request
 from oskit.encoder.types import KeyFormat, TokenWeights
 from oskit.errors import ModelError
 
@@ -57,6 +57,24 @@ def predict(
             hint="Token ids need OpenSearch 3.2 or newer",
         )
     return rows
+
+
+def is_ready(client: OpenSearch, model: ModelInfo) -> bool:
+    """Whether the model really answers.
+
+    After a node has restarted, a model is called DEPLOYED for some ten seconds without being in memory;
+    then the cluster deploys it again by itself, if ``model_auto_redeploy.enable`` is on.
+
+    Raises:
+        ModelError: It fails for another reason.
+    """
+    try:
+        predict(client, model.model_id, ["ready"], function_name=model.function_name)
+    except ModelError as error:
+        if "Model not ready" in error.message:
+            return False
+        raise
+    return True
 
 
 def _weights(result: dict[str, Any]) -> TokenWeights:

@@ -155,6 +155,24 @@ def test_the_same_content_is_one_model_whatever_its_state(client: OpenSearch, en
     assert models_of(client, encoder) == [first.model_id]
 
 
+def test_a_model_that_is_only_called_deployed(client: OpenSearch, encoder: Archive) -> None:
+    """As after the restart of a node: the index says DEPLOYED, no node has it in memory."""
+    model_id = deploy_archive(client, encoder).model_id
+    undeploy_model(client, model_id)
+    client.update(
+        index=".plugins-ml-model",
+        id=model_id,
+        body={"doc": {"model_state": "DEPLOYED"}},
+        params={"refresh": "true"},
+    )
+    with pytest.raises(ModelError, match="not ready"):
+        predict(client, model_id, ["a permit"])
+    notes: list[str] = []
+    deployed = deploy_archive(client, encoder, notify=notes.append)
+    assert (deployed.model_id, deployed.state) == (model_id, "DEPLOYED")
+    assert predict(client, model_id, ["a permit"])
+
+
 def test_another_name_makes_another_model(client: OpenSearch, encoder: Archive) -> None:
     first = deploy_archive(client, encoder)
     other = deploy_archive(client, encoder, name=f"{PREFIX}-alias")
