@@ -167,8 +167,7 @@ def test_a_model_that_is_only_called_deployed(client: OpenSearch, encoder: Archi
     )
     with pytest.raises(ModelError, match="not ready"):
         predict(client, model_id, ["a permit"])
-    notes: list[str] = []
-    deployed = deploy_archive(client, encoder, notify=notes.append)
+    deployed = deploy_archive(client, encoder)
     assert (deployed.model_id, deployed.state) == (model_id, "DEPLOYED")
     assert predict(client, model_id, ["a permit"])
 
