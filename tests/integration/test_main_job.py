@@ -68,9 +68,11 @@ def exports(tmp_path_factory: pytest.TempPathFactory, collection: Collection) ->
     return folders
 
 
-def _archives(exports: dict[str, Path]) -> Iterator[Archive]:
-    for folder in exports.values():
-        yield from (open_archive(part) for part in sorted(folder.iterdir()))
+def _archives(exports: dict[str, Path]) -> Iterator[tuple[str, Archive]]:
+    """Every archive, with a name of its own: the two formats are different contents."""
+    for architecture, folder in exports.items():
+        for part in sorted(folder.iterdir()):
+            yield f"main-job-{architecture}-{part.name}", open_archive(part)
 
 
 @pytest.fixture(scope="module", params=["process", pytest.param("container", marks=pytest.mark.container)])
@@ -78,7 +80,7 @@ def place(request: pytest.FixtureRequest, exports: dict[str, Path]) -> Iterator[
     """The process and the container in turn, each with both formats of both architectures deployed."""
     url = request.getfixturevalue("cluster_url" if request.param == "process" else "container_url")
     with connect(ConnectionSettings(url=url)) as client:
-        deployed = [deploy_archive(client, archive) for archive in _archives(exports)]
+        deployed = [deploy_archive(client, archive, name=name) for name, archive in _archives(exports)]
         for model in deployed:
             assert model.state == "DEPLOYED"
             assert model.max_difference is not None and model.max_difference < 1e-3
