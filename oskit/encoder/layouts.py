@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -70,15 +71,17 @@ def detect_layout(folder: Path) -> Layout:
         BrokenEncoderError: Files are missing or unreadable.
         EncoderError: It is an encoder of a kind that OpenSearch's sparse search cannot use.
     """
+    modules = _modules(folder) if (folder / "modules.json").is_file() else []
     head = folder / HEAD_FILE
-    if head.is_file():
+    # A SparseEncoder that was saved over an older layout counts, not the head that was left behind.
+    if head.is_file() and not _is_sparse(modules):
         part = TransformerPart(_encoder_beside(head), masked_lm=False)
         _check_transformer(part.folder)
         return Layout(
             "head file", folder, (part,), head=head, idf=find_idf(folder), settings=_settings(part.folder)
         )
     if (folder / "modules.json").is_file():
-        return _sentence_transformers(folder)
+        return _sentence_transformers(folder, modules)
     if not (folder / "config.json").is_file():
         raise BrokenEncoderError(f"{folder} holds no encoder: there is no config.json", hint=_hint(folder))
     _check_transformer(folder)
@@ -86,10 +89,13 @@ def detect_layout(folder: Path) -> Layout:
     return Layout("transformer", folder, (part,), idf=find_idf(folder), settings=_settings(folder))
 
 
-def _sentence_transformers(folder: Path) -> Layout:
-    modules = _modules(folder)
+def _is_sparse(modules: Sequence[tuple[str, Path]]) -> bool:
+    return any(kind == "SpladePooling" for kind, _ in modules)
+
+
+def _sentence_transformers(folder: Path, modules: Sequence[tuple[str, Path]]) -> Layout:
     kinds = [kind for kind, _ in modules]
-    sparse = "SpladePooling" in kinds
+    sparse = _is_sparse(modules)
     if "SparseAutoEncoder" in kinds or (_model_type(folder) == "SparseEncoder" and not sparse):
         raise EncoderError(
             f"{folder} is a sparse encoder whose dimensions are not tokens ({', '.join(kinds)})",

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SparseEncoder
 
+from oskit.encoder.layouts import HEAD_FILE
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.encoder.report import UntrainedProjectionWarning
 from oskit.errors import (
@@ -279,6 +280,18 @@ def test_a_head_without_a_bias(copy: Callable[[str], Path]) -> None:
     without = load(folder).document_matrix(TEXTS)
     torch.save({"weight": weight, "bias": torch.zeros_like(bias)}, folder / "neural_sparse_head.pt")
     assert abs(without - load(folder).document_matrix(TEXTS)).max() == 0
+
+
+def test_a_head_that_was_left_behind_does_not_count(copy: Callable[[str], Path]) -> None:
+    """The older layout, loaded and saved over itself."""
+    folder = copy("bert-headless")
+    torch.save(dict(zip(("weight", "bias"), projection_for(folder), strict=True)), folder / HEAD_FILE)
+    encoder = load(folder)
+    with torch.no_grad():
+        encoder.logit_modules[-1].linear.weight.mul_(2)
+    encoder.save_pretrained(str(folder))
+    assert load(folder).load_report.layout == "sentence-transformers"
+    assert abs(load(folder).document_matrix(TEXTS) - encoder.document_matrix(TEXTS)).max() == 0
 
 
 class Bomb:
