@@ -55,7 +55,7 @@ def node() -> None:
 @click.option(
     "--timeout",
     type=click.FloatRange(min=1),
-    default=180,
+    default=300,
     show_default=True,
     metavar="SECONDS",
     help="How long it may take to become ready.",

@@ -58,7 +58,7 @@ class DockerNode(Node):
         port: int | None = None,
         heap: str = "1g",
         settings: Mapping[str, Any] | None = None,
-        timeout: float = 180,
+        timeout: float = 300,
         progress: Progress | None = None,
     ) -> None:
         self.name = name if name is None else check_name(name)
@@ -246,8 +246,9 @@ class DockerNode(Node):
         reference = self._id or (f"oskit-{self.name}" if self.name else None)
         if reference is None:
             return None
+        engine = self._docker()
         try:
-            return self._docker().containers.get(reference)
+            return engine.containers.get(reference)
         except _docker_errors().NotFound:
             return None
 

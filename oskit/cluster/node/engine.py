@@ -15,7 +15,7 @@ def docker_engine(timeout: int = 600) -> Any:
         NodeError: No engine answers, or it may not be used.
     """
     try:
-        import docker
+        import docker.errors  # not docker alone: any folder of that name can be imported
     except ImportError:
         raise MissingDependencyError.for_extra("Containers", "docker", "node") from None
     try:

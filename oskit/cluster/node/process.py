@@ -70,7 +70,7 @@ class LocalNode(Node):
         java_home: str | Path | None = None,
         user: str | None = None,
         settings: Mapping[str, Any] | None = None,
-        timeout: float = 180,
+        timeout: float = 300,
         progress: Progress | None = None,
     ) -> None:
         self.name = name if name is None else check_name(name)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from oskit.cluster.node.account import node_account
 from oskit.cluster.node.artifacts import ARTIFACTS, OPENSEARCH_VERSION, Progress
 from oskit.cluster.node.config import ML_SETTINGS, to_yaml
 from oskit.cluster.node.distribution import RECIPE, distribution
@@ -64,7 +65,7 @@ def build_image(tag: str | None = None, *, force: bool = False, progress: Progre
     if not force and (found := _up_to_date(engine, name, recipe)):
         return found
     _check_machine()
-    home = distribution(java, None, progress)
+    home = distribution(java, node_account(), progress)
     with tempfile.TemporaryDirectory(prefix="oskit-image-") as folder:
         if progress:
             progress("Making a Debian system", 0, None)
