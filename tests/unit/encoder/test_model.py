@@ -203,12 +203,11 @@ def test_opened_without_from_pretrained_an_untrained_one_is_known(
     assert NeuralSparseEncoder(str(tmp_path / "saved"), device="cpu").load_report.head == "random"
 
 
-def test_notes_say_what_the_cluster_does_otherwise(folders: dict[str, Path], tmp_path: Path) -> None:
-    plain = SparseEncoder(
+def test_notes_say_what_the_cluster_does_otherwise(folders: dict[str, Path]) -> None:
+    encoder = NeuralSparseEncoder(
         str(folders["unigram"]), device="cpu", prompts={"query": "query: "}, max_active_dims=64
     )
-    plain.save_pretrained(str(tmp_path / "saved"))
-    notes = " ".join(load(tmp_path / "saved").load_report.notes)
+    notes = " ".join(encoder.load_report.notes)
     for part in ("prompts", "64 largest weights", "Several token ids"):
         assert part in notes
 
