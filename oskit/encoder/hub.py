@@ -133,11 +133,11 @@ def _ask(name: str, options: HubOptions) -> None:
 def _download(name: str, options: HubOptions) -> Snapshot:
     patterns = [*_FILES, *(["*.py"] if options.code else [])]
     with _Named(name, options, downloading=True):
-        folder = _retried(lambda: _snapshot(name, options, patterns), _is_passing_in_download)
+        folder = _retried(lambda: _snapshot(name, options, patterns))
         pickled = _without_safetensors(folder)
         if pickled:
             wanted = [*patterns, *pickled]
-            folder = _retried(lambda: _snapshot(name, options, wanted), _is_passing_in_download)
+            folder = _retried(lambda: _snapshot(name, options, wanted))
     return Snapshot(folder, folder.name, f"commit {folder.name[:12]}")
 
 
@@ -174,8 +174,10 @@ def _cached(name: str, options: HubOptions, reason: str) -> Snapshot | None:
         folder = _snapshot(name, options, _FILES, offline=True)
     except (LocalEntryNotFoundError, OSError, ValueError):
         return None
-    has_config = (folder / "config.json").is_file() or (folder / "modules.json").is_file()
-    return Snapshot(folder, folder.name, reason) if has_config else None
+    # Older versions of huggingface_hub do not know which files a snapshot should have. The weights are the
+    # last to arrive; and other programs may have cached the configuration alone.
+    usable = any(any(folder.rglob(pattern)) for pattern in ("*.safetensors", "*.bin"))
+    return Snapshot(folder, folder.name, reason) if usable else None
 
 
 def _cache_folder(options: HubOptions) -> str | None:
@@ -216,21 +218,15 @@ def _is_passing(error: BaseException) -> bool:
         return error.response.status_code >= 500 or error.response.status_code in (408, 429)
     if isinstance(error, LocalEntryNotFoundError):  # what a download makes of a connection that fails
         return error.__cause__ is not None and _is_passing(error.__cause__)
-    return isinstance(error, _transport_errors())
+    too_short = isinstance(error, OSError) and "Consistency check failed" in str(error)
+    return too_short or isinstance(error, _transport_errors())
 
 
-def _is_passing_in_download(error: BaseException) -> bool:
-    # huggingface_hub resumes a download that is cut off by itself, so often that trying again here is no use.
-    cut_off = isinstance(error, _transport_errors())
-    short = isinstance(error, OSError) and "Consistency check failed" in str(error)
-    return short or (not cut_off and _is_passing(error))
-
-
-def _retried(request: Callable[[], Result], passing: Callable[[BaseException], bool] = _is_passing) -> Result:
+def _retried(request: Callable[[], Result]) -> Result:
     from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
     retrying = Retrying(
-        retry=retry_if_exception(passing),
+        retry=retry_if_exception(_is_passing),
         stop=stop_after_attempt(ATTEMPTS),
         wait=wait_exponential(multiplier=WAIT, max=8),
         reraise=True,
