@@ -31,6 +31,7 @@ def quality_bars(runs: Mapping[str, Mapping[str, float]]) -> str:
     measures = list(next(iter(runs.values())))
     figure, axes = _axes(height=2.8)
     width = 0.8 / len(runs)
+    value_size = 8 if len(runs) <= 3 else 6.5
     for number, (name, values) in enumerate(runs.items()):
         positions = np.arange(len(measures)) + (number - (len(runs) - 1) / 2) * width
         heights = [values[measure] for measure in measures]
@@ -106,7 +107,7 @@ def rate_bars(rates: Mapping[str, float], unit: str) -> str:
     axes.set_xlim(0, max(values) * 1.14)
     axes.set_xlabel(unit)
     axes.grid(axis="y", visible=False)
-    axes.grid(axis="x", visible=True)
+    axes.grid(axis="x", color=_GRID, lw=0.7)
     return _svg(figure, f"rates-{unit}")
 
 
