@@ -14,7 +14,7 @@ import torch
 from sentence_transformers import SparseEncoder
 
 from exporters.archive import file_stem, replacing, write_beside, write_zip
-from exporters.graph import BakedEncoder, exportable
+from exporters.graph import BakedEncoder, check_bakeable, exportable
 from exporters.onnx import OPSET, write_onnx
 from exporters.parity import (
     Reference,
@@ -84,6 +84,8 @@ def export_encoder(
         ParityError: An archive does not compute what the encoder does.
     """
     _check_arguments(formats, name, version, quantize)
+    if prune is not None:
+        check_bakeable(prune)
     parts = take_apart(encoder)
     if not parts.trained and not allow_untrained:
         raise UntrainedEncoderError(

@@ -24,6 +24,19 @@ BAKEABLE = ("max_ratio", "top_k", "abs_value")
 """Pruning that can be part of the graph; ``alpha_mass`` sums in an order that a graph cannot promise."""
 
 
+def check_bakeable(prune: Prune) -> None:
+    """Refuse pruning that cannot be part of the graph.
+
+    Raises:
+        UsageError: It is of another type than :data:`BAKEABLE`.
+    """
+    if prune.type not in BAKEABLE:
+        raise UsageError(
+            f"{prune} cannot be baked into an archive",
+            hint=f"Use {', '.join(BAKEABLE)}, or prune with {prune.type} in the ingest pipeline.",
+        )
+
+
 class BakedEncoder(nn.Module):
     """Token ids and attention mask, int64 ``[batch, length]``, to weights, float32 ``[batch, vocabulary]``.
 
@@ -52,11 +65,8 @@ class BakedEncoder(nn.Module):
         prune: Prune | None = None,
     ) -> None:
         super().__init__()
-        if prune is not None and prune.type not in BAKEABLE:
-            raise UsageError(
-                f"{prune} cannot be baked into an archive",
-                hint=f"Use {', '.join(BAKEABLE)}, or prune with {prune.type} in the ingest pipeline.",
-            )
+        if prune is not None:
+            check_bakeable(prune)
         self.encoder = nn.ModuleList(modules)
         self.weight_mask: Tensor
         self.pooling = pooling

@@ -47,8 +47,8 @@ def parity_texts(seed: int = 20240229) -> list[str]:
     texts += [" ".join(chosen.choices(_SWEDISH, k=chosen.randint(1, 40))) for _ in range(30)]
     texts += ["".join(chosen.choices(_CHINESE, k=chosen.randint(1, 60))) for _ in range(20)]
     texts += [_mixed(chosen) for _ in range(30)]
-    texts += [" ".join(chosen.choices(_WORDS, k=count)) for count in (505, 509, 510, 511, 512, 700, 1500)]
-    texts += ["".join(chosen.choices(_CHINESE, k=900)), "x" * 5000]
+    texts += [" ".join(chosen.choices(_WORDS, k=count)) for count in (509, 510, 511, 800)]
+    texts += ["".join(chosen.choices(_CHINESE, k=600)), "x" * 5000]
     return texts
 
 

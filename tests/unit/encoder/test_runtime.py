@@ -27,13 +27,20 @@ TEXTS = ["hello world", "the concrete bridge is long and strong", "", "hej", "va
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Exports of a symmetric (byte BPE) and of an inference-free (WordPiece) encoder."""
     folder = tmp_path_factory.mktemp("archives")
+    with pytest.MonkeyPatch.context() as patch:
+        # What an export is proved with is tested with the exporters.
+        patch.setattr("exporters.export.parity_texts", lambda: ["hello world"])
+        _export(folder)
+    return folder
+
+
+def _export(folder: Path) -> None:
     roberta = NeuralSparseEncoder.from_pretrained(tiny.build("roberta", folder / "roberta"), device="cpu")
     export_encoder(roberta, folder / "symmetric")
     free = tiny.build_inference_free(folder / "free")
     export_encoder(
         NeuralSparseEncoder.from_pretrained(free, device="cpu"), folder / "inference-free", formats=["onnx"]
     )
-    return folder
 
 
 @pytest.fixture(scope="module")
