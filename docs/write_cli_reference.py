@@ -35,7 +35,12 @@ def _section(path: tuple[str, ...], command: click.Command) -> str:
     for name in path[:-1]:
         context = click.Context(click.Command(name), info_name=name, parent=context)
     own = click.Context(
-        command, info_name=path[-1], parent=context, terminal_width=WIDTH, max_content_width=WIDTH
+        command,
+        info_name=path[-1],
+        parent=context,
+        terminal_width=WIDTH,
+        max_content_width=WIDTH,
+        help_option_names=["-h", "--help"],
     )
     return f"## `{' '.join(path)}`\n\n```text\n{command.get_help(own)}\n```\n"
 

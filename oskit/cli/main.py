@@ -29,7 +29,11 @@ COMMANDS: dict[str, LazyCommand] = {
     "doctor": LazyCommand("oskit.cli.doctor", "doctor", "Check the machine, an encoder and a cluster."),
     "load": LazyCommand("oskit.cli.load", "load", "Load an encoder and report how it was found."),
     "encode": LazyCommand("oskit.cli.encode", "encode", "Print the token weights of texts."),
-    "export": LazyCommand("oskit.cli.export", "export", "Pack an encoder for ML Commons."),
+    "export": LazyCommand(
+        "oskit.cli.export",
+        "export",
+        "Pack MODEL (a folder or a Hub repository) into archives for ML Commons.",
+    ),
     "deploy": LazyCommand("oskit.cli.models", "deploy", "Register and deploy an archive."),
     "models": LazyCommand("oskit.cli.models", "models", "List the models of a cluster."),
     "undeploy": LazyCommand("oskit.cli.models", "undeploy", "Take models out of memory."),
@@ -38,7 +42,9 @@ COMMANDS: dict[str, LazyCommand] = {
     "search": LazyCommand("oskit.cli.search", "search", "Search an index."),
     "verify": LazyCommand("oskit.cli.verify", "verify", "Prove that a cluster retrieves what it should."),
     "evaluate": LazyCommand("oskit.cli.evaluate", "evaluate", "Measure retrieval quality without a cluster."),
-    "node": LazyCommand("oskit.cli.node", "node", "Run a real OpenSearch on this machine."),
+    "node": LazyCommand(
+        "oskit.cli.node", "node", "Run a real OpenSearch on this machine, as a process or a container."
+    ),
 }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-Tell = Callable[[str], object]
+Tell = Callable[[str], None]
 """Shows one line to whoever is waiting."""
 
 

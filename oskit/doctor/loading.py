@@ -64,15 +64,18 @@ def check_encoder(
     if missing:
         return [missing]
     from oskit.encoder.model import NeuralSparseEncoder
+    from oskit.encoder.tiers import DEFAULT_BASE
 
     loaded: list[NeuralSparseEncoder] = []
 
     def load() -> str:
-        extra = {} if base is None else {"base": base}
-        loaded.append(NeuralSparseEncoder.from_pretrained(name_or_path, revision=revision, **extra))
+        found = NeuralSparseEncoder.from_pretrained(
+            name_or_path, base=base or DEFAULT_BASE, revision=revision
+        )
+        loaded.append(found)
         report = loaded[0].load_report
-        found = f"{report.source} by the tier {report.tier!r}"
-        return f"{found}, {report.architecture}, vocabulary {report.vocabulary_size:,}"
+        source = f"{report.source} by the tier {report.tier!r}"
+        return f"{source}, {report.architecture}, vocabulary {report.vocabulary_size:,}"
 
     with tempfile.TemporaryDirectory(prefix="oskit-doctor-") as scratch, _without_warnings():
         findings = [attempt("encoder", "load", load)]
