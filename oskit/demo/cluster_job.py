@@ -76,7 +76,7 @@ class ClusterJob:
                     name=f"{archive.name}-{archive.path.parent.name}",
                     replace=True,
                     configure_cluster=configure,
-                    notify=lambda text: self._steps.tell(f"    {text}"),
+                    notify=self._say,
                 )
                 self._models[archive.sha256] = model
                 self._report.models.append(
@@ -90,6 +90,9 @@ class ClusterJob:
                     )
                 )
                 step.result = f"{model.state}, largest difference {model.max_difference or 0:.1e}"
+
+    def _say(self, text: str) -> None:
+        self._steps.tell(f"    {text}")
 
     def prove(self, plan: IndexPlan) -> None:
         """Make the index of a plan, load the collection into it, and verify it.
@@ -157,7 +160,7 @@ class ClusterJob:
     def clean_up(self) -> None:
         """Delete the indexes and the models that this job made; models that were there before stay."""
         made = [model.model_id for model in self._models.values() if not model.reused]
-        self._steps.tell("    Deleting what the demo made")
+        self._say("Deleting what the demo made")
         for index in self._indexes:
             self._attempt(delete_index, index)
         for model_id in made:
@@ -168,4 +171,4 @@ class ClusterJob:
         try:
             delete(self._client, name)
         except OskitError as error:
-            self._steps.tell(f"    {error}")
+            self._say(str(error))

@@ -37,7 +37,7 @@ def quality_bars(runs: Mapping[str, Mapping[str, float]]) -> str:
         heights = [values[measure] for measure in measures]
         bars = axes.bar(positions, heights, width * 0.92, label=name, color=_SERIES[number % len(_SERIES)])
         axes.bar_label(
-            bars, labels=[f"{height:.3f}" for height in heights], padding=2, fontsize=8, color=_INK
+            bars, labels=[f"{height:.3f}" for height in heights], padding=2, fontsize=value_size, color=_INK
         )
     axes.set_xticks(range(len(measures)), measures)
     axes.set_ylim(0, max(1.0, *(max(values.values()) for values in runs.values())) * 1.08)
