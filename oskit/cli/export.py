@@ -118,13 +118,20 @@ def _load(model: str, revision: str | None, allow_untrained: bool, trust_remote_
         if error.name is None or error.name.startswith("oskit"):
             raise
         raise MissingDependencyError.for_extra("Exporting", error.name, "export") from error
-    return NeuralSparseEncoder.from_pretrained(
-        model,
-        revision=revision,
-        device="cpu",
-        trust_remote_code=trust_remote_code,
-        fallback=allow_untrained,
-    )
+    from oskit.errors import UntrainedEncoderError
+
+    try:
+        return NeuralSparseEncoder.from_pretrained(
+            model,
+            revision=revision,
+            device="cpu",
+            trust_remote_code=trust_remote_code,
+            fallback=allow_untrained,
+        )
+    except UntrainedEncoderError as error:
+        raise UntrainedEncoderError(
+            error.message, hint="Train a projection first, or export a random one with --allow-untrained."
+        ) from error
 
 
 def _record(archive: Archive) -> dict[str, Any]:
