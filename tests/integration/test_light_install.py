@@ -79,7 +79,9 @@ def clean(client: OpenSearch) -> Iterator[None]:
 
 def test_the_environment_has_no_torch(environment: Path) -> None:
     code = f"import importlib.util as u; print([name for name in {ABSENT!r} if u.find_spec(name)])"
-    done = subprocess.run([environment / "python", "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [environment / "python", "-I", "-c", code], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -98,7 +100,7 @@ def test_deploy_ingest_search_and_verify_without_torch(
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    (model,) = oskit("deploy", str(export))["models"]
+    (model,) = oskit("deploy", str(export))
     assert model["state"] == "DEPLOYED"
     report = oskit("ingest", INDEX, str(collection), "--encode", "client", "--archive", str(export))
     assert report["indexed"] == report["read"] > 0
