@@ -74,6 +74,21 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class Record:
+    """A record as it was read, before anybody says what its fields mean.
+
+    Args:
+        where: ``file:line``.
+        values: Its fields.
+        raw: As it stood in the file, where that is known.
+    """
+
+    where: str
+    values: Mapping[str, Any]
+    raw: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class FieldNames:
     """Which fields of a record hold its id, text and title."""
 

@@ -8,10 +8,10 @@ from typing import Literal, get_args
 
 from oskit.data.collection import CORPUS, find_corpus
 from oskit.data.compression import COMPRESSION_SUFFIXES, STDIN
-from oskit.data.documents import Document, FieldNames, Refusal
-from oskit.data.jsonl import read_jsonl
-from oskit.data.parquet import count_rows, read_parquet
-from oskit.data.tables import read_table
+from oskit.data.documents import Document, FieldNames, Record, Refusal
+from oskit.data.jsonl import read_jsonl, read_objects_of
+from oskit.data.parquet import count_rows, read_parquet, read_parquet_rows
+from oskit.data.tables import read_rows, read_table
 from oskit.errors import DataError, UsageError
 
 Format = Literal["jsonl", "csv", "tsv", "parquet"]
@@ -59,6 +59,28 @@ def read_documents(
     names = FieldNames(id_field, text_field, title_field)
     files = [_resolve(source, format) for source in sources]
     return _read_all(files, names)
+
+
+def read_records(
+    source: str | Path, *, format: Format | None = None, wanted: Sequence[str] = ()
+) -> Iterator[Record | Refusal]:
+    """Stream the records of a file as they are; every record gives exactly one item.
+
+    Args:
+        source: A file, compressed or not, or ``-``; of a folder in BEIR's layout, its corpus.
+        format: Format of the file; without it its name tells. Stdin is JSONL without it.
+        wanted: Columns that may be there; they tell how a CSV file is separated.
+
+    Raises:
+        UsageError: The format cannot be told.
+        DataError: The file cannot be read.
+    """
+    path, kind = _resolve(source, format)
+    if kind == "jsonl":
+        return read_objects_of(path)
+    if kind == "parquet":
+        return read_parquet_rows(Path(path), required={})
+    return read_rows(path, wanted=wanted, required={}, tabs=kind == "tsv")
 
 
 def count_records(sources: Sequence[str | Path], *, format: Format | None = None) -> int | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from oskit.data.compression import DAMAGE, open_bytes, source_name
-from oskit.data.documents import OSKIT_KEY, Document, FieldNames, Refusal, document_from_record
+from oskit.data.documents import OSKIT_KEY, Document, FieldNames, Record, Refusal, document_from_record
 from oskit.errors import DataError
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
@@ -30,6 +30,29 @@ def read_jsonl(source: str | Path, names: FieldNames) -> Iterator[Document | Ref
                 hint=f"Convert it: jq -c '.[]' {name} | oskit ingest INDEX -",
             )
         yield parse_line(line, names, where)
+
+
+def read_objects_of(source: str | Path) -> Iterator[Record | Refusal]:
+    """The records of a JSONL file; every line that is not blank gives a record or a refusal.
+
+    Raises:
+        DataError: The file cannot be read, or is one JSON array instead of a record a line.
+    """
+    name = source_name(source)
+    for number, line in enumerate_lines(source):
+        where = f"{name}:{number}"
+        if number == 1 and line.lstrip().startswith(b"["):
+            raise DataError(
+                f"{where} begins a JSON array, not a record a line",
+                hint=f"Convert it: jq -c '.[]' {name} > NEW.jsonl",
+            )
+        raw = line.decode("utf-8", "surrogateescape") if len(line) <= MAX_LINE_BYTES else ""
+        try:
+            yield Record(where, load_object(line), raw)
+        except ValueError as error:
+            yield Refusal(where, str(error), raw)
+        except RecursionError:
+            yield Refusal(where, "the JSON is nested too deeply", raw)
 
 
 def parse_line(line: bytes, names: FieldNames, where: str) -> Document | Refusal:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from oskit.data.documents import Document, FieldNames, Refusal, document_from_record
+from oskit.data.documents import Document, FieldNames, Record, Refusal, document_from_record
 from oskit.data.values import clean_value
 from oskit.errors import DataError, MissingDependencyError
 
@@ -15,7 +15,23 @@ _BATCH_ROWS = 256
 
 
 def read_parquet(path: Path, names: FieldNames) -> Iterator[Document | Refusal]:
-    """The documents of a Parquet file, one a row; rows are counted from 1.
+    """The documents of a Parquet file, one a row.
+
+    Raises:
+        DataError: The file cannot be read, or lacks the columns.
+        MissingDependencyError: pyarrow is not installed.
+    """
+    required = {names.text: "--text-field"} | ({} if names.id is None else {names.id: "--id-field"})
+    for row in read_parquet_rows(path, required=required):
+        yield row if isinstance(row, Refusal) else _document(row, names)
+
+
+def read_parquet_rows(path: Path, *, required: Mapping[str, str]) -> Iterator[Record | Refusal]:
+    """The rows of a Parquet file, counted from 1.
+
+    Args:
+        path: The file.
+        required: Columns that must be there, and the option that names another.
 
     Raises:
         DataError: The file cannot be read, or lacks the columns.
@@ -29,11 +45,12 @@ def read_parquet(path: Path, names: FieldNames) -> Iterator[Document | Refusal]:
     row = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            _check_columns(file.schema_arrow.names, names, path)
+            _check_columns(file.schema_arrow.names, required, path)
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                 for record in _records(batch):
                     row += 1
-                    yield _document(record, names, f"{path}:{row}")
+                    where = f"{path}:{row}"
+                    yield Refusal(where, record) if isinstance(record, str) else Record(where, record)
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(
             f"{path}:{row + 1} cannot be read as Parquet: {error}", hint="The file seems damaged or cut off"
@@ -53,9 +70,9 @@ def count_rows(path: Path) -> int | None:
         return None
 
 
-def _check_columns(columns: list[str], names: FieldNames, path: Path) -> None:
-    for column, option in ((names.text, "--text-field"), (names.id, "--id-field")):
-        if column is not None and column not in columns:
+def _check_columns(columns: list[str], required: Mapping[str, str], path: Path) -> None:
+    for column, option in required.items():
+        if column not in columns:
             known = ", ".join(repr(name) for name in columns[:12])
             raise DataError(f"{path} has no column {column!r}, but {known}", hint=f"Choose with {option}")
 
@@ -74,10 +91,8 @@ def _records(batch: Any) -> Iterator[dict[str, Any] | str]:
             yield "not UTF-8"
 
 
-def _document(record: dict[str, Any] | str, names: FieldNames, where: str) -> Document | Refusal:
-    if isinstance(record, str):
-        return Refusal(where, record)
+def _document(row: Record, names: FieldNames) -> Document | Refusal:
     try:
-        return document_from_record(record, names, where)
+        return document_from_record(row.values, names, row.where)
     except ValueError as error:
-        return Refusal(where, str(error), json.dumps(clean_value(record)))
+        return Refusal(row.where, str(error), json.dumps(clean_value(row.values)))

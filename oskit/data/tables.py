@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from oskit.data.compression import DAMAGE, open_bytes, source_name
-from oskit.data.documents import Document, FieldNames, Refusal, document_from_record
+from oskit.data.documents import Document, FieldNames, Record, Refusal, document_from_record
 from oskit.data.jsonl import MAX_LINE_BYTES
 from oskit.errors import DataError
 
@@ -17,10 +17,29 @@ _CSV_DELIMITERS = (",", ";", "\t", "|")
 
 
 def read_table(source: str | Path, names: FieldNames, *, tabs: bool = False) -> Iterator[Document | Refusal]:
-    """The documents of a CSV file, or with ``tabs`` of a TSV file.
+    """The documents of a CSV file, or with ``tabs`` of a TSV file; see :func:`read_rows`.
 
-    CSV may be separated by commas, semicolons, tabs or bars, whichever makes the text's column appear
-    in the header, with quotes as in RFC 4180. In TSV quotes are letters like any other.
+    Raises:
+        DataError: The file cannot be read, or its header does not fit.
+    """
+    required = {names.text: "--text-field"} | ({} if names.id is None else {names.id: "--id-field"})
+    for row in read_rows(source, wanted=(names.text,), required=required, tabs=tabs):
+        yield row if isinstance(row, Refusal) else _document(row, names)
+
+
+def read_rows(
+    source: str | Path, *, wanted: Sequence[str], required: Mapping[str, str], tabs: bool = False
+) -> Iterator[Record | Refusal]:
+    """The rows of a CSV file, or with ``tabs`` of a TSV file.
+
+    CSV may be separated by commas, semicolons, tabs or bars, with quotes as in RFC 4180. In TSV quotes are
+    letters like any other.
+
+    Args:
+        source: The file, or ``-``.
+        wanted: Columns that may be there; the separator is the first that makes one of them appear.
+        required: Columns that must be there, and the option that names another.
+        tabs: Whether it is TSV.
 
     Raises:
         DataError: The file cannot be read, or its header does not fit.
@@ -30,7 +49,7 @@ def read_table(source: str | Path, names: FieldNames, *, tabs: bool = False) -> 
         text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
         lines = _Lines(text, name)
         try:
-            yield from _rows(lines, names, name, tabs)
+            yield from _rows(lines, wanted, required, name, tabs)
         finally:
             text.detach()  # or closing the wrapper would close stdin
 
@@ -72,12 +91,14 @@ class _Lines:
         return raw
 
 
-def _rows(lines: _Lines, names: FieldNames, name: str, tabs: bool) -> Iterator[Document | Refusal]:
+def _rows(
+    lines: _Lines, wanted: Sequence[str], required: Mapping[str, str], name: str, tabs: bool
+) -> Iterator[Record | Refusal]:
     first = next(lines, "")
     if not first.strip():
         raise DataError(f"{name}:1 must be a header line with the columns' names")
-    delimiter = "\t" if tabs else _delimiter(first, names.text)
-    header = _header(_parser(_with_first(first, lines), delimiter, tabs), names, name)
+    delimiter = "\t" if tabs else _delimiter(first, wanted)
+    header = _header(_parser(_with_first(first, lines), delimiter, tabs), required, name)
     lines.take()
     parser = _parser(lines, delimiter, tabs)
     while True:
@@ -92,7 +113,7 @@ def _rows(lines: _Lines, names: FieldNames, name: str, tabs: bool) -> Iterator[D
         raw = lines.take().rstrip("\r\n")
         if not raw.strip():
             continue
-        yield _document(header, values, raw, names, where)
+        yield _record(header, values, raw, where)
 
 
 def _with_first(first: str, rest: Iterable[str]) -> Iterator[str]:
@@ -108,15 +129,15 @@ def _parser(lines: Iterable[str], delimiter: str, tabs: bool) -> Iterator[list[s
     return csv.reader(lines, delimiter=delimiter, strict=True)
 
 
-def _delimiter(header: str, text_column: str) -> str:
+def _delimiter(header: str, wanted: Sequence[str]) -> str:
     for delimiter in _CSV_DELIMITERS:
         columns = [column.strip().strip('"') for column in header.split(delimiter)]
-        if text_column in columns:
+        if any(column in columns for column in wanted):
             return delimiter
     return ","
 
 
-def _header(parser: Iterator[list[str]], names: FieldNames, name: str) -> list[str]:
+def _header(parser: Iterator[list[str]], required: Mapping[str, str], name: str) -> list[str]:
     try:
         header = [column.strip() for column in next(parser)]
     except csv.Error as error:
@@ -124,8 +145,8 @@ def _header(parser: Iterator[list[str]], names: FieldNames, name: str) -> list[s
     known = ", ".join(repr(column[:40]) for column in header[:12])
     if repeated := {column for column in header if header.count(column) > 1}:
         raise DataError(f"{name}:1 names the column {sorted(repeated)[0]!r} twice", hint="Rename one of them")
-    for column, option in ((names.text, "--text-field"), (names.id, "--id-field")):
-        if column is not None and column not in header:
+    for column, option in required.items():
+        if column not in header:
             raise DataError(
                 f"{name}:1 has no column {column!r}, but {known}",
                 hint=f"Choose one with {option}, or put a header line in front",
@@ -133,16 +154,17 @@ def _header(parser: Iterator[list[str]], names: FieldNames, name: str) -> list[s
     return header
 
 
-def _document(
-    header: list[str], values: list[str], raw: str, names: FieldNames, where: str
-) -> Document | Refusal:
+def _record(header: list[str], values: list[str], raw: str, where: str) -> Record | Refusal:
     if len(values) != len(header):
         return Refusal(where, f"{len(values)} values where the header has {len(header)} columns", raw)
     if not raw.isascii() and any("\udc80" <= letter <= "\udcff" for letter in raw):
         return Refusal(where, "not UTF-8; iconv -f LATIN1 -t UTF-8 converts a file", raw)
-    record = dict(zip(header, values, strict=True))
+    return Record(where, dict(zip(header, values, strict=True)), raw)
+
+
+def _document(row: Record, names: FieldNames) -> Document | Refusal:
     try:
-        return document_from_record(record, names, where)
+        return document_from_record(row.values, names, row.where)
     except ValueError as error:
         # As JSON, so that the dead letter can be read again by itself, perhaps with another --text-field.
-        return Refusal(where, str(error), json.dumps(record))
+        return Refusal(row.where, str(error), json.dumps(row.values))
