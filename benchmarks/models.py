@@ -228,7 +228,7 @@ def _save_bert(variables: dict[str, NDArray[Any]], *, heads: int, folder: Path) 
 
 
 def _save_tokenizer(vocabulary: Path, *, lowercase: bool, folder: Path) -> None:
-    from transformers import BertTokenizerFast
+    from transformers import BertTokenizerFast  # type: ignore[attr-defined]
 
     copy = folder / "vocab.txt"
     shutil.copyfile(vocabulary, copy)
