@@ -1,0 +1,36 @@
+"""What makes an encoder good: recipes, data, teachers, losses, guards, and the run that uses them.
+
+The names below are imported when they are first used, so the parts that need no torch do without it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from oskit.training.data import TrainingData as TrainingData
+    from oskit.training.data import load_training_data as load_training_data
+    from oskit.training.holdout import hold_out as hold_out
+    from oskit.training.leakage import find_leakage as find_leakage
+    from oskit.training.sources import DataSource as DataSource
+
+_HOME = {
+    "DataSource": "oskit.training.sources",
+    "TrainingData": "oskit.training.data",
+    "find_leakage": "oskit.training.leakage",
+    "hold_out": "oskit.training.holdout",
+    "load_training_data": "oskit.training.data",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first used (PEP 562)."""
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'oskit.training' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,129 @@
+"""Rows to an Arrow file and back as a memory-mapped ``datasets.Dataset``: as many as the disk holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from oskit.errors import DataError, MissingDependencyError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from datasets import Dataset
+    from numpy.typing import NDArray
+
+EXAMPLES = {"query": "string", "positive": "string", "negatives": "list"}
+CORPUS = {"id": "string", "text": "string"}
+
+_ROWS = 1000
+_BLOCK = 10_000
+
+
+class RowWriter:
+    """Writes rows in blocks, so that memory holds one block.
+
+    Args:
+        path: The file; it appears when all is written.
+        columns: Name and type (``string``, or ``list`` of strings) of each column.
+
+    Raises:
+        MissingDependencyError: ``datasets`` is not installed.
+        DataError: The file cannot be written.
+    """
+
+    def __init__(self, path: Path, columns: dict[str, str]) -> None:
+        try:
+            import pyarrow
+        except ImportError as error:
+            raise MissingDependencyError.for_extra("reading training data", "pyarrow", "train") from error
+        types: dict[str, Any] = {"string": pyarrow.string(), "list": pyarrow.list_(pyarrow.string())}
+        self._path = path
+        self._part = path.with_name(f"{path.name}.part")
+        self._schema = pyarrow.schema([(name, types[kind]) for name, kind in columns.items()])
+        self._blocks: list[list[Any]] = [[] for _ in columns]
+        self._pyarrow = pyarrow
+        self.rows = 0
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: Any = pyarrow.OSFile(str(self._part), "wb")
+        except OSError as error:
+            raise self._cannot_write(error) from error
+        self._writer: Any = pyarrow.ipc.new_stream(self._file, self._schema)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._flush()
+            self._writer.close()
+            self._file.close()
+            if kind is None:
+                self._part.replace(self._path)
+        except OSError as error:
+            raise self._cannot_write(error) from error
+        finally:
+            if kind is not None:
+                self._part.unlink(missing_ok=True)
+
+    def add(self, *values: Any) -> None:
+        """Add a row, its values in the order of the columns."""
+        for block, value in zip(self._blocks, values, strict=True):
+            block.append(value)
+        self.rows += 1
+        if len(self._blocks[0]) >= _ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._blocks[0]:
+            return
+        batch = self._pyarrow.record_batch(self._blocks, schema=self._schema)
+        try:
+            self._writer.write_batch(batch)
+        except OSError as error:
+            raise self._cannot_write(error) from error
+        for block in self._blocks:
+            block.clear()
+
+    def _cannot_write(self, error: OSError) -> DataError:
+        return DataError(
+            f"cannot write {self._path}: {error.strerror or error}",
+            hint="Give a folder on a disk with room; TMPDIR names the one for temporary files",
+        )
+
+
+def open_rows(path: Path) -> Dataset:
+    """The rows of a file that :class:`RowWriter` wrote, memory-mapped.
+
+    Raises:
+        MissingDependencyError: ``datasets`` is not installed.
+    """
+    return datasets_module().Dataset.from_file(str(path))
+
+
+def column_of(dataset: Dataset, name: str, rows: NDArray[np.int64] | None = None) -> Iterator[Any]:
+    """The values of a column, of all rows or of some, a block at a time in memory."""
+    column = dataset.select_columns([name])
+    numbers = range(len(dataset)) if rows is None else rows
+    for start in range(0, len(numbers), _BLOCK):
+        block = numbers[start : start + _BLOCK]
+        found = column[block.start : block.stop] if isinstance(block, range) else column[block.tolist()]
+        yield from found[name]
+
+
+def datasets_module() -> Any:
+    """The package ``datasets``, imported now.
+
+    Raises:
+        MissingDependencyError: It is not installed.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingDependencyError.for_extra("reading training data", "datasets", "train") from error
+    return datasets

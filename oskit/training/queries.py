@@ -1,0 +1,152 @@
+"""Queries made from documents, so that a corpus without queries can train an encoder.
+
+A title or a heading is what a person would type to find the text below it. A sentence of a text stands for a
+query that asks about it: the inverse cloze task (Lee, Chang and Toutanova, 2019, arXiv 1906.00300), where the
+sentence is taken out of the text nine times of ten, so that matching words alone does not solve it.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+from oskit.data.duplicates import digest_of
+
+QueryKind = Literal["title", "heading", "span"]
+
+
+class QuerySettings(BaseModel):
+    """How queries are made of documents.
+
+    Attributes:
+        kinds: What they are made from: the title, headings (Markdown's ``#``, or a short first line of a
+            document without a title), spans (a sentence, or some words of a text that is one sentence).
+        spans: Spans of one document at most.
+        headings: Headings of one document at most.
+        remove: How often a query is taken out of the passage that it is to find.
+        min_length: Shortest query, in characters.
+        max_length: Longest query, in characters.
+        min_passage: Shortest passage, in characters; what would leave less is not taken out.
+        reach: Characters from the beginning in which headings and spans are looked for; an encoder reads a
+            few hundred tokens of a text.
+        max_documents: A query that more documents than this would have (such as "Introduction") is dropped.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kinds: tuple[QueryKind, ...] = ("title", "heading", "span")
+    spans: PositiveInt = 1
+    headings: PositiveInt = 2
+    remove: float = Field(default=0.9, ge=0, le=1)
+    min_length: PositiveInt = 8
+    max_length: PositiveInt = 240
+    min_passage: PositiveInt = 40
+    reach: PositiveInt = 2000
+    max_documents: PositiveInt = 3
+
+    @model_validator(mode="after")
+    def _in_order(self) -> QuerySettings:
+        if self.min_length > self.max_length:
+            raise ValueError("min_length is larger than max_length")
+        if not self.kinds:
+            raise ValueError("kinds is empty: name title, heading or span")
+        return self
+
+
+@dataclass(frozen=True)
+class MadeQueries:
+    """The queries of one document.
+
+    Attributes:
+        queries: Kind and text of each.
+        passage: What they are to find: the document without the queries that were taken out. It is one text
+            for all of them, and what the corpus holds, so that no copy of it can be taken for a negative.
+    """
+
+    queries: tuple[tuple[QueryKind, str], ...]
+    passage: str
+
+
+def make_queries(title: str, text: str, settings: QuerySettings, *, seed: int = 0) -> MadeQueries:
+    """The queries of a document; the same for the same document and seed, wherever it stands in a corpus."""
+    title, text = title.strip(), text.strip()
+    # Seeded by the content: the order of the documents and other documents must not matter. Not for secrets.
+    rng = random.Random(digest_of(str(seed), title, text))  # noqa: S311
+    found = _candidates(title, text, settings, rng)
+    passage = f"{title}\n{text}" if title else text
+    queries: list[tuple[QueryKind, str]] = []
+    for kind, query, raw in found:
+        if not settings.min_length <= len(query) <= settings.max_length or query in (q for _, q in queries):
+            continue
+        rest = passage.replace(raw, "\n" if kind != "span" else " ", 1).strip()
+        if len(rest) < settings.min_passage:
+            if passage.strip() == raw:
+                continue  # the query would be all there is to find
+        elif rng.random() < settings.remove:
+            passage = rest
+        queries.append((kind, query))
+    return MadeQueries(tuple(queries), _one_line(passage))
+
+
+def _candidates(
+    title: str, text: str, settings: QuerySettings, rng: random.Random
+) -> list[tuple[QueryKind, str, str]]:
+    """Kind, query, and the characters of the document that it is."""
+    found: list[tuple[QueryKind, str, str]] = []
+    if "title" in settings.kinds and title:
+        found.append(("title", _one_line(title), title))
+    head = text[: settings.reach]
+    if "heading" in settings.kinds:
+        for raw, heading in _headings(head, titled=bool(title))[: settings.headings]:
+            # "Side effects" alone asks about nothing, the title says of what.
+            found.append(("heading", _one_line(f"{title} {heading}"), raw))
+    if "span" in settings.kinds:
+        spans = _spans(head, settings)
+        for span in rng.sample(spans, min(settings.spans, len(spans))):
+            found.append(("span", _one_line(span), span))
+    return found
+
+
+_HEADING = re.compile(r"^[ \t]{0,3}#{1,6}[ \t]+(\S.*?)[ \t]*#*[ \t]*$", re.MULTILINE)
+_SHORT_LINE = 80
+
+
+def _headings(text: str, *, titled: bool) -> list[tuple[str, str]]:
+    """Headings as they stand in the text, and their words."""
+    found = [(match.group(0), match.group(1)) for match in _HEADING.finditer(text)]
+    first, newline, rest = text.partition("\n")
+    is_sentence = first.rstrip().endswith((".", "。", ",", ";", ":"))
+    if not titled and newline and rest.strip() and len(first) <= _SHORT_LINE and not is_sentence:
+        line = (first, first.strip())
+        if not first.lstrip().startswith("#"):
+            found.insert(0, line)
+    return found
+
+
+# A sentence ends at its mark and white space, or at the marks of scripts that write none; or at a line's end.
+_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])\s*|\n+")  # noqa: RUF001
+_WORDS_OF_SPAN = (5, 15)
+
+
+def _spans(text: str, settings: QuerySettings) -> list[str]:
+    """Sentences of a fitting length; of a text that is one sentence, windows of its words."""
+    parts = [part.strip() for part in _END.split(_HEADING.sub("\n", text))]
+    sentences = [part for part in parts if part]
+    fitting = [part for part in sentences if settings.min_length <= len(part) <= settings.max_length]
+    if len(sentences) > 1:
+        return fitting
+    words = list(re.finditer(r"\S+", text))
+    shortest, longest = _WORDS_OF_SPAN
+    width = min(longest, len(words) // 3)
+    if width < shortest:
+        return []
+    starts = range(0, len(words) - width + 1, width)
+    return [text[words[start].start() : words[start + width - 1].end()] for start in starts]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
