@@ -23,6 +23,7 @@
     │   ├── IndexingError           creating an index or loading documents into it
     │   └── SearchError             a query the cluster refused
     ├── VerificationError           the cluster's retrieval disagrees with the exact scores
+    ├── TrainingError               training cannot start, or cannot go on
     └── NodeError                   the local OpenSearch (process or container)
 
 An error is one line: what happened and where; ``hint`` says what to do next.
@@ -162,6 +163,12 @@ class VerificationError(OskitError):
     """The cluster's retrieval disagrees with the exact scores."""
 
     exit_code = 9
+
+
+class TrainingError(OskitError):
+    """Training cannot start, or cannot go on: no teacher is left, the encoder collapsed, ..."""
+
+    exit_code = 11
 
 
 class NodeError(OskitError):
