@@ -1,0 +1,161 @@
+"""What teachers computed, on disk, by content: computed once, shared by later runs and other processes.
+
+One SQLite file for each identity of a teacher (its weights, its prompts, how many tokens it reads): another
+model, or the same one with another prompt, has a file of its own and never reads what is not its own. Keys
+are digests of texts, so the same text in another data set, order or file is known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from oskit.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+Compute = Callable[[list[int]], list[bytes]]
+"""Given positions of the keys that are not known, the value of each."""
+
+SLICE = 2048
+"""Values that are computed between two commits: what an interruption may cost."""
+
+_PARAMETERS = 500
+_LOCK_SECONDS = 120.0
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS known (key BLOB PRIMARY KEY, value BLOB NOT NULL);
+"""
+
+
+def default_cache_folder() -> Path:
+    """``teachers`` in ``OSKIT_CACHE_DIR``, else in the user's cache folder."""
+    import platformdirs
+
+    root = os.environ.get("OSKIT_CACHE_DIR") or platformdirs.user_cache_dir("oskit")
+    return Path(root) / "teachers"
+
+
+class ScoreCache:
+    """A folder of stores.
+
+    Args:
+        folder: Where; None for :func:`default_cache_folder`. It is made when something is stored.
+    """
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        self.folder = default_cache_folder() if folder is None else Path(folder).expanduser()
+
+    def store(self, identity: str) -> ScoreStore:
+        """The store of a teacher; ``identity`` says everything that its values depend on.
+
+        Raises:
+            DataError: The folder cannot be written.
+        """
+        name = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
+        return ScoreStore(self.folder / f"{name}.sqlite", identity)
+
+
+class ScoreStore:
+    """Values by key, in an SQLite file. Processes may share it; threads may not share an object.
+
+    Args:
+        path: The file.
+        identity: Written into a new file, for people who look into it.
+
+    Attributes:
+        hits: Values that were there; one that is asked for twice at a time counts once.
+        misses: Values that had to be computed.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+
+    def __init__(self, path: Path, identity: str) -> None:
+        self.path = path
+        self.hits = 0
+        self.misses = 0
+        try:
+            self._database = _open(path, identity)
+        except (OSError, sqlite3.OperationalError) as error:
+            raise DataError(
+                f"the cache of teachers' scores {path} cannot be written: {error}",
+                hint="Name another folder (teachers.cache_folder, or OSKIT_CACHE_DIR).",
+            ) from error
+
+    def values(self, keys: Sequence[bytes], compute: Compute) -> list[bytes]:
+        """The value of each key; what is not known is computed, a slice at a time, and kept.
+
+        Args:
+            keys: Keys; one that comes twice is computed once.
+            compute: Called with positions in ``keys``, :data:`SLICE` at most at a time.
+        """
+        found = self._read(set(keys))
+        missing = list({key: None for key in keys if key not in found})
+        self.hits += len(found)
+        self.misses += len(missing)
+        first = {key: position for position, key in reversed(list(enumerate(keys)))}
+        for start in range(0, len(missing), SLICE):
+            chosen = missing[start : start + SLICE]
+            computed = compute([first[key] for key in chosen])
+            rows = list(zip(chosen, computed, strict=True))
+            self._write(rows)
+            found.update(rows)
+        return [found[key] for key in keys]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def _read(self, keys: set[bytes]) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
+        for chosen in _parts(list(keys), _PARAMETERS):
+            marks = ",".join("?" * len(chosen))
+            rows = self._database.execute(f"SELECT key, value FROM known WHERE key IN ({marks})", chosen)  # noqa: S608
+            found.update(rows.fetchall())
+        return found
+
+    def _write(self, rows: Sequence[tuple[bytes, bytes]]) -> None:
+        """All or nothing. Another process may have stored the same meanwhile: then its values stay."""
+        try:
+            with self._database:
+                self._database.executemany("INSERT OR IGNORE INTO known VALUES (?, ?)", rows)
+        except sqlite3.OperationalError as error:
+            raise DataError(
+                f"the cache of teachers' scores {self.path} cannot be written: {error}",
+                hint="Make room, or name another folder (teachers.cache_folder, or OSKIT_CACHE_DIR).",
+            ) from error
+
+
+def _open(path: Path, identity: str) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return _connect(path, identity)
+    except sqlite3.OperationalError:
+        raise  # locked, full or read-only: the file itself may be right
+    except sqlite3.DatabaseError as error:
+        broken = path.with_name(f"{path.name}.broken")
+        logger.warning("%s is damaged (%s): moved to %s, scores are computed anew", path, error, broken)
+        path.replace(broken)
+        return _connect(path, identity)
+
+
+def _connect(path: Path, identity: str) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=_LOCK_SECONDS)
+    try:
+        database.executescript(_SCHEMA)
+        with database:
+            database.execute("INSERT OR IGNORE INTO facts VALUES ('identity', ?)", (identity,))
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database
+
+
+def _parts(keys: Sequence[bytes], size: int) -> Iterator[Sequence[bytes]]:
+    for start in range(0, len(keys), size):
+        yield keys[start : start + size]

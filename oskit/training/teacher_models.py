@@ -1,0 +1,375 @@
+"""Teachers: models that score queries against texts. Each keeps what it computed (``score_cache``)."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+import numpy as np
+import torch
+
+from oskit.data.duplicates import digest_of
+from oskit.encoder.hub import HubOptions, fetch, is_repository_name
+from oskit.encoder.quiet import quiet_libraries
+from oskit.errors import EncoderNotFoundError, TrainingError, UntrainedEncoderError
+from oskit.training.score_cache import ScoreCache, ScoreStore
+from oskit.training.teacher_config import (
+    CrossEncoderConfig,
+    DenseTeacherConfig,
+    SparseTeacherConfig,
+    TeacherConfig,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
+    from sentence_transformers import CrossEncoder, SentenceTransformer
+
+    from oskit.encoder.model import NeuralSparseEncoder
+
+logger = logging.getLogger(__name__)
+
+Config = TypeVar("Config", bound=TeacherConfig)
+Vectors = TypeVar("Vectors")
+Result = TypeVar("Result")
+Side = Literal["query", "document"]
+
+_FORMAT = 1
+"""Part of each identity: raise it when stored values mean something else."""
+
+_HASHED_BYTES = 1 << 22
+
+
+class Teacher(ABC, Generic[Config]):
+    """A model that scores queries against texts: found now, loaded when the cache lacks something.
+
+    Args:
+        config: Which model, and how it reads.
+        cache: Where its scores are kept.
+
+    Attributes:
+        fingerprint: Digest of the model's files.
+
+    Raises:
+        EncoderError: There is no such model.
+        DataError: The cache cannot be written.
+    """
+
+    kind: str
+
+    def __init__(self, config: Config, cache: ScoreCache) -> None:
+        if not config.name:
+            raise TrainingError(f"the {self.kind} teacher has no name", hint="Name a folder or a repository.")
+        self.config = config
+        self.name = config.name
+        self.folder = _folder_of(config)
+        self.fingerprint = fingerprint_of(self.folder)
+        self._store: ScoreStore = cache.store(self._identity())
+
+    @property
+    def hits(self) -> int:
+        """Values that the cache had."""
+        return self._store.hits
+
+    @property
+    def misses(self) -> int:
+        """Values that were computed."""
+        return self._store.misses
+
+    @abstractmethod
+    def pair_scores(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
+        """The score of ``queries[i]`` and ``texts[i]``, shape ``[n]``."""
+
+    @abstractmethod
+    def score_matrix(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
+        """The score of each query and each text, shape ``[len(queries), len(texts)]``."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Let go of the model; it is loaded again when it is needed."""
+
+    def close(self) -> None:
+        """Let go of the model and close the cache."""
+        self.release()
+        self._store.close()
+
+    def _identity(self) -> str:
+        parts = [f"format {_FORMAT}", self.kind, self.fingerprint]
+        parts += [f"max_length {self.config.max_length}", f"precision {self.config.precision}"]
+        return "; ".join(parts)
+
+    def _model_kwargs(self) -> dict[str, Any]:
+        return {"dtype": getattr(torch, self.config.precision)}
+
+
+class EmbeddingTeacher(Teacher[Config], Generic[Config, Vectors]):
+    """A teacher whose score is the inner product of two vectors, which are what is kept."""
+
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """Vectors of queries; their inner product with a document's vector is the score."""
+        return self._embed(texts, "query")
+
+    def embed_documents(self, texts: Sequence[str]) -> Vectors:
+        """Vectors of documents, or of passages."""
+        return self._embed(texts, "document")
+
+    def _embed(self, texts: Sequence[str], side: Side) -> Vectors:
+        keys = [digest_of(side, text) for text in texts]
+        values = self._store.values(
+            keys, lambda missing: self._compute([texts[position] for position in missing], side)
+        )
+        return self._decode(values)
+
+    @abstractmethod
+    def _compute(self, texts: list[str], side: Side) -> list[bytes]: ...
+
+    @abstractmethod
+    def _decode(self, values: Sequence[bytes]) -> Vectors: ...
+
+
+class DenseTeacher(EmbeddingTeacher[DenseTeacherConfig, "NDArray[np.float32]"]):
+    """A sentence-transformers model. Its score is its own similarity: cosine, or the inner product.
+
+    Vectors are ``[n, dimensions]`` float32, of length 1 where the similarity is cosine.
+    """
+
+    kind = "dense"
+    _model: SentenceTransformer | None = None
+
+    def pair_scores(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
+        scores: NDArray[np.float32] = np.einsum("nd,nd->n", *self._both(queries, texts))
+        return scores
+
+    def score_matrix(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
+        first, second = self._both(queries, texts)
+        return np.asarray(first @ second.T)
+
+    def release(self) -> None:
+        self._model = None
+
+    def _both(
+        self, queries: Sequence[str], texts: Sequence[str]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return self.embed_queries(queries), self.embed_documents(texts)
+
+    def _identity(self) -> str:
+        prompts = (
+            f"query prompt {self.config.query_prompt!r}; document prompt {self.config.document_prompt!r}"
+        )
+        return f"{super()._identity()}; {prompts}"
+
+    def _compute(self, texts: list[str], side: Side) -> list[bytes]:
+        model = self._loaded()
+        query = side == "query"
+        encode = model.encode_query if query else model.encode_document
+        vectors = _with_memory(
+            self.config.batch_size,
+            lambda batch_size: encode(
+                texts,
+                prompt=self.config.query_prompt if query else self.config.document_prompt,
+                batch_size=batch_size,
+                show_progress_bar=False,
+                normalize_embeddings=model.similarity_fn_name == "cosine",
+            ),
+        )
+        return [row.tobytes() for row in np.asarray(vectors, dtype=np.float32)]
+
+    def _decode(self, values: Sequence[bytes]) -> NDArray[np.float32]:
+        if not values:
+            return np.empty((0, 0), dtype=np.float32)
+        return np.frombuffer(b"".join(values), dtype=np.float32).reshape(len(values), -1)
+
+    def _loaded(self) -> SentenceTransformer:
+        if self._model is None:
+            from sentence_transformers import SentenceTransformer
+
+            config = self.config
+            with quiet_libraries():
+                model = SentenceTransformer(
+                    str(self.folder),
+                    device=config.device,
+                    trust_remote_code=config.trust_remote_code,
+                    model_kwargs=self._model_kwargs(),
+                )
+            if config.max_length is not None:
+                model.max_seq_length = config.max_length
+            if model.similarity_fn_name not in ("cosine", "dot"):
+                raise TrainingError(
+                    f"{self.name} compares by {model.similarity_fn_name}, which is no inner product",
+                    hint="Use a dense teacher that compares by cosine or dot.",
+                )
+            self._model = model
+        return self._model
+
+
+class SparseTeacher(EmbeddingTeacher[SparseTeacherConfig, "csr_matrix"]):
+    """A trained neural sparse encoder; its score is the cluster's: special tokens weigh nothing.
+
+    Vectors are ``[n, vocabulary]``. A random projection is refused: it has nothing to teach.
+    """
+
+    kind = "sparse"
+    _model: NeuralSparseEncoder | None = None
+
+    def pair_scores(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
+        product = self.embed_queries(queries).multiply(self.embed_documents(texts))
+        return np.asarray(product.sum(axis=1), dtype=np.float32).ravel()
+
+    def score_matrix(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
+        product = self.embed_queries(queries) @ self.embed_documents(texts).T
+        return np.asarray(product.toarray(), dtype=np.float32)
+
+    def release(self) -> None:
+        self._model = None
+
+    def _compute(self, texts: list[str], side: Side) -> list[bytes]:
+        model = self._loaded()
+        encode = model.query_matrix if side == "query" else model.document_matrix
+        matrix = _with_memory(
+            self.config.batch_size, lambda batch_size: encode(texts, batch_size=batch_size)
+        ).tocsr()
+        rows = zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True)
+        return [
+            np.int32(matrix.shape[1]).tobytes()
+            + matrix.indices[start:end].astype(np.int32).tobytes()
+            + matrix.data[start:end].astype(np.float32).tobytes()
+            for start, end in rows
+        ]
+
+    def _decode(self, values: Sequence[bytes]) -> csr_matrix:
+        from scipy.sparse import csr_matrix
+
+        width = int(np.frombuffer(values[0], dtype=np.int32, count=1)[0]) if values else 0
+        counts = [(len(value) - 4) // 8 for value in values]
+        indices = [np.frombuffer(v, np.int32, n, offset=4) for v, n in zip(values, counts, strict=True)]
+        data = [
+            np.frombuffer(v, np.float32, n, offset=4 + 4 * n) for v, n in zip(values, counts, strict=True)
+        ]
+        return csr_matrix(
+            (
+                np.concatenate([*data, np.empty(0, np.float32)]),
+                np.concatenate([*indices, np.empty(0, np.int32)]),
+                np.cumsum([0, *counts]),
+            ),
+            shape=(len(values), width),
+        )
+
+    def _loaded(self) -> NeuralSparseEncoder:
+        if self._model is None:
+            from oskit.encoder.model import NeuralSparseEncoder
+
+            config = self.config
+            model = NeuralSparseEncoder.from_pretrained(
+                self.folder,
+                device=config.device,
+                trust_remote_code=config.trust_remote_code,
+                max_seq_length=config.max_length,
+                fallback=False,
+            )
+            if model.is_untrained:
+                raise UntrainedEncoderError(
+                    f"{self.name} has a random projection, which has nothing to teach",
+                    hint="Train it first: it can be the sparse teacher of a second stage then.",
+                )
+            self._model = model.to(getattr(torch, config.precision))
+        return self._model
+
+
+class CrossEncoderTeacher(Teacher[CrossEncoderConfig]):
+    """A sentence-transformers ``CrossEncoder`` with one output; its score is that output, without a sigmoid.
+
+    What is kept is the score of each pair, so in-batch scores (``score_matrix``) cost a run for every pair.
+    """
+
+    kind = "cross-encoder"
+    _model: CrossEncoder | None = None
+
+    def pair_scores(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
+        pairs = list(zip(queries, texts, strict=True))
+        keys = [digest_of("pair", query, text) for query, text in pairs]
+        values = self._store.values(keys, lambda missing: self._compute([pairs[p] for p in missing]))
+        return np.frombuffer(b"".join(values), dtype=np.float32)
+
+    def score_matrix(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
+        every = [(query, text) for query in queries for text in texts]
+        scores = self.pair_scores([query for query, _ in every], [text for _, text in every])
+        return scores.reshape(len(queries), len(texts))
+
+    def release(self) -> None:
+        self._model = None
+
+    def _compute(self, pairs: list[tuple[str, str]]) -> list[bytes]:
+        model = self._loaded()
+        scores = _with_memory(
+            self.config.batch_size,
+            lambda batch_size: model.predict(
+                pairs, batch_size=batch_size, show_progress_bar=False, activation_fn=torch.nn.Identity()
+            ),
+        )
+        return [np.float32(score).tobytes() for score in scores]
+
+    def _loaded(self) -> CrossEncoder:
+        if self._model is None:
+            from sentence_transformers import CrossEncoder
+
+            config = self.config
+            with quiet_libraries():
+                model = CrossEncoder(
+                    str(self.folder),
+                    device=config.device,
+                    trust_remote_code=config.trust_remote_code,
+                    max_length=config.max_length,
+                    model_kwargs=self._model_kwargs(),
+                )
+            if model.num_labels != 1:
+                raise TrainingError(
+                    f"{self.name} has {model.num_labels} outputs, a teacher has one score",
+                    hint="Use a cross-encoder that was trained to rank.",
+                )
+            self._model = model
+        return self._model
+
+
+def fingerprint_of(folder: Path) -> str:
+    """Digest of a model's files, names and contents, 32 hexadecimal digits.
+
+    Files that no loader reads (hidden ones, texts for people) do not count.
+    """
+    state = hashlib.blake2b(digest_size=16)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder)
+        if any(part.startswith(".") for part in name.parts) or path.suffix.lower() == ".md":
+            continue
+        state.update(digest_of(name.as_posix()))
+        with path.open("rb") as file:
+            while chunk := file.read(_HASHED_BYTES):
+                state.update(chunk)
+    return state.hexdigest()
+
+
+def _folder_of(config: TeacherConfig) -> Path:
+    """The model's folder: a local one, or the snapshot of a repository in the Hub's cache."""
+    name = str(config.name)
+    local = Path(name).expanduser()
+    if local.is_dir():
+        return local
+    if not is_repository_name(name):
+        raise EncoderNotFoundError(f"there is no folder {name}", hint="Check the name of the teacher.")
+    return fetch(name, HubOptions(revision=config.revision, code=config.trust_remote_code)).folder
+
+
+def _with_memory(batch_size: int, run: Callable[[int], Result]) -> Result:
+    """Run with smaller and smaller batches until the memory suffices."""
+    while True:
+        try:
+            return run(batch_size)
+        except torch.OutOfMemoryError:
+            if batch_size == 1:
+                raise
+            torch.cuda.empty_cache()
+        batch_size //= 2
+        logger.warning("out of memory: going on with batches of %d", batch_size)
