@@ -1,9 +1,9 @@
 """Whether training queries are also evaluation queries: the same, or nearly the same.
 
 Nearly the same is measured by the Jaccard coefficient of two queries' words, the smaller of two: each word
-counting 1, and each word weighing its inverse document frequency over all queries. So "how do I get a building
-permit" and "how do I get building permit" are near. "What are the first symptoms of measles" is near neither
-"what are the first symptoms of mumps" (the weights tell) nor "who gets measles" (the counts tell).
+counting 1, and each word weighing its inverse document frequency over all queries. So "how do I get a
+building permit" and "how do I get building permit" are near. "What are the first symptoms of measles" is near
+neither "what are the first symptoms of mumps" (the weights tell) nor "who gets measles" (the counts tell).
 """
 
 from __future__ import annotations
@@ -206,9 +206,9 @@ def _word_weights(queries: Texts, evaluation: Mapping[str, str]) -> dict[str, fl
 class _Index:
     """Evaluation queries by their heaviest words.
 
-    Of a query whose words weigh ``w`` together, a match of threshold ``t`` shares at least ``t * w``. So it shares one
-    of the heaviest words, up to where the rest weighs less than that: only these are indexed (prefix filtering;
-    Chaudhuri, Ganti and Kaushik, 2006), and common words lead to no candidates.
+    Of a query whose words weigh ``w`` together, a match of threshold ``t`` shares at least ``t * w``. So it
+    shares one of the heaviest words, up to where the rest weighs less than that: only these are indexed
+    (prefix filtering; Chaudhuri, Ganti and Kaushik, 2006), and common words lead to no candidates.
     """
 
     def __init__(self, texts: Mapping[str, str], weights: Mapping[str, float], threshold: float) -> None:
