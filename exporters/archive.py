@@ -44,6 +44,31 @@ def write_beside(archive: Archive, manifest: Manifest) -> None:
     archive.path.with_name(MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
 
 
+def check_replaceable(folder: Path) -> None:
+    """Refuse to write an archive where something else than an archive of ours lies.
+
+    An archive of any version of oskit may be replaced, even one whose manifest cannot be read any more.
+
+    Raises:
+        UsageError: The folder holds something that no export wrote.
+    """
+    if not folder.is_symlink() and not folder.exists():
+        return
+    others: list[str] = []
+    if folder.is_dir() and not folder.is_symlink():
+        names = {path.name for path in folder.iterdir()}
+        zips = {name for name in names if name.endswith(".zip")}
+        others = sorted(names - zips - {MANIFEST_NAME, REGISTER_BODY_NAME})
+        described = (folder / MANIFEST_NAME).is_file()
+        if not names or (not others and len(zips) <= 1 and described):
+            return
+    found = f": {', '.join(others[:3])}" if others else ""
+    raise UsageError(
+        f"{folder} is in the way and was not written by an export{found}",
+        hint="Choose another folder with -o; nothing was changed.",
+    )
+
+
 @contextmanager
 def replacing(output_dir: Path) -> Iterator[Path]:
     """A folder to write an export to, which takes the place of its namesakes in ``output_dir`` at the end.
@@ -52,6 +77,7 @@ def replacing(output_dir: Path) -> Iterator[Path]:
 
     Raises:
         ExportError: The output cannot be written.
+        UsageError: A folder that would be replaced holds something that no export wrote.
     """
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -64,6 +90,7 @@ def replacing(output_dir: Path) -> Iterator[Path]:
         yield staging
         for folder in sorted(staging.iterdir()):
             target = output_dir / folder.name
+            check_replaceable(target)  # someone may have put files there in the meantime
             if target.exists():
                 target.rename(staging / f".old-{folder.name}")
             folder.rename(target)

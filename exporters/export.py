@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 from sentence_transformers import SparseEncoder
 
-from exporters.archive import file_stem, replacing, write_beside, write_zip
+from exporters.archive import check_replaceable, file_stem, replacing, write_beside, write_zip
 from exporters.graph import BakedEncoder, check_bakeable, exportable
 from exporters.onnx import OPSET, write_onnx
 from exporters.parity import (
@@ -28,7 +28,7 @@ from exporters.texts import parity_texts, probe_texts
 from exporters.tokenizer import query_table, table_json
 from exporters.torchscript import write_torchscript
 from oskit.encoder.archive import Archive, open_archive
-from oskit.encoder.manifest import MANIFEST_NAME, Manifest, Parity, Probe, VocabularyRecord
+from oskit.encoder.manifest import MANIFEST_NAME, Manifest, Parity, Probe, VocabularyRecord, origin
 from oskit.encoder.quiet import quiet_libraries
 from oskit.encoder.runtime import ArchiveEncoder
 from oskit.encoder.weights import Prune
@@ -79,7 +79,7 @@ def export_encoder(
 
     Raises:
         UntrainedEncoderError: The projection is random and ``allow_untrained`` is False.
-        UsageError: The arguments do not go together.
+        UsageError: The arguments do not go together, or ``output_dir`` holds something else in their place.
         ExportError: The encoder cannot be exported.
         ParityError: An archive does not compute what the encoder does.
     """
@@ -95,6 +95,8 @@ def export_encoder(
     job = _Job(parts, name or _default_name(parts), version, quantize, prune)
     report = _Steps(progress, 1 + 2 * len(formats) + 2 * (parts.idf is not None))
     output_dir = Path(output_dir)
+    for kind in (*formats, *(["tokenizer"] if parts.idf is not None else [])):
+        check_replaceable(output_dir / kind)
     _refuse_other_export(output_dir, parts)
     with replacing(output_dir) as staging, quiet_libraries():
         report("running the encoder")
@@ -297,11 +299,10 @@ def _check_arguments(formats: Sequence[str], name: str | None, version: str, qua
 def _refuse_other_export(output_dir: Path, parts: EncoderParts) -> None:
     """Archives of two encoders in one folder would be taken for one export."""
     for path in sorted(output_dir.glob(f"*/{MANIFEST_NAME}")):
-        other = Manifest.read(path)
-        if (other.source.model, other.architecture) != (parts.source.model, parts.architecture):
+        model, architecture = origin(path)
+        if model is not None and (model, architecture) != (parts.source.model, parts.architecture):
             raise UsageError(
-                f"{path.parent} holds an archive of another encoder, {other.source.model} "
-                f"({other.architecture})",
+                f"{path.parent} holds an archive of another encoder, {model} ({architecture})",
                 hint="Choose another folder with -o, or remove it.",
             )
 

@@ -91,8 +91,14 @@ def take_apart(encoder: SparseEncoder) -> EncoderParts:
             f"the encoder's {type(hf_tokenizer).__name__} has no fast version, and so no tokenizer.json",
             hint="Convert it with transformers' convert_slow_tokenizer and save it with the encoder.",
         )
+    if hf_tokenizer.padding_side != "right":
+        raise ExportError(
+            "the encoder's tokenizer pads texts on the left, so that their positions depend on the batch; ML "
+            "Commons pads on the right",
+            hint='Load it, set tokenizer.padding_side = "right" and save it again.',
+        )
     max_length = _max_length(modules[0])
-    tokenizer = archive_tokenizer(hf_tokenizer.backend_tokenizer, max_length)
+    tokenizer = archive_tokenizer(hf_tokenizer, max_length)
     vocabulary = Vocabulary(tokenizer, size=_width(modules, tokenizer))
     return EncoderParts(
         modules=modules,
@@ -108,18 +114,18 @@ def take_apart(encoder: SparseEncoder) -> EncoderParts:
     )
 
 
-def archive_tokenizer(backend: Tokenizer, max_length: int) -> Tokenizer:
-    """A copy that truncates to ``max_length`` and does not pad.
+def archive_tokenizer(hf_tokenizer: Any, max_length: int) -> Tokenizer:
+    """A copy of its ``tokenizers.Tokenizer`` that truncates to ``max_length`` and does not pad.
 
-    ML Commons honours the truncation of ``tokenizer.json``, and pads by itself. A padding to a fixed length,
-    as some Hub repositories have it, would only slow it down.
+    ML Commons honours the truncation of ``tokenizer.json``, its side too, and pads by itself. A padding to a
+    fixed length, as some Hub repositories have it, would only slow it down.
     """
-    content = json.loads(backend.to_str())
-    truncation = content.get("truncation") or {}
+    content = json.loads(hf_tokenizer.backend_tokenizer.to_str())
     content["truncation"] = {
-        "direction": truncation.get("direction", "Right"),
+        # transformers sets the side of its own configuration at every call; what the file says is stale.
+        "direction": "Left" if hf_tokenizer.truncation_side == "left" else "Right",
         "max_length": max_length,
-        "strategy": truncation.get("strategy", "LongestFirst"),
+        "strategy": "LongestFirst",
         "stride": 0,
     }
     content["padding"] = None

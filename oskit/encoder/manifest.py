@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -133,3 +134,12 @@ class Manifest(_Record):
     def to_json(self) -> str:
         """The content of ``manifest.json``."""
         return self.model_dump_json(indent=2, exclude_none=True) + "\n"
+
+
+def origin(path: Path) -> tuple[str | None, str | None]:
+    """Encoder and architecture that a manifest of any version names; None for what it does not tell."""
+    try:
+        content = json.loads(path.read_bytes())
+        return str(content["source"]["model"]), str(content["architecture"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, None

@@ -102,6 +102,25 @@ def test_tokenizer_json_truncates_and_does_not_pad(exported: tuple[tiny.Kind, li
     assert content["padding"] is None
 
 
+def test_texts_are_cut_on_the_side_that_the_encoder_cuts(folder: Path, tmp_path: Path) -> None:
+    path = tiny.build("bert", tmp_path / "left")
+    settings = json.loads((path / "tokenizer_config.json").read_text())
+    (path / "tokenizer_config.json").write_text(json.dumps({**settings, "truncation_side": "left"}))
+    # What a tokenizer.json says of truncation and padding is what it was last used with.
+    stale = json.loads((path / "tokenizer.json").read_text())
+    stale["truncation"] = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 2}
+    stale["padding"] = {"strategy": {"Fixed": 512}, "direction": "Right", "pad_to_multiple_of": None}
+    stale["padding"] |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"}
+    (path / "tokenizer.json").write_text(json.dumps(stale))
+    encoder = NeuralSparseEncoder.from_pretrained(path, device="cpu", max_seq_length=16)
+    texts = ["bridge " * 20 + "water stone road", "water stone road " + "bridge " * 20]
+    (archive,) = export_encoder(encoder, tmp_path / "out", formats=["onnx"])
+    assert json.loads(archive.read("tokenizer.json"))["truncation"]["direction"] == "Left"
+    found = ArchiveEncoder.open(archive).document_matrix(texts).toarray()
+    np.testing.assert_allclose(found, encoder.document_matrix(texts).toarray(), atol=1e-4)
+    assert np.abs(found[0] - found[1]).max() > 0.1
+
+
 def test_torchscript_is_of_operators_that_old_libtorch_knows(
     exported: tuple[tiny.Kind, list[Archive]], tmp_path: Path
 ) -> None:
@@ -320,6 +339,10 @@ def test_encoders_and_arguments_that_cannot_be_exported(folder: Path, tmp_path: 
     with pytest.raises(ExportError, match="puts the prompt 'query: '"):
         export_encoder(encoder, tmp_path)
     transformer = Transformer(str(folder / "bert"), transformer_task="fill-mask")
+    transformer.tokenizer.padding_side = "left"
+    encoder = SparseEncoder(modules=[transformer, SpladePooling("max")], device="cpu")
+    with pytest.raises(ExportError, match="pads texts on the left"):
+        export_encoder(encoder, tmp_path)
     modules = [transformer, SpladePooling("max"), SpladePooling("max")]
     with pytest.raises(ExportError, match="Transformer → SpladePooling → SpladePooling cannot"):
         export_encoder(SparseEncoder(modules=modules, device="cpu"), tmp_path)
@@ -343,6 +366,31 @@ def test_a_folder_with_another_encoders_archives_is_left_alone(folder: Path, tmp
         export_encoder(encoder_of("roberta", folder), tmp_path, formats=["torchscript"])
     with pytest.raises(ExportError, match="cannot write to"):
         export_encoder(encoder_of("bert", folder), folder / "bert" / "config.json" / "out")
+
+
+@pytest.mark.parametrize("manifest", ['{"manifest_version": 0}', '{"file": "a.zip", "pari', "[]"])
+def test_an_older_export_is_replaced_whatever_its_manifest_says(
+    manifest: str, folder: Path, tmp_path: Path
+) -> None:
+    old = tmp_path / "onnx"
+    old.mkdir()
+    for name in ("old-1.0.0-onnx.zip", "ml-commons_model_config.json"):
+        (old / name).write_text("old")
+    (old / "manifest.json").write_text(manifest)
+    (archive,) = export_encoder(encoder_of("bert", folder), tmp_path, formats=["onnx"])
+    assert sorted(path.suffix for path in old.iterdir()) == [".json", ".json", ".zip"]
+    assert archive.path.exists() and archive.path.parent == old
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "mine.zip", "manifest.json/x"])
+def test_a_folder_that_no_export_wrote_is_never_replaced(name: str, folder: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "onnx" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(UsageError, match="in the way and was not written by an export"):
+        export_encoder(encoder_of("bert", folder), tmp_path, formats=["onnx"])
+    assert mine.read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
 
 
 def test_an_archive_opens_by_its_folder(exported: tuple[tiny.Kind, list[Archive]]) -> None:
