@@ -365,7 +365,8 @@ def normalize_scores(
     lowest = np.repeat(np.minimum.reduceat(wide, offsets[:-1]), counts)
     spread = np.repeat(np.maximum.reduceat(wide, offsets[:-1]), counts) - lowest
     normalized: NDArray[np.float64] = np.zeros_like(wide)
-    return np.divide(wide - lowest, spread, out=normalized, where=spread > 0)
+    np.divide(wide - lowest, spread, out=normalized, where=spread > 0)
+    return normalized
 
 
 def _finite(scores: NDArray[np.float32]) -> NDArray[np.float32]:
