@@ -17,8 +17,8 @@ import torch
 from sentence_transformers import SparseEncoder
 
 from exporters.parts import EncoderParts
-from exporters.tokenizer import merged_idf
 from oskit.encoder.batching import LOGITS_BYTES
+from oskit.encoder.idf import merged_idf
 from oskit.encoder.manifest import Parity
 from oskit.encoder.runtime import ArchiveEncoder
 from oskit.encoder.vocabulary import Vocabulary

@@ -5,17 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from oskit.encoder.idf import idf_table
+from oskit.encoder.idf import MIN_QUERY_WEIGHT, idf_table
 from oskit.encoder.vocabulary import Vocabulary
 from oskit.errors import ExportError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
-
-MIN_QUERY_WEIGHT = 1e-6
-"""Stands for 0: OpenSearch refuses a whole query if one of its tokens weighs 0 (seen on 3.6.0)."""
 
 MAX_QUERY_WEIGHT = 64.0
 """OpenSearch refuses a query in which a token weighs more."""
@@ -25,7 +21,8 @@ def query_table(idf: NDArray[np.float32], vocabulary: Vocabulary) -> dict[str, f
     """The content of ``idf.json``: every key of the vocabulary, or the server would take 1 for it.
 
     Tokens that the cluster never returns (special ones) have the weight 0. Of several ids with one key the
-    largest weight counts. A token that weighs nothing has :data:`MIN_QUERY_WEIGHT`.
+    largest weight counts. A token that weighs nothing has
+    :data:`oskit.encoder.idf.MIN_QUERY_WEIGHT`.
 
     Raises:
         ExportError: A weight is larger than OpenSearch takes.
@@ -40,13 +37,6 @@ def query_table(idf: NDArray[np.float32], vocabulary: Vocabulary) -> dict[str, f
         )
     returned = set(vocabulary.keys)
     return {key: max(weight, MIN_QUERY_WEIGHT) if key in returned else 0.0 for key, weight in table.items()}
-
-
-def merged_idf(idf: NDArray[np.float32], vocabulary: Vocabulary) -> NDArray[np.float32]:
-    """The weights as the cluster uses them, ``[vocabulary]``: ids with the same key have the same weight."""
-    table = idf_table(idf, vocabulary)
-    weights = [table.get(key, 0.0) for key in vocabulary.keys]
-    return np.array(weights, dtype=np.float32) * vocabulary.weight_mask()
 
 
 def table_json(table: dict[str, float]) -> bytes:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from oskit.demo.plan import Format
 from oskit.demo.result import DemoReport, ExportedArchive
 from oskit.demo.steps import Steps
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from oskit.data.collection import Collection
     from oskit.encoder.archive import Archive
     from oskit.encoder.model import NeuralSparseEncoder
@@ -57,12 +53,15 @@ def export_demo(
         ParityError: An archive does not compute what the encoder does.
     """
     from exporters import export_encoder
+    from oskit.encoder.frequencies import corpus_idf
+    from oskit.encoder.inference_free import inference_free
 
     with steps.step(f"Export it as {' and '.join(formats)}") as step:
         made = export_encoder(encoder, folder / "symmetric", formats=formats, name=NAME)
         step.result = ", ".join(_describe(archive) for archive in made)
     with steps.step("Make an inference-free encoder with the corpus's IDF, and export it") as step:
-        idf = corpus_idf(encoder, (document.passage for document in collection.documents()))
+        passages = (document.passage for document in collection.documents())
+        idf = corpus_idf(passages, encoder.vocabulary, max_length=encoder.max_length)
         other = inference_free(encoder, idf)
         archives = export_encoder(other, folder / "inference-free", formats=formats[:1], name=NAME)
         tokenizer = next(archive for archive in archives if archive.kind == "tokenizer")
@@ -72,33 +71,6 @@ def export_demo(
     found = DemoArchives({name: encoders[name] for name in formats}, tokenizer)
     report.archives = [_record(archive) for archive in found.all()]
     return found
-
-
-def corpus_idf(encoder: NeuralSparseEncoder, texts: Iterable[str]) -> NDArray[np.float32]:
-    """IDF of every token over ``texts``: ``ln(1 + (N - df + 0.5) / (df + 0.5))``, ``[vocabulary]``.
-
-    That is BM25's, which is never negative (Lucene's ``BM25Similarity``; Robertson and Zaragoza, 2009).
-    """
-    tokenizer: Any = encoder.document_transformer.tokenizer
-    count, frequencies = 0, np.zeros(encoder.vocabulary.size)
-    for text in texts:
-        ids = tokenizer(text, truncation=True, max_length=encoder.max_length)["input_ids"]
-        frequencies[np.unique(ids)] += 1
-        count += 1
-    idf = np.log(1 + (count - frequencies + 0.5) / (frequencies + 0.5))
-    return np.asarray(idf * encoder.vocabulary.weight_mask(), dtype=np.float32)
-
-
-def inference_free(encoder: NeuralSparseEncoder, idf: NDArray[np.float32]) -> NeuralSparseEncoder:
-    """An encoder whose documents are ``encoder``'s, and whose queries are a table of IDF."""
-    import torch
-    from sentence_transformers.sparse_encoder.modules import Router, SparseStaticEmbedding
-
-    tokenizer: Any = encoder.document_transformer.tokenizer
-    documents: list[Any] = list(encoder.document_modules)
-    queries = SparseStaticEmbedding(tokenizer=tokenizer, weight=torch.from_numpy(idf))
-    router = Router.for_query_document(query_modules=[queries], document_modules=documents)
-    return type(encoder)(modules=[router], similarity_fn_name="dot")
 
 
 def _describe(archive: Archive) -> str:

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from oskit.encoder.vocabulary import Vocabulary
-from oskit.errors import BrokenEncoderError
+from oskit.errors import BrokenEncoderError, UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+MIN_QUERY_WEIGHT = 1e-6
+"""Stands for 0: OpenSearch refuses a whole query if one of its tokens weighs 0 (seen on 3.6.0)."""
 
 IDF_FILE = "idf.json"
 """``{token: weight}``, what OpenSearch's tokenizer archives carry."""
@@ -96,7 +99,27 @@ def idf_table(vector: NDArray[np.float32], vocabulary: Vocabulary) -> dict[str, 
     return table
 
 
+def merged_idf(vector: NDArray[np.float32], vocabulary: Vocabulary) -> NDArray[np.float32]:
+    """The weights as the cluster uses them, ``[vocabulary.size]``: of ids with one key the largest counts."""
+    mask = vocabulary.weight_mask()
+    largest = np.zeros(vocabulary.size, dtype=np.float32)
+    np.maximum.at(largest, vocabulary.first_ids, vector * mask)
+    return largest[vocabulary.first_ids] * mask
+
+
 def write_idf(path: str | Path, vector: NDArray[np.float32], vocabulary: Vocabulary) -> None:
-    """Write :func:`idf_table` of the vector as ``idf.json``."""
-    text = json.dumps(idf_table(vector, vocabulary), ensure_ascii=False)
-    Path(path).write_text(text + "\n", encoding="utf-8")
+    """Write :func:`idf_table` of the vector as ``idf.json``, whole or not at all.
+
+    ASCII only, because ML Commons reads it in its platform's encoding.
+
+    Raises:
+        UsageError: The file cannot be written.
+    """
+    path = Path(path)
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(idf_table(vector, vocabulary)) + "\n", encoding="ascii")
+        part.replace(path)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from oskit.encoder.batching import checked_texts, encode_in_batches, rows_to_csr
 from oskit.encoder.heads import fingerprint, projection_of
 from oskit.encoder.hub import HubOptions
+from oskit.encoder.idf import merged_idf
 from oskit.encoder.loading import LoadOptions, load
 from oskit.encoder.modules import config_of, hidden_size, layers, logits_width, vocabulary_of
 from oskit.encoder.quiet import quiet_libraries
@@ -397,7 +398,8 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
     def query_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix:
         """Query vectors, shape ``[len(texts), vocabulary.size]``, float32, special tokens zero.
 
-        An inference-free encoder gives each token of a query its weight once, however often it occurs.
+        An inference-free encoder gives each token of a query its weight once, however often it occurs. Of ids
+        that the cluster gives one key the largest weight counts, as there.
 
         Raises:
             UsageError: ``texts`` is no list of texts.
@@ -405,6 +407,8 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
         idf = self.query_idf()
         if idf is None:
             return self.document_matrix(texts, batch_size=batch_size)
+        if self.vocabulary.is_ambiguous:
+            idf = merged_idf(idf, self.vocabulary)
         rows = []
         for ids in self._token_ids(checked_texts(texts, batch_size)):
             columns = np.unique(np.array(ids, dtype=np.int32))

@@ -134,6 +134,22 @@ class Vocabulary:
         return mask
 
     @cached_property
+    def first_ids(self) -> NDArray[np.int64]:
+        """For each id the lowest id with the same key, itself where it has none; shape ``[size]``."""
+        import numpy as np
+
+        return np.array([self._ids.get(key, i) for i, key in enumerate(self.keys)], dtype=np.int64)
+
+    def tokenizer(self, max_length: int | None = None) -> Tokenizer:
+        """A copy of the tokenizer that truncates to ``max_length`` tokens, if given, and never pads."""
+        copy = type(self._tokenizer).from_str(self._tokenizer.to_str())
+        copy.no_padding()
+        copy.no_truncation()
+        if max_length is not None:
+            copy.enable_truncation(max_length)
+        return copy
+
+    @cached_property
     def ambiguous_keys(self) -> frozenset[str]:
         """Keys that more than one id decodes to."""
         return frozenset(key for key, count in Counter(self.keys).items() if key and count > 1)

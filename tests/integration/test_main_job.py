@@ -20,8 +20,9 @@ from oskit.cluster.ingest import ingest
 from oskit.cluster.models import delete_model
 from oskit.data.collection import Collection
 from oskit.demo.data import demo_collection, demo_encoder
-from oskit.demo.export import corpus_idf, inference_free
 from oskit.encoder.archive import Archive, open_archive
+from oskit.encoder.frequencies import corpus_idf
+from oskit.encoder.inference_free import inference_free
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.encoder.runtime import ArchiveEncoder
 from oskit.evaluation.verify import verify
@@ -60,7 +61,7 @@ def collection() -> Collection:
 def exports(tmp_path_factory: pytest.TempPathFactory, collection: Collection) -> dict[str, Path]:
     """The demo's encoder in both formats, for each architecture a folder."""
     symmetric = NeuralSparseEncoder.from_pretrained(str(demo_encoder()), device="cpu")
-    idf = corpus_idf(symmetric, (document.passage for document in collection.documents()))
+    idf = corpus_idf((document.passage for document in collection.documents()), symmetric)
     encoders = {"symmetric": symmetric, "inference-free": inference_free(symmetric, idf)}
     folders = {name: tmp_path_factory.mktemp(name) for name in encoders}
     for name, encoder in encoders.items():

@@ -1,0 +1,54 @@
+"""An inference-free encoder made of a symmetric one and a table of query weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from sentence_transformers.sparse_encoder.modules import Router, SparseStaticEmbedding
+
+from oskit.encoder.idf import merged_idf
+from oskit.errors import EncoderError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from oskit.encoder.model import NeuralSparseEncoder
+
+
+def inference_free(
+    encoder: NeuralSparseEncoder, idf: NDArray[np.float32], *, trainable: bool = False
+) -> NeuralSparseEncoder:
+    """An encoder whose documents are ``encoder``'s, and whose queries are a table of token weights.
+
+    The two share the weights of the document side. Ids that the cluster gives one key get one weight, the
+    largest of theirs, which is what the cluster will use.
+
+    Args:
+        encoder: Any encoder; its query side is not used.
+        idf: Weight of each token, float32 ``[vocabulary.size]``, as :func:`oskit.corpus_idf` returns it.
+        trainable: Whether training may change the table.
+
+    Raises:
+        EncoderError: The table is not one of this encoder's vocabulary, or has weights that are no finite
+            numbers of at least 0.
+    """
+    size = encoder.vocabulary.size
+    if idf.shape != (size,):
+        raise EncoderError(
+            f"the table of query weights has the shape {list(idf.shape)}, the encoder {size} tokens",
+            hint="Compute it with this encoder's tokenizer: oskit idf --model.",
+        )
+    if not np.isfinite(idf).all() or (idf < 0).any():
+        raise EncoderError("the table holds query weights that are negative or no finite numbers")
+    tokenizer: Any = encoder.document_transformer.tokenizer
+    documents: list[Any] = list(encoder.document_modules)
+    merged = merged_idf(np.asarray(idf, dtype=np.float32), encoder.vocabulary)
+    # sentence-transformers makes the module as wide as the tokenizer when it loads it again.
+    weight = torch.from_numpy(merged[: len(tokenizer.get_vocab())])
+    queries = SparseStaticEmbedding(tokenizer=tokenizer, weight=weight, frozen=not trainable)
+    router = Router.for_query_document(query_modules=[queries], document_modules=documents)
+    made = type(encoder)(modules=[router], similarity_fn_name="dot", device=str(encoder.device))
+    made.random_projection = encoder.random_projection
+    return made
