@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from oskit.data.files import read_documents as read_documents
     from oskit.encoder.archive import Archive as Archive
     from oskit.encoder.archive import open_archive as open_archive
+    from oskit.encoder.frequencies import corpus_idf as corpus_idf
     from oskit.encoder.model import NeuralSparseEncoder as NeuralSparseEncoder
     from oskit.encoder.report import LoadAttempt as LoadAttempt
     from oskit.encoder.report import LoadReport as LoadReport
@@ -35,12 +36,16 @@ if TYPE_CHECKING:
     from oskit.errors import OskitError as OskitError
     from oskit.evaluation.evaluate import evaluate as evaluate
     from oskit.evaluation.verify import verify as verify
+    from oskit.training.data import TrainingData as TrainingData
+    from oskit.training.data import load_training_data as load_training_data
+    from oskit.training.sources import DataSource as DataSource
 
 _HOME = {
     "Archive": "oskit.encoder.archive",
     "ArchiveEncoder": "oskit.encoder.runtime",
     "Collection": "oskit.data.collection",
     "ConnectionSettings": "oskit.cluster.connection",
+    "DataSource": "oskit.training.sources",
     "DockerNode": "oskit.cluster.node",
     "Document": "oskit.data.documents",
     "IndexSettings": "oskit.cluster.indexes",
@@ -52,12 +57,15 @@ _HOME = {
     "Prune": "oskit.encoder.weights",
     "TextEncoder": "oskit.encoder.types",
     "TokenWeights": "oskit.encoder.types",
+    "TrainingData": "oskit.training.data",
     "UntrainedProjectionWarning": "oskit.encoder.report",
     "Vocabulary": "oskit.encoder.vocabulary",
     "connect": "oskit.cluster.connection",
+    "corpus_idf": "oskit.encoder.frequencies",
     "deploy_archive": "oskit.cluster.deploy",
     "evaluate": "oskit.evaluation.evaluate",
     "ingest": "oskit.cluster.ingest",
+    "load_training_data": "oskit.training.data",
     "open_archive": "oskit.encoder.archive",
     "read_documents": "oskit.data.files",
     "search": "oskit.cluster.search",

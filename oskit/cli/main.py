@@ -29,6 +29,7 @@ COMMANDS: dict[str, LazyCommand] = {
     "doctor": LazyCommand("oskit.cli.doctor", "doctor", "Check the machine, an encoder and a cluster."),
     "load": LazyCommand("oskit.cli.load", "load", "Load an encoder and report how it was found."),
     "encode": LazyCommand("oskit.cli.encode", "encode", "Print the token weights of texts."),
+    "idf": LazyCommand("oskit.cli.idf", "idf", "Compute idf.json, the query weights of a corpus."),
     "export": LazyCommand(
         "oskit.cli.export",
         "export",

@@ -1,0 +1,90 @@
+"""The vocabulary of an encoder without the encoder: no weights are loaded, torch is not needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from oskit.encoder.archive import REGISTER_BODY_NAME, open_archive
+from oskit.encoder.vocabulary import Vocabulary
+from oskit.errors import EncoderError, EncoderNotFoundError, MissingDependencyError, OskitError
+
+TOKENIZER_FILE = "tokenizer.json"
+
+
+def open_vocabulary(name: str | Path) -> Vocabulary:
+    """The vocabulary of an encoder, an archive or a tokenizer.
+
+    Args:
+        name: A ``tokenizer.json``; a folder that has one, itself or in a module's folder (as
+            sentence-transformers saves it); an archive, its folder or the folder of an export; or a
+            repository on the Hugging Face Hub.
+
+    Raises:
+        EncoderNotFoundError: There is nothing of that name.
+        EncoderError: It has no tokenizer, or one that cannot be read.
+        ArchiveError: It is an archive, and a broken one.
+        MissingDependencyError: It is on the Hub and huggingface_hub is not installed.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return _of_archive(path) if path.suffix == ".zip" else Vocabulary.from_file(path)
+    if not path.is_dir():
+        path = _fetch(str(name))
+    elif (path / REGISTER_BODY_NAME).is_file() or any(path.glob(f"*/{REGISTER_BODY_NAME}")):
+        return _of_archive(path)
+    return Vocabulary.from_file(_find(path, str(name)))
+
+
+def _of_archive(path: Path) -> Vocabulary:
+    from tokenizers import Tokenizer
+
+    archive = open_archive(path)
+    size = archive.manifest.vocabulary.size if archive.manifest else None
+    try:
+        tokenizer = Tokenizer.from_buffer(archive.read(TOKENIZER_FILE))
+    except OskitError:
+        raise
+    except Exception as error:  # tokenizers raises nothing more specific
+        raise EncoderError(f"{archive.path}: {TOKENIZER_FILE} cannot be read: {error}") from error
+    return Vocabulary(tokenizer, size=size)
+
+
+def _find(folder: Path, name: str) -> Path:
+    """The folder's tokenizer; of several in modules' folders, which must be one tokenizer, the first."""
+    if (folder / TOKENIZER_FILE).is_file():
+        return folder / TOKENIZER_FILE
+    found = sorted(folder.glob(f"*/{TOKENIZER_FILE}"))
+    if not found:
+        raise EncoderError(
+            f"{name} has no {TOKENIZER_FILE}",
+            hint="Save its fast tokenizer there: AutoTokenizer.from_pretrained(...).save_pretrained(folder)",
+        )
+    vocabularies = {path: Vocabulary.from_file(path).keys for path in found}
+    if len(set(vocabularies.values())) > 1:
+        raise EncoderError(
+            f"{name} holds different tokenizers: {', '.join(str(path.parent.name) for path in found)}",
+            hint="Name the tokenizer.json of its documents",
+        )
+    return found[0]
+
+
+def _fetch(name: str) -> Path:
+    try:
+        from oskit.encoder import hub
+
+        is_repository = hub.is_repository_name(name)
+    except ImportError as error:
+        raise MissingDependencyError.for_extra(
+            f"there is no file or folder {name}, and asking the Hub for it", "huggingface_hub", "export"
+        ) from error
+    if not is_repository:
+        raise EncoderNotFoundError(f"there is no file or folder {name}", hint=_WHAT)
+    try:
+        return hub.fetch(name, hub.HubOptions()).folder
+    except EncoderNotFoundError as error:
+        raise EncoderNotFoundError(
+            f"there is no file or folder {name}; {error.message}", hint=error.hint or _WHAT
+        ) from error
+
+
+_WHAT = "Give a tokenizer.json, an encoder's folder, an archive, or a repository on the Hub"
