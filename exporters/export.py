@@ -300,11 +300,18 @@ def _refuse_other_export(output_dir: Path, parts: EncoderParts) -> None:
     """Archives of two encoders in one folder would be taken for one export."""
     for path in sorted(output_dir.glob(f"*/{MANIFEST_NAME}")):
         model, architecture = origin(path)
-        if model is not None and (model, architecture) != (parts.source.model, parts.architecture):
+        same = model is None or _place(model) == _place(parts.source.model)
+        if not same or architecture not in (None, parts.architecture):
             raise UsageError(
                 f"{path.parent} holds an archive of another encoder, {model} ({architecture})",
                 hint="Choose another folder with -o, or remove it.",
             )
+
+
+def _place(model: str) -> str:
+    """The folder that ``model`` names, by whatever path; else the name of a repository."""
+    path = Path(model)
+    return str(path.resolve()) if path.exists() else model
 
 
 def _versions() -> dict[str, str]:

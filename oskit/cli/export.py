@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from oskit.cli.loader import Loader, loader_options
 from oskit.cli.options import output_options
 from oskit.cli.output import Output
 
@@ -46,11 +48,8 @@ if TYPE_CHECKING:
 )
 @click.option("--name", help="Name to register the model by.  [the encoder's own]")
 @click.option("--version", default="1.0.0", show_default=True, help="Version to register it by.")
-@click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub repository.")
 @click.option("--allow-untrained", is_flag=True, help="Export even an encoder whose projection is random.")
-@click.option(
-    "--trust-remote-code", is_flag=True, help="Run Python code that the encoder brings. Read it first."
-)
+@loader_options
 @output_options
 def export(
     model: str,
@@ -60,9 +59,8 @@ def export(
     output: str,
     name: str | None,
     version: str,
-    revision: str | None,
     allow_untrained: bool,
-    trust_remote_code: bool,
+    loader: Loader,
     out: Output,
 ) -> None:
     """Pack MODEL (a folder or a Hub repository) into archives for ML Commons.
@@ -81,7 +79,14 @@ def export(
 
     rule = Prune.parse(prune) if prune else None
     formats = _formats(format_, quantize)
-    encoder = _load(model, revision, allow_untrained, trust_remote_code)
+    # A random projection is made up only where it may be exported. The parity is that of one machine's CPU.
+    loader = replace(
+        loader,
+        fallback=loader.fallback and allow_untrained,
+        allowance="with --allow-untrained",
+        device=loader.device or "cpu",
+    )
+    encoder = loader.load(model)
     from exporters import export_encoder
 
     with out.progress("Exporting", unit="steps") as bar:
@@ -109,31 +114,6 @@ def _formats(format_: str | None, quantize: str | None) -> tuple[Literal["torchs
     return ("onnx",) if format_ == "onnx" or (format_ is None and quantize) else ("torchscript", "onnx")
 
 
-def _load(model: str, revision: str | None, allow_untrained: bool, trust_remote_code: bool) -> Any:
-    try:
-        from oskit.encoder.model import NeuralSparseEncoder
-    except ImportError as error:
-        from oskit.errors import MissingDependencyError
-
-        if error.name is None or error.name.startswith("oskit"):
-            raise
-        raise MissingDependencyError.for_extra("Exporting", error.name, "export") from error
-    from oskit.errors import UntrainedEncoderError
-
-    try:
-        return NeuralSparseEncoder.from_pretrained(
-            model,
-            revision=revision,
-            device="cpu",
-            trust_remote_code=trust_remote_code,
-            fallback=allow_untrained,
-        )
-    except UntrainedEncoderError as error:
-        raise UntrainedEncoderError(
-            error.message, hint="Train a projection first, or export a random one with --allow-untrained."
-        ) from error
-
-
 def _record(archive: Archive) -> dict[str, Any]:
     assert archive.manifest is not None
     return {
@@ -152,10 +132,9 @@ def _print(console: Console, archives: Sequence[Archive]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for title in ("archive", "size", "largest difference", "texts", "sha256"):
-        table.add_column(
-            title, justify="left" if title in ("archive", "sha256") else "right", overflow="fold"
-        )
+    table.add_column("archive", overflow="fold")
+    for title in ("size", "largest difference", "texts"):
+        table.add_column(title, justify="right", no_wrap=True)
     for archive in archives:
         assert archive.manifest is not None
         parity = archive.manifest.parity
@@ -164,7 +143,6 @@ def _print(console: Console, archives: Sequence[Archive]) -> None:
             decimal(archive.size),
             f"{parity.max_difference:.1e} of {parity.tolerance:g}",
             str(parity.texts),
-            archive.sha256[:16],
         )
     folder = archives[0].path.parent.parent
     console.print(f"{folder}/", style="bold", soft_wrap=True)

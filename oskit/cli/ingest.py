@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from oskit.cli.options import connection_options, output_options
+from oskit.cli.options import connection_options, output_options, with_options
 from oskit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,16 +65,10 @@ _OPTIONS = [
 # fmt: on
 
 
-def _options(function: Any) -> Any:
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
-
-
 @click.command("ingest")
 @click.argument("index")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@_options
+@functools.partial(with_options, options=_OPTIONS)
 @connection_options
 @output_options
 def ingest(

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from oskit.cli.options import with_options
+
 if TYPE_CHECKING:
     from oskit.encoder.model import NeuralSparseEncoder
 
@@ -30,6 +32,8 @@ class Loader:
     seed: int
     fallback: bool
     trust_remote_code: bool
+    allowance: str = "without --no-fallback"
+    """What allows a random projection, for the hint of the error about one."""
 
     def load(self, model: str) -> NeuralSparseEncoder:
         """Load an encoder; the warning about a random projection goes to stderr as the box it is.
@@ -39,22 +43,27 @@ class Loader:
             MissingDependencyError: torch or one of its companions is not installed.
         """
         import oskit
+        from oskit.errors import UntrainedEncoderError
 
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            encoder = oskit.NeuralSparseEncoder.from_pretrained(
-                model,
-                **({} if self.base is None else {"base": self.base}),
-                revision=self.revision,
-                cache_folder=self.cache_folder,
-                local_files_only=self.offline,
-                device=self.device,
-                activation=self.activation,
-                max_seq_length=self.max_seq_length,
-                seed=self.seed,
-                fallback=self.fallback,
-                trust_remote_code=self.trust_remote_code,
-            )
+            try:
+                encoder = oskit.NeuralSparseEncoder.from_pretrained(
+                    model,
+                    **({} if self.base is None else {"base": self.base}),
+                    revision=self.revision,
+                    cache_folder=self.cache_folder,
+                    local_files_only=self.offline,
+                    device=self.device,
+                    activation=self.activation,
+                    max_seq_length=self.max_seq_length,
+                    seed=self.seed,
+                    fallback=self.fallback,
+                    trust_remote_code=self.trust_remote_code,
+                )
+            except UntrainedEncoderError as error:
+                error.hint = f"Train a projection first, or allow a random one {self.allowance}."
+                raise
         for warning in caught:
             if issubclass(warning.category, oskit.UntrainedProjectionWarning):
                 click.secho(f"{warning.message}\n", err=True, fg="yellow", bold=True)
@@ -74,7 +83,7 @@ _OPTIONS = [
         "--max-length", metavar="TOKENS", type=int, help="Truncate texts to this.  [the encoder's own]"
     ),
     click.option("--seed", type=int, default=0, show_default=True, help="Of a random projection."),
-    click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps.  [the best there is]"),
+    click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps.  [the best; cpu for export]"),
     click.option("--cache-folder", metavar="DIR", type=click.Path(file_okay=False), help="Cache of the Hub."),
     click.option("--offline", is_flag=True, help="Never ask the Hub, use its cache.  [HF_HUB_OFFLINE]"),
     click.option(
@@ -93,7 +102,4 @@ def loader_options(function: Function) -> Function:
         loader = Loader(fallback=not no_fallback, max_seq_length=max_length, **given)
         return function(*args, loader=loader, **kwargs)
 
-    decorated: Any = with_loader
-    for option in reversed(_OPTIONS):
-        decorated = option(decorated)
-    return decorated  # type: ignore[no-any-return]
+    return with_options(with_loader, _OPTIONS)  # type: ignore[no-any-return]

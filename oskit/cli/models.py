@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     from oskit.cluster.plan import DeploymentPlan
     from oskit.encoder.archive import Archive
 
-WIDTH_OFF_TERMINAL = 200
-"""A table in a pipe or a file must not break ids into two lines."""
-
-
 MODEL_ID = re.compile(r"-[A-Za-z0-9_-]{19}")
 """An id that the command line would take for options."""
 
@@ -317,8 +313,6 @@ def _print_table(console: Console, header: list[str], rows: list[list[str]]) -> 
     from rich.table import Table
     from rich.text import Text
 
-    if not console.is_terminal:
-        console.width = WIDTH_OFF_TERMINAL
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in header:
         table.add_column(title.upper(), overflow="fold")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -65,6 +65,14 @@ _CONNECTION_NAMES = (
 )
 
 
+def with_options(function: Callable[..., Any], options: Sequence[Callable[[Any], Any]]) -> Any:
+    """Add click options to a command's function; its help shows them in their order."""
+    decorated: Any = function
+    for option in reversed(options):
+        decorated = option(decorated)
+    return decorated
+
+
 def connection_options(function: Function) -> Function:
     """Add the connection options; the command receives ``connection: ConnectionSettings``."""
 
@@ -72,17 +80,7 @@ def connection_options(function: Function) -> Function:
     def with_connection(*args: Any, password_stdin: bool, **kwargs: Any) -> Any:
         from oskit.cluster.connection import ConnectionSettings
 
-        names = (
-            "url",
-            "username",
-            "password_file",
-            "ca_certs",
-            "client_cert",
-            "client_key",
-            "insecure",
-            "timeout",
-        )
-        given: dict[str, Any] = {name: kwargs.pop(name) for name in names}
+        given: dict[str, Any] = {name: kwargs.pop(name) for name in _CONNECTION_NAMES}
         if password_stdin:
             given["password"] = sys.stdin.readline().rstrip("\r\n")
         overrides = {name: value for name, value in given.items() if value is not None}
@@ -91,10 +89,7 @@ def connection_options(function: Function) -> Function:
             click.echo("Warning: the cluster's certificate is not verified (--insecure)", err=True)
         return function(*args, connection=connection, **kwargs)
 
-    decorated: Any = with_connection
-    for option in reversed(_CONNECTION_OPTIONS):
-        decorated = option(decorated)
-    return decorated  # type: ignore[no-any-return]
+    return with_options(with_connection, _CONNECTION_OPTIONS)  # type: ignore[no-any-return]
 
 
 def output_options(function: Function) -> Function:

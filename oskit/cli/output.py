@@ -36,6 +36,10 @@ class ProgressHandle:
             self._progress.update(self._task, description=description, completed=completed, total=total)
 
 
+WIDTH_OFF_TERMINAL = 200
+"""A table in a pipe or a file must not break names and ids into two lines."""
+
+
 class Output:
     """Where a command's words go.
 
@@ -55,7 +59,10 @@ class Output:
         elif human is not None:
             from rich.console import Console
 
-            human(Console(file=sys.stdout, highlight=False))
+            console = Console(file=sys.stdout, highlight=False)
+            if not console.is_terminal:
+                console.width = WIDTH_OFF_TERMINAL
+            human(console)
 
     def note(self, text: str) -> None:
         """Tell something useful on stderr, unless ``--quiet``."""

@@ -33,8 +33,8 @@ def test_a_table_for_people(encoder: Path, tmp_path: Path, capsys: pytest.Captur
     code, out, err = run(capsys, encoder, "-o", tmp_path / "out")
     assert code == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"onnx", "torchscript"}
-    sha256 = open_archive(tmp_path / "out").sha256
-    assert sha256[:16] in out
+    for name in ("onnx", "torchscript"):
+        assert f"{name}/my-encoder-1.0.0-{name}.zip" in out
     assert f"oskit deploy {tmp_path / 'out'}" in out
     # What is worth knowing goes to stderr, once.
     assert err.count("use token ids as keys") == 1
@@ -85,3 +85,20 @@ def test_an_untrained_encoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "--allow-untrained" in err
     assert "Traceback" not in err
     assert not (tmp_path / "out").exists()
+    code, _, err = run(capsys, path, "-o", tmp_path / "out", "--allow-untrained", "--format", "onnx")
+    assert code == 0
+    assert "!! UNTRAINED ENCODER" in err
+
+
+def test_the_loaders_options(
+    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--activation", "log1p_relu", "--max-length", "64", "--format", "onnx"]
+    code, _, _ = run(capsys, encoder, "-o", tmp_path, *options)
+    manifest = open_archive(tmp_path).manifest
+    assert code == 0
+    assert manifest is not None
+    assert (manifest.activation, manifest.max_length) == ("log1p_relu", 64)
+    # The same folder by another path is the same encoder.
+    monkeypatch.chdir(encoder.parent)
+    assert run(capsys, encoder.name, "-o", tmp_path, "--format", "onnx")[0] == 0
