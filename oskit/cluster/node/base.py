@@ -6,12 +6,15 @@ import json
 import os
 import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
 from oskit.cluster.node import health
 from oskit.cluster.node.account import node_account
+from oskit.cluster.node.artifacts import Progress
+from oskit.cluster.node.config import check_heap
 from oskit.cluster.node.paths import check_name, state_root
 
 Kind = Literal["process", "docker"]
@@ -53,7 +56,35 @@ class NodeStatus(NamedTuple):
 
 
 class Node(ABC):
-    """A local OpenSearch; as a context manager it is stopped at the end, whatever happens."""
+    """A local OpenSearch; as a context manager it is stopped at the end, whatever happens.
+
+    Args:
+        name: A named node keeps its data; one without a name is temporary.
+        port: Where to listen on 127.0.0.1; by default any free port, or for a named node the first free
+            one from 9200 on.
+        heap: Memory of the Java heap; models live outside of it.
+        settings: For OpenSearch, as in ``opensearch.yml``.
+        timeout: Seconds that it may take to become ready.
+        progress: Called with what happens, units done and units in all.
+    """
+
+    def __init__(
+        self,
+        name: str | None,
+        *,
+        port: int | None,
+        heap: str,
+        settings: Mapping[str, Any] | None,
+        timeout: float,
+        progress: Progress | None,
+    ) -> None:
+        self.name = name if name is None else check_name(name)
+        self._port = port
+        self._heap = check_heap(heap)
+        self._settings = dict(settings or {})
+        self._timeout = timeout
+        self._progress = progress
+        self._started_here = False
 
     @property
     @abstractmethod
@@ -83,9 +114,10 @@ class Node(ABC):
     def logs(self, lines: int | None = None) -> str:
         """The last ``lines`` lines of its output, or all of it."""
 
-    @abstractmethod
     def _leave(self) -> None:
         """Stop it at the end of ``with``, unless it ran before."""
+        if self._started_here:
+            self.stop()
 
     def __enter__(self) -> Self:
         return self.start()

@@ -22,12 +22,12 @@ from oskit.cluster.node.base import (
     remove_record,
     write_record,
 )
-from oskit.cluster.node.config import SETTINGS, check_heap
+from oskit.cluster.node.config import SETTINGS
 from oskit.cluster.node.diagnosis import start_error
 from oskit.cluster.node.engine import docker_engine
 from oskit.cluster.node.health import is_ready
 from oskit.cluster.node.image import DEFAULT_TAG
-from oskit.cluster.node.paths import check_name, locked, state_root
+from oskit.cluster.node.paths import locked, state_root
 from oskit.cluster.node.ports import check_port, first_free
 from oskit.errors import NodeError, UsageError
 
@@ -39,15 +39,10 @@ class DockerNode(Node):
     """A real OpenSearch in a container, without its security plugin, reachable from this machine only.
 
     Args:
-        name: A named node keeps its data in a volume; one without a name is temporary.
+        name, port, heap, settings, timeout, progress: See :class:`oskit.cluster.node.base.Node`. The data of
+            a named node are in a volume.
         image: The image; by default ``OSKIT_OPENSEARCH_IMAGE``, then the one that `build_image` made if it
             is there, then the official one.
-        port: Where to listen on 127.0.0.1; by default any free port, or for a named node the first free
-            one from 9200 on.
-        heap: Memory of the Java heap; models live outside of it.
-        settings: For OpenSearch, as in ``opensearch.yml``.
-        timeout: Seconds that it may take to become ready.
-        progress: Called with what happens, units done and units in all.
     """
 
     def __init__(
@@ -61,16 +56,10 @@ class DockerNode(Node):
         timeout: float = 300,
         progress: Progress | None = None,
     ) -> None:
-        self.name = name if name is None else check_name(name)
+        super().__init__(name, port=port, heap=heap, settings=settings, timeout=timeout, progress=progress)
         self._image = image
-        self._port = port
-        self._heap = check_heap(heap)
-        self._settings = dict(settings or {})
-        self._timeout = timeout
-        self._progress = progress
         self._id: str | None = None
         self._reaper: subprocess.Popen[bytes] | None = None
-        self._started_here = False
         self._engine: Any = None
 
     @property
@@ -143,10 +132,6 @@ class DockerNode(Node):
             return ""
         tail: int | str = "all" if lines is None else lines
         return bytes(container.logs(tail=tail)).decode(errors="replace")
-
-    def _leave(self) -> None:
-        if self._started_here:
-            self.stop()
 
     def _start(self, *, detach: bool) -> None:
         engine = self._docker()

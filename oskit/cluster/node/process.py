@@ -27,13 +27,13 @@ from oskit.cluster.node.base import (
     remove_record,
     write_record,
 )
-from oskit.cluster.node.config import Folders, check_heap, write_configuration
+from oskit.cluster.node.config import Folders, write_configuration
 from oskit.cluster.node.diagnosis import start_error
 from oskit.cluster.node.distribution import distribution
 from oskit.cluster.node.health import is_ready
 from oskit.cluster.node.java import find_java
 from oskit.cluster.node.natives import LIBRARY_PATH_VARIABLE
-from oskit.cluster.node.paths import check_name, locked, state_root
+from oskit.cluster.node.paths import locked, state_root
 from oskit.cluster.node.ports import USUAL_PORTS, check_port
 from oskit.cluster.node.processes import ProcessId, stop_group
 from oskit.errors import MissingDependencyError, NodeError, UsageError
@@ -50,15 +50,9 @@ class LocalNode(Node):
         ...     client = connect(ConnectionSettings(url=node.url))
 
     Args:
-        name: A named node keeps its data; one without a name is temporary, and its data are deleted.
-        port: Where to listen on 127.0.0.1; by default any free port, or for a named node the first free
-            one from 9200 on.
-        heap: Memory of the Java heap; models live outside of it.
+        name, port, heap, settings, timeout, progress: See :class:`oskit.cluster.node.base.Node`.
         java_home: The Java to use instead of the first suitable one.
         user: When root starts it: the user that runs it (``OSKIT_NODE_USER``, ``opensearch``, ``nobody``).
-        settings: For ``opensearch.yml``.
-        timeout: Seconds that it may take to become ready.
-        progress: Called with what happens, units done and units in all.
     """
 
     def __init__(
@@ -73,16 +67,10 @@ class LocalNode(Node):
         timeout: float = 300,
         progress: Progress | None = None,
     ) -> None:
-        self.name = name if name is None else check_name(name)
-        self._port = port
-        self._heap = check_heap(heap)
+        super().__init__(name, port=port, heap=heap, settings=settings, timeout=timeout, progress=progress)
         self._java_home = java_home
-        self._settings = dict(settings or {})
-        self._timeout = timeout
-        self._progress = progress
         self._account = node_account(user)
         self._folders = Folders(self._state / name) if name else None
-        self._started_here = False
         self._child: subprocess.Popen[bytes] | None = None
         self._owner: IO[str] | None = None  # held open while a temporary folder is in use
         self._creator = os.getpid()
@@ -160,10 +148,6 @@ class LocalNode(Node):
     def log_file(self) -> Path | None:
         """The file that `logs` reads."""
         return self._folders.console if self._folders else None
-
-    def _leave(self) -> None:
-        if self._started_here:
-            self.stop()
 
     def _at_exit(self) -> None:
         # A forked child inherits this, and must not stop its parent's node.
