@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -145,8 +147,8 @@ def load_training_data(
         raise UsageError("there is no training data", hint="Name at least one source")
     temporary = None
     if folder is None:
-        temporary = tempfile.TemporaryDirectory(prefix="oskit-data-")
-        folder = temporary.name
+        temporary = _TemporaryFolder()
+        folder = temporary.path
     paths = Path(folder) / "examples.arrow", Path(folder) / "corpus.arrow"
     with (
         RowWriter(paths[0], EXAMPLES) as examples,
@@ -163,6 +165,14 @@ def load_training_data(
             hint="Training needs pairs of query and text, or documents long enough to make queries of",
         )
     return data
+
+
+class _TemporaryFolder:
+    """A folder that goes with this object, or when Python ends; the standard library's warns of the first."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="oskit-data-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 def _ignore(_count: int) -> None:
