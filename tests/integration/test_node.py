@@ -16,9 +16,8 @@ from typing import Any
 
 import pytest
 
-import oskit
 from oskit.cluster.node import health
-from oskit.cluster.node.account import can_enter, node_account
+from oskit.cluster.node.account import node_account
 from oskit.cluster.node.paths import cache_root
 from oskit.cluster.node.processes import ProcessId
 
@@ -37,13 +36,13 @@ def state() -> Iterator[Path]:
 class CommandLine:
     """The real ``oskit``, with its own folder of nodes."""
 
-    def __init__(self, state: Path, prefix: tuple[str, ...] = (), **environment: str) -> None:
-        self.command = [*(prefix or (sys.executable,)), "-m", "oskit.cli"]
+    def __init__(self, state: Path, **environment: str) -> None:
+        self.command = [sys.executable, "-m", "oskit.cli", "node"]
         self.environment = {**os.environ, "OSKIT_STATE_DIR": str(state), **environment}
 
     def __call__(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
         answer = subprocess.run(
-            [*self.command, "node", *arguments],
+            [*self.command, *arguments],
             env=self.environment,
             cwd="/",
             capture_output=True,
@@ -143,6 +142,18 @@ def test_nothing_is_left_of_a_temporary_node(state: Path, ending: str) -> None:
     assert not Path(folder).exists()
 
 
+AS_USER = """
+import os, sys
+# All that the commands need, while the folders of root can still be read: there may be Python itself.
+import encodings.idna, json, rich.console, rich.table
+import oskit.cli.node, oskit.cluster.node.process
+from oskit.cli.main import main
+uid, gid = int(sys.argv[1]), int(sys.argv[2])
+os.setgroups([]), os.setgid(gid), os.setuid(uid)
+sys.exit(main(sys.argv[3:]))
+"""
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="the other tests are run by an ordinary user already")
 def test_an_ordinary_user_can_start_one(state: Path) -> None:
     account = node_account("nobody")
@@ -150,20 +161,12 @@ def test_an_ordinary_user_can_start_one(state: Path) -> None:
     os.chown(state, account.uid, account.gid)
     cache = cache_root(node_account())
     before = {path.name for path in cache.iterdir()}
-    prefix = (
-        "setpriv",
-        f"--reuid={account.uid}",
-        f"--regid={account.gid}",
-        "--clear-groups",
-        python_for_all(),
-    )
-    # The parent folder of the package and the installed packages, wherever root keeps them.
-    places = (Path(oskit.__file__).parents[1], Path(click_folder()))
-    environment = {"OSKIT_CACHE_DIR": str(cache), "HOME": str(state), "PYTHONDONTWRITEBYTECODE": "1"}
-    oskit_node = CommandLine(state, prefix, PYTHONPATH=":".join(map(str, places)), **environment)
+    oskit_node = CommandLine(state, OSKIT_CACHE_DIR=str(cache), HOME=str(state))
+    oskit_node.command = [sys.executable, "-c", AS_USER, str(account.uid), str(account.gid), "node"]
     try:
         status = oskit_node.json("start", "--heap", "512m")
         assert Path(f"/proc/{status['pid']}").stat().st_uid == account.uid
+        assert Path(status["folder"]).stat().st_uid == account.uid
         assert status["state"] == "running"
         assert oskit_node.json("stop")["stopped"] is True
         assert ProcessId.of(status["pid"]) is None
@@ -174,21 +177,3 @@ def test_an_ordinary_user_can_start_one(state: Path) -> None:
 
 def plugins(url: str) -> set[str]:
     return {plugin["component"] for plugin in health.ask(url, "/_cat/plugins?format=json")}
-
-
-def python_for_all() -> str:
-    """This Python, or the system's of the same version where this one lies in root's home."""
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    account = node_account("nobody")
-    for candidate in (sys.executable, f"/usr/bin/{version}"):
-        real = Path(candidate).resolve()
-        if real.is_file() and can_enter(real.parent, account):
-            return candidate
-    pytest.skip(f"{sys.executable} lies where only root may enter, and there is no /usr/bin/{version}")
-
-
-def click_folder() -> Path:
-    """Where the installed packages are."""
-    import click
-
-    return Path(click.__file__).parents[1]
