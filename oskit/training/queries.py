@@ -129,13 +129,13 @@ def _headings(text: str, *, titled: bool) -> list[tuple[str, str]]:
 
 # A sentence ends at its mark and white space, or at the marks of scripts that write none; or at a line's end.
 _END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])\s*|\n+")  # noqa: RUF001
+_ORDINAL = re.compile(r"(?<!\d)\d{1,2}\.$")
 _WORDS_OF_SPAN = (5, 15)
 
 
 def _spans(text: str, settings: QuerySettings) -> list[str]:
     """Sentences of a fitting length; of a text that is one sentence, windows of its words."""
-    parts = [part.strip() for part in _END.split(_HEADING.sub("\n", text))]
-    sentences = [part for part in parts if part]
+    sentences = _sentences(_HEADING.sub("\n", text))
     fitting = [part for part in sentences if settings.min_length <= len(part) <= settings.max_length]
     if len(sentences) > 1:
         return fitting
@@ -146,6 +146,20 @@ def _spans(text: str, settings: QuerySettings) -> list[str]:
         return []
     starts = range(0, len(words) - width + 1, width)
     return [text[words[start].start() : words[start + width - 1].end()] for start in starts]
+
+
+def _sentences(text: str) -> list[str]:
+    sentences: list[str] = []
+    start = 0
+    for match in _END.finditer(text):
+        before, after = text[start : match.start()], text[match.end() : match.end() + 1]
+        # "11. november 1918", "approx. ten": no sentence ends there.
+        if "\n" not in match.group() and (after.islower() or _ORDINAL.search(before)):
+            continue
+        sentences.append(before.strip())
+        start = match.end()
+    sentences.append(text[start:].strip())
+    return [sentence for sentence in sentences if sentence]
 
 
 def _one_line(text: str) -> str:

@@ -75,6 +75,15 @@ def test_a_text_of_one_sentence_gives_a_window_of_words() -> None:
     assert made.passage.split() == [word for word in words if word not in query.split()]
 
 
+def test_a_dot_behind_a_number_ends_no_sentence() -> None:
+    text = "Krigen varte til 11. november 1918. Freden kom 28. Juni året etter, approx. ett år senere."
+    settings = QuerySettings(kinds=("span",), spans=5, remove=0)
+    assert sorted(texts(make_queries("", text, settings), "span")) == [
+        "Freden kom 28. Juni året etter, approx. ett år senere.",
+        "Krigen varte til 11. november 1918.",
+    ]
+
+
 def test_a_script_without_spaces() -> None:
     text = "这座桥建于一九零一年春天。工人来自整个山谷地区。没有人知道它花了多少钱。" * 2
     (span,) = texts(make_queries("", text, QuerySettings(kinds=("span",))), "span")
