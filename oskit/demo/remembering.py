@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from oskit.encoder.weights import TokenWeightsMixin
+from oskit.encoder.weights import DelegatingEncoder
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from oskit.encoder.archive import Archive
     from oskit.encoder.runtime import ArchiveEncoder
-    from oskit.encoder.types import Architecture
-    from oskit.encoder.vocabulary import Vocabulary
 
 Side = Literal["document", "query"]
 
@@ -34,7 +32,7 @@ class Memory:
         return self._known[key]
 
 
-class RememberingEncoder(TokenWeightsMixin):
+class RememberingEncoder(DelegatingEncoder["ArchiveEncoder"]):
     """Computes each list of texts once for each archive.
 
     Args:
@@ -43,23 +41,13 @@ class RememberingEncoder(TokenWeightsMixin):
     """
 
     def __init__(self, encoder: ArchiveEncoder, memory: Memory) -> None:
-        self._encoder = encoder
+        super().__init__(encoder)
         self._memory = memory
 
     @property
     def archive(self) -> Archive:
         """The encoder's."""
         return self._encoder.archive
-
-    @property
-    def architecture(self) -> Architecture:
-        """The encoder's."""
-        return self._encoder.architecture
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The encoder's."""
-        return self._encoder.vocabulary
 
     def document_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix:
         """Document vectors, shape ``[len(texts), vocabulary.size]``."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from itertools import pairwise
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar, cast, get_args
 
 import numpy as np
 
@@ -15,7 +16,10 @@ from oskit.errors import DataError, UsageError
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
+    from oskit.encoder.types import Architecture, TextEncoder
     from oskit.encoder.vocabulary import Vocabulary
+
+Inner = TypeVar("Inner", bound="TextEncoder")
 
 PruneType = Literal["max_ratio", "top_k", "alpha_mass", "abs_value"]
 
@@ -89,6 +93,23 @@ def prune(weights: Mapping[str, float], rule: Prune) -> TokenWeights:
     values = np.fromiter(weights.values(), dtype=np.float32, count=len(weights))
     kept = _kept(values, rule)
     return {key: weight for (key, weight), keep in zip(weights.items(), kept, strict=True) if keep}
+
+
+def prune_matrix(matrix: csr_matrix, rule: Prune) -> csr_matrix:
+    """Each row as :func:`prune` leaves it; same shape. Zero and negative entries are left out first."""
+    from scipy.sparse import csr_matrix
+
+    positive = matrix.tocsr(copy=True)
+    positive.data[positive.data < 0] = 0
+    positive.eliminate_zeros()
+    positive.sort_indices()
+    values = positive.data.astype(np.float32)
+    kept = np.zeros(len(values), dtype=bool)
+    for start, end in pairwise(positive.indptr):
+        if start < end:
+            kept[start:end] = _kept(values[start:end], rule)
+    indptr = np.concatenate([[0], np.cumsum(kept)])[positive.indptr]
+    return csr_matrix((positive.data[kept], positive.indices[kept], indptr), shape=matrix.shape)
 
 
 def _kept(values: np.ndarray, rule: Prune) -> np.ndarray:
@@ -194,3 +215,32 @@ class TokenWeightsMixin:
     ) -> list[TokenWeights]:
         """Token weights of each query, heaviest first, as the cluster would return them."""
         return matrix_to_weights(self.query_matrix(texts, batch_size=batch_size), self.vocabulary, key=key)
+
+
+class DelegatingEncoder(TokenWeightsMixin, Generic[Inner]):
+    """An encoder that asks another one; subclasses change what they are about.
+
+    Args:
+        encoder: Makes the weights.
+    """
+
+    def __init__(self, encoder: Inner) -> None:
+        self._encoder = encoder
+
+    @property
+    def architecture(self) -> Architecture:
+        """The encoder's."""
+        return self._encoder.architecture
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The encoder's."""
+        return self._encoder.vocabulary
+
+    def document_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix:
+        """Document vectors, shape ``[len(texts), vocabulary.size]``."""
+        return self._encoder.document_matrix(texts, batch_size=batch_size)
+
+    def query_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix:
+        """Query vectors, shape ``[len(texts), vocabulary.size]``."""
+        return self._encoder.query_matrix(texts, batch_size=batch_size)

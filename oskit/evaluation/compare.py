@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,12 +23,11 @@ from oskit.evaluation.reference import (
     Block,
     Scores,
     TextCollection,
-    TopK,
-    document_blocks,
-    query_chunks,
+    Watch,
+    rank_exactly,
     score_block,
 )
-from oskit.evaluation.sparsity import ActivationCounter, Sparsity, sparsity
+from oskit.evaluation.sparsity import Sparsity
 from oskit.evaluation.storage import EXACT, Storage
 
 if TYPE_CHECKING:
@@ -125,22 +125,19 @@ def compare(
         batch_size: Texts that the encoder computes at once.
         block_documents: Documents that are held at once.
     """
-    texts = list(collection.queries.values())
-    queries = encoder.query_matrix(texts, batch_size=batch_size).tocsr()
+    queries = encoder.query_matrix(list(collection.queries.values()), batch_size=batch_size).tocsr()
     hits = _Hits(cluster, list(collection.queries), queries, k)
     hits.bound_queries(storage, query_tolerance)
-    top = TopK(len(texts), k)
-    query_counter = ActivationCounter(encoder.vocabulary.size)
-    query_counter.update(queries)
-    document_counter = ActivationCounter(encoder.vocabulary.size)
-    document_ids: list[str] = []
-    for block in document_blocks(
-        encoder, collection.documents(), batch_size=batch_size, block_documents=block_documents
-    ):
-        document_ids.extend(block.ids)
-        document_counter.update(block.weights)
-        hits.take_block(block, storage, document_tolerance, top)
-    exact = top.run(hits.query_ids, document_ids)
+    ranking = rank_exactly(
+        encoder,
+        collection,
+        k=k,
+        batch_size=batch_size,
+        block_documents=block_documents,
+        queries=queries,
+        on_block=partial(hits.take_block, storage=storage, tolerance=document_tolerance),
+    )
+    exact = ranking.run
     hits.close(exact)
     return Comparison(
         exact=exact,
@@ -148,8 +145,8 @@ def compare(
         disagreements=hits.listed(exact),
         hits=hits.compared,
         relative_differences=hits.relative_differences(),
-        sparsity=sparsity(query_counter, document_counter),
-        document_ids=document_ids,
+        sparsity=ranking.sparsity,
+        document_ids=ranking.document_ids,
     )
 
 
@@ -191,16 +188,15 @@ class _Hits:
         self.query_tolerance = tolerance
         self.query_mass = np.asarray(self.queries_high.sum(axis=1), dtype=np.float64).ravel()
 
-    def take_block(self, block: Block, storage: Storage, tolerance: float, top: TopK) -> None:
-        """Score a block, keep the bounds of its hits, and notice its documents that should be hits."""
+    def take_block(self, block: Block, *, storage: Storage, tolerance: float) -> Watch:
+        """Bound a block; what is returned keeps the bounds of its hits and notices what should be a hit."""
         low, high = storage.document_bounds(block.weights.data.astype(np.float32), tolerance)
         documents_low = _with_data(block.weights, low)
         documents_high = _with_data(block.weights, high)
         # Tokens that weigh nothing here may weigh up to the tolerance there, on either side.
         mass = np.asarray(documents_high.sum(axis=1), dtype=np.float64).ravel()
-        for rows in query_chunks(len(self.query_ids), len(block.ids)):
-            exact = score_block(self.queries[rows], block.weights)
-            top.update(rows, exact, block.start)
+
+        def take(rows: slice, exact: Scores) -> None:
             lowest = score_block(self.queries_low[rows], documents_low)
             highest = score_block(self.queries_high[rows], documents_high)
             highest += tolerance * self.query_mass[rows, None] + self.query_tolerance * mass[None, :]
@@ -208,6 +204,8 @@ class _Hits:
             highest *= 1 + _FLOAT32_NOISE
             absent = self._record(block, rows, exact, lowest, highest)
             self._note_missing(block, rows, exact, lowest, highest, absent)
+
+        return take
 
     def _record(self, block: Block, rows: slice, exact: Scores, low: Scores, high: Scores) -> Any:
         """Store the bounds of this block's hits; returns which documents are absent, ``[rows, block]``."""

@@ -7,7 +7,7 @@ query, however large the corpus is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
@@ -100,10 +100,16 @@ class TopK:
     """The best ``k`` documents of each query, while blocks of scores come in.
 
     Equal scores are ordered by the position in the corpus, which is also what Lucene does for documents
-    indexed in that order. A score of 0 is no match.
+    indexed in that order.
+
+    Args:
+        queries: Their number.
+        k: Depth of the rankings.
+        above: A score that is not above this is no match; 0 fits sparse vectors.
     """
 
-    def __init__(self, queries: int, k: int) -> None:
+    def __init__(self, queries: int, k: int, *, above: float = 0.0) -> None:
+        self._above = above
         self.scores: Scores = np.full((queries, k), -np.inf)
         self.positions: Positions = np.full((queries, k), -1, dtype=np.int64)
 
@@ -112,7 +118,9 @@ class TopK:
         k = self.scores.shape[1]
         positions = np.broadcast_to(np.arange(start, start + scores.shape[1]), scores.shape)
         # What is there comes first and is sorted, and a stable sort keeps that order among equals.
-        all_scores = np.concatenate([self.scores[rows], np.where(scores > 0, scores, -np.inf)], axis=1)
+        all_scores = np.concatenate(
+            [self.scores[rows], np.where(scores > self._above, scores, -np.inf)], axis=1
+        )
         all_positions = np.concatenate([self.positions[rows], positions], axis=1)
         order = np.argsort(-all_scores, axis=1, kind="stable")[:, :k]
         self.scores[rows] = np.take_along_axis(all_scores, order, axis=1)
@@ -145,6 +153,10 @@ class ExactRanking:
     sparsity: Sparsity
 
 
+Watch = Callable[[slice, Scores], None]
+"""Told the exact scores ``[queries in the slice, documents of the block]``."""
+
+
 def rank_exactly(
     encoder: TextEncoder,
     collection: TextCollection,
@@ -152,8 +164,10 @@ def rank_exactly(
     k: int = 1000,
     batch_size: int = 32,
     block_documents: int = BLOCK_DOCUMENTS,
+    queries: csr_matrix | None = None,
+    on_block: Callable[[Block], Watch | None] | None = None,
 ) -> ExactRanking:
-    """Rank the whole corpus for every query by exact scores.
+    """Rank the whole corpus for every query by exact scores, in one pass.
 
     Args:
         encoder: Gives the weights of both sides.
@@ -161,9 +175,12 @@ def rank_exactly(
         k: Depth of each ranking.
         batch_size: Texts that the encoder computes at once.
         block_documents: Documents that are held at once.
+        queries: The queries' vectors, where they are known already, ``[queries, vocabulary]``.
+        on_block: Shown each block before it is scored; what it returns is told the block's scores.
     """
     query_ids = list(collection.queries)
-    queries = encoder.query_matrix(list(collection.queries.values()), batch_size=batch_size).tocsr()
+    if queries is None:
+        queries = encoder.query_matrix(list(collection.queries.values()), batch_size=batch_size).tocsr()
     top = TopK(len(query_ids), k)
     query_counter = ActivationCounter(encoder.vocabulary.size)
     query_counter.update(queries)
@@ -174,8 +191,12 @@ def rank_exactly(
     ):
         document_ids.extend(block.ids)
         document_counter.update(block.weights)
+        watch = None if on_block is None else on_block(block)
         for rows in query_chunks(len(query_ids), len(block.ids)):
-            top.update(rows, score_block(queries[rows], block.weights), block.start)
+            scores = score_block(queries[rows], block.weights)
+            top.update(rows, scores, block.start)
+            if watch is not None:
+                watch(rows, scores)
     return ExactRanking(
         top.run(query_ids, document_ids), document_ids, sparsity(query_counter, document_counter)
     )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from oskit.encoder.vocabulary import Vocabulary
-from oskit.encoder.weights import Prune, matrix_to_weights, prune, weights_to_matrix
+from oskit.encoder.weights import Prune, matrix_to_weights, prune, prune_matrix, weights_to_matrix
 from oskit.errors import DataError, UsageError
 
 WEIGHTS = {"a": 2.0, "b": 1.0, "c": 0.5, "d": 0.2, "e": 0.1}
@@ -122,3 +122,20 @@ def test_rules_that_cannot_be_right_are_refused(text: str) -> None:
 def test_a_rule_reads_as_it_prints() -> None:
     for text in ("max_ratio:0.1", "top_k:200", "alpha_mass:0.5", "abs_value:0.05"):
         assert str(Prune.parse(text)) == text
+
+
+@given(
+    rows=st.lists(
+        st.dictionaries(st.integers(0, 99), st.sampled_from([-1.0, 0.0, 0.1, 0.5, 0.5, 1.0, 3.0])), max_size=5
+    ),
+    rule=st.sampled_from(["max_ratio:0.2", "top_k:2", "alpha_mass:0.7", "abs_value:0.3"]),
+)
+def test_a_matrix_is_pruned_as_its_rows_are(
+    bert: Vocabulary, rows: list[dict[int, float]], rule: str
+) -> None:
+    whole = matrix(bert, *rows) if rows else csr_matrix((0, bert.size), dtype=np.float32)
+    pruned = prune_matrix(whole, Prune.parse(rule))
+    assert pruned.shape == whole.shape
+    assert matrix_to_weights(pruned, bert, key="id") == [
+        prune(row, Prune.parse(rule)) for row in matrix_to_weights(whole, bert, key="id")
+    ]
