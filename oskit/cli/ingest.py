@@ -162,6 +162,7 @@ def _run(
                 workers=options["workers"],
                 dead_letter=_dead_letter(index, sources, options["dead_letter"]),
                 progress=bar.advance,
+                notify=out.note,
             )
         except IngestInterrupted as interrupted:
             if out.json:

@@ -43,7 +43,9 @@ class _CommandOnIds(click.Command):
 @click.option("--format", "model_format", type=click.Choice(["onnx", "torchscript"]),
               help="Which encoder of an export's folder; by default onnx if it is there.")  # fmt: skip
 @click.option("--group", metavar="GROUP", help="Model group, by name or id; made if there is none.")
-@click.option("--replace", is_flag=True, help="Put it in the place of the model that has its name.")
+@click.option(
+    "--replace", is_flag=True, help="Put it in the place of the model that has its name and format."
+)
 @click.option("--configure-cluster", is_flag=True, help="Change cluster settings that stand in the way.")
 @click.option("--allow-untrained", is_flag=True, help="Deploy even a randomly initialised projection.")
 @click.option("--no-compare", is_flag=True, help="Do not compare the predictions with the archive's own.")
@@ -70,12 +72,13 @@ def deploy(
 
     ARCHIVE is a zip, its folder, or the folder that `oskit export` wrote: then the encoder is deployed and,
     for an inference-free one, the tokenizer with it. The model counts as deployed when its predictions equal
-    the archive's. The same content is never deployed twice; a failed deployment leaves nothing behind.
+    the archive's. The same content is never deployed twice, the two formats of an encoder may be side by
+    side, and a failed deployment leaves nothing behind.
 
     \b
     Examples:
       oskit deploy out
-      oskit deploy out --format torchscript --name my-encoder-ts
+      oskit deploy out --format torchscript
       oskit deploy out --replace
       oskit deploy out/onnx --configure-cluster
       oskit deploy out --dry-run
@@ -154,8 +157,12 @@ def _proof(model: DeployedModel) -> str:
 
 
 def _print_deployed(console: Console, models: list[DeployedModel]) -> None:
-    rows = [[model.name, model.model_id, model.version, model.function_name, model.state] for model in models]
-    _print_table(console, ["name", "id", "version", "function", "state"], rows)
+    header = ["name", "id", "version", "function", "format", "state"]
+    rows = [
+        [model.name, model.model_id, model.version, model.function_name, model.model_format, model.state]
+        for model in models
+    ]
+    _print_table(console, header, rows)
     encoder = next((model for model in models if model.function_name == "SPARSE_ENCODING"), None)
     if encoder is not None:
         console.print("\nNext: oskit ingest INDEX SOURCE, see oskit ingest --help", markup=False)

@@ -99,6 +99,7 @@ def search(
         two_phase=two_phase,
         explain=explain,
         method_parameters={name: value for name, value in method.items() if value is not None},
+        notify=out.note,
     )
     if result.warning:
         out.warn(result.warning)

@@ -92,7 +92,7 @@ def verify(
     opened = Collection.open(collection, split)
     encoder = _encoder(archive, query_archive, model_encoder)
     client = connect(connection)
-    how, model_id = _search(client, index, by, model, analyzer)
+    how, model_id = _search(client, index, by, model, analyzer, out)
     found = proof.verify(
         client,
         index,
@@ -137,16 +137,19 @@ def _encoder(archive: str | None, query_archive: str | None, model: str | None) 
 
 
 def _search(
-    client: OpenSearch, index: str, by: str | None, model: str | None, analyzer: str | None
+    client: OpenSearch, index: str, by: str | None, model: str | None, analyzer: str | None, out: Output
 ) -> tuple[SearchBy, str | None]:
     """Who makes the weights of the queries, and the id of the model that does."""
     how = by or ("model" if model else "analyzer" if analyzer else "tokens")
     if how != "model":
         return cast("SearchBy", how), None
     from oskit.cluster.indexes import read_index
+    from oskit.cluster.predict import await_ready
     from oskit.cluster.search import query_model
 
     info = read_index(client, index)
     if info is None:
         raise SearchError(f"there is no index {index!r}", hint=f"Load one with: oskit ingest {index} FILE")
-    return "model", query_model(client, info, "model", model).model_id
+    found = query_model(client, info, "model", model)
+    await_ready(client, found, notify=out.note)
+    return "model", found.model_id

@@ -63,6 +63,7 @@ class DeployedModel:
         version: Counted by the cluster.
         state: ``DEPLOYED``, or ``PARTIALLY_DEPLOYED`` if some nodes could not load it.
         function_name: ``SPARSE_ENCODING`` or ``SPARSE_TOKENIZE``.
+        model_format: ``ONNX`` or ``TORCH_SCRIPT``.
         sha256: Of the archive.
         reused: Whether the cluster had it deployed already.
         max_difference: Largest difference of a weight between the cluster and the archive; None if they were
@@ -77,6 +78,7 @@ class DeployedModel:
     version: str
     state: str
     function_name: str
+    model_format: str
     sha256: str
     reused: bool
     max_difference: float | None = None
@@ -111,7 +113,8 @@ def deploy_archive(
         name: Name of the model; None takes the archive's. A name of your own makes a model of its own, even
             if the same content is there by another name.
         group: Name or id of the model group; one of this name is made if there is none.
-        replace: Where models of this name have other content: delete them once the new one answers right.
+        replace: Where models of this name and format have other content: delete them once the new one answers
+            right.
             Models that a pipeline uses are kept.
         configure_cluster: Change the settings that stand in the way.
         allow_untrained: Accept an archive whose projection is random.
@@ -221,6 +224,7 @@ class _Deployment:
             version=model.version,
             state=model.state,
             function_name=model.function_name,
+            model_format=self._archive.model_format,
             sha256=self._archive.sha256,
             reused=plan.action in ("reuse", "await"),
             max_difference=difference,

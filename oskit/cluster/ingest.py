@@ -23,6 +23,7 @@ from oskit.cluster.indexes import (
 )
 from oskit.cluster.items import ItemMaker
 from oskit.cluster.models import ModelInfo, find_model
+from oskit.cluster.predict import await_ready
 from oskit.cluster.refresh import RefreshPause
 from oskit.cluster.retry import DEFAULT_POLICY, RetryPolicy
 from oskit.cluster.senders import Senders
@@ -85,6 +86,7 @@ def ingest(
     dead_letter: str | Path | None = None,
     progress: Callable[[int], object] | None = None,
     policy: RetryPolicy = DEFAULT_POLICY,
+    notify: Callable[[str], None] | None = None,
 ) -> IngestReport:
     """Create an index unless it is there, and load documents into it.
 
@@ -110,9 +112,11 @@ def ingest(
         dead_letter: File for what is refused, appended to; None keeps only the counts.
         progress: Called with the number of further documents whose fate is known; from several threads.
         policy: Attempts for each document and request.
+        notify: Told, in one line, that the model is being waited for, as after the restart of a node.
 
     Raises:
         UsageError: Arguments do not fit together.
+        ModelError: There is no such model, or it does not answer.
         IndexingError: The index does not fit, or the cluster refuses every document alike.
         IngestInterrupted: Ctrl-C.
         OskitError: What reading or encoding raises; the message says what was indexed until then.
@@ -123,6 +127,8 @@ def ingest(
     documents, first = _check_first(documents, maker)
     if first is not None:
         info = replace(info, text_field=first.text_field, title_field=first.title_field)
+    if model is not None:
+        await_ready(client, model, notify=notify)
     info = ensure_index(client, info, settings, recreate=recreate)
     pipeline = "_none"
     if model is not None:

@@ -185,7 +185,10 @@ def find_model(client: OpenSearch, name_or_id: str) -> ModelInfo:
         return named[0]
     if not named:
         raise ModelError(f"There is no model {name_or_id!r}", hint=_nearest(name_or_id, models))
-    candidates = ", ".join(f"{model.model_id} (version {model.version}, {model.state})" for model in named)
+    candidates = ", ".join(
+        f"{model.model_id} ({model.format or model.function_name}, version {model.version}, {model.state})"
+        for model in named
+    )
     raise ModelError(f"{len(named)} models are named {name_or_id!r}: {candidates}", hint="Give the id of one")
 
 

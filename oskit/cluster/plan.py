@@ -36,7 +36,8 @@ class DeploymentPlan:
             ``resume`` an interrupted upload, or ``upload`` a new one.
         name: Name of the model.
         model: The model of this content that is there already.
-        others: Models of the same name and function with other content, newest first.
+        others: Models of the same name, function and format with other content, newest first. The other
+            format of an encoder is no other content: ML Commons tells them apart, and both may be deployed.
         problems: Settings in the way.
     """
 
@@ -115,7 +116,8 @@ def _other_content(client: OpenSearch, archive: Archive, name: str) -> tuple[Mod
     return tuple(
         model
         for model in search_models(client, {"term": {"name.keyword": name}})
-        if model.sha256 != archive.sha256 and model.function_name == archive.function_name
+        if model.sha256 != archive.sha256
+        and (model.function_name, model.format) == (archive.function_name, archive.model_format)
     )
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
 
 from opensearchpy import OpenSearch
 
 from oskit.cluster.failures import cluster_errors
-from oskit.cluster.models import ModelInfo, request
+from oskit.cluster.models import ModelInfo, request, wait_until
 from oskit.encoder.types import KeyFormat, TokenWeights
-from oskit.errors import ModelError
+from oskit.errors import ClusterError, ModelError
+
+READY_WAIT_S = 120.0
+"""After a restart the cluster took 20 to 60 seconds here to have its models in memory again."""
 
 
 def predict(
@@ -71,10 +74,44 @@ def is_ready(client: OpenSearch, model: ModelInfo) -> bool:
     try:
         predict(client, model.model_id, ["ready"], function_name=model.function_name)
     except ModelError as error:
-        if "Model not ready" in error.message:
+        if means_not_ready(error):
             return False
         raise
     return True
+
+
+def means_not_ready(error: ClusterError) -> bool:
+    """Whether a request failed because a model is called DEPLOYED, but is not in memory (yet)."""
+    return "Model not ready" in error.message
+
+
+def await_ready(
+    client: OpenSearch,
+    model: ModelInfo,
+    *,
+    notify: Callable[[str], None] | None = None,
+    wait_s: float = READY_WAIT_S,
+) -> None:
+    """Wait until a model that is called DEPLOYED answers.
+
+    Args:
+        client: The cluster.
+        model: A deployed model.
+        notify: Told, in one line, when there is something to wait for.
+        wait_s: How long, in seconds.
+
+    Raises:
+        ModelError: It does not answer in time, or fails for another reason.
+    """
+    if is_ready(client, model):
+        return
+    if notify is not None:
+        notify(f"The model {model.name!r} is not in memory yet, as after a restart: waiting for it")
+    if wait_until(lambda: is_ready(client, model) or None, wait_s=wait_s) is None:
+        raise ModelError(
+            f"The model {model.name!r} ({model.model_id}) is called {model.state}, but does not answer",
+            hint="Deploy its archive again with: oskit deploy ARCHIVE",
+        )
 
 
 def _weights(result: dict[str, Any]) -> TokenWeights:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from opensearchpy.exceptions import TransportError
 
 from oskit.cluster.failures import error_reason, translate
 from oskit.cluster.indexes import IndexInfo, read_index
 from oskit.cluster.models import ModelInfo, find_model, list_models
-from oskit.cluster.predict import predict
+from oskit.cluster.predict import await_ready, means_not_ready, predict
 from oskit.data.values import clean_text
 from oskit.errors import ClusterError, SearchError, UsageError
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
     from oskit.encoder.types import KeyFormat, TextEncoder
+
+Answer = TypeVar("Answer")
 
 SearchBy = Literal["model", "tokenizer", "analyzer", "tokens", "bm25"]
 
@@ -118,6 +120,7 @@ def search(
     two_phase: bool = False,
     explain: bool = False,
     method_parameters: Mapping[str, Any] | None = None,
+    notify: Callable[[str], None] | None = None,
 ) -> SearchResult:
     """Search an index.
 
@@ -137,6 +140,7 @@ def search(
         explain: Tell the tokens that matched.
         method_parameters: ``top_n``, ``k``, ``heap_factor``, ``filter``; ``sparse_vector`` only. ``k`` is
             ``size`` if it is not given, or OpenSearch would find 10.
+        notify: Told, in one line, that the model is being waited for, as after the restart of a node.
 
     Raises:
         UsageError: Options that do not fit together, or not the index.
@@ -155,20 +159,42 @@ def search(
                 index, by, 0, 0, [], info.key
             )  # no tokens; the cluster would call it an error
     request = _Request(client, info, by, query, encoder, model_id, analyzer)
-    clause = request.clause(size, method_parameters)
-    if clause is None:
-        return SearchResult(index, by, 0, 0, [], info.key, {})
-    weights = request.weights() if explain or by == "tokens" else None
-    body: dict[str, Any] = {"query": clause, "size": size}
-    if not explain:
-        body["_source"] = {"excludes": [info.embedding_field]}
-    if two_phase:
-        body["search_pipeline"] = two_phase_pipeline()
-    answer = _send(client, info, body)
+
+    def ask() -> tuple[dict[str, Any] | None, dict[str, float] | None]:
+        clause = request.clause(size, method_parameters)
+        if clause is None:
+            return None, {}
+        weights = request.weights() if explain or by == "tokens" else None
+        body: dict[str, Any] = {"query": clause, "size": size}
+        if not explain:
+            body["_source"] = {"excludes": [info.embedding_field]}
+        if two_phase:
+            body["search_pipeline"] = two_phase_pipeline()
+        return _send(client, info, body), weights
+
+    answer, weights = _once_ready(client, request.model, ask, notify)
+    if answer is None:
+        return SearchResult(index, by, 0, 0, [], info.key, weights)
     hits = [_hit(hit, info, weights if explain else None) for hit in answer["hits"]["hits"]]
     total = int(answer["hits"]["total"]["value"])
     warning = request.mismatch()
     return SearchResult(index, by, int(answer["took"]), total, hits, info.key, weights, warning)
+
+
+def _once_ready(
+    client: OpenSearch,
+    model: ModelInfo | None,
+    ask: Callable[[], Answer],
+    notify: Callable[[str], None] | None,
+) -> Answer:
+    """Ask; where the model turns out not to be in memory yet, wait for it and ask again."""
+    try:
+        return ask()
+    except ClusterError as error:
+        if model is None or not means_not_ready(error):
+            raise
+    await_ready(client, model, notify=notify)
+    return ask()
 
 
 def two_phase_pipeline() -> dict[str, Any]:
@@ -232,7 +258,7 @@ class _Request:
         self._analyzer = analyzer or DEFAULT_ANALYZER
         if by != "tokens" and isinstance(query, Mapping):
             raise UsageError("token weights can only be searched by tokens")
-        self._model = query_model(client, info, by, model_id) if by in ("model", "tokenizer") else None
+        self.model = query_model(client, info, by, model_id) if by in ("model", "tokenizer") else None
         self._weights: dict[str, float] | None = None
 
     def clause(self, size: int, method_parameters: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -240,8 +266,8 @@ class _Request:
         if self._by == "bm25":
             return {"match": {str(self._info.passage_field): {"query": self._query}}}
         neural: dict[str, Any] = {}
-        if self._model is not None and not self._keys_differ:
-            neural = {"query_text": self._query, "model_id": self._model.model_id}
+        if self.model is not None and not self._keys_differ:
+            neural = {"query_text": self._query, "model_id": self.model.model_id}
         elif self._by == "analyzer":
             neural = {"query_text": self._query, "analyzer": self._analyzer}
         else:
@@ -266,11 +292,11 @@ class _Request:
     def _compute(self) -> dict[str, float]:
         if isinstance(self._query, Mapping):
             return {key: float(weight) for key, weight in self._query.items() if weight > 0}
-        if self._model is not None:
-            function = self._model.function_name
+        if self.model is not None:
+            function = self.model.function_name
             (found,) = predict(
                 self._client,
-                self._model.model_id,
+                self.model.model_id,
                 [self._query],
                 function_name=function if function.startswith("SPARSE_") else "SPARSE_ENCODING",
                 key=self._info.key,
@@ -286,9 +312,9 @@ class _Request:
         """A warning if the query's encoder is known not to be that of the documents."""
         recorded = self._info.encoder
         used, due = None, recorded.sha256
-        if self._model is not None:
-            used = self._model.sha256
-            due = recorded.query_sha256 if self._model.function_name == "SPARSE_TOKENIZE" else due
+        if self.model is not None:
+            used = self.model.sha256
+            due = recorded.query_sha256 if self.model.function_name == "SPARSE_TOKENIZE" else due
         elif self._by == "tokens" and self._encoder is not None:
             used = getattr(getattr(self._encoder, "archive", None), "sha256", None)
         if not used or not due or used == due:

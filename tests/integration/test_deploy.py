@@ -13,9 +13,11 @@ import archives
 import numpy as np
 import onnx
 import pytest
+import tiny
 from faulty_proxy import Fault, FaultyProxy
 from opensearchpy import OpenSearch
 
+from exporters import export_encoder
 from oskit.cli.main import main
 from oskit.cluster import comparison, deploy, retry
 from oskit.cluster.connection import ConnectionSettings, connect
@@ -32,8 +34,9 @@ from oskit.cluster.models import (
     wait_until,
 )
 from oskit.cluster.plan import plan_deployment
-from oskit.cluster.predict import predict
+from oskit.cluster.predict import await_ready, predict
 from oskit.encoder.archive import Archive, open_archive
+from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import ClusterError, ClusterSettingsError, ModelError, PredictionMismatchError
 
 pytestmark = pytest.mark.integration
@@ -167,9 +170,32 @@ def test_a_model_that_is_only_called_deployed(client: OpenSearch, encoder: Archi
     )
     with pytest.raises(ModelError, match="not ready"):
         predict(client, model_id, ["a permit"])
+    model, notes = find_model(client, model_id), list[str]()
+    with pytest.raises(ModelError, match="is called DEPLOYED, but does not answer") as raised:
+        await_ready(client, model, notify=notes.append, wait_s=0.5)
+    assert "oskit deploy" in str(raised.value)
+    assert len(notes) == 1 and "waiting for it" in notes[0]
     deployed = deploy_archive(client, encoder)
     assert (deployed.model_id, deployed.state) == (model_id, "DEPLOYED")
     assert predict(client, model_id, ["a permit"])
+    await_ready(client, model, notify=notes.append, wait_s=0)
+    assert len(notes) == 1
+
+
+def test_the_formats_of_an_encoder_are_side_by_side(client: OpenSearch, tmp_path: Path) -> None:
+    folder = tiny.build("bert", tmp_path / "encoder")
+    exported = export_encoder(
+        NeuralSparseEncoder.from_pretrained(folder, device="cpu"), tmp_path / "out", name=f"{PREFIX}-formats"
+    )
+    ids = [deploy_archive(client, archive).model_id for archive in exported]
+    assert len(set(ids)) == 2
+    again = [deploy_archive(client, archive, replace=True) for archive in reversed(exported)]
+    assert [model.model_id for model in again] == ids[::-1]
+    assert all(model.reused and not model.replaced for model in again)
+    with pytest.raises(ModelError, match=r"TORCH_SCRIPT.*ONNX|ONNX.*TORCH_SCRIPT"):
+        find_model(client, f"{PREFIX}-formats")
+    for model_id in ids:
+        delete_model(client, model_id)
 
 
 def test_another_name_makes_another_model(client: OpenSearch, encoder: Archive) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 import uuid
 from collections.abc import Iterator
 
@@ -16,6 +17,7 @@ from tiny_models import QUERIES, TinyModels, documents, tiny
 from oskit.cli.main import main
 from oskit.cluster.indexes import IndexInfo, IndexSettings, create_index, delete_index
 from oskit.cluster.ingest import ingest
+from oskit.cluster.models import undeploy_model
 from oskit.cluster.search import search
 from oskit.encoder.runtime import ArchiveEncoder
 from oskit.errors import ClusterError, ModelError, SearchError, UsageError
@@ -87,6 +89,26 @@ def test_explained_products_sum_up_to_the_score(client, tiny: TinyModels, indexe
         assert hit.matched
         assert sum(match.product for match in hit.matched.values()) == pytest.approx(hit.score, rel=ROUNDING)
         assert "embedding" not in hit.source
+
+
+def test_a_model_that_is_not_in_memory_yet_is_waited_for(client, tiny: TinyModels, indexes):
+    """As after the restart of a node; there the cluster deploys its models again by itself."""
+    undeploy_model(client, tiny.encoder_id)
+    changed = {"body": {"doc": {"model_state": "DEPLOYED"}}, "params": {"refresh": "true"}}
+    client.update(index=".plugins-ml-model", id=tiny.encoder_id, **changed)
+    deploy = ("POST", f"/_plugins/_ml/models/{tiny.encoder_id}/_deploy")
+    again = threading.Timer(1, client.transport.perform_request, deploy)
+    again.start()
+    notes: list[str] = []
+    try:
+        options = {"model_id": tiny.encoder_id, "notify": notes.append}
+        result = search(client, indexes["rank_features"], QUERIES[0], **options)
+    finally:
+        again.join()
+    assert result.hits
+    assert len(notes) == 1 and "waiting for it" in notes[0]
+    search(client, indexes["rank_features"], QUERIES[0], **options)
+    assert len(notes) == 1
 
 
 def test_the_analyzers_weights_are_read_from_its_payloads(client, indexes):
