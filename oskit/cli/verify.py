@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     "--tolerance",
     type=click.FloatRange(min=0),
     metavar="WEIGHT",
-    help="How far weights may differ before they are stored.  [0.0002; 0.05 for int8]",
+    help="How far weights may differ before they are stored.  [0.0002; 0.2 for int8]",
 )
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True,
               help="Texts that the encoder computes at once.")  # fmt: skip

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 WEIGHT_TOLERANCE = 2e-4
 """Each exported graph is within 1e-4 of its encoder, so two of them are within twice that."""
 
-QUANTIZED_TOLERANCE = 0.05
-"""int8 graphs quantise activations over the whole batch: a text's weights depend on its neighbours."""
+QUANTIZED_TOLERANCE = 0.2
+"""Two ONNX Runtimes round an int8 activation to different sides now and then, and all that follows differs:
+by less than 1e-6 for most texts, by up to 0.11 in 500 texts between 1.16.3 (OpenSearch 3.6) and 1.32."""
 
 _MISSING_LISTED = 200
 _MGET_BATCH = 1000
