@@ -3,19 +3,49 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from oskit.cli.options import output_options
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from oskit.cli.output import Output
+    from oskit.data.collection import Collection
+    from oskit.evaluation.result import EvaluationReport
 
 
 @click.command("evaluate", short_help="Measure retrieval quality without a cluster.")
-@click.argument("collection", metavar="COLLECTION", type=click.Path(file_okay=False))
-@click.argument("encoders", metavar="ENCODER...", nargs=-1, required=True)
+@click.argument("arguments", metavar="COLLECTION [ENCODER]...", nargs=-1)
+@click.option("--bm25", is_flag=True, help="Add a row for BM25, as OpenSearch computes it.")
+@click.option("--bm25-k1", metavar="K1", type=float, default=1.2, show_default=True,
+              help="Its saturation of the term frequency.")  # fmt: skip
+@click.option("--bm25-b", metavar="B", type=float, default=0.75, show_default=True,
+              help="Its normalisation by length.")  # fmt: skip
+@click.option("--bm25-language", metavar="LANGUAGE",
+              help="Its stop words and stemmer, such as english.  [words as they are]")  # fmt: skip
+@click.option("--dense", metavar="MODEL", multiple=True,
+              help="Add a row for a sentence-transformers model; may come several times.")  # fmt: skip
+@click.option("--dense-query-prompt", metavar="TEXT",
+              help="Put before queries of dense models, such as 'query: '.  [the model's own]")  # fmt: skip
+@click.option("--dense-document-prompt", metavar="TEXT",
+              help="Put before documents.  [the model's own]")  # fmt: skip
+@click.option("--baseline", metavar="NAME",
+              help="Compare every row with this one (ENCODER, MODEL, BM25) by bootstrap.")  # fmt: skip
+@click.option("--resamples", type=click.IntRange(min=100), default=10_000, show_default=True,
+              help="Bootstrap samples.")  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap samples.")
+@click.option("--prune-levels", metavar="LEVELS",
+              help="Also measure each ENCODER with pruned documents: ratios of the largest weight "
+                   "(0.05,0.1,0.2) or rules (top_k:100).")  # fmt: skip
+@click.option("--nano-beir", metavar="NAMES",
+              help="Instead of COLLECTION: small BEIR collections from the Hub, such as scifact,nfcorpus, "
+                   "or all.")  # fmt: skip
+@click.option("--nano-beir-source", metavar="REPO", default="sentence-transformers/NanoBEIR-en",
+              show_default=True, help="Their data set, such as one in another language.")  # fmt: skip
 @click.option("--split", default="test", show_default=True, help="Relevance judgements to use.")
 @click.option("-k", "--depth", "k", type=click.IntRange(min=1), default=1000, show_default=True,
               help="Documents in each ranking.")  # fmt: skip
@@ -24,8 +54,20 @@ if TYPE_CHECKING:
 @click.option("--report", metavar="DIR", help="Write evaluation.json and evaluation.html there.")
 @output_options
 def evaluate(
-    collection: str,
-    encoders: tuple[str, ...],
+    arguments: tuple[str, ...],
+    bm25: bool,
+    bm25_k1: float,
+    bm25_b: float,
+    bm25_language: str | None,
+    dense: tuple[str, ...],
+    dense_query_prompt: str | None,
+    dense_document_prompt: str | None,
+    baseline: str | None,
+    resamples: int,
+    seed: int,
+    prune_levels: str | None,
+    nano_beir: str | None,
+    nano_beir_source: str,
     split: str,
     k: int,
     batch_size: int,
@@ -35,24 +77,83 @@ def evaluate(
     """Measure retrieval quality without a cluster.
 
     Ranks the corpus of COLLECTION (a folder in BEIR's layout) by exact scores with each ENCODER, an archive
-    or a model (folder or name; needs torch), and shows quality, active dimensions and FLOPS side by side.
+    or a model (folder or name; needs torch), and shows quality, active dimensions, FLOPS and the size of the
+    index side by side; on request beside BM25 and dense models, with significance, and at pruning levels.
 
     \b
     Examples:
       oskit evaluate faq out
-      oskit evaluate faq ./my-encoder ./my-encoder-pruned --report figures
+      oskit evaluate faq ./my-encoder --bm25 --dense intfloat/e5-small-v2 --baseline BM25
+      oskit evaluate faq ./my-encoder --prune-levels 0.05,0.1,0.2 --report figures
+      oskit evaluate --nano-beir scifact,nfcorpus ./my-encoder --bm25
     """
-    from oskit.data.collection import Collection
+    from oskit.evaluation.bm25 import Bm25Settings
+    from oskit.evaluation.dense import DenseModel
     from oskit.evaluation.encoders import open_encoder
     from oskit.evaluation.evaluate import evaluate as measure
+    from oskit.evaluation.pareto import parse_levels
+
+    collections, encoders = _sources(arguments, nano_beir, nano_beir_source, split)
+    settings = Bm25Settings(bm25_k1, bm25_b, bm25_language) if bm25 else None
+    levels = parse_levels(prune_levels) if prune_levels is not None else []
+    prompts = {"query_prompt": dense_query_prompt, "document_prompt": dense_document_prompt}
+    reports = [
+        measure(
+            {name: partial(open_encoder, name) for name in encoders},
+            collection,
+            k=k,
+            batch_size=batch_size,
+            bm25=settings,
+            dense={name: partial(DenseModel, name, batch_size=batch_size, **prompts) for name in dense},
+            baseline=baseline,
+            prune_levels=levels,
+            resamples=resamples,
+            seed=seed,
+            on_step=out.note,
+        )
+        for collection in collections
+    ]
+    _show(reports, out)
+    if report is not None:
+        _write(reports, report, out)
+
+
+def _sources(
+    arguments: Sequence[str], nano_beir: str | None, repository: str, split: str
+) -> tuple[Iterator[Collection], list[str]]:
+    """The collections, opened one by one, and the encoders."""
+    from oskit.data.collection import Collection, find_corpus
+    from oskit.errors import UsageError
+
+    if nano_beir is not None:
+        from oskit.evaluation.nano_beir import load_nano_beir, nano_beir_names
+
+        names = nano_beir_names(nano_beir)
+        if folders := [name for name in arguments if find_corpus(Path(name)) is not None]:
+            raise UsageError(f"{folders[0]} is a COLLECTION", hint="Leave it out, or --nano-beir.")
+        return (load_nano_beir(name, repository) for name in names), list(arguments)
+    if not arguments:
+        raise UsageError("no COLLECTION is given", hint="Name a folder in BEIR's layout, or use --nano-beir.")
+    return iter([Collection.open(arguments[0], split)]), list(arguments[1:])
+
+
+def _show(reports: Sequence[EvaluationReport], out: Output) -> None:
+    from oskit.evaluation.several import print_means, several_dict
     from oskit.evaluation.tables import print_evaluation
 
-    opened = Collection.open(collection, split)
-    openers = {name: partial(open_encoder, name) for name in encoders}
-    found = measure(openers, opened, k=k, batch_size=batch_size, on_step=out.note)
-    out.result(found.to_dict(), lambda console: print_evaluation(console, found))
-    if report is not None:
-        from oskit.evaluation.report import write_evaluation
+    def show(console: Any) -> None:
+        for report in reports:
+            print_evaluation(console, report)
+        if len(reports) > 1:
+            print_means(console, reports)
 
-        for path in write_evaluation(found, report):
+    out.result(reports[0].to_dict() if len(reports) == 1 else several_dict(reports), show)
+
+
+def _write(reports: Sequence[EvaluationReport], folder: str, out: Output) -> None:
+    from oskit.evaluation.evaluation_report import write_evaluation
+
+    for report in reports:
+        name = "evaluation" if len(reports) == 1 else f"evaluation-{report.collection['name']}"
+        for path in write_evaluation(report, folder, name):
             out.note(f"wrote {path}")

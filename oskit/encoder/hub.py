@@ -95,6 +95,28 @@ def is_repository_name(name: str) -> bool:
     return True
 
 
+def local_or_fetched(name: str | Path, options: HubOptions | None = None) -> Path:
+    """The folder of a model of any kind: a local one, or the snapshot of a repository in the Hub's cache.
+
+    Raises:
+        EncoderNotFoundError: Neither.
+        HubAccessError: A login, another token or the owner's consent is needed.
+        BrokenEncoderError: A file's download was cut off again and again.
+    """
+    local = Path(name).expanduser()
+    if local.is_dir():
+        return local
+    if not is_repository_name(str(name)):
+        raise EncoderNotFoundError(f"there is no folder {name}", hint="Check the name of the model.")
+    try:
+        return fetch(str(name), options or HubOptions()).folder
+    except (NotOnHubError, HubUnreachableError) as error:
+        raise EncoderNotFoundError(
+            f"there is no folder {name}, and the Hub does not give it either: {error.message}",
+            hint="Check the name of the model and the network.",
+        ) from error
+
+
 def fetch(name: str, options: HubOptions) -> Snapshot:
     """Bring an encoder's files into the Hub's cache, or find them there.
 

@@ -1,18 +1,33 @@
-"""The figures of encoders beside each other, without a cluster."""
+"""Encoders, BM25 and dense models beside each other, without a cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from oskit.encoder.weights import Prune
+from oskit.errors import UsageError
+from oskit.evaluation.bm25 import Bm25Settings, rank_bm25
+from oskit.evaluation.dense import DenseEncoder, rank_dense
 from oskit.evaluation.describe import describe_encoder
-from oskit.evaluation.reference import rank_exactly
-from oskit.evaluation.result import EvaluationReport, RunFigures
+from oskit.evaluation.metrics import Run, judged_queries
+from oskit.evaluation.pareto import prune_points, rank_pruned
+from oskit.evaluation.result import EvaluationReport, EvaluationRow, RunFigures
+from oskit.evaluation.significance import RESAMPLES, against
 
 if TYPE_CHECKING:
     from oskit.data.collection import Collection
     from oskit.encoder.types import TextEncoder
+
+BM25 = "BM25"
+"""Name of its row."""
+
+_FLOAT_BYTES = 4
+
+Step = Callable[[str], object]
+"""Told what is being done now."""
 
 
 def evaluate(
@@ -21,40 +36,137 @@ def evaluate(
     *,
     k: int = 1000,
     batch_size: int = 32,
-    on_step: Callable[[str], object] = lambda _: None,
+    bm25: Bm25Settings | None = None,
+    dense: Mapping[str, Callable[[], DenseEncoder]] | None = None,
+    baseline: str | None = None,
+    prune_levels: Sequence[Prune] = (),
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    on_step: Step = lambda _: None,
 ) -> EvaluationReport:
-    """Rank the corpus by exact scores with each encoder and measure the rankings.
+    """Rank the corpus exactly in each way and measure the rankings.
 
     Args:
         encoders: For each name in the report what opens the encoder: one is in memory at a time.
         collection: Corpus, queries and relevance judgements.
         k: Depth of the rankings.
         batch_size: Texts that an encoder computes at once.
+        bm25: Also rank by BM25 with these settings; the row is called ``BM25``.
+        dense: Also rank with these dense models, by name.
+        baseline: Name of the row that all others are compared with by paired bootstrap.
+        prune_levels: Also measure each encoder with its documents pruned by these rules.
+        resamples: Bootstrap samples.
+        seed: Of the samples.
         on_step: Told what is being done.
 
     Raises:
+        UsageError: There is nothing to evaluate, two rows have one name, or no row is called ``baseline``.
         DataError: The collection cannot be read, or judges no query.
+        MissingDependencyError: bm25s or sentence-transformers is not installed.
     """
-    runs, described, sparsity, documents = [], [], [], 0
-    for name, open_it in encoders.items():
-        on_step(f"{name}: loading")
-        encoder = open_it()
-        on_step(f"{name}: encoding and ranking")
-        found = rank_exactly(encoder, collection, k=k, batch_size=batch_size)
-        runs.append(RunFigures.measure(name, found.run, collection.qrels, k=k))
-        described.append(describe_encoder(encoder))
-        sparsity.append(found.sparsity)
-        documents = len(found.document_ids)
+    dense = dense or {}
+    baseline = _checked([*encoders, *([BM25] if bm25 else []), *dense], baseline)
+    job = _Evaluation(collection, k, batch_size, prune_levels, on_step)
+    rows = [job.sparse(name, open_it) for name, open_it in encoders.items()]
+    if bm25 is not None:
+        rows.append(job.bm25(bm25))
+    rows += [job.dense(name, open_it) for name, open_it in dense.items()]
+    if baseline is not None:
+        on_step(f"comparing with {baseline}")
+        found = against(
+            {row.name: row.figures.per_query for row in rows},
+            baseline,
+            list(rows[0].figures.quality),
+            resamples=resamples,
+            seed=seed,
+        )
+        for row in rows:
+            row.significance = found.get(row.name, [])
     return EvaluationReport(
         created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         collection={
             "name": collection.name,
             "split": collection.split,
-            "documents": documents,
-            "queries": len(collection.queries),
+            "documents": job.documents,
+            "queries": len(judged_queries(collection.qrels)),
         },
         k=k,
-        runs=runs,
-        encoders=described,
-        sparsity=sparsity,
+        rows=rows,
+        baseline=baseline,
     )
+
+
+def _checked(names: Sequence[str], baseline: str | None) -> str | None:
+    """The baseline as a row is called, before anything is computed."""
+    if not names:
+        raise UsageError("there is nothing to evaluate", hint="Name an encoder, BM25 or a dense model.")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"two rows would be called {twice[0]!r}", hint="Name each model once.")
+    if baseline is None:
+        return None
+    found = [name for name in names if name == baseline or name == BM25 == baseline.upper()]
+    if not found:
+        raise UsageError(f"no row is called {baseline!r}", hint=f"There are {', '.join(names)}.")
+    return found[0]
+
+
+class _Evaluation:
+    """What the rows have in common."""
+
+    def __init__(
+        self, collection: Collection, k: int, batch_size: int, levels: Sequence[Prune], on_step: Step
+    ) -> None:
+        self._collection = collection
+        self._k = k
+        self._batch_size = batch_size
+        self._levels = levels
+        self._on_step = on_step
+        self.documents = 0
+
+    def sparse(self, name: str, open_it: Callable[[], TextEncoder]) -> EvaluationRow:
+        self._on_step(f"{name}: loading")
+        encoder = open_it()
+        self._on_step(f"{name}: encoding and ranking")
+        whole, pruned = rank_pruned(
+            encoder, self._collection, self._levels, k=self._k, batch_size=self._batch_size
+        )
+        self.documents = len(whole.document_ids)
+        return EvaluationRow(
+            self._measure(name, whole.run),
+            "sparse",
+            describe_encoder(encoder),
+            flops=whole.sparsity.flops,
+            index_bytes=whole.sparsity.postings_bytes,
+            sparsity=whole.sparsity,
+            pruning=prune_points(whole, pruned, self._collection.qrels, k=self._k) if pruned else [],
+        )
+
+    def bm25(self, settings: Bm25Settings) -> EvaluationRow:
+        self._on_step(f"{BM25}: indexing and ranking")
+        found = rank_bm25(self._collection, settings, k=self._k)
+        self.documents = found.documents
+        return EvaluationRow(
+            self._measure(BM25, found.run),
+            "bm25",
+            {"name": BM25, "settings": asdict(settings)},
+            flops=found.sparsity.flops,
+            index_bytes=found.sparsity.postings_bytes,
+            sparsity=found.sparsity,
+        )
+
+    def dense(self, name: str, open_it: Callable[[], DenseEncoder]) -> EvaluationRow:
+        self._on_step(f"{name}: loading")
+        model = open_it()
+        self._on_step(f"{name}: encoding and ranking")
+        found = rank_dense(model, self._collection, k=self._k)
+        self.documents = found.documents
+        return EvaluationRow(
+            self._measure(name, found.run),
+            "dense",
+            {"name": name, "dimensions": found.dimensions},
+            flops=float(found.dimensions),
+            index_bytes=found.documents * found.dimensions * _FLOAT_BYTES,
+        )
+
+    def _measure(self, name: str, run: Run) -> RunFigures:
+        return RunFigures.measure(name, run, self._collection.qrels, k=self._k)

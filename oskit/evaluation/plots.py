@@ -96,6 +96,32 @@ def query_gains(ours: Sequence[float], baseline: Sequence[float], measure: str, 
     return _svg(figure, f"gains-{name}")
 
 
+def quality_against_flops(
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    points: Mapping[str, tuple[float, float]],
+    lines: Mapping[str, float],
+    measure: str,
+) -> str:
+    """Quality over FLOPS: a curve for each pruned encoder, points without levels, lines without FLOPS."""
+    figure, axes = _axes(height=3.0)
+    colors = iter(_SERIES * (1 + (len(curves) + len(points) + len(lines)) // len(_SERIES)))
+    for name, curve in curves.items():
+        costs, values = zip(*sorted(curve), strict=True)
+        axes.plot(costs, values, marker="o", ms=4, lw=1.8, color=next(colors), label=name)
+    for name, (cost, value) in points.items():
+        axes.plot([cost], [value], marker="D", ms=6, ls="none", color=next(colors), label=name)
+    for name, value in lines.items():
+        axes.axhline(value, ls="--", lw=1.2, color=next(colors), label=name)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if _first_digit(value) in (2, 5) else "")
+    axes.set_xlabel("FLOPS (products for one query and one document)")
+    axes.set_ylabel(measure)
+    axes.margins(y=0.15)
+    _legend(axes)
+    return _svg(figure, "pruning")
+
+
 def rate_bars(rates: Mapping[str, float], unit: str) -> str:
     """Horizontal bars with their values, for example documents per second."""
     figure, axes = _axes(height=0.7 + 0.36 * len(rates))

@@ -1,4 +1,4 @@
-"""A verification or an evaluation for people: a page to show to a colleague."""
+"""A verification for people: a page to show to a colleague."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from oskit.evaluation import plots
 from oskit.evaluation.page import Page, Plot, Section, Table, write_report
-from oskit.evaluation.result import EvaluationReport, RunFigures, VerificationReport, difference_summary
+from oskit.evaluation.result import RunFigures, VerificationReport, difference_summary
 
 MAX_ROWS = 50
 """Disagreements shown on the page; the JSON has more."""
@@ -23,11 +23,6 @@ _WHAT_IS_WRONG = {
 def write_verification(report: VerificationReport, folder: str | Path) -> list[Path]:
     """Write ``verification.json`` and ``verification.html`` into ``folder``; returns both paths."""
     return write_report(folder, report.to_dict(), verification_page(report), "verification")
-
-
-def write_evaluation(report: EvaluationReport, folder: str | Path) -> list[Path]:
-    """Write ``evaluation.json`` and ``evaluation.html`` into ``folder``; returns both paths."""
-    return write_report(folder, report.to_dict(), evaluation_page(report), "evaluation")
 
 
 def verification_page(report: VerificationReport) -> Page:
@@ -67,11 +62,11 @@ def verification_page(report: VerificationReport) -> Page:
     )
 
 
-FOOTER = (
+HOW_MEASURED = (
     "nDCG, MRR and recall by ir-measures over the queries with a relevant document. "
-    "Exact: every query against every document by inner product, in process. "
-    "BM25: the same text, in the same index."
+    "Exact: every query against every document by inner product, in process."
 )
+FOOTER = f"{HOW_MEASURED} BM25: the same text, in the same index."
 
 NOTHING = "-"
 """What a table shows where there is no value."""
@@ -147,40 +142,6 @@ def differences_plot(report: VerificationReport) -> Plot | None:
     if not exact:
         caption = "Score differences. Weights of queries and documents are rounded to a byte."
     return Plot(plots.difference_histogram(differences, (-(2.0**-8), 0.0) if exact else None), caption)
-
-
-def evaluation_page(report: EvaluationReport) -> Page:
-    """The page of an evaluation: encoders beside each other."""
-    runs = {run.name: run.quality for run in report.runs}
-    measures = list(report.runs[0].quality)
-    rows = [
-        [
-            run.name,
-            *(figure(run.quality[measure]) for measure in measures),
-            f"{sparse.query_active:.1f}",
-            f"{sparse.document_active:.1f}",
-            f"{sparse.flops:.2f}",
-            f"{sparse.postings:,}",
-        ]
-        for run, sparse in zip(report.runs, report.sparsity, strict=True)
-    ]
-    columns = ["", *measures, "query tokens", "document tokens", "FLOPS", "postings"]
-    best = max(report.runs, key=lambda run: run.quality["nDCG@10"])
-    return Page(
-        title=f"Encoders on {report.collection['name']}",
-        subtitle=f"{report.collection['documents']:,} documents · {report.collection['queries']:,} queries · "
-        f"{report.created}",
-        cards=[("Best nDCG@10", figure(best.quality["nDCG@10"]), best.name)],
-        sections=[
-            Section(
-                "Quality and cost",
-                "FLOPS: expected number of products for one query and one document (Paria et al., 2020).",
-                tables=[Table(columns, rows)],
-                plots=[Plot(plots.quality_bars(runs), "Exact scores, mean over the judged queries.")],
-            )
-        ],
-        footer=FOOTER,
-    )
 
 
 def figure(value: float | None) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from oskit.errors import VerificationError
 from oskit.evaluation.compare import Comparison
 from oskit.evaluation.metrics import Qrels, Run, measures_for_depth, overlap, percentiles, quality
+from oskit.evaluation.pareto import PrunePoint
+from oskit.evaluation.significance import Significance
 from oskit.evaluation.sparsity import Sparsity
 
 VERIFICATION_SCHEMA = "oskit.verification/1"
@@ -186,24 +188,75 @@ class VerificationReport:
 
 
 @dataclass
+class EvaluationRow:
+    """One way of retrieving, with its quality and its cost.
+
+    Attributes:
+        figures: Name and quality.
+        kind: ``sparse``, ``bm25`` or ``dense``.
+        description: What it is: name, architecture, settings.
+        flops: Expected number of products for one query and one document; of a dense model its dimensions.
+        index_bytes: Size of the index without any compression: 8 bytes a posting (a document's number and a
+            weight), 4 bytes a dimension of a dense vector.
+        sparsity: None for a dense model.
+        significance: Against the baseline, on each measure; empty for the baseline and without one.
+        pruning: The encoder at each pruning level, all weights first; empty if none was asked for.
+    """
+
+    figures: RunFigures
+    kind: Literal["sparse", "bm25", "dense"]
+    description: dict[str, Any]
+    flops: float
+    index_bytes: int
+    sparsity: Sparsity | None = None
+    significance: list[Significance] = field(default_factory=list)
+    pruning: list[PrunePoint] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """How the report calls it."""
+        return self.figures.name
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            **self.description,
+            **asdict(self.figures),
+            "kind": self.kind,
+            "flops": self.flops,
+            "index_bytes": self.index_bytes,
+            "sparsity": None if self.sparsity is None else self.sparsity.to_dict(),
+            "significance": [item.to_dict() for item in self.significance],
+            "pruning": [point.to_dict() for point in self.pruning],
+        }
+
+
+@dataclass
 class EvaluationReport:
-    """Figures of encoders side by side, without a cluster.
+    """Figures side by side, without a cluster.
 
     Attributes:
         created: ISO 8601, UTC.
         collection: As in :class:`VerificationReport`.
         k: Depth of the rankings.
-        runs: One for each encoder.
-        encoders: Name, architecture, and what loading it said, in the order of ``runs``.
-        sparsity: In the order of ``runs``.
+        rows: Encoders, then BM25, then dense models.
+        baseline: Name of the row that the others were compared with; None if they were not.
     """
 
     created: str
     collection: dict[str, Any]
     k: int
-    runs: list[RunFigures]
-    encoders: list[dict[str, Any]]
-    sparsity: list[Sparsity]
+    rows: list[EvaluationRow]
+    baseline: str | None = None
+
+    @property
+    def runs(self) -> list[RunFigures]:
+        """The quality of each row."""
+        return [row.figures for row in self.rows]
+
+    def row(self, name: str) -> EvaluationRow:
+        """The row called ``name``."""
+        return next(row for row in self.rows if row.name == name)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; ``schema`` names its version."""
@@ -212,10 +265,8 @@ class EvaluationReport:
             "created": self.created,
             "collection": self.collection,
             "k": self.k,
-            "encoders": [
-                {**encoder, **asdict(run), "sparsity": sparse.to_dict()}
-                for encoder, run, sparse in zip(self.encoders, self.runs, self.sparsity, strict=True)
-            ],
+            "baseline": self.baseline,
+            "encoders": [row.to_dict() for row in self.rows],
         }
 
 

@@ -43,23 +43,28 @@ def print_verification(console: Console, report: VerificationReport) -> None:
 
 
 def print_evaluation(console: Console, report: EvaluationReport) -> None:
-    """Quality and cost of each encoder."""
-    measures = list(report.runs[0].quality)
-    table = _table(["", *measures, "query tokens", "doc tokens", "FLOPS", "postings"])
-    for run, sparse in zip(report.runs, report.sparsity, strict=True):
-        table.add_row(
-            run.name,
-            *(figure(run.quality[measure]) for measure in measures),
-            f"{sparse.query_active:.1f}",
-            f"{sparse.document_active:.1f}",
-            f"{sparse.flops:.2f}",
-            f"{sparse.postings:,}",
-        )
+    """Quality and cost of each row, significance and pruning levels."""
+    from rich.markup import escape
+
+    from oskit.evaluation.evaluation_report import pruning_table, quality_and_cost, significance_table
+
     console.print(
-        f"{report.collection['name']}: {report.collection['documents']:,} documents, "
-        f"{report.collection['queries']:,} queries, exact scores"
+        f"{escape(report.collection['name'])}: {report.collection['documents']:,} documents, "
+        f"{report.collection['queries']:,} judged queries, exact scores"
     )
-    console.print(table)
+    for data in (quality_and_cost(report), significance_table(report), pruning_table(report)):
+        if data is not None:
+            console.print(plain_table(data.columns, data.rows))
+
+
+def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Rows of text as they are, figures on the right."""
+    from rich.markup import escape
+
+    table = _table([escape(column) for column in columns])
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
 
 
 def runs_table(runs: Sequence[RunFigures]) -> Table:

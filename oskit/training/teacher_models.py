@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from oskit.data.duplicates import digest_of
-from oskit.encoder.hub import HubOptions, fetch, is_repository_name
+from oskit.encoder.hub import HubOptions, local_or_fetched
 from oskit.encoder.quiet import quiet_libraries
-from oskit.errors import EncoderNotFoundError, TrainingError, UntrainedEncoderError
+from oskit.errors import TrainingError, UntrainedEncoderError
 from oskit.training.score_cache import ScoreCache, ScoreStore
 from oskit.training.teacher_config import (
     CrossEncoderConfig,
@@ -66,7 +66,8 @@ class Teacher(ABC, Generic[Config]):
             raise TrainingError(f"the {self.kind} teacher has no name", hint="Name a folder or a repository.")
         self.config = config
         self.name = config.name
-        self.folder = _folder_of(config)
+        options = HubOptions(revision=config.revision, code=config.trust_remote_code)
+        self.folder = local_or_fetched(config.name, options)
         self.fingerprint = fingerprint_of(self.folder)
         self._store: ScoreStore = cache.store(self._identity())
 
@@ -349,17 +350,6 @@ def fingerprint_of(folder: Path) -> str:
             while chunk := file.read(_HASHED_BYTES):
                 state.update(chunk)
     return state.hexdigest()
-
-
-def _folder_of(config: TeacherConfig) -> Path:
-    """The model's folder: a local one, or the snapshot of a repository in the Hub's cache."""
-    name = str(config.name)
-    local = Path(name).expanduser()
-    if local.is_dir():
-        return local
-    if not is_repository_name(name):
-        raise EncoderNotFoundError(f"there is no folder {name}", hint="Check the name of the teacher.")
-    return fetch(name, HubOptions(revision=config.revision, code=config.trust_remote_code)).folder
 
 
 def _with_memory(batch_size: int, run: Callable[[int], Result]) -> Result:

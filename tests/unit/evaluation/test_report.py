@@ -14,9 +14,10 @@ from small_collection import SmallCollection, WordEncoder
 from oskit.errors import DataError, VerificationError
 from oskit.evaluation.compare import compare
 from oskit.evaluation.evaluate import evaluate
+from oskit.evaluation.evaluation_report import evaluation_page
 from oskit.evaluation.examples import build_examples, choose_examples, contributions, shorten
 from oskit.evaluation.page import render
-from oskit.evaluation.report import evaluation_page, percent, verification_page, write_verification
+from oskit.evaluation.report import percent, verification_page, write_verification
 from oskit.evaluation.result import RunFigures, StoredVectors, VerificationReport
 from oskit.evaluation.tables import print_evaluation, print_examples, print_verification
 

@@ -1,0 +1,127 @@
+"""A dense model as a baseline: exact search over all of its vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from oskit.errors import EncoderError, MissingDependencyError
+from oskit.evaluation.metrics import Run
+from oskit.evaluation.reference import TopK, query_chunks
+
+if TYPE_CHECKING:
+    from oskit.evaluation.reference import TextCollection
+
+Vectors = npt.NDArray[np.float32]
+
+_BLOCK_DOCUMENTS = 2048
+
+
+class DenseEncoder(Protocol):
+    """Vectors ``[n, dimensions]`` whose inner products are the scores."""
+
+    def embed_queries(self, texts: Sequence[str]) -> Vectors: ...
+
+    def embed_documents(self, texts: Sequence[str]) -> Vectors: ...
+
+
+class DenseModel:
+    """A sentence-transformers model; vectors have length 1 where it compares by cosine.
+
+    Args:
+        name: A folder, or a repository on the Hugging Face Hub.
+        query_prompt: Put before each query; None for the model's own prompt.
+        document_prompt: The same for documents.
+        batch_size: Texts that it computes at once.
+
+    Raises:
+        EncoderNotFoundError: There is no such folder, or the Hub does not have it.
+        EncoderError: It cannot be loaded, or compares by something else than cosine or inner product.
+        MissingDependencyError: sentence-transformers is not installed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
+        batch_size: int = 32,
+    ) -> None:
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError as error:
+            raise MissingDependencyError.for_extra(
+                "a dense model", "sentence-transformers", "export"
+            ) from error
+        from oskit.encoder.hub import local_or_fetched
+        from oskit.encoder.quiet import quiet_libraries
+
+        folder = local_or_fetched(name)
+        try:
+            with quiet_libraries():
+                self._model: Any = SentenceTransformer(str(folder))
+        except Exception as error:  # whatever transformers and safetensors raise at a broken folder
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise EncoderError(f"the dense model {name} cannot be loaded: {reason}") from error
+        if self._model.similarity_fn_name not in ("cosine", "dot"):
+            raise EncoderError(
+                f"{name} compares by {self._model.similarity_fn_name}, which is no inner product",
+                hint="Use a model that compares by cosine or dot.",
+            )
+        self._prompts = {"query": query_prompt, "document": document_prompt}
+        self._batch_size = batch_size
+
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """Vectors of queries, ``[n, dimensions]``."""
+        return self._encode(self._model.encode_query, texts, "query")
+
+    def embed_documents(self, texts: Sequence[str]) -> Vectors:
+        """Vectors of documents, ``[n, dimensions]``."""
+        return self._encode(self._model.encode_document, texts, "document")
+
+    def _encode(self, encode: Any, texts: Sequence[str], side: str) -> Vectors:
+        vectors = encode(
+            list(texts),
+            prompt=self._prompts[side],
+            batch_size=self._batch_size,
+            show_progress_bar=False,
+            normalize_embeddings=self._model.similarity_fn_name == "cosine",
+        )
+        return np.asarray(vectors, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class DenseRanking:
+    """The result of :func:`rank_dense`.
+
+    Attributes:
+        run: Query id -> document id -> score, best first.
+        documents: Documents in the corpus.
+        dimensions: Of a vector.
+    """
+
+    run: Run
+    documents: int
+    dimensions: int
+
+
+def rank_dense(model: DenseEncoder, collection: TextCollection, *, k: int = 1000) -> DenseRanking:
+    """Rank the whole corpus for every query, in bounded memory."""
+    query_ids = list(collection.queries)
+    queries = model.embed_queries(list(collection.queries.values()))
+    top = TopK(len(query_ids), k, above=-np.inf)
+    document_ids: list[str] = []
+    stream = iter(collection.documents())
+    while block := list(islice(stream, _BLOCK_DOCUMENTS)):
+        documents = model.embed_documents([document.passage for document in block])
+        for rows in query_chunks(len(query_ids), len(block)):
+            scores = (queries[rows] @ documents.T).astype(np.float64)
+            top.update(rows, scores, len(document_ids))
+        document_ids.extend(document.id for document in block)
+    return DenseRanking(top.run(query_ids, document_ids), len(document_ids), int(queries.shape[1]))

@@ -1,0 +1,97 @@
+"""NanoBEIR: thirteen BEIR collections cut to 50 queries and a few thousand documents, from the Hub.
+
+The layout is that of ``sentence-transformers/NanoBEIR-en``: the configurations ``corpus``, ``queries`` and
+``qrels``, each with a split ``Nano<Name>`` for each collection. Translations of it have the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from oskit.data.collection import Collection
+from oskit.data.documents import Document
+from oskit.errors import DataError, MissingDependencyError, UsageError
+
+SOURCE = "sentence-transformers/NanoBEIR-en"
+
+SPLITS = {
+    "arguana": "NanoArguAna",
+    "climatefever": "NanoClimateFEVER",
+    "dbpedia": "NanoDBPedia",
+    "fever": "NanoFEVER",
+    "fiqa2018": "NanoFiQA2018",
+    "hotpotqa": "NanoHotpotQA",
+    "msmarco": "NanoMSMARCO",
+    "nfcorpus": "NanoNFCorpus",
+    "nq": "NanoNQ",
+    "quoraretrieval": "NanoQuoraRetrieval",
+    "scidocs": "NanoSCIDOCS",
+    "scifact": "NanoSciFact",
+    "touche2020": "NanoTouche2020",
+}
+
+
+def nano_beir_names(text: str) -> list[str]:
+    """The names in ``scifact,nfcorpus``; all thirteen for ``all``.
+
+    Raises:
+        UsageError: A name is unknown.
+    """
+    if text.strip().lower() == "all":
+        return list(SPLITS)
+    names = [name.strip().lower().removeprefix("nano") for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in SPLITS:
+            raise UsageError(f"NanoBEIR has no {name!r}", hint=f"It has {', '.join(SPLITS)}, or all.")
+    if not names:
+        raise UsageError("no NanoBEIR collection is named", hint=f"Name some of {', '.join(SPLITS)}, or all.")
+    return names
+
+
+def load_nano_beir(name: str, source: str = SOURCE) -> Collection:
+    """Download a collection, or find it in the Hub's cache.
+
+    Args:
+        name: A key of :data:`SPLITS`.
+        source: A repository of this layout on the Hub, or a folder.
+
+    Raises:
+        DataError: The Hub cannot be reached, or the data set is of another layout.
+        MissingDependencyError: ``datasets`` is not installed.
+    """
+    split = SPLITS[name]
+    corpus = _rows(source, "corpus", split, ("_id", "text"))
+    queries = _rows(source, "queries", split, ("_id", "text"))
+    qrels: dict[str, dict[str, int]] = {}
+    for row in _rows(source, "qrels", split, ("query-id", "corpus-id")):
+        # Without grades every listed document is relevant.
+        qrels.setdefault(row["query-id"], {})[row["corpus-id"]] = int(row.get("score", 1))
+    # Empty texts are left out, as sentence-transformers' NanoBEIREvaluator does.
+    documents = tuple(
+        Document(id=row["_id"], title=row.get("title") or "", text=row["text"])
+        for row in corpus
+        if row["text"]
+    )
+    texts = {row["_id"]: row["text"] for row in queries if row["text"] and row["_id"] in qrels}
+    return Collection(texts, {query: qrels[query] for query in texts}, documents, split="test", name=split)
+
+
+def _rows(source: str, part: str, split: str, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingDependencyError.for_extra("NanoBEIR", "datasets", "train") from error
+    try:
+        table = datasets.load_dataset(source, part, split=split)
+    except Exception as error:  # the Hub's, the network's or the builder's: there is no common base
+        reason = " ".join((str(error).strip().splitlines() or [type(error).__name__])[0].split())[:300]
+        raise DataError(
+            f"{part} of {split} cannot be loaded from {source}: {reason}",
+            hint="NanoBEIR comes from the Hugging Face Hub: check the network, HF_HUB_OFFLINE and the name.",
+        ) from error
+    if missing := [column for column in columns if column not in table.column_names]:
+        raise DataError(
+            f"{part} of {split} in {source} lacks the column {missing[0]!r}",
+            hint=f"A data set in the layout of {SOURCE} is needed.",
+        )
+    return [dict(row) for row in table]

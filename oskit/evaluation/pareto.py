@@ -1,0 +1,154 @@
+"""Quality against cost: what pruning the documents' weights saves, and what it loses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from oskit.encoder.weights import Prune, prune_matrix
+from oskit.errors import UsageError
+from oskit.evaluation.metrics import Qrels, Run, measures_for_depth, quality
+from oskit.evaluation.reference import (
+    BLOCK_DOCUMENTS,
+    Block,
+    ExactRanking,
+    Scores,
+    TextCollection,
+    TopK,
+    Watch,
+    rank_exactly,
+    score_block,
+)
+from oskit.evaluation.sparsity import ActivationCounter, Sparsity, sparsity
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from oskit.encoder.types import TextEncoder
+
+DEFAULT_LEVELS = "0.05,0.1,0.2,0.3,0.5"
+
+
+@dataclass(frozen=True)
+class PrunePoint:
+    """An encoder at one pruning level.
+
+    Attributes:
+        rule: ``TYPE:RATIO``; ``none`` for all weights.
+        quality: Mean of each measure.
+        sparsity: Of the queries and the pruned documents.
+        quality_change: nDCG@10 relative to all weights, minus 1.
+        postings_saved: Share of the postings that the rule drops.
+    """
+
+    rule: str
+    quality: dict[str, float]
+    sparsity: Sparsity
+    quality_change: float
+    postings_saved: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """All attributes, for JSON."""
+        return asdict(self)
+
+
+def parse_levels(text: str) -> list[Prune]:
+    """Read ``0.1,0.2`` (ratios of the largest weight) or ``top_k:100,max_ratio:0.1``.
+
+    Raises:
+        UsageError: It reads as neither.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        raise UsageError("no pruning level is given", hint=f"For example {DEFAULT_LEVELS} or top_k:100.")
+    return [Prune.parse(part if ":" in part else f"max_ratio:{part}") for part in parts]
+
+
+def rank_pruned(
+    encoder: TextEncoder,
+    collection: TextCollection,
+    rules: Sequence[Prune],
+    *,
+    k: int = 1000,
+    batch_size: int = 32,
+    block_documents: int = BLOCK_DOCUMENTS,
+) -> tuple[ExactRanking, dict[str, tuple[Run, Sparsity]]]:
+    """Rank with all weights and by each rule, with one pass over the corpus.
+
+    Returns:
+        The ranking with all weights; for each rule its run and what its vectors cost.
+    """
+    queries = encoder.query_matrix(list(collection.queries.values()), batch_size=batch_size).tocsr()
+    levels = [_Level(rule, queries, k, encoder.vocabulary.size) for rule in rules]
+
+    def on_block(block: Block) -> Watch:
+        watches = [level.take(block) for level in levels]
+
+        def watch(rows: slice, scores: Scores) -> None:
+            for one in watches:
+                one(rows, scores)
+
+        return watch
+
+    ranking = rank_exactly(
+        encoder,
+        collection,
+        k=k,
+        batch_size=batch_size,
+        block_documents=block_documents,
+        queries=queries,
+        on_block=on_block,
+    )
+    asked = ActivationCounter(encoder.vocabulary.size)
+    asked.update(queries)
+    query_ids = list(collection.queries)
+    found = {
+        str(level.rule): (level.top.run(query_ids, ranking.document_ids), sparsity(asked, level.counter))
+        for level in levels
+    }
+    return ranking, found
+
+
+class _Level:
+    """One rule while blocks come in."""
+
+    def __init__(self, rule: Prune, queries: csr_matrix, k: int, width: int) -> None:
+        self.rule = rule
+        self.queries = queries
+        self.top = TopK(queries.shape[0], k)
+        self.counter = ActivationCounter(width)
+
+    def take(self, block: Block) -> Watch:
+        weights = prune_matrix(block.weights, self.rule)
+        self.counter.update(weights)
+
+        def watch(rows: slice, _: Scores) -> None:
+            self.top.update(rows, score_block(self.queries[rows], weights), block.start)
+
+        return watch
+
+
+def prune_points(
+    whole: ExactRanking, pruned: Mapping[str, tuple[Run, Sparsity]], qrels: Qrels, *, k: int
+) -> list[PrunePoint]:
+    """Measure what :func:`rank_pruned` found; all weights come first."""
+    points: list[PrunePoint] = []
+    for rule, (run, cost) in {"none": (whole.run, whole.sparsity), **pruned}.items():
+        measured = quality(run, qrels, measures_for_depth(k)).mean
+        first = points[0] if points else None
+        full = first.quality["nDCG@10"] if first else 0.0
+        points.append(
+            PrunePoint(
+                rule=rule,
+                quality=measured,
+                sparsity=cost,
+                quality_change=measured["nDCG@10"] / full - 1 if full else 0.0,
+                postings_saved=_saved(first.sparsity if first else cost, cost),
+            )
+        )
+    return points
+
+
+def _saved(whole: Sparsity, pruned: Sparsity) -> float:
+    return 1 - pruned.postings / whole.postings if whole.postings else 0.0

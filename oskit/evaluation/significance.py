@@ -1,0 +1,167 @@
+"""Is one run better than another, or was it the choice of queries? By paired bootstrap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from oskit.errors import DataError
+
+RESAMPLES = 10_000
+CONFIDENCE = 0.95
+
+_BATCH = 500
+_TIE = 1e-9
+
+
+@dataclass(frozen=True)
+class Significance:
+    """The difference between a run and a baseline over the same queries.
+
+    Attributes:
+        measure: Which measure.
+        baseline: Name of the baseline.
+        difference: Mean of the run's value minus the baseline's.
+        low: Lower end of the confidence interval of the difference.
+        high: Upper end.
+        p_value: How often chance alone would give a difference at least as large, in either direction.
+        queries: Queries that were compared.
+        wins: Queries on which the run is better.
+        losses: Queries on which it is worse.
+        confidence: Of the interval.
+        resamples: Bootstrap samples.
+        seed: Of the samples.
+    """
+
+    measure: str
+    baseline: str
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    queries: int
+    wins: int
+    losses: int
+    confidence: float = CONFIDENCE
+    resamples: int = RESAMPLES
+    seed: int = 0
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the p-value is below 1 - confidence."""
+        return self.p_value < 1 - self.confidence
+
+    def to_dict(self) -> dict[str, Any]:
+        """All attributes, for JSON."""
+        return {**asdict(self), "significant": self.is_significant}
+
+
+def paired_bootstrap(
+    run: Mapping[str, float],
+    baseline: Mapping[str, float],
+    *,
+    measure: str = "nDCG@10",
+    name: str = "baseline",
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> Significance:
+    """Compare two runs query by query.
+
+    Queries are drawn with replacement, each with both of its values, and the mean difference is taken for
+    each sample (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 13 and 16; for
+    retrieval Smucker, Allan and Carterette, CIKM 2007, section 3.3). The interval is the percentile interval
+    of these means. The p-value is the share of samples whose mean, moved so that the samples' centre is 0, is
+    at least as far from 0 as the difference itself; the observation counts as one sample, so it is never 0.
+
+    Args:
+        run: Value of each query.
+        baseline: Value of each query; the same queries.
+        measure: Name of the measure.
+        name: Name of the baseline.
+        resamples: Bootstrap samples.
+        confidence: Of the interval.
+        seed: Of the samples.
+
+    Raises:
+        DataError: The runs have different queries, or none.
+    """
+    from scipy import stats
+
+    if not run or run.keys() != baseline.keys():
+        raise DataError(
+            f"{len(run)} and {len(baseline)} queries cannot be compared pairwise",
+            hint="Both runs must be measured with the same judgements.",
+        )
+    differences = np.array([run[query] - baseline[query] for query in run], dtype=np.float64)
+    observed = float(differences.mean())
+    low, high, p_value = observed, observed, 1.0
+    # Without any spread there is nothing to resample, and scipy would warn of a degenerate distribution.
+    if len(differences) > 1 and np.ptp(differences) > 0:
+        found = stats.bootstrap(
+            (differences,),
+            np.mean,
+            n_resamples=resamples,
+            batch=_BATCH,
+            confidence_level=confidence,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        )
+        low, high = map(float, found.confidence_interval)
+        means = found.bootstrap_distribution
+        extreme = np.abs(means - means.mean()) >= abs(observed) - _TIE
+        p_value = float((1 + extreme.sum()) / (1 + resamples))
+    elif len(differences) > 1 and abs(observed) > _TIE:
+        # The same difference on every query: no sample of them can have another mean.
+        p_value = 1 / (1 + resamples)
+    return Significance(
+        measure=measure,
+        baseline=name,
+        difference=observed,
+        low=low,
+        high=high,
+        p_value=p_value,
+        queries=len(differences),
+        wins=int((differences > _TIE).sum()),
+        losses=int((differences < -_TIE).sum()),
+        confidence=confidence,
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def against(
+    runs: Mapping[str, Mapping[str, Mapping[str, float]]],
+    baseline: str,
+    measures: Sequence[str] = ("nDCG@10",),
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, list[Significance]]:
+    """Every other run against the baseline, on each measure.
+
+    Args:
+        runs: Name -> query -> measure -> value.
+        baseline: One of the names.
+        measures: Which measures.
+        resamples: Bootstrap samples.
+        seed: Of the samples.
+    """
+    return {
+        name: [
+            paired_bootstrap(
+                {query: values[measure] for query, values in per_query.items()},
+                {query: values[measure] for query, values in runs[baseline].items()},
+                measure=measure,
+                name=baseline,
+                resamples=resamples,
+                seed=seed,
+            )
+            for measure in measures
+        ]
+        for name, per_query in runs.items()
+        if name != baseline
+    }
