@@ -74,8 +74,9 @@ def paired_bootstrap(
     Queries are drawn with replacement, each with both of its values, and the mean difference is taken for
     each sample (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 13 and 16; for
     retrieval Smucker, Allan and Carterette, CIKM 2007, section 3.3). The interval is the percentile interval
-    of these means. The p-value is the share of samples whose mean, moved so that the samples' centre is 0, is
-    at least as far from 0 as the difference itself; the observation counts as one sample, so it is never 0.
+    of these means. The p-value is the share of samples whose mean is at least as far from the difference as
+    the difference is from 0: what samples would do if there were none. The observation counts as one sample,
+    so it is never 0.
 
     Args:
         run: Value of each query.
@@ -111,8 +112,8 @@ def paired_bootstrap(
             rng=np.random.default_rng(seed),
         )
         low, high = map(float, found.confidence_interval)
-        means = found.bootstrap_distribution
-        extreme = np.abs(means - means.mean()) >= abs(observed) - _TIE
+        # The samples' means have the observed one as their expectation.
+        extreme = np.abs(found.bootstrap_distribution - observed) >= abs(observed) - _TIE
         p_value = float((1 + extreme.sum()) / (1 + resamples))
     elif len(differences) > 1 and abs(observed) > _TIE:
         # The same difference on every query: no sample of them can have another mean.

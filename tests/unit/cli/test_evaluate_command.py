@@ -1,0 +1,124 @@
+"""``oskit evaluate``: collections in folders and of NanoBEIR's layout, rows, reports, errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oskit.cli import main
+from oskit.data.collection import Collection
+from oskit.data.documents import Document
+from tests import tiny
+from tests.unit.training.teacher_models_tiny import build_dense
+
+TEXTS = {"d1": "a long bridge of concrete", "d2": "the water road", "d3": "stone house", "d4": "steel beam"}
+QUERIES = {"q1": "concrete bridge", "q2": "road", "q3": "house of stone"}
+QRELS = {"q1": {"d1": 1}, "q2": {"d2": 1}, "q3": {"d3": 1}}
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # Both read the variable when they are imported, which another test may have done.
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> Path:
+    documents = tuple(Document(id=name, text=text) for name, text in TEXTS.items())
+    return Collection(QUERIES, QRELS, documents).write(tmp_path / "collection")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.build("bert", tmp_path_factory.mktemp("evaluate") / "bert")
+
+
+@pytest.fixture
+def nano(tmp_path: Path) -> Path:
+    """A folder in the layout of NanoBEIR-en: two of the thirteen."""
+    from datasets import Dataset
+
+    folder = tmp_path / "nano"
+    parts: dict[str, list[dict[str, Any]]] = {
+        "corpus": [{"_id": name, "text": text} for name, text in {**TEXTS, "empty": ""}.items()],
+        "queries": [{"_id": name, "text": text} for name, text in {**QUERIES, "unjudged": "water"}.items()],
+        "qrels": [{"query-id": query, "corpus-id": d} for query, judged in QRELS.items() for d in judged],
+    }
+    lines = ["---", "configs:"]
+    for part, rows in parts.items():
+        lines += [f"- config_name: {part}", "  data_files:"]
+        for split in ("NanoSciFact", "NanoNQ"):
+            Dataset.from_list(rows).to_parquet(folder / part / f"{split}.parquet")
+            lines += [f"  - split: {split}", f"    path: {part}/{split}.parquet"]
+    (folder / "README.md").write_text("\n".join([*lines, "---", ""]))
+    return folder
+
+
+def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
+    code = main(["evaluate", *map(str, args)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_everything_at_once(
+    collection: Path, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dense = build_dense(tmp_path / "dense")
+    options = ("--bm25", "--baseline", "bm25", "--prune-levels", "0.1", "--dense", dense, "--resamples", 100)
+    code, out, _ = run(capsys, collection, encoder, *options, "--json", "--report", tmp_path / "out")
+    data = json.loads(out)
+    assert code == 0
+    assert [row["kind"] for row in data["encoders"]] == ["sparse", "bm25", "dense"]
+    assert data["encoders"][1]["quality"]["nDCG@10"] == 1.0
+    assert data["encoders"][0]["significance"][0]["baseline"] == "BM25"
+    assert [point["rule"] for point in data["encoders"][0]["pruning"]] == ["none", "max_ratio:0.1"]
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == data
+    assert "max_ratio:0.1" in (tmp_path / "out" / "evaluation.html").read_text()
+
+
+def test_bm25_alone_needs_no_model(collection: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, collection, "--bm25", "--bm25-language", "english", "-q")
+    assert (code, err) == (0, "")
+    assert "BM25" in out and "1.0000" in out
+
+
+def test_nano_beir(nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ("--nano-beir", "scifact,NanoNQ", "--nano-beir-source", nano, "--bm25")
+    code, out, _ = run(capsys, *args, "--json", "--report", tmp_path / "out")
+    data = json.loads(out)
+    assert code == 0
+    assert [item["collection"]["name"] for item in data["evaluations"]] == ["NanoSciFact", "NanoNQ"]
+    first = data["evaluations"][0]["collection"]
+    assert (first["documents"], first["queries"]) == (4, 3)
+    assert data["means"]["BM25"]["nDCG@10"] == 1.0
+    assert (tmp_path / "out" / "evaluation-NanoNQ.html").is_file()
+    _, out, _ = run(capsys, *args)
+    assert "mean" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        ((), 2, "no COLLECTION"),
+        (("COLLECTION",), 2, "nothing to evaluate"),
+        (("COLLECTION", "--bm25", "--bm25-language", "elvish"), 2, "'elvish'"),
+        (("COLLECTION", "--bm25", "--baseline", "other"), 2, "no row is called 'other'"),
+        (("COLLECTION", "--bm25", "--prune-levels", "much"), 2, "pruning rule"),
+        (("COLLECTION", "--bm25", "--nano-beir", "scifact"), 2, "is a COLLECTION"),
+        (("--bm25", "--nano-beir", "scifi"), 2, "no 'scifi'"),
+        (("--bm25", "--nano-beir", "scifact"), 3, "cannot be loaded from sentence-transformers/NanoBEIR-en"),
+        (("COLLECTION", "--dense", "no-such-model"), 5, "no folder no-such-model"),
+    ],
+)
+def test_errors_are_one_line(
+    collection: Path, args: tuple[str, ...], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, _, err = run(capsys, *(collection if arg == "COLLECTION" else arg for arg in args), "-q")
+    assert found == code
+    assert message in err
+    assert err.startswith("Error: ") and err.count("\n") == 1
