@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -18,7 +19,7 @@ from pydantic import (
 
 from oskit.encoder.tiers import DEFAULT_BASE
 from oskit.encoder.types import Architecture
-from oskit.training.mining import MiningConfig
+from oskit.training.mining_config import MiningConfig
 from oskit.training.sources import DataSource
 from oskit.training.teacher_config import TeachersConfig
 
@@ -58,17 +59,23 @@ class EncoderPart(Part):
     layers: PositiveInt | None = None
 
 
+def _sources(value: Any) -> Any:
+    """One source may stand alone, and a path for a source."""
+    listed = value if isinstance(value, (list, tuple)) else [value]
+    return [{"path": item} if isinstance(item, str) else item for item in listed]
+
+
 class DataPart(Part):
     """What it is trained on.
 
     Attributes:
-        train: Sources of pairs, triples, judgements or documents.
+        train: Sources of pairs, triples, judgements or documents; a path may stand for a source.
         hold_out: Share of the queries that is kept for evaluation where no collection is given.
         leakage: What happens to training queries that the evaluation asks as well.
         negatives: How hard negatives are mined; None for those that the data has, and in-batch ones.
     """
 
-    train: tuple[DataSource, ...] = Field(min_length=1)
+    train: Annotated[tuple[DataSource, ...], BeforeValidator(_sources)] = Field(min_length=1)
     hold_out: Ratio = 0.1
     leakage: Literal["drop", "report", "error"] = "drop"
     negatives: MiningConfig | None = None
