@@ -88,11 +88,20 @@ class DistillationPart(Part):
         kind: ``kl``: the distribution over a query's candidates. ``margin_mse``: differences to the positive.
         weight: Of this loss in the sum.
         temperature: Divides the student's scores and the labels before the softmax, in ``kl``.
+        candidates: ``own``: a query's positive and negatives. ``batch``: all documents of the batch, which
+            needs no negatives; in ``kl`` only.
     """
 
     kind: Literal["kl", "margin_mse"] = "kl"
     weight: PositiveFloat = 1.0
     temperature: PositiveFloat = 2.0
+    candidates: Literal["own", "batch"] = "own"
+
+    @model_validator(mode="after")
+    def _batch_is_for_kl(self) -> DistillationPart:
+        if self.candidates == "batch" and self.kind != "kl":
+            raise ValueError(f"{self.kind} has own candidates only; give candidates: own, or kind: kl")
+        return self
 
 
 class ContrastivePart(Part):
@@ -205,6 +214,19 @@ class EvaluationPart(Part):
     corpus: PositiveInt | None = None
 
 
+class GuardsPart(Part):
+    """When training is stopped because the encoder collapses.
+
+    Attributes:
+        patience: Steps in a row with empty vectors on one side after which it is dead.
+        max_active_dims: Mean active dimensions of a document that are too many once the ramp has ended and
+            they fall no longer; None for a tenth of the vocabulary, but at least 2,000.
+    """
+
+    patience: PositiveInt = 10
+    max_active_dims: PositiveInt | None = None
+
+
 class Recipe(Part):
     """A training run from the base encoder to the saved one.
 
@@ -227,4 +249,15 @@ class Recipe(Part):
     sparsity: SparsityPart = SparsityPart()
     schedule: SchedulePart = SchedulePart()
     evaluation: EvaluationPart = EvaluationPart()
+    guards: GuardsPart = GuardsPart()
     stages: tuple[dict[str, object], ...] = ()
+
+    @model_validator(mode="after")
+    def _cross_encoder_has_candidates(self) -> Recipe:
+        distillation = self.loss.distillation
+        batch = distillation is not None and distillation.candidates == "batch"
+        if batch and self.teachers.cross_encoder.weight > 0:
+            raise ValueError(
+                "loss.distillation.candidates: a cross-encoder would score every pair of a batch; give own"
+            )
+        return self
