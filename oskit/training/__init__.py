@@ -13,14 +13,24 @@ if TYPE_CHECKING:
     from oskit.training.data import load_training_data as load_training_data
     from oskit.training.holdout import hold_out as hold_out
     from oskit.training.leakage import find_leakage as find_leakage
+    from oskit.training.mining import mine_negatives as mine_negatives
+    from oskit.training.mining_config import MiningConfig as MiningConfig
     from oskit.training.sources import DataSource as DataSource
+    from oskit.training.teacher_config import TeachersConfig as TeachersConfig
+    from oskit.training.teacher_config import teachers_from_legacy as teachers_from_legacy
+    from oskit.training.teachers import EnsembleTeacher as EnsembleTeacher
 
 _HOME = {
     "DataSource": "oskit.training.sources",
+    "EnsembleTeacher": "oskit.training.teachers",
+    "MiningConfig": "oskit.training.mining_config",
+    "TeachersConfig": "oskit.training.teacher_config",
     "TrainingData": "oskit.training.data",
     "find_leakage": "oskit.training.leakage",
     "hold_out": "oskit.training.holdout",
     "load_training_data": "oskit.training.data",
+    "mine_negatives": "oskit.training.mining",
+    "teachers_from_legacy": "oskit.training.teacher_config",
 }
 
 __all__ = sorted(_HOME)
