@@ -46,6 +46,8 @@ class EncoderPart(Part):
         activation: ``relu`` or ``log1p_relu`` (one more log1p); None for what the encoder says.
         max_length: Tokens that a text is truncated to, in training and afterwards; None for its own.
         layers: Keep the first layers of the transformer only; None for all.
+        head: What becomes of a projection to the vocabulary that the base does not have: ``random`` weights,
+            or ``lexical`` ones, fitted so that a text weighs its own tokens. A trained head stays as it is.
     """
 
     name: str
@@ -57,6 +59,7 @@ class EncoderPart(Part):
     activation: Literal["relu", "log1p_relu"] | None = None
     max_length: PositiveInt | None = None
     layers: PositiveInt | None = None
+    head: Literal["random", "lexical"] = "random"
 
 
 def _sources(value: Any) -> Any:
