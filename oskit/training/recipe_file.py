@@ -19,7 +19,7 @@ from oskit.errors import DataError, UsageError
 from oskit.training.recipe import Recipe
 from oskit.training.recipe_errors import error_of, validation_error
 from oskit.training.recipe_tree import RecipeTree, is_placeholder, plain, strings
-from oskit.training.yaml_document import Keys, dotted, parse_yaml, read_yaml
+from oskit.training.yaml_document import Keys, dotted, parse_scalar, parse_yaml, read_yaml
 
 _SUFFIX = ".yaml"
 _STAGE = re.compile(r"\{stage:(\d+)\}")
@@ -44,6 +44,14 @@ def included_text(name: str) -> str:
         hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(names)}."
         raise UsageError(f"no recipe is called {name!r}", hint=hint)
     return str(_folder().joinpath(f"{name}{_SUFFIX}").read_text(encoding="utf-8"))
+
+
+def described_recipes() -> dict[str, str]:
+    """The included recipes and what each is good for."""
+    return {
+        name: str(parse_yaml(included_text(name), name).value.get("description", "")).strip()
+        for name in included_recipes()
+    }
 
 
 def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
@@ -145,17 +153,17 @@ def _validated_stage(tree: RecipeTree, number: int) -> Recipe:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes texts that YAML 1.1 or 1.2 would take for something else in quotes, and numbers plainly."""
+    """Quotes texts that YAML 1.2 would take for something else, and writes 5.0e-05 rather than a tag."""
 
 
 def _write_float(dumper: yaml.SafeDumper, value: float) -> yaml.Node:
-    return dumper.represent_scalar("tag:yaml.org,2002:float", repr(value))
+    mantissa, e, exponent = repr(value).partition("e")
+    text = f"{mantissa if '.' in mantissa else f'{mantissa}.0'}{e}{exponent}" if e else mantissa
+    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
 
 
 def _write_text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
-    from oskit.training.yaml_document import parse_scalar
-
-    style = "'" if not isinstance(parse_scalar(value), str) else None
+    style = None if isinstance(parse_scalar(value), str) else "'"
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 

@@ -165,24 +165,18 @@ class _Builder:
             yield other
 
     def _scalar(self, node: yaml.Node) -> Any:
-        text = str(node.value)
-        if node.tag.removeprefix(_STANDARD) in _SCALARS:
-            # PyYAML resolved the tag by 1.1; a plain scalar is resolved again, a quoted one is a text.
-            return (
-                parse_scalar(text)
-                if getattr(node, "style", None) is None and not self._tagged_text(node)
-                else text
-            )
-        raise self._error(node, f"the tag {node.tag} is not known", "Write the value without a tag.")
+        text, tag = str(node.value), node.tag.removeprefix(_STANDARD)
+        if tag not in _SCALARS:
+            raise self._error(node, f"the tag {node.tag} is not known", "Write the value without a tag.")
+        quoted = getattr(node, "style", None) is not None
+        # PyYAML resolved plain scalars by 1.1, so they are resolved again; what is quoted is a text.
+        return text if tag == "str" and (quoted or self._is_tagged(node)) else parse_scalar(text)
 
     @staticmethod
-    def _tagged_text(node: yaml.Node) -> bool:
-        """``!!str 5``: a plain scalar that PyYAML itself would not take for a text."""
-        if node.tag != f"{_STANDARD}str":
-            return False
-        return node.start_mark.buffer is not None and node.start_mark.buffer.startswith(
-            "!!str", node.start_mark.pointer
-        )
+    def _is_tagged(node: yaml.Node) -> bool:
+        """``!!str 5``: a plain scalar that is said to be a text."""
+        mark = node.start_mark
+        return mark.buffer is not None and mark.buffer.startswith("!!str", mark.pointer)
 
     def _error(self, node: yaml.Node, problem: str, hint: str | None = None) -> DataError:
         return DataError(f"{self._document.name}:{node.start_mark.line + 1}: {problem}", hint=hint)
