@@ -25,6 +25,7 @@ from oskit.training.teachers import (
     teachers_from_legacy,
 )
 from tests import tiny
+from tests.hub_server import HubServer
 from tests.unit.training.teacher_models_tiny import build_cross_encoder, build_dense, build_sparse
 
 ROWS = {
@@ -284,6 +285,46 @@ def test_random_projection_is_refused(models: Models, tmp_path: Path, examples: 
     required = ensemble(tmp_path, dense={"name": models.dense}, sparse={**sparse, "required": True})
     with pytest.raises(TrainingError, match="sparse teacher"):
         required.scores(examples)
+
+
+def test_teacher_of_the_hub_by_name(
+    models: Models, tmp_path: Path, examples: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    local = ensemble(tmp_path, dense={"name": models.dense}).scores(examples)["label"][:]
+    with HubServer() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+        server.add("team/dense", models.dense)
+        teacher = ensemble(tmp_path, dense={"name": "team/dense"})
+        assert teacher.scores(examples)["label"][:] == local
+        assert teacher.report.teachers[0].misses == 0, "the same weights, so the folder's scores are its own"
+        missing = {"name": "team/nothing", "weight": 1}
+        with pytest.warns(TeacherWarning, match="team/nothing is DROPPED.*404"):
+            ensemble(tmp_path, dense={"name": "team/dense"}, sparse=missing)
+
+
+def test_out_of_memory_halves_the_batch(
+    models: Models, tmp_path: Path, examples: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    class Hungry:
+        similarity_fn_name = "dot"
+
+        def encode_query(self, texts: list[str], *, batch_size: int, **_options: object) -> np.ndarray:
+            tried.append(batch_size)
+            if batch_size > 4:
+                raise torch.OutOfMemoryError("no room")
+            return np.array([[len(text), 1.0] for text in texts])
+
+        encode_document = encode_query
+
+    monkeypatch.setattr(teacher_models.DenseTeacher, "_loaded", lambda _self: Hungry())
+    labels = ensemble(tmp_path, dense={"name": models.dense, "batch_size": 16}).scores(examples)["label"]
+    assert tried == [16, 8, 4] * 2
+    assert labels[1] == [30.0, 0.0]
 
 
 def test_weight_zero_is_not_even_looked_for(models: Models, tmp_path: Path) -> None:
