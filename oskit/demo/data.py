@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,37 @@ def faq_collection(records: list[dict[str, Any]], *, name: str) -> Collection:
     queries = {f"q-{record['id']}": record["q"].strip() for record in records}
     qrels = {f"q-{record['id']}": dict(answers[_normal(record["q"])]) for record in records}
     return Collection(queries=queries, qrels=qrels, corpus=tuple(documents.values()), name=name)
+
+
+HELD_OUT = 3
+"""Tenths of the FAQ's questions that training never sees."""
+
+
+def faq_split(language: str = "en") -> tuple[list[tuple[str, str]], Collection]:
+    """The FAQ's questions with their answers to train on, and the other questions as a collection.
+
+    Which questions are held out depends on their numbers, which the languages share: a question is never
+    trained on in one language and asked in another. The collection has all answers, those of the training
+    questions too.
+
+    Raises:
+        MissingDependencyError: The distribution is not installed.
+        DataError: A record lacks a question or an answer.
+    """
+    records = _records(installed_file(FAQ_DISTRIBUTION, FAQ_FILES[language]))
+    whole = faq_collection(records, name=f"construction-faq-{language}-held-out")
+    held = {_normal(record["q"]) for record in records if _is_held_out(str(record["id"]))}
+    train = [
+        (record["q"].strip(), record["a"].strip()) for record in records if _normal(record["q"]) not in held
+    ]
+    queries = {key: text for key, text in whole.queries.items() if _normal(text) in held}
+    qrels = {key: whole.qrels[key] for key in queries}
+    return train, replace(whole, queries=queries, qrels=qrels)
+
+
+def _is_held_out(number: str) -> bool:
+    digest = hashlib.sha256(number.encode()).digest()
+    return int.from_bytes(digest[:4], "big") % 10 < HELD_OUT
 
 
 def _records(path: Path) -> list[dict[str, Any]]:

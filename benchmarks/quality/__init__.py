@@ -1,0 +1,1 @@
+"""What training brings, as one table: ``python -m benchmarks.quality``; see benchmarks/README.md."""

@@ -1,0 +1,113 @@
+"""Collections and training pairs of the benchmark, in one working folder."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import random
+import tarfile
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+
+from oskit.data.collection import Collection
+from oskit.data.documents import Document
+from oskit.demo.data import faq_split
+from oskit.errors import DataError
+
+COLLECTIONS = "collections.tar.xz"
+PAIRS = "medquad-pairs.jsonl.xz"
+
+MEDQUAD = "medquad-liveqa"
+FAQ_ENGLISH, FAQ_SWEDISH = "faq-en", "faq-sv"
+
+_FAQ_LANGUAGES = {FAQ_ENGLISH: "en", FAQ_SWEDISH: "sv"}
+_WORDS = 200
+"""Words of an answer that are kept for training: more than any encoder here reads of it."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where the data is, and how much of it is used.
+
+    Attributes:
+        data: Folder that holds the collections' archive and the training pairs.
+        work: Folder for what is made of them, and for runs and results.
+        corpus: Documents of a large collection, the judged ones first; 0 for all.
+        pairs: English training pairs, a random sample; 0 for all.
+    """
+
+    data: Path
+    work: Path
+    corpus: int
+    pairs: int
+
+    def collection(self, name: str) -> Collection:
+        """A collection with the queries that no training here ever sees.
+
+        Raises:
+            DataError: The data folder lacks it.
+        """
+        if language := _FAQ_LANGUAGES.get(name):
+            return replace(faq_split(language)[1], name=name)
+        found = Collection.open(self._unpacked() / name)
+        return reduced(found, self.corpus) if self.corpus else found
+
+    def pairs_file(self) -> Path:
+        """English questions and answers, ``{"query": …, "positive": …}``, answers cut to some words."""
+        path = self.work / f"medquad-{self.pairs or 'all'}.jsonl"
+        if not path.is_file():
+            with lzma.open(_present(self.data / PAIRS), "rt", encoding="utf-8") as file:
+                records = [json.loads(line) for line in file]
+            chosen = random.Random(0).sample(records, min(self.pairs or len(records), len(records)))
+            lines = ((record["query"], answer) for record in chosen for answer in record["pos"])
+            _write(path, ((query, " ".join(answer.split()[:_WORDS])) for query, answer in lines))
+        return path
+
+    def faq_file(self, name: str) -> Path:
+        """The FAQ's questions and answers without those that are held out."""
+        path = self.work / f"{name}-train.jsonl"
+        if not path.is_file():
+            _write(path, faq_split(_FAQ_LANGUAGES[name])[0])
+        return path
+
+    def _unpacked(self) -> Path:
+        folder = self.work / "collections"
+        if not folder.is_dir():
+            staging = self.work / ".collections"
+            with tarfile.open(_present(self.data / COLLECTIONS)) as archive:
+                archive.extractall(staging, filter="data")
+            staging.rename(folder)
+        return folder
+
+
+@lru_cache(maxsize=4)
+def _reduced_documents(path: Path, judged: frozenset[str], size: int) -> tuple[Document, ...]:
+    documents = list(Collection({}, {}, path).documents())
+    kept = [document for document in documents if document.id in judged]
+    others = [document for document in documents if document.id not in judged]
+    random.Random(0).shuffle(others)
+    return tuple(islice((*kept, *others), max(size, len(kept))))
+
+
+def reduced(collection: Collection, size: int) -> Collection:
+    """A collection with at most ``size`` documents: all that are judged, then others at random."""
+    assert isinstance(collection.corpus, Path)
+    judged = frozenset(document for grades in collection.qrels.values() for document in grades)
+    return replace(collection, corpus=_reduced_documents(collection.corpus, judged, size))
+
+
+def _present(path: Path) -> Path:
+    if not path.is_file():
+        raise DataError(f"there is no {path}", hint="Name the folder that holds it with --data.")
+    return path
+
+
+def _write(path: Path, pairs: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.with_suffix(".part")
+    with staging.open("w", encoding="utf-8") as file:
+        for query, positive in pairs:  # type: ignore[attr-defined]
+            file.write(json.dumps({"query": query, "positive": positive}, ensure_ascii=False) + "\n")
+    staging.rename(path)

@@ -1,0 +1,163 @@
+"""One encoder, BM25 or a dense teacher on one collection: what is kept of it as JSON."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from oskit.encoder.weights import Prune
+from oskit.evaluation.bm25 import Bm25Settings, rank_bm25
+from oskit.evaluation.dense import DenseModel, rank_dense
+from oskit.evaluation.metrics import MEASURES, Qrels, Run, quality
+from oskit.evaluation.pareto import rank_pruned
+
+if TYPE_CHECKING:
+    from oskit.data.collection import Collection
+    from oskit.encoder.model import NeuralSparseEncoder
+
+MAIN = "nDCG@10"
+
+DEPTH = 100
+MAX_RATIO = "max_ratio:0.1"
+TOP_K = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+_TIMED_QUERIES = 50
+
+
+@dataclass(frozen=True)
+class Point:
+    """An encoder with its documents pruned by one rule; ``none`` for all of their weights."""
+
+    rule: str
+    ndcg: float
+    flops: float
+    postings: int
+    document_active: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How one way of retrieving did on one collection.
+
+    Attributes:
+        quality: Mean of each measure.
+        per_query: nDCG@10 of each judged query.
+        documents: Size of the corpus.
+        points: By pruning rule, all weights first; empty for BM25 and dense models.
+        query_active: Mean number of tokens of a query; None for BM25 and dense models.
+        query_ms: Median milliseconds to encode one query; None for BM25 and dense models.
+    """
+
+    quality: dict[str, float]
+    per_query: dict[str, float]
+    documents: int
+    points: list[Point] = field(default_factory=list)
+    query_active: float | None = None
+    query_ms: float | None = None
+
+    @property
+    def ndcg(self) -> float:
+        """nDCG@10."""
+        return self.quality[MAIN]
+
+    @property
+    def flops(self) -> float:
+        """FLOPS with all weights."""
+        return self.points[0].flops if self.points else float("nan")
+
+    def point(self, rule: str) -> Point:
+        """The encoder pruned by ``rule``."""
+        return next(point for point in self.points if point.rule == rule)
+
+    def ndcg_at(self, flops: float) -> float:
+        """nDCG@10 at a given cost, between the two top-k levels around it, linear in log FLOPS."""
+        levels = sorted({(point.flops, point.ndcg) for point in self.points if point.rule != MAX_RATIO})
+        costs = np.log([max(cost, 1e-9) for cost, _ in levels])
+        return float(np.interp(np.log(flops), costs, [value for _, value in levels]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All attributes, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Measured:
+        """What :meth:`to_dict` gave."""
+        points = [Point(**point) for point in values["points"]]
+        return cls(**{**values, "points": points})
+
+
+def measure_encoder(
+    encoder: NeuralSparseEncoder, collection: Collection, *, batch_size: int = 32
+) -> Measured:
+    """Rank exactly, with all weights and pruned."""
+    rules = [Prune.parse(MAX_RATIO), *(Prune.parse(f"top_k:{k}") for k in TOP_K)]
+    with fast_matrices():
+        whole, pruned = rank_pruned(encoder, collection, rules, k=DEPTH, batch_size=batch_size)
+    found = {"none": (whole.run, whole.sparsity), **pruned}
+    points = [
+        Point(rule, _mean(run, collection.qrels), cost.flops, cost.postings, cost.document_active)
+        for rule, (run, cost) in found.items()
+    ]
+    measured = _measured(whole.run, collection.qrels, len(whole.document_ids))
+    return Measured(
+        measured.quality,
+        measured.per_query,
+        measured.documents,
+        points,
+        query_active=whole.sparsity.query_active,
+        query_ms=_query_milliseconds(encoder, list(collection.queries.values())),
+    )
+
+
+def measure_bm25(collection: Collection) -> Measured:
+    """BM25 with Lucene's settings."""
+    found = rank_bm25(collection, Bm25Settings(), k=DEPTH)
+    return _measured(found.run, collection.qrels, found.documents)
+
+
+def measure_dense(name: str, collection: Collection) -> Measured:
+    """A dense model, exact search."""
+    with fast_matrices():
+        found = rank_dense(DenseModel(name), collection, k=DEPTH)
+    return _measured(found.run, collection.qrels, found.documents)
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices in hardware (AVX-512 BF16 or AMX)."""
+    import torch
+
+    supported: Callable[[], bool] = torch.cpu._is_avx512_bf16_supported
+    return bool(supported())
+
+
+def fast_matrices() -> AbstractContextManager[Any]:
+    """Matrix products in bfloat16 where the CPU is much faster so; exact comparisons are no matter here."""
+    import torch
+
+    if torch.cuda.is_available() or not has_fast_bfloat16():
+        return nullcontext()
+    return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+def _measured(run: Run, qrels: Qrels, documents: int) -> Measured:
+    found = quality(run, qrels, MEASURES)
+    return Measured(found.mean, {query: values[MAIN] for query, values in found.per_query.items()}, documents)
+
+
+def _mean(run: Run, qrels: Qrels) -> float:
+    return quality(run, qrels, (MAIN,)).mean[MAIN]
+
+
+def _query_milliseconds(encoder: NeuralSparseEncoder, queries: list[str]) -> float:
+    encoder.query_matrix(queries[:1])
+    times = []
+    for query in queries[:_TIMED_QUERIES]:
+        start = time.perf_counter()
+        encoder.query_matrix([query])
+        times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(times)

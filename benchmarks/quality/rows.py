@@ -1,0 +1,219 @@
+"""The rows of the table: which encoders each compares, and what it claims."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from benchmarks.quality.data import FAQ_ENGLISH, FAQ_SWEDISH, MEDQUAD
+from benchmarks.quality.measure import MAX_RATIO, Measured
+from benchmarks.quality.runs import BM25, DENSE, Result
+from oskit.evaluation.significance import paired_bootstrap
+
+Results = Mapping[str, Sequence[Result]]
+"""By variant, one result for each seed; BM25 and the dense teacher by their names."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a row should show, and whether it does.
+
+    Attributes:
+        text: The claim.
+        holds: The verdict; None where it cannot be judged because a training failed.
+        evidence: The figures behind it.
+    """
+
+    text: str
+    holds: bool | None
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A part of the table.
+
+    Attributes:
+        title: What it is about.
+        variants: Encoders that are compared.
+        references: BM25 or the dense teacher beside them.
+        collections: On which.
+        claims: What it should show.
+    """
+
+    title: str
+    variants: tuple[str, ...]
+    collections: tuple[str, ...]
+    claims: Callable[[Results], list[Claim]]
+    references: tuple[str, ...] = field(default=(BM25, DENSE))
+
+
+def on(results: Results, name: str, collection: str) -> list[Measured]:
+    """What was measured of a variant on a collection, over the seeds."""
+    return [result.measured[collection] for result in results[name] if collection in result.measured]
+
+
+def mean(values: Sequence[float]) -> float:
+    """Their mean; NaN if there are none."""
+    return statistics.fmean(values) if values else float("nan")
+
+
+def spread(values: Sequence[float]) -> float:
+    """Sample standard deviation over the seeds; 0 for one."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _ndcg(results: Results, name: str, collection: str) -> float:
+    return mean([measured.ndcg for measured in on(results, name, collection)])
+
+
+def _complete(results: Results, *names: str) -> bool:
+    return all(result.failure is None for name in names for result in results[name])
+
+
+def _over(text: str, value: float, limit: float) -> Claim:
+    if value != value:
+        return Claim(text, None, "its training failed")
+    return Claim(text, value > limit, f"{value:.3f}, needed {limit:.3f}")
+
+
+def _from_nothing(results: Results) -> list[Claim]:
+    before = _ndcg(results, "minilm-random", MEDQUAD)
+    after = _ndcg(results, "minilm-stage-1", MEDQUAD)
+    random = _ndcg(results, "minilm-random-stage-1", MEDQUAD)
+    bm25, dense = _ndcg(results, BM25, MEDQUAD), _ndcg(results, DENSE, MEDQUAD)
+    return [
+        Claim("a random head retrieves next to nothing", before < 0.1, f"{before:.3f}"),
+        _over("from a closed-form head above BM25", after, bm25),
+        _over("from a closed-form head at least 90 % of the dense teacher", after, 0.9 * dense),
+        _over("from a random head above BM25 as well", random, bm25),
+    ]
+
+
+def per_query(measured: Sequence[Measured]) -> dict[str, float]:
+    """Each query's nDCG@10, mean over the seeds."""
+    return {query: mean([found.per_query[query] for found in measured]) for query in measured[0].per_query}
+
+
+def _better(text: str, results: Results, name: str, baseline: str, collection: str) -> Claim:
+    """Whether one variant is significantly better than another over the queries."""
+    text = f"{text} on {collection}, significantly"
+    ours, theirs = on(results, name, collection), on(results, baseline, collection)
+    if not ours or not theirs:
+        return Claim(text, None, "its training failed")
+    found = paired_bootstrap(per_query(ours), per_query(theirs), name=baseline)
+    evidence = f"{found.difference:+.3f} ({found.low:+.3f} to {found.high:+.3f}), p {found.p_value:.4f}"
+    return Claim(text, found.difference > 0 and found.is_significant, evidence)
+
+
+def _from_trained(results: Results) -> list[Claim]:
+    return [
+        _better(f"better than before on {MEDQUAD}, significantly", results, "tiny-stage-1", "tiny", MEDQUAD),
+        _better(
+            f"better than before on {FAQ_ENGLISH}, significantly", results, "tiny-faq", "tiny", FAQ_ENGLISH
+        ),
+    ]
+
+
+def _at_equal_flops(text: str, results: Results, name: str, other: str) -> Claim:
+    """Mean nDCG@10 where both cost as much as the cheaper of each seed's pair, pruned to its top-k."""
+    text = f"{text} at equal FLOPS"
+    pairs = list(zip(on(results, name, MEDQUAD), on(results, other, MEDQUAD), strict=False))
+    if not pairs or not _complete(results, name, other):
+        return Claim(text, None, "a training failed")
+    gains, costs = [], []
+    for ours, theirs in pairs:
+        cost = min(ours.flops, theirs.flops)
+        costs.append(cost)
+        gains.append(ours.ndcg_at(cost) - theirs.ndcg_at(cost))
+    evidence = f"{mean(gains):+.4f} (spread {spread(gains):.4f}) at FLOPS {mean(costs):.2f}"
+    return Claim(text, mean(gains) > 0 and mean(gains) > spread(gains), evidence)
+
+
+def _ingredients(results: Results) -> list[Claim]:
+    return [
+        _at_equal_flops("stage 2 above stage 1 at equal FLOPS", results, "tiny-stage-2", "tiny-stage-1"),
+        _at_equal_flops("IDF-aware above plain FLOPS at equal FLOPS", results, "tiny-idf", "tiny-stage-1"),
+        _at_equal_flops(
+            "mined negatives above none at equal FLOPS", results, "tiny-stage-1", "tiny-in-batch"
+        ),
+    ]
+
+
+def _inference_free(results: Results) -> list[Claim]:
+    ours = on(results, "tiny-inference-free", MEDQUAD)
+    theirs = on(results, "tiny-stage-1", MEDQUAD)
+    if not ours or not theirs:
+        return [Claim("an inference-free query is quicker to encode", None, "its training failed")]
+    quick = mean([found.query_ms or 0.0 for found in ours])
+    slow = mean([found.query_ms or 0.0 for found in theirs])
+    times = f"{quick:.2f} ms beside {slow:.2f} ms"
+    share = mean([found.ndcg for found in ours]) / mean([found.ndcg for found in theirs])
+    return [
+        Claim("an inference-free query is quicker to encode", quick < slow, times),
+        Claim("it keeps 95 % of the symmetric encoder's nDCG@10", share >= 0.95, f"{share:.1%}"),
+    ]
+
+
+def _multilingual(results: Results) -> list[Claim]:
+    return [
+        _better("mBERT above the English vocabulary", results, "mbert", "english", name)
+        for name in (FAQ_SWEDISH, "xquad-es", "xquad-zh")
+    ]
+
+
+def _real_base(results: Results) -> list[Claim]:
+    bm25 = _ndcg(results, BM25, MEDQUAD)
+    base = _ndcg(results, "bert-base", MEDQUAD)
+    return [
+        _over("BERT-base above BM25", base, bm25),
+        _over("BERT-base above BERT-tiny", base, _ndcg(results, "tiny-stage-1", MEDQUAD)),
+    ]
+
+
+def _pruning(results: Results) -> list[Claim]:
+    claims = []
+    for name in ("tiny-stage-1", "minilm-stage-1"):
+        found = on(results, name, MEDQUAD)
+        if not found:
+            claims.append(Claim(f"{name}: pruning 0.1", None, "its training failed"))
+            continue
+        pairs = [(measured.point(MAX_RATIO), measured.point("none")) for measured in found]
+        lost = mean([1 - pruned.ndcg / whole.ndcg for pruned, whole in pairs])
+        saved = mean([1 - pruned.postings / whole.postings for pruned, whole in pairs])
+        claims.append(Claim(f"{name}: pruning 0.1 costs under 1 % of nDCG@10", lost < 0.01, f"{lost:.2%}"))
+        claims.append(Claim(f"{name}: pruning 0.1 saves over 30 % of postings", saved > 0.3, f"{saved:.1%}"))
+    return claims
+
+
+ROWS: dict[str, Row] = {
+    "1": Row(
+        "From a projection that knows nothing",
+        ("minilm-random", "minilm-random-stage-1", "minilm-lexical", "minilm-stage-1"),
+        (MEDQUAD,),
+        _from_nothing,
+    ),
+    "2": Row(
+        "From a trained head",
+        ("tiny", "tiny-stage-1", "tiny-faq"),
+        (MEDQUAD, FAQ_ENGLISH),
+        _from_trained,
+    ),
+    "3": Row(
+        "Ingredients, at equal FLOPS",
+        ("tiny-stage-1", "tiny-stage-2", "tiny-idf", "tiny-in-batch"),
+        (MEDQUAD,),
+        _ingredients,
+    ),
+    "4": Row("Inference-free", ("tiny-stage-1", "tiny-inference-free"), (MEDQUAD,), _inference_free),
+    "5": Row(
+        "Multilingual",
+        ("mbert", "english"),
+        (FAQ_SWEDISH, "xquad-es", "xquad-zh"),
+        _multilingual,
+        references=(BM25,),
+    ),
+    "5b": Row("A real base", ("tiny-stage-1", "minilm-stage-1", "bert-base"), (MEDQUAD,), _real_base),
+    "6": Row("Pruning", ("tiny-stage-1", "minilm-stage-1"), (MEDQUAD,), _pruning),
+}

@@ -1,0 +1,174 @@
+"""Train and measure each variant once for each seed; what is done already is not done again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.models import minilm
+from benchmarks.quality.data import Workspace
+from benchmarks.quality.measure import (
+    Measured,
+    has_fast_bfloat16,
+    measure_bm25,
+    measure_dense,
+    measure_encoder,
+)
+from benchmarks.quality.variants import VARIANTS, Recipe, Scale, Variant, merged
+from oskit.encoder.report import UntrainedProjectionWarning
+from oskit.errors import TrainingError
+
+if TYPE_CHECKING:
+    from oskit.encoder.model import NeuralSparseEncoder
+
+BM25, DENSE = "BM25", "dense teacher"
+
+FITTED_TEXTS = 1000
+"""Passages that a closed-form head is fitted to."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One variant with one seed.
+
+    Attributes:
+        variant: Name.
+        seed: Of the training, or of the random head.
+        measured: By collection.
+        train_seconds: None where nothing is trained.
+        failure: Why the training ended early, in which case nothing was measured.
+    """
+
+    variant: str
+    seed: int
+    measured: dict[str, Measured]
+    train_seconds: float | None = None
+    failure: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All attributes, for JSON."""
+        measured = {name: values.to_dict() for name, values in self.measured.items()}
+        return {**vars(self), "measured": measured}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Result:
+        """What :meth:`to_dict` gave."""
+        measured = {name: Measured.from_dict(found) for name, found in values["measured"].items()}
+        return cls(**{**values, "measured": measured})
+
+
+class Runner:
+    """Makes results, or finds them in the working folder.
+
+    Args:
+        work: Data and working folder.
+        scale: How much is computed.
+        tell: Shows a line of progress.
+    """
+
+    def __init__(self, work: Workspace, scale: Scale, tell: Callable[[str], None]) -> None:
+        self._work = work
+        self._scale = scale
+        self._tell = tell
+
+    def reference(self, name: str, collection: str) -> Result:
+        """BM25 or the dense teacher on a collection."""
+
+        def make() -> Result:
+            found = self._work.collection(collection)
+            measured = measure_bm25(found) if name == BM25 else measure_dense(str(minilm()), found)
+            return Result(name, 0, {collection: measured})
+
+        return self._kept(f"{name.replace(' ', '-')}-{collection}", {"corpus": self._work.corpus}, make)
+
+    def result(self, name: str, seed: int) -> Result:
+        """A variant with a seed; what it needs is made first."""
+        variant = VARIANTS[name]
+        seed = seed if variant.seeded else 0
+        recipe = self._recipe(variant, seed)
+        key = {"recipe": recipe, "corpus": self._work.corpus, "scale": vars(self._scale)}
+        return self._kept(f"{name}-{seed}", key, lambda: self._make(variant, seed, recipe))
+
+    def _recipe(self, variant: Variant, seed: int) -> Recipe | None:
+        if variant.recipe is None:
+            return None
+        needed = None
+        if variant.needs is not None:
+            self.result(variant.needs, seed)
+            needed = self._folder(self._recipe(VARIANTS[variant.needs], seed)) / "best"
+        recipe = merged(variant.recipe(self._work, self._scale, needed), {"seed": seed})
+        if has_fast_bfloat16():
+            recipe = merged(recipe, {"schedule": {"precision": "bf16"}})
+        return recipe
+
+    def _make(self, variant: Variant, seed: int, recipe: Recipe | None) -> Result:
+        seconds = None
+        if recipe is None:
+            assert variant.base is not None
+            encoder = self._untrained(variant.base(self._scale), variant.head, seed)
+        else:
+            start = time.perf_counter()
+            try:
+                encoder = self._trained(recipe)
+            except TrainingError as error:
+                return Result(variant.name, seed, {}, failure=error.message)
+            seconds = time.perf_counter() - start
+        measured = {}
+        for name in variant.collections:
+            self._tell(f"{variant.name}, seed {seed}: measuring on {name}")
+            measured[name] = measure_encoder(encoder, self._work.collection(name))
+        return Result(variant.name, seed, measured, seconds)
+
+    def _untrained(self, folder: Path, head: str, seed: int) -> NeuralSparseEncoder:
+        from oskit.encoder.lexical import fit_lexical_head
+        from oskit.encoder.model import NeuralSparseEncoder
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UntrainedProjectionWarning)
+            encoder = NeuralSparseEncoder.from_pretrained(
+                folder, seed=seed, max_seq_length=self._scale.max_length
+            )
+        if head == "lexical":
+            lines = self._work.pairs_file().read_text(encoding="utf-8").splitlines()
+            step = max(1, len(lines) // FITTED_TEXTS)
+            fit_lexical_head(encoder, [json.loads(line)["positive"] for line in lines[seed::step]])
+        return encoder
+
+    def _trained(self, recipe: Recipe) -> NeuralSparseEncoder:
+        from oskit.encoder.model import NeuralSparseEncoder
+        from oskit.training.run import train
+
+        self._tell(f"{recipe['name']}, seed {recipe['seed']}: training")
+        folder = self._folder(recipe)
+        train(recipe, folder, resume=folder.exists())
+        return NeuralSparseEncoder.from_pretrained(folder / "best")
+
+    def _folder(self, recipe: Recipe | None) -> Path:
+        """Of a run: another recipe has another one, so that an interrupted run can go on."""
+        assert recipe is not None
+        name = f"{recipe['name']}-{recipe['seed']}-{_digest(recipe)[:8]}"
+        return self._work.work / self._scale.name / "runs" / name
+
+    def _kept(self, name: str, key: dict[str, Any], make: Callable[[], Result]) -> Result:
+        path = self._work.work / self._scale.name / "results" / f"{name}.json"
+        digest = _digest(key)
+        if path.is_file():
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept["key"] == digest:
+                return Result.from_dict(kept["result"])
+        result = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging = path.with_suffix(".part")
+        staging.write_text(json.dumps({"key": digest, "result": result.to_dict()}), encoding="utf-8")
+        staging.rename(path)
+        return result
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()

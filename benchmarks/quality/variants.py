@@ -1,0 +1,250 @@
+"""The encoders of the benchmark: each a base as it is, or a recipe."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.models import BERT_BASE, MBERT, bert, bert_tiny, minilm
+from benchmarks.quality.data import FAQ_ENGLISH, FAQ_SWEDISH, MEDQUAD, Workspace
+
+Recipe = dict[str, Any]
+
+MAX_LENGTH = {"cpu": 96, "gpu": 256}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is computed.
+
+    Attributes:
+        name: ``cpu``: an hour for all rows and three seeds on two cores. ``gpu``: larger.
+        max_length: Tokens that every encoder and teacher reads of a text.
+        layers: Layers of BERT-base and mBERT that are kept; None for all.
+        tiny, small, base: Steps and batch size for encoders of these sizes.
+        corpus, pairs: See :class:`Workspace`.
+    """
+
+    name: str
+    max_length: int
+    layers: int | None
+    tiny: tuple[int, int]
+    small: tuple[int, int]
+    base: tuple[int, int]
+    corpus: int
+    pairs: int
+
+
+CPU = Scale("cpu", 96, 4, tiny=(120, 32), small=(80, 24), base=(60, 16), corpus=3000, pairs=4000)
+GPU = Scale("gpu", 256, None, tiny=(2000, 64), small=(2000, 64), base=(2000, 64), corpus=0, pairs=0)
+SCALES = {scale.name: scale for scale in (CPU, GPU)}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An encoder of the benchmark.
+
+    Attributes:
+        name: As the results are called.
+        label: For people.
+        collections: What it is measured on.
+        recipe: Its training, given the workspace, the scale and the folder of another variant of the same
+            seed; None for ``base`` as it is.
+        base: The folder that is loaded where there is no training.
+        head: ``lexical`` for a closed-form head instead of the random one, without training.
+        seeded: Whether the seed makes a difference.
+        needs: The variant whose encoder this one's training uses.
+    """
+
+    name: str
+    label: str
+    collections: tuple[str, ...]
+    recipe: Callable[[Workspace, Scale, Path | None], Recipe] | None = None
+    base: Callable[[Scale], Path] | None = None
+    head: str = "random"
+    seeded: bool = True
+    needs: str | None = None
+
+
+def _bert_base(scale: Scale) -> Path:
+    return bert(BERT_BASE, scale.layers)
+
+
+def _mbert(scale: Scale) -> Path:
+    return bert(MBERT, scale.layers)
+
+
+def merged(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> Recipe:
+    """A recipe with changes, part by part."""
+    made = copy.deepcopy(dict(recipe))
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(made.get(key), Mapping)
+        made[key] = merged(made[key], value) if both else copy.deepcopy(value)
+    return made
+
+
+def _distilled(name: str, encoder: Path, data: list[Path], scale: Scale, size: tuple[int, int]) -> Recipe:
+    """What all trainings have in common: stage 1, the dense teacher over the whole batch, mined negatives."""
+    steps, batch_size = size
+    return {
+        "name": name,
+        "encoder": {"name": str(encoder), "max_length": scale.max_length},
+        "data": {
+            "train": [str(path) for path in data],
+            "hold_out": 0.02,
+            "negatives": {"per_query": 1, "depth": 50},
+        },
+        "teachers": {
+            "dense": {"name": str(minilm()), "weight": 1.0, "required": True, "max_length": scale.max_length},
+            "scale": 20.0,
+            "normalize": "none",
+        },
+        "loss": {
+            "distillation": {"kind": "kl", "weight": 1.0, "temperature": 1.0, "candidates": "batch"},
+            "contrastive": {"weight": 0.3, "scale": 1.0},
+        },
+        "sparsity": {"documents": {"weight": 0.01}, "queries": {"weight": 0.02}},
+        "schedule": {
+            "steps": steps,
+            "batch_size": batch_size,
+            "learning_rate": 5e-5,
+            "evaluate_every": steps,
+            "keep_checkpoints": 1,
+            "precision": "auto",
+        },
+        "evaluation": {"queries": 100, "corpus": 300},
+    }
+
+
+def _tiny(name: str, **changes: Any) -> Callable[[Workspace, Scale, Path | None], Recipe]:
+    def recipe(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
+        made = _distilled(name, bert_tiny(), [work.pairs_file()], scale, scale.tiny)
+        return merged(merged(made, {"schedule": {"learning_rate": 2e-4}}), changes)
+
+    return recipe
+
+
+def _tiny_stage_2(work: Workspace, scale: Scale, first: Path | None) -> Recipe:
+    """The published second stage: scores of both teachers normalised for each query and averaged."""
+    teachers = {
+        "dense": {"weight": 0.5},
+        "sparse": {"name": str(first), "weight": 0.5, "required": True},
+        "normalize": "minmax",
+        "scale": 20.0,
+    }
+    return merged(_tiny("tiny-stage-2")(work, scale, None), {"teachers": teachers})
+
+
+def _tiny_faq(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
+    made = _distilled("tiny-faq", bert_tiny(), [work.faq_file(FAQ_ENGLISH)], scale, scale.tiny)
+    return merged(made, {"schedule": {"learning_rate": 2e-4}})
+
+
+def _minilm(name: str, head: str) -> Callable[[Workspace, Scale, Path | None], Recipe]:
+    def recipe(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
+        made = _distilled(name, minilm(), [work.pairs_file()], scale, scale.small)
+        changes = {
+            "encoder": {"head": head},
+            "schedule": {"learning_rate": 5e-5, "head_learning_rate": 3e-4},
+        }
+        return merged(made, changes)
+
+    return recipe
+
+
+def _base(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
+    return _distilled("bert-base", _bert_base(scale), [work.pairs_file()], scale, scale.base)
+
+
+def _two_languages(name: str, encoder: Callable[[Scale], Path]) -> Callable[..., Recipe]:
+    """Swedish questions of the FAQ and English pairs; no dense teacher here reads Swedish."""
+
+    def recipe(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
+        data = [work.faq_file(FAQ_SWEDISH), work.pairs_file()]
+        made = _distilled(name, encoder(scale), data, scale, scale.base)
+        made["loss"] = {"distillation": None, "contrastive": {"weight": 1.0, "scale": 1.0}}
+        made["data"] = {
+            "train": [{"path": str(data[0])}, {"path": str(data[1]), "limit": 400}],
+            "hold_out": 0.02,
+            "negatives": {
+                "per_query": 1,
+                "depth": 50,
+                "ranker": "bm25",
+                "positive_share": None,
+                "skip_top": 1,
+            },
+        }
+        return made
+
+    return recipe
+
+
+_SWEDISH_AND_OTHERS = (FAQ_SWEDISH, "xquad-es", "xquad-zh")
+_NO_NEGATIVES = {"data": {"negatives": None}}
+_IDF_FLOPS = {
+    "sparsity": {"documents": {"kind": "idf_flops"}, "queries": {"weight": 0.02, "kind": "idf_flops"}}
+}
+_INFERENCE_FREE = {
+    "encoder": {"architecture": "inference-free", "train_query_weights": True, "activation": "log1p_relu"},
+    "sparsity": {"queries": None},
+}
+
+VARIANTS: dict[str, Variant] = {
+    variant.name: variant
+    for variant in (
+        Variant("minilm-random", "MiniLM, random head, untrained", (MEDQUAD,), base=lambda _: minilm()),
+        Variant(
+            "minilm-lexical",
+            "MiniLM, closed-form head, untrained",
+            (MEDQUAD,),
+            base=lambda _: minilm(),
+            head="lexical",
+        ),
+        Variant(
+            "minilm-random-stage-1",
+            "MiniLM from a random head, stage 1",
+            (MEDQUAD,),
+            _minilm("minilm-random-stage-1", "random"),
+        ),
+        Variant(
+            "minilm-stage-1",
+            "MiniLM from a closed-form head, stage 1",
+            (MEDQUAD,),
+            _minilm("minilm-stage-1", "lexical"),
+        ),
+        Variant(
+            "tiny",
+            "BERT-tiny SPLADE as found",
+            (MEDQUAD, FAQ_ENGLISH),
+            base=lambda _: bert_tiny(),
+            seeded=False,
+        ),
+        Variant("tiny-stage-1", "BERT-tiny, stage 1", (MEDQUAD,), _tiny("tiny-stage-1")),
+        Variant("tiny-faq", "BERT-tiny, trained on the FAQ", (FAQ_ENGLISH,), _tiny_faq),
+        Variant("tiny-stage-2", "BERT-tiny, stage 2", (MEDQUAD,), _tiny_stage_2, needs="tiny-stage-1"),
+        Variant("tiny-idf", "BERT-tiny, IDF-aware FLOPS", (MEDQUAD,), _tiny("tiny-idf", **_IDF_FLOPS)),
+        Variant(
+            "tiny-in-batch",
+            "BERT-tiny, no mined negatives",
+            (MEDQUAD,),
+            _tiny("tiny-in-batch", **_NO_NEGATIVES),
+        ),
+        Variant(
+            "tiny-inference-free",
+            "BERT-tiny, inference-free",
+            (MEDQUAD,),
+            _tiny("tiny-inference-free", **_INFERENCE_FREE),
+        ),
+        Variant("mbert", "mBERT, first layers", _SWEDISH_AND_OTHERS, _two_languages("mbert", _mbert)),
+        Variant(
+            "english",
+            "BERT-base, first layers, the same texts",
+            _SWEDISH_AND_OTHERS,
+            _two_languages("english", _bert_base),
+        ),
+        Variant("bert-base", "BERT-base, first layers, stage 1", (MEDQUAD,), _base),
+    )
+}
