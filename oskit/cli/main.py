@@ -30,6 +30,8 @@ COMMANDS: dict[str, LazyCommand] = {
     "load": LazyCommand("oskit.cli.load", "load", "Load an encoder and report how it was found."),
     "encode": LazyCommand("oskit.cli.encode", "encode", "Print the token weights of texts."),
     "idf": LazyCommand("oskit.cli.idf", "idf", "Compute idf.json, the query weights of a corpus."),
+    "train": LazyCommand("oskit.cli.train", "train", "Train an encoder by a recipe."),
+    "recipes": LazyCommand("oskit.cli.recipes", "recipes", "List, show and copy training recipes."),
     "export": LazyCommand(
         "oskit.cli.export",
         "export",
@@ -107,7 +109,7 @@ def cli() -> None:
     \b
     Exit codes: 0 done, 1 unexpected, 2 usage, 3 input data, 4 missing dependency, 5 encoder,
     6 archive or export, 7 cluster, 8 local node, 9 proof failed, 10 some documents were refused,
-    130 interrupted.
+    11 training, 130 interrupted.
     """
 
 

@@ -1,0 +1,121 @@
+"""``oskit train``: train an encoder by a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from oskit.cli.options import output_options
+
+if TYPE_CHECKING:
+    from oskit.cli.output import Output
+    from oskit.training.recipe import Recipe
+
+RUNS = Path("runs")
+"""Where runs go unless told otherwise."""
+
+
+@click.command("train", short_help="Train an encoder by a recipe.")
+@click.argument("recipe", required=False)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
+              help="Change a key of the recipe, such as schedule.steps=100; several times.")  # fmt: skip
+@click.option("-o", "--output", metavar="DIR", type=click.Path(path_type=Path),
+              help="Folder of the run; new or empty.  [runs/ and the recipe's name]")  # fmt: skip
+@click.option("--resume", is_flag=True, help="Go on with the run in that folder.")
+@click.option("--dry-run", is_flag=True, help="Check the recipe and the data, say what would be done.")
+@click.option("--print-schema", is_flag=True, help="Print the JSON schema of recipes: every key, explained.")
+@output_options
+def train(
+    recipe: str | None,
+    overrides: tuple[str, ...],
+    output: Path | None,
+    resume: bool,
+    dry_run: bool,
+    print_schema: bool,
+    out: Output,
+) -> None:
+    """Train an encoder by a recipe.
+
+    RECIPE is a YAML file, the name of a recipe that comes along (`oskit recipes list`), or the folder of a
+    run, whose recipe it takes. The folder of the run keeps the best encoder, the resolved recipe,
+    checkpoints, curves, a report and a model card. Ctrl-C saves a checkpoint; --resume goes on from it.
+
+    \b
+    Examples:
+      oskit train quick --set data.train=pairs.jsonl
+      oskit train my-recipe.yaml --set schedule.steps=100 -o runs/try --dry-run
+      oskit train my-recipe.yaml --set 'data.train=[shop.csv, {path: articles, kind: documents}]'
+      oskit train runs/quick --resume
+      torchrun --nproc-per-node 4 -m oskit.cli train my-recipe.yaml
+    """
+    if print_schema:
+        _print_schema(out)
+        return
+    if recipe is None:
+        raise click.UsageError("no RECIPE is given; `oskit recipes list` shows those that come along")
+    read, folder = _read(recipe, overrides, output, out)
+    if dry_run:
+        from oskit.cli.train_plan import show_plan
+
+        show_plan(read, folder, out)
+        return
+    _train(read, folder, resume, out)
+
+
+def _print_schema(out: Output) -> None:
+    from oskit.cli.output import Output
+    from oskit.training.recipe_schema import recipe_schema
+
+    Output(json=True, quiet=out.quiet).result(recipe_schema())
+
+
+def _read(name: str, overrides: tuple[str, ...], output: Path | None, out: Output) -> tuple[Recipe, Path]:
+    """The recipe and the folder of its run."""
+    from oskit.errors import MissingDependencyError
+
+    try:
+        from oskit.training.recipe_errors import RecipeError
+        from oskit.training.recipe_file import load_recipe
+    except ModuleNotFoundError as error:
+        if error.name != "yaml":
+            raise
+        raise MissingDependencyError.for_extra("oskit train", "pyyaml", "train") from error
+    run = Path(name)
+    source = run / "recipe.yaml" if run.is_dir() and (run / "recipe.yaml").is_file() else name
+    try:
+        recipe = load_recipe(source, overrides)
+    except RecipeError as error:
+        if len(error.problems) == 1:
+            raise
+        for problem in error.problems:
+            click.echo(problem, err=True)
+        raise RecipeError(
+            [f"{len(error.problems)} mistakes in the recipe, see above"], hint=error.hint
+        ) from error
+    if output is None:
+        output = run if isinstance(source, Path) else RUNS / recipe.name
+    return recipe, output
+
+
+def _train(recipe: Recipe, folder: Path, resume: bool, out: Output) -> None:
+    from oskit.cli.train_display import Display, print_result
+    from oskit.errors import MissingDependencyError, TrainingInterrupted
+
+    try:
+        from oskit.training.ranks import is_first
+        from oskit.training.run import train as run
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package == "oskit":
+            raise
+        raise MissingDependencyError.for_extra("oskit train", package, "train") from error
+    try:
+        with Display(out) as display:
+            result = run(recipe, folder, resume=resume, listener=display)
+    except TrainingInterrupted as error:
+        error.hint = f"Go on with: oskit train {folder} --resume"
+        raise
+    if is_first():
+        out.result(result.to_dict(), lambda console: print_result(console, result))

@@ -1,0 +1,114 @@
+"""What ``oskit train --dry-run`` tells: the resolved recipe, and what would be done with which data."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from oskit.cli.output import Output
+    from oskit.training.data import TrainingData
+    from oskit.training.recipe import Recipe
+
+
+def show_plan(recipe: Recipe, folder: Path, out: Output) -> None:
+    """Print the plan; data that is on this machine is read and counted.
+
+    Raises:
+        DataError: Data cannot be read.
+    """
+    from oskit.training.recipe_file import resolved_yaml, stages_of
+
+    text = resolved_yaml(recipe)
+    stages = [
+        _stage_plan(stage, number, _count(stage, out))
+        for number, stage in enumerate(stages_of(recipe), start=1)
+    ]
+    plan: dict[str, Any] = {"recipe": recipe.model_dump(mode="json"), "folder": folder, "stages": stages}
+    if folder.is_dir() and any(folder.iterdir()):
+        out.warn(f"{folder} is not empty: give another -o, or --resume to go on with the run in it")
+
+    def show(console: Console) -> None:
+        click.echo(text)
+        for stage in stages:
+            for line in stage["lines"]:
+                console.print(line, markup=False, soft_wrap=True)
+        console.print(f"The run would be in {folder}. Nothing was written.", markup=False, soft_wrap=True)
+
+    out.result(plan, show)
+
+
+def _count(recipe: Recipe, out: Output) -> dict[str, Any]:
+    """Examples of the sources that are on this machine; a source of the Hub is not fetched for a dry run."""
+    remote = [source.name for source in recipe.data.train if source.hub is not None or source.path == "-"]
+    local = [source for source in recipe.data.train if source.name not in remote and source.path != "-"]
+    found: dict[str, Any] = {"sources": [], "not_read": remote, "examples": None, "held_out": None}
+    if not local:
+        return found
+    from oskit.training.data import load_training_data
+
+    with out.progress("Reading training data", None, "records") as bar:
+        data = load_training_data(local, seed=recipe.seed, progress=bar.advance)
+    found["sources"] = [str(source) for source in data.sources]
+    if not remote:
+        found["examples"], found["held_out"] = _after_hold_out(recipe, data)
+    return found
+
+
+def _after_hold_out(recipe: Recipe, data: TrainingData) -> tuple[int, int]:
+    if recipe.evaluation.collection is not None or not 0 < recipe.data.hold_out < 1:
+        return len(data), 0
+    from oskit.training.holdout import hold_out
+
+    training, collection = hold_out(data, fraction=recipe.data.hold_out, seed=0)
+    return len(training), len(collection.queries)
+
+
+def _stage_plan(recipe: Recipe, number: int, data: dict[str, Any]) -> dict[str, Any]:
+    schedule, encoder = recipe.schedule, recipe.encoder
+    steps = schedule.steps
+    if steps is None and data["examples"] is not None:
+        steps = math.ceil(math.ceil(data["examples"] / schedule.batch_size) * schedule.epochs)
+    lines = [f"Stage {number}: {encoder.architecture or 'its own architecture'}, from {encoder.name}"]
+    lines += [f"  {source}" for source in data["sources"]]
+    lines += [f"  {name}: read when it is trained" for name in data["not_read"]]
+    if data["examples"] is not None:
+        held = f", {data['held_out']:,} queries held out" if data["held_out"] else ""
+        lines.append(f"  {data['examples']:,} examples to train on{held}")
+    lines += [f"  {line}" for line in (_negatives(recipe), _losses(recipe), _evaluation(recipe))]
+    count = f"{steps:,} steps" if steps is not None else f"{schedule.epochs:g} epochs"
+    lines.append(f"  {count} of {schedule.batch_size} examples, learning rate {schedule.learning_rate:g}")
+    return {"number": number, "steps": steps, **data, "lines": lines}
+
+
+def _negatives(recipe: Recipe) -> str:
+    mining = recipe.data.negatives
+    if mining is None:
+        return "negatives: those of the data, and of the batch"
+    ranker = "the dense teacher" if mining.ranker == "teacher" else "BM25"
+    return f"negatives: {mining.per_query} a query, mined with {ranker} from its best {mining.depth}"
+
+
+def _losses(recipe: Recipe) -> str:
+    told = []
+    if recipe.loss.distillation is not None:
+        teachers = recipe.teachers
+        named = {"dense": teachers.dense, "sparse": teachers.sparse, "cross-encoder": teachers.cross_encoder}
+        used = [f"{one.name} ({kind}, {one.weight:g})" for kind, one in named.items() if one.weight]
+        told.append(f"{recipe.loss.distillation.kind} distillation from {' and '.join(used)}")
+    if recipe.loss.contrastive is not None:
+        told.append(f"InfoNCE with weight {recipe.loss.contrastive.weight:g}")
+    return f"loss: {', '.join(told)}"
+
+
+def _evaluation(recipe: Recipe) -> str:
+    evaluation = recipe.evaluation
+    if evaluation.collection is None:
+        return "evaluation: the held-out queries"
+    missing = "" if evaluation.collection.is_dir() else " (there is no such folder)"
+    return f"evaluation: {evaluation.collection}, split {evaluation.split}{missing}"
