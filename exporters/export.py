@@ -69,7 +69,8 @@ def export_encoder(
         formats: What to write.
         name: Name to register by; by default the encoder's folder or repository.
         version: Version to register by.
-        quantize: ``"int8"`` for 8-bit integers, ONNX only. The archive is a quarter as large and approximate.
+        quantize: ``"int8"`` for 8-bit integers, ONNX only. The archive is a quarter to half as large and
+            approximate.
         prune: Pruning to bake into the graph.
         allow_untrained: Export even a randomly initialised projection.
         progress: Told of each step.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.option(
     "--quantize",
     type=click.Choice(["int8"]),
-    help="8-bit integers: a quarter of the size, approximate weights. ONNX only.",
+    help="8-bit integers: a quarter to a half of the size, approximate weights. ONNX only.",
 )
 @click.option(
     "--prune",
