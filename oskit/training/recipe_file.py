@@ -16,6 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from oskit.errors import DataError, UsageError
+from oskit.training.legacy import is_legacy, recipe_values
 from oskit.training.recipe import Recipe
 from oskit.training.recipe_errors import error_of, validation_error
 from oskit.training.recipe_tree import RecipeTree, is_placeholder, plain, strings
@@ -60,7 +61,8 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     Relative paths in a file are meant from its folder, all others from the working folder.
 
     Args:
-        source: A YAML file, the name of an included recipe, or the values themselves.
+        source: A YAML file, the name of an included recipe, the values themselves, or a ``CONFIG``
+            dictionary of old (:mod:`oskit.training.legacy`).
         overrides: ``KEY=VALUE`` as ``--set`` takes it, the value in YAML: ``schedule.steps=100``,
             ``data.train.0.path=pairs.jsonl`` or, for a single source, ``data.train=pairs.jsonl``.
 
@@ -108,7 +110,8 @@ def _folder() -> Any:
 
 def _tree_of(source: str | Path | Mapping[str, Any]) -> tuple[RecipeTree, Path]:
     if isinstance(source, Mapping):
-        return RecipeTree(plain(source)), Path.cwd()
+        values = recipe_values(source) if is_legacy(source) else source
+        return RecipeTree(plain(values)), Path.cwd()
     path = Path(source).expanduser()
     if path.is_file():
         return RecipeTree.of_document(read_yaml(path)), path.absolute().parent

@@ -119,7 +119,10 @@ class TeachersConfig(BaseModel):
         return self
 
 
-_LEGACY_KEYS = ("enabled", "dense_teacher", "sparse_teacher", "teacher_weights", "score_scale", "temperature")
+_LEGACY_KEYS = (
+    *("enabled", "dense_teacher", "sparse_teacher", "cross_encoder", "teacher_weights", "score_scale"),
+    *("temperature", "use_normalization"),
+)
 
 
 def teachers_from_legacy(config: Mapping[str, Any]) -> TeachersConfig | None:
@@ -137,7 +140,8 @@ def teachers_from_legacy(config: Mapping[str, Any]) -> TeachersConfig | None:
         }
 
     A teacher that is None has the weight 0, whatever ``teacher_weights`` says. Without ``teacher_weights``
-    the sparse teacher is not used. ``temperature`` belongs to the loss and is left to it.
+    the sparse teacher is not used, and a ``cross_encoder`` only with a weight of its own there.
+    ``use_normalization: False`` takes scores as they are. ``temperature`` belongs to the loss.
 
     Args:
         config: The whole dictionary.
@@ -160,16 +164,20 @@ def teachers_from_legacy(config: Mapping[str, Any]) -> TeachersConfig | None:
     if not section.get("enabled", True):
         return None
     weights = section.get("teacher_weights") or {"dense": 1.0, "sparse": 0.0}
-    if not isinstance(weights, Mapping) or set(weights) - {"dense", "sparse"}:
+    if not isinstance(weights, Mapping) or set(weights) - {"dense", "sparse", "cross_encoder"}:
         raise UsageError(
             "CONFIG['knowledge_distillation']['teacher_weights'] is not {'dense': ..., 'sparse': ...}",
             hint="For example {'dense': 0.5, 'sparse': 0.5}.",
         )
     dense, sparse = section.get("dense_teacher", DEFAULT_DENSE_TEACHER), section.get("sparse_teacher")
+    cross = section.get("cross_encoder")
     values: dict[str, Any] = {
         "dense": {"name": dense, "weight": weights.get("dense", 1.0) if dense else 0.0},
         "sparse": {"name": sparse, "weight": weights.get("sparse", 0.0) if sparse else 0.0},
+        "cross_encoder": {"name": cross, "weight": weights.get("cross_encoder", 0.0) if cross else 0.0},
     }
+    if section.get("use_normalization") is False:
+        values["normalize"] = "none"
     if "score_scale" in section:
         values["scale"] = section["score_scale"]
     try:
