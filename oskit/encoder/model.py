@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,7 @@ from oskit.encoder.loading import LoadOptions, load
 from oskit.encoder.modules import config_of, hidden_size, layers, logits_width, vocabulary_of
 from oskit.encoder.quiet import quiet_libraries
 from oskit.encoder.report import Activation, Head, LoadAttempt, LoadReport, Tier
+from oskit.encoder.streaming import attach, streamed
 from oskit.encoder.tiers import DEFAULT_BASE
 from oskit.encoder.types import Architecture
 from oskit.encoder.weights import TokenWeightsMixin
@@ -70,11 +72,17 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
 
     Load one with :meth:`from_pretrained`.
 
+    Documents and queries go through the streaming vocabulary head (:mod:`oskit.encoder.streaming`), in
+    training as well: the same numbers without the tensor of all logits. What it does not fit goes the usual
+    way.
+
     Attributes:
         random_projection: Fingerprint of the random projection that the loader made up; None if it made none.
+        streaming: Whether to use the streaming vocabulary head.
     """
 
     random_projection: str | None = None
+    streaming: bool = True
 
     @classmethod
     def from_pretrained(
@@ -135,6 +143,34 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
         encoder, report = load(cls, str(name_or_path), options)
         encoder.__dict__["_report"] = report
         return encoder
+
+    def forward(self, input: dict[str, Tensor], **kwargs: Any) -> dict[str, Any]:
+        """Features of a batch to features with ``sentence_embedding``, ``[batch, vocabulary]``."""
+        with self._head():
+            output: dict[str, Any] = super().forward(input, **kwargs)
+            return output
+
+    def _head(self) -> AbstractContextManager[None]:
+        """In which context modules must run to go through the streaming head, or not."""
+        # A compiler or a tracer wants one path without surprises, and fuses on its own.
+        tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        if tracing or not self.streaming:
+            return nullcontext()
+        self._attach_head()
+        return streamed()
+
+    def _attach_head(self) -> None:
+        for chain in [list(self), *(self._routes() or {}).values()]:
+            end = next((i for i, module in enumerate(chain) if isinstance(module, SpladePooling)), None)
+            if end is not None:
+                attach(chain[: end + 1])
+
+    def _replicate_for_data_parallel(self) -> Self:
+        # Replicas live for one batch: what is found out about the head has to stay with the original.
+        if self.streaming:
+            self._attach_head()
+        replica: Self = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+        return replica
 
     def check_routes(self, source: str) -> None:
         """Refuse modules that documents or queries cannot go through as OpenSearch needs it.
@@ -439,7 +475,7 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
             "input_ids": input_ids.to(self.device),
             "attention_mask": mask.to(self.device),
         }
-        with torch.inference_mode():
+        with torch.inference_mode(), self._head():
             for module in self.document_modules:
                 features = module(features)
             weights = features["sentence_embedding"].float().cpu().numpy()
