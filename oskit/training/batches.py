@@ -1,13 +1,14 @@
-"""From rows of examples to what the loss takes: columns of texts, identities, teachers' scores."""
+"""Which examples make a batch, and what the loss gets: columns of texts, identities, teachers' scores."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.sparse_encoder.data_collator import SparseEncoderDataCollator
 from torch import Tensor
 
@@ -99,6 +100,51 @@ class ExampleCollator(SparseEncoderDataCollator):
         negatives = row["negatives"][: self.negatives] if self.negatives else []
         numbered = {f"{NEGATIVE}_{number}": text for number, text in enumerate(negatives, start=1)}
         return {QUERY: row["query"], POSITIVE: row["positive"], **numbered}
+
+
+GROUPED_BATCHES = 16
+"""Batches whose rows are sorted by length together: enough to spare most of the padding, and few enough that
+a row still meets others than those of its own length."""
+
+
+class LengthBatchSampler(DefaultBatchSampler):
+    """Random batches of documents of similar length, another order in each epoch.
+
+    The order follows from the seed and the epoch alone, so training that is resumed in any epoch goes on with
+    the batches that it would have had. (``DefaultBatchSampler`` draws from one generator over all epochs.)
+
+    Args:
+        dataset: ``positive`` and ``negatives``.
+        batch_size: Rows of a batch.
+        drop_last: Leave out a last batch that is smaller.
+        kwargs: Of ``DefaultBatchSampler``.
+    """
+
+    def __init__(self, dataset: Dataset, batch_size: int, drop_last: bool, **kwargs: Any) -> None:
+        super().__init__(dataset, batch_size=batch_size, drop_last=drop_last, **kwargs)
+        columns = column_of(dataset, "positive"), column_of(dataset, "negatives")
+        longest = (max(map(len, (text, *others))) for text, others in zip(*columns, strict=True))
+        self._lengths = np.fromiter(longest, dtype=np.int64, count=len(dataset))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(len(self._lengths))
+        size = self.batch_size
+        whole = len(order) // size
+        rest = order[whole * size :]
+        batches: list[NDArray[np.int64]] = []
+        for start in range(0, whole * size, GROUPED_BATCHES * size):
+            rows = order[start : min(start + GROUPED_BATCHES * size, whole * size)]
+            rows = rows[np.argsort(self._lengths[rows], kind="stable")]
+            batches.extend(rows.reshape(-1, size))
+        for number in rng.permutation(whole):
+            yield batches[number].tolist()
+        if len(rest) and not self.drop_last:
+            yield rest.tolist()
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self._lengths), self.batch_size)
+        return whole + bool(rest and not self.drop_last)
 
 
 def routes(negatives: int) -> dict[str, str]:

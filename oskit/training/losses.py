@@ -11,7 +11,6 @@ It is sentence-transformers' ``SpladeLoss`` with its gradient cache and its loss
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -45,16 +44,18 @@ and the teachers' ``label`` float ``[B, 1 + n]`` or, over the whole batch, ``[B,
 positives first, then all first negatives, and so on."""
 
 MAX_RELATIVE_COST = 10.0
-"""A token costs at most this many times the average one: that of a stop word would be without bound."""
+"""A token costs at most this many times the average one: that of a stop word would have no bound."""
 
 
 def idf_costs(idf: NDArray[np.float32]) -> Tensor:
     """The costs ``c`` of an IDF-aware FLOPS penalty ``sum_j (c_j * mean_i u_ij)^2``: rare tokens are cheaper.
 
-    ``c_j = m / idf_j``, at most :data:`MAX_RELATIVE_COST`, with ``m`` such that the mean square of ``c`` over
-    the tokens of an average document is 1, so one weight of the penalty means about the same with and without
-    IDF. This is the IDF-aware FLOPS loss of Geng et al., "Towards Competitive Search Relevance For
-    Inference-Free Learned Sparse Retrievers" (arXiv 2411.04403) for encoders that learn the whole weight
+    ``c_j = m / idf_j``, at most :data:`MAX_RELATIVE_COST`, where ``m`` is the mean IDF of a document's
+    tokens, each counted by its IDF (``sum df * idf^2 / sum df * idf``): what a document's vector is mostly
+    made of costs 1, so one weight of the penalty means about the same with and without IDF.
+
+    This is the IDF-aware FLOPS loss of Geng et al., "Towards Competitive Search Relevance For Inference-Free
+    Learned Sparse Retrievers" (arXiv 2411.04403) for encoders that learn the whole weight
     ``u_j = idf_j * w_j`` themselves: there the score is ``sum_j idf_j * w_j`` over the query's tokens and
     FLOPS penalises ``w``, which in terms of ``u`` is ``sum_j (mean_i u_ij / idf_j)^2``. An inference-free
     encoder with IDF as query weights has that effect without this, through the score. ``m`` and the cap are
@@ -69,20 +70,13 @@ def idf_costs(idf: NDArray[np.float32]) -> Tensor:
     """
     values = np.asarray(idf, dtype=np.float64)
     known = values > 0
-    inverse = np.divide(1.0, values, out=np.zeros_like(values), where=known)
-    # idf = ln((N + 1) / (df + 0.5)), so exp(-idf) is the share of the documents that have the token.
-    share = np.where(known, np.exp(-values), 0.0)
     if not known.any():
         return torch.ones(len(values), dtype=torch.float32)
-    share /= share.sum()
-
-    def mean_square(scale: float) -> float:
-        return float((share * np.minimum(inverse * scale, MAX_RELATIVE_COST) ** 2).sum())
-
-    scale = 1.0
-    for _ in range(60):  # the cap depends on the scale and the scale on the cap: a fixed point
-        scale /= math.sqrt(mean_square(scale))
-    return torch.from_numpy(np.minimum(inverse * scale, MAX_RELATIVE_COST).astype(np.float32))
+    # idf = ln((N + 1) / (df + 0.5)), so exp(-idf) is the share of the documents that have the token.
+    share = np.where(known, np.exp(-values), 0.0)
+    mean = (share * values**2).sum() / (share * values).sum()
+    costs = np.divide(mean, values, out=np.zeros_like(values), where=known)
+    return torch.from_numpy(np.minimum(costs, MAX_RELATIVE_COST).astype(np.float32))
 
 
 class IdfFlopsLoss(FlopsLoss):

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from sentence_transformers.sparse_encoder.trainer import SparseEncoderTrainer
 from torch import Tensor, nn
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import TrainingError
-from oskit.training.batches import ExampleCollator
+from oskit.training.batches import ExampleCollator, LengthBatchSampler
 from oskit.training.guards import Guards, StepFacts, check_gradient, check_loss, is_out_of_memory
 from oskit.training.losses import TrainingLoss
 
@@ -23,6 +23,18 @@ _TARGETS = ("label", "query_ids", "document_ids")
 
 Note = Callable[[str], object]
 """Told in one line what a person should know."""
+
+
+class _EpochOfBatches(TrainerCallback):
+    """Tells the sampler the epoch; behind accelerate's wrappers the trainer does not always reach it."""
+
+    def __init__(self) -> None:
+        self.sampler: LengthBatchSampler | None = None
+
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.sampler is not None:
+            # In the middle of an epoch it is a fraction, and a sum of fractions may miss a whole number.
+            self.sampler.set_epoch(int((state.epoch or 0) + 1e-6))
 
 
 class OskitTrainer(SparseEncoderTrainer):
@@ -59,6 +71,8 @@ class OskitTrainer(SparseEncoderTrainer):
     ) -> None:
         super().__init__(**kwargs)
         self.remove_callback(PrinterCallback)
+        self._epochs = _EpochOfBatches()
+        self.add_callback(self._epochs)
         self._guards = guards
         # Labels over the whole batch cannot be cut into micro batches.
         self._gradient_cache = gradient_cache or self.loss.labels_whole_batch
@@ -158,6 +172,11 @@ class OskitTrainer(SparseEncoderTrainer):
         value = None if norm is None else float(norm)
         check_gradient(value, self.state.global_step + 1, self.args.learning_rate)
         return norm
+
+    def get_batch_sampler(self, dataset: Any, **kwargs: Any) -> LengthBatchSampler:  # type: ignore[override]
+        """Batches of documents of similar length."""
+        self._epochs.sampler = LengthBatchSampler(dataset, **kwargs)
+        return self._epochs.sampler
 
     def get_data_collator(self, model: Any, args: Any, processing_class: Any = None) -> ExampleCollator:
         """Never reached with a collator of its own; the base class would take rows for columns."""

@@ -1,0 +1,249 @@
+"""The trainer: memory that does not suffice, numbers that are none, and the order of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from sentence_transformers import SparseEncoderTrainingArguments
+from sentence_transformers.sparse_encoder.callbacks.splade_callbacks import (
+    SpladeRegularizerWeightSchedulerCallback,
+)
+
+from oskit.encoder.model import NeuralSparseEncoder
+from oskit.errors import TrainingError
+from oskit.training.batches import ExampleCollator, KnownPairs, LengthBatchSampler
+from oskit.training.guards import Guards
+from oskit.training.losses import TrainingLoss
+from oskit.training.recipe import Recipe
+from oskit.training.trainer import OskitTrainer
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT without dropout: micro batches then compute what the whole batch computes."""
+    import json
+
+    folder = tiny.build("bert", tmp_path_factory.mktemp("trainer") / "bert")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def examples() -> Dataset:
+    words = tiny.WORDS
+    rows = [
+        {
+            "query": f"{words[n]} {words[n + 5]}",
+            "positive": " ".join([words[n], "of the", words[n + 5]] * (1 + n % 4)),
+            "negatives": [words[n + 9], f"a {words[n + 3]}"],
+            "label": [9.0, 1.0, 3.0],
+        }
+        for n in range(24)
+    ]
+    return Dataset.from_list(rows)
+
+
+Made = Callable[..., OskitTrainer]
+
+
+@pytest.fixture
+def make(folder: Path, examples: Dataset, tmp_path: Path) -> Made:
+    """Builds a trainer of three steps of eight rows.
+
+    SGD, because AdamW makes whole steps of the rounding of gradients that are 0.
+    """
+
+    def build(
+        *, micro_batch_size: int | None = None, gradient_cache: bool = False, notes: list[str] | None = None,
+        steps: int = 3, learning_rate: float = 1e-3, optim: str = "sgd", **parts: Any,
+    ) -> OskitTrainer:  # fmt: skip
+        values = {"name": "x", "encoder": {"name": str(folder)}, "data": {"train": ["x"]}}
+        recipe = Recipe.model_validate({**values, "loss": {"distillation": {}, "contrastive": {}}, **parts})
+        encoder = NeuralSparseEncoder.from_pretrained(folder, device="cpu")
+        encoder.model_card_data.generate_widget_examples = False
+        loss = TrainingLoss(encoder, recipe.loss, recipe.sparsity, known=KnownPairs(examples))
+        arguments = SparseEncoderTrainingArguments(
+            output_dir=str(tmp_path), max_steps=steps, per_device_train_batch_size=8, use_cpu=True,
+            learning_rate=learning_rate, report_to="none", disable_tqdm=True, save_strategy="no",
+            logging_steps=1, dataloader_drop_last=True, logging_nan_inf_filter=False, optim=optim,
+        )  # fmt: skip
+        return OskitTrainer(
+            guards=Guards(recipe, vocabulary=encoder.vocabulary.size, ramp_end=1),
+            micro_batch_size=micro_batch_size,
+            gradient_cache=gradient_cache,
+            on_note=(notes if notes is not None else []).append,
+            model=encoder,
+            args=arguments,
+            train_dataset=examples,
+            loss=loss,
+            data_collator=ExampleCollator(preprocess_fn=encoder.preprocess, negatives=2),
+            callbacks=[SpladeRegularizerWeightSchedulerCallback(loss=loss, warmup_ratio=0.5)],
+        )
+
+    return build
+
+
+def weights(trainer: OskitTrainer) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
+
+
+def fail_once(trainer: OskitTrainer, error: Exception, at: int = 2) -> None:
+    """The forward pass number ``at`` of the encoder has no memory."""
+    forward, calls = trainer.model.forward, 0
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            raise error
+        return forward(*args, **kwargs)
+
+    trainer.model.forward = broken  # type: ignore[method-assign]
+
+
+def test_every_part_of_the_loss_is_logged(make: Made) -> None:
+    trainer = make()
+    trainer.train()
+    step = trainer.state.log_history[-2]
+    parts = ("distillation", "contrastive", "document_penalty", "query_penalty")
+    assert step["loss"] == pytest.approx(sum(step[name] for name in parts), abs=1e-3)
+    assert trainer.facts is not None and trainer.facts.step == 3 and trainer.facts.document_dims > 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_out_of_memory_halves_what_is_computed_at_once_and_keeps_the_batch(
+    make: Made, error: Exception
+) -> None:
+    """Without dropout the step that is done again is the step that would have been."""
+    undisturbed, notes = make(), list[str]()
+    undisturbed.train()
+    trainer = make(notes=notes)
+    fail_once(trainer, error)
+    trainer.train()
+    assert trainer.micro_batch_size == 4
+    assert trainer.state.global_step == 3
+    assert notes == [
+        "out of memory at step 1: 4 texts at once from here on; the batch stays 8 (gradients are cached)"
+    ]
+    assert torch.allclose(weights(trainer), weights(undisturbed), atol=1e-6)
+
+
+def test_a_failure_in_the_backward_pass_leaves_no_gradients_behind(make: Made) -> None:
+    """The cache computes texts again in the backward pass: passes 9 to 16 of the first step."""
+    undisturbed = make(micro_batch_size=4, gradient_cache=True)
+    undisturbed.train()
+    trainer = make(micro_batch_size=4, gradient_cache=True)
+    fail_once(trainer, torch.OutOfMemoryError("CUDA out of memory"), at=14)
+    trainer.train()
+    assert trainer.micro_batch_size == 2
+    assert torch.allclose(weights(trainer), weights(undisturbed), atol=1e-6)
+
+
+def test_own_candidates_are_added_up(make: Made) -> None:
+    """Where other queries' documents are no negatives, micro batches lose none, and need no second pass."""
+    parts = {"loss": {"distillation": {}}, "sparsity": {"documents": {"weight": 0}, "queries": None}}
+    undisturbed, notes = make(**parts), list[str]()
+    undisturbed.train()
+    trainer = make(notes=notes, **parts)
+    fail_once(trainer, torch.OutOfMemoryError("CUDA out of memory"))
+    trainer.train()
+    assert trainer.loss.mini_batch_size is None and trainer.micro_batch_size == 4
+    assert notes[0].endswith("(gradients are added up)")
+    assert torch.allclose(weights(trainer), weights(undisturbed), atol=1e-6)
+
+
+def test_labels_over_the_batch_need_the_cache(make: Made) -> None:
+    trainer = make(micro_batch_size=2, loss={"distillation": {"candidates": "batch"}})
+    assert trainer.loss.mini_batch_size == 2
+
+
+def test_a_text_that_does_not_fit_alone_ends_the_training(make: Made) -> None:
+    trainer = make(micro_batch_size=1, gradient_cache=True)
+    fail_once(trainer, torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(TrainingError, match="with one text at once") as caught:
+        trainer.train()
+    assert "encoder.max_length" in str(caught.value)
+
+
+def test_other_errors_are_not_taken_for_it(make: Made) -> None:
+    trainer = make()
+    fail_once(trainer, RuntimeError("shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        trainer.train()
+
+
+def test_a_loss_that_is_no_number_never_reaches_the_weights(make: Made) -> None:
+    trainer = make()
+    before = weights(trainer)
+    objective = trainer.loss.loss.compute_loss_from_embeddings
+
+    def broken(*args: Any) -> dict[str, torch.Tensor]:
+        parts = objective(*args)
+        return {name: value * float("nan") for name, value in parts.items()}
+
+    trainer.loss.loss.compute_loss_from_embeddings = broken  # type: ignore[method-assign]
+    with pytest.raises(TrainingError, match=r"no finite number at step 1 \(distillation, contrastive\)"):
+        trainer.train()
+    assert torch.equal(weights(trainer), before)
+
+
+def test_gradients_that_are_no_numbers_never_reach_the_weights(make: Made) -> None:
+    trainer = make()
+    before = weights(trainer)
+    next(trainer.model.parameters()).register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(TrainingError, match="gradients are no finite numbers at step 1"):
+        trainer.train()
+    assert torch.equal(weights(trainer), before)
+
+
+def test_a_penalty_that_kills_the_encoder_is_noticed(make: Made) -> None:
+    """The collapse itself, not a made-up number: a penalty that outweighs everything."""
+    heavy = {"documents": {"weight": 1e4}, "queries": {"weight": 1e4}}
+    trainer = make(steps=400, learning_rate=0.05, optim="adamw_torch", sparsity=heavy, guards={"patience": 3})
+    with pytest.raises(TrainingError, match="the encoder is dead"):
+        trainer.train()
+
+
+def sampler(lengths: list[int], size: int, **kwargs: Any) -> LengthBatchSampler:
+    rows = Dataset.from_dict({"positive": ["x" * n for n in lengths], "negatives": [[] for _ in lengths]})
+    return LengthBatchSampler(rows, size, kwargs.pop("drop_last", False), seed=kwargs.pop("seed", 0))
+
+
+def test_an_epoch_has_every_row_once() -> None:
+    made = sampler(list(range(1, 54)), 8)
+    batches = list(made)
+    assert sorted(row for batch in batches for row in batch) == list(range(53))
+    assert [len(batch) for batch in batches] == [8] * 6 + [5] and len(made) == 7
+    assert len(list(sampler(list(range(1, 54)), 8, drop_last=True))) == 6
+
+
+def test_batches_have_texts_of_similar_length() -> None:
+    lengths = [1 + (n * 37) % 128 for n in range(128)]
+    spread = [max(row) - min(row) for row in ([lengths[n] for n in batch] for batch in sampler(lengths, 8))]
+    assert max(spread) <= 8
+
+
+def test_the_order_follows_from_seed_and_epoch_alone() -> None:
+    lengths = [1 + n % 9 for n in range(64)]
+    first, again = sampler(lengths, 8), sampler(lengths, 8)
+    first.set_epoch(0)
+    one = list(first)
+    first.set_epoch(1)
+    two = list(first)
+    again.set_epoch(1)  # resumed in the second epoch
+    assert list(again) == two
+    assert one != two and list(sampler(lengths, 8, seed=1)) != one
