@@ -6,6 +6,7 @@ import contextlib
 import gc
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -78,6 +79,7 @@ class OskitTrainer(SparseEncoderTrainer):
         self._gradient_cache = gradient_cache or self.loss.labels_whole_batch
         self._note = on_note
         self.facts: StepFacts | None = None
+        self._unlogged: list[StepFacts] = []
         self.micro_batch_size: int | None = None
         size = self.args.per_device_train_batch_size
         self._use_micro_batches(
@@ -115,8 +117,20 @@ class OskitTrainer(SparseEncoderTrainer):
             self._shrink(reason)
         assert self.loss.facts is not None
         self.facts = StepFacts.read(self.state.global_step + 1, self.loss.facts)
+        self._unlogged.append(self.facts)
         self._guards.check(self.facts)
         return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As the base class, with active dimensions and FLOPS (means of the steps since the last line)."""
+        if "loss" in logs and self._unlogged:
+            steps, self._unlogged = self._unlogged, []
+            logs["query_dims"] = fmean(facts.query_dims for facts in steps)
+            logs["document_dims"] = fmean(facts.document_dims for facts in steps)
+            logs["batch_flops"] = fmean(facts.flops for facts in steps)
+            logs["document_weight"] = self.loss.document_regularizer_weight
+            logs["query_weight"] = self.loss.query_regularizer_weight
+        super().log(logs, start_time)
 
     def _step(self, model: nn.Module, inputs: dict[str, Any], items: Any) -> Tensor:
         if self.micro_batch_size is None or self._gradient_cache:

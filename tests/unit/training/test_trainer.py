@@ -115,7 +115,10 @@ def test_every_part_of_the_loss_is_logged(make: Made) -> None:
     step = trainer.state.log_history[-2]
     parts = ("distillation", "contrastive", "document_penalty", "query_penalty")
     assert step["loss"] == pytest.approx(sum(step[name] for name in parts), abs=1e-3)
-    assert trainer.facts is not None and trainer.facts.step == 3 and trainer.facts.document_dims > 0
+    assert trainer.facts is not None and trainer.facts.step == 3
+    assert step["document_dims"] == trainer.facts.document_dims > 0
+    assert (step["query_dims"], step["batch_flops"]) == (trainer.facts.query_dims, trainer.facts.flops)
+    assert step["document_weight"] == pytest.approx(3e-3) and step["query_weight"] == pytest.approx(5e-3)
 
 
 @pytest.mark.parametrize(
