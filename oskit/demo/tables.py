@@ -122,7 +122,7 @@ def print_demo(console: Console, report: DemoReport) -> None:
     from oskit.evaluation.tables import print_examples
 
     if not console.is_terminal:
-        console.width = max(console.width, FILE_WIDTH)
+        console.width = FILE_WIDTH
     _print(console, ("Loaded", ""), load_rows(report), numeric=False)
     _print(console, ARCHIVE_COLUMNS, archive_rows(report))
     _print(console, MODEL_COLUMNS, model_rows(report), numeric=False)

@@ -55,7 +55,8 @@ def _nodes(info: ClusterInfo) -> str:
     if not info.nodes:
         return "its nodes may not be seen"
     ml_nodes = sum("ml" in node.roles for node in info.nodes)
-    return f"{len(info.nodes)} node(s), {ml_nodes} with the ml role"
+    nodes = "1 node" if len(info.nodes) == 1 else f"{len(info.nodes)} nodes"
+    return f"{nodes}, {ml_nodes} with the ml role"
 
 
 def _version(info: ClusterInfo) -> Finding:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oskit.doctor.finding import Finding, attempt
+from oskit.encoder.quiet import quiet_libraries
 from oskit.errors import BrokenEncoderError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def check_loading() -> list[Finding]:
         return [missing]
     from oskit.encoder.model import NeuralSparseEncoder
 
-    with tempfile.TemporaryDirectory(prefix="oskit-doctor-") as scratch, _without_warnings():
+    with tempfile.TemporaryDirectory(prefix="oskit-doctor-") as scratch, quiet_libraries():
         folder = _write_tiny_encoder(Path(scratch) / "tiny")
         loaded: list[NeuralSparseEncoder] = []
 
@@ -77,7 +76,7 @@ def check_encoder(
         source = f"{report.source} by the tier {report.tier!r}"
         return f"{source}, {report.architecture}, vocabulary {report.vocabulary_size:,}"
 
-    with tempfile.TemporaryDirectory(prefix="oskit-doctor-") as scratch, _without_warnings():
+    with tempfile.TemporaryDirectory(prefix="oskit-doctor-") as scratch, quiet_libraries():
         findings = [attempt("encoder", "load", load)]
         if not loaded:
             return findings
@@ -150,14 +149,6 @@ def _missing_packages(area: str) -> Finding | None:
             error = MissingDependencyError.for_extra("Loading encoders", package, "export")
             return Finding(area, "packages", "skipped", error.message, error.hint)
     return None
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """The fallback's warning is expected here, and findings say the rest."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _write_tiny_encoder(folder: Path) -> Path:

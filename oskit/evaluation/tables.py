@@ -86,14 +86,19 @@ def runs_table(runs: Sequence[RunFigures]) -> Table:
 def print_examples(console: Console, examples: Sequence[Example]) -> None:
     """Queries with their hits and the tokens that matched."""
     from rich.markup import escape
+    from rich.table import Table
 
     for example in examples:
         console.print(f"\n[bold]{escape(example.query)}[/bold]")
+        hits = Table.grid(padding=(0, 2))
+        hits.add_column(no_wrap=True)
+        hits.add_column(overflow="fold")
         for hit in example.hits:
             mark = "[green]*[/green]" if hit.relevant else " "
-            console.print(f" {mark} {hit.rank}. {hit.score:6.2f}  {escape(hit.text)}")
+            hits.add_row(f" {mark} {hit.rank}. {hit.score:6.2f}", escape(hit.text))
             matched = "  ".join(f"{escape(token)} {share:.2f}" for token, share in hit.matched)
-            console.print(f"      [dim]{matched}[/dim]")
+            hits.add_row("", f"[dim]{matched}[/dim]")
+        console.print(hits)
     if examples:
         console.print("[dim]* relevant; under each hit the tokens that matched and what each adds.[/dim]")
 
