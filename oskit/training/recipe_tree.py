@@ -67,7 +67,11 @@ class RecipeTree:
 
     def _option(self, keys: Keys) -> str | None:
         lengths = range(len(keys), 0, -1)
-        return next((self.options[keys[:n]] for n in lengths if keys[:n] in self.options), None)
+        found = next((self.options[keys[:n]] for n in lengths if keys[:n] in self.options), None)
+        if found is None and keys and (self.document is None or keys not in self.document.lines):
+            # A part that is there only because an option gave something in it.
+            found = next((by for given, by in self.options.items() if given[: len(keys)] == keys), None)
+        return found
 
     def set(self, option: str) -> None:
         """Take one ``KEY=VALUE``; the value is YAML.
