@@ -74,3 +74,21 @@ def test_a_record_without_an_answer_names_its_line(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "installed_file", lambda *_: path)
     with pytest.raises(DataError, match=rf"{path}:3"):
         data.demo_collection()
+
+
+@pytest.mark.parametrize("language", ["en", "sv"])
+def test_held_out_questions_are_asked_of_all_answers_and_never_trained_on(language):
+    whole = data.demo_collection(language)
+    train, held_out = data.faq_split(language)
+    asked = {" ".join(text.casefold().split()) for text in held_out.queries.values()}
+    assert len(train) + len(held_out.queries) == len(whole.queries)
+    assert not asked & {" ".join(question.casefold().split()) for question, _ in train}
+    assert list(held_out.documents()) == list(whole.documents())
+    assert all(held_out.qrels[query] == whole.qrels[query] for query in held_out.queries)
+    assert 0.2 < len(held_out.queries) / len(whole.queries) < 0.4
+
+
+def test_a_question_is_held_out_in_every_language_or_in_none():
+    english, swedish = (set(data.faq_split(language)[1].queries) for language in ("en", "sv"))
+    # But for questions that come twice in one language only: a question goes where its twin goes.
+    assert len(english ^ swedish) <= 5 < len(english & swedish)
