@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-integration lint format docs bench dist clean
+.PHONY: help setup demo demo-train test test-unit test-integration lint format docs bench dist clean
 
 help:  ## Show this help.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -26,6 +26,9 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)  ## The whole path on a small collection: load, export, deploy, ingest, search, verify.
 	$(BIN)/oskit demo --output demo-output
 
+demo-train: $(STAMP)  ## The same with an encoder that is trained first: some minutes on two cores.
+	$(BIN)/oskit demo --train --output demo-train-output
+
 test: $(STAMP)  ## All tests; the integration tests start a real OpenSearch.
 	$(BIN)/python -m pytest $(ARGS)
 
@@ -44,8 +47,9 @@ format: $(STAMP)  ## Put the code into the project's format.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(STAMP)  ## Write docs/cli.md from the commands themselves.
+docs: $(STAMP)  ## Write docs/cli.md and docs/recipe-keys.md from the code itself.
 	$(BIN)/python docs/write_cli_reference.py
+	$(BIN)/python docs/write_recipe_reference.py
 
 bench: $(STAMP)  ## The ratios of the README and of benchmarks/README.md, measured on this machine.
 	$(BIN)/python -m benchmarks.startup
@@ -55,4 +59,4 @@ dist: $(STAMP)  ## A wheel and a source archive in dist/.
 	$(BIN)/python -m build --installer uv
 
 clean:  ## Remove what was built; downloads stay cached.
-	rm -rf build dist demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist demo-output demo-train-output quality-output *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from oskit.evaluation.verify import verify as verify
     from oskit.training.data import TrainingData as TrainingData
     from oskit.training.data import load_training_data as load_training_data
+    from oskit.training.recipe import Recipe as Recipe
+    from oskit.training.recipe_file import load_recipe as load_recipe
+    from oskit.training.run import train as train
     from oskit.training.sources import DataSource as DataSource
 
 _HOME = {
@@ -55,6 +58,7 @@ _HOME = {
     "NeuralSparseEncoder": "oskit.encoder.model",
     "OskitError": "oskit.errors",
     "Prune": "oskit.encoder.weights",
+    "Recipe": "oskit.training.recipe",
     "TextEncoder": "oskit.encoder.types",
     "TokenWeights": "oskit.encoder.types",
     "TrainingData": "oskit.training.data",
@@ -65,10 +69,12 @@ _HOME = {
     "deploy_archive": "oskit.cluster.deploy",
     "evaluate": "oskit.evaluation.evaluate",
     "ingest": "oskit.cluster.ingest",
+    "load_recipe": "oskit.training.recipe_file",
     "load_training_data": "oskit.training.data",
     "open_archive": "oskit.encoder.archive",
     "read_documents": "oskit.data.files",
     "search": "oskit.cluster.search",
+    "train": "oskit.training.run",
     "verify": "oskit.evaluation.verify",
 }
 

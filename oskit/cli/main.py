@@ -97,6 +97,7 @@ def cli() -> None:
     text → encoder → archive → cluster → index → proof
            load      export    deploy    ingest  verify
            encode              models    search  evaluate
+           train
 
     \b
     Examples:

@@ -112,7 +112,7 @@ def _train(recipe: Recipe, folder: Path, resume: bool, out: Output) -> None:
             raise
         raise MissingDependencyError.for_extra("oskit train", package, "train") from error
     try:
-        with Display(out) as display:
+        with Display(out) as display, display.python_warnings():
             result = run(recipe, folder, resume=resume, listener=display)
     except TrainingInterrupted as error:
         error.hint = f"Go on with: oskit train {folder} --resume"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+
+import click
 
 from oskit.cli.output import ProgressHandle
 from oskit.training.events import Listener
@@ -41,6 +44,23 @@ class Display(Listener):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._close()
+
+    @contextmanager
+    def python_warnings(self) -> Iterator[None]:
+        """Tell oskit's own warnings in a line each; the box about a random projection stays a box."""
+        with warnings.catch_warnings():
+            others = warnings.showwarning
+
+            def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+                if not category.__module__.startswith("oskit."):
+                    others(message, category, *rest, **more)
+                elif "\n" in str(message):
+                    click.secho(f"{message}\n", err=True, fg="yellow", bold=True)
+                else:
+                    self.warning(str(message))
+
+            warnings.showwarning = show
+            yield
 
     def stage_started(self, name: str, number: int, stages: int) -> None:
         self._stage = name

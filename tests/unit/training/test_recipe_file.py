@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -59,12 +60,13 @@ def test_each_mistake_has_its_line_and_key(file: Path) -> None:
         "    - path: a.jsonl\n"
         "    - {path: b.jsonl,\n"
         "       limit: 0}\n"
-        "schedule: {steps: three}\n",
+        "schedule: {steps: x}\n",
     )
     assert problems(file) == (
         f"{file}:4: unknown key encoder.max_lenght; did you mean max_length?",
         f"{file}:9: data.train.1.limit: should be greater than 0, not 0",
-        f"{file}:10: schedule.steps: should be a valid integer, unable to parse string as an integer, not 'three'",
+        f"{file}:10: schedule.steps: should be a valid integer, unable to parse string as an integer, "
+        "not 'x'",
     )
 
 
@@ -138,8 +140,17 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_scalars_are_those_of_yaml_1_2() -> None:
     text = "a: 1e-5\nb: no\nc: 010\nd: 2024-01-01\ne: '5'\nf: !!str 5\ng: 1:30\nh:\ni: 0x1f\nj: .5\nk: true\n"
     assert parse_yaml(text, "x").value == {
-        **{"a": 1e-5, "b": "no", "c": 10, "d": "2024-01-01", "e": "5", "f": "5", "g": "1:30"},
-        **{"h": None, "i": 31, "j": 0.5, "k": True},
+        "a": 1e-5,
+        "b": "no",
+        "c": 10,
+        "d": "2024-01-01",
+        "e": "5",
+        "f": "5",
+        "g": "1:30",
+        "h": None,
+        "i": 31,
+        "j": 0.5,
+        "k": True,
     }
 
 
@@ -152,7 +163,8 @@ def test_anchors_and_merge_keys(file: Path) -> None:
     written(
         file,
         "name: x\nencoder: {name: e}\ndata: {train: p}\n"
-        "sparsity:\n  documents: &side {weight: 0.1, threshold: 7}\n  queries:\n    <<: *side\n    weight: 0.2\n",
+        "sparsity:\n  documents: &side {weight: 0.1, threshold: 7}\n"
+        "  queries:\n    <<: *side\n    weight: 0.2\n",
     )
     sparsity = load_recipe(file).sparsity
     assert sparsity.queries is not None
@@ -293,6 +305,18 @@ def test_every_key_is_explained() -> None:
         "sparsity.documents.weight",
         "teachers.sparse.name",
     } <= names
+
+
+def test_the_reference_of_keys_is_up_to_date() -> None:
+    docs = Path(__file__).parents[3] / "docs"
+    spec = importlib.util.spec_from_file_location(
+        "write_recipe_reference", docs / "write_recipe_reference.py"
+    )
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    written = (docs / "recipe-keys.md").read_text(encoding="utf-8")
+    assert written == module.reference(), "docs/recipe-keys.md is out of date: make docs"
 
 
 def test_the_schema_describes_what_it_accepts() -> None:

@@ -1,0 +1,235 @@
+"""``oskit train`` and ``oskit recipes``."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from oskit.cli import main
+from oskit.training.recipe_file import included_recipes, included_text
+from tests import tiny
+
+WORDS = [word for word in tiny.WORDS if len(word) > 3]
+
+
+def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
+    code = main([str(arg) for arg in args])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Questions of two words, answered by texts that have them."""
+    rows = [
+        {
+            "query": f"{first} {second}",
+            "positive": f"the {first} of a {second} is {WORDS[(i + j) % len(WORDS)]}",
+        }
+        for i, first in enumerate(WORDS[:12])
+        for j, second in enumerate(WORDS[12:16])
+    ]
+    path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny encoder and a tiny dense teacher."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    folder = tmp_path_factory.mktemp("models")
+    base = tiny.build("bert-headless", folder / "base")
+    transformer = Transformer(str(base))
+    teacher = SentenceTransformer(
+        modules=[transformer, Pooling(transformer.get_embedding_dimension(), "mean")]
+    )
+    teacher.save_pretrained(str(folder / "dense"))
+    return {"encoder": tiny.build("bert", folder / "encoder"), "dense": folder / "dense"}
+
+
+# --- what needs no training
+
+
+def test_print_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "train", "--print-schema")
+    assert code == 0
+    assert json.loads(out)["properties"]["name"]["description"].startswith("What the run is called")
+
+
+def test_a_dry_run_tells_what_would_be_done(
+    pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run(capsys, "train", "quick", "--set", f"data.train={pairs}", "--dry-run")
+    assert code == 0
+    resolved, _, told = out.partition("Stage 1: ")
+    assert yaml.safe_load(resolved)["schedule"]["batch_size"] == 32
+    assert "48 records, 48 examples" in told and "queries held out" in told
+    assert "kl distillation from sentence-transformers/all-MiniLM-L6-v2" in told
+    assert "The run would be in runs/quick" in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_as_json(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--set", f"data.train=[{pairs}, {{hub: some/thing}}]", "--set", "schedule.steps=9"]
+    code, out, _ = run(capsys, "train", "two-stage", *options, "--dry-run", "--json")
+    plan = json.loads(out)
+    assert code == 0
+    assert [stage["steps"] for stage in plan["stages"]] == [9, 9]
+    assert plan["stages"][0]["examples"] is None and plan["stages"][0]["not_read"] == ["some/thing[train]"]
+    assert plan["recipe"]["name"] == "two-stage"
+
+
+def test_each_mistake_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text("name: x\nencoder: {name: e, basse: f}\ndata: {train: p}\nschedule:\n  steps: -1\n")
+    code, _, err = run(capsys, "train", file)
+    lines = err.splitlines()
+    assert code == 3
+    assert lines[0] == f"{file}:2: unknown key encoder.basse; did you mean base?"
+    assert lines[1] == f"{file}:5: schedule.steps: should be greater than 0, not -1"
+    assert lines[2].startswith("Error: 2 mistakes in the recipe, see above.")
+    assert len(lines) == 3
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        ([], 2, "no RECIPE is given"),
+        (["nosuch"], 2, "no recipe is called 'nosuch'. There are: quick, "),
+        (["no/such.yaml"], 3, "no such recipe: no/such.yaml"),
+        (
+            ["quick"],
+            3,
+            "quick.yaml:14: data.train is for you to say (your pairs or documents): --set data.train=",
+        ),
+        (["quick", "--set", "data.train=x", "--set", "seed=-1"], 2, "--set seed=-1: seed: should be"),
+        (["quick", "--set", "data.train=/no/such/file", "--dry-run"], 3, "/no/such/file"),
+    ],
+)
+def test_mistakes_end_with_a_line_and_a_code(
+    args: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, _, err = run(capsys, "train", *args)
+    assert (found, err.count("\n")) == (code, 1)
+    assert message in err
+
+
+def test_neither_help_nor_dry_run_loads_torch(pairs: Path) -> None:
+    script = (
+        "import sys\nfrom oskit.cli import main\n"
+        f"main(['train', 'quick', '--set', 'data.train={pairs}', '--dry-run', '-q'])\n"
+        "main(['recipes', 'list'])\nmain(['train', '--help'])\n"
+        "print('torch' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "False"
+
+
+# --- oskit recipes
+
+
+def test_recipes_are_listed_shown_and_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "recipes", "list")
+    assert code == 0 and [line.split()[0] for line in out.splitlines()] == included_recipes()
+    code, out, _ = run(capsys, "recipes", "show", "quick")
+    assert code == 0 and out == included_text("quick")
+    target = tmp_path / "mine.yaml"
+    code, out, _ = run(capsys, "recipes", "copy", "stage-1", target)
+    assert code == 0 and target.read_text() == included_text("stage-1") and f"oskit train {target}" in out
+    code, _, err = run(capsys, "recipes", "copy", "quick", target)
+    assert code == 2 and "is there already" in err and target.read_text() == included_text("stage-1")
+    assert run(capsys, "recipes", "copy", "quick", target, "--force")[0] == 0
+    assert target.read_text() == included_text("quick")
+    assert run(capsys, "recipes", "copy", "quick", tmp_path)[0] == 0
+    assert (tmp_path / "quick.yaml").exists()
+    code, _, err = run(capsys, "recipes", "copy", "quick", tmp_path / "no" / "folder" / "x.yaml")
+    assert code == 2 and err.count("\n") == 1
+    assert run(capsys, "recipes", "show", "quack")[0] == 2
+
+
+# --- training
+
+
+def quick(pairs: Path, models: dict[str, Path], *more: str) -> list[str]:
+    overrides = {
+        "data.train": pairs,
+        "encoder.name": models["encoder"],
+        "teachers.dense.name": models["dense"],
+        "teachers.cache_folder": models["dense"].parent / "cache",
+        "schedule.steps": 4,
+        "schedule.evaluate_every": 2,
+        "schedule.batch_size": 8,
+    }
+    options = [part for key, value in overrides.items() for part in ("--set", f"{key}={value}")]
+    return ["train", "quick", *options, *more]
+
+
+def test_quick_from_pairs_to_an_encoder(
+    pairs: Path, models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    code, out, err = run(capsys, *quick(pairs, models, "-o", str(folder)))
+    assert code == 0, err
+    for told in (
+        "before",
+        "after quick",
+        "nDCG@10",
+        "negatives: 4 an example",
+        "dense teacher",
+        "oskit export",
+    ):
+        assert told in out
+    assert "quick: training, 4 steps" in err and "quick: step 4:" in err
+
+    from oskit import NeuralSparseEncoder
+
+    encoder = NeuralSparseEncoder.from_pretrained(str(folder / "best"), fallback=False)
+    assert encoder.document_weights(["the bridge of concrete"])[0]
+
+    code, _, err = run(capsys, *quick(pairs, models, "-o", str(folder)))
+    assert code == 2 and "--resume" in err
+    code, out, _ = run(capsys, "train", folder, "--resume", "--json")
+    assert code == 0
+    assert json.loads(out)["encoder"] == str(folder / "best"), "a finished run tells its report again"
+
+
+def test_config_of_old_makes_a_sparse_teacher(
+    pairs: Path, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from oskit import train
+
+    monkeypatch.chdir(tmp_path)
+    config: dict[str, Any] = {
+        "model": {"base_model": str(models["encoder"]), "max_doc_length": 32},
+        "finetuning": {"num_steps": 2, "batch_size": 8, "num_hard_negatives": 2, "learning_rate": 1e-4},
+        "knowledge_distillation": {
+            "dense_teacher": str(models["dense"]),
+            "sparse_teacher": None,
+            "teacher_weights": {"dense": 1.0, "sparse": 0.0},
+        },
+        "logging": {"output_dir": "outputs/run"},
+        "data": str(pairs),
+    }
+    train(config).load().save_pretrained("outputs/sparse_teacher_v1")
+    assert (tmp_path / "outputs" / "run" / "best").is_dir()
+
+    config["knowledge_distillation"]["sparse_teacher"] = "outputs/sparse_teacher_v1"
+    config["knowledge_distillation"]["teacher_weights"] = {"dense": 0.5, "sparse": 0.5}
+    config["logging"]["output_dir"] = "outputs/second"
+    teachers = train(config).stages[0].data.teachers
+    assert teachers is not None
+    found = {
+        teacher["kind"]: (teacher["status"], teacher["effective_weight"]) for teacher in teachers["teachers"]
+    }
+    assert (found["dense"][1], found["sparse"][1]) == (0.5, 0.5)
+    assert "dropped" not in {status for status, _ in found.values()}
