@@ -24,6 +24,7 @@
     │   └── SearchError             a query the cluster refused
     ├── VerificationError           the cluster's retrieval disagrees with the exact scores
     ├── TrainingError               training cannot start, or cannot go on
+    │   └── TrainingInterrupted     it was stopped by the user and can go on later
     └── NodeError                   the local OpenSearch (process or container)
 
 An error is one line: what happened and where; ``hint`` says what to do next.
@@ -169,6 +170,12 @@ class TrainingError(OskitError):
     """Training cannot start, or cannot go on: no teacher is left, the encoder collapsed, ..."""
 
     exit_code = 11
+
+
+class TrainingInterrupted(TrainingError):
+    """Training was stopped by the user after it had saved a checkpoint; it can go on from there."""
+
+    exit_code = 130
 
 
 class NodeError(OskitError):

@@ -1,0 +1,126 @@
+"""What was logged in training, as a table, as lines of JSON and as a picture."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from oskit.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LOG = "log.jsonl"
+TABLE = "curves.csv"
+PICTURE = "curves.png"
+
+History = Sequence[Mapping[str, Any]]
+"""Rows that the trainer logged, each with its ``step``; ``TrainerState.log_history``."""
+
+_NAMES = {
+    "eval_ndcg@10": "nDCG@10",
+    "eval_mrr@10": "MRR@10",
+    "eval_recall@100": "recall@100",
+    "eval_flops": "FLOPS",
+    "eval_query_active": "active dimensions of queries",
+    "eval_document_active": "active dimensions of documents",
+}
+_LEFT_OUT = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "total_flos")
+
+
+def curve_rows(history: History) -> list[dict[str, Any]]:
+    """One row a step, what was logged in training and what was measured together."""
+    rows: dict[int, dict[str, Any]] = {}
+    for entry in history:
+        if "train_runtime" in entry:  # the summary after the last step
+            continue
+        row = rows.setdefault(int(entry["step"]), {"step": int(entry["step"])})
+        row.update(
+            {
+                _NAMES.get(key, key): value
+                for key, value in entry.items()
+                if key not in _LEFT_OUT and key != "step"
+            }
+        )
+    return [rows[step] for step in sorted(rows)]
+
+
+def write_log(history: History, folder: Path) -> None:
+    """``log.jsonl``: what was logged, one object a line."""
+    lines = [json.dumps(dict(entry), ensure_ascii=False) for entry in history]
+    (folder / LOG).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def write_curves(history: History, folder: Path, *, title: str = "") -> None:
+    """``curves.csv`` and ``curves.png``.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    rows = curve_rows(history)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with (folder / TABLE).open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    draw_curves(rows, folder / PICTURE, title=title)
+
+
+def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str = "") -> None:
+    """Loss and its parts, quality, active dimensions, FLOPS: four panels over the steps.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependencyError.for_extra("drawing curves", "matplotlib", "train") from error
+    figure = Figure(figsize=(10, 6.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(2, 2)
+    parts = [
+        key for key in ("distillation", "contrastive", "document_penalty", "query_penalty") if _has(rows, key)
+    ]
+    _panel(panels[0][0], rows, ["loss", *parts], "loss", log=True)
+    _panel(panels[0][1], rows, ["nDCG@10", "MRR@10", "recall@100"], "quality", marker="o")
+    active = ["active dimensions of documents", "active dimensions of queries"]
+    _panel(panels[1][0], rows, active, "active dimensions", log=True, marker="o")
+    _panel(panels[1][1], rows, ["FLOPS"], "FLOPS", log=True, marker="o")
+    if title:
+        figure.suptitle(title)
+    figure.savefig(path, dpi=110)
+
+
+def _has(rows: Sequence[Mapping[str, Any]], key: str) -> bool:
+    return any(key in row for row in rows)
+
+
+def _panel(
+    axes: Axes,
+    rows: Sequence[Mapping[str, Any]],
+    keys: Sequence[str],
+    label: str,
+    *,
+    log: bool = False,
+    marker: str = "",
+) -> None:
+    """The values of some columns over the steps; on a log scale where all are above 0."""
+    values: list[float] = []
+    for key in keys:
+        points = [(row["step"], float(row[key])) for row in rows if row.get(key) is not None]
+        if points:
+            steps, heights = zip(*points, strict=True)
+            axes.plot(steps, heights, label=key, lw=1.4, marker=marker, ms=3)
+            values += heights
+    if log and values and min(values) > 0:
+        axes.set_yscale("log")
+    axes.set_xlabel("step")
+    axes.set_ylabel(label)
+    axes.grid(alpha=0.25)
+    if values:
+        axes.legend(fontsize=8, frameon=False)

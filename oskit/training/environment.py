@@ -1,0 +1,44 @@
+"""What a run was made with: versions and machine, so that it can be done again."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = (
+    *("oskit", "torch", "transformers", "sentence-transformers", "tokenizers", "datasets", "accelerate"),
+    *("numpy", "scipy", "pyarrow", "bm25s"),
+)
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions of Python and of the packages that matter, the processor, the GPUs."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "gpus": gpus,
+        "cuda": torch.version.cuda,
+        "packages": versions,
+    }
+
+
+def write_environment(folder: Path) -> None:
+    """Write ``environment.json`` into the run's folder."""
+    text = json.dumps(describe_environment(), indent=1)
+    (folder / "environment.json").write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,174 @@
+"""How good the encoder is, before, in and after training: the figures of ``oskit evaluate``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sentence_transformers.base.evaluation import BaseEvaluator
+
+from oskit.data.collection import Collection
+from oskit.data.documents import Document
+from oskit.evaluation.metrics import judged_queries, quality
+from oskit.evaluation.reference import rank_exactly
+
+if TYPE_CHECKING:
+    from oskit.encoder.types import TextEncoder
+
+DEPTH = 100
+"""Of the rankings: recall@100 is the deepest measure."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Quality and sparsity on one collection.
+
+    Attributes:
+        ndcg: nDCG@10.
+        mrr: MRR@10.
+        recall: Recall@100.
+        flops: Expected products of a query and a document.
+        query_active: Mean number of active dimensions of a query.
+        document_active: The same of a document.
+        queries: Number of judged queries.
+        documents: Size of the corpus.
+        per_query: nDCG@10 of each query, for significance.
+    """
+
+    ndcg: float
+    mrr: float
+    recall: float
+    flops: float
+    query_active: float
+    document_active: float
+    queries: int
+    documents: int
+    per_query: dict[str, float] = field(repr=False, default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All attributes but the queries' own, by the names of the measures."""
+        found = asdict(self)
+        del found["per_query"]
+        names = {"ndcg": "nDCG@10", "mrr": "MRR@10", "recall": "R@100"}
+        return {names.get(name, name): value for name, value in found.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """All attributes, for :meth:`from_json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Figures:
+        """What :meth:`to_json` gave."""
+        return cls(**values)
+
+    def logs(self) -> dict[str, float]:
+        """As the trainer logs them."""
+        return {
+            "ndcg@10": self.ndcg,
+            "mrr@10": self.mrr,
+            "recall@100": self.recall,
+            "flops": self.flops,
+            "query_active": self.query_active,
+            "document_active": self.document_active,
+        }
+
+    def __str__(self) -> str:
+        return (
+            f"nDCG@10 {self.ndcg:.3f}, MRR@10 {self.mrr:.3f}, recall@100 {self.recall:.3f}, "
+            f"FLOPS {self.flops:.1f}, {self.query_active:.0f} and {self.document_active:.0f} active dimensions "
+            "of a query and a document"
+        )
+
+
+def measure(encoder: TextEncoder, collection: Collection, *, batch_size: int = 32) -> Figures:
+    """Rank the collection exactly and measure.
+
+    Raises:
+        DataError: The collection cannot be read, or judges no query.
+    """
+    ranking = rank_exactly(encoder, collection, k=DEPTH, batch_size=batch_size)
+    found = quality(ranking.run, collection.qrels)
+    return Figures(
+        found.mean["nDCG@10"],
+        found.mean["MRR@10"],
+        found.mean["R@100"],
+        ranking.sparsity.flops,
+        ranking.sparsity.query_active,
+        ranking.sparsity.document_active,
+        found.queries,
+        len(ranking.document_ids),
+        {query: values["nDCG@10"] for query, values in found.per_query.items()},
+    )
+
+
+def capped(collection: Collection, *, queries: int | None, corpus: int | None, seed: int = 0) -> Collection:
+    """A part of a collection, small enough to be measured often.
+
+    Args:
+        collection: The whole.
+        queries: Judged queries to draw; None for all.
+        corpus: Documents to take: all that are judged for these queries, then others at random; None for all.
+        seed: Of the draw.
+    """
+    if queries is None and corpus is None:
+        return collection
+    rng = np.random.default_rng(seed)
+    judged = judged_queries(collection.qrels)
+    if queries is not None and queries < len(judged):
+        chosen = sorted(rng.choice(len(judged), queries, replace=False).tolist())
+        judged = [judged[number] for number in chosen]
+    qrels = {query: collection.qrels[query] for query in judged}
+    texts = {query: collection.queries[query] for query in judged}
+    if corpus is None:
+        return Collection(texts, qrels, collection.corpus, collection.split, collection.name)
+    needed = {document for judgements in qrels.values() for document in judgements}
+    documents = _drawn(collection.documents(), needed, max(0, corpus - len(needed)), rng)
+    return Collection(texts, qrels, tuple(documents), collection.split, collection.name)
+
+
+def _drawn(
+    documents: Iterable[Document], needed: set[str], others: int, rng: np.random.Generator
+) -> list[Document]:
+    """The needed documents and so many others, in the corpus's order (reservoir sampling)."""
+    kept: list[tuple[int, Document]] = []
+    reservoir: list[tuple[int, Document]] = []
+    seen = 0
+    for position, document in enumerate(documents):
+        if document.id in needed:
+            kept.append((position, document))
+            continue
+        seen += 1
+        if len(reservoir) < others:
+            reservoir.append((position, document))
+        elif others and (place := int(rng.integers(seen))) < others:
+            reservoir[place] = (position, document)
+    return [document for _, document in sorted(kept + reservoir, key=lambda item: item[0])]
+
+
+class RetrievalEvaluator(BaseEvaluator):
+    """Measures the encoder on a collection while it is trained.
+
+    Args:
+        collection: What is measured.
+        on_figures: Told the step and the figures.
+        batch_size: Texts that are encoded at once.
+    """
+
+    def __init__(
+        self, collection: Collection, on_figures: Callable[[int, Figures], object], *, batch_size: int = 32
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.primary_metric = "ndcg@10"
+        self._collection = collection
+        self._on_figures = on_figures
+        self._batch_size = batch_size
+
+    def __call__(
+        self, model: Any, output_path: str | None = None, epoch: float = -1, steps: int = -1
+    ) -> dict[str, float]:
+        """The figures as the trainer logs them."""
+        figures = measure(model, self._collection, batch_size=self._batch_size)
+        self._on_figures(steps, figures)
+        return figures.logs()
