@@ -113,8 +113,7 @@ class InfoNCE(SparseMultipleNegativesRankingLoss):
     """
 
     def __init__(self, model: SparseEncoder, scale: float, known: KnownPairs | None) -> None:
-        gather = torch.distributed.is_available() and torch.distributed.is_initialized()
-        super().__init__(model, scale=scale, similarity_fct=self._similarity, gather_across_devices=gather)
+        super().__init__(model, scale=scale, similarity_fct=self._similarity)
         self._known = known
         self._excluded: Tensor | None = None
 
@@ -122,6 +121,8 @@ class InfoNCE(SparseMultipleNegativesRankingLoss):
         self, embeddings: list[Tensor], labels: Targets
     ) -> Tensor:
         """The loss of columns ``[B, vocabulary]``: queries, positives, first negatives, …"""
+        # Not known before: processes meet when the trainer's arguments are made.
+        self.gather_across_devices = torch.distributed.is_available() and torch.distributed.is_initialized()
         if self._known is not None:
             self._excluded = self._known_positives(self._known, labels)
         try:

@@ -179,6 +179,28 @@ def test_known_pairs_are_pairs(encoder: NeuralSparseEncoder) -> None:
     assert found.tolist() == [[True, False, False], [False, True, False]]
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed:FutureWarning")
+def test_negatives_come_from_all_processes(encoder: NeuralSparseEncoder, tmp_path: Path) -> None:
+    """One process of a group of one gathers its own documents, in the order that the mask has."""
+    vectors, labels = columns(encoder, 4), targets()
+    texts = Dataset.from_dict({"query": ["a"], "positive": ["b"]})
+    scores = vectors[0][0] @ torch.cat(vectors[1:]).T
+    column, row = divmod(int(scores[1:].argmax()) + 1, 4)
+    labels["query_ids"][0], labels["document_ids"][row, column] = query_id("a"), document_id("b")
+    loss = InfoNCE(encoder, 1.0, KnownPairs(texts))
+    alone = loss.compute_loss_from_embeddings(vectors, labels)
+    unaware = InfoNCE(encoder, 1.0, None).compute_loss_from_embeddings(vectors, labels)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1
+    )
+    try:
+        gathered = loss.compute_loss_from_embeddings(vectors, labels)
+        assert loss.gather_across_devices
+    finally:
+        torch.distributed.destroy_process_group()
+    assert gathered.item() == pytest.approx(alone.item(), rel=1e-6) and alone.item() < unaware.item()
+
+
 def test_kl_over_the_batch_by_hand() -> None:
     """Two queries, two documents; student's scores (0, ln 3) / T = 1, targets even."""
     third = math.log(3)
