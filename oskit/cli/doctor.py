@@ -97,4 +97,8 @@ def _print(console: Console, findings: list[Finding]) -> None:
         if finding.advice and finding.status != "ok":
             console.print(f"    [dim]→ {escape(finding.advice)}[/]", soft_wrap=True)
     counts = {status: sum(finding.status == status for finding in findings) for status in MARKS}
-    console.print(f"\n{', '.join(f'{count} {status}' for status, count in counts.items() if count)}")
+    console.print(f"\n{', '.join(_counted(count, status) for status, count in counts.items() if count)}")
+
+
+def _counted(count: int, status: str) -> str:
+    return f"{count} {status}s" if count > 1 and status in ("warning", "failure") else f"{count} {status}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,8 +61,8 @@ def check_encoder(
         base: Base encoder of the loader's last tier.
     """
     missing = _missing_packages("encoder")
-    if missing:
-        return [missing]
+    if missing:  # this encoder was asked about, so it is no small matter that it cannot be looked at
+        return [replace(missing, status="failure")]
     from oskit.encoder.model import NeuralSparseEncoder
     from oskit.encoder.tiers import DEFAULT_BASE
 

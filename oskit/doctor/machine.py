@@ -117,6 +117,7 @@ def _extras() -> Iterator[Finding]:
 
 def _problems(extra: str | None) -> Iterator[str]:
     """What is missing or too old among the requirements of ``extra`` (of the core if None)."""
+    missing: list[str] = []
     for line in metadata.requires("oskit") or []:
         requirement = Requirement(line)
         if requirement.name == "oskit":
@@ -127,10 +128,12 @@ def _problems(extra: str | None) -> Iterator[str]:
         try:
             installed = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
-            yield f"{requirement.name} is not installed"
+            missing.append(requirement.name)
             continue
         if not requirement.specifier.contains(installed, prereleases=True):
             yield f"{requirement.name} {installed} is not {requirement.specifier}"
+    if missing:
+        yield f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
 
 
 def _belongs_to(requirement: Requirement, extra: str) -> bool:
