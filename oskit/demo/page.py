@@ -54,6 +54,7 @@ def demo_page(report: DemoReport) -> Page:
         facts=[(label, value) for label, value in tables.load_rows(report)],
         sections=[
             *_failures(report),
+            *_training(report),
             _path(report),
             _retrieval(report),
             _agreement(report),
@@ -66,6 +67,13 @@ def demo_page(report: DemoReport) -> Page:
 
 def _failures(report: DemoReport) -> list[Section]:
     return [Section("What is wrong", lines=report.failures)] if report.failures else []
+
+
+def _training(report: DemoReport) -> list[Section]:
+    if report.training is None:
+        return []
+    table = Table(tables.TRAINING_COLUMNS, tables.training_rows(report))
+    return [Section("Training", tables.training_verdict(report), tables=[table])]
 
 
 def _path(report: DemoReport) -> Section:

@@ -66,6 +66,7 @@ class DemoReport:
         machine: Cores, memory, Python and versions.
         load: The loader's report.
         collection: Name, numbers of documents and queries.
+        training: What training brought, before and after; None if the encoder was taken as it is.
         archives: What was exported.
         models: What was deployed.
         indexes: What was ingested and proved.
@@ -78,6 +79,7 @@ class DemoReport:
     machine: dict[str, Any]
     load: dict[str, Any]
     collection: dict[str, Any]
+    training: dict[str, Any] | None = None
     archives: list[ExportedArchive] = field(default_factory=list)
     models: list[DemoModel] = field(default_factory=list)
     indexes: list[DemoIndex] = field(default_factory=list)
@@ -122,6 +124,7 @@ class DemoReport:
             "machine": self.machine,
             "load": self.load,
             "collection": self.collection,
+            "training": self.training,
             "archives": [asdict(archive) for archive in self.archives],
             "models": [asdict(model) for model in self.models],
             "indexes": [

@@ -21,6 +21,7 @@ from oskit.demo.export import export_demo
 from oskit.demo.plan import FORMATS, Format, plans
 from oskit.demo.result import DemoReport
 from oskit.demo.steps import Steps, Tell
+from oskit.demo.training import train_demo
 from oskit.encoder.report import TIER_NAMES
 from oskit.errors import UsageError
 
@@ -45,6 +46,7 @@ class DemoOptions:
         docker: Start it as a container.
         keep_node: Leave it running, with indexes and models in it.
         configure_cluster: Change settings of ``connection``'s cluster that stand in the way.
+        train: Train the encoder first, on a part of the questions; the others are asked.
 
     Raises:
         UsageError: Options that do not go together.
@@ -56,6 +58,7 @@ class DemoOptions:
     docker: bool = False
     keep_node: bool = False
     configure_cluster: bool = False
+    train: bool = False
 
     def __post_init__(self) -> None:
         if self.connection is not None and (self.docker or self.keep_node):
@@ -80,8 +83,17 @@ def run_demo(options: DemoOptions, tell: Tell = lambda _: None) -> DemoReport:
     """
     start = time.perf_counter()
     steps = Steps(tell)
-    collection = _write_collection(options, steps)
-    encoder, report = _load(collection, steps)
+    report = DemoReport(
+        created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        machine=describe_machine(),
+        load={},
+        collection={},
+    )
+    folder, collection = demo_encoder(), None
+    if options.train:
+        folder, collection = train_demo(options.output / "training", report, steps)
+    collection = _write_collection(options, collection or demo_collection(), report, steps)
+    encoder = _load(folder, report, steps)
     archives = export_demo(encoder, collection, options.output / "archives", options.formats, report, steps)
     with ExitStack() as stack:
         client = _cluster(options, stack, report, steps)
@@ -96,33 +108,30 @@ def run_demo(options: DemoOptions, tell: Tell = lambda _: None) -> DemoReport:
     return report
 
 
-def _write_collection(options: DemoOptions, steps: Steps) -> Collection:
+def _write_collection(
+    options: DemoOptions, collection: Collection, report: DemoReport, steps: Steps
+) -> Collection:
     with steps.step("Make a collection of questions and answers") as step:
-        collection = demo_collection()
         folder = collection.write(options.output / "collection")
         documents = sum(1 for _ in collection.documents())
         step.result = f"{len(collection.queries)} queries and {documents} documents in {folder}"
+    report.collection = {
+        "name": collection.name,
+        "queries": len(collection.queries),
+        "documents": documents,
+    }
     return collection
 
 
-def _load(collection: Collection, steps: Steps) -> tuple[NeuralSparseEncoder, DemoReport]:
+def _load(folder: Path, report: DemoReport, steps: Steps) -> NeuralSparseEncoder:
     with steps.step("Load the encoder") as step:
         from oskit.encoder.model import NeuralSparseEncoder
 
-        encoder = NeuralSparseEncoder.from_pretrained(str(demo_encoder()))
+        encoder = NeuralSparseEncoder.from_pretrained(str(folder))
         found = encoder.load_report
         step.result = f"{found.layout}, {found.head} head, from the {TIER_NAMES[found.tier]}"
-    report = DemoReport(
-        created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        machine=describe_machine(),
-        load=found.to_dict(),
-        collection={
-            "name": collection.name,
-            "queries": len(collection.queries),
-            "documents": sum(1 for _ in collection.documents()),
-        },
-    )
-    return encoder, report
+    report.load = found.to_dict()
+    return encoder
 
 
 def describe_machine() -> dict[str, Any]:

@@ -37,6 +37,39 @@ def load_rows(report: DemoReport) -> Rows:
     ]
 
 
+TRAINING_COLUMNS = ("Training", "nDCG@10", "MRR@10", "R@100", "FLOPS", "query tokens", "doc tokens")
+
+
+def training_rows(report: DemoReport) -> Rows:
+    """The encoder before and after training, on the questions that it was not trained on."""
+    if report.training is None:
+        return []
+    return [
+        [
+            when,
+            *(figure(figures[measure]) for measure in ("nDCG@10", "MRR@10", "R@100")),
+            f"{figures['flops']:.2f}",
+            f"{figures['query_active']:.0f}",
+            f"{figures['document_active']:.0f}",
+        ]
+        for when, figures in (("before", report.training["before"]), ("after", report.training["after"]))
+    ]
+
+
+def training_verdict(report: DemoReport) -> str:
+    """What training brought, in words; empty without training."""
+    if report.training is None:
+        return ""
+    gain = report.training["gain"]
+    known = "significant" if gain["significant"] else "not significant"
+    return (
+        f"{report.training['steps']} steps on {report.training['pairs']} questions in "
+        f"{report.training['seconds']:.0f} s: nDCG@10 {gain['difference']:+.3f} "
+        f"({gain['low']:+.3f} to {gain['high']:+.3f}) on {gain['queries']} held-out questions, {known} "
+        f"(paired bootstrap, p {gain['p_value']:.4f})"
+    )
+
+
 ARCHIVE_COLUMNS = ("Archive", "size", "parity texts", "largest difference")
 
 
@@ -124,6 +157,9 @@ def print_demo(console: Console, report: DemoReport) -> None:
     if not console.is_terminal:
         console.width = FILE_WIDTH
     _print(console, ("Loaded", ""), load_rows(report), numeric=False)
+    if report.training is not None:
+        _print(console, TRAINING_COLUMNS, training_rows(report))
+        console.print(training_verdict(report))
     _print(console, ARCHIVE_COLUMNS, archive_rows(report))
     _print(console, MODEL_COLUMNS, model_rows(report), numeric=False)
     _print(console, INDEX_COLUMNS, index_rows(report))
