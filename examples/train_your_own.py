@@ -1,6 +1,6 @@
 """Train an encoder on texts of your own: run it cell by cell (`# %%`), or at once.
 
-    python examples/train_your_own.py [PAIRS] [--encoder MODEL] [--teacher MODEL] [--output DIR]
+    python examples/train_your_own.py [PAIRS] [--encoder MODEL] [--teacher MODEL] [--output DIR] [--set K=V]
 
 PAIRS is any source of docs/training-data.md: JSONL with `query` and `positive`, a CSV file, a folder in
 BEIR's layout. Without it, the questions and answers of a small FAQ are taken, and its encoder
@@ -23,6 +23,7 @@ parser.add_argument("pairs", nargs="?", type=Path)
 parser.add_argument("--encoder", default=None)
 parser.add_argument("--teacher", default="sentence-transformers/all-MiniLM-L6-v2")
 parser.add_argument("--output", type=Path, default=Path("runs/your-own"))
+parser.add_argument("--set", action="append", default=[], metavar="K=V", help="as in oskit train")
 options, _ = parser.parse_known_args()  # a notebook has arguments of its own
 
 if options.pairs is None:
@@ -47,6 +48,7 @@ recipe = load_recipe(
         f"encoder.name={json.dumps(encoder)}",
         f"teachers.dense.name={json.dumps(options.teacher)}",
         *evaluation,
+        *options.set,
     ],
 )
 
