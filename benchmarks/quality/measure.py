@@ -120,10 +120,10 @@ def measure_bm25(collection: Collection) -> Measured:
     return _measured(found.run, collection.qrels, found.documents)
 
 
-def measure_dense(name: str, collection: Collection) -> Measured:
-    """A dense model, exact search."""
+def measure_dense(name: str, collection: Collection, max_length: int) -> Measured:
+    """A dense model that reads as much of a text as the sparse encoders do, exact search."""
     with fast_matrices():
-        found = rank_dense(DenseModel(name), collection, k=DEPTH)
+        found = rank_dense(DenseModel(name, max_length=max_length), collection, k=DEPTH)
     return _measured(found.run, collection.qrels, found.documents)
 
 

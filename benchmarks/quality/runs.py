@@ -81,11 +81,15 @@ class Runner:
         """BM25 or the dense teacher on a collection."""
 
         def make() -> Result:
+            self._tell(f"{name}: measuring on {collection}")
             found = self._work.collection(collection)
-            measured = measure_bm25(found) if name == BM25 else measure_dense(str(minilm()), found)
+            if name == BM25:
+                return Result(name, 0, {collection: measure_bm25(found)})
+            measured = measure_dense(str(minilm()), found, self._scale.max_length)
             return Result(name, 0, {collection: measured})
 
-        return self._kept(f"{name.replace(' ', '-')}-{collection}", {"corpus": self._work.corpus}, make)
+        key = {"corpus": self._work.corpus, "max_length": self._scale.max_length}
+        return self._kept(f"{name.replace(' ', '-')}-{collection}", key, make)
 
     def result(self, name: str, seed: int) -> Result:
         """A variant with a seed; what it needs is made first."""

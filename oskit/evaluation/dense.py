@@ -38,6 +38,7 @@ class DenseModel:
         query_prompt: Put before each query; None for the model's own prompt.
         document_prompt: The same for documents.
         batch_size: Texts that it computes at once.
+        max_length: Tokens that it reads of a text; None for its own limit.
 
     Raises:
         EncoderNotFoundError: There is no such folder, or the Hub does not have it.
@@ -52,6 +53,7 @@ class DenseModel:
         query_prompt: str | None = None,
         document_prompt: str | None = None,
         batch_size: int = 32,
+        max_length: int | None = None,
     ) -> None:
         try:
             from sentence_transformers import SentenceTransformer
@@ -69,6 +71,8 @@ class DenseModel:
         except Exception as error:  # whatever transformers and safetensors raise at a broken folder
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise EncoderError(f"the dense model {name} cannot be loaded: {reason}") from error
+        if max_length is not None:
+            self._model.max_seq_length = max_length
         if self._model.similarity_fn_name not in ("cosine", "dot"):
             raise EncoderError(
                 f"{name} compares by {self._model.similarity_fn_name}, which is no inner product",
