@@ -6,10 +6,12 @@ import contextlib
 import gc
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from sentence_transformers.sparse_encoder.trainer import SparseEncoderTrainer
 from torch import Tensor, nn
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
@@ -186,6 +188,20 @@ class OskitTrainer(SparseEncoderTrainer):
         value = None if norm is None else float(norm)
         check_gradient(value, self.state.global_step + 1, self.args.learning_rate)
         return norm
+
+    def _load_best_model(self) -> None:
+        """The best checkpoint; the base class would go on with the last weights where it cannot be loaded."""
+        best = self.state.best_model_checkpoint
+        assert best is not None
+        if not Path(best).is_dir():  # what is no folder would be looked for on the Hub
+            raise TrainingError(f"the best checkpoint {best} is gone", hint="Train again from the last one.")
+        try:
+            self._load_from_checkpoint(best)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise TrainingError(
+                f"the best checkpoint {best} cannot be loaded: {error}",
+                hint="Is the disk full? Train again from the last checkpoint.",
+            ) from error
 
     def get_batch_sampler(self, dataset: Any, **kwargs: Any) -> LengthBatchSampler:  # type: ignore[override]
         """Batches of documents of similar length."""

@@ -6,17 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from sentence_transformers import SparseEncoderTrainingArguments
+from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.sparse_encoder.callbacks.splade_callbacks import (
     SpladeRegularizerWeightSchedulerCallback,
 )
+from transformers import TrainerCallback
 
+from oskit.encoder.inference_free import inference_free
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import TrainingError
-from oskit.training.batches import ExampleCollator, KnownPairs, LengthBatchSampler
+from oskit.training.batches import ExampleCollator, KnownPairs, LengthBatchSampler, routes
 from oskit.training.guards import Guards
 from oskit.training.losses import TrainingLoss
 from oskit.training.recipe import Recipe
@@ -63,17 +67,23 @@ def make(folder: Path, examples: Dataset, tmp_path: Path) -> Made:
 
     def build(
         *, micro_batch_size: int | None = None, gradient_cache: bool = False, notes: list[str] | None = None,
-        steps: int = 3, learning_rate: float = 1e-3, optim: str = "sgd", **parts: Any,
+        steps: int = 3, learning_rate: float = 1e-3, table: bool = False, evaluator: Any = None,
+        arguments: dict[str, Any] | None = None, **parts: Any,
     ) -> OskitTrainer:  # fmt: skip
         values = {"name": "x", "encoder": {"name": str(folder)}, "data": {"train": ["x"]}}
         recipe = Recipe.model_validate({**values, "loss": {"distillation": {}, "contrastive": {}}, **parts})
         encoder = NeuralSparseEncoder.from_pretrained(folder, device="cpu")
+        if table:
+            idf = np.where(encoder.vocabulary.weight_mask() > 0, 2.0, 0.0).astype(np.float32)
+            encoder = inference_free(encoder, idf, trainable=True)
         encoder.model_card_data.generate_widget_examples = False
         loss = TrainingLoss(encoder, recipe.loss, recipe.sparsity, known=KnownPairs(examples))
-        arguments = SparseEncoderTrainingArguments(
-            output_dir=str(tmp_path), max_steps=steps, per_device_train_batch_size=8, use_cpu=True,
-            learning_rate=learning_rate, report_to="none", disable_tqdm=True, save_strategy="no",
-            logging_steps=1, dataloader_drop_last=True, logging_nan_inf_filter=False, optim=optim,
+        given = {"output_dir": str(tmp_path), "save_strategy": "no", "optim": "sgd", **(arguments or {})}
+        mapping = routes(2) if table else {}
+        args = SparseEncoderTrainingArguments(
+            max_steps=steps, per_device_train_batch_size=8, use_cpu=True,
+            learning_rate=learning_rate, report_to="none", disable_tqdm=True, logging_steps=1,
+            dataloader_drop_last=True, logging_nan_inf_filter=False, router_mapping=mapping, **given,
         )  # fmt: skip
         return OskitTrainer(
             guards=Guards(recipe, vocabulary=encoder.vocabulary.size, ramp_end=1),
@@ -81,10 +91,13 @@ def make(folder: Path, examples: Dataset, tmp_path: Path) -> Made:
             gradient_cache=gradient_cache,
             on_note=(notes if notes is not None else []).append,
             model=encoder,
-            args=arguments,
+            args=args,
             train_dataset=examples,
+            evaluator=evaluator,
             loss=loss,
-            data_collator=ExampleCollator(preprocess_fn=encoder.preprocess, negatives=2),
+            data_collator=ExampleCollator(
+                preprocess_fn=encoder.preprocess, negatives=2, router_mapping=mapping
+            ),
             callbacks=[SpladeRegularizerWeightSchedulerCallback(loss=loss, warmup_ratio=0.5)],
         )
 
@@ -216,9 +229,77 @@ def test_gradients_that_are_no_numbers_never_reach_the_weights(make: Made) -> No
 def test_a_penalty_that_kills_the_encoder_is_noticed(make: Made) -> None:
     """The collapse itself, not a made-up number: a penalty that outweighs everything."""
     heavy = {"documents": {"weight": 1e4}, "queries": {"weight": 1e4}}
-    trainer = make(steps=400, learning_rate=0.05, optim="adamw_torch", sparsity=heavy, guards={"patience": 3})
+    trainer = make(
+        steps=400,
+        learning_rate=0.05,
+        arguments={"optim": "adamw_torch"},
+        sparsity=heavy,
+        guards={"patience": 3},
+    )
     with pytest.raises(TrainingError, match="the encoder is dead"):
         trainer.train()
+
+
+class Peak(BaseEvaluator):
+    """The second evaluation is the best one."""
+
+    def __call__(
+        self, model: Any, output_path: Any = None, epoch: float = -1, steps: int = -1
+    ) -> dict[str, float]:
+        return {"figure": 1.0 if steps == 4 else 0.5}
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_the_best_checkpoint_is_what_is_left(make: Made, table: bool, tmp_path: Path) -> None:
+    by_steps = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 2, "save_steps": 2}
+    chosen = {"load_best_model_at_end": True, "metric_for_best_model": "eval_figure"}
+    trainer = make(steps=6, table=table, evaluator=Peak(), arguments={**by_steps, **chosen})
+    trainer.train()
+    best = NeuralSparseEncoder.from_pretrained(tmp_path / "checkpoint-4", device="cpu", fallback=False)
+    last = NeuralSparseEncoder.from_pretrained(tmp_path / "checkpoint-6", device="cpu", fallback=False)
+    texts = ["a long bridge of concrete", "old road"]
+    found = trainer.model.document_matrix(texts).toarray()
+    assert np.allclose(found, best.document_matrix(texts).toarray(), atol=1e-6)
+    assert not np.allclose(found, last.document_matrix(texts).toarray(), atol=1e-6)
+    if table:
+        assert np.allclose(trainer.model.query_idf(), best.query_idf(), atol=1e-6)
+
+
+def test_a_best_checkpoint_that_is_gone_or_broken_is_an_error(make: Made, tmp_path: Path) -> None:
+    trainer = make(steps=1, arguments={"save_strategy": "steps", "save_steps": 1})
+    trainer.train()
+    trainer.state.best_model_checkpoint = str(tmp_path / "nowhere")
+    with pytest.raises(TrainingError, match="nowhere is gone"):
+        trainer._load_best_model()
+    checkpoint = tmp_path / "checkpoint-1"
+    (weight_file,) = checkpoint.glob("**/model.safetensors")
+    weight_file.write_bytes(weight_file.read_bytes()[:1000])
+    trainer.state.best_model_checkpoint = str(checkpoint)
+    with pytest.raises(TrainingError, match="checkpoint-1 cannot be loaded"):
+        trainer._load_best_model()
+
+
+def test_training_that_was_interrupted_ends_with_the_same_weights(make: Made, tmp_path: Path) -> None:
+    """Stopped in the second of three epochs; with AdamW, whose state goes on too."""
+    saving = {"save_strategy": "steps", "save_steps": 4, "optim": "adamw_torch"}
+    whole = make(steps=9, arguments={**saving, "output_dir": str(tmp_path / "whole")})
+    whole.train()
+    stopped = make(steps=9, arguments={**saving, "output_dir": str(tmp_path / "parts")})
+    stopped.add_callback(StopAt(4))
+    stopped.train()
+    assert stopped.state.global_step == 4
+    resumed = make(steps=9, arguments={**saving, "output_dir": str(tmp_path / "parts")})
+    resumed.train(resume_from_checkpoint=str(tmp_path / "parts" / "checkpoint-4"))
+    assert resumed.state.global_step == 9
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = control.should_training_stop or state.global_step >= self._step
 
 
 def sampler(lengths: list[int], size: int, **kwargs: Any) -> LengthBatchSampler:
