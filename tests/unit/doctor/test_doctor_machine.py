@@ -24,9 +24,10 @@ def test_this_machine_can_run_the_tests() -> None:
 @pytest.fixture
 def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str | None], None]:
     """Pretend that a distribution has another version, or (None) that it is not installed."""
-    real = metadata.version
 
     def set_version(name: str, version: str | None) -> None:
+        real = metadata.version
+
         def fake(wanted: str) -> str:
             if wanted != name:
                 return real(wanted)
@@ -55,6 +56,9 @@ def test_a_missing_extra_is_skipped_with_the_command_that_installs_it(
     assert export.status == "skipped"
     assert export.detail == "torch is not installed"
     assert export.advice is not None and "pip install 'oskit[export]'" in export.advice
+    pretend("onnx", None)
+    detail = _named(check_machine(), "export").detail
+    assert detail in ("torch, onnx are not installed", "onnx, torch are not installed")
 
 
 def test_without_a_suitable_java_only_the_local_node_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
