@@ -23,8 +23,11 @@ def show_plan(recipe: Recipe, folder: Path, out: Output) -> None:
         DataError: Data cannot be read.
     """
     from oskit.training.recipe_file import resolved_yaml, stages_of
+    from oskit.training.risks import risks
 
     text = resolved_yaml(recipe)
+    for risk in dict.fromkeys(risk for stage in stages_of(recipe) for risk in risks(stage)):
+        out.warn(risk)
     stages = [
         _stage_plan(stage, number, _count(stage, out))
         for number, stage in enumerate(stages_of(recipe), start=1)

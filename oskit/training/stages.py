@@ -31,6 +31,7 @@ from oskit.training.prepare import FACTS, Prepared, open_prepared, prepare
 from oskit.training.ranks import is_first, share_of, wait_for, world_size
 from oskit.training.recipe import Recipe, SchedulePart
 from oskit.training.report import BEST, StageResult
+from oskit.training.risks import risks
 from oskit.training.student import (
     clear_negative_weights,
     finish_student,
@@ -77,6 +78,8 @@ class _Stage:
 
     def run(self) -> StageResult:
         listener = self._listener
+        for risk in risks(self._recipe):
+            self._warn(risk)
         listener.doing("loading the encoder")
         encoder = load_student(self._recipe.encoder, seed=self._recipe.seed)
         if is_first():
