@@ -125,7 +125,7 @@ class _Stage:
         self._interruption = Interruption()
         ramp = SpladeRegularizerWeightSchedulerCallback(loss, SchedulerType.QUADRATIC, recipe.sparsity.ramp)
         with quiet_libraries():
-            trainer = OskitTrainer(
+            return OskitTrainer(
                 guards=Guards(
                     recipe,
                     vocabulary=encoder.vocabulary.size,
@@ -147,7 +147,6 @@ class _Stage:
                 ),
                 callbacks=[ramp, self._telling, self._interruption],
             )
-        return trainer
 
     def _score_matrix(self) -> Any:
         distillation = self._recipe.loss.distillation
@@ -225,8 +224,8 @@ class _Stage:
                 write_log(trainer.state.log_history, self._folder)
         if self._interruption.happened:
             raise TrainingInterrupted(
-                f"interrupted at step {trainer.state.global_step} of {trainer.args.max_steps}; a checkpoint is "
-                f"in {self._folder / CHECKPOINTS}",
+                f"interrupted at step {trainer.state.global_step} of {trainer.args.max_steps}; "
+                f"a checkpoint is in {self._folder / CHECKPOINTS}",
                 hint="Go on with the same command and --resume.",
             )
 
