@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from oskit.encoder.archive import Archive as Archive
     from oskit.encoder.archive import open_archive as open_archive
     from oskit.encoder.frequencies import corpus_idf as corpus_idf
+    from oskit.encoder.lexical import fit_lexical_head as fit_lexical_head
     from oskit.encoder.model import NeuralSparseEncoder as NeuralSparseEncoder
     from oskit.encoder.report import LoadAttempt as LoadAttempt
     from oskit.encoder.report import LoadReport as LoadReport
@@ -68,6 +69,7 @@ _HOME = {
     "corpus_idf": "oskit.encoder.frequencies",
     "deploy_archive": "oskit.cluster.deploy",
     "evaluate": "oskit.evaluation.evaluate",
+    "fit_lexical_head": "oskit.encoder.lexical",
     "ingest": "oskit.cluster.ingest",
     "load_recipe": "oskit.training.recipe_file",
     "load_training_data": "oskit.training.data",

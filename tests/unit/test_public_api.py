@@ -35,6 +35,7 @@ PUBLIC = [
     "corpus_idf",
     "deploy_archive",
     "evaluate",
+    "fit_lexical_head",
     "ingest",
     "load_recipe",
     "load_training_data",
