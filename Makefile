@@ -54,6 +54,7 @@ docs: $(STAMP)  ## Write docs/cli.md and docs/recipe-keys.md from the code itsel
 bench: $(STAMP)  ## The ratios of the README and of benchmarks/README.md, measured on this machine.
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.throughput
+	$(BIN)/python -m benchmarks.head
 
 dist: $(STAMP)  ## A wheel and a source archive in dist/.
 	$(BIN)/python -m build --installer uv
