@@ -171,6 +171,8 @@ class _Stage:
             weight_decay=schedule.weight_decay,
             max_grad_norm=schedule.max_grad_norm,
             bf16=bf16,
+            # Else the trainer refuses bf16 where there is no GPU, though CPUs can compute in it.
+            use_cpu=bf16 and not torch.cuda.is_available(),
             fp16=fp16,
             gradient_checkpointing=schedule.gradient_checkpointing,
             router_mapping=mapping,
@@ -254,7 +256,8 @@ class _Stage:
             self._warn(
                 f"training made the encoder worse: nDCG@10 {before.ndcg:.3f} before, {after.ndcg:.3f} after"
             )
-        write_curves(trainer.state.log_history, self._folder, title=self._name)
+        start = {"step": 0, **{f"eval_{key}": value for key, value in before.logs().items()}}
+        write_curves([start, *trainer.state.log_history], self._folder, title=self._name)
         StageResult(
             name=self._name,
             folder=self._folder,

@@ -1,0 +1,245 @@
+"""A whole run, from pairs of texts to an encoder that retrieves better, and what happens on the way."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+
+from oskit.data.collection import Collection
+from oskit.encoder.model import NeuralSparseEncoder
+from oskit.errors import TrainingError, TrainingInterrupted, UsageError
+from oskit.training.events import Listener
+from oskit.training.report import StageResult
+from oskit.training.run import train
+from tests import tiny
+from tests.unit.training.teacher_models_tiny import build_dense
+
+WORDS = "concrete bridge water road stone house old world steel wall floor roof beam load".split()
+
+
+class Recorder(Listener):
+    """What was told; presses Ctrl-C at a step."""
+
+    def __init__(self, interrupt_at: int | None = None) -> None:
+        self.steps: list[int] = []
+        self.warnings: list[str] = []
+        self.finished: list[str] = []
+        self.measured: list[int] = []
+        self._interrupt_at = interrupt_at
+
+    def step(self, step: int, steps: int, logs: Mapping[str, float]) -> None:
+        self.steps.append(step)
+        if step == self._interrupt_at:
+            signal.raise_signal(signal.SIGINT)
+
+    def evaluated(self, step: int, figures: Any) -> None:
+        self.measured.append(step)
+
+    def warning(self, message: str) -> None:
+        self.warnings.append(message)
+
+    def stage_finished(self, result: StageResult) -> None:
+        self.finished.append(result.name)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT at random, without dropout: 32 numbers are too few to lose some."""
+    folder = tiny.build("bert", tmp_path_factory.mktemp("run") / "base")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A document for every two words, and the two words as its query."""
+    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    rows = [
+        {"query": f"{one} {other}", "positive": f"the {one} and the {other}"}
+        for one, other in itertools.combinations(WORDS, 2)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def recipe(base: Path, pairs: Path, **changes: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "name": "tiny",
+        "encoder": {"name": str(base), "max_length": 16},
+        "data": {"train": [str(pairs)], "hold_out": 0.3},
+        "loss": {"distillation": None, "contrastive": {"scale": 1.0}},
+        "sparsity": {"documents": {"weight": 1e-3}, "queries": {"weight": 1e-3}},
+        "schedule": {"steps": 60, "batch_size": 32, "learning_rate": 5e-3, "evaluate_every": 30},
+    }
+    return {**values, **changes}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def test_training_makes_retrieval_better_on_queries_it_never_saw(
+    base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    told = Recorder()
+    result = train(recipe(base, pairs), tmp_path / "run", listener=told)
+
+    assert result.after.ndcg > result.before.ndcg + 0.3
+    assert result.stages[0].gain.is_significant
+    assert told.steps[-1] == 60
+    assert told.measured == [30, 60]
+    assert told.finished == ["tiny"]
+
+    held_out = Collection.open(tmp_path / "run" / "data" / "held-out")
+    trained = Dataset.from_file(str(tmp_path / "run" / "data" / "ready.arrow"))["query"]
+    assert len(trained) + len(held_out.queries) == len(pairs.read_text().splitlines())
+    assert not set(held_out.queries.values()) & set(trained)
+    encoder = NeuralSparseEncoder.from_pretrained(result.encoder, fallback=False)
+    assert encoder.max_length == 16
+    assert result.load().document_matrix(["a bridge"]).nnz == encoder.document_matrix(["a bridge"]).nnz
+    _check_folder(tmp_path / "run", result.after.ndcg)
+
+
+def _check_folder(folder: Path, ndcg: float) -> None:
+    report = json.loads((folder / "report.json").read_text())
+    assert report["stages"][0]["after"]["nDCG@10"] == ndcg
+    with (folder / "curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0]["step"] == "0"
+    assert {"loss", "contrastive", "document_penalty", "nDCG@10", "FLOPS"} <= set(rows[0])
+    assert (folder / "curves.png").stat().st_size > 5000
+    assert f"{ndcg:.3f}" in (folder / "README.md").read_text()
+    assert "torch" in json.loads((folder / "environment.json").read_text())["packages"]
+    assert [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_run_that_was_interrupted_ends_with_the_same_encoder(
+    base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    short = {"steps": 12, "batch_size": 8, "learning_rate": 1e-3, "evaluate_every": 4}
+    whole = train(recipe(base, pairs, schedule=short), tmp_path / "whole")
+
+    # Step 6 is told once it is done and logged; the signal then lets the one after it end.
+    with pytest.raises(TrainingInterrupted, match="step 7 of 12") as caught:
+        train(recipe(base, pairs, schedule=short), tmp_path / "parts", listener=Recorder(interrupt_at=6))
+    assert caught.value.exit_code == 130
+    assert (tmp_path / "parts" / "checkpoints" / "checkpoint-7").is_dir()
+    told = Recorder()
+    resumed = train(recipe(base, pairs, schedule=short), tmp_path / "parts", resume=True, listener=told)
+
+    assert told.steps[0] == 8
+    assert resumed.after == whole.after
+    ours, theirs = weights(resumed.encoder), weights(whole.encoder)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+    # A run that is done is read, not done again.
+    again = Recorder()
+    assert train(
+        recipe(base, pairs, schedule=short), tmp_path / "parts", resume=True, listener=again
+    ).after == (whole.after)
+    assert not again.steps
+
+
+def test_a_folder_with_something_in_it_is_left_alone(base: Path, pairs: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UsageError, match="not empty"):
+        train(recipe(base, pairs), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_run_goes_on_with_its_own_recipe_only(base: Path, pairs: Path, tmp_path: Path) -> None:
+    tiny_steps = {"steps": 1, "batch_size": 4}
+    train(recipe(base, pairs, schedule=tiny_steps), tmp_path / "run")
+    with pytest.raises(UsageError, match="another recipe"):
+        train(recipe(base, pairs, schedule={**tiny_steps, "steps": 2}), tmp_path / "run", resume=True)
+
+
+def test_two_stages_with_teachers_and_an_inference_free_end(base: Path, pairs: Path, tmp_path: Path) -> None:
+    dense = build_dense(tmp_path / "dense")
+    values = recipe(
+        base,
+        pairs,
+        data={
+            "train": [str(pairs)],
+            "hold_out": 0.2,
+            "negatives": {"ranker": "bm25", "per_query": 2, "depth": 20},
+        },
+        teachers={"dense": {"name": str(dense), "weight": 1.0}, "cache_folder": str(tmp_path / "cache")},
+        loss={"distillation": {"kind": "kl"}},
+        sparsity={"documents": {"weight": 1e-3, "kind": "idf_flops"}},
+        schedule={"steps": 3, "batch_size": 8, "evaluate_every": 3},
+        stages=[
+            {},
+            {
+                "encoder": {"architecture": "inference-free", "layers": 1, "train_query_weights": True},
+                "teachers": {"sparse": {"name": "{stage:1}", "weight": 0.5}, "dense": {"weight": 0.5}},
+            },
+        ],
+    )
+    result = train(values, tmp_path / "run")
+
+    assert [stage.name for stage in result.stages] == ["stage-1", "stage-2"]
+    teachers = {teacher["kind"]: teacher for teacher in result.stages[1].data.teachers["teachers"]}  # type: ignore[index]
+    assert teachers["sparse"]["status"] == "used"
+    assert teachers["sparse"]["name"] == str((tmp_path / "run" / "stage-1" / "best").resolve())
+    assert teachers["sparse"]["effective_weight"] == 0.5
+    assert result.gain is not None
+    assert result.gain.baseline == "stage-1"
+
+    encoder = NeuralSparseEncoder.from_pretrained(tmp_path / "run" / "best", fallback=False)
+    assert encoder.architecture == "inference-free"
+    assert encoder.load_report.layers == 1
+    idf = encoder.query_idf()
+    assert idf is not None
+    assert (idf >= 0).all()
+    started = np.load(tmp_path / "run" / "stage-2" / "data" / "idf.npy")
+    assert not np.allclose(idf[: len(started)], started[: len(idf)])
+
+
+def test_distillation_without_negatives_says_what_to_do(base: Path, pairs: Path, tmp_path: Path) -> None:
+    values = recipe(
+        base,
+        pairs,
+        loss={"distillation": {"kind": "kl"}},
+        teachers={"dense": {"name": str(base), "weight": 1.0}},
+    )
+    with pytest.raises(TrainingError, match=r"data\.negatives"):
+        train(values, tmp_path / "run")
+
+
+def test_leaking_queries_are_dropped_or_an_error(base: Path, pairs: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in pairs.read_text().splitlines()]
+    queries = {f"q{number}": row["query"] for number, row in enumerate(rows[:5])}
+    from oskit.data.documents import Document
+
+    documents = tuple(Document(f"d{number}", row["positive"]) for number, row in enumerate(rows))
+    qrels = {key: {f"d{number}": 1} for number, key in enumerate(queries)}
+    Collection(queries, qrels, documents).write(tmp_path / "collection")
+    evaluation = {"collection": str(tmp_path / "collection")}
+    schedule = {"steps": 1, "batch_size": 4}
+
+    told = Recorder()
+    result = train(
+        recipe(base, pairs, evaluation=evaluation, schedule=schedule), tmp_path / "run", listener=told
+    )
+    assert result.stages[0].data.dropped_leaks >= 5
+    assert any("dropped from training" in warning for warning in told.warnings)
+    assert "they were dropped" in (tmp_path / "run" / "README.md").read_text()
+
+    strict = {"train": [str(pairs)], "leakage": "error"}
+    with pytest.raises(TrainingError, match="evaluation queries"):
+        train(recipe(base, pairs, evaluation=evaluation, schedule=schedule, data=strict), tmp_path / "strict")
