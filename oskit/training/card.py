@@ -1,4 +1,4 @@
-"""The model card of a run: what the encoder is, how it was made, and how good it is, from the report alone."""
+"""The model card of a run: what the encoder is, how it was made and how good it is, by the report."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def model_card(recipe: Recipe, result: TrainingResult) -> str:
         "",
         "## How good it is",
         "",
-        f"On {last.after.queries:,} queries over {last.after.documents:,} documents that it was not trained on"
-        f" ({_evaluation(recipe, last)}), ranked exactly:",
+        f"On {last.after.queries:,} queries that it was not trained on ({_evaluation(recipe, last)}), over "
+        f"{last.after.documents:,} documents, ranked exactly:",
         "",
         *_table(result),
         "",
@@ -59,12 +59,13 @@ def model_card(recipe: Recipe, result: TrainingResult) -> str:
         'encoder.document_weights(["a text"])',
         "```",
         "",
-        "It opens in sentence-transformers as a `SparseEncoder` too; `oskit export` makes an archive of it for",
-        "OpenSearch.",
+        "It opens in sentence-transformers as a `SparseEncoder` too; `oskit export` makes an archive of it",
+        "for OpenSearch.",
         "",
         "## How it was made",
         "",
-        "`recipe.yaml` says everything, `environment.json` with which versions, `report.json` what came of it.",
+        "`recipe.yaml` says everything, `environment.json` with which versions, `report.json` what came of",
+        "it.",
         "",
         *(line for stage in result.stages for line in _made(stage)),
     ]
@@ -92,9 +93,9 @@ def _gain(stage: StageResult) -> str:
     gain = stage.gain
     verdict = "significant" if gain.is_significant else "not significant"
     return (
-        f"nDCG@10 changed by {gain.difference:+.3f} in training ({gain.confidence:.0%} interval {gain.low:+.3f} "
-        f"to {gain.high:+.3f}, {verdict} by paired bootstrap over queries). The best checkpoint was chosen on "
-        "these queries, so its figures are slightly too good."
+        f"nDCG@10 changed by {gain.difference:+.3f} in training ({gain.confidence:.0%} interval "
+        f"{gain.low:+.3f} to {gain.high:+.3f}, {verdict} by paired bootstrap over queries). The best "
+        "checkpoint was chosen on these queries, so its figures are slightly too good."
     )
 
 

@@ -77,8 +77,8 @@ class Figures:
     def __str__(self) -> str:
         return (
             f"nDCG@10 {self.ndcg:.3f}, MRR@10 {self.mrr:.3f}, recall@100 {self.recall:.3f}, "
-            f"FLOPS {self.flops:.1f}, {self.query_active:.0f} and {self.document_active:.0f} active dimensions "
-            "of a query and a document"
+            f"FLOPS {self.flops:.1f}, {self.query_active:.0f} and {self.document_active:.0f} active "
+            "dimensions of a query and a document"
         )
 
 

@@ -1,4 +1,4 @@
-"""From a recipe's sources to what the trainer reads: once, on disk, for every process and for resumed runs."""
+"""From a recipe's sources to what the trainer reads: once, on disk, for all processes and resumed runs."""
 
 from __future__ import annotations
 

@@ -25,7 +25,10 @@ from oskit.training.run import train
 from tests import tiny
 from tests.unit.training.teacher_models_tiny import build_dense
 
-WORDS = "concrete bridge water road stone house old world steel wall floor roof beam load".split()
+WORDS = (
+    *("concrete", "bridge", "water", "road", "stone", "house", "old"),
+    *("world", "steel", "wall", "floor", "roof", "beam", "load"),
+)
 
 
 class Recorder(Listener):
