@@ -72,9 +72,8 @@ class ClusterJob:
                 model = deploy_archive(
                     self._client,
                     archive,
-                    # Formats are models of their own. An older demo's model of the name gives way.
-                    name=f"{archive.name}-{archive.path.parent.name}",
-                    replace=True,
+                    name=archive.name,
+                    replace=True,  # an older demo's model of the name gives way
                     configure_cluster=configure,
                     notify=self._say,
                 )
