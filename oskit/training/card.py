@@ -42,7 +42,7 @@ def model_card(recipe: Recipe, result: TrainingResult) -> str:
         "",
         "## How good it is",
         "",
-        f"On {last.after.queries:,} queries that it was not trained on ({_evaluation(recipe, last)}), over "
+        f"On {last.after.queries:,} queries ({_evaluation(recipe)}), over "
         f"{last.after.documents:,} documents, ranked exactly:",
         "",
         *_table(result),
@@ -72,10 +72,10 @@ def model_card(recipe: Recipe, result: TrainingResult) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _evaluation(recipe: Recipe, stage: StageResult) -> str:
+def _evaluation(recipe: Recipe) -> str:
     if recipe.evaluation.collection is not None:
         return f"{recipe.evaluation.collection.name}, split {recipe.evaluation.split}"
-    return f"{stage.data.held_out:,} held out of the training data"
+    return "held out of the training data"
 
 
 def _table(result: TrainingResult) -> list[str]:

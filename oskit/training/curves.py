@@ -28,6 +28,9 @@ _NAMES = {
     "eval_query_active": "active dimensions of queries",
     "eval_document_active": "active dimensions of documents",
 }
+_MANY_TIMES = 20
+"""From here on a linear scale hides the smaller values."""
+
 _LEFT_OUT = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "total_flos")
 
 
@@ -109,7 +112,7 @@ def _panel(
     log: bool = False,
     marker: str = "",
 ) -> None:
-    """The values of some columns over the steps; on a log scale where all are above 0."""
+    """The values of some columns over the steps; on a log scale, if asked, where they differ much."""
     values: list[float] = []
     for key in keys:
         points = [(row["step"], float(row[key])) for row in rows if row.get(key) is not None]
@@ -117,8 +120,10 @@ def _panel(
             steps, heights = zip(*points, strict=True)
             axes.plot(steps, heights, label=key, lw=1.4, marker=marker, ms=3)
             values += heights
-    if log and values and min(values) > 0:
+    if log and values and min(values) > 0 and max(values) > _MANY_TIMES * min(values):
         axes.set_yscale("log")
+    elif log:
+        axes.set_ylim(bottom=0)
     axes.set_xlabel("step")
     axes.set_ylabel(label)
     axes.grid(alpha=0.25)
