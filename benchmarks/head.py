@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -84,8 +85,9 @@ def main(rounds: int, memory_of: str | None, streaming: bool, **setting: Any) ->
     """Measure encoding and training with both heads.
 
     Time: the heads take turns, and a ratio is the median over the rounds, so that a slow moment of the
-    machine hits both. Memory: each head has a process of its own; its figure is what the process grew by, at
-    most, from the moment when everything is loaded and one text was encoded.
+    machine hits both. Memory (on Linux): each head has a process of its own; its figure is the most resident
+    memory, or on a GPU allocated memory, beyond that at the moment when all is loaded and one text was
+    encoded.
     """
     from oskit.demo.data import demo_encoder
 
@@ -94,17 +96,18 @@ def main(rounds: int, memory_of: str | None, streaming: bool, **setting: Any) ->
     if memory_of is not None:
         click.echo(json.dumps(_memory_here(shared, memory_of, streaming)))
         return
-    encoder, reference = shared.load(streaming=True), shared.load(streaming=False)
-    texts = shared.texts()
-    rows = [
-        _times("encode", _encoders(encoder, reference, texts), rounds),
-        _times("training step", _steps(encoder, reference, steps=rounds + WARM_UP), rounds),
-    ]
+    with quiet_libraries():
+        encoder, reference = shared.load(streaming=True), shared.load(streaming=False)
+        rows = [
+            _times("encode", _encoders(encoder, reference, shared.texts()), rounds),
+            _times("training step", {STREAMING: _stepper(encoder), USUAL: _stepper(reference)}, rounds),
+        ]
     for work in ("encode", "train"):
         measured = {head: _measured(shared, work, head) for head in HEADS}
         peaks = {head: measured[head]["peak"] for head in HEADS}
         rows.append(Row(f"peak memory, {work}", "MiB", peaks, peaks[USUAL] / peaks[STREAMING]))
-    click.echo(f"encode: {len(texts)} texts; training: {BATCH} triples of {LENGTH} tokens; {rounds} rounds\n")
+    what = f"encode: {shared.documents} texts; training: {BATCH} triples of {LENGTH} tokens"
+    click.echo(f"{what}; {rounds} rounds\n")
     _print(rows)
     _print_losses(measured[USUAL]["losses"], measured[STREAMING]["losses"])
 
@@ -159,30 +162,46 @@ def _trainer(encoder: SparseEncoder, steps: int) -> SparseEncoderTrainer:
     return trainer
 
 
-Work = dict[bool, Callable[[], object]]
-"""What each head does in one round."""
+Work = dict[bool, Callable[[], float]]
+"""What each head does in one round; it returns the seconds that count."""
 
 
 def _encoders(encoder: SparseEncoder, reference: SparseEncoder, texts: list[str]) -> Work:
-    return {STREAMING: lambda: encoder.encode(texts), USUAL: lambda: reference.encode(texts)}
+    return {
+        STREAMING: lambda: _seconds(lambda: encoder.encode(texts)),
+        USUAL: lambda: _seconds(lambda: reference.encode(texts)),
+    }
 
 
-def _steps(encoder: SparseEncoder, reference: SparseEncoder, *, steps: int) -> Work:
-    """One training step, optimizer included, as the trainer takes it; each call takes the next batch."""
-    return {STREAMING: _stepper(encoder, steps), USUAL: _stepper(reference, steps)}
+def _seconds(work: Callable[[], object]) -> float:
+    _synchronize()
+    start = time.perf_counter()
+    work()
+    _synchronize()
+    return time.perf_counter() - start
 
 
-def _stepper(encoder: SparseEncoder, steps: int) -> Callable[[], object]:
-    trainer = _trainer(encoder, steps)
-    trainer.create_optimizer_and_scheduler(steps)
-    batches = list(trainer.get_train_dataloader())
+def _stepper(encoder: SparseEncoder) -> Callable[[], float]:
+    """One training step as the trainer takes it: forward, backward, clipping, optimizer."""
+    from transformers import TrainerCallback
 
-    def step() -> None:
-        batch = batches.pop(0)
-        trainer.training_step(encoder, batch)
-        assert trainer.optimizer is not None
-        trainer.optimizer.step()
-        encoder.zero_grad()
+    class Clock(TrainerCallback):
+        start = seconds = 0.0
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            _synchronize()
+            self.start = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            _synchronize()
+            self.seconds = time.perf_counter() - self.start
+
+    trainer, clock = _trainer(encoder, steps=1), Clock()
+    trainer.add_callback(clock)
+
+    def step() -> float:
+        trainer.train()
+        return clock.seconds
 
     return step
 
@@ -191,18 +210,9 @@ def _times(name: str, work: Work, rounds: int) -> Row:
     for _ in range(WARM_UP):
         for head in HEADS:
             work[head]()
-    taken = [{head: _seconds(work[head]) for head in HEADS} for _ in range(rounds)]
+    taken = [{head: work[head]() for head in HEADS} for _ in range(rounds)]
     figures = {head: 1000 * statistics.median(times[head] for times in taken) for head in HEADS}
     return Row(name, "ms", figures, statistics.median(times[USUAL] / times[STREAMING] for times in taken))
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    gc.collect()
-    _synchronize()
-    start = time.perf_counter()
-    work()
-    _synchronize()
-    return time.perf_counter() - start
 
 
 def _synchronize() -> None:
@@ -229,25 +239,38 @@ def _memory_here(setting: Setting, work: str, streaming: bool) -> dict[str, Any]
         encoder, texts, device = setting.load(streaming=streaming), setting.texts(), setting.device
         trainer = _trainer(encoder, setting.steps) if work == "train" else None
         encoder.encode(texts[:1])
-        before = _peak(device)
+        before = _reset_peak(device)
         if trainer is None:
             encoder.encode(texts)
         else:
             trainer.train()
-    losses = (
-        [] if trainer is None else [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    )
+    history = [] if trainer is None else trainer.state.log_history
+    losses = [entry["loss"] for entry in history if "loss" in entry]
     return {"peak": _peak(device) - before, "losses": losses}
 
 
+def _reset_peak(device: str) -> float:
+    """Forget the peak so far, in which loading would hide what comes; returns what is taken now, in MiB."""
+    import torch
+
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        gc.collect()
+        # What was freed goes back to the system: else it is used again unseen.
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    return _peak(device)
+
+
 def _peak(device: str) -> float:
+    """The most memory that was taken since :func:`_reset_peak`, in MiB; of the process or of the GPU."""
     import torch
 
     if device != "cpu":
         return torch.cuda.max_memory_allocated(device) / MEBI
-    # Linux counts in KiB, macOS in bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MEBI
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def _print(rows: Sequence[Row]) -> None:

@@ -71,7 +71,8 @@ def maximum_logits(
         weight: ``[vocabulary, hidden]``.
         bias: ``[vocabulary]`` or None.
         tokens: Which rows belong to which text.
-        tile_bytes: Memory for a tile of logits; None takes :data:`TILE_BYTES`.
+        tile_bytes: Memory for a tile of logits; None takes :data:`TILE_BYTES`. A tile has one text and 64
+            columns at least.
 
     Returns:
         ``[texts, vocabulary]``.
@@ -130,7 +131,7 @@ def _forward(
     maxima = hidden.new_zeros(size)
     rows = torch.full(size, -1, dtype=torch.int32, device=hidden.device) if track else None
     # Square tiles read hidden states and weights equally often.
-    for block in _blocks(tokens, math.isqrt(budget)):
+    for block in _blocks(tokens, min(math.isqrt(budget), budget // _COLUMNS)):
         states = hidden[block.rows.flatten()]
         width = max(budget // len(states) // _COLUMNS, 1) * _COLUMNS
         for start in range(0, len(weight), width):
