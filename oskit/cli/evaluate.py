@@ -96,7 +96,12 @@ def evaluate(
     collections, encoders = _sources(arguments, nano_beir, nano_beir_source, split)
     settings = Bm25Settings(bm25_k1, bm25_b, bm25_language) if bm25 else None
     levels = parse_levels(prune_levels) if prune_levels is not None else []
-    prompts = {"query_prompt": dense_query_prompt, "document_prompt": dense_document_prompt}
+    open_dense = partial(
+        DenseModel,
+        query_prompt=dense_query_prompt,
+        document_prompt=dense_document_prompt,
+        batch_size=batch_size,
+    )
     reports = [
         measure(
             {name: partial(open_encoder, name) for name in encoders},
@@ -104,7 +109,7 @@ def evaluate(
             k=k,
             batch_size=batch_size,
             bm25=settings,
-            dense={name: partial(DenseModel, name, batch_size=batch_size, **prompts) for name in dense},
+            dense={name: partial(open_dense, name) for name in dense},
             baseline=baseline,
             prune_levels=levels,
             resamples=resamples,
