@@ -73,7 +73,8 @@ def demo(
         train=train,
     )
     # A terminated demo cleans up like an interrupted one.
-    signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    click.get_current_context().call_on_close(lambda: signal.signal(signal.SIGTERM, before))
     report = run_demo(options, out.note)
     out.result(report.to_dict(), lambda console: print_demo(console, report))
     for path in write_demo(report, output):

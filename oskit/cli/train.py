@@ -48,7 +48,6 @@ def train(
       oskit train my-recipe.yaml --set schedule.steps=100 -o runs/try --dry-run
       oskit train my-recipe.yaml --set 'data.train=[shop.csv, {path: articles, kind: documents}]'
       oskit train runs/quick --resume
-      torchrun --nproc-per-node 4 -m oskit.cli train my-recipe.yaml
     """
     if print_schema:
         _print_schema(out)
