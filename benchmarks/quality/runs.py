@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -117,12 +116,10 @@ class Runner:
             assert variant.base is not None
             encoder = self._untrained(variant.base(self._scale), variant.head, seed)
         else:
-            start = time.perf_counter()
             try:
-                encoder = self._trained(recipe)
+                encoder, seconds = self._trained(recipe)
             except TrainingError as error:
                 return Result(variant.name, seed, {}, failure=error.message)
-            seconds = time.perf_counter() - start
         measured = {}
         for name in variant.collections:
             self._tell(f"{variant.name}, seed {seed}: measuring on {name}")
@@ -144,14 +141,14 @@ class Runner:
             fit_lexical_head(encoder, [json.loads(line)["positive"] for line in lines[seed::step]])
         return encoder
 
-    def _trained(self, recipe: Recipe) -> NeuralSparseEncoder:
-        from oskit.encoder.model import NeuralSparseEncoder
+    def _trained(self, recipe: Recipe) -> tuple[NeuralSparseEncoder, float]:
+        """The trained encoder, and the seconds of training alone."""
         from oskit.training.run import train
 
         self._tell(f"{recipe['name']}, seed {recipe['seed']}: training")
         folder = self._folder(recipe)
-        train(recipe, folder, resume=folder.exists())
-        return NeuralSparseEncoder.from_pretrained(folder / "best")
+        result = train(recipe, folder, resume=folder.exists())
+        return result.load(), sum(stage.seconds for stage in result.stages)
 
     def _folder(self, recipe: Recipe | None) -> Path:
         """Of a run: another recipe has another one, so that an interrupted run can go on."""
