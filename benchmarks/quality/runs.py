@@ -21,7 +21,7 @@ from benchmarks.quality.measure import (
 )
 from benchmarks.quality.variants import VARIANTS, Recipe, Scale, Variant, merged
 from oskit.encoder.report import UntrainedProjectionWarning
-from oskit.errors import TrainingError
+from oskit.errors import TrainingError, TrainingInterrupted
 
 if TYPE_CHECKING:
     from oskit.encoder.model import NeuralSparseEncoder
@@ -118,6 +118,8 @@ class Runner:
         else:
             try:
                 encoder, seconds = self._trained(recipe)
+            except TrainingInterrupted:
+                raise  # no failure: the next call goes on from the checkpoint
             except TrainingError as error:
                 return Result(variant.name, seed, {}, failure=error.message)
         measured = {}
