@@ -415,6 +415,8 @@ def test_ctrl_c_ends_the_command_with_130(cluster_url, client, tiny: TinyModels,
         stderr=subprocess.PIPE,
         cwd=tmp_path,
         text=True,
+        # A shell's background job ignores Ctrl-C, and so would what it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdin is not None
         for number in range(40):
