@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -31,6 +29,7 @@ from oskit.encoder.archive import Archive, open_archive
 from oskit.encoder.manifest import MANIFEST_NAME, Manifest, Parity, Probe, VocabularyRecord, origin
 from oskit.encoder.quiet import quiet_libraries
 from oskit.encoder.runtime import ArchiveEncoder
+from oskit.encoder.versions import installed_versions
 from oskit.encoder.weights import Prune
 from oskit.errors import UntrainedEncoderError, UsageError
 
@@ -219,7 +218,7 @@ def _manifest(job: _Job, archive: Archive, opened: ArchiveEncoder, parity: Parit
             ambiguous_keys=len(vocabulary.ambiguous_keys),
         ),
         onnx_opset=OPSET if archive.model_format == "ONNX" else None,
-        versions=_versions(),
+        versions=installed_versions(_PACKAGES),
         parity=parity,
         probes=_probes(opened, is_encoder),
         notes=tuple(_notes(parts)),
@@ -313,16 +312,6 @@ def _place(model: str) -> str:
     """The folder that ``model`` names, by whatever path; else the name of a repository."""
     path = Path(model)
     return str(path.resolve()) if path.exists() else model
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = package_version(package)
-        except PackageNotFoundError:
-            continue
-    return versions
 
 
 def _tokenizer_json(parts: EncoderParts) -> bytes:

@@ -22,8 +22,7 @@ from tokenizers import Tokenizer
 from exporters.graph import Activation, Pooling, exportable
 from oskit.encoder.manifest import Source
 from oskit.encoder.modules import positions
-from oskit.encoder.runtime import SERVER_MAX_LENGTH
-from oskit.encoder.types import Architecture
+from oskit.encoder.types import SERVER_MAX_LENGTH, Architecture
 from oskit.encoder.vocabulary import Vocabulary
 from oskit.errors import ExportError
 

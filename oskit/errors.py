@@ -182,3 +182,8 @@ class NodeError(OskitError):
     """The local OpenSearch (process or container) cannot be provided."""
 
     exit_code = 8
+
+
+def first_line(error: BaseException, limit: int = 300) -> str:
+    """What another library's error says, one line of at most ``limit`` characters; its class if nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:limit]

@@ -19,9 +19,10 @@ from benchmarks.quality.measure import (
     measure_dense,
     measure_encoder,
 )
-from benchmarks.quality.variants import VARIANTS, Recipe, Scale, Variant, merged
+from benchmarks.quality.variants import VARIANTS, Recipe, Scale, Variant
 from oskit.encoder.report import UntrainedProjectionWarning
 from oskit.errors import TrainingError, TrainingInterrupted
+from oskit.training.recipe_tree import merge
 
 if TYPE_CHECKING:
     from oskit.encoder.model import NeuralSparseEncoder
@@ -105,9 +106,9 @@ class Runner:
         if variant.needs is not None:
             self.result(variant.needs, seed)
             needed = self._folder(self._recipe(VARIANTS[variant.needs], seed)) / "best"
-        recipe = merged(variant.recipe(self._work, self._scale, needed), {"seed": seed})
+        recipe = merge(variant.recipe(self._work, self._scale, needed), {"seed": seed})
         if has_fast_bfloat16():
-            recipe = merged(recipe, {"schedule": {"precision": "bf16"}})
+            recipe = merge(recipe, {"schedule": {"precision": "bf16"}})
         return recipe
 
     def _make(self, variant: Variant, seed: int, recipe: Recipe | None) -> Result:

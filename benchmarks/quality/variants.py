@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.models import BERT_BASE, MBERT, bert, bert_tiny, minilm
 from benchmarks.quality.data import FAQ_ENGLISH, FAQ_SWEDISH, MEDQUAD, Workspace
+from oskit.training.recipe_tree import merge
 
 Recipe = dict[str, Any]
 
@@ -77,15 +77,6 @@ def _mbert(scale: Scale) -> Path:
     return bert(MBERT, scale.layers)
 
 
-def merged(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> Recipe:
-    """A recipe with changes, part by part."""
-    made = copy.deepcopy(dict(recipe))
-    for key, value in changes.items():
-        both = isinstance(value, Mapping) and isinstance(made.get(key), Mapping)
-        made[key] = merged(made[key], value) if both else copy.deepcopy(value)
-    return made
-
-
 def _distilled(name: str, encoder: Path, data: list[Path], scale: Scale, size: tuple[int, int]) -> Recipe:
     """What all trainings have in common: stage 1, the dense teacher over the whole batch, mined negatives."""
     steps, batch_size = size
@@ -122,7 +113,7 @@ def _distilled(name: str, encoder: Path, data: list[Path], scale: Scale, size: t
 def _tiny(name: str, **changes: Any) -> Callable[[Workspace, Scale, Path | None], Recipe]:
     def recipe(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
         made = _distilled(name, bert_tiny(), [work.pairs_file()], scale, scale.tiny)
-        return merged(merged(made, {"schedule": {"learning_rate": 2e-4}}), changes)
+        return merge(merge(made, {"schedule": {"learning_rate": 2e-4}}), changes)
 
     return recipe
 
@@ -135,12 +126,12 @@ def _tiny_stage_2(work: Workspace, scale: Scale, first: Path | None) -> Recipe:
         "normalize": "minmax",
         "scale": 20.0,
     }
-    return merged(_tiny("tiny-stage-2")(work, scale, None), {"teachers": teachers})
+    return merge(_tiny("tiny-stage-2")(work, scale, None), {"teachers": teachers})
 
 
 def _tiny_faq(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
     made = _distilled("tiny-faq", bert_tiny(), [work.faq_file(FAQ_ENGLISH)], scale, scale.tiny)
-    return merged(made, {"schedule": {"learning_rate": 2e-4}})
+    return merge(made, {"schedule": {"learning_rate": 2e-4}})
 
 
 def _minilm(name: str, head: str) -> Callable[[Workspace, Scale, Path | None], Recipe]:
@@ -152,7 +143,7 @@ def _minilm(name: str, head: str) -> Callable[[Workspace, Scale, Path | None], R
             # Its vectors start with thousands of tokens; more weight would prune what the teacher knows.
             "sparsity": {"documents": {"weight": 0.003}, "queries": {"weight": 0.006}},
         }
-        return merged(made, changes)
+        return merge(made, changes)
 
     return recipe
 

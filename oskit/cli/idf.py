@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from oskit.cli.options import output_options
+from oskit.cli.options import SOME_REFUSED, output_options, with_options
 from oskit.errors import DataError
 
 if TYPE_CHECKING:
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 
     from oskit.cli.output import Output
     from oskit.data.documents import Document, Refusal
-
-SOME_REFUSED = 10
-"""Exit code when documents were refused."""
 
 SHOWN = 5
 
@@ -41,15 +39,9 @@ _OPTIONS = [
 # fmt: on
 
 
-def _options(function: Any) -> Any:
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
-
-
 @click.command("idf")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@_options
+@functools.partial(with_options, options=_OPTIONS)
 @output_options
 def idf(sources: tuple[str, ...], out: Output, **options: Any) -> None:
     """Compute idf.json, the query weights of a corpus.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from oskit.cli.options import connection_options, output_options, with_options
+from oskit.cli.options import SOME_REFUSED, connection_options, output_options, with_options
 from oskit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from oskit.cluster.connection import ConnectionSettings
     from oskit.cluster.indexes import IndexSettings
     from oskit.cluster.ingest import IngestReport
-
-SOME_REFUSED = 10
-"""Exit code when documents were refused."""
 
 # fmt: off
 _OPTIONS = [

@@ -11,6 +11,9 @@ import click
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+SOME_REFUSED = 10
+"""Exit code when documents were refused."""
+
 _CONNECTION_OPTIONS = [
     click.option(
         "--url", metavar="URL", help="The cluster; may have a path.  [OSKIT_URL; http://localhost:9200]"

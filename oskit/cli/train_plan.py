@@ -26,12 +26,10 @@ def show_plan(recipe: Recipe, folder: Path, out: Output) -> None:
     from oskit.training.risks import risks
 
     text = resolved_yaml(recipe)
-    for risk in dict.fromkeys(risk for stage in stages_of(recipe) for risk in risks(stage)):
+    recipes = stages_of(recipe)
+    for risk in dict.fromkeys(risk for stage in recipes for risk in risks(stage)):
         out.warn(risk)
-    stages = [
-        _stage_plan(stage, number, _count(stage, out))
-        for number, stage in enumerate(stages_of(recipe), start=1)
-    ]
+    stages = [_stage_plan(stage, number, _count(stage, out)) for number, stage in enumerate(recipes, start=1)]
     plan: dict[str, Any] = {"recipe": recipe.model_dump(mode="json"), "folder": folder, "stages": stages}
     if folder.is_dir() and any(folder.iterdir()):
         out.warn(f"{folder} is not empty: give another -o, or --resume to go on with the run in it")

@@ -91,8 +91,12 @@ class Collection:
         finally:
             seen.close()
 
-    def write(self, folder: str | Path) -> Path:
+    def write(self, folder: str | Path, documents: Iterable[Document] | None = None) -> Path:
         """Write the collection as a folder in BEIR's layout, uncompressed; returns the folder.
+
+        Args:
+            folder: Where.
+            documents: A corpus to stream instead of the collection's own, which memory may not hold.
 
         Raises:
             DataError: The folder cannot be written.
@@ -100,7 +104,9 @@ class Collection:
         folder = Path(folder)
         try:
             (folder / QRELS).mkdir(parents=True, exist_ok=True)
-            _write_lines(folder / CORPUS, map(_corpus_line, self.documents()))
+            _write_lines(
+                folder / CORPUS, map(_corpus_line, self.documents() if documents is None else documents)
+            )
             _write_lines(
                 folder / QUERIES, (_json({"_id": key, "text": text}) for key, text in self.queries.items())
             )

@@ -21,14 +21,7 @@ def read_jsonl(source: str | Path, names: FieldNames) -> Iterator[Document | Ref
     Raises:
         DataError: The file cannot be read, or is one JSON array instead of a record a line.
     """
-    name = source_name(source)
-    for number, line in enumerate_lines(source):
-        where = f"{name}:{number}"
-        if number == 1 and line.lstrip().startswith(b"["):
-            raise DataError(
-                f"{where} begins a JSON array, not a record a line",
-                hint=f"Convert it: jq -c '.[]' {name} | oskit ingest INDEX -",
-            )
+    for where, line in _record_lines(source, into="| oskit ingest INDEX -"):
         yield parse_line(line, names, where)
 
 
@@ -38,14 +31,7 @@ def read_objects_of(source: str | Path) -> Iterator[Record | Refusal]:
     Raises:
         DataError: The file cannot be read, or is one JSON array instead of a record a line.
     """
-    name = source_name(source)
-    for number, line in enumerate_lines(source):
-        where = f"{name}:{number}"
-        if number == 1 and line.lstrip().startswith(b"["):
-            raise DataError(
-                f"{where} begins a JSON array, not a record a line",
-                hint=f"Convert it: jq -c '.[]' {name} > NEW.jsonl",
-            )
+    for where, line in _record_lines(source, into="> NEW.jsonl"):
         raw = line.decode("utf-8", "surrogateescape") if len(line) <= MAX_LINE_BYTES else ""
         try:
             yield Record(where, load_object(line), raw)
@@ -53,6 +39,19 @@ def read_objects_of(source: str | Path) -> Iterator[Record | Refusal]:
             yield Refusal(where, str(error), raw)
         except RecursionError:
             yield Refusal(where, "the JSON is nested too deeply", raw)
+
+
+def _record_lines(source: str | Path, *, into: str) -> Iterator[tuple[str, bytes]]:
+    """``file:line`` and content of each line; ``into`` says what to do with the records of an array."""
+    name = source_name(source)
+    for number, line in enumerate_lines(source):
+        where = f"{name}:{number}"
+        if number == 1 and line.lstrip().startswith(b"["):
+            raise DataError(
+                f"{where} begins a JSON array, not a record a line",
+                hint=f"Convert it: jq -c '.[]' {name} {into}",
+            )
+        yield where, line
 
 
 def parse_line(line: bytes, names: FieldNames, where: str) -> Document | Refusal:

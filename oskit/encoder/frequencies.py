@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from oskit.encoder.idf import MIN_QUERY_WEIGHT
+from oskit.encoder.types import SERVER_MAX_LENGTH
 from oskit.encoder.vocabulary import Vocabulary
 from oskit.errors import DataError, UsageError
 
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from oskit.encoder.types import TextEncoder
-
-SERVER_MAX_LENGTH = 512
-"""Tokens of a text that ML Commons reads at most; what an encoder never sees must not count."""
 
 BLOCK = 256
 """Texts that are tokenized together."""
@@ -66,7 +64,8 @@ def corpus_idf(
     Args:
         texts: The documents' texts, streamed; for documents with titles their passages.
         tokenizer: An encoder, its vocabulary, or a tokenizer of the library ``tokenizers``.
-        max_length: Tokens of a text that count, special tokens around it included; None counts all.
+        max_length: Tokens of a text that count, special tokens around it included, since what an encoder
+            never sees must not count; None counts all.
         progress: Called with the number of texts counted since the last call.
 
     Returns:

@@ -16,7 +16,7 @@ import torch
 from sentence_transformers.sparse_encoder.modules import Dense
 from torch import Tensor, nn
 
-from oskit.errors import BrokenEncoderError
+from oskit.errors import BrokenEncoderError, first_line
 
 WRAPPERS = ("projection", "state_dict", "model_state_dict", "head", "neural_sparse_head")
 """Keys under which the state dict may lie, beside metadata such as ``max_length``; else it is the file."""
@@ -96,7 +96,7 @@ def _load(path: Path) -> dict[str, Any]:
         ) from error
     except Exception as error:  # torch raises RuntimeError, EOFError, OSError, ValueError and others
         raise BrokenEncoderError(
-            f"{path} cannot be read: {_first_line(error)}", hint="Copy or download it again."
+            f"{path} cannot be read: {first_line(error)}", hint="Copy or download it again."
         ) from error
     if not isinstance(state, Mapping):
         raise BrokenEncoderError(
@@ -109,10 +109,6 @@ def _load(path: Path) -> dict[str, Any]:
 def _names(tensors: Mapping[str, Any]) -> str:
     names = sorted(map(str, tensors))
     return ", ".join(map(repr, names[:5])) + (" and more" if len(names) > 5 else "") if names else "nothing"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def projection_module(weight: Tensor, bias: Tensor | None) -> Dense:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from oskit.data.whole import write_whole
 from oskit.encoder.vocabulary import Vocabulary
 from oskit.errors import BrokenEncoderError, UsageError
 
@@ -116,10 +117,8 @@ def write_idf(path: str | Path, vector: NDArray[np.float32], vocabulary: Vocabul
         UsageError: The file cannot be written.
     """
     path = Path(path)
-    part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(idf_table(vector, vocabulary)) + "\n", encoding="ascii")
-        part.replace(path)
+        write_whole(path, json.dumps(idf_table(vector, vocabulary), ensure_ascii=True) + "\n")
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from error

@@ -49,6 +49,4 @@ def inference_free(
     weight = torch.from_numpy(merged[: len(tokenizer.get_vocab())])
     queries = SparseStaticEmbedding(tokenizer=tokenizer, weight=weight, frozen=not trainable)
     router = Router.for_query_document(query_modules=[queries], document_modules=documents)
-    made = type(encoder)(modules=[router], similarity_fn_name="dot", device=str(encoder.device))
-    made.random_projection = encoder.random_projection
-    return made
+    return encoder.with_modules([router])

@@ -19,7 +19,7 @@ from oskit.encoder.modules import Trust, build_modules, check_finite, check_weig
 from oskit.encoder.quiet import quiet_libraries
 from oskit.encoder.report import Activation, LoadReport, UntrainedProjectionWarning, untrained_message
 from oskit.encoder.tiers import Found, Search
-from oskit.errors import BrokenEncoderError, UntrainedEncoderError, UsageError
+from oskit.errors import BrokenEncoderError, UntrainedEncoderError, UsageError, first_line
 
 if TYPE_CHECKING:
     from oskit.encoder.model import NeuralSparseEncoder
@@ -70,9 +70,9 @@ def _check_device(device: str) -> None:
     try:
         torch.empty(1, device=device)
     except Exception as error:  # RuntimeError, AssertionError, ImportError: as many as there are backends
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise UsageError(
-            f"torch cannot use the device {device!r}: {reason}", hint="Use cpu, or leave the choice to torch."
+            f"torch cannot use the device {device!r}: {first_line(error, 200)}",
+            hint="Use cpu, or leave the choice to torch.",
         ) from error
 
 

@@ -30,7 +30,7 @@ from oskit.encoder.quiet import quiet_libraries
 from oskit.encoder.report import Activation, Head, LoadAttempt, LoadReport, Tier
 from oskit.encoder.streaming import attach, streamed
 from oskit.encoder.tiers import DEFAULT_BASE
-from oskit.encoder.types import Architecture
+from oskit.encoder.types import SERVER_MAX_LENGTH, Architecture
 from oskit.encoder.weights import TokenWeightsMixin
 from oskit.errors import BrokenEncoderError, EncoderError, UsageError
 
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from oskit.encoder.vocabulary import Vocabulary
-
-SERVER_MAX_LENGTH = 512
-"""ML Commons never gives a model more tokens than this."""
 
 _KEY = "oskit"
 
@@ -310,6 +307,12 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
         if self.vocabulary.is_ambiguous:
             notes.append("Several token ids decode to the same text: use token ids as keys in the index.")
         return notes
+
+    def with_modules(self, modules: Sequence[nn.Module]) -> Self:
+        """An encoder of other modules, on the same device; it remembers a random projection as this one."""
+        made = type(self)(modules=list(modules), similarity_fn_name="dot", device=str(self.device))
+        made.random_projection = self.random_projection
+        return made
 
     @property
     def architecture(self) -> Architecture:

@@ -12,7 +12,7 @@ import numpy as np
 from oskit.encoder.archive import Archive, open_archive
 from oskit.encoder.backends import Backend, open_backend
 from oskit.encoder.batching import checked_texts, encode_in_batches, rows_to_csr
-from oskit.encoder.types import Architecture
+from oskit.encoder.types import SERVER_MAX_LENGTH, Architecture
 from oskit.encoder.vocabulary import Vocabulary
 from oskit.encoder.weights import TokenWeightsMixin
 from oskit.errors import ArchiveError, EncoderError
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
     from tokenizers import Tokenizer
-
-SERVER_MAX_LENGTH = 512
-"""ML Commons truncates to the tokenizer's own ``max_length``, but never takes more tokens than this."""
 
 MISSING_IDF = 1.0
 """What ML Commons gives a query token that ``idf.json`` does not have."""

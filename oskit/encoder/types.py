@@ -16,6 +16,9 @@ TokenWeights = dict[str, float]
 Architecture = Literal["symmetric", "inference-free"]
 """Whether queries run through the encoder as well, or through a tokenizer and an IDF table."""
 
+SERVER_MAX_LENGTH = 512
+"""Tokens of a text that ML Commons gives a model at most, whatever the tokenizer says."""
+
 KeyFormat = Literal["token", "id"]
 """Keys as token text (ML Commons' WORD format) or as token ids (TOKEN_ID)."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +29,8 @@ class RowWriter:
 
     Args:
         path: The file; it appears when all is written.
-        columns: Name and type (``string``, or ``list`` of strings) of each column.
+        columns: Name and type (``string``, ``list`` of strings, or ``numbers``: a list of float32) of each
+            column.
 
     Raises:
         MissingDependencyError: ``datasets`` is not installed.
@@ -38,7 +42,11 @@ class RowWriter:
             import pyarrow
         except ImportError as error:
             raise MissingDependencyError.for_extra("reading training data", "pyarrow", "train") from error
-        types: dict[str, Any] = {"string": pyarrow.string(), "list": pyarrow.list_(pyarrow.string())}
+        types: dict[str, Any] = {
+            "string": pyarrow.string(),
+            "list": pyarrow.list_(pyarrow.string()),
+            "numbers": pyarrow.list_(pyarrow.float32()),
+        }
         self._path = path
         self._part = path.with_name(f"{path.name}.part")
         self._schema = pyarrow.schema([(name, types[kind]) for name, kind in columns.items()])
@@ -106,6 +114,12 @@ def open_rows(path: Path) -> Dataset:
     return datasets_module().Dataset.from_file(str(path))
 
 
+def blocks_of(dataset: Dataset, size: int = _ROWS) -> Iterator[dict[str, list[Any]]]:
+    """All rows, as columns of ``size`` rows at a time."""
+    for start in range(0, len(dataset), size):
+        yield dataset[start : start + size]
+
+
 def column_of(dataset: Dataset, name: str, rows: NDArray[np.int64] | None = None) -> Iterator[Any]:
     """The values of a column, of all rows or of some, a block at a time in memory."""
     column = dataset.select_columns([name])
@@ -114,6 +128,14 @@ def column_of(dataset: Dataset, name: str, rows: NDArray[np.int64] | None = None
         block = numbers[start : start + _BLOCK]
         found = column[block.start : block.stop] if isinstance(block, range) else column[block.tolist()]
         yield from found[name]
+
+
+class TemporaryFolder:
+    """A folder that goes with this object, or when Python ends; the standard library's warns of the first."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="oskit-data-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 def datasets_module() -> Any:

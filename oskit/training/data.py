@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -19,7 +16,7 @@ from oskit.data.documents import Refusal
 from oskit.data.duplicates import SeenTexts, digest_of
 from oskit.data.values import clean_text
 from oskit.errors import DataError, UsageError
-from oskit.training.arrow import CORPUS, EXAMPLES, RowWriter, open_rows
+from oskit.training.arrow import CORPUS, EXAMPLES, RowWriter, TemporaryFolder, open_rows
 from oskit.training.normalising import query_keys
 from oskit.training.reading import Example, Parsed, read_source
 from oskit.training.sources import DataSource, Kind, as_source
@@ -147,7 +144,7 @@ def load_training_data(
         raise UsageError("there is no training data", hint="Name at least one source")
     temporary = None
     if folder is None:
-        temporary = _TemporaryFolder()
+        temporary = TemporaryFolder()
         folder = temporary.path
     paths = Path(folder) / "examples.arrow", Path(folder) / "corpus.arrow"
     with (
@@ -165,14 +162,6 @@ def load_training_data(
             hint="Training needs pairs of query and text, or documents long enough to make queries of",
         )
     return data
-
-
-class _TemporaryFolder:
-    """A folder that goes with this object, or when Python ends; the standard library's warns of the first."""
-
-    def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="oskit-data-"))
-        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 def _ignore(_count: int) -> None:

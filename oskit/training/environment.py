@@ -6,11 +6,12 @@ import json
 import os
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from oskit.encoder.versions import installed_versions
 
 PACKAGES = (
     *("oskit", "torch", "transformers", "sentence-transformers", "tokenizers", "datasets", "accelerate"),
@@ -20,12 +21,6 @@ PACKAGES = (
 
 def describe_environment() -> dict[str, Any]:
     """Versions of Python and of the packages that matter, the processor, the GPUs."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     return {
         "python": sys.version.split()[0],
@@ -34,7 +29,7 @@ def describe_environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "gpus": gpus,
         "cuda": torch.version.cuda,
-        "packages": versions,
+        "packages": installed_versions(PACKAGES),
     }
 
 

@@ -122,9 +122,7 @@ def check_loss(parts: dict[str, torch.Tensor], step: int, learning_rate: float) 
     values = torch.stack([value.detach().float() for value in parts.values()])
     if bool(torch.isfinite(values).all()):
         return
-    broken = [
-        name for name, value in zip(parts, values.tolist(), strict=True) if not abs(value) < float("inf")
-    ]
+    broken = [name for name, value in zip(parts, values.tolist(), strict=True) if not isfinite(value)]
     raise TrainingError(
         f"the loss is no finite number at step {step} ({', '.join(broken)})",
         hint=f"Lower schedule.learning_rate ({learning_rate:g}), or set schedule.precision: float32.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,16 +90,8 @@ def _collection(data: TrainingData, rows: NDArray[np.int64], folder: str | Path 
     documents = _documents(data, texts)
     if folder is None:
         return Collection(queries, qrels, tuple(documents), name="held-out")
-    # The files beside the corpus first; the corpus itself is streamed.
-    folder = Collection(queries, qrels, (), name="held-out").write(folder)
-    path = folder / CORPUS
-    try:
-        with path.open("w", encoding="utf-8", newline="\n") as file:
-            for item in documents:
-                file.write(json.dumps({"_id": item.id, "text": item.text}, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
-    return Collection(queries, qrels, path, name="held-out")
+    folder = Collection(queries, qrels, (), name="held-out").write(folder, documents)
+    return Collection(queries, qrels, folder / CORPUS, name="held-out")
 
 
 def _documents(data: TrainingData, positives: dict[str, str]) -> Iterator[Document]:

@@ -9,7 +9,6 @@ embeddings that the teachers' cache already holds. The filters are the same: its
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy.typing as npt
 
 from oskit.data.duplicates import digest_of
 from oskit.errors import TrainingError
-from oskit.training.arrow import EXAMPLES, RowWriter, open_rows
+from oskit.training.arrow import EXAMPLES, RowWriter, TemporaryFolder, blocks_of, column_of, open_rows
 from oskit.training.data import TrainingData
 from oskit.training.mining_config import MiningConfig as MiningConfig
 from oskit.training.teachers import EnsembleTeacher
@@ -140,8 +139,8 @@ def mine_negatives(
     miner.find_candidates()
     temporary = None
     if folder is None:
-        temporary = tempfile.TemporaryDirectory(prefix="oskit-mining-")
-        folder = temporary.name
+        temporary = TemporaryFolder()
+        folder = temporary.path
     path = Path(folder) / "mined.arrow"
     with RowWriter(path, EXAMPLES) as writer:
         for row in miner.rows():
@@ -165,12 +164,12 @@ class _Miner:
         self._dense = dense
         self._progress = progress
         self._corpus = data.corpus if data.corpus is not None else _corpus_of(data.examples)
-        self._keys = np.concatenate([_keys(texts) for texts in _texts(self._corpus)])
+        self._keys = np.concatenate([_keys(rows["text"]) for rows in blocks_of(self._corpus, _ROWS)])
         self._candidates: Positions = np.empty((0, 0), dtype=np.int64)
         self._scores: Scores | None = None
         self._queries: dict[str, int] = {}
         self._positives: list[set[int]] = []
-        for rows in _blocks(data.examples):
+        for rows in blocks_of(data.examples, _ROWS):
             for query, key in zip(rows["query"], _keys(rows["positive"]).tolist(), strict=True):
                 number = self._queries.setdefault(query, len(self._queries))
                 if number == len(self._positives):
@@ -193,7 +192,7 @@ class _Miner:
     def rows(self) -> Iterator[tuple[str, str, list[str]]]:
         """The examples with their negatives."""
         done = 0
-        for rows in _blocks(self._examples):
+        for rows in blocks_of(self._examples, _ROWS):
             queries, positives = rows["query"], rows["positive"]
             scores = None if self._dense is None else self._dense.pair_scores(queries, positives)
             chosen: list[list[int]] = []
@@ -290,7 +289,8 @@ class _Miner:
         best = torch.full((len(queries), depth), -torch.inf)
         where = torch.full((len(queries), depth), -1, dtype=torch.int64)
         start = 0
-        for texts in _texts(self._corpus, _BLOCK_DOCUMENTS):
+        for rows in blocks_of(self._corpus, _BLOCK_DOCUMENTS):
+            texts = rows["text"]
             documents = torch.from_numpy(np.array(teacher.embed_documents(texts))).to(device)
             for first in range(0, len(queries), _BLOCK_QUERIES):
                 part = slice(first, first + _BLOCK_QUERIES)
@@ -307,7 +307,7 @@ class _Miner:
     def _search_bm25(self, queries: Sequence[str], depth: int) -> Positions:
         from oskit.evaluation.bm25 import Bm25Index
 
-        index = Bm25Index(text for texts in _texts(self._corpus) for text in texts)
+        index = Bm25Index(column_of(self._corpus, "text"))
         where = np.full((len(queries), depth), -1, dtype=np.int64)
         for number, (positions, _) in enumerate(index.search(queries, depth)):
             where[number, : len(positions)] = positions
@@ -348,22 +348,12 @@ def _keys(texts: Sequence[str]) -> npt.NDArray[np.int64]:
     return np.frombuffer(digests, dtype=np.int64)
 
 
-def _blocks(examples: Dataset) -> Iterator[dict[str, list[Any]]]:
-    for start in range(0, len(examples), _ROWS):
-        yield examples[start : start + _ROWS]
-
-
-def _texts(corpus: Dataset, size: int = _ROWS) -> Iterator[list[str]]:
-    for start in range(0, len(corpus), size):
-        yield list(corpus[start : start + size]["text"])
-
-
 def _corpus_of(examples: Dataset) -> Dataset:
     """The texts of the examples, each once."""
     from datasets import Dataset as Table
 
     texts: dict[str, None] = {}
-    for rows in _blocks(examples):
+    for rows in blocks_of(examples, _ROWS):
         texts.update(dict.fromkeys(rows["positive"]))
         texts.update(dict.fromkeys(text for negatives in rows["negatives"] for text in negatives or []))
     return Table.from_dict({"text": list(texts)})

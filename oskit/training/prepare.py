@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from oskit.data.collection import Collection
+from oskit.data.whole import write_whole
 from oskit.encoder.frequencies import corpus_idf
 from oskit.errors import DataError, TrainingError
-from oskit.training.arrow import column_of, open_rows
+from oskit.training.arrow import EXAMPLES, RowWriter, blocks_of, column_of, open_rows
 from oskit.training.data import TrainingData, load_training_data
 from oskit.training.events import Listener
 from oskit.training.holdout import hold_out
@@ -33,7 +34,6 @@ FACTS = "prepared.json"
 _EXAMPLES = "ready.arrow"
 _HELD_OUT = "held-out"
 _IDF = "idf.npy"
-_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,8 @@ def prepare(recipe: Recipe, folder: Path, vocabulary: Vocabulary, listener: List
     folder.mkdir(parents=True, exist_ok=True)
     maker = _Maker(recipe, folder, vocabulary, listener)
     facts = maker.make()
-    part = folder / f"{FACTS}.part"
-    part.write_text(json.dumps(facts.to_dict(), indent=1) + "\n", encoding="utf-8")
-    part.replace(folder / FACTS)  # last of all: its presence says that the rest is whole
+    # Last of all: its presence says that the rest is whole.
+    write_whole(folder / FACTS, json.dumps(facts.to_dict(), indent=1) + "\n")
 
 
 def open_prepared(recipe: Recipe, folder: Path) -> Prepared:
@@ -280,25 +279,12 @@ class _Maker:
 
     def _write(self, examples: Dataset, negatives: int) -> None:
         """The examples as the trainer reads them."""
-        import pyarrow
-
-        types: list[tuple[str, Any]] = [
-            ("query", pyarrow.string()),
-            ("positive", pyarrow.string()),
-            ("negatives", pyarrow.list_(pyarrow.string())),
-        ]
-        if LABEL in examples.column_names:
-            types.append((LABEL, pyarrow.list_(pyarrow.float32())))
-        schema = pyarrow.schema(types)
-        part = self._folder / f"{_EXAMPLES}.part"
-        try:
-            with pyarrow.OSFile(str(part), "wb") as file, pyarrow.ipc.new_stream(file, schema) as writer:
-                for start in range(0, len(examples), _ROWS):
-                    rows = _filled(examples[start : start + _ROWS], negatives)
-                    writer.write_batch(pyarrow.record_batch([rows[name] for name, _ in types], schema=schema))
-            part.replace(self._folder / _EXAMPLES)
-        except OSError as error:
-            raise DataError(f"cannot write {part}: {error.strerror or error}") from error
+        columns = {**EXAMPLES, LABEL: "numbers"} if LABEL in examples.column_names else EXAMPLES
+        with RowWriter(self._folder / _EXAMPLES, columns) as writer:
+            for rows in blocks_of(examples):
+                filled = _filled(rows, negatives)
+                for row in zip(*(filled[name] for name in columns), strict=True):
+                    writer.add(*row)
 
 
 def _labels_in_advance(recipe: Recipe) -> bool:

@@ -14,7 +14,7 @@ from oskit.data.documents import Document, FieldNames, Record, Refusal
 from oskit.data.files import read_records
 from oskit.data.jsonl import read_jsonl
 from oskit.data.values import text_of
-from oskit.errors import DataError
+from oskit.errors import DataError, first_line
 from oskit.training.arrow import datasets_module
 from oskit.training.queries import make_queries
 from oskit.training.sources import (
@@ -108,9 +108,8 @@ def _load_from_hub(source: DataSource) -> Any:
     try:
         return datasets.load_dataset(source.hub, source.subset, split=source.split, revision=source.revision)
     except Exception as error:  # whatever huggingface_hub, its HTTP library, fsspec and pyarrow raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise DataError(
-            f"the data set {source.name} cannot be loaded from the Hugging Face Hub: {reason}",
+            f"the data set {source.name} cannot be loaded from the Hugging Face Hub: {first_line(error)}",
             hint="Check its name, subset, split, the network, HF_HUB_OFFLINE and the login; or give a file",
         ) from error
 
@@ -120,8 +119,7 @@ def _load_saved(path: Path) -> Any:
     try:
         return datasets.load_from_disk(str(path))
     except Exception as error:  # pyarrow's, or of whatever kind a cut-off JSON leads to
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise DataError(f"the data set saved in {path} cannot be loaded: {reason}") from error
+        raise DataError(f"the data set saved in {path} cannot be loaded: {first_line(error)}") from error
 
 
 def _parse(values: Mapping[str, Any], layout: Layout, source: DataSource, seed: int) -> Parsed:

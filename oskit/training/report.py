@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from oskit.data.whole import write_whole
 from oskit.errors import DataError
 from oskit.evaluation.significance import Significance
 from oskit.training.measuring import Figures
@@ -67,9 +68,7 @@ class StageResult:
 
     def write(self, path: Path) -> None:
         """Write all of it, figures of each query included, whole or not at all."""
-        part = path.with_name(f"{path.name}.part")
-        part.write_text(json.dumps({**asdict(self), "folder": "", "best": self.best.name}), encoding="utf-8")
-        part.replace(path)
+        write_whole(path, json.dumps({**asdict(self), "folder": "", "best": self.best.name}))
 
     @classmethod
     def read(cls, path: Path) -> StageResult:

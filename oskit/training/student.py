@@ -80,19 +80,13 @@ def finish_student(
     if wanted == "symmetric":
         if encoder.architecture == "symmetric":
             return encoder
-        return _of_modules(encoder, list(encoder.document_modules))
+        return encoder.with_modules(encoder.document_modules)
     if part.idf is not None:
         idf = idf_vector(read_idf(part.idf), encoder.vocabulary)
     elif encoder.architecture == "inference-free":
         idf = encoder.query_idf()
     assert idf is not None
     return inference_free(encoder, idf, trainable=part.train_query_weights)
-
-
-def _of_modules(encoder: NeuralSparseEncoder, modules: list[nn.Module]) -> NeuralSparseEncoder:
-    made = NeuralSparseEncoder(modules=modules, similarity_fn_name="dot", device=str(encoder.device))
-    made.random_projection = encoder.random_projection
-    return made
 
 
 def keep_layers(encoder: NeuralSparseEncoder, number: int) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from oskit.errors import DataError, TrainingError
+from oskit.training.arrow import blocks_of, column_of
 from oskit.training.score_cache import ScoreCache
 from oskit.training.teacher_config import (
     CrossEncoderConfig,
@@ -377,8 +378,7 @@ def _finite(scores: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _pairs(examples: Dataset) -> Iterator[tuple[list[str], list[str], int]]:
     """Queries and their candidates, aligned, and of how many examples they are."""
-    for start in range(0, len(examples), _ROWS):
-        rows = examples[start : start + _ROWS]
+    for rows in blocks_of(examples, _ROWS):
         queries: list[str] = []
         texts: list[str] = []
         for query, positive, negatives in zip(
@@ -393,11 +393,7 @@ def _pairs(examples: Dataset) -> Iterator[tuple[list[str], list[str], int]]:
 def _offsets(examples: Dataset) -> NDArray[np.int64]:
     if not len(examples):
         raise TrainingError("there are no examples to label", hint="Check the training data.")
-    counts = [
-        1 + len(negatives or [])
-        for start in range(0, len(examples), _ROWS)
-        for negatives in examples[start : start + _ROWS]["negatives"]
-    ]
+    counts = [1 + len(negatives or []) for negatives in column_of(examples, "negatives")]
     return np.cumsum([0, *counts], dtype=np.int64)
 
 

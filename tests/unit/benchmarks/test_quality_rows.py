@@ -12,7 +12,8 @@ from benchmarks.quality.measure import MAX_RATIO, Measured, Point
 from benchmarks.quality.rows import ROWS, spread
 from benchmarks.quality.runs import BM25, DENSE, Result
 from benchmarks.quality.tables import lines, markdown
-from benchmarks.quality.variants import VARIANTS, merged
+from benchmarks.quality.variants import VARIANTS
+from oskit.training.recipe_tree import merge
 
 
 def measured(ndcg: float, *points: Point, queries: int = 20) -> Measured:
@@ -116,7 +117,7 @@ def test_seeds_are_one_line_with_mean_and_spread() -> None:
 
 def test_changes_of_a_recipe_are_merged_part_by_part() -> None:
     recipe = {"a": {"b": 1, "c": {"d": 2}}, "e": [1]}
-    assert merged(recipe, {"a": {"c": {"f": 3}}, "e": None}) == {
+    assert merge(recipe, {"a": {"c": {"f": 3}}, "e": None}) == {
         "a": {"b": 1, "c": {"d": 2, "f": 3}},
         "e": None,
     }

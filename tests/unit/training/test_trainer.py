@@ -31,13 +31,7 @@ from tests import tiny
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny BERT without dropout: micro batches then compute what the whole batch computes."""
-    import json
-
-    folder = tiny.build("bert", tmp_path_factory.mktemp("trainer") / "bert")
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
+    return tiny.without_dropout(tiny.build("bert", tmp_path_factory.mktemp("trainer") / "bert"))
 
 
 @pytest.fixture(scope="module")
