@@ -49,6 +49,8 @@ def load_student(part: EncoderPart, *, seed: int) -> NeuralSparseEncoder:
     encoder.model_card_data.local_files_only = True
     if part.layers is not None:
         keep_layers(encoder, part.layers)
+    if part.dropout is not None:
+        set_dropout(encoder, part.dropout)
     return encoder
 
 
@@ -117,6 +119,15 @@ def keep_layers(encoder: NeuralSparseEncoder, number: int) -> None:
     config.num_hidden_layers = number
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:number]
+
+
+def set_dropout(encoder: NeuralSparseEncoder, share: float) -> None:
+    """Let training drop this share of activations; the configuration that is saved stays as it is."""
+    for module in encoder.document_transformer.model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = share
+        elif isinstance(getattr(module, "attention_dropout", None), float):  # ModernBERT, DeBERTa-v2 and others
+            module.attention_dropout = share
 
 
 def head_parameters(encoder: NeuralSparseEncoder) -> list[nn.Parameter]:
