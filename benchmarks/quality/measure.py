@@ -92,13 +92,13 @@ class Measured:
 
 
 def measure_encoder(
-    encoder: NeuralSparseEncoder, collection: Collection, *, batch_size: int = 32
+    encoder: NeuralSparseEncoder, collection: Collection, *, pruned: bool = True, batch_size: int = 32
 ) -> Measured:
-    """Rank exactly, with all weights and pruned."""
-    rules = [Prune.parse(MAX_RATIO), *(Prune.parse(f"top_k:{k}") for k in TOP_K)]
+    """Rank exactly, with all weights and, if ``pruned``, with less of them too."""
+    rules = [Prune.parse(MAX_RATIO), *(Prune.parse(f"top_k:{k}") for k in TOP_K)] if pruned else []
     with fast_matrices():
-        whole, pruned = rank_pruned(encoder, collection, rules, k=DEPTH, batch_size=batch_size)
-    found = {"none": (whole.run, whole.sparsity), **pruned}
+        whole, levels = rank_pruned(encoder, collection, rules, k=DEPTH, batch_size=batch_size)
+    found = {"none": (whole.run, whole.sparsity), **levels}
     points = [
         Point(rule, _mean(run, collection.qrels), cost.flops, cost.postings, cost.document_active)
         for rule, (run, cost) in found.items()

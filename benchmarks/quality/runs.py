@@ -126,7 +126,7 @@ class Runner:
         measured = {}
         for name in variant.collections:
             self._tell(f"{variant.name}, seed {seed}: measuring on {name}")
-            measured[name] = measure_encoder(encoder, self._work.collection(name))
+            measured[name] = measure_encoder(encoder, self._work.collection(name), pruned=variant.pruned)
         return Result(variant.name, seed, measured, seconds)
 
     def _untrained(self, folder: Path, head: str, seed: int) -> NeuralSparseEncoder:
@@ -151,7 +151,9 @@ class Runner:
         self._tell(f"{recipe['name']}, seed {recipe['seed']}: training")
         folder = self._folder(recipe)
         result = train(recipe, folder, resume=folder.exists())
-        return result.load(), sum(stage.seconds for stage in result.stages)
+        encoder = result.load()
+        encoder.max_seq_length = self._scale.max_length
+        return encoder, sum(stage.seconds for stage in result.stages)
 
     def _folder(self, recipe: Recipe | None) -> Path:
         """Of a run: another recipe has another one, so that an interrupted run can go on."""

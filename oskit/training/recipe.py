@@ -46,7 +46,7 @@ class EncoderPart(Part):
         activation: ``relu`` or ``log1p_relu`` (one more log1p); None for what the encoder says.
         max_length: Tokens that a text is truncated to, in training and afterwards; None for its own.
         layers: Keep the first layers of the transformer only; None for all.
-        dropout: Share of activations that training drops; None for what the encoder's configuration says. With 0
+        dropout: Share of activations that training drops; None for what the configuration says. At 0
             a short distillation learns faster, and a step on a CPU takes less time.
         head: What becomes of a projection to the vocabulary that the base does not have: ``random`` weights,
             or ``lexical`` ones, fitted so that a text weighs its own tokens. A trained head stays as it is.

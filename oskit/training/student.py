@@ -126,7 +126,7 @@ def set_dropout(encoder: NeuralSparseEncoder, share: float) -> None:
     for module in encoder.document_transformer.model.modules():
         if isinstance(module, nn.Dropout):
             module.p = share
-        elif isinstance(getattr(module, "attention_dropout", None), float):  # ModernBERT, DeBERTa-v2 and others
+        elif isinstance(getattr(module, "attention_dropout", None), float):  # ModernBERT and others
             module.attention_dropout = share
 
 
