@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from oskit.data.collection import Collection
 from oskit.data.documents import Document
@@ -25,6 +26,9 @@ FAQ_ENGLISH, FAQ_SWEDISH = "faq-en", "faq-sv"
 _FAQ_LANGUAGES = {FAQ_ENGLISH: "en", FAQ_SWEDISH: "sv"}
 _WORDS = 200
 """Words of an answer that are kept for training: more than any encoder here reads of it."""
+
+_DEV = 60
+"""Questions for figures while training runs."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,29 @@ class Workspace:
         """English questions and answers, ``{"query": …, "positive": …}``, answers cut to some words."""
         path = self.work / f"medquad-{self.pairs or 'all'}.jsonl"
         if not path.is_file():
-            with lzma.open(_present(self.data / PAIRS), "rt", encoding="utf-8") as file:
-                records = [json.loads(line) for line in file]
-            chosen = random.Random(0).sample(records, min(self.pairs or len(records), len(records)))
-            lines = ((record["query"], answer) for record in chosen for answer in record["pos"])
-            _write(path, ((query, " ".join(answer.split()[:_WORDS])) for query, answer in lines))
+            records = self._records()
+            random.Random(0).shuffle(records)
+            records = records[_DEV : _DEV + self.pairs] if self.pairs else records[_DEV:]
+            lines = ((record["query"], answer) for record in records for answer in record["pos"])
+            _write(path, ((query, _cut(answer)) for query, answer in lines))
         return path
+
+    def dev_folder(self) -> Path:
+        """A few English questions that are not in :meth:`pairs_file`, for figures while training runs.
+
+        The verdicts come from whole collections afterwards; a hold-out of the training data would be measured
+        before and after each training too, which takes as long as the training.
+        """
+        folder = self.work / "medquad-dev"
+        if not folder.is_dir():
+            records = self._records()
+            random.Random(0).shuffle(records)
+            _write_dev(folder, records[:_DEV])
+        return folder
+
+    def _records(self) -> list[dict[str, Any]]:
+        with lzma.open(_present(self.data / PAIRS), "rt", encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
 
     def faq_file(self, name: str) -> Path:
         """The FAQ's questions and answers without those that are held out."""
@@ -96,6 +117,27 @@ def reduced(collection: Collection, size: int) -> Collection:
     assert isinstance(collection.corpus, Path)
     judged = frozenset(document for grades in collection.qrels.values() for document in grades)
     return replace(collection, corpus=_reduced_documents(collection.corpus, judged, size))
+
+
+def _cut(answer: str) -> str:
+    return " ".join(answer.split()[:_WORDS])
+
+
+def _write_dev(folder: Path, records: list[dict[str, Any]]) -> None:
+    """A collection in BEIR's layout, each question with its answers."""
+    staging = folder.with_name(f".{folder.name}")
+    (staging / "qrels").mkdir(parents=True, exist_ok=True)
+    corpus, queries, qrels = [], [], ["query-id\tcorpus-id\tscore"]
+    for number, record in enumerate(records):
+        queries.append({"_id": f"q{number}", "text": record["query"]})
+        for place, answer in enumerate(record["pos"]):
+            corpus.append({"_id": f"d{number}-{place}", "text": _cut(answer)})
+            qrels.append(f"q{number}\td{number}-{place}\t1")
+    for name, rows in (("corpus", corpus), ("queries", queries)):
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (staging / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    (staging / "qrels" / "test.tsv").write_text("\n".join(qrels) + "\n", encoding="utf-8")
+    staging.rename(folder)
 
 
 def _present(path: Path) -> Path:

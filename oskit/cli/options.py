@@ -53,6 +53,12 @@ _CONNECTION_OPTIONS = [
     click.option(
         "--timeout", type=float, metavar="SECONDS", help="Limit of one request.  [OSKIT_TIMEOUT; 60]"
     ),
+    click.option(
+        "--retry-for",
+        type=float,
+        metavar="SECONDS",
+        help="How long to wait for a cluster that is busy or restarting.  [OSKIT_RETRY_FOR; 120]",
+    ),
 ]
 
 
@@ -65,6 +71,7 @@ _CONNECTION_NAMES = (
     "client_key",
     "insecure",
     "timeout",
+    "retry_for",
 )
 
 

@@ -7,7 +7,6 @@ reason.
 
 from __future__ import annotations
 
-import random
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from opensearchpy.exceptions import TransportError
 
 from oskit.cluster.failures import cluster_errors, error_reason
-from oskit.cluster.retry import DEFAULT_POLICY, RetryPolicy, is_transient
+from oskit.cluster.retry import Patience, is_transient, policy_of, tell
 from oskit.data.documents import Document
 from oskit.errors import IndexingError
 
@@ -70,7 +69,8 @@ class BulkOutcome:
 @dataclass
 class _Pending:
     item: BulkItem
-    attempts: int = 0
+    patience: Patience | None = None
+    """Begins with the item's first refusal that may pass."""
 
 
 class BulkSender:
@@ -79,10 +79,9 @@ class BulkSender:
     Use one for each thread.
 
     Args:
-        client: Client without retries of its own.
+        client: Its policy (:mod:`oskit.cluster.retry`) holds for each item and each request.
         index: The index; document ids come with the items.
         pipeline: Ingest pipeline that encodes the documents; ``"_none"`` for none.
-        policy: Attempts for each item, and their distance.
         request_timeout: Limit of one request in seconds; None for the client's.
         stop: When it is set, :meth:`send` returns early, with the items that were not sent unaccounted for.
     """
@@ -93,17 +92,17 @@ class BulkSender:
         index: str,
         *,
         pipeline: str = "_none",
-        policy: RetryPolicy = DEFAULT_POLICY,
         request_timeout: float | None = None,
         stop: threading.Event | None = None,
     ) -> None:
         self._client = client
         self._index = index
-        self._policy = policy
+        self._policy = policy_of(client)
         self._stop = stop or threading.Event()
         self._limit = _MAX_DOCUMENTS
         self._ceiling = _MAX_DOCUMENTS
-        self._failures = 0  # requests in a row that failed as a whole
+        self._patience = Patience(self._policy)  # with requests that fail as a whole
+        self._pause_s = 0.0  # before the next request
         self._params: dict[str, Any] = {
             "pipeline": pipeline,
             "filter_path": "items.*.status,items.*.error",
@@ -125,21 +124,16 @@ class BulkSender:
         waiting = deque(_Pending(item) for item in items)
         while waiting and not self._stop.is_set():
             batch = [waiting.popleft() for _ in range(min(self._limit, len(waiting)))]
+            self._pause_s = 0.0
             again = self._send_batch(batch, outcome)
-            busy = max([self._failures, *(pending.attempts for pending in again)])
-            if again and busy:
+            if again and self._pause_s:
                 outcome.retries += len(again)
                 self._limit = max(1, len(batch) // 2)
-                self._stop.wait(self._wait_s(busy))
+                self._stop.wait(self._pause_s)
             elif not again:
                 self._limit = min(self._limit * 2, self._ceiling)
             waiting.extendleft(reversed(again))
         return outcome
-
-    def _wait_s(self, attempt: int) -> float:
-        """Full jitter, as in :mod:`oskit.cluster.retry`."""
-        upper = min(self._policy.max_wait_s, self._policy.first_wait_s * 2 ** (attempt - 1))
-        return random.uniform(0, upper)  # noqa: S311 - not a secret
 
     def _send_batch(self, batch: list[_Pending], outcome: BulkOutcome) -> list[_Pending]:
         """One request; returns what has to be sent again."""
@@ -148,7 +142,7 @@ class BulkSender:
             answer = self._client.bulk(body=body, index=self._index, params=dict(self._params))
         except TransportError as failure:
             return self._after_failure(failure, batch, outcome)
-        self._failures = 0
+        self._patience = Patience(self._policy)
         items = answer.get("items") or []
         if len(items) != len(batch):
             raise IndexingError(f"the cluster answered for {len(items)} of {len(batch)} documents")
@@ -168,8 +162,10 @@ class BulkSender:
             if status == 413:
                 self._ceiling = self._limit
             return batch
-        self._failures += 1
-        if is_transient(failure) and self._failures < self._policy.attempts:
+        wait = self._patience.wait_s(failure) if is_transient(failure) else None
+        if wait is not None:
+            tell(failure, wait)
+            self._pause_s = wait
             return batch
         with cluster_errors(f"index documents into {self._index!r}", IndexingError):
             raise failure
@@ -186,8 +182,8 @@ class BulkSender:
                 outcome.indexed += 1
                 continue
             reason = item_reason(result.get("error"))
-            pending.attempts += 1
-            if _passes(status, reason) and pending.attempts < self._policy.attempts:
+            if _passes(status, reason) and (wait := self._item_wait_s(pending, reason)) is not None:
+                self._pause_s = max(self._pause_s, wait)
                 again.append(pending)
             elif hint := _not_the_documents_fault(status, reason):
                 raise IndexingError(
@@ -196,6 +192,10 @@ class BulkSender:
             else:
                 outcome.refused.append(RefusedItem(pending.item.document, status, reason))
         return again
+
+    def _item_wait_s(self, pending: _Pending, reason: str) -> float | None:
+        pending.patience = pending.patience or Patience(self._policy)
+        return pending.patience.wait_s(reason)
 
 
 def _passes(status: int, reason: str) -> bool:

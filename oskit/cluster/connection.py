@@ -20,6 +20,7 @@ from opensearchpy.exceptions import ConnectionError as TransportFailure
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_validator, model_validator
 
 from oskit.cluster.failures import cluster_errors, error_reason
+from oskit.cluster.retry import RETRY_FOR_S, RetryingTransport, RetryPolicy
 from oskit.errors import ClusterConnectionError, UsageError
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class ConnectionSettings(BaseModel):
         client_key: PEM file with the client's unencrypted key.
         insecure: Do not verify the cluster's certificate.
         timeout: Limit of one request in seconds.
+        retry_for: Seconds for which a request is sent again that fails for a passing reason; 0 for never.
 
     Raises:
         UsageError: A value cannot be right; names the option and its environment variable.
@@ -72,6 +74,7 @@ class ConnectionSettings(BaseModel):
     client_key: str | None = None
     insecure: bool = False
     timeout: float = DEFAULT_TIMEOUT_S
+    retry_for: float = RETRY_FOR_S
 
     @model_validator(mode="before")
     @classmethod
@@ -96,6 +99,13 @@ class ConnectionSettings(BaseModel):
     def _timeout_is_positive(cls, value: float) -> float:
         if not 0 < value < float("inf"):
             raise UsageError(f"{_named('timeout')} must be a positive number of seconds, not {value:g}")
+        return value
+
+    @field_validator("retry_for")
+    @classmethod
+    def _retrying_ends(cls, value: float) -> float:
+        if not 0 <= value < float("inf"):
+            raise UsageError(f"{_named('retry_for')} must be a number of seconds from 0 on, not {value:g}")
         return value
 
     @model_validator(mode="after")
@@ -164,6 +174,7 @@ _ENVIRONMENT = {
     "client_key": "OSKIT_CLIENT_KEY",
     "insecure": "OSKIT_INSECURE",
     "timeout": "OSKIT_TIMEOUT",
+    "retry_for": "OSKIT_RETRY_FOR",
 }
 
 
@@ -229,10 +240,13 @@ class _Connection(Urllib3HttpConnection):
             raise
 
 
-def connect(settings: ConnectionSettings) -> OpenSearch:
+def connect(settings: ConnectionSettings, *, policy: RetryPolicy | None = None) -> OpenSearch:
     """A client of the cluster; sends nothing yet.
 
-    The client itself never retries: what is worth another attempt is decided by :mod:`oskit.cluster.retry`.
+    Args:
+        settings: Where and as whom.
+        policy: How long and how far apart failed requests are sent again (:mod:`oskit.cluster.retry`); the
+            default one with ``settings.retry_for`` if None.
 
     Raises:
         UsageError: A certificate or key file cannot be used.
@@ -254,7 +268,8 @@ def connect(settings: ConnectionSettings) -> OpenSearch:
         ssl_context=_ssl_context(settings) if secure else None,
         timeout=settings.timeout,
         pool_maxsize=POOL_SIZE,
-        max_retries=0,
+        transport_class=RetryingTransport,
+        policy=policy or RetryPolicy(retry_for_s=settings.retry_for),
     )
 
 

@@ -30,7 +30,7 @@ from oskit.cluster.models import (
 )
 from oskit.cluster.plan import DeploymentPlan, plan_deployment
 from oskit.cluster.predict import is_ready
-from oskit.cluster.retry import is_transient, with_retries
+from oskit.cluster.retry import is_transient, policy_of, with_retries
 from oskit.cluster.settings import configure, raise_for_problems
 from oskit.cluster.upload import (
     Notify,
@@ -261,7 +261,6 @@ class _Deployment:
             model_id,
             present=present,
             progress=self._progress,
-            notify=self.notify,
         )
 
     def _deployed_model(self, model_id: str, plan: DeploymentPlan) -> ModelInfo:
@@ -348,7 +347,7 @@ class _Deployment:
                 raise
 
         with cluster_errors(action, ModelError):
-            return with_retries(attempt)
+            return with_retries(attempt, policy_of(self._client))
 
     def _finished(self, task_id: str | None, model_id: str) -> dict[str, Any] | None:
         """The task once it is finished; the model's state stands in for a task that we do not know."""

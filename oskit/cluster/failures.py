@@ -114,7 +114,7 @@ def _shorten(text: str) -> str:
     return line if len(line) <= MAX_REASON_LENGTH else f"{line[: MAX_REASON_LENGTH - 1]}…"
 
 
-def _chain(failure: BaseException | None) -> Iterator[BaseException]:
+def causes_of(failure: BaseException | None) -> Iterator[BaseException]:
     """``failure`` and everything below it: causes, contexts, wrapped exceptions in ``args`` and ``info``."""
     pending: list[Any] = [failure]
     seen: set[int] = set()
@@ -141,7 +141,7 @@ def _connection_error(failure: TransportFailure, action: str) -> ClusterConnecti
 
 def _connection_problem(failure: TransportFailure, url: str) -> tuple[str, str]:
     """What is wrong with the connection ("URL does ...") and what to do."""
-    causes = list(_chain(failure))
+    causes = list(causes_of(failure))
     tls = next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None)
     if tls is not None or isinstance(failure, TransportTlsFailure):
         return _tls_problem(tls)

@@ -25,7 +25,7 @@ from oskit.cluster.items import ItemMaker
 from oskit.cluster.models import ModelInfo, find_model
 from oskit.cluster.predict import await_ready
 from oskit.cluster.refresh import RefreshPause
-from oskit.cluster.retry import DEFAULT_POLICY, RetryPolicy
+from oskit.cluster.retry import impatient
 from oskit.cluster.senders import Senders
 from oskit.data.documents import Document, Refusal
 from oskit.data.duplicates import DuplicateFilter
@@ -85,7 +85,6 @@ def ingest(
     workers: int = 2,
     dead_letter: str | Path | None = None,
     progress: Callable[[int], object] | None = None,
-    policy: RetryPolicy = DEFAULT_POLICY,
     notify: Callable[[str], None] | None = None,
 ) -> IngestReport:
     """Create an index unless it is there, and load documents into it.
@@ -111,7 +110,6 @@ def ingest(
         workers: Requests in flight.
         dead_letter: File for what is refused, appended to; None keeps only the counts.
         progress: Called with the number of further documents whose fate is known; from several threads.
-        policy: Attempts for each document and request.
         notify: Told, in one line, that the model is being waited for, as after the restart of a node.
 
     Raises:
@@ -143,7 +141,6 @@ def ingest(
         account,
         workers=workers,
         pipeline=pipeline,
-        policy=policy,
         request_timeout=CLUSTER_REQUEST_TIMEOUT_S if model else None,
         bulk_documents=bulk_documents or (100 if model else 500),
         bulk_bytes=bulk_bytes,
@@ -296,8 +293,8 @@ def _load(
                 senders.put(maker.make(window))
                 _stop_if_hopeless(account)
     except BaseException as error:
-        with suppress(OskitError):
-            refresh.finish(RetryPolicy(attempts=2))
+        with suppress(OskitError), impatient(client):
+            refresh.finish()
         if isinstance(error, KeyboardInterrupt):
             raise IngestInterrupted(account.report()) from None
         if isinstance(error, OskitError):

@@ -15,7 +15,6 @@ from opensearchpy import OpenSearch
 from opensearchpy.exceptions import ConflictError, NotFoundError, TransportError
 
 from oskit.cluster.failures import cluster_errors
-from oskit.cluster.retry import with_retries
 from oskit.errors import ModelError
 
 Result = TypeVar("Result")
@@ -110,8 +109,8 @@ def _model(model_id: str, source: dict[str, Any]) -> ModelInfo:
 
 
 def request(client: OpenSearch, method: str, path: str, body: Any = None) -> Any:
-    """One idempotent request to ML Commons, with retries; failures stay those of opensearch-py."""
-    return with_retries(lambda: client.transport.perform_request(method, ML + path, body=body))
+    """One request to ML Commons; failures stay those of opensearch-py."""
+    return client.transport.perform_request(method, ML + path, body=body)
 
 
 def _has_no_index(failure: TransportError) -> bool:
@@ -210,7 +209,7 @@ def pipelines_using(client: OpenSearch, model_id: str) -> list[str]:
     with cluster_errors("read the pipelines", ModelError):
         for kind, path in (("ingest", "/_ingest/pipeline"), ("search", "/_search/pipeline")):
             try:
-                pipelines = with_retries(lambda path=path: client.transport.perform_request("GET", path))  # type: ignore[misc]
+                pipelines = client.transport.perform_request("GET", path)
             except NotFoundError:  # there are none
                 continue
             users += [

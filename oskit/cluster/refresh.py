@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from oskit.cluster.failures import cluster_errors
 from oskit.cluster.indexes import META_KEY
-from oskit.cluster.retry import DEFAULT_POLICY, RetryPolicy, with_retries
 from oskit.errors import IndexingError
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class RefreshPause:
             self._paused = True
             self._set_interval("-1")
 
-    def finish(self, policy: RetryPolicy = DEFAULT_POLICY) -> None:
+    def finish(self) -> None:
         """Restore what was before and refresh once, so that everything indexed is found.
 
         Raises:
@@ -56,12 +55,10 @@ class RefreshPause:
             if self._paused:
                 own = dict(self._meta.get(META_KEY, {}))
                 before = own.pop(_LEFT_BEHIND, _DEFAULT)
-                with_retries(
-                    lambda: self._set_interval(None if before == _DEFAULT else before), policy=policy
-                )
+                self._set_interval(None if before == _DEFAULT else before)
                 self._write_meta({**self._meta, META_KEY: own})
                 self._paused = False
-            with_retries(lambda: self._client.indices.refresh(index=self._index), policy=policy)
+            self._client.indices.refresh(index=self._index)
 
     def _read_meta(self) -> dict[str, Any]:
         with cluster_errors(f"read the index {self._index!r}", IndexingError):

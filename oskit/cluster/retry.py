@@ -1,51 +1,106 @@
 """The retry policy, in one place: what is worth another attempt, how often and how far apart.
 
-opensearch-py's own retries are off (:func:`oskit.cluster.connection.connect`), so that nothing is sent
-again behind the back of a caller who must not send it twice.
+:class:`RetryingTransport` applies it to every request of a client of
+:func:`oskit.cluster.connection.connect`, so that no caller has to think of it. Two things are left to
+callers, with the same :class:`Patience`: bulk requests, whose documents are retried one by one
+(:mod:`oskit.cluster.bulk`), and requests that must not be sent twice blindly (:func:`with_retries`).
+docs/reliability.md explains it to users.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import random
+import re
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from opensearchpy import OpenSearch, Transport
 from opensearchpy.exceptions import ConnectionError as TransportFailure
 from opensearchpy.exceptions import SSLError, TransportError
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from oskit.cluster.failures import error_reason
+from oskit.cluster.failures import causes_of, error_reason
 
 Result = TypeVar("Result")
 
 TRANSIENT_STATUS = frozenset({429, 502, 503, 504})
 """Busy, or a node or proxy that is being restarted."""
 
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How often and how far apart.
-
-    The wait before attempt n+1 is random in 0 … min(max_wait_s, first_wait_s · 2^(n-1)), "full jitter",
-    so that clients that failed together do not come back together.
-
-    Attributes:
-        attempts: Attempts in all, the first included.
-        first_wait_s: Upper limit of the first wait, in seconds.
-        max_wait_s: Upper limit of every wait, in seconds.
-    """
-
-    attempts: int = 5
-    first_wait_s: float = 1.0
-    max_wait_s: float = 20.0
-
-
-DEFAULT_POLICY = RetryPolicy()
-
 HEAP_PAUSE_S = 5.5
 """Least wait after a node's heap was too full for a request. OpenSearch answers that by collecting garbage,
 but at most every 5 s (``HierarchyCircuitBreakerService.createOverLimitStrategy``), and until then it refuses
 everything."""
+
+RETRY_FOR_S = 120.0
+
+_log = logging.getLogger("oskit.cluster")
+
+_SAFE_POSTS = re.compile(
+    r"/_(search|msearch|count|mget|analyze|refresh|flush|validate/query|predict/[^/]+/[^/]+|undeploy)$"
+    r"|/upload_chunk/\d+$"
+)
+"""Paths whose POST may be sent twice: they read, or leave the same behind."""
+
+_OWN_RETRIES = re.compile(r"/_bulk$")
+"""Paths whose caller decides about every document."""
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How long and how far apart.
+
+    The wait after failure n is random in 0 … min(max_wait_s, first_wait_s · 2^(n-1)), "full jitter", so that
+    clients that failed together do not come back together.
+
+    Attributes:
+        retry_for_s: Seconds from the first failure in a row after which no attempt begins; 0 for no second
+            attempt. A node takes 20 to 40 s to restart.
+        first_wait_s: Upper limit of the first wait, in seconds.
+        max_wait_s: Upper limit of every wait, in seconds.
+        attempts: Attempts in all, the first included; bounds what answers at once.
+    """
+
+    retry_for_s: float = RETRY_FOR_S
+    first_wait_s: float = 1.0
+    max_wait_s: float = 15.0
+    attempts: int = 30
+
+
+DEFAULT_POLICY = RetryPolicy()
+
+
+class Patience:
+    """One request's failures in a row: whether to try again, and when.
+
+    Args:
+        policy: How long and how far apart.
+    """
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self._policy = policy
+        self._failures = 0
+        self._give_up_at = 0.0
+
+    def wait_s(self, failure: BaseException | str) -> float | None:
+        """Seconds to wait after one more failure; None if there is to be no other attempt.
+
+        Args:
+            failure: What was raised, or the cluster's words.
+        """
+        policy, now = self._policy, time.monotonic()
+        if not self._failures:
+            self._give_up_at = now + policy.retry_for_s
+        self._failures += 1
+        upper = min(policy.max_wait_s, policy.first_wait_s * 2.0 ** min(self._failures - 1, 30))
+        wait = random.uniform(0, upper)  # noqa: S311 - not a secret
+        if "circuit_breaking_exception" in str(failure):
+            wait = max(wait, HEAP_PAUSE_S)
+        if self._failures >= policy.attempts or now + wait >= self._give_up_at:
+            return None
+        return wait
 
 
 def is_transient(error: BaseException) -> bool:
@@ -59,42 +114,144 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, TransportError) and error.status_code in TRANSIENT_STATUS
 
 
-def with_retries(
-    request: Callable[[], Result],
-    *,
-    policy: RetryPolicy | None = None,
-    on_retry: Callable[[str], None] | None = None,
-) -> Result:
-    """Call ``request`` until it succeeds, fails for good, or the attempts are used up.
+def was_not_sent(error: BaseException) -> bool:
+    """Whether nothing of the request can have reached the cluster: nobody listened."""
+    return isinstance(error, TransportFailure) and any(
+        isinstance(cause, ConnectionRefusedError) for cause in causes_of(error)
+    )
+
+
+def may_be_repeated(method: str, path: str) -> bool:
+    """Whether a request that may have been carried out can be sent again: it is idempotent."""
+    return method in ("GET", "HEAD", "PUT", "DELETE") or (
+        method == "POST" and _SAFE_POSTS.search(path) is not None
+    )
+
+
+class RetryingTransport(Transport):
+    """opensearch-py's transport, with our policy in the place of its own retries.
+
+    It waits and sends again what :func:`may_be_repeated` where the failure :func:`is_transient`, and anything
+    where :func:`was_not_sent`. A cluster that has not answered yet is not waited for: its address is probably
+    wrong, and people want to know that at once.
 
     Args:
-        request: Must be safe to send twice (idempotent).
-        policy: How often and how far apart; :data:`DEFAULT_POLICY` if None.
-        on_retry: Told, in one line, why and when there is another attempt.
+        policy: How long and how far apart.
+    """
+
+    def __init__(self, *args: Any, policy: RetryPolicy = DEFAULT_POLICY, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "max_retries": 0})
+        self.policy = policy
+        self._has_answered = False
+
+    def perform_request(
+        self,
+        method: str,
+        url: str,
+        params: Mapping[str, Any] | None = None,
+        body: Any = None,
+        timeout: float | None = None,
+        ignore: Collection[int] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """See :class:`opensearchpy.Transport`; raises the last failure, untouched."""
+        patience = Patience(self.policy)
+        answer_was_lost = False
+        while True:
+            try:
+                # The base class takes things out of the dictionary that it is given.
+                answer = super().perform_request(
+                    method,
+                    url,
+                    params=dict(params or {}),
+                    body=body,
+                    timeout=timeout,
+                    ignore=ignore,
+                    headers=headers,
+                )
+            except TransportError as failure:
+                self._has_answered |= isinstance(failure.status_code, int)
+                if answer_was_lost and _was_done_before(method, failure):
+                    return {"acknowledged": True}
+                wait = self._wait_s(method, url, failure, patience)
+                if wait is None:
+                    raise
+                answer_was_lost |= not was_not_sent(failure) and failure.status_code != 429
+                tell(failure, wait)
+                time.sleep(wait)
+            else:
+                self._has_answered = True
+                return answer
+
+    def _wait_s(self, method: str, url: str, failure: TransportError, patience: Patience) -> float | None:
+        if not self._has_answered or not is_transient(failure) or _OWN_RETRIES.search(url):
+            return None
+        if not may_be_repeated(method, url) and not was_not_sent(failure):
+            return None
+        return patience.wait_s(failure)
+
+
+def policy_of(client: OpenSearch) -> RetryPolicy:
+    """The policy of a client; the default one for a client that we did not make."""
+    policy = getattr(client.transport, "policy", None)
+    return policy if isinstance(policy, RetryPolicy) else DEFAULT_POLICY
+
+
+@contextmanager
+def impatient(client: OpenSearch) -> Iterator[None]:
+    """Inside the block every request has one attempt, as for cleaning up after a cluster was given up."""
+    transport: Any = client.transport
+    policy = policy_of(client)
+    transport.policy = RetryPolicy(retry_for_s=0)
+    try:
+        yield
+    finally:
+        transport.policy = policy
+
+
+def _was_done_before(method: str, failure: TransportError) -> bool:
+    """Whether the refusal of a repeated request means that the first one, whose answer was lost, was done."""
+    if method == "DELETE":
+        return bool(failure.status_code == 404)
+    return method == "PUT" and "resource_already_exists_exception" in str(failure)
+
+
+def tell(failure: BaseException, wait_s: float) -> None:
+    """Log in one line why there is a pause; the command line shows it on stderr."""
+    _log.warning("%s; trying again in %.1f s", _problem(failure), wait_s)
+
+
+def _problem(failure: BaseException) -> str:
+    if was_not_sent(failure):
+        return "The cluster refuses connections"
+    status = getattr(failure, "status_code", None)
+    if isinstance(status, int):
+        return f"The cluster is busy or restarting ({status}: {error_reason(failure)})"
+    return f"The cluster did not answer ({error_reason(failure)})"
+
+
+def with_retries(request: Callable[[], Result], policy: RetryPolicy) -> Result:
+    """Call ``request`` until it succeeds, fails for good, or patience ends.
+
+    For requests that :class:`RetryingTransport` does not repeat; ``request`` finds out by itself whether an
+    earlier attempt was carried out.
+
+    Args:
+        request: Safe to call twice.
+        policy: How long and how far apart; see :func:`policy_of`.
 
     Raises:
         Exception: The last failure, untouched.
     """
-
-    chosen = policy or DEFAULT_POLICY
-    jitter = wait_random_exponential(multiplier=chosen.first_wait_s, max=chosen.max_wait_s)
-
-    def pause(state: RetryCallState) -> float:
-        failure = state.outcome.exception() if state.outcome is not None else None
-        return max(jitter(state), HEAP_PAUSE_S if "circuit_breaking_exception" in str(failure) else 0.0)
-
-    def tell(state: RetryCallState) -> None:
-        if on_retry is None or state.outcome is None or state.next_action is None:
-            return
-        failure = state.outcome.exception()
-        reason = error_reason(failure) if failure is not None else ""
-        on_retry(f"{reason}; attempt {state.attempt_number + 1} of {chosen.attempts}")
-
-    retrying = Retrying(
-        retry=retry_if_exception(is_transient),
-        stop=stop_after_attempt(chosen.attempts),
-        wait=pause,
-        before_sleep=tell,
-        reraise=True,
-    )
-    return retrying(request)
+    patience = Patience(policy)
+    while True:
+        try:
+            return request()
+        except TransportError as failure:
+            # Where nothing was sent, the transport has been patient already.
+            passes = is_transient(failure) and not was_not_sent(failure)
+            wait = patience.wait_s(failure) if passes else None
+            if wait is None:
+                raise
+            tell(failure, wait)
+            time.sleep(wait)

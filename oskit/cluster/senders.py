@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from oskit.cluster.account import Account
 from oskit.cluster.bulk import BulkItem, BulkOutcome, BulkSender
-from oskit.cluster.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from typing import Self
@@ -36,7 +35,6 @@ class Senders:
         *,
         workers: int,
         pipeline: str,
-        policy: RetryPolicy,
         request_timeout: float | None,
         bulk_documents: int,
         bulk_bytes: int,
@@ -58,7 +56,6 @@ class Senders:
                         client,
                         index,
                         pipeline=pipeline,
-                        policy=policy,
                         request_timeout=request_timeout,
                         stop=self._stop,
                     ),

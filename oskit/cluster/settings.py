@@ -10,7 +10,6 @@ from typing import Any
 from opensearchpy import OpenSearch
 
 from oskit.cluster.failures import cluster_errors
-from oskit.cluster.retry import with_retries
 from oskit.errors import ClusterAuthError, ClusterSettingsError
 
 PREFIX = "plugins.ml_commons."
@@ -52,9 +51,7 @@ def effective_settings(client: OpenSearch) -> dict[str, Any]:
         ClusterAuthError: The user may not see them.
     """
     with cluster_errors("read the cluster's settings"):
-        answer = with_retries(
-            lambda: client.cluster.get_settings(params={"include_defaults": "true", "flat_settings": "true"})
-        )
+        answer = client.cluster.get_settings(params={"include_defaults": "true", "flat_settings": "true"})
     return {**answer.get("defaults", {}), **answer.get("persistent", {}), **answer.get("transient", {})}
 
 
@@ -71,7 +68,7 @@ def model_setting_problems(
     try:
         settings = effective_settings(client)
         with cluster_errors("read the nodes' memory and disk"):
-            nodes = with_retries(lambda: client.nodes.stats(metric="jvm,fs"))["nodes"]
+            nodes = client.nodes.stats(metric="jvm,fs")["nodes"]
     except ClusterAuthError:
         return []
     return [
@@ -111,7 +108,7 @@ def configure(client: OpenSearch, problems: Sequence[SettingProblem]) -> dict[st
     values = {problem.setting: problem.value for problem in problems if problem.value is not None}
     if values:
         with cluster_errors("change the cluster's settings", ClusterSettingsError):
-            with_retries(lambda: client.cluster.put_settings(body={"persistent": values}))
+            client.cluster.put_settings(body={"persistent": values})
     return values
 
 

@@ -14,7 +14,7 @@ from opensearchpy.exceptions import NotFoundError, TransportError
 from oskit.cluster.causes import cause_of
 from oskit.cluster.failures import cluster_errors, error_reason
 from oskit.cluster.models import ML, get_model, request, search_groups, search_models, wait_until
-from oskit.cluster.retry import is_transient, with_retries
+from oskit.cluster.retry import is_transient, policy_of, with_retries
 from oskit.encoder.archive import CHUNK_SIZE, Archive
 from oskit.errors import ArchiveError, ClusterError, ClusterSettingsError, ModelError
 
@@ -83,7 +83,7 @@ def register(client: OpenSearch, archive: Archive, *, name: str, group_id: str |
             raise
 
     with cluster_errors(action, ModelError):
-        return with_retries(attempt)
+        return with_retries(attempt, policy_of(client))
 
 
 def _just_registered(client: OpenSearch, archive: Archive, name: str) -> str | None:
@@ -114,7 +114,6 @@ def upload(
     *,
     present: set[int] | None = None,
     progress: Progress,
-    notify: Notify,
 ) -> None:
     """Send the chunks that are missing, the last one last, and wait until the model is REGISTERED.
 
@@ -124,7 +123,6 @@ def upload(
         model_id: The registered model.
         present: Chunks that the cluster holds already.
         progress: Told the bytes that are there.
-        notify: Told about chunks that are sent again.
 
     Raises:
         ClusterError: A chunk could not be sent, even after several attempts.
@@ -142,7 +140,7 @@ def upload(
             chunk = stream.read(CHUNK_SIZE)
             if len(chunk) != min(CHUNK_SIZE, archive.size - number * CHUNK_SIZE):
                 raise ArchiveError(f"{archive.path} changed while it was uploaded", hint="Deploy it again")
-            _send(client, model_id, number, archive.total_chunks, chunk, notify)
+            _send(client, model_id, number, archive.total_chunks, chunk)
             sent += len(chunk)
             progress("Uploading", sent, archive.size)
     progress("Registering", 0, 0)
@@ -153,17 +151,12 @@ def upload(
         )
 
 
-def _send(client: OpenSearch, model_id: str, number: int, total: int, chunk: bytes, notify: Notify) -> None:
+def _send(client: OpenSearch, model_id: str, number: int, total: int, chunk: bytes) -> None:
     name = f"chunk {number + 1} of {total}"
     with cluster_errors(f"upload {name} of the model {model_id}", ModelError):
         try:
             # The content type stays JSON: ML Commons refuses application/octet-stream with 406.
-            with_retries(
-                lambda: client.transport.perform_request(
-                    "POST", f"{ML}/models/{model_id}/upload_chunk/{number}", body=chunk
-                ),
-                on_retry=lambda reason: notify(f"Sending {name} again: {reason}"),
-            )
+            request(client, "POST", f"/models/{model_id}/upload_chunk/{number}", chunk)
         except TransportError as failure:
             if "Failed to find model" in error_reason(failure):
                 raise NotFoundError(404, "the model was deleted meanwhile", {}) from failure

@@ -9,6 +9,7 @@ from packaging.version import InvalidVersion, Version
 
 from oskit.cluster.connection import ClusterInfo, ConnectionSettings, cluster_errors, cluster_info, connect
 from oskit.cluster.models import list_models
+from oskit.cluster.retry import RetryPolicy
 from oskit.cluster.settings import effective_settings, model_setting_problems
 from oskit.doctor.finding import Finding, Status, attempt
 from oskit.errors import OskitError
@@ -27,6 +28,9 @@ PLUGINS = {
     "opensearch-neural-search": "neural_sparse queries and the ingest processor do not exist",
     "opensearch-knn": "neural-search does not start without it",
 }
+RETRY_FOR_S = 10.0
+"""Whoever asks how a cluster is wants to know it soon."""
+
 UNHEALTHY = {"DEPLOY_FAILED", "PARTIALLY_DEPLOYED"}
 
 
@@ -36,7 +40,7 @@ def check_cluster(connection: ConnectionSettings) -> list[Finding]:
     The first finding says whether it answers; without an answer there are no others.
     """
     try:
-        client = connect(connection)
+        client = connect(connection, policy=RetryPolicy(retry_for_s=min(connection.retry_for, RETRY_FOR_S)))
         info = cluster_info(client)
     except OskitError as error:
         return [Finding("cluster", "connection", "failure", error.message, error.hint)]

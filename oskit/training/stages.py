@@ -171,8 +171,9 @@ class _Stage:
             weight_decay=schedule.weight_decay,
             max_grad_norm=schedule.max_grad_norm,
             bf16=bf16,
-            # Else the trainer refuses bf16 where there is no GPU, though CPUs can compute in it.
-            use_cpu=bf16 and not torch.cuda.is_available(),
+            # Else the trainer refuses bf16 where there is no GPU, though CPUs can compute in it, and does not
+            # let several processes know of each other.
+            use_cpu=(bf16 or world_size() > 1) and not torch.cuda.is_available(),
             fp16=fp16,
             gradient_checkpointing=schedule.gradient_checkpointing,
             router_mapping=mapping,

@@ -123,6 +123,7 @@ def keep_layers(encoder: NeuralSparseEncoder, number: int) -> None:
 
 def set_dropout(encoder: NeuralSparseEncoder, share: float) -> None:
     """Let training drop this share of activations; the configuration that is saved stays as it is."""
+    module: Any
     for module in encoder.document_transformer.model.modules():
         if isinstance(module, nn.Dropout):
             module.p = share

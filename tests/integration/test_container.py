@@ -34,7 +34,7 @@ def oskit_node(environment: dict[str, str]) -> Iterator[Any]:
     name = f"test-{os.getpid()}"
 
     def run(*arguments: str) -> dict[str, Any]:
-        command = [sys.executable, "-m", "oskit.cli", "node", *arguments, "--name", name, "--json"]
+        command = [sys.executable, "-m", "oskit", "node", *arguments, "--name", name, "--json"]
         answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert answer.returncode == 0, answer.stderr
         result = json.loads(answer.stdout)
@@ -101,7 +101,7 @@ def test_an_image_that_cannot_be_had_is_one_clear_error(environment: dict[str, s
     command = [
         sys.executable,
         "-m",
-        "oskit.cli",
+        "oskit",
         "node",
         "start",
         "--docker",
@@ -118,7 +118,7 @@ def test_an_image_that_cannot_be_had_is_one_clear_error(environment: dict[str, s
     os.geteuid() != 0 or shutil.which("debootstrap") is None, reason="only root with debootstrap builds it"
 )
 def test_an_image_that_is_up_to_date_is_not_built_again(environment: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "oskit.cli", "node", "image", "build", "--json", "--tag", image_name()]
+    command = [sys.executable, "-m", "oskit", "node", "image", "build", "--json", "--tag", image_name()]
     if "oskit" not in image_name():
         pytest.skip(f"{image_name()} is not built by oskit")
     answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

@@ -363,13 +363,12 @@ def test_a_network_that_fails_loses_nothing(cluster_url, client, tiny: TinyModel
     policy = RetryPolicy(attempts=5, first_wait_s=0.01, max_wait_s=0.02)
     with FaultyProxy(cluster_url, fault) as proxy:
         report = ingest(
-            connect(ConnectionSettings(url=proxy.url)),
+            connect(ConnectionSettings(url=proxy.url), policy=policy),
             index,
             documents(),
             encoder=tiny.encoder,
             bulk_documents=20,
             workers=1,
-            policy=policy,
         )
         assert fault.times == 0
         # A lost answer makes the cluster index the same documents twice, under the same ids.
@@ -382,7 +381,7 @@ def test_a_cluster_that_goes_away_is_one_error(cluster_url, client, tiny: TinyMo
     policy = RetryPolicy(attempts=2, first_wait_s=0.01, max_wait_s=0.02)
     letters = tmp_path / "refused.jsonl"
     with FaultyProxy(cluster_url) as proxy:
-        lost = connect(ConnectionSettings(url=proxy.url))
+        lost = connect(ConnectionSettings(url=proxy.url), policy=policy)
 
         def stream() -> Iterator[Document]:
             for number in range(40):
@@ -398,7 +397,6 @@ def test_a_cluster_that_goes_away_is_one_error(cluster_url, client, tiny: TinyMo
                 encoder=tiny.encoder,
                 batch_size=1,
                 bulk_documents=4,
-                policy=policy,
                 dead_letter=letters,
             )
     assert not letters.exists(), "nothing is the documents' fault"
@@ -407,7 +405,7 @@ def test_a_cluster_that_goes_away_is_one_error(cluster_url, client, tiny: TinyMo
 
 def test_ctrl_c_ends_the_command_with_130(cluster_url, client, tiny: TinyModels, index, tmp_path):
     options = ["--url", cluster_url, "--archive", str(tiny.archive), "--bulk-size", "5", "--batch-size", "1"]
-    command = [sys.executable, "-m", "oskit.cli", "ingest", index, "-", "--json", *options]
+    command = [sys.executable, "-m", "oskit", "ingest", index, "-", "--json", *options]
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,

@@ -37,7 +37,7 @@ class CommandLine:
     """The real ``oskit``, with its own folder of nodes."""
 
     def __init__(self, state: Path, **environment: str) -> None:
-        self.command = [sys.executable, "-m", "oskit.cli", "node"]
+        self.command = [sys.executable, "-m", "oskit", "node"]
         self.environment = {**os.environ, "OSKIT_STATE_DIR": str(state), **environment}
 
     def __call__(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:

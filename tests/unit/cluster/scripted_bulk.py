@@ -15,6 +15,7 @@ from typing import Any, Self
 from opensearchpy import OpenSearch
 
 from oskit.cluster.connection import ConnectionSettings, connect
+from oskit.cluster.retry import RetryPolicy
 
 Answer = tuple[int, dict[str, Any]]
 
@@ -65,10 +66,10 @@ class ScriptedBulk:
         self._server.shutdown()
         self._server.server_close()
 
-    @property
-    def client(self) -> OpenSearch:
+    def client(self, policy: RetryPolicy) -> OpenSearch:
         """A client of it."""
-        return connect(ConnectionSettings(url=f"http://127.0.0.1:{self._server.server_address[1]}"))
+        settings = ConnectionSettings(url=f"http://127.0.0.1:{self._server.server_address[1]}")
+        return connect(settings, policy=policy)
 
 
 def _answer(statuses: int | list[int]) -> Answer:

@@ -28,7 +28,7 @@ def items(count: int) -> list[BulkItem]:
 
 def send(script, count: int) -> tuple[BulkOutcome, list[list[str]]]:
     with ScriptedBulk(script) as server:
-        outcome = BulkSender(server.client, "i", policy=FAST).send(items(count))
+        outcome = BulkSender(server.client(FAST), "i").send(items(count))
     return outcome, server.requests
 
 
@@ -89,7 +89,7 @@ def test_what_is_no_documents_fault_ends_the_load(status: int):
         ScriptedBulk(lambda ids: [201, status]) as server,
         pytest.raises(IndexingError, match=f"item {status}"),
     ):
-        BulkSender(server.client, "i", policy=FAST).send(items(2), outcome)
+        BulkSender(server.client(FAST), "i").send(items(2), outcome)
     assert outcome.indexed == 1, "what was done before is known"
 
 
@@ -101,7 +101,7 @@ def test_stop_ends_the_waiting():
         return 503
 
     with ScriptedBulk(script) as server:
-        outcome = BulkSender(server.client, "i", policy=RetryPolicy(9, 60, 60), stop=stop).send(items(3))
+        outcome = BulkSender(server.client(RetryPolicy(600, 60, 60)), "i", stop=stop).send(items(3))
     assert (outcome.indexed, outcome.refused) == (0, [])
 
 
@@ -115,6 +115,6 @@ def test_every_item_is_settled_exactly_once(count: int, requests: list, statuses
     of_request, of_item = iter(requests), itertools.cycle(statuses)
     policy = RetryPolicy(attempts=12, first_wait_s=0.0001, max_wait_s=0.0001)
     with ScriptedBulk(lambda ids: next(of_request, None) or [next(of_item) for _ in ids]) as server:
-        outcome = BulkSender(server.client, "i", policy=policy).send(items(count))
+        outcome = BulkSender(server.client(policy), "i").send(items(count))
     assert outcome.indexed + len(outcome.refused) == count
     assert len({item.document.id for item in outcome.refused}) == len(outcome.refused)

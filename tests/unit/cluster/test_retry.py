@@ -1,21 +1,29 @@
-"""What is worth another attempt."""
+"""What is worth another attempt, and what is sent again."""
 
 from __future__ import annotations
 
+import json
+import logging
 import ssl
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
 
 import pytest
 from opensearchpy.exceptions import (
     AuthenticationException,
     ConnectionError,
     ConnectionTimeout,
+    NotFoundError,
     RequestError,
     SSLError,
     TransportError,
 )
 
 from oskit.cluster import retry
-from oskit.cluster.retry import RetryPolicy, is_transient, with_retries
+from oskit.cluster.connection import ConnectionSettings, connect
+from oskit.cluster.retry import Patience, RetryPolicy, is_transient, with_retries
 
 QUICK = RetryPolicy(attempts=3, first_wait_s=0, max_wait_s=0)
 BUSY = TransportError(503, "unavailable", {})
@@ -55,18 +63,17 @@ class Request:
         return "done"
 
 
-def test_it_is_sent_again_until_it_succeeds() -> None:
-    request, told = Request(BUSY, BUSY), list[str]()
-    assert with_retries(request, policy=QUICK, on_retry=told.append) == "done"
+def test_it_is_called_again_until_it_succeeds() -> None:
+    request = Request(BUSY, BUSY)
+    assert with_retries(request, QUICK) == "done"
     assert request.calls == 3
-    assert [line.rsplit("; ", 1)[1] for line in told] == ["attempt 2 of 3", "attempt 3 of 3"]
 
 
 def test_the_last_failure_comes_through_untouched() -> None:
     last = TransportError(502, "gateway", {})
     request = Request(BUSY, BUSY, last)
     with pytest.raises(TransportError) as raised:
-        with_retries(request, policy=QUICK)
+        with_retries(request, QUICK)
     assert raised.value is last
     assert request.calls == 3
 
@@ -74,12 +81,188 @@ def test_the_last_failure_comes_through_untouched() -> None:
 def test_a_refusal_is_final() -> None:
     request = Request(RequestError(400, "bad", {}))
     with pytest.raises(RequestError):
-        with_retries(request, policy=QUICK)
+        with_retries(request, QUICK)
     assert request.calls == 1
 
 
-def test_a_full_heap_is_given_time_for_garbage_collection(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float] = []
-    monkeypatch.setattr("tenacity.nap.time.sleep", waits.append)
-    with_retries(Request(BUSY, BREAKER), policy=QUICK)
-    assert waits == [0, retry.HEAP_PAUSE_S]
+def test_waits_grow_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.uniform", lambda _, upper: upper)
+    patience = Patience(RetryPolicy(retry_for_s=120, first_wait_s=1, max_wait_s=15))
+    assert [patience.wait_s(BUSY) for _ in range(6)] == [1, 2, 4, 8, 15, 15]
+
+
+def test_patience_ends_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    patience = Patience(RetryPolicy(retry_for_s=60, first_wait_s=1, max_wait_s=1))
+    assert patience.wait_s(BUSY) is not None
+    now = 1058.9
+    assert patience.wait_s(BUSY) is not None
+    now = 1060.0
+    assert patience.wait_s(BUSY) is None
+
+
+def test_no_patience_is_no_second_attempt() -> None:
+    assert Patience(RetryPolicy(retry_for_s=0)).wait_s(BUSY) is None
+
+
+def test_a_full_heap_is_given_time_for_garbage_collection() -> None:
+    patience = Patience(RetryPolicy(first_wait_s=0, max_wait_s=0))
+    assert [patience.wait_s(BUSY), patience.wait_s(BREAKER)] == [0, retry.HEAP_PAUSE_S]
+
+
+Answer = int | str
+"""A status, or ``lost`` for a connection that is cut before the answer."""
+
+
+class Server:
+    """Answers each request by the next word of a script, and afterwards with 200.
+
+    Attributes:
+        lines: ``METHOD /path`` of each request.
+    """
+
+    def __init__(self, *script: Answer, error: str = "some_exception") -> None:
+        self.script = list(script)
+        self.lines: list[str] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                outer.lines.append(f"{self.command} {self.path}")
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                status = outer.script.pop(0) if outer.script else 200
+                if isinstance(status, str):
+                    self.close_connection = True
+                    return
+                content = {} if status == 200 else {"error": {"type": error, "reason": "because"}}
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(json.dumps(content).encode())
+
+            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Refuse connections from now on."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def connected(server: Server, policy: RetryPolicy = QUICK) -> Any:
+    """A client whose cluster has answered once."""
+    client = connect(ConnectionSettings(url=server.url), policy=policy)
+    script, server.script = server.script, []
+    client.info()
+    server.script = script
+    server.lines.clear()
+    return client
+
+
+def post(client: Any, path: str) -> Any:
+    return client.transport.perform_request("POST", f"/_plugins/_ml/{path}", body={})
+
+
+REPEATED: list[Callable[[Any], Any]] = [
+    lambda client: client.indices.get_mapping(index="a"),
+    lambda client: client.indices.exists(index="a"),
+    lambda client: client.indices.put_mapping(index="a", body={}),
+    lambda client: client.indices.delete(index="a"),
+    lambda client: client.indices.refresh(index="a"),
+    lambda client: client.search(index="a", body={}),
+    lambda client: client.count(index="a"),
+    lambda client: client.indices.analyze(index="a", body={}),
+    lambda client: post(client, "models/_search"),
+    lambda client: post(client, "_predict/sparse_encoding/x"),
+    lambda client: post(client, "models/x/upload_chunk/0"),
+]
+
+ONCE: list[Callable[[Any], Any]] = [
+    lambda client: client.bulk(index="a", body=b"{}\n"),
+    lambda client: client.index(index="a", body={}),
+    lambda client: post(client, "models/_register_meta"),
+    lambda client: post(client, "models/x/_deploy"),
+]
+
+
+@pytest.mark.parametrize("failure", [429, 502, 503, 504, "lost"])
+@pytest.mark.parametrize("request_", REPEATED)
+def test_what_is_idempotent_is_sent_again(request_: Callable[[Any], Any], failure: Answer) -> None:
+    with Server(failure, failure) as server:
+        request_(connected(server))
+    assert len(server.lines) == 3
+    assert len(set(server.lines)) == 1
+
+
+@pytest.mark.parametrize("failure", [429, 503, "lost"])
+@pytest.mark.parametrize("request_", ONCE)
+def test_what_is_not_is_sent_once(request_: Callable[[Any], Any], failure: Answer) -> None:
+    with Server(failure) as server, pytest.raises(TransportError):
+        request_(connected(server))
+    assert len(server.lines) == 1
+
+
+def test_what_nobody_can_have_received_is_sent_again(caplog: pytest.LogCaptureFixture) -> None:
+    with Server() as server:
+        client = connected(server)
+        server.stop()
+        with pytest.raises(ConnectionError), caplog.at_level(logging.WARNING, "oskit"):
+            client.index(index="a", body={})
+    told = [
+        line for line in caplog.messages if line.startswith("The cluster refuses connections; trying again")
+    ]
+    assert len(told) == QUICK.attempts - 1
+
+
+@pytest.mark.parametrize("failure", [400, 401, 403, 404, 409, 500])
+def test_a_refusal_is_not_repeated(failure: int) -> None:
+    with Server(failure) as server, pytest.raises(TransportError):
+        connected(server).search(index="a", body={})
+    assert len(server.lines) == 1
+
+
+def test_a_cluster_that_never_answered_is_not_waited_for() -> None:
+    with Server("lost") as server:
+        client = connect(ConnectionSettings(url=server.url), policy=QUICK)
+        with pytest.raises(ConnectionError):
+            client.info()
+    assert len(server.lines) == 1
+
+
+def test_a_deletion_whose_answer_was_lost_is_done() -> None:
+    with Server("lost", 404) as server:
+        assert connected(server).indices.delete(index="a") == {"acknowledged": True}
+    with Server(404) as server, pytest.raises(NotFoundError):
+        connected(server).indices.delete(index="a")
+
+
+def test_a_creation_whose_answer_was_lost_is_done() -> None:
+    with Server("lost", 400, error="resource_already_exists_exception") as server:
+        assert connected(server).indices.create(index="a", body={}) == {"acknowledged": True}
+    with Server(400, error="resource_already_exists_exception") as server, pytest.raises(RequestError):
+        connected(server).indices.create(index="a", body={})
+
+
+def test_attempts_are_bounded() -> None:
+    with Server(*[503] * 9) as server, pytest.raises(TransportError):
+        connected(server).search(index="a", body={})
+    assert len(server.lines) == QUICK.attempts
+
+
+def test_waiting_can_be_switched_off() -> None:
+    settings = ConnectionSettings(url="http://localhost:1", retry_for=0)
+    assert retry.policy_of(connect(settings)).retry_for_s == 0

@@ -1,7 +1,0 @@
-"""``python -m oskit.cli``."""
-
-import sys
-
-from oskit.cli.main import main
-
-sys.exit(main())

@@ -1,0 +1,81 @@
+"""Several processes on one machine, started as people start them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests import tiny
+
+WORDS = ("concrete", "bridge", "water", "road", "stone", "house", "old", "world", "steel", "wall", "floor")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    base = tiny.without_dropout(tiny.build("bert", tmp_path / "base"))
+    rows = [
+        {"query": f"{one} {other}", "positive": f"the {one} and the {other}"}
+        for one, other in itertools.combinations(WORDS, 2)
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = {
+        "name": "two",
+        "encoder": {"name": str(base), "max_length": 16},
+        "data": {"train": [str(tmp_path / "pairs.jsonl")], "hold_out": 0.4},
+        "loss": {"distillation": None, "contrastive": {"scale": 1.0}},
+        "sparsity": {"documents": {"weight": 1e-3}, "queries": {"weight": 1e-3}},
+        "schedule": {"steps": 16, "batch_size": 16, "learning_rate": 5e-3, "evaluate_every": 8},
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """``torchrun -m oskit train …`` with two processes."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.run(
+        [*launcher, "-m", "oskit", "train", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+
+
+def test_two_processes_train_one_encoder(recipe: Path, tmp_path: Path) -> None:
+    found = torchrun(str(recipe), "-o", str(tmp_path / "run"))
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.count("negatives: none mined") == 1, "one process tells"
+    assert len(re.findall(r"step 16: loss", found.stderr)) == 1
+
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    (stage,) = report["stages"]
+    assert stage["after"]["nDCG@10"] > stage["before"]["nDCG@10"] + 0.2
+    # Half of each batch is computed by each process: all of the data is seen as often as by one alone.
+    logs = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    epochs = [line["epoch"] for line in logs if "loss" in line]
+    assert epochs[-1] == pytest.approx(16 / (stage["examples"] // 16), rel=0.35)
+    steps = [line["step"] for line in logs if "loss" in line]
+    assert steps == sorted(set(steps)), "each step is logged once"
+
+    # A run that is done is read again, by all of them.
+    again = torchrun(str(recipe), "-o", str(tmp_path / "run"), "--resume")
+    assert again.returncode == 0, again.stderr
+
+
+def test_a_batch_that_cannot_be_shared_is_refused_in_one_line(recipe: Path, tmp_path: Path) -> None:
+    found = torchrun(str(recipe), "--set", "schedule.batch_size=15", "-o", str(tmp_path / "run"))
+    assert found.returncode != 0
+    errors = [line for line in found.stderr.splitlines() if "cannot share evenly" in line]
+    assert errors
+    assert "Make it a multiple of 2" in errors[0]
+    assert not any("oskit/" in line for line in found.stderr.splitlines() if "File " in line)
