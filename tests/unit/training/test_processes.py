@@ -63,13 +63,10 @@ def test_two_processes_train_one_encoder(recipe: Path, tmp_path: Path) -> None:
     # Half of each batch is computed by each process: all of the data is seen as often as by one alone.
     logs = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     epochs = [line["epoch"] for line in logs if "loss" in line]
-    assert epochs[-1] == pytest.approx(16 / (stage["examples"] // 16), rel=0.35)
+    examples = json.loads((tmp_path / "run" / "data" / "prepared.json").read_text())["examples"]
+    assert epochs[-1] == pytest.approx(16 / (examples // 16))
     steps = [line["step"] for line in logs if "loss" in line]
     assert steps == sorted(set(steps)), "each step is logged once"
-
-    # A run that is done is read again, by all of them.
-    again = torchrun(str(recipe), "-o", str(tmp_path / "run"), "--resume")
-    assert again.returncode == 0, again.stderr
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_in_one_line(recipe: Path, tmp_path: Path) -> None:
