@@ -48,6 +48,7 @@ def train(
       oskit train my-recipe.yaml --set schedule.steps=100 -o runs/try --dry-run
       oskit train my-recipe.yaml --set 'data.train=[shop.csv, {path: articles, kind: documents}]'
       oskit train runs/quick --resume
+      torchrun --standalone --nproc-per-node 2 -m oskit train my-recipe.yaml
     """
     if print_schema:
         _print_schema(out)

@@ -19,6 +19,8 @@ from oskit.errors import OskitError
 
 EXTRAS = {
     "export": "loading encoders with torch and exporting them",
+    "train": "training encoders",
+    "evaluate": "BM25 beside encoders",
     "node": "a local OpenSearch",
     "report": "plots and the HTML report",
     "parquet": "reading Parquet files",

@@ -44,9 +44,6 @@ def load_student(part: EncoderPart, *, seed: int) -> NeuralSparseEncoder:
             max_seq_length=part.max_length,
             seed=seed,
         )
-    # The card is ours: sentence-transformers would ask the Hub about the base, and encode examples for it.
-    encoder.model_card_data.generate_widget_examples = False
-    encoder.model_card_data.local_files_only = True
     if part.layers is not None:
         keep_layers(encoder, part.layers)
     if part.dropout is not None:

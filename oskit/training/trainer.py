@@ -88,6 +88,11 @@ class OskitTrainer(SparseEncoderTrainer):
             None if micro_batch_size is None or micro_batch_size >= size else micro_batch_size
         )
 
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """None: the card is ours, and the base class would encode examples and ask the Hub for its own."""
+        self.model.model_card_data.generate_widget_examples = False
+        self.model.model_card_data.local_files_only = True
+
     def collect_features(  # type: ignore[override]
         self, inputs: dict[str, Any]
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
