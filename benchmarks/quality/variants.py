@@ -38,7 +38,7 @@ class Scale:
     pairs: int
 
 
-CPU = Scale("cpu", 128, 64, 4, tiny=(120, 32), small=(80, 32), base=(40, 16), corpus=3000, pairs=4000)
+CPU = Scale("cpu", 128, 64, 4, tiny=(80, 32), small=(64, 32), base=(32, 16), corpus=3000, pairs=4000)
 GPU = Scale("gpu", 256, 256, None, tiny=(2000, 64), small=(2000, 64), base=(2000, 64), corpus=0, pairs=0)
 SCALES = {scale.name: scale for scale in (CPU, GPU)}
 

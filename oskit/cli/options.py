@@ -48,7 +48,15 @@ _CONNECTION_OPTIONS = [
         "--insecure",
         is_flag=True,
         default=None,
-        help="Do not verify the certificate.  [OSKIT_INSECURE]",
+        help="Do not verify the certificate; warns each time.",
+    ),
+    click.option(
+        "--aws-region", metavar="REGION", help="Sign requests for AWS in this region.  [OSKIT_AWS_REGION]"
+    ),
+    click.option(
+        "--aws-service",
+        type=click.Choice(["es", "aoss"]),
+        help="aoss for OpenSearch Serverless.  [OSKIT_AWS_SERVICE; es]",
     ),
     click.option(
         "--timeout", type=float, metavar="SECONDS", help="Limit of one request.  [OSKIT_TIMEOUT; 60]"
@@ -70,6 +78,8 @@ _CONNECTION_NAMES = (
     "client_cert",
     "client_key",
     "insecure",
+    "aws_region",
+    "aws_service",
     "timeout",
     "retry_for",
 )

@@ -12,13 +12,14 @@ import os
 import ssl
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from opensearchpy import OpenSearch, Urllib3HttpConnection
 from opensearchpy.exceptions import ConnectionError as TransportFailure
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_validator, model_validator
 
+from oskit.cluster.aws import signer
 from oskit.cluster.failures import cluster_errors, error_reason
 from oskit.cluster.retry import RETRY_FOR_S, RetryingTransport, RetryPolicy
 from oskit.errors import ClusterConnectionError, UsageError
@@ -56,7 +57,9 @@ class ConnectionSettings(BaseModel):
             the system's.
         client_cert: PEM file with the client's certificate (and its key, unless ``client_key`` is given).
         client_key: PEM file with the client's unencrypted key.
-        insecure: Do not verify the cluster's certificate.
+        insecure: Do not verify the cluster's certificate. No environment variable switches that on.
+        aws_region: Sign requests for the managed service in this region (:mod:`oskit.cluster.aws`).
+        aws_service: ``es``, or ``aoss`` for OpenSearch Serverless.
         timeout: Limit of one request in seconds.
         retry_for: Seconds for which a request is sent again that fails for a passing reason; 0 for never.
 
@@ -73,6 +76,8 @@ class ConnectionSettings(BaseModel):
     client_cert: str | None = None
     client_key: str | None = None
     insecure: bool = False
+    aws_region: str | None = None
+    aws_service: Literal["es", "aoss"] = "es"
     timeout: float = DEFAULT_TIMEOUT_S
     retry_for: float = RETRY_FOR_S
 
@@ -123,6 +128,10 @@ class ConnectionSettings(BaseModel):
             path = getattr(self, name)
             if path is not None and not Path(path).exists():
                 raise UsageError(f"{_named(name)}: there is no file {path!r}")
+        if self.aws_region is not None and self.username is not None:
+            raise UsageError(
+                f"{_named('aws_region')} signs requests, and {_named('username')} logs in: give one of them"
+            )
         if self.client_key is not None and self.client_cert is None:
             raise UsageError(f"{_named('client_key')} is given, but no {_named('client_cert')}")
         return self
@@ -172,7 +181,8 @@ _ENVIRONMENT = {
     "ca_certs": "OSKIT_CA_CERTS",
     "client_cert": "OSKIT_CLIENT_CERT",
     "client_key": "OSKIT_CLIENT_KEY",
-    "insecure": "OSKIT_INSECURE",
+    "aws_region": "OSKIT_AWS_REGION",
+    "aws_service": "OSKIT_AWS_SERVICE",
     "timeout": "OSKIT_TIMEOUT",
     "retry_for": "OSKIT_RETRY_FOR",
 }
@@ -249,7 +259,8 @@ def connect(settings: ConnectionSettings, *, policy: RetryPolicy | None = None) 
             default one with ``settings.retry_for`` if None.
 
     Raises:
-        UsageError: A certificate or key file cannot be used.
+        UsageError: A certificate or key file cannot be used, or there are no AWS credentials.
+        MissingDependencyError: Requests are to be signed, and botocore is missing.
     """
     parts: SplitResult = urlsplit(settings.url)
     secure = parts.scheme == "https"
@@ -265,6 +276,7 @@ def connect(settings: ConnectionSettings, *, policy: RetryPolicy | None = None) 
         ],
         connection_class=_Connection,
         headers=_authorization(settings),
+        http_auth=signer(settings.aws_region, settings.aws_service) if settings.aws_region else None,
         ssl_context=_ssl_context(settings) if secure else None,
         timeout=settings.timeout,
         pool_maxsize=POOL_SIZE,

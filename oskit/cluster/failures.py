@@ -88,6 +88,9 @@ def error_reason(failure: BaseException) -> str:
         return _shorten(detail)
     if isinstance(detail, dict):
         return _shorten("; caused by: ".join(_reasons(detail)))
+    # What is not OpenSearch's own, such as a gateway of AWS, has a message alone.
+    if isinstance(info, dict) and (message := info.get("message") or info.get("Message")):
+        return _shorten(str(message))
     if isinstance(failure, TransportError) and len(failure.args) > 1:
         return _shorten(str(failure.args[1]) or f"status {failure.args[0]}")
     return _shorten(str(failure))
@@ -216,7 +219,19 @@ def _response_error(failure: TransportError, action: str, error: type[ClusterErr
     return error(f"Cannot {action}: {reason} ({status})")
 
 
+_SIGNATURE_HINTS = (
+    (r"security token", "The credentials are not valid (any more): log in again"),
+    (r"signature (expired|not yet current)|too skewed", "Check the clock of this machine"),
+    (r"signature .* does not match", "Check --aws-region and --aws-service, and the secret key"),
+    (r"credential should be scoped", "Check --aws-region and --aws-service"),
+)
+"""What AWS says about a signature, and what to do."""
+
+
 def _forbidden(reason: str, action: str) -> ClusterAuthError:
+    for words, hint in _SIGNATURE_HINTS:
+        if re.search(words, reason, re.IGNORECASE):
+            return ClusterAuthError(f"Cannot {action}: AWS refuses the signature: {reason}", hint=hint)
     # The user's description that follows is long and none of our business.
     permission = re.search(r"no permissions for \[([^\]]*)\]", reason)
     if permission:

@@ -24,6 +24,7 @@ EXTRAS = {
     "node": "a local OpenSearch",
     "report": "plots and the HTML report",
     "parquet": "reading Parquet files",
+    "aws": "requests signed for AWS",
     "demo": "oskit demo",
 }
 MEMORY_FOR_A_NODE = 3 << 30  # 1 GB of heap, and as much again for Lucene, the model and libtorch
