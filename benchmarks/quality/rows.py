@@ -73,7 +73,7 @@ def _complete(results: Results, *names: str) -> bool:
 
 
 def _over(text: str, value: float, limit: float) -> Claim:
-    if value != value:
+    if value != value or limit != limit:
         return Claim(text, None, "its training failed")
     return Claim(text, value > limit, f"{value:.3f}, needed {limit:.3f}")
 
@@ -81,18 +81,13 @@ def _over(text: str, value: float, limit: float) -> Claim:
 def _from_nothing(results: Results) -> list[Claim]:
     before = _ndcg(results, "minilm-random", MEDQUAD)
     after = _ndcg(results, "minilm-stage-1", MEDQUAD)
+    random = _ndcg(results, "minilm-random-stage-1", MEDQUAD)
     bm25, dense = _ndcg(results, BM25, MEDQUAD), _ndcg(results, DENSE, MEDQUAD)
     return [
         Claim("a random head retrieves next to nothing", before < 0.1, f"{before:.3f}"),
         _over("from a closed-form head above BM25", after, bm25),
         _over("from a closed-form head at least 90 % of the dense teacher", after, 0.9 * dense),
-        _better(
-            "from a closed-form head above a random one",
-            results,
-            "minilm-stage-1",
-            "minilm-random-stage-1",
-            MEDQUAD,
-        ),
+        _over("from a closed-form head above a random one", after, random),
     ]
 
 

@@ -197,7 +197,7 @@ _INFERENCE_FREE = {
     "sparsity": {"queries": None},
 }
 
-# A random head gives thousands of weights to each text: one seed takes as long as all other encoders together.
+# A random head gives thousands of weights to each text: one seed takes as long as all else together.
 _DENSE_VECTORS: dict[str, Any] = {"seeded": False, "pruned": False}
 
 VARIANTS: dict[str, Variant] = {
