@@ -51,6 +51,7 @@ class _CommandOnIds(click.Command):
 @click.option("--no-compare", is_flag=True, help="Do not compare the predictions with the archive's own.")
 @click.option("--wait", "wait_s", type=click.FloatRange(min=1), default=600, show_default=True,
               metavar="SECONDS", help="Limit of the deployment, after the upload.")  # fmt: skip
+@click.option("--redeploy", is_flag=True, help="Deploy it again, to bring it to nodes that lack it.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @connection_options
 @output_options
@@ -64,6 +65,7 @@ def deploy(
     allow_untrained: bool,
     no_compare: bool,
     wait_s: float,
+    redeploy: bool,
     dry_run: bool,
     connection: ConnectionSettings,
     out: Output,
@@ -81,6 +83,7 @@ def deploy(
       oskit deploy out --format torchscript
       oskit deploy out --replace
       oskit deploy out/onnx --configure-cluster
+      oskit deploy out --redeploy
       oskit deploy out --dry-run
     """
     from oskit.cluster.connection import cluster_info, connect
@@ -98,6 +101,7 @@ def deploy(
         "allow_untrained": allow_untrained,
         "compare": not no_compare,
         "wait_s": wait_s,
+        "redeploy": redeploy,
     }
     deployed = [_deploy_one(client, archive, chosen, options, out) for archive, chosen in targets]
     out.result([model.to_dict() for model in deployed], lambda console: _print_deployed(console, deployed))

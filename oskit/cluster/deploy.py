@@ -7,7 +7,8 @@ earlier run left it in. A run that fails removes what it made.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from dataclasses import replace as replace_fields
 from typing import Any
 
 from opensearchpy import OpenSearch
@@ -23,6 +24,7 @@ from oskit.cluster.models import (
     delete_empty_group,
     delete_model,
     get_model,
+    model_nodes,
     pipelines_using,
     request,
     undeploy_model,
@@ -47,6 +49,9 @@ from oskit.errors import ClusterError, ClusterSettingsError, ModelError, OskitEr
 DEPLOY_ATTEMPTS = 4
 DEPLOY_PAUSE_S = 5.0
 """A memory breaker that opened because of the upload closes once the garbage of it is collected."""
+
+ALL_NODES_WAIT_S = 30.0
+"""The cluster counts the nodes of a model anew every 10 s."""
 
 FINISHED_TASKS = frozenset(
     {"COMPLETED", "COMPLETED_WITH_ERROR", "FAILED", "CANCELLED", "EXPIRED", "UNREACHABLE"}
@@ -100,6 +105,7 @@ def deploy_archive(
     replace: bool = False,
     configure_cluster: bool = False,
     allow_untrained: bool = False,
+    redeploy: bool = False,
     wait_s: float = 600,
     progress: Progress | None = None,
     notify: Notify | None = None,
@@ -118,6 +124,8 @@ def deploy_archive(
             Models that a pipeline uses are kept.
         configure_cluster: Change the settings that stand in the way.
         allow_untrained: Accept an archive whose projection is random.
+        redeploy: Deploy the model again if it is deployed already, as to bring it to nodes that lack it. The
+            nodes that have it go on answering.
         wait_s: Limit of the deployment, after the upload, in seconds.
         progress: Told what happens, bytes done and bytes in all (0 if it has no size).
         notify: Told what a person should know: retries, changed settings, models that stay.
@@ -139,8 +147,15 @@ def deploy_archive(
     if plan.name != (name or archive.name):
         run.notify(f"The cluster has this archive as {plan.name!r}; --name makes another model of it")
     run.prepare_cluster(plan, configure_cluster)
+    if redeploy:
+        plan = again(plan)
     deployed = run.execute(plan, group, expected)
     return run.replace_others(plan, deployed) if replace else deployed
+
+
+def again(plan: DeploymentPlan) -> DeploymentPlan:
+    """The plan to deploy what is deployed already."""
+    return replace_fields(plan, action="deploy") if plan.action == "reuse" else plan
 
 
 def _silent_progress(_what: str, _done: int, _total: int) -> None:
@@ -266,6 +281,7 @@ class _Deployment:
     def _deployed_model(self, model_id: str, plan: DeploymentPlan) -> ModelInfo:
         if plan.action == "reuse" and plan.model is not None:
             if is_ready(self._client, plan.model):
+                self._tell_missing_nodes(plan.model)
                 return plan.model
             self.notify(f"The model {model_id} is called DEPLOYED but does not answer: deploying it again")
         end = time.monotonic() + self._wait_s
@@ -278,7 +294,31 @@ class _Deployment:
             raise ModelError(
                 f"The model {model_id} was deployed, but does not answer", hint="Deploy it again"
             )
-        return model
+        everywhere = wait_until(
+            lambda: self._on_all_nodes(model_id), wait_s=min(ALL_NODES_WAIT_S, end - time.monotonic())
+        )
+        if everywhere is None:
+            self._tell_missing_nodes(model)
+        return everywhere or model
+
+    def _on_all_nodes(self, model_id: str) -> ModelInfo | None:
+        model = get_model(self._client, model_id)
+        return (
+            model
+            if model is not None and model.state == "DEPLOYED" and model.current >= model.planned
+            else None
+        )
+
+    def _tell_missing_nodes(self, model: ModelInfo) -> None:
+        if model.state == "DEPLOYED" and model.current >= model.planned:
+            return
+        try:
+            where = f"on {model.current} of {model.planned} nodes: {model_nodes(self._client, model)}"
+        except ClusterError:  # the permission is another one
+            where = f"on {model.current} of {model.planned} nodes"
+        self.notify(
+            f"The model {model.model_id} is {where}. Bring it to all with: oskit deploy ARCHIVE --redeploy"
+        )
 
     def _answering(self, model_id: str) -> ModelInfo | None:
         model = get_model(self._client, model_id)
@@ -403,4 +443,4 @@ class _Deployment:
                 self._progress("Removing the older model", 0, 0)
                 delete_model(self._client, other.model_id)
                 replaced.append(other.model_id)
-        return replace(deployed, replaced=tuple(replaced), kept=tuple(kept))
+        return replace_fields(deployed, replaced=tuple(replaced), kept=tuple(kept))

@@ -226,6 +226,47 @@ def _mentions(value: Any, text: str) -> bool:
     return isinstance(value, str) and value == text
 
 
+@dataclass(frozen=True)
+class ModelNodes:
+    """Where a model is in memory, by the names of nodes.
+
+    Attributes:
+        running: Nodes that have it.
+        missing: Nodes that should have it and do not; those that left the cluster by their ids.
+    """
+
+    running: tuple[str, ...]
+    missing: tuple[str, ...]
+
+    def __str__(self) -> str:
+        missing = f", not on {', '.join(self.missing)}" if self.missing else ""
+        return f"on {', '.join(self.running) or 'no node'}{missing}"
+
+
+def model_nodes(client: OpenSearch, model: ModelInfo) -> ModelNodes:
+    """Which nodes have the model in memory now, as they themselves say.
+
+    Raises:
+        ModelError: The cluster does not say.
+    """
+    with cluster_errors(f"see which nodes run the model {model.model_id}", ModelError):
+        profile = request(client, "GET", f"/profile/models/{_quoted(model.model_id)}")
+        nodes = client.nodes.info(metric="http")["nodes"]
+    states = {
+        node_id: found["models"][model.model_id].get("model_state")
+        for node_id, found in (profile.get("nodes") or {}).items()
+        if model.model_id in found.get("models", {})
+    }
+    running = {node_id for node_id, state in states.items() if state in DEPLOYED_STATES}
+    names = {node_id: str(node["name"]) for node_id, node in nodes.items()}
+    missing = [
+        names.get(node_id, f"{node_id}, which left the cluster")
+        for node_id in model.planned_nodes
+        if node_id not in running
+    ]
+    return ModelNodes(tuple(sorted(names.get(node_id, node_id) for node_id in running)), tuple(missing))
+
+
 def undeploy_model(client: OpenSearch, model_id: str, *, wait_s: float = 60) -> ModelInfo:
     """Take a model out of the nodes' memory; does nothing if it is not in it.
 

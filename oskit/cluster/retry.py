@@ -106,11 +106,12 @@ class Patience:
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may well succeed a little later.
 
-    A TLS failure or an unknown host does not go away by itself; a refused or cut connection, a time-out,
-    429, 502, 503 and 504 may.
+    A TLS failure, an unknown host or a request that cannot be formed does not go away by itself; a refused or
+    cut connection, a time-out, 429, 502, 503 and 504 may.
     """
     if isinstance(error, TransportFailure):
-        return not isinstance(error, SSLError) and "NameResolutionError" not in str(error)
+        is_ours = isinstance(error.info, (ValueError, TypeError))
+        return not (is_ours or isinstance(error, SSLError) or "NameResolutionError" in str(error))
     return isinstance(error, TransportError) and error.status_code in TRANSIENT_STATUS
 
 

@@ -40,6 +40,7 @@ BREAKER = TransportError(429, "circuit_breaking_exception", {"error": {"reason":
         (AuthenticationException(401, "no", {}), False),
         (ConnectionError("N/A", "refused", OSError()), True),
         (ConnectionTimeout("TIMEOUT", "slow", OSError()), True),
+        (ConnectionError("N/A", "no such option", ValueError()), False),
         (SSLError("N/A", "certificate", ssl.SSLError()), False),
         (ConnectionError("N/A", "NameResolutionError(no such host)", OSError()), False),
         (ValueError("ours"), False),

@@ -1,0 +1,186 @@
+"""A cluster of three nodes on one machine: data and ML roles apart, a node that dies, shards and replicas."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from archives import encoder_archive
+from opensearchpy import OpenSearch
+from tiny_models import QUERIES, documents, graph_that_keeps_words
+
+from oskit.cli.main import main
+from oskit.cluster.connection import ConnectionSettings, connect
+from oskit.cluster.deploy import deploy_archive
+from oskit.cluster.indexes import IndexSettings, delete_index
+from oskit.cluster.ingest import ingest
+from oskit.cluster.models import ModelInfo, delete_model, get_model, model_nodes, wait_until
+from oskit.cluster.node import LocalNode
+from oskit.cluster.search import search
+from oskit.doctor.cluster import check_cluster
+from oskit.encoder.archive import open_archive
+from oskit.encoder.runtime import ArchiveEncoder
+
+pytestmark = pytest.mark.integration
+
+ROLES = {"first": ["cluster_manager", "data", "ingest"], "second": ["data", "ml"], "third": ["ml"]}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class ThreeNodes:
+    """The cluster; the first node manages it and is the one that is asked."""
+
+    run: str = field(default_factory=lambda: uuid.uuid4().hex[:6])
+    nodes: dict[str, LocalNode] = field(default_factory=dict)
+
+    def start(self) -> None:
+        ports = {name: free_port() for name in ROLES}
+        for name, roles in ROLES.items():
+            settings: dict[str, Any] = {
+                "cluster.name": f"oskit-{self.run}",
+                "node.name": name,
+                "node.roles": roles,
+                "transport.port": str(ports[name]),
+                "discovery.type": "zen",
+                "discovery.seed_hosts": [f"127.0.0.1:{port}" for port in ports.values()],
+                "cluster.initial_cluster_manager_nodes": ["first"],
+                "plugins.ml_commons.only_run_on_ml_node": True,
+                # Else the cluster plans anew for the nodes that are left, and nothing is missing.
+                "plugins.ml_commons.model_auto_redeploy.enable": False,
+            }
+            self.nodes[name] = LocalNode(f"test-{self.run}-{name}", heap="768m", settings=settings)
+            self.nodes[name].start()
+
+    def client(self) -> OpenSearch:
+        return connect(ConnectionSettings(url=self.nodes["first"].url))
+
+    def kill(self, name: str) -> None:
+        pid = self.nodes[name].status().pid
+        assert pid is not None
+        os.killpg(os.getpgid(pid), signal.SIGKILL)
+
+    def stop(self) -> None:
+        for node in self.nodes.values():
+            node.stop()
+
+
+@pytest.fixture(scope="module")
+def three() -> Iterator[ThreeNodes]:
+    cluster = ThreeNodes()
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def several(three: ThreeNodes) -> OpenSearch:
+    return three.client()
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("several") / f"several-{uuid.uuid4().hex[:6]}.zip"
+    return encoder_archive(path, model=graph_that_keeps_words())
+
+
+@pytest.fixture(scope="module")
+def model(several: OpenSearch, archive: Path) -> Iterator[ModelInfo]:
+    deployed = deploy_archive(several, open_archive(archive), configure_cluster=True)
+    found = get_model(several, deployed.model_id)
+    assert found is not None
+    yield found
+    delete_model(several, found.model_id, force=True)
+
+
+def test_a_model_is_deployed_on_all_ml_nodes(several: OpenSearch, model: ModelInfo) -> None:
+    assert (model.state, model.current, model.planned) == ("DEPLOYED", 2, 2)
+    nodes = model_nodes(several, model)
+    assert (nodes.running, nodes.missing) == (("second", "third"), ())
+
+
+@pytest.mark.parametrize("mode", ["client", "cluster"])
+@pytest.mark.parametrize("kind", ["rank_features", "sparse_vector"])
+def test_scores_are_exact_over_shards_and_replicas(
+    several: OpenSearch, model: ModelInfo, archive: Path, kind: Any, mode: Any
+) -> None:
+    index = f"several-{uuid.uuid4().hex[:8]}"
+    encoder = ArchiveEncoder.open(archive)
+    docs = documents(60)
+    try:
+        report = ingest(
+            several,
+            index,
+            docs,
+            encode=mode,
+            encoder=encoder if mode == "client" else None,
+            model_id=model.model_id if mode == "cluster" else None,
+            settings=IndexSettings(kind, shards=3, replicas=1),
+        )
+        assert (report.read, report.indexed, report.refused) == (60, 60, 0)
+        health = several.cluster.health(index=index, params={"wait_for_status": "green"})
+        assert (health["status"], health["active_shards"]) == ("green", 6)
+        exact = (
+            encoder.query_matrix(QUERIES) @ encoder.document_matrix([doc.passage for doc in docs]).T
+        ).toarray()
+        for row, query in enumerate(QUERIES):
+            hits = search(several, index, query, encoder=encoder, size=60).hits
+            scores = {hit.id: hit.score for hit in hits}
+            for column, doc in enumerate(docs):
+                # rank_features keeps 9 significant bits of a weight.
+                assert scores.get(doc.id, 0.0) == pytest.approx(exact[row, column], rel=2**-7, abs=1e-5)
+    finally:
+        delete_index(several, index)
+
+
+def test_a_node_that_dies_is_noticed_named_and_mended(
+    three: ThreeNodes,
+    several: OpenSearch,
+    model: ModelInfo,
+    archive: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    url = three.nodes["first"].url
+    three.kill("third")
+
+    def fell_out() -> bool | None:
+        found = get_model(several, model.model_id)
+        return True if found is not None and found.current < 2 else None
+
+    assert wait_until(fell_out, wait_s=90), "the cluster counts its nodes anew"
+    assert main(["models", "--url", url]) == 0
+    assert "1 of 2 nodes" in capsys.readouterr().out
+    (finding,) = [found for found in check_cluster(ConnectionSettings(url=url)) if found.status == "warning"
+                  and model.model_id in found.detail]  # fmt: skip
+    assert "on second" in finding.detail
+    assert "--redeploy" in (finding.advice or "")
+    # It goes on answering, and says what is missing.
+    assert main(["deploy", str(archive), "--url", url]) == 0
+    told = capsys.readouterr().err
+    assert "on 1 of 2 nodes: on second, not on" in told
+    assert "--redeploy" in told
+
+    three.nodes["third"].start()
+    assert main(["deploy", str(archive), "--redeploy", "--url", url]) == 0
+    mended = wait_until(lambda: _whole(several, model.model_id), wait_s=60)
+    assert mended is not None
+    assert model_nodes(several, mended).running == ("second", "third")
+
+
+def _whole(client: OpenSearch, model_id: str) -> ModelInfo | None:
+    found = get_model(client, model_id)
+    return found if found is not None and found.state == "DEPLOYED" and found.current == 2 else None
