@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import uuid
@@ -74,7 +75,10 @@ class ThreeNodes:
 
     def stop(self) -> None:
         for node in self.nodes.values():
+            folder = node.status().folder
             node.stop()
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
