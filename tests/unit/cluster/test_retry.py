@@ -21,6 +21,7 @@ from opensearchpy.exceptions import (
     TransportError,
 )
 
+from oskit.cli.main import main
 from oskit.cluster import retry
 from oskit.cluster.connection import ConnectionSettings, connect
 from oskit.cluster.retry import Patience, RetryPolicy, is_transient, with_retries
@@ -136,7 +137,9 @@ class Server:
                 if isinstance(status, str):
                     self.close_connection = True
                     return
-                content = {} if status == 200 else {"error": {"type": error, "reason": "because"}}
+                content: dict[str, Any] = {"hits": {"hits": []}}
+                if status != 200:
+                    content = {"error": {"type": error, "reason": "because"}}
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.end_headers()
@@ -262,6 +265,15 @@ def test_attempts_are_bounded() -> None:
     with Server(*[503] * 9) as server, pytest.raises(TransportError):
         connected(server).search(index="a", body={})
     assert len(server.lines) == QUICK.attempts
+
+
+def test_the_command_line_says_why_it_waits(capsys: pytest.CaptureFixture[str]) -> None:
+    with Server(503) as server:
+        assert main(["models", "--url", server.url]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Note: The cluster is busy or restarting (503: because); trying again in ")
+    with Server(503) as server:
+        assert main(["models", "--url", server.url, "--retry-for", "0"]) == 7
 
 
 def test_waiting_can_be_switched_off() -> None:
