@@ -1,0 +1,78 @@
+"""Every recipe that comes along still runs, with tiny encoders and teachers instead of the real ones."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from oskit.training.recipe_file import included_recipes, load_recipe
+from oskit.training.run import train
+from tests import tiny
+from tests.unit.training.teacher_models_tiny import build_dense, build_sparse
+
+WORDS = ("concrete", "bridge", "water", "road", "stone", "house", "old", "world")
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("parts")
+    rows = [
+        {"query": f"{one} {other}", "positive": f"the {one} and the {other}"}
+        for one, other in itertools.combinations(WORDS, 2)
+    ]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {
+        "base": tiny.build("bert", folder / "base"),
+        "sparse": build_sparse(folder / "sparse"),
+        "dense": build_dense(folder / "dense"),
+        "pairs": folder / "pairs.jsonl",
+        "cache": folder / "cache",
+    }
+
+
+@pytest.mark.parametrize("name", sorted(included_recipes()))
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_an_included_recipe_runs(name: str, precision: str, parts: dict[str, Path], tmp_path: Path) -> None:
+    result = train(load_recipe(name, overrides(name, parts, precision)), tmp_path / "run")
+    assert [stage.steps for stage in result.stages] == [2] * (2 if name == "two-stage" else 1)
+    encoder = result.load()
+    assert encoder.architecture == ("inference-free" if name.startswith("inference-free") else "symmetric")
+    assert encoder.document_matrix(["the old bridge"]).nnz > 0
+
+
+def test_less_memory_and_smaller_evaluations(parts: dict[str, Path], tmp_path: Path) -> None:
+    less = [
+        "schedule.gradient_checkpointing=true",
+        "schedule.micro_batch_size=2",
+        "evaluation.queries=3",
+        "evaluation.corpus=6",
+    ]
+    same = ["encoder.dropout=0", "schedule.evaluate_every=2"]  # one evaluation, so there is nothing to choose
+    plain, spared = (
+        train(load_recipe("quick", [*overrides("quick", parts, "float32"), *more]), tmp_path / name)
+        for name, more in (("plain", same), ("spared", [*same, *less]))
+    )
+    # Both compute the same steps, and the same is measured at the end.
+    assert spared.after.ndcg == pytest.approx(plain.after.ndcg, abs=1e-3)
+    assert spared.after.flops == pytest.approx(plain.after.flops, rel=1e-3)
+
+
+def overrides(name: str, parts: dict[str, Path], precision: str) -> list[str]:
+    sparse = name == "stage-2"
+    values = [
+        f"encoder.name={parts['sparse' if sparse else 'base']}",
+        "encoder.max_length=16",
+        f"data.train={parts['pairs']}",
+        "data.hold_out=0.3",
+        "data.negatives.depth=8",
+        "data.negatives.per_query=2",
+        f"teachers.dense.name={parts['dense']}",
+        f"teachers.cache_folder={parts['cache']}",
+        "schedule.steps=2",
+        "schedule.batch_size=4",
+        f"schedule.precision={precision}",
+    ]
+    return [*values, *([f"teachers.sparse.name={parts['sparse']}"] if sparse else [])]
