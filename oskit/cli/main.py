@@ -7,7 +7,6 @@ the short help of every command stands in the table and a test compares it with 
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import sys
 from typing import NamedTuple
@@ -113,6 +112,9 @@ def cli() -> None:
     6 archive or export, 7 cluster, 8 local node, 9 proof failed, 10 some documents were refused,
     11 training, 130 interrupted.
     """
+    from oskit.cli.log import show_log
+
+    show_log()
 
 
 def main(args: list[str] | None = None) -> int:
@@ -121,7 +123,6 @@ def main(args: list[str] | None = None) -> int:
     Errors that oskit raises on purpose become one line on stderr. Anything else is a bug: it is
     reported as one, in one line, with the traceback only if ``OSKIT_TRACEBACK`` is set.
     """
-    _show_log()
     try:
         code = cli.main(args=args, prog_name="oskit", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -148,19 +149,6 @@ def main(args: list[str] | None = None) -> int:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         code = _fail(f"unexpected {reason[:500]}. This is a bug in oskit; OSKIT_TRACEBACK=1 shows where", 1)
     return code if isinstance(code, int) else 0
-
-
-class _Notes(logging.Handler):
-    """Shows what oskit logs, such as why it waits for a cluster, as lines on stderr."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        click.echo(f"Note: {' '.join(record.getMessage().split())}", err=True)
-
-
-def _show_log() -> None:
-    logger = logging.getLogger("oskit")
-    if not any(isinstance(handler, _Notes) for handler in logger.handlers):
-        logger.addHandler(_Notes())
 
 
 def _fail(message: str, exit_code: int) -> int:

@@ -24,8 +24,8 @@ from oskit.cluster.models import (
     delete_empty_group,
     delete_model,
     get_model,
-    model_nodes,
     pipelines_using,
+    placement,
     request,
     undeploy_model,
     wait_until,
@@ -128,7 +128,7 @@ def deploy_archive(
             nodes that have it go on answering.
         wait_s: Limit of the deployment, after the upload, in seconds.
         progress: Told what happens, bytes done and bytes in all (0 if it has no size).
-        notify: Told what a person should know: retries, changed settings, models that stay.
+        notify: Told what a person should know: changed settings, nodes that lack the model, models that stay.
         compare: Compare the predictions with the archive's own on a handful of texts.
 
     Raises:
@@ -147,15 +147,10 @@ def deploy_archive(
     if plan.name != (name or archive.name):
         run.notify(f"The cluster has this archive as {plan.name!r}; --name makes another model of it")
     run.prepare_cluster(plan, configure_cluster)
-    if redeploy:
-        plan = again(plan)
+    if redeploy and plan.action == "reuse":
+        plan = replace_fields(plan, action="deploy")
     deployed = run.execute(plan, group, expected)
     return run.replace_others(plan, deployed) if replace else deployed
-
-
-def again(plan: DeploymentPlan) -> DeploymentPlan:
-    """The plan to deploy what is deployed already."""
-    return replace_fields(plan, action="deploy") if plan.action == "reuse" else plan
 
 
 def _silent_progress(_what: str, _done: int, _total: int) -> None:
@@ -294,31 +289,22 @@ class _Deployment:
             raise ModelError(
                 f"The model {model_id} was deployed, but does not answer", hint="Deploy it again"
             )
-        everywhere = wait_until(
-            lambda: self._on_all_nodes(model_id), wait_s=min(ALL_NODES_WAIT_S, end - time.monotonic())
-        )
-        if everywhere is None:
-            self._tell_missing_nodes(model)
-        return everywhere or model
+        if not model.is_on_all_nodes:
+            wait_s = min(ALL_NODES_WAIT_S, end - time.monotonic())
+            model = wait_until(lambda: self._on_all_nodes(model_id), wait_s=wait_s) or model
+        self._tell_missing_nodes(model)
+        return model
 
     def _on_all_nodes(self, model_id: str) -> ModelInfo | None:
         model = get_model(self._client, model_id)
-        return (
-            model
-            if model is not None and model.state == "DEPLOYED" and model.current >= model.planned
-            else None
-        )
+        return model if model is not None and model.is_on_all_nodes else None
 
     def _tell_missing_nodes(self, model: ModelInfo) -> None:
-        if model.state == "DEPLOYED" and model.current >= model.planned:
-            return
-        try:
-            where = f"on {model.current} of {model.planned} nodes: {model_nodes(self._client, model)}"
-        except ClusterError:  # the permission is another one
-            where = f"on {model.current} of {model.planned} nodes"
-        self.notify(
-            f"The model {model.model_id} is {where}. Bring it to all with: oskit deploy ARCHIVE --redeploy"
-        )
+        if not model.is_on_all_nodes:
+            self.notify(
+                f"The model {model.model_id} is {placement(self._client, model)}. "
+                "Bring it to all with: oskit deploy ARCHIVE --redeploy"
+            )
 
     def _answering(self, model_id: str) -> ModelInfo | None:
         model = get_model(self._client, model_id)

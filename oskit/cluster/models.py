@@ -15,7 +15,7 @@ from opensearchpy import OpenSearch
 from opensearchpy.exceptions import ConflictError, NotFoundError, TransportError
 
 from oskit.cluster.failures import cluster_errors
-from oskit.errors import ModelError
+from oskit.errors import ClusterError, ModelError
 
 Result = TypeVar("Result")
 
@@ -79,6 +79,11 @@ class ModelInfo:
     def is_deployed(self) -> bool:
         """Whether it answers, on some nodes at least."""
         return self.state in DEPLOYED_STATES
+
+    @property
+    def is_on_all_nodes(self) -> bool:
+        """Whether every node that should run it does."""
+        return self.state == "DEPLOYED" and self.current >= self.planned
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -265,6 +270,15 @@ def model_nodes(client: OpenSearch, model: ModelInfo) -> ModelNodes:
         if node_id not in running
     ]
     return ModelNodes(tuple(sorted(names.get(node_id, node_id) for node_id in running)), tuple(missing))
+
+
+def placement(client: OpenSearch, model: ModelInfo) -> str:
+    """``on 1 of 2 nodes: on a, not on b``; the names are left out where we may not see them."""
+    counted = f"on {model.current} of {model.planned} nodes"
+    try:
+        return f"{counted}: {model_nodes(client, model)}"
+    except ClusterError:  # the permission is another one
+        return counted
 
 
 def undeploy_model(client: OpenSearch, model_id: str, *, wait_s: float = 60) -> ModelInfo:

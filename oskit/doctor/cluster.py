@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from packaging.version import InvalidVersion, Version
 
 from oskit.cluster.connection import ClusterInfo, ConnectionSettings, cluster_errors, cluster_info, connect
-from oskit.cluster.models import ModelInfo, list_models, model_nodes
+from oskit.cluster.models import list_models, placement
 from oskit.cluster.retry import RetryPolicy
 from oskit.cluster.settings import effective_settings, model_setting_problems
 from oskit.doctor.finding import Finding, Status, attempt
@@ -188,15 +188,11 @@ def _models(client: OpenSearch) -> list[Finding]:
     advice = "Bring it to all nodes with: oskit deploy ARCHIVE --redeploy; it says why a node cannot load it"
     return [
         Finding(
-            "cluster", f"model {model.name}", "warning", f"{_where(client, model)} ({model.model_id})", advice
+            "cluster",
+            f"model {model.name}",
+            "warning",
+            f"{model.state} {placement(client, model)} ({model.model_id})",
+            advice,
         )
         for model in ill
     ]
-
-
-def _where(client: OpenSearch, model: ModelInfo) -> str:
-    counted = f"{model.state} on {model.current} of {model.planned} nodes"
-    try:
-        return f"{counted}: {model_nodes(client, model)}"
-    except OskitError:  # the permission is another one
-        return counted
