@@ -63,7 +63,6 @@ class Workspace:
         path = self.work / f"medquad-{self.pairs or 'all'}.jsonl"
         if not path.is_file():
             records = self._records()
-            random.Random(0).shuffle(records)
             records = records[_DEV : _DEV + self.pairs] if self.pairs else records[_DEV:]
             lines = ((record["query"], answer) for record in records for answer in record["pos"])
             _write(path, ((query, _cut(answer)) for query, answer in lines))
@@ -77,14 +76,17 @@ class Workspace:
         """
         folder = self.work / "medquad-dev"
         if not folder.is_dir():
-            records = self._records()
-            random.Random(0).shuffle(records)
-            _write_dev(folder, records[:_DEV])
+            staging = folder.with_name(f".{folder.name}")
+            _asked(self._records()[:_DEV]).write(staging)
+            staging.rename(folder)
         return folder
 
     def _records(self) -> list[dict[str, Any]]:
+        """The English questions, each with its answers, in an order at random that is always the same."""
         with lzma.open(_present(self.data / PAIRS), "rt", encoding="utf-8") as file:
-            return [json.loads(line) for line in file]
+            records = [json.loads(line) for line in file]
+        random.Random(0).shuffle(records)
+        return records
 
     def faq_file(self, name: str) -> Path:
         """The FAQ's questions and answers without those that are held out."""
@@ -123,21 +125,17 @@ def _cut(answer: str) -> str:
     return " ".join(answer.split()[:_WORDS])
 
 
-def _write_dev(folder: Path, records: list[dict[str, Any]]) -> None:
-    """A collection in BEIR's layout, each question with its answers."""
-    staging = folder.with_name(f".{folder.name}")
-    (staging / "qrels").mkdir(parents=True, exist_ok=True)
-    corpus, queries, qrels = [], [], ["query-id\tcorpus-id\tscore"]
-    for number, record in enumerate(records):
-        queries.append({"_id": f"q{number}", "text": record["query"]})
-        for place, answer in enumerate(record["pos"]):
-            corpus.append({"_id": f"d{number}-{place}", "text": _cut(answer)})
-            qrels.append(f"q{number}\td{number}-{place}\t1")
-    for name, rows in (("corpus", corpus), ("queries", queries)):
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (staging / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-    (staging / "qrels" / "test.tsv").write_text("\n".join(qrels) + "\n", encoding="utf-8")
-    staging.rename(folder)
+def _asked(records: list[dict[str, Any]]) -> Collection:
+    """Each question with its answers."""
+    answers = {
+        f"q{number}": {f"d{number}-{place}": _cut(answer) for place, answer in enumerate(record["pos"])}
+        for number, record in enumerate(records)
+    }
+    return Collection(
+        queries={f"q{number}": record["query"] for number, record in enumerate(records)},
+        qrels={query: dict.fromkeys(texts, 1) for query, texts in answers.items()},
+        corpus=tuple(Document(key, text) for texts in answers.values() for key, text in texts.items()),
+    )
 
 
 def _present(path: Path) -> Path:
