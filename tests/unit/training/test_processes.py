@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
@@ -14,6 +13,7 @@ import pytest
 import yaml
 
 from tests import tiny
+from tests.unit.training.word_pairs import write_pairs
 
 WORDS = ("concrete", "bridge", "water", "road", "stone", "house", "old", "world", "steel", "wall", "floor")
 
@@ -21,15 +21,11 @@ WORDS = ("concrete", "bridge", "water", "road", "stone", "house", "old", "world"
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     base = tiny.without_dropout(tiny.build("bert", tmp_path / "base"))
-    rows = [
-        {"query": f"{one} {other}", "positive": f"the {one} and the {other}"}
-        for one, other in itertools.combinations(WORDS, 2)
-    ]
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pairs = write_pairs(tmp_path / "pairs.jsonl", WORDS)
     values = {
         "name": "two",
         "encoder": {"name": str(base), "max_length": 16},
-        "data": {"train": [str(tmp_path / "pairs.jsonl")], "hold_out": 0.4},
+        "data": {"train": [str(pairs)], "hold_out": 0.4},
         "loss": {"distillation": None, "contrastive": {"scale": 1.0}},
         "sparsity": {"documents": {"weight": 1e-3}, "queries": {"weight": 1e-3}},
         "schedule": {"steps": 16, "batch_size": 16, "learning_rate": 5e-3, "evaluate_every": 8},

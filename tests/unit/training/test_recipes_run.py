@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from oskit.training.recipe_file import included_recipes, load_recipe
 from oskit.training.run import train
 from tests import tiny
 from tests.unit.training.teacher_models_tiny import build_dense, build_sparse
+from tests.unit.training.word_pairs import write_pairs
 
 WORDS = ("concrete", "bridge", "water", "road", "stone", "house", "old", "world")
 
@@ -19,16 +18,11 @@ WORDS = ("concrete", "bridge", "water", "road", "stone", "house", "old", "world"
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("parts")
-    rows = [
-        {"query": f"{one} {other}", "positive": f"the {one} and the {other}"}
-        for one, other in itertools.combinations(WORDS, 2)
-    ]
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return {
         "base": tiny.build("bert", folder / "base"),
         "sparse": build_sparse(folder / "sparse"),
         "dense": build_dense(folder / "dense"),
-        "pairs": folder / "pairs.jsonl",
+        "pairs": write_pairs(folder / "pairs.jsonl", WORDS),
         "cache": folder / "cache",
     }
 

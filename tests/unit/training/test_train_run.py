@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 import signal
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from oskit.training.report import StageResult
 from oskit.training.run import train
 from tests import tiny
 from tests.unit.training.teacher_models_tiny import build_dense
+from tests.unit.training.word_pairs import write_pairs
 
 WORDS = (
     *("concrete", "bridge", "water", "road", "stone", "house", "old"),
@@ -65,13 +65,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A document for every two words, and the two words as its query."""
-    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
-    rows = [
-        {"query": f"{one} {other}", "positive": f"the {one} and the {other}"}
-        for one, other in itertools.combinations(WORDS, 2)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
+    return write_pairs(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", WORDS)
 
 
 def recipe(base: Path, pairs: Path, **changes: Any) -> dict[str, Any]:
