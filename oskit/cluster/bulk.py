@@ -2,7 +2,8 @@
 
 opensearch-py's helpers either raise at the first item that is refused or never retry it; here an item is
 retried for as long as its refusal is passing (429, 503), and what is refused for good comes back with its
-reason.
+reason. A refusal that is not about the document ends the load: in a dead-letter file it would hide among the
+documents that somebody has to look at.
 """
 
 from __future__ import annotations
@@ -29,13 +30,20 @@ _BUSY = frozenset({429, 503})
 _OPEN_BREAKER = "circuit breaker is open"
 """ML Commons is short of memory; it says so with various statuses."""
 
+_DEPLOY_AGAIN = "Deploy the model of the ingest pipeline again: oskit models, oskit deploy"
+
 _FAULTS_OF_THE_CLUSTER = {
-    "model not ready": "Deploy the model of the ingest pipeline again: oskit models, oskit deploy",
+    "model not ready": _DEPLOY_AGAIN,
+    # A document that is being encoded while its model is undeployed (DJL closes the model's memory).
+    "has been closed already": _DEPLOY_AGAIN,
     _OPEN_BREAKER: "Free memory on the nodes, undeploy other models, or send less at once with --bulk-size",
     "cluster_block_exception": "Free disk space on the nodes, or lift the block",
     "pipeline with id": "Somebody deleted the ingest pipeline; run the command again",
 }
 """Words of refusals that are not about the document, and what to do."""
+
+_BUSY_FOR_LONG = "The cluster stayed busy: send less at once with --bulk-size and --workers, or wait longer \
+with --retry-for"
 
 _MAX_DOCUMENTS = 100_000
 
@@ -175,6 +183,7 @@ class BulkSender:
         self, items: list[dict[str, Any]], batch: list[_Pending], outcome: BulkOutcome
     ) -> list[_Pending]:
         again: list[_Pending] = []
+        ending: IndexingError | None = None  # raised when the whole answer has been counted
         for pending, answer in zip(batch, items, strict=True):
             (result,) = answer.values()
             status = int(result.get("status", 500))
@@ -182,15 +191,18 @@ class BulkSender:
                 outcome.indexed += 1
                 continue
             reason = item_reason(result.get("error"))
-            if _passes(status, reason) and (wait := self._item_wait_s(pending, reason)) is not None:
+            passes = _passes(status, reason)
+            if passes and (wait := self._item_wait_s(pending, reason)) is not None:
                 self._pause_s = max(self._pause_s, wait)
                 again.append(pending)
-            elif hint := _not_the_documents_fault(status, reason):
-                raise IndexingError(
+            elif hint := _not_the_documents_fault(status, reason) or (_BUSY_FOR_LONG if passes else None):
+                ending = ending or IndexingError(
                     f"cannot index documents into {self._index!r}: {reason} ({status})", hint=hint
                 )
             else:
                 outcome.refused.append(RefusedItem(pending.item.document, status, reason))
+        if ending is not None:
+            raise ending
         return again
 
     def _item_wait_s(self, pending: _Pending, reason: str) -> float | None:

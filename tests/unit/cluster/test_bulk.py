@@ -45,11 +45,23 @@ def test_only_the_items_that_failed_are_sent_again():
 
 
 def test_what_stays_refused_comes_back_with_its_reason():
-    outcome, _ = send(lambda ids: [400 if i == "1" else 429 if i == "2" else 200 for i in ids], 4)
-    assert outcome.indexed == 2
-    refused = {item.document.id: item for item in outcome.refused}
-    assert {i: item.status for i, item in refused.items()} == {"1": 400, "2": 429}
-    assert refused["1"].reason == "item_exception: item 400; illegal_argument_exception: because"
+    outcome, _ = send(lambda ids: [400 if i == "1" else 200 for i in ids], 4)
+    assert outcome.indexed == 3
+    (refused,) = outcome.refused
+    assert (refused.document.id, refused.status) == ("1", 400)
+    assert refused.reason == "item_exception: item 400; illegal_argument_exception: because"
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_document_that_the_cluster_is_too_busy_for_ends_the_load(status: int):
+    """Nothing is wrong with it: it is no dead letter, and the others would wait as long."""
+    outcome = BulkOutcome()
+    with (
+        ScriptedBulk(lambda ids: [status if i == "2" else 201 for i in ids]) as server,
+        pytest.raises(IndexingError, match="--workers, or wait longer"),
+    ):
+        BulkSender(server.client(FAST), "i").send(items(4), outcome)
+    assert (outcome.indexed, outcome.refused) == (3, [])
 
 
 def test_a_document_that_fails_whole_requests_is_found_by_halving():
@@ -86,11 +98,11 @@ def test_a_cluster_that_stays_busy_is_given_up():
 def test_what_is_no_documents_fault_ends_the_load(status: int):
     outcome = BulkOutcome()
     with (
-        ScriptedBulk(lambda ids: [201, status]) as server,
+        ScriptedBulk(lambda ids: [201, status, 200]) as server,
         pytest.raises(IndexingError, match=f"item {status}"),
     ):
-        BulkSender(server.client(FAST), "i").send(items(2), outcome)
-    assert outcome.indexed == 1, "what was done before is known"
+        BulkSender(server.client(FAST), "i").send(items(3), outcome)
+    assert outcome.indexed == 2, "the rest of the answer is known"
 
 
 def test_stop_ends_the_waiting():
@@ -114,7 +126,13 @@ def test_stop_ends_the_waiting():
 def test_every_item_is_settled_exactly_once(count: int, requests: list, statuses: list):
     of_request, of_item = iter(requests), itertools.cycle(statuses)
     policy = RetryPolicy(attempts=12, first_wait_s=0.0001, max_wait_s=0.0001)
+    outcome = BulkOutcome()
     with ScriptedBulk(lambda ids: next(of_request, None) or [next(of_item) for _ in ids]) as server:
-        outcome = BulkSender(server.client(policy), "i").send(items(count))
-    assert outcome.indexed + len(outcome.refused) == count
+        try:
+            BulkSender(server.client(policy), "i").send(items(count), outcome)
+        except IndexingError:  # one document got 429 or 503 at every attempt
+            assert {429, 503} & set(statuses)
+            assert outcome.indexed + len(outcome.refused) < count
+        else:
+            assert outcome.indexed + len(outcome.refused) == count
     assert len({item.document.id for item in outcome.refused}) == len(outcome.refused)
