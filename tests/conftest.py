@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--write-incidents``; options can only be added here, not in tests/integration."""
+    parser.addoption("--write-incidents", action="store_true", help="write the table of docs/reliability.md")
+
+
 @pytest.fixture(scope="session")
 def cluster_url() -> Iterator[str]:
     """A real OpenSearch: the one at ``OSKIT_TEST_URL``, else a local node of this test run's own."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import threading
+import time
 from dataclasses import dataclass
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
-Kind = Literal["status", "reset", "lose-answer", "delay"]
+Kind = Literal["status", "reset", "lose-answer", "delay", "hang", "trickle", "refuse-items"]
 
 
 @dataclass
@@ -20,7 +22,9 @@ class Fault:
         pattern: Regular expression, searched in ``"METHOD /path"``.
         kind: ``status`` answers with :attr:`status`; ``reset`` cuts the connection in the middle of the
             request's body; ``lose-answer`` forwards the request and cuts the connection before the answer;
-            ``delay`` forwards it after :attr:`seconds`.
+            ``delay`` forwards it after :attr:`seconds`; ``hang`` never answers and forwards nothing;
+            ``trickle`` sends the answer in small pieces over :attr:`seconds`; ``refuse-items`` forwards every
+            second document of a bulk request and answers for the others with :attr:`status`.
         times: How many requests it spoils.
         status: Status to answer with.
         seconds: How long to wait.
@@ -59,13 +63,27 @@ class FaultyProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._server.close)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
+
+    async def _end(self) -> None:
+        self._server.close()
+        running = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in running:  # such as requests that hang
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
     def count(self, pattern: str) -> int:
         """How many requests so far match."""
         return sum(bool(re.search(pattern, line)) for line in self.requests)
+
+    def wait_for(self, pattern: str, *, count: int = 1, wait_s: float = 60) -> None:
+        """Until so many requests matched."""
+        end = time.monotonic() + wait_s
+        while self.count(pattern) < count:
+            assert time.monotonic() < end, f"no {pattern} in {self.requests}"
+            time.sleep(0.01)
 
     def _fault_for(self, line: str) -> Fault | None:
         for fault in self.faults:
@@ -95,18 +113,46 @@ class FaultyProxy:
                 )
                 await writer.drain()
                 return
+            if fault is not None and fault.kind == "hang":
+                await reader.read()  # until the client goes away
+                return
             if fault is not None and fault.kind == "delay":
                 await asyncio.sleep(fault.seconds)
-            answer = await self._forward(head, body)
+            if fault is not None and fault.kind == "refuse-items":
+                answer = await self._refuse_items(head, body, fault.status)
+            else:
+                answer = await self._forward(head, body)
             if fault is not None and fault.kind == "lose-answer":
                 writer.transport.abort()
                 return
-            writer.write(answer)
-            await writer.drain()
+            pieces = 20 if fault is not None and fault.kind == "trickle" else 1
+            size = -(-len(answer) // pieces)
+            for start in range(0, len(answer), size):
+                writer.write(answer[start : start + size])
+                await writer.drain()
+                if fault is not None and pieces > 1:
+                    await asyncio.sleep(fault.seconds / pieces)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
             writer.close()
+
+    async def _refuse_items(self, head: bytes, body: bytes, status: int) -> bytes:
+        """Forward the documents with even numbers, and put refusals of the others between their answers."""
+        lines = body.splitlines(keepends=True)
+        documents = [b"".join(lines[at : at + 2]) for at in range(0, len(lines), 2)]
+        taken = b"".join(documents[::2])
+        head = re.sub(rb"(?i)(\r\ncontent-length: *)\d+", rb"\g<1>%d" % len(taken), head)
+        answer = await self._forward(head, taken)
+        answers = iter(json.loads(answer.split(b"\r\n\r\n", 1)[1])["items"])
+        error = {"type": "opensearch_rejected_execution_exception", "reason": "on purpose"}
+        refused = {"index": {"status": status, "error": error}}
+        items = [refused if number % 2 else next(answers) for number in range(len(documents))]
+        content = json.dumps({"items": items}).encode()
+        return (
+            b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+            b"connection: close\r\n\r\n%s" % (len(content), content)
+        )
 
     async def _forward(self, head: bytes, body: bytes) -> bytes:
         reader, writer = await asyncio.open_connection(self._host, self._port)

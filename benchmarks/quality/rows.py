@@ -133,7 +133,7 @@ def _ingredients(results: Results) -> list[Claim]:
     return [
         _at_equal_flops("stage 2 above stage 1", results, "tiny-stage-2", "tiny-stage-1"),
         _at_equal_flops("IDF-aware above plain FLOPS", results, "tiny-idf", "tiny-stage-1"),
-        _at_equal_flops("mined negatives above none", results, "tiny-stage-1", "tiny-in-batch"),
+        _at_equal_flops("mined negatives above none", results, "tiny-mined", "tiny-stage-1"),
     ]
 
 
@@ -198,7 +198,7 @@ ROWS: dict[str, Row] = {
     ),
     "3": Row(
         "Ingredients, at equal FLOPS",
-        ("tiny-stage-1", "tiny-stage-2", "tiny-idf", "tiny-in-batch"),
+        ("tiny-stage-1", "tiny-stage-2", "tiny-idf", "tiny-mined"),
         (MEDQUAD,),
         _ingredients,
     ),

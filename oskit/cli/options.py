@@ -98,13 +98,19 @@ def connection_options(function: Function) -> Function:
 
     @functools.wraps(function)
     def with_connection(*args: Any, password_stdin: bool, **kwargs: Any) -> Any:
-        from oskit.cluster.connection import ConnectionSettings
+        from oskit.cluster.connection import ConnectionSettings, split_url
 
         given: dict[str, Any] = {name: kwargs.pop(name) for name in _CONNECTION_NAMES}
         if password_stdin:
             given["password"] = sys.stdin.readline().rstrip("\r\n")
         overrides = {name: value for name, value in given.items() if value is not None}
         connection = ConnectionSettings.from_environment(**overrides)
+        if "url" in overrides and split_url(overrides["url"])[2] is not None:
+            click.echo(
+                "Warning: everybody on this machine can see the password in --url; use OSKIT_PASSWORD, "
+                "--password-file or --password-stdin",
+                err=True,
+            )
         if connection.insecure:
             click.echo("Warning: the cluster's certificate is not verified (--insecure)", err=True)
         return function(*args, connection=connection, **kwargs)

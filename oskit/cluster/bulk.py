@@ -32,15 +32,26 @@ _OPEN_BREAKER = "circuit breaker is open"
 
 _DEPLOY_AGAIN = "Deploy the model of the ingest pipeline again: oskit models, oskit deploy"
 
+_OPEN_INDEX = "Open it: POST {index}/_open"
+
 _FAULTS_OF_THE_CLUSTER = {
     "model not ready": _DEPLOY_AGAIN,
     # A document that is being encoded while its model is undeployed (DJL closes the model's memory).
     "has been closed already": _DEPLOY_AGAIN,
     _OPEN_BREAKER: "Free memory on the nodes, undeploy other models, or send less at once with --bulk-size",
+    "index closed": _OPEN_INDEX,
+    "index preparing to close": _OPEN_INDEX,
     "cluster_block_exception": "Free disk space on the nodes, or lift the block",
+    "index_closed_exception": _OPEN_INDEX,
     "pipeline with id": "Somebody deleted the ingest pipeline; run the command again",
 }
 """Words of refusals that are not about the document, and what to do."""
+
+_WAYS_OUT = {
+    "limit of total fields": "leave out fields, or allow more: "
+    'PUT {index}/_settings {{"index.mapping.total_fields.limit": 2000}}',
+}
+"""Words of refusals that are about the document, and what helps where the document is right."""
 
 _BUSY_FOR_LONG = "The cluster stayed busy: send less at once with --bulk-size and --workers, or wait longer \
 with --retry-for"
@@ -110,7 +121,6 @@ class BulkSender:
         self._limit = _MAX_DOCUMENTS
         self._ceiling = _MAX_DOCUMENTS
         self._patience = Patience(self._policy)  # with requests that fail as a whole
-        self._pause_s = 0.0  # before the next request
         self._params: dict[str, Any] = {
             "pipeline": pipeline,
             "filter_path": "items.*.status,items.*.error",
@@ -132,19 +142,18 @@ class BulkSender:
         waiting = deque(_Pending(item) for item in items)
         while waiting and not self._stop.is_set():
             batch = [waiting.popleft() for _ in range(min(self._limit, len(waiting)))]
-            self._pause_s = 0.0
-            again = self._send_batch(batch, outcome)
-            if again and self._pause_s:
+            again, wait_s = self._send_batch(batch, outcome)
+            if again and wait_s:
                 outcome.retries += len(again)
                 self._limit = max(1, len(batch) // 2)
-                self._stop.wait(self._pause_s)
+                self._stop.wait(wait_s)
             elif not again:
                 self._limit = min(self._limit * 2, self._ceiling)
             waiting.extendleft(reversed(again))
         return outcome
 
-    def _send_batch(self, batch: list[_Pending], outcome: BulkOutcome) -> list[_Pending]:
-        """One request; returns what has to be sent again."""
+    def _send_batch(self, batch: list[_Pending], outcome: BulkOutcome) -> tuple[list[_Pending], float]:
+        """One request; returns what has to be sent again, and after how many seconds."""
         body = b"".join(pending.item.payload for pending in batch)
         try:
             answer = self._client.bulk(body=body, index=self._index, params=dict(self._params))
@@ -158,31 +167,34 @@ class BulkSender:
 
     def _after_failure(
         self, failure: TransportError, batch: list[_Pending], outcome: BulkOutcome
-    ) -> list[_Pending]:
+    ) -> tuple[list[_Pending], float]:
         """The request failed as a whole: wait, split it, or give up."""
         status = failure.status_code
         if status in (400, 413):
             # One document can fail a whole request: find it by halving.
             if len(batch) == 1:
-                outcome.refused.append(RefusedItem(batch[0].item.document, status, error_reason(failure)))
-                return []
+                reason = error_reason(failure)
+                if status == 413:
+                    reason = f"the document is too large for a request ({reason})"
+                outcome.refused.append(RefusedItem(batch[0].item.document, status, reason))
+                return [], 0
             self._limit = max(1, len(batch) // 2)
             if status == 413:
                 self._ceiling = self._limit
-            return batch
+            return batch, 0
         wait = self._patience.wait_s(failure) if is_transient(failure) else None
         if wait is not None:
             tell(failure, wait)
-            self._pause_s = wait
-            return batch
+            return batch, wait
         with cluster_errors(f"index documents into {self._index!r}", IndexingError):
             raise failure
         raise AssertionError("cluster_errors raises")
 
     def _after_answer(
         self, items: list[dict[str, Any]], batch: list[_Pending], outcome: BulkOutcome
-    ) -> list[_Pending]:
+    ) -> tuple[list[_Pending], float]:
         again: list[_Pending] = []
+        pause_s, busy = 0.0, ""
         ending: IndexingError | None = None  # raised when the whole answer has been counted
         for pending, answer in zip(batch, items, strict=True):
             (result,) = answer.values()
@@ -193,17 +205,22 @@ class BulkSender:
             reason = item_reason(result.get("error"))
             passes = _passes(status, reason)
             if passes and (wait := self._item_wait_s(pending, reason)) is not None:
-                self._pause_s = max(self._pause_s, wait)
+                pause_s, busy = max(pause_s, wait), f"{status}: {reason}"
                 again.append(pending)
             elif hint := _not_the_documents_fault(status, reason) or (_BUSY_FOR_LONG if passes else None):
                 ending = ending or IndexingError(
-                    f"cannot index documents into {self._index!r}: {reason} ({status})", hint=hint
+                    f"cannot index documents into {self._index!r}: {reason} ({status})",
+                    hint=hint.format(index=self._index),
                 )
             else:
+                way_out = "".join(f"; {hint}" for words, hint in _WAYS_OUT.items() if _says(reason, words))
+                reason += way_out.format(index=self._index)
                 outcome.refused.append(RefusedItem(pending.item.document, status, reason))
         if ending is not None:
             raise ending
-        return again
+        if again:
+            tell(f"The cluster is too busy for {len(again)} of {len(batch)} documents ({busy})", pause_s)
+        return again, pause_s
 
     def _item_wait_s(self, pending: _Pending, reason: str) -> float | None:
         pending.patience = pending.patience or Patience(self._policy)

@@ -188,6 +188,8 @@ CAUSES: tuple[tuple[str, Cause], ...] = (
     ),
 )
 
+NODE_IS_GONE = Cause("the node that was loading it is gone or was restarted", "Try again", passes=True)
+
 _UNKNOWN = Cause("the cluster could not load it", "The node's log says more")
 
 

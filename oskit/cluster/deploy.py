@@ -14,7 +14,7 @@ from typing import Any
 from opensearchpy import OpenSearch
 from opensearchpy.exceptions import TransportError
 
-from oskit.cluster.causes import Cause, cause_of, node_errors
+from oskit.cluster.causes import NODE_IS_GONE, Cause, cause_of, node_errors
 from oskit.cluster.comparison import Expectation, compare_predictions, expectation
 from oskit.cluster.failures import cluster_errors
 from oskit.cluster.models import (
@@ -49,6 +49,9 @@ from oskit.errors import ClusterError, ClusterSettingsError, ModelError, OskitEr
 DEPLOY_ATTEMPTS = 4
 DEPLOY_PAUSE_S = 5.0
 """A memory breaker that opened because of the upload closes once the garbage of it is collected."""
+
+LOST_AFTER_S = 5.0
+"""An unfinished task that no node has known for so long is lost with the node that ran it."""
 
 ALL_NODES_WAIT_S = 30.0
 """The cluster counts the nodes of a model anew every 10 s."""
@@ -191,6 +194,7 @@ class _Deployment:
         self._made_model: str | None = None
         self._made_group: str | None = None
         self._deployed: str | None = None
+        self._unknown_since: float | None = None  # when no node knew the task of the deployment any more
 
     def expectation(self) -> Expectation | None:
         """What the model must predict, found out before anything is sent."""
@@ -282,9 +286,16 @@ class _Deployment:
         end = time.monotonic() + self._wait_s
         if plan.action != "await":  # else another run is deploying it right now
             self._deploy_with_patience(model_id, end)
-        model = wait_until(
-            lambda: self._answering(model_id), wait_s=max(10.0, end - time.monotonic()), max_pause_s=1.0
-        )
+        model = self._wait_for_answers(model_id, end)
+        if model is not None and model.state == "DEPLOY_FAILED":
+            # The cluster's own check can call it so after a restart, whatever the task said.
+            self.notify(f"The cluster calls the deployment of {model_id} failed: deploying it again")
+            self._deploy_with_patience(model_id, end)
+            model = self._wait_for_answers(model_id, end)
+        if model is not None and model.state == "DEPLOY_FAILED":
+            raise ModelError(
+                f"The deployment of the model {model_id} failed", hint="Deploy it again to see why"
+            )
         if model is None:
             raise ModelError(
                 f"The model {model_id} was deployed, but does not answer", hint="Deploy it again"
@@ -306,15 +317,18 @@ class _Deployment:
                 "Bring it to all with: oskit deploy ARCHIVE --redeploy"
             )
 
+    def _wait_for_answers(self, model_id: str, end: float) -> ModelInfo | None:
+        """The model once it answers or its deployment failed; None after ``end``."""
+        wait_s = max(10.0, end - time.monotonic())
+        return wait_until(lambda: self._answering(model_id), wait_s=wait_s, max_pause_s=1.0)
+
     def _answering(self, model_id: str) -> ModelInfo | None:
         model = get_model(self._client, model_id)
         if model is None:
             raise ModelError(f"The model {model_id} was deleted during its deployment")
-        if model.state == "DEPLOY_FAILED":
-            raise ModelError(
-                f"The deployment of the model {model_id} failed", hint="Deploy it again to see why"
-            )
         self._progress(f"Deploying: {model.state}", 0, 0)
+        if model.state == "DEPLOY_FAILED":
+            return model
         return model if model.is_deployed and is_ready(self._client, model) else None
 
     def _deploy_with_patience(self, model_id: str, end: float) -> None:
@@ -334,7 +348,7 @@ class _Deployment:
 
     def _deploy_once(self, model_id: str, end: float) -> tuple[str, Cause | None]:
         """Deploy and wait; the reason and cause of a failure, or ``("", None)``."""
-        self._deployed = model_id
+        self._deployed, self._unknown_since = model_id, None
         task_id = self._start_deployment(model_id)
         task = wait_until(
             lambda: self._finished(task_id, model_id),
@@ -348,6 +362,8 @@ class _Deployment:
             )
         if task["state"] == "COMPLETED":
             return "", None
+        if task["state"] == "LOST":
+            return f"the task {task_id} is lost", NODE_IS_GONE
         reason = node_errors(str(task.get("error") or f"the task is {task['state']}"))
         if task["state"] == "COMPLETED_WITH_ERROR":
             self.notify(f"Some nodes cannot load the model: {cause_of(reason).problem} ({reason})")
@@ -382,7 +398,19 @@ class _Deployment:
         with cluster_errors("watch the deployment", ModelError):
             task: dict[str, Any] = request(self._client, "GET", f"/tasks/{task_id}")
         self._progress(f"Deploying: {task['state']}", 0, 0)
-        return task if task["state"] in FINISHED_TASKS else None
+        if task["state"] in FINISHED_TASKS:
+            return task
+        return {"state": "LOST"} if self._is_lost(task_id) else None
+
+    def _is_lost(self, task_id: str) -> bool:
+        """Whether the task's node was restarted: the record of such a task stays unfinished for ever."""
+        try:
+            known = request(self._client, "GET", f"/profile/tasks/{task_id}").get("nodes")
+        except TransportError:  # such as a user who may not see profiles
+            known = True
+        now = time.monotonic()
+        self._unknown_since = None if known else self._unknown_since or now
+        return self._unknown_since is not None and now - self._unknown_since > LOST_AFTER_S
 
     def _compared(self, model: ModelInfo, expected: Expectation | None) -> float | None:
         if expected is None:

@@ -92,8 +92,14 @@ def error_reason(failure: BaseException) -> str:
     if isinstance(info, dict) and (message := info.get("message") or info.get("Message")):
         return _shorten(str(message))
     if isinstance(failure, TransportError) and len(failure.args) > 1:
-        return _shorten(str(failure.args[1]) or f"status {failure.args[0]}")
+        return _shorten(_page_title(str(failure.args[1])) or f"status {failure.args[0]}")
     return _shorten(str(failure))
+
+
+def _page_title(text: str) -> str:
+    """The title of a proxy's error page; any other text as it is."""
+    found = re.search(r"<title>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
+    return found[1] if found else text
 
 
 def _reasons(detail: dict[str, Any]) -> list[str]:
@@ -190,6 +196,8 @@ def _response_error(failure: TransportError, action: str, error: type[ClusterErr
             f"Cannot {action}: the cluster refuses the user name or password (401)",
             hint="Set --username (OSKIT_USERNAME) and OSKIT_PASSWORD or --password-file",
         )
+    if "index_closed_exception" in str(failure):
+        return error(f"Cannot {action}: {reason}", hint=_closed_hint(failure))
     if "cluster_block_exception" in str(failure) or "blocked by:" in reason:
         return ClusterSettingsError(f"Cannot {action}: {reason}", hint=_block_hint(reason))
     if status == 403:
@@ -203,10 +211,20 @@ def _response_error(failure: TransportError, action: str, error: type[ClusterErr
         return ClusterConnectionError(
             f"Cannot {action}: the cluster expects TLS", hint="Write https: in --url"
         )
+    if status == 400 and "SSL certificate" in reason:  # nginx speaks HTTP even then
+        return ClusterConnectionError(
+            f"Cannot {action}: the cluster wants another client certificate, or one at all ({reason})",
+            hint="Give --client-cert and --client-key",
+        )
     if "circuit_breaking_exception" in str(failure) or "Memory Circuit Breaker" in reason:
         return ClusterSettingsError(
             f"Cannot {action}: the cluster is short of memory ({reason})",
             hint="Send less at once, free memory on its nodes, or give OpenSearch a larger heap",
+        )
+    if status == 413:
+        return error(
+            f"Cannot {action}: the request is too large for the cluster or a proxy in front of it ({reason})",
+            hint="Allow 10 MB: http.max_content_length in OpenSearch, client_max_body_size in nginx",
         )
     if status == 429:
         return error(
@@ -242,9 +260,17 @@ def _forbidden(reason: str, action: str) -> ClusterAuthError:
     return ClusterAuthError(f"Cannot {action}: the cluster forbids it (403): {reason}")
 
 
+def _closed_hint(failure: TransportError) -> str:
+    detail = failure.info.get("error") if isinstance(failure.info, dict) else None
+    name = detail.get("index") if isinstance(detail, dict) else None
+    return f"Open the index: POST {name or 'INDEX'}/_open"
+
+
 def _block_hint(reason: str) -> str:
     if "disk usage" in reason or "flood" in reason:
         return "Free disk space on the nodes; the block goes away by itself"
+    if "create-index blocked" in reason:
+        return "Mostly all nodes are short of disk space: free some, and see cluster.blocks.create_index"
     return "Lift the block on the index or the cluster first"
 
 

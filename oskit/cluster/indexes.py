@@ -298,6 +298,19 @@ def read_index(client: OpenSearch, name: str) -> IndexInfo | None:
     )
 
 
+def index_uuid(client: OpenSearch, name: str) -> str | None:
+    """What tells an index from a later one of the same name; None if there is none.
+
+    Raises:
+        IndexingError: The cluster refuses.
+    """
+    with cluster_errors(f"read the index {name!r}", IndexingError):
+        answer = client.indices.get_settings(
+            index=name, name="index.uuid", params={"flat_settings": "true", "ignore_unavailable": "true"}
+        )
+    return ",".join(sorted(found["settings"]["index.uuid"] for found in answer.values())) or None
+
+
 def ensure_index(
     client: OpenSearch, wanted: IndexInfo, settings: IndexSettings, *, recreate: bool = False
 ) -> IndexInfo:

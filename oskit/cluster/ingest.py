@@ -18,6 +18,7 @@ from oskit.cluster.indexes import (
     IndexSettings,
     check_vocabulary,
     ensure_index,
+    index_uuid,
     key_for,
     put_pipeline,
 )
@@ -128,6 +129,7 @@ def ingest(
     if model is not None:
         await_ready(client, model, notify=notify)
     info = ensure_index(client, info, settings, recreate=recreate)
+    uuid = index_uuid(client, index)
     pipeline = "_none"
     if model is not None:
         pipeline = put_pipeline(
@@ -150,6 +152,8 @@ def ingest(
     finally:
         if letters is not None:
             letters.close()
+    if index_uuid(client, index) != uuid:
+        raise _replaced(index)
     report = account.report()
     if account.read != account.settled:
         raise IndexingError(
@@ -157,6 +161,15 @@ def ingest(
             hint="This is a bug in oskit; please report it",
         )
     return report
+
+
+def _replaced(index: str) -> IndexingError:
+    # A bulk request to an index that is gone makes the cluster create another one.
+    return IndexingError(
+        f"the index {index!r} was deleted while it was loaded, and what came later is in another one of that "
+        "name, without a mapping for vectors",
+        hint=f"Delete that one (DELETE {index}), and run the same command again",
+    )
 
 
 def dry_run(

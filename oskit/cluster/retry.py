@@ -44,6 +44,9 @@ _SAFE_POSTS = re.compile(
 )
 """Paths whose POST may be sent twice: they read, or leave the same behind."""
 
+_RECOVERS = re.compile(r"No shard available|CurrentState\[(RECOVERING|CREATED)\]")
+"""ML Commons answers 500 where the index behind it would answer 503, as after the restart of a node."""
+
 _OWN_RETRIES = re.compile(r"/_bulk$")
 """Paths whose caller decides about every document."""
 
@@ -112,7 +115,10 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, TransportFailure):
         is_ours = isinstance(error.info, (ValueError, TypeError))
         return not (is_ours or isinstance(error, SSLError) or "NameResolutionError" in str(error))
-    return isinstance(error, TransportError) and error.status_code in TRANSIENT_STATUS
+    if not isinstance(error, TransportError):
+        return False
+    recovers = error.status_code == 500 and _RECOVERS.search(f"{error} {error.info}") is not None
+    return recovers or error.status_code in TRANSIENT_STATUS
 
 
 def was_not_sent(error: BaseException) -> bool:
@@ -217,9 +223,15 @@ def _was_done_before(method: str, failure: TransportError) -> bool:
     return method == "PUT" and "resource_already_exists_exception" in str(failure)
 
 
-def tell(failure: BaseException, wait_s: float) -> None:
-    """Log in one line why there is a pause; the command line shows it on stderr."""
-    _log.warning("%s; trying again in %.1f s", _problem(failure), wait_s)
+def tell(failure: BaseException | str, wait_s: float) -> None:
+    """Log in one line why there is a pause; the command line shows it on stderr.
+
+    Args:
+        failure: What was raised, or what is the matter in words.
+        wait_s: Until the next attempt, in seconds.
+    """
+    problem = failure if isinstance(failure, str) else _problem(failure)
+    _log.warning("%s; trying again in %.1f s", problem, wait_s)
 
 
 def _problem(failure: BaseException) -> str:

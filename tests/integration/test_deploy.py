@@ -15,6 +15,7 @@ import onnx
 import pytest
 import tiny
 from faulty_proxy import Fault, FaultyProxy
+from leftovers import models_of, nothing_is_left
 from opensearchpy import OpenSearch
 
 from exporters import export_encoder
@@ -29,9 +30,7 @@ from oskit.cluster.models import (
     get_model,
     list_models,
     search_groups,
-    search_models,
     undeploy_model,
-    wait_until,
 )
 from oskit.cluster.plan import plan_deployment
 from oskit.cluster.predict import await_ready, predict
@@ -92,32 +91,6 @@ def big(make: Callable[..., Archive]) -> Archive:
 @pytest.fixture(scope="module")
 def encoder(make: Callable[..., Archive]) -> Archive:
     return make("encoder", seed=1)
-
-
-def models_of(client: OpenSearch, archive: Archive) -> list[str]:
-    found = search_models(client, {"term": {"model_content_hash_value": archive.sha256}})
-    return [model.model_id for model in found]
-
-
-def nothing_is_left(client: OpenSearch, archive: Archive) -> bool:
-    """No model, no group and no chunk; searches see a deletion a second later."""
-    return bool(wait_until(lambda: _is_clean(client, archive) or None, wait_s=5, first_pause_s=0.3))
-
-
-def _is_clean(client: OpenSearch, archive: Archive) -> bool:
-    groups = search_groups(client, {"match_all": {}}).values()
-    chunks = client.transport.perform_request(
-        "POST",
-        "/_plugins/_ml/models/_search",
-        body={
-            "query": {"bool": {"must_not": {"exists": {"field": "name"}}}},
-            "_source": ["model_id"],
-            "size": 1000,
-        },
-    )
-    known = {model.model_id for model in list_models(client)}
-    orphans = {hit["_source"]["model_id"] for hit in chunks["hits"]["hits"]} - known
-    return not models_of(client, archive) and archive.name not in groups and not orphans
 
 
 def expected_weights(text: str, *, seed: int, size: int = 200) -> dict[str, float]:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from archives import encoder_archive
 from faulty_proxy import Fault, FaultyProxy
+from incidents import Incident
 from opensearchpy import OpenSearch
 from tiny_models import TinyModels, documents, index, tiny
 
@@ -43,6 +44,8 @@ from oskit.errors import ClusterConnectionError, DataError, IndexingError, Model
 __all__ = ["index", "tiny"]
 
 pytestmark = pytest.mark.integration
+
+BULK = r"POST /.*_bulk"
 
 
 def stored(client: OpenSearch, name: str) -> dict[str, dict]:
@@ -355,26 +358,49 @@ def test_weights_are_sent_exactly(client, tiny: TinyModels, index):
         }
 
 
+AGAIN = "the request is sent again"
+
+FAULTS = [
+    (Fault(BULK, "status", 2, status=502), "502 by a proxy", AGAIN),
+    (Fault(BULK, "status", 2, status=503), "503", AGAIN),
+    (Fault(BULK, "status", 2, status=504), "504 by a proxy", AGAIN),
+    (Fault(BULK, "status", 2, status=429), "429 for whole requests", "it is sent again in smaller parts"),
+    (Fault(BULK, "status", 2, status=413), "413 by a proxy", "it is sent again in smaller parts"),
+    (Fault(BULK, "refuse-items", 2, status=429), "429 for some documents", "only they are sent again"),
+    (Fault(BULK, "reset", 2), "the connection is cut in the middle of a request", AGAIN),
+    (Fault(BULK, "lose-answer", 2), "the answer is lost", AGAIN + ", under the same ids"),
+    (Fault(BULK, "hang", 2), "the server never answers", AGAIN + " after --timeout"),
+    (Fault(BULK, "trickle", 2, seconds=1.5), "the answer comes slower than --timeout", "it waits"),
+]
+
+
 @pytest.mark.parametrize(
-    ("kind", "status"), [("status", 503), ("status", 429), ("status", 413), ("reset", 0), ("lose-answer", 0)]
+    "fault",
+    [
+        pytest.param(fault, id=what, marks=pytest.mark.incident(during="`ingest`", what=what, then=then))
+        for fault, what, then in FAULTS
+    ],
 )
-def test_a_network_that_fails_loses_nothing(cluster_url, client, tiny: TinyModels, index, kind, status):
-    fault = Fault(r"POST /.*_bulk", kind, times=2, status=status)
+def test_a_network_that_fails_loses_nothing(
+    cluster_url, client, tiny: TinyModels, index, fault: Fault, incident: Incident
+):
     policy = RetryPolicy(attempts=5, first_wait_s=0.01, max_wait_s=0.02)
     with FaultyProxy(cluster_url, fault) as proxy:
+        incident.begins()
         report = ingest(
-            connect(ConnectionSettings(url=proxy.url), policy=policy),
+            connect(ConnectionSettings(url=proxy.url, timeout=1), policy=policy),
             index,
             documents(),
             encoder=tiny.encoder,
             bulk_documents=20,
             workers=1,
         )
+        incident.is_over()
         assert fault.times == 0
-        # A lost answer makes the cluster index the same documents twice, under the same ids.
-        assert proxy.count(r"_bulk") >= 4
+        assert proxy.count(BULK) >= (2 if fault.kind == "trickle" else 4)
     assert (report.read, report.indexed, report.refused) == (40, 40, 0)
-    assert len(stored(client, index)) == 40
+    hits = client.search(index=index, body={"size": 1000, "query": {"match_all": {}}})["hits"]["hits"]
+    incident.documents([doc.id for doc in documents()], [hit["_id"] for hit in hits])
 
 
 def test_a_cluster_that_goes_away_is_one_error(cluster_url, client, tiny: TinyModels, index, tmp_path):

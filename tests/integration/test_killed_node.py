@@ -1,51 +1,42 @@
-"""A node that is killed in the middle of a load, and comes back."""
+"""A node that is killed in the middle of a command, and comes back."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import threading
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from archives import encoder_archive
+from incidents import Incident
+from leftovers import models_of, orphaned_chunks
 from opensearchpy import OpenSearch
+from own_nodes import OwnNode
 from tiny_models import documents, graph_that_keeps_words
 
 from oskit.cluster.connection import ConnectionSettings, connect
 from oskit.cluster.deploy import deploy_archive
 from oskit.cluster.ingest import ingest
-from oskit.cluster.models import list_models
-from oskit.cluster.node import LocalNode
+from oskit.cluster.models import delete_model, list_models
 from oskit.data.documents import Document
-from oskit.encoder.archive import open_archive
+from oskit.encoder.archive import Archive, open_archive
 from oskit.encoder.runtime import ArchiveEncoder
 from oskit.errors import ClusterError
 
 pytestmark = pytest.mark.integration
 
 COUNT = 400
+KILLED = "the node is killed (SIGKILL) and restarted"
 
 
 @pytest.fixture(scope="module")
-def node() -> Iterator[LocalNode]:
-    made = LocalNode(f"test-killed-{uuid.uuid4().hex[:6]}", heap="768m")
-    try:
-        made.start()
+def node() -> Iterator[OwnNode]:
+    with OwnNode("killed") as made:
         yield made
-    finally:
-        folder = made.status().folder
-        made.stop()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
-def client(node: LocalNode) -> OpenSearch:
+def client(node: OwnNode) -> OpenSearch:
     return connect(ConnectionSettings(url=node.url))
 
 
@@ -54,74 +45,119 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return encoder_archive(tmp_path_factory.mktemp("killed") / "killed.zip", model=graph_that_keeps_words())
 
 
-class Restart:
-    """Kills the node and starts it again, at the same address and with the same data."""
-
-    def __init__(self, node: LocalNode) -> None:
-        self._node = node
-        self._thread = threading.Thread(target=self._run)
-        self.was_killed = threading.Event()
-
-    def _run(self) -> None:
-        pid, url = self._node.status().pid, self._node.url
-        assert pid is not None
-        os.killpg(os.getpgid(pid), signal.SIGKILL)
-        self.was_killed.set()
-        self._node.start()
-        assert self._node.url == url
-
-    def now(self) -> None:
-        """Kill it, and return once it is dead; the start goes on in the background."""
-        self._thread.start()
-        assert self.was_killed.wait(10)
-
-    def join(self) -> None:
-        """Wait until it runs again."""
-        self._thread.join(300)
-        assert not self._thread.is_alive()
-
-
-def killing(docs: list[Document], restart: Restart) -> Iterator[Document]:
+def killing(docs: list[Document], node: OwnNode, incident: Incident) -> Iterator[Document]:
     """The documents, and a kill after half of them."""
     for number, doc in enumerate(docs):
         if number == len(docs) // 2:
-            restart.now()
+            incident.begins()
+            node.kill_and_restart()
         yield doc
 
 
-def check(client: OpenSearch, index: str, docs: list[Document], encoder: ArchiveEncoder) -> None:
+def check(
+    client: OpenSearch, index: str, docs: list[Document], encoder: ArchiveEncoder, incident: Incident
+) -> None:
     """Every document is there exactly once, with the encoder's weights."""
     client.indices.refresh(index=index)
     hits = client.search(index=index, body={"size": 1000, "query": {"match_all": {}}})["hits"]["hits"]
+    incident.documents([doc.id for doc in docs], [hit["_id"] for hit in hits])
     found = {hit["_id"]: hit["_source"].get("embedding", {}) for hit in hits}
-    assert len(hits) == len(found) == len(docs)
     for doc, weights in zip(docs, encoder.document_weights([doc.passage for doc in docs]), strict=True):
         assert found[doc.id] == pytest.approx(weights, abs=1e-5)
 
 
-def test_a_load_goes_on_when_the_node_is_back(node: LocalNode, client: OpenSearch, archive: Path) -> None:
-    encoder, docs, restart = ArchiveEncoder.open(archive), documents(COUNT), Restart(node)
+@pytest.mark.incident(
+    during="`ingest`, encoded here", what=KILLED, then="the load waits for the node and goes on"
+)
+def test_a_load_goes_on_when_the_node_is_back(
+    node: OwnNode, client: OpenSearch, archive: Path, incident: Incident
+) -> None:
+    encoder, docs = ArchiveEncoder.open(archive), documents(COUNT)
     report = ingest(
-        client, "client-mode", killing(docs, restart), encoder=encoder, batch_size=8, bulk_documents=10
+        client, "client-mode", killing(docs, node, incident), encoder=encoder, batch_size=8, bulk_documents=10
     )
-    restart.join()
+    incident.is_over()
+    node.wait()
     assert (report.read, report.indexed, report.refused) == (COUNT, COUNT, 0)
     assert report.retries > 0
-    check(client, "client-mode", docs, encoder)
+    check(client, "client-mode", docs, encoder, incident)
 
 
+@pytest.mark.incident(
+    during="`ingest`, encoded by the cluster",
+    what=KILLED,
+    then="the same command again waits for the model and loads all",
+)
 def test_a_load_that_the_cluster_encodes_is_whole_after_a_second_try(
-    node: LocalNode, client: OpenSearch, archive: Path
+    node: OwnNode, client: OpenSearch, archive: Path, incident: Incident
 ) -> None:
     deployed = deploy_archive(client, open_archive(archive), configure_cluster=True)
-    encoder, docs, restart = ArchiveEncoder.open(archive), documents(COUNT), Restart(node)
+    encoder, docs = ArchiveEncoder.open(archive), documents(COUNT)
     options: dict[str, Any] = {"encode": "cluster", "model_id": deployed.model_id, "batch_size": 8}
     try:
-        ingest(client, "cluster-mode", killing(docs, restart), bulk_documents=10, **options)
+        ingest(client, "cluster-mode", killing(docs, node, incident), bulk_documents=10, **options)
     except ClusterError as error:  # the model is in memory again only some time after the node
         assert error.hint
-    restart.join()
+    node.wait()
     report = ingest(client, "cluster-mode", docs, **options)
+    incident.is_over()
     assert (report.read, report.indexed, report.refused) == (COUNT, COUNT, 0)
-    check(client, "cluster-mode", docs, encoder)
+    check(client, "cluster-mode", docs, encoder, incident)
     assert [model.model_id for model in list_models(client)] == [deployed.model_id]
+
+
+class KillAt:
+    """Kills the node at the first progress of a kind."""
+
+    def __init__(self, node: OwnNode, incident: Incident, words: str) -> None:
+        self._node = node
+        self._incident = incident
+        self._words = words
+        self.done = False
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if self.done or not what.startswith(self._words) or (total and not done):
+            return
+        self.done = True
+        self._incident.begins()
+        self._node.kill_and_restart()
+
+
+def check_model(client: OpenSearch, archive: Archive, model_id: str, incident: Incident) -> None:
+    """It is the only one with its content, and there are no parts of others."""
+    assert models_of(client, archive) == [model_id]
+    incident.orphans(orphaned_chunks(client))
+    # It answers, and as the archive does.
+    assert deploy_archive(client, archive).max_difference == pytest.approx(0, abs=1e-4)
+    delete_model(client, model_id)
+
+
+@pytest.mark.incident(
+    during="`deploy`, the upload", what=KILLED, then="the upload waits for the node and goes on"
+)
+def test_an_upload_goes_on_when_the_node_is_back(
+    node: OwnNode, client: OpenSearch, tmp_path: Path, incident: Incident
+) -> None:
+    archive = open_archive(encoder_archive(tmp_path / "two-chunks.zip", size=1800))
+    assert archive.total_chunks == 2
+    kill = KillAt(node, incident, "Uploading")
+    deployed = deploy_archive(client, archive, configure_cluster=True, progress=kill)
+    incident.is_over()
+    assert kill.done
+    node.wait()
+    check_model(client, archive, deployed.model_id, incident)
+
+
+@pytest.mark.incident(
+    during="`deploy`, the deployment", what=KILLED, then="the deployment waits for the node and begins again"
+)
+def test_a_deployment_begins_again_when_the_node_is_back(
+    node: OwnNode, client: OpenSearch, tmp_path: Path, incident: Incident
+) -> None:
+    archive = open_archive(encoder_archive(tmp_path / "deploying.zip", size=1500, seed=3))
+    kill = KillAt(node, incident, "Deploying")
+    deployed = deploy_archive(client, archive, configure_cluster=True, progress=kill)
+    incident.is_over()
+    assert kill.done
+    node.wait()
+    check_model(client, archive, deployed.model_id, incident)

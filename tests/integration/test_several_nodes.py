@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
 import socket
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from archives import encoder_archive
 from opensearchpy import OpenSearch
+from own_nodes import OwnNode
 from tiny_models import QUERIES, documents, graph_that_keeps_words
 
 from oskit.cli.main import main
@@ -23,7 +22,6 @@ from oskit.cluster.deploy import deploy_archive
 from oskit.cluster.indexes import IndexSettings, delete_index
 from oskit.cluster.ingest import ingest
 from oskit.cluster.models import ModelInfo, delete_model, get_model, list_models, model_nodes, wait_until
-from oskit.cluster.node import LocalNode
 from oskit.cluster.search import search
 from oskit.doctor.cluster import check_cluster
 from oskit.encoder.archive import open_archive
@@ -45,9 +43,19 @@ class ThreeNodes:
     """The cluster; the first node manages it and is the one that is asked."""
 
     run: str = field(default_factory=lambda: uuid.uuid4().hex[:6])
-    nodes: dict[str, LocalNode] = field(default_factory=dict)
+    nodes: dict[str, OwnNode] = field(default_factory=dict)
+    _stack: ExitStack = field(default_factory=ExitStack)
 
-    def start(self) -> None:
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:  # or those that did start would stay when one does not
+            self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _start(self, stack: ExitStack) -> None:
         ports = {name: free_port() for name in ROLES}
         for name, roles in ROLES.items():
             settings: dict[str, Any] = {
@@ -62,33 +70,16 @@ class ThreeNodes:
                 # Else the cluster plans anew for the nodes that are left, and nothing is missing.
                 "plugins.ml_commons.model_auto_redeploy.enable": False,
             }
-            self.nodes[name] = LocalNode(f"test-{self.run}-{name}", heap="768m", settings=settings)
-            self.nodes[name].start()
+            self.nodes[name] = stack.enter_context(OwnNode(name, settings=settings))
 
     def client(self) -> OpenSearch:
         return connect(ConnectionSettings(url=self.nodes["first"].url))
 
-    def kill(self, name: str) -> None:
-        pid = self.nodes[name].status().pid
-        assert pid is not None
-        os.killpg(os.getpgid(pid), signal.SIGKILL)
-
-    def stop(self) -> None:
-        for node in self.nodes.values():
-            folder = node.status().folder
-            node.stop()
-            if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
-
 
 @pytest.fixture(scope="module")
 def three() -> Iterator[ThreeNodes]:
-    cluster = ThreeNodes()
-    try:
-        cluster.start()
+    with ThreeNodes() as cluster:
         yield cluster
-    finally:
-        cluster.stop()
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +150,7 @@ def test_a_node_that_dies_is_noticed_named_and_mended(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     url = three.nodes["first"].url
-    three.kill("third")
+    three.nodes["third"].kill()
 
     def count() -> tuple[int, int]:
         (found,) = [found for found in list_models(several) if found.model_id == model.model_id]

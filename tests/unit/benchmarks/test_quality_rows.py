@@ -81,7 +81,7 @@ def test_costs_are_made_equal_before_quality_is_compared() -> None:
     stages = [result("tiny-stage-1", 0.50, *cheap), result("tiny-stage-2", 0.56, *dear)]
     others = [
         result("tiny-idf", 0.5, *cheap),
-        result("tiny-in-batch", 0.45, Point("none", 0.45, 1.0, 100, 10.0)),
+        result("tiny-mined", 0.55, Point("none", 0.55, 1.0, 100, 10.0)),
     ]
     assert verdicts("3", [*stages, *others]) == [False, False, True]
 

@@ -105,6 +105,18 @@ def test_what_is_no_documents_fault_ends_the_load(status: int):
     assert outcome.indexed == 2, "the rest of the answer is known"
 
 
+def test_waiting_for_documents_is_told(caplog: pytest.LogCaptureFixture):
+    attempts: Counter[str] = Counter()
+
+    def script(ids):
+        attempts.update(ids)
+        return [429 if i == "1" and attempts[i] == 1 else 201 for i in ids]
+
+    assert send(script, 3)[0].indexed == 3
+    (line,) = [line for line in caplog.messages if "trying again" in line]
+    assert "too busy for 1 of 3 documents (429: item_exception: item 429" in line
+
+
 def test_stop_ends_the_waiting():
     stop = threading.Event()
 

@@ -228,6 +228,24 @@ class TestAnswers:
                 "short of memory",
             ),
             (503, b"<html>bad gateway</html>", ClusterError, "not available"),
+            (
+                413,
+                b"<html><head><title>413 Request Entity Too Large</title></head><body>nginx</body></html>",
+                ClusterError,
+                "(413 Request Entity Too Large). Allow 10 MB",
+            ),
+            (
+                400,
+                b"<html><head><title>400 No required SSL certificate was sent</title></head></html>",
+                ClusterConnectionError,
+                "Give --client-cert",
+            ),
+            (
+                400,
+                b'{"error":{"type":"index_closed_exception","reason":"closed","index":"articles"}}',
+                ClusterError,
+                "POST articles/_open",
+            ),
             (400, b"The plain HTTP request was sent to HTTPS port", ClusterConnectionError, "https:"),
             (
                 400,

@@ -37,6 +37,12 @@ BREAKER = TransportError(429, "circuit_breaking_exception", {"error": {"reason":
         (BUSY, True),
         (TransportError(429, "busy", {}), True),
         (TransportError(500, "bug", {}), False),
+        (
+            TransportError(
+                500, "x", {"error": {"reason": "No shard available for [get [.plugins-ml-task]]"}}
+            ),
+            True,
+        ),
         (RequestError(400, "bad", {}), False),
         (AuthenticationException(401, "no", {}), False),
         (ConnectionError("N/A", "refused", OSError()), True),

@@ -1,0 +1,150 @@
+"""The table of docs/reliability.md, written by the tests that try the faults.
+
+A test of a fault has the marker ``incident``, which says in words what happens when, and the fixture of the
+same name, which it tells what it counted afterwards. Every run compares that with the table; a run with
+``--write-incidents`` writes it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
+BEGIN, END = "<!-- incidents: written by tests/integration -->", "<!-- /incidents -->"
+HEAD = (
+    "| during | what happens | what oskit does | lost | doubled | left over | seconds |\n" + "|---" * 7 + "|"
+)
+
+
+@dataclass
+class Incident:
+    """A fault that a test tries, and what it found afterwards.
+
+    Attributes:
+        during: The command or the step.
+        what: The fault.
+        then: What oskit does about it.
+        lost, doubled: Documents; None where none are loaded.
+        left_over: Models, chunks or groups that nobody wants; None where none are made.
+        seconds: From the fault until everything was right again; None where it is told at once.
+    """
+
+    during: str
+    what: str
+    then: str
+    lost: int | None = None
+    doubled: int | None = None
+    left_over: int | None = None
+    seconds: float | None = None
+    _began: float = 0.0
+
+    def begins(self) -> None:
+        """The fault strikes now."""
+        self._began = time.monotonic()
+
+    def is_over(self) -> None:
+        """Everything is right again."""
+        self.seconds = time.monotonic() - self._began
+
+    def documents(
+        self, expected: Collection[str], found: Sequence[str], refused: Collection[str] = ()
+    ) -> None:
+        """Count what is missing in the index and not among the refused, and what is there more than once."""
+        self.lost = len(set(expected) - set(found) - set(refused))
+        self.doubled = len(found) - len(set(found))
+        assert not set(found) - set(expected)
+        assert (self.lost, self.doubled) == (0, 0)
+
+    def orphans(self, found: Collection[str]) -> None:
+        """Models and the like that should not be there."""
+        self.left_over = len(found)
+        assert not found
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells it from the others."""
+        return self.during, self.what
+
+    def row(self) -> str:
+        """Its line in the table."""
+
+        def count(number: int | None) -> str:
+            return "" if number is None else "nothing" if number == 0 else f"{number}"
+
+        seconds = "" if self.seconds is None else "< 1" if self.seconds < 1 else f"{self.seconds:.0f}"
+        cells = (self.during, self.what, self.then, count(self.lost), count(self.doubled))
+        return f"| {' | '.join(cells)} | {count(self.left_over)} | {seconds} |"
+
+
+_tried: dict[tuple[str, str], Incident] = {}
+
+
+@pytest.fixture
+def incident(request: pytest.FixtureRequest) -> Iterator[Incident]:
+    """The incident of the test's marker; it counts if the test passes."""
+    (marker,) = request.node.iter_markers("incident")
+    found = Incident(**marker.kwargs)
+    yield found
+    if request.node.stash.get(PASSED, False):
+        assert found.key not in _tried, "two tests say the same"
+        _tried[found.key] = found
+
+
+PASSED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Let fixtures know whether their test passed."""
+    report = yield
+    if report.when == "call":
+        item.stash[PASSED] = report.passed
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the table, or fail where it says something else than the tests found."""
+    if not _tried:
+        return
+    page = PAGE.read_text(encoding="utf-8")
+    before, table, after = re.split(f"{re.escape(BEGIN)}|{re.escape(END)}", page)
+    known = {_key(row): row for row in table.strip().splitlines()[2:]}
+    if session.config.getoption("--write-incidents"):
+        rows = {**known, **{key: incident.row() for key, incident in _tried.items()}}
+        if _is_complete(session):
+            rows = {key: row for key, row in rows.items() if key in _tried}
+        table = "\n".join([HEAD, *(rows[key] for key in sorted(rows))])
+        PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+        return
+    problems = [
+        f"{' / '.join(key)}: {_without_time(known.get(key, 'not there'))}"
+        for key, incident in _tried.items()
+        if _without_time(known.get(key, "")) != _without_time(incident.row())
+    ]
+    if _is_complete(session):
+        problems += [f"{' / '.join(key)}: no test tries it" for key in known.keys() - _tried.keys()]
+    if problems:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        print(f"\n{PAGE.name} is not what the tests found; write it with --write-incidents:")
+        print("\n".join(problems))
+
+
+def _is_complete(session: pytest.Session) -> bool:
+    """Whether all incidents were tried; in CI no part of the tests is run alone."""
+    return bool(os.environ.get("CI")) and not session.testsfailed
+
+
+def _key(row: str) -> tuple[str, str]:
+    cells = [cell.strip() for cell in row.split("|")]
+    return cells[1], cells[2]
+
+
+def _without_time(row: str) -> str:
+    return row.rsplit("|", 2)[0]

@@ -1,0 +1,87 @@
+"""Nodes that a test may kill: they keep their name, address and data over it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from oskit.cluster.node import LocalNode
+from oskit.cluster.node.processes import ProcessId
+
+
+class OwnNode:
+    """A local node. Use it as a context manager; nothing is left of it afterwards.
+
+    Args:
+        name: Part of its name.
+        **options: As of :class:`oskit.cluster.node.LocalNode`.
+    """
+
+    def __init__(self, name: str, **options: Any) -> None:
+        self._node = LocalNode(f"test-{name}-{uuid.uuid4().hex[:6]}", heap="768m", **options)
+        self._restart: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return self._node.url
+
+    @property
+    def folder(self) -> Path:
+        """Its data, configuration and logs."""
+        folder = self._node.status().folder
+        assert folder is not None
+        return folder
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        self._node.start()
+
+    def kill(self) -> None:
+        """SIGKILL; returns when the process is gone."""
+        pid = self._node.status().pid
+        assert pid is not None
+        os.killpg(os.getpgid(pid), signal.SIGKILL)
+        while ProcessId.of(pid) is not None:
+            time.sleep(0.02)
+
+    def kill_and_restart(self) -> None:
+        """Kill it, and start it again in the background."""
+        url = self.url
+        self.kill()
+
+        def start() -> None:
+            self.start()
+            assert self.url == url
+
+        self._restart = threading.Thread(target=start)
+        self._restart.start()
+
+    def wait(self) -> None:
+        """Until it is back."""
+        assert self._restart is not None
+        self._restart.join(300)
+        assert not self._restart.is_alive()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._restart is not None:
+            self._restart.join(300)
+        folder = self.folder
+        self._node.stop()
+        shutil.rmtree(folder, ignore_errors=True)

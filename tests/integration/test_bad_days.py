@@ -1,0 +1,293 @@
+"""A cluster that cannot take what it is sent: each cause is named, with its way out, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from archives import encoder_archive
+from incidents import Incident
+from opensearchpy import OpenSearch
+from own_nodes import OwnNode
+from tiny_models import graph_that_keeps_words
+
+from oskit.cluster.connection import ConnectionSettings, connect
+from oskit.cluster.deploy import deploy_archive
+from oskit.cluster.indexes import delete_index, pipeline_name
+from oskit.cluster.ingest import ingest
+from oskit.cluster.search import search
+from oskit.data.documents import Document
+from oskit.data.files import read_documents
+from oskit.encoder.archive import open_archive
+from oskit.encoder.runtime import ArchiveEncoder
+from oskit.errors import ClusterError, ClusterSettingsError, IndexingError
+
+pytestmark = pytest.mark.integration
+
+LOAD = "`ingest`"
+LETTERS = (
+    "documents that do not fit are in the dead-letter file with the reason; corrected, that file is loaded"
+)
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[OwnNode]:
+    settings = {"http.max_content_length": "12mb", "cluster.info.update.interval": "10s"}
+    with OwnNode("bad-days", settings=settings) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def client(node: OwnNode) -> OpenSearch:
+    return connect(ConnectionSettings(url=node.url))
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return encoder_archive(tmp_path_factory.mktemp("bad") / "bad-days.zip", model=graph_that_keeps_words())
+
+
+@pytest.fixture(scope="module")
+def encoder(archive: Path) -> ArchiveEncoder:
+    return ArchiveEncoder.open(archive)
+
+
+@pytest.fixture(scope="module")
+def model_id(client: OpenSearch, archive: Path) -> str:
+    return deploy_archive(client, open_archive(archive), configure_cluster=True).model_id
+
+
+@pytest.fixture
+def index(client: OpenSearch, request: pytest.FixtureRequest) -> Iterator[str]:
+    name = request.node.name.removeprefix("test_").replace("_", "-")
+    yield name
+    delete_index(client, name)
+
+
+def docs(count: int = 40) -> list[Document]:
+    return [Document(f"d{number}", "quick fox") for number in range(count)]
+
+
+def ids(client: OpenSearch, name: str) -> list[str]:
+    client.indices.refresh(index=name)
+    hits = client.search(index=name, body={"size": 1000, "query": {"match_all": {}}})["hits"]["hits"]
+    return [hit["_id"] for hit in hits]
+
+
+def meanwhile(documents: list[Document], happens: Callable[[], Any]) -> Iterator[Document]:
+    """The documents; when half of them are read, something happens."""
+    for number, document in enumerate(documents):
+        if number == len(documents) // 2:
+            happens()
+        yield document
+
+
+SMALL_BATCHES: dict[str, Any] = {"batch_size": 1, "bulk_documents": 4, "workers": 1}
+"""So that the first half is on its way before the second is read."""
+
+
+@contextmanager
+def changed(client: OpenSearch, settings: dict[str, Any]) -> Iterator[Callable[[], None]]:
+    """Cluster settings for a while; what it gives puts them back early."""
+    before = client.cluster.get_settings(params={"flat_settings": "true"})["persistent"]
+
+    def put_back() -> None:
+        client.cluster.put_settings(body={"persistent": {name: before.get(name) for name in settings}})
+
+    client.cluster.put_settings(body={"persistent": settings})
+    try:
+        yield put_back
+    finally:
+        put_back()
+
+
+@pytest.mark.incident(
+    during=LOAD,
+    what="the disk is full: the index is read-only",
+    then="it waits for the block to be lifted, two minutes at most, then ends and says so",
+)
+def test_a_full_disk(
+    node: OwnNode, client: OpenSearch, encoder: ArchiveEncoder, index: str, tmp_path: Path, incident: Incident
+) -> None:
+    ingest(client, index, docs(10), encoder=encoder)
+    letters = tmp_path / "refused.jsonl"
+    # As the flood stage of the disk watermarks does; the cluster lifts it when it finds enough space.
+    block = {"index.blocks.read_only_allow_delete": True}
+    client.indices.put_settings(index=index, body=block)
+    hasty = connect(ConnectionSettings(url=node.url, retry_for=0))
+    with pytest.raises(IndexingError, match=r"flood-stage watermark.*Free disk space"):
+        ingest(hasty, index, docs(), encoder=encoder, dead_letter=letters)
+    client.indices.put_settings(index=index, body=block)
+    incident.begins()
+    report = ingest(client, index, docs(), encoder=encoder, dead_letter=letters)
+    incident.is_over()
+    assert (report.indexed, report.refused) == (40, 0)
+    assert report.retries > 0
+    assert not letters.exists()
+    incident.documents([doc.id for doc in docs()], ids(client, index))
+
+
+@pytest.mark.incident(
+    during=f"{LOAD}, encoded by the cluster",
+    what="an open memory breaker",
+    then="it waits until the breaker closes, and goes on",
+)
+def test_an_open_breaker(client: OpenSearch, model_id: str, index: str, incident: Incident) -> None:
+    with changed(client, {"plugins.ml_commons.jvm_heap_memory_threshold": 1}) as put_back:
+        threading.Timer(4, put_back).start()
+        incident.begins()
+        report = ingest(client, index, docs(), encode="cluster", model_id=model_id)
+        incident.is_over()
+    assert (report.indexed, report.refused) == (40, 0)
+    incident.documents([doc.id for doc in docs()], ids(client, index))
+
+
+@pytest.mark.incident(during=LOAD, what="a value that does not fit the mapping", then=LETTERS)
+def test_a_mapping_conflict(
+    client: OpenSearch, encoder: ArchiveEncoder, index: str, tmp_path: Path, incident: Incident
+) -> None:
+    letters = tmp_path / "refused.jsonl"
+    documents = docs()
+    documents[0] = Document("d0", "quick fox", fields={"year": 2020})
+    documents[7] = Document("d7", "quick fox", fields={"year": "last", "tags": ["a"]})
+    report = ingest(
+        client, index, documents, encoder=encoder, bulk_documents=1, workers=1, dead_letter=letters
+    )
+    assert (report.indexed, report.refused) == (39, 1)
+    (line,) = map(json.loads, letters.read_text().splitlines())
+    assert "failed to parse field [year]" in line["_oskit"]["reason"]
+    letters.write_text(json.dumps({**line, "year": 2021}))
+    again = ingest(client, index, read_documents([letters]), encoder=encoder)
+    assert (again.indexed, again.refused) == (1, 0)
+    incident.documents([doc.id for doc in documents], ids(client, index))
+
+
+@pytest.mark.incident(
+    during=LOAD,
+    what="the index has as many fields as it may",
+    then="the dead-letter file names the setting; when it is raised, that file is loaded as it is",
+)
+def test_a_field_limit(
+    client: OpenSearch, encoder: ArchiveEncoder, index: str, tmp_path: Path, incident: Incident
+) -> None:
+    letters = tmp_path / "refused.jsonl"
+    ingest(client, index, docs(1), encoder=encoder)
+    limit = "index.mapping.total_fields.limit"
+    client.indices.put_settings(index=index, body={limit: 8})
+    documents = docs()
+    documents[7] = Document("d7", "quick fox", fields={f"field{n}": n for n in range(20)})
+    report = ingest(client, index, documents, encoder=encoder, dead_letter=letters)
+    assert (report.indexed, report.refused) == (39, 1)
+    (line,) = map(json.loads, letters.read_text().splitlines())
+    assert "Limit of total fields [8] has been exceeded" in line["_oskit"]["reason"]
+    assert f'PUT {index}/_settings {{"{limit}": ' in line["_oskit"]["reason"]
+    client.indices.put_settings(index=index, body={limit: 100})
+    again = ingest(client, index, read_documents([letters]), encoder=encoder)
+    assert (again.indexed, again.refused) == (1, 0)
+    incident.documents([doc.id for doc in documents], ids(client, index))
+
+
+@pytest.mark.incident(
+    during=LOAD,
+    what="a document over the size limit of a request",
+    then="it alone is refused, found by halving; the rest is loaded",
+)
+def test_a_document_over_the_size_limit(
+    client: OpenSearch, encoder: ArchiveEncoder, index: str, tmp_path: Path, incident: Incident
+) -> None:
+    letters = tmp_path / "refused.jsonl"
+    documents = docs()
+    documents[7] = Document("d7", "quick fox " * 1_300_000)
+    report = ingest(client, index, documents, encoder=encoder, dead_letter=letters)
+    assert (report.indexed, report.refused) == (39, 1)
+    line = json.loads(letters.read_text())
+    assert line["_id"] == "d7"
+    assert line["text"] == documents[7].text
+    assert "too large" in line["_oskit"]["reason"].lower()
+    incident.documents([doc.id for doc in documents], ids(client, index), refused=["d7"])
+
+
+@pytest.mark.incident(
+    during=LOAD,
+    what="the index is closed",
+    then="it ends and says how to open it; the same command again loads all",
+)
+def test_a_closed_index(
+    client: OpenSearch, encoder: ArchiveEncoder, index: str, tmp_path: Path, incident: Incident
+) -> None:
+    letters = tmp_path / "refused.jsonl"
+    stream = meanwhile(docs(), lambda: client.indices.close(index=index))
+    opening = rf"clos.*POST {index}/_open"
+    with pytest.raises(IndexingError, match=opening):
+        ingest(client, index, stream, encoder=encoder, dead_letter=letters, **SMALL_BATCHES)
+    assert not letters.exists()
+    with pytest.raises(ClusterError, match=opening):  # before anything is read
+        ingest(client, index, docs(), encoder=encoder, dead_letter=letters)
+    with pytest.raises(ClusterError, match=opening):
+        search(client, index, "fox", encoder=encoder)
+    client.indices.open(index=index, params={"wait_for_active_shards": "1"})
+    report = ingest(client, index, docs(), encoder=encoder)
+    assert (report.indexed, report.refused) == (40, 0)
+    incident.documents([doc.id for doc in docs()], ids(client, index))
+
+
+@pytest.mark.incident(
+    during=LOAD,
+    what="somebody deletes the index",
+    then="it ends and says so, although the cluster makes another; without that the same command loads all",
+)
+def test_a_deleted_index(client: OpenSearch, encoder: ArchiveEncoder, index: str, incident: Incident) -> None:
+    stream = meanwhile(docs(), lambda: client.indices.delete(index=index))
+    with pytest.raises(IndexingError, match=r"(was deleted.*DELETE|is gone).*same command"):
+        ingest(client, index, stream, encoder=encoder, **SMALL_BATCHES)
+    delete_index(client, index)
+    report = ingest(client, index, docs(), encoder=encoder)
+    assert (report.indexed, report.refused) == (40, 0)
+    incident.documents([doc.id for doc in docs()], ids(client, index))
+
+
+@pytest.mark.incident(
+    during=f"{LOAD}, encoded by the cluster",
+    what="somebody deletes the ingest pipeline",
+    then="it ends and says so; the same command again makes it anew and loads all",
+)
+def test_a_missing_pipeline(
+    client: OpenSearch, model_id: str, index: str, tmp_path: Path, incident: Incident
+) -> None:
+    letters = tmp_path / "refused.jsonl"
+    options: dict[str, Any] = {"encode": "cluster", "model_id": model_id, "dead_letter": letters}
+
+    def take_it() -> None:
+        client.indices.put_settings(index=index, body={"index.default_pipeline": "_none"})
+        client.ingest.delete_pipeline(id=pipeline_name(index))
+
+    with pytest.raises(IndexingError, match=r"pipeline.*run the command again"):
+        ingest(client, index, meanwhile(docs(), take_it), **options, **SMALL_BATCHES)
+    report = ingest(client, index, docs(), **options)
+    assert (report.indexed, report.refused) == (40, 0)
+    assert not letters.exists()
+    incident.documents([doc.id for doc in docs()], ids(client, index))
+    assert len(search(client, index, "fox", model_id=model_id, size=50).hits) == 40
+
+
+@pytest.mark.incident(
+    during="`deploy`",
+    what="`max_model_on_node` is reached",
+    then="it says which setting, before anything is sent; `--configure-cluster` raises it",
+)
+def test_no_room_for_another_model(
+    client: OpenSearch, model_id: str, tmp_path: Path, incident: Incident
+) -> None:
+    archive = open_archive(encoder_archive(tmp_path / "one-too-many.zip", seed=31))
+    before = {model_id}
+    with changed(client, {"plugins.ml_commons.max_model_on_node": 1}):
+        with pytest.raises(ClusterSettingsError, match="max_model_on_node"):
+            deploy_archive(client, archive)
+        from oskit.cluster.models import list_models
+
+        incident.orphans({model.model_id for model in list_models(client)} - before)

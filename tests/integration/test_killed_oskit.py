@@ -1,0 +1,191 @@
+"""`oskit` itself is killed or interrupted, and the same command is typed again."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from archives import encoder_archive
+from faulty_proxy import Fault, FaultyProxy
+from incidents import Incident
+from leftovers import models_of, nothing_is_left, orphaned_chunks
+from opensearchpy import OpenSearch
+from tiny_models import TinyModels, documents, index, tiny
+
+from oskit.cluster.models import delete_model, get_model
+from oskit.encoder.archive import Archive, open_archive
+
+__all__ = ["index", "tiny"]
+
+pytestmark = pytest.mark.integration
+
+CHUNK = r"POST .*/upload_chunk/"
+SIGNALS = {"SIGKILL": "`oskit` is killed (SIGKILL)", "SIGINT": "Ctrl-C"}
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+def both_signals(during: str, killed: str, interrupted: str) -> pytest.MarkDecorator:
+    """A test for each signal, as a row of the table."""
+    return pytest.mark.parametrize(
+        "name",
+        [
+            pytest.param(name, marks=pytest.mark.incident(during=during, what=SIGNALS[name], then=then))
+            for name, then in (("SIGKILL", killed), ("SIGINT", interrupted))
+        ],
+    )
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts `oskit` as a shell would."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*words: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "oskit", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=tmp_path,
+            text=True,
+            # A shell's background job ignores Ctrl-C, and so would what it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def end(process: subprocess.Popen[str], name: str, incident: Incident) -> str:
+    """Send the signal; what it said on stderr."""
+    incident.begins()
+    process.send_signal(getattr(signal, name))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == {"SIGKILL": -signal.SIGKILL, "SIGINT": 130}[name]
+    assert "Traceback" not in said
+    return said
+
+
+@pytest.fixture
+def two_chunks(tmp_path: Path, client: OpenSearch) -> Iterator[Archive]:
+    archive = open_archive(encoder_archive(tmp_path / "oskit-test-killed.zip", size=1800, seed=21))
+    assert archive.total_chunks == 2
+    yield archive
+    for model_id in models_of(client, archive):
+        delete_model(client, model_id, force=True)
+
+
+def check_model(client: OpenSearch, archive: Archive, incident: Incident) -> None:
+    """One model, deployed, and no parts of others; after its deletion nothing is left."""
+    (model_id,) = models_of(client, archive)
+    model = get_model(client, model_id)
+    assert model is not None
+    assert model.state == "DEPLOYED"
+    incident.orphans(orphaned_chunks(client))
+    delete_model(client, model_id)
+    assert nothing_is_left(client, archive)
+
+
+@both_signals(
+    "`deploy`, the upload",
+    "the same command again sends the chunks that are missing",
+    "it tells which model is unfinished; the same command again sends the chunks that are missing",
+)
+def test_an_upload(
+    client: OpenSearch, cluster_url: str, start: Start, two_chunks: Archive, name: str, incident: Incident
+) -> None:
+    with FaultyProxy(cluster_url, Fault(CHUNK + "1", "hang")) as proxy:
+        first = start("deploy", str(two_chunks.path), "--configure-cluster", "--url", proxy.url)
+        proxy.wait_for(CHUNK + "1")
+        said = end(first, name, incident)
+        (unfinished,) = models_of(client, two_chunks)
+        if name == "SIGINT":
+            assert unfinished in said
+            assert "the same command goes on" in said
+    with FaultyProxy(cluster_url) as proxy:
+        again = start("deploy", str(two_chunks.path), "--url", proxy.url)
+        _, said = again.communicate(timeout=120)
+        incident.is_over()
+        assert again.returncode == 0, said
+        assert (proxy.count(CHUNK), proxy.count(CHUNK + "1")) == (1, 1)
+    assert models_of(client, two_chunks) == [unfinished]
+    check_model(client, two_chunks, incident)
+
+
+@both_signals(
+    "`deploy`, the deployment",
+    "the same command again finds the model and waits for it",
+    "it tells which model is unfinished; the same command again finds the model and waits for it",
+)
+def test_a_deployment(
+    client: OpenSearch, cluster_url: str, start: Start, two_chunks: Archive, name: str, incident: Incident
+) -> None:
+    task = r"GET .*/_ml/tasks/"
+    with FaultyProxy(cluster_url, Fault(task, "hang")) as proxy:
+        first = start("deploy", str(two_chunks.path), "--configure-cluster", "--url", proxy.url)
+        proxy.wait_for(task)
+        said = end(first, name, incident)
+        (unfinished,) = models_of(client, two_chunks)
+        assert name == "SIGKILL" or unfinished in said
+    again = start("deploy", str(two_chunks.path), "--json", "--url", cluster_url)
+    answer, said = again.communicate(timeout=120)
+    incident.is_over()
+    assert again.returncode == 0, said
+    assert json.loads(answer)[0]["model_id"] == unfinished
+    check_model(client, two_chunks, incident)
+
+
+@pytest.mark.parametrize("mode", ["client", "cluster"])
+@both_signals(
+    "`ingest`",
+    "the same command again loads all; no document comes twice",
+    "it tells what was done; the same command again loads all; no document comes twice",
+)
+def test_a_load(
+    client: OpenSearch,
+    cluster_url: str,
+    tiny: TinyModels,
+    index: str,
+    start: Start,
+    tmp_path: Path,
+    name: str,
+    mode: str,
+    incident: Incident,
+) -> None:
+    incident.during += {"client": ", encoded here", "cluster": ", encoded by the cluster"}[mode]
+    docs = documents(200)
+    source = tmp_path / "docs.jsonl"
+    lines = [{"_id": doc.id, "text": doc.text, "title": doc.title, **doc.fields} for doc in docs]
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    how = ["--archive", str(tiny.archive)] if mode == "client" else ["--model", tiny.encoder_id]
+    options = [*how, "--encode", mode, "--bulk-size", "10", "--batch-size", "2", "--workers", "1"]
+    command = ["ingest", index, str(source), *options]
+    bulk = r"POST .*_bulk"
+    with FaultyProxy(cluster_url) as proxy:
+        proxy.faults.append(Fault(bulk, "delay", times=1000, seconds=0.1))
+        first = start(*command, "--url", proxy.url)
+        proxy.wait_for(bulk, count=5)
+        said = end(first, name, incident)
+        if name == "SIGINT":
+            assert "interrupted after" in said
+            assert "Run the same command again" in said
+    client.indices.refresh(index=index)
+    assert 10 <= client.count(index=index)["count"] < len(docs)
+    again = start(*command, "--json", "--url", cluster_url)
+    answer, said = again.communicate(timeout=120)
+    incident.is_over()
+    assert again.returncode == 0, said
+    report = json.loads(answer)
+    assert (report["read"], report["indexed"], report["refused"]) == (200, 200, 0)
+    client.indices.refresh(index=index)
+    hits = client.search(index=index, body={"size": 1000, "query": {"match_all": {}}})["hits"]["hits"]
+    incident.documents([doc.id for doc in docs], [hit["_id"] for hit in hits])
