@@ -292,13 +292,13 @@ class _Deployment:
             self.notify(f"The cluster calls the deployment of {model_id} failed: deploying it again")
             self._deploy_with_patience(model_id, end)
             model = self._wait_for_answers(model_id, end)
-        if model is not None and model.state == "DEPLOY_FAILED":
-            raise ModelError(
-                f"The deployment of the model {model_id} failed", hint="Deploy it again to see why"
-            )
         if model is None:
             raise ModelError(
                 f"The model {model_id} was deployed, but does not answer", hint="Deploy it again"
+            )
+        if model.state == "DEPLOY_FAILED":
+            raise ModelError(
+                f"The deployment of the model {model_id} failed", hint="Deploy it again to see why"
             )
         if not model.is_on_all_nodes:
             wait_s = min(ALL_NODES_WAIT_S, end - time.monotonic())

@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 import uuid
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
+import pytest
+from archives import encoder_archive
+from opensearchpy import OpenSearch
+from tiny_models import graph_that_keeps_words
+
+from oskit.cluster.connection import ConnectionSettings, connect
 from oskit.cluster.node import LocalNode
 from oskit.cluster.node.processes import ProcessId
 
@@ -74,14 +80,28 @@ class OwnNode:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._restart is not None:
             self._restart.join(300)
         folder = self.folder
         self._node.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def client(node: OwnNode) -> OpenSearch:
+    """A client of the module's own ``node``."""
+    return connect(ConnectionSettings(url=node.url))
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny encoder, which no other module deploys to a node of this one."""
+    return encoder_archive(tmp_path_factory.mktemp("own") / "own-node.zip", model=graph_that_keeps_words())
+
+
+def free_port() -> int:
+    """One that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

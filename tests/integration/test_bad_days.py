@@ -13,19 +13,22 @@ import pytest
 from archives import encoder_archive
 from incidents import Incident
 from opensearchpy import OpenSearch
-from own_nodes import OwnNode
-from tiny_models import graph_that_keeps_words
+from own_nodes import OwnNode, archive, client
+from tiny_models import indexed
 
 from oskit.cluster.connection import ConnectionSettings, connect
 from oskit.cluster.deploy import deploy_archive
 from oskit.cluster.indexes import delete_index, pipeline_name
-from oskit.cluster.ingest import ingest
+from oskit.cluster.ingest import IngestReport, ingest
+from oskit.cluster.models import list_models
 from oskit.cluster.search import search
 from oskit.data.documents import Document
 from oskit.data.files import read_documents
 from oskit.encoder.archive import open_archive
 from oskit.encoder.runtime import ArchiveEncoder
 from oskit.errors import ClusterError, ClusterSettingsError, IndexingError
+
+__all__ = ["archive", "client"]
 
 pytestmark = pytest.mark.integration
 
@@ -40,16 +43,6 @@ def node() -> Iterator[OwnNode]:
     settings = {"http.max_content_length": "12mb", "cluster.info.update.interval": "10s"}
     with OwnNode("bad-days", settings=settings) as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def client(node: OwnNode) -> OpenSearch:
-    return connect(ConnectionSettings(url=node.url))
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return encoder_archive(tmp_path_factory.mktemp("bad") / "bad-days.zip", model=graph_that_keeps_words())
 
 
 @pytest.fixture(scope="module")
@@ -73,18 +66,38 @@ def docs(count: int = 40) -> list[Document]:
     return [Document(f"d{number}", "quick fox") for number in range(count)]
 
 
-def ids(client: OpenSearch, name: str) -> list[str]:
-    client.indices.refresh(index=name)
-    hits = client.search(index=name, body={"size": 1000, "query": {"match_all": {}}})["hits"]["hits"]
-    return [hit["_id"] for hit in hits]
-
-
 def meanwhile(documents: list[Document], happens: Callable[[], Any]) -> Iterator[Document]:
     """The documents; when half of them are read, something happens."""
     for number, document in enumerate(documents):
         if number == len(documents) // 2:
             happens()
         yield document
+
+
+def check(
+    client: OpenSearch, index: str, report: IngestReport, incident: Incident, *, refused: tuple[str, ...] = ()
+) -> None:
+    """All are indexed but for those, and nothing twice."""
+    assert (report.indexed, report.refused) == (40 - len(refused), len(refused))
+    check_index(client, index, incident, refused=refused)
+
+
+def check_index(client: OpenSearch, index: str, incident: Incident, *, refused: tuple[str, ...] = ()) -> None:
+    """All are in the index but for those, and nothing twice."""
+    found = [hit["_id"] for hit in indexed(client, index)]
+    incident.documents([doc.id for doc in docs()], found, refused=refused)
+
+
+def only_letter(letters: Path) -> dict[str, Any]:
+    """The line of the one refused document."""
+    (line,) = map(json.loads, letters.read_text().splitlines())
+    return dict(line)
+
+
+def load_again(client: OpenSearch, index: str, letters: Path, encoder: ArchiveEncoder) -> None:
+    """The dead-letter file, of which nothing is refused any more."""
+    again = ingest(client, index, read_documents([letters]), encoder=encoder)
+    assert (again.indexed, again.refused) == (1, 0)
 
 
 SMALL_BATCHES: dict[str, Any] = {"batch_size": 1, "bulk_documents": 4, "workers": 1}
@@ -126,10 +139,9 @@ def test_a_full_disk(
     incident.begins()
     report = ingest(client, index, docs(), encoder=encoder, dead_letter=letters)
     incident.is_over()
-    assert (report.indexed, report.refused) == (40, 0)
     assert report.retries > 0
     assert not letters.exists()
-    incident.documents([doc.id for doc in docs()], ids(client, index))
+    check(client, index, report, incident)
 
 
 @pytest.mark.incident(
@@ -143,8 +155,7 @@ def test_an_open_breaker(client: OpenSearch, model_id: str, index: str, incident
         incident.begins()
         report = ingest(client, index, docs(), encode="cluster", model_id=model_id)
         incident.is_over()
-    assert (report.indexed, report.refused) == (40, 0)
-    incident.documents([doc.id for doc in docs()], ids(client, index))
+    check(client, index, report, incident)
 
 
 @pytest.mark.incident(during=LOAD, what="a value that does not fit the mapping", then=LETTERS)
@@ -159,12 +170,11 @@ def test_a_mapping_conflict(
         client, index, documents, encoder=encoder, bulk_documents=1, workers=1, dead_letter=letters
     )
     assert (report.indexed, report.refused) == (39, 1)
-    (line,) = map(json.loads, letters.read_text().splitlines())
+    line = only_letter(letters)
     assert "failed to parse field [year]" in line["_oskit"]["reason"]
     letters.write_text(json.dumps({**line, "year": 2021}))
-    again = ingest(client, index, read_documents([letters]), encoder=encoder)
-    assert (again.indexed, again.refused) == (1, 0)
-    incident.documents([doc.id for doc in documents], ids(client, index))
+    load_again(client, index, letters, encoder)
+    check_index(client, index, incident)
 
 
 @pytest.mark.incident(
@@ -183,13 +193,12 @@ def test_a_field_limit(
     documents[7] = Document("d7", "quick fox", fields={f"field{n}": n for n in range(20)})
     report = ingest(client, index, documents, encoder=encoder, dead_letter=letters)
     assert (report.indexed, report.refused) == (39, 1)
-    (line,) = map(json.loads, letters.read_text().splitlines())
+    line = only_letter(letters)
     assert "Limit of total fields [8] has been exceeded" in line["_oskit"]["reason"]
     assert f'PUT {index}/_settings {{"{limit}": ' in line["_oskit"]["reason"]
     client.indices.put_settings(index=index, body={limit: 100})
-    again = ingest(client, index, read_documents([letters]), encoder=encoder)
-    assert (again.indexed, again.refused) == (1, 0)
-    incident.documents([doc.id for doc in documents], ids(client, index))
+    load_again(client, index, letters, encoder)
+    check_index(client, index, incident)
 
 
 @pytest.mark.incident(
@@ -204,12 +213,11 @@ def test_a_document_over_the_size_limit(
     documents = docs()
     documents[7] = Document("d7", "quick fox " * 1_300_000)
     report = ingest(client, index, documents, encoder=encoder, dead_letter=letters)
-    assert (report.indexed, report.refused) == (39, 1)
-    line = json.loads(letters.read_text())
+    line = only_letter(letters)
     assert line["_id"] == "d7"
     assert line["text"] == documents[7].text
     assert "too large" in line["_oskit"]["reason"].lower()
-    incident.documents([doc.id for doc in documents], ids(client, index), refused=["d7"])
+    check(client, index, report, incident, refused=("d7",))
 
 
 @pytest.mark.incident(
@@ -226,14 +234,13 @@ def test_a_closed_index(
     with pytest.raises(IndexingError, match=opening):
         ingest(client, index, stream, encoder=encoder, dead_letter=letters, **SMALL_BATCHES)
     assert not letters.exists()
-    with pytest.raises(ClusterError, match=opening):  # before anything is read
+    with pytest.raises(ClusterError, match=opening):  # from the start
         ingest(client, index, docs(), encoder=encoder, dead_letter=letters)
     with pytest.raises(ClusterError, match=opening):
         search(client, index, "fox", encoder=encoder)
     client.indices.open(index=index, params={"wait_for_active_shards": "1"})
     report = ingest(client, index, docs(), encoder=encoder)
-    assert (report.indexed, report.refused) == (40, 0)
-    incident.documents([doc.id for doc in docs()], ids(client, index))
+    check(client, index, report, incident)
 
 
 @pytest.mark.incident(
@@ -247,8 +254,7 @@ def test_a_deleted_index(client: OpenSearch, encoder: ArchiveEncoder, index: str
         ingest(client, index, stream, encoder=encoder, **SMALL_BATCHES)
     delete_index(client, index)
     report = ingest(client, index, docs(), encoder=encoder)
-    assert (report.indexed, report.refused) == (40, 0)
-    incident.documents([doc.id for doc in docs()], ids(client, index))
+    check(client, index, report, incident)
 
 
 @pytest.mark.incident(
@@ -269,9 +275,8 @@ def test_a_missing_pipeline(
     with pytest.raises(IndexingError, match=r"pipeline.*run the command again"):
         ingest(client, index, meanwhile(docs(), take_it), **options, **SMALL_BATCHES)
     report = ingest(client, index, docs(), **options)
-    assert (report.indexed, report.refused) == (40, 0)
     assert not letters.exists()
-    incident.documents([doc.id for doc in docs()], ids(client, index))
+    check(client, index, report, incident)
     assert len(search(client, index, "fox", model_id=model_id, size=50).hits) == 40
 
 
@@ -288,6 +293,4 @@ def test_no_room_for_another_model(
     with changed(client, {"plugins.ml_commons.max_model_on_node": 1}):
         with pytest.raises(ClusterSettingsError, match="max_model_on_node"):
             deploy_archive(client, archive)
-        from oskit.cluster.models import list_models
-
         incident.orphans({model.model_id for model in list_models(client)} - before)

@@ -11,10 +11,9 @@ from archives import encoder_archive
 from incidents import Incident
 from leftovers import models_of, orphaned_chunks
 from opensearchpy import OpenSearch
-from own_nodes import OwnNode
-from tiny_models import documents, graph_that_keeps_words
+from own_nodes import OwnNode, archive, client
+from tiny_models import documents, indexed
 
-from oskit.cluster.connection import ConnectionSettings, connect
 from oskit.cluster.deploy import deploy_archive
 from oskit.cluster.ingest import ingest
 from oskit.cluster.models import delete_model, list_models
@@ -22,6 +21,8 @@ from oskit.data.documents import Document
 from oskit.encoder.archive import Archive, open_archive
 from oskit.encoder.runtime import ArchiveEncoder
 from oskit.errors import ClusterError
+
+__all__ = ["archive", "client"]
 
 pytestmark = pytest.mark.integration
 
@@ -33,16 +34,6 @@ KILLED = "the node is killed (SIGKILL) and restarted"
 def node() -> Iterator[OwnNode]:
     with OwnNode("killed") as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def client(node: OwnNode) -> OpenSearch:
-    return connect(ConnectionSettings(url=node.url))
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return encoder_archive(tmp_path_factory.mktemp("killed") / "killed.zip", model=graph_that_keeps_words())
 
 
 def killing(docs: list[Document], node: OwnNode, incident: Incident) -> Iterator[Document]:
@@ -58,8 +49,7 @@ def check(
     client: OpenSearch, index: str, docs: list[Document], encoder: ArchiveEncoder, incident: Incident
 ) -> None:
     """Every document is there exactly once, with the encoder's weights."""
-    client.indices.refresh(index=index)
-    hits = client.search(index=index, body={"size": 1000, "query": {"match_all": {}}})["hits"]["hits"]
+    hits = indexed(client, index)
     incident.documents([doc.id for doc in docs], [hit["_id"] for hit in hits])
     found = {hit["_id"]: hit["_source"].get("embedding", {}) for hit in hits}
     for doc, weights in zip(docs, encoder.document_weights([doc.passage for doc in docs]), strict=True):

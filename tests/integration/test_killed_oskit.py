@@ -15,7 +15,7 @@ from faulty_proxy import Fault, FaultyProxy
 from incidents import Incident
 from leftovers import models_of, nothing_is_left, orphaned_chunks
 from opensearchpy import OpenSearch
-from tiny_models import TinyModels, documents, index, tiny
+from tiny_models import TinyModels, documents, index, indexed, tiny, write_documents
 
 from oskit.cluster.models import delete_model, get_model
 from oskit.encoder.archive import Archive, open_archive
@@ -163,9 +163,7 @@ def test_a_load(
 ) -> None:
     incident.during += {"client": ", encoded here", "cluster": ", encoded by the cluster"}[mode]
     docs = documents(200)
-    source = tmp_path / "docs.jsonl"
-    lines = [{"_id": doc.id, "text": doc.text, "title": doc.title, **doc.fields} for doc in docs]
-    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    source = write_documents(tmp_path / "docs.jsonl", docs)
     how = ["--archive", str(tiny.archive)] if mode == "client" else ["--model", tiny.encoder_id]
     options = [*how, "--encode", mode, "--bulk-size", "10", "--batch-size", "2", "--workers", "1"]
     command = ["ingest", index, str(source), *options]
@@ -186,6 +184,4 @@ def test_a_load(
     assert again.returncode == 0, said
     report = json.loads(answer)
     assert (report["read"], report["indexed"], report["refused"]) == (200, 200, 0)
-    client.indices.refresh(index=index)
-    hits = client.search(index=index, body={"size": 1000, "query": {"match_all": {}}})["hits"]["hits"]
-    incident.documents([doc.id for doc in docs], [hit["_id"] for hit in hits])
+    incident.documents([doc.id for doc in docs], [hit["_id"] for hit in indexed(client, index)])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -18,12 +18,13 @@ from incidents import Incident
 from leftovers import nothing_is_left
 from nginx import PASSWORD, USER, Nginx
 from opensearchpy import OpenSearch
-from tiny_models import TinyModels, documents, index, tiny
+from tiny_models import TinyModels, documents, index, indexed, tiny, write_documents
 
 from oskit.cluster.connection import ConnectionSettings, connect
 from oskit.cluster.deploy import deploy_archive
 from oskit.cluster.indexes import delete_index
 from oskit.cluster.ingest import ingest
+from oskit.data.collection import Collection
 from oskit.encoder.archive import open_archive
 from oskit.errors import ClusterError
 
@@ -99,25 +100,18 @@ def oskit(nginx: Nginx, tmp_path: Path) -> Oskit:
     return run
 
 
-def write_documents(path: Path) -> Path:
-    lines = [{"_id": doc.id, "text": doc.text, "title": doc.title, **doc.fields} for doc in documents()]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
-
-
 def write_collection(folder: Path) -> Path:
     """A BEIR folder of the same documents."""
-    (folder / "qrels").mkdir(parents=True)
-    lines = [{"_id": doc.id, "text": doc.text, "title": doc.title} for doc in documents()]
-    (folder / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "quick brown fox"}) + "\n")
-    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td1\t1\n")
+    Collection(queries={"q": "quick brown fox"}, qrels={"q": {"d1": 1}}, corpus=tuple(documents())).write(
+        folder
+    )
     return folder
 
 
 def commands(tiny: TinyModels, archive: Path, index: str, tmp_path: Path) -> list[list[str]]:
     """Every command that talks to a cluster, in an order in which all succeed."""
-    source, local = str(write_documents(tmp_path / "docs.jsonl")), ["--archive", str(tiny.archive)]
+    source = str(write_documents(tmp_path / "docs.jsonl", documents()))
+    local = ["--archive", str(tiny.archive)]
     collection = str(write_collection(tmp_path / "collection"))
     return [
         ["doctor"],
@@ -264,8 +258,6 @@ def test_insecure_has_to_be_typed_and_warns(oskit: Oskit, nginx: Nginx) -> None:
 def test_a_proxy_without_a_cluster(
     oskit: Oskit, nginx: Nginx, path: str, message: str, incident: Incident
 ) -> None:
-    import re
-
     answer = oskit("models", url=f"{nginx.urls['good']}/{path}")
     assert answer.returncode == 7
     assert re.search(message, answer.stderr), answer.stderr
@@ -283,9 +275,7 @@ def test_a_proxy_that_takes_small_requests_only(
     small = connect(ConnectionSettings(url=f"{nginx.urls['good']}/small", ca_certs=str(nginx.authority)))
     report = ingest(small, index, documents(), encoder=tiny.encoder)
     assert (report.indexed, report.refused) == (40, 0)
-    client.indices.refresh(index=index)
-    hits = client.search(index=index, body={"size": 1000, "query": {"match_all": {}}})["hits"]["hits"]
-    incident.documents([doc.id for doc in documents()], [hit["_id"] for hit in hits])
+    incident.documents([doc.id for doc in documents()], [hit["_id"] for hit in indexed(client, index)])
 
 
 @pytest.mark.incident(

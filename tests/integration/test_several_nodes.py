@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,10 +10,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from archives import encoder_archive
 from opensearchpy import OpenSearch
-from own_nodes import OwnNode
-from tiny_models import QUERIES, documents, graph_that_keeps_words
+from own_nodes import OwnNode, archive, free_port
+from tiny_models import QUERIES, documents
 
 from oskit.cli.main import main
 from oskit.cluster.connection import ConnectionSettings, connect
@@ -27,15 +25,11 @@ from oskit.doctor.cluster import check_cluster
 from oskit.encoder.archive import open_archive
 from oskit.encoder.runtime import ArchiveEncoder
 
+__all__ = ["archive"]
+
 pytestmark = pytest.mark.integration
 
 ROLES = {"first": ["cluster_manager", "data", "ingest"], "second": ["data", "ml"], "third": ["ml"]}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -85,12 +79,6 @@ def three() -> Iterator[ThreeNodes]:
 @pytest.fixture(scope="module")
 def several(three: ThreeNodes) -> OpenSearch:
     return three.client()
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("several") / f"several-{uuid.uuid4().hex[:6]}.zip"
-    return encoder_archive(path, model=graph_that_keeps_words())
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -87,6 +89,20 @@ def documents(count: int = 40) -> list[Document]:
     if count > 5:
         made[5] = Document("d5", "")
     return made
+
+
+def indexed(client: OpenSearch, name: str) -> list[dict[str, Any]]:
+    """The hits for all documents of a small index."""
+    client.indices.refresh(index=name)
+    answer = client.search(index=name, body={"size": 1000, "query": {"match_all": {}}})
+    return list(answer["hits"]["hits"])
+
+
+def write_documents(path: Path, docs: list[Document]) -> Path:
+    """As JSON lines."""
+    lines = [{"_id": doc.id, "text": doc.text, "title": doc.title, **doc.fields} for doc in docs]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
 
 
 QUERIES = ["building permit", "how long does it take", "quick brown fox .", "sparse retrieval 7 ?"]
