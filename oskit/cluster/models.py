@@ -281,6 +281,10 @@ def placement(client: OpenSearch, model: ModelInfo) -> str:
         return counted
 
 
+UNDEPLOY_AGAIN_S = 10.0
+"""After the restart of a node the cluster can lose an undeployment without a word."""
+
+
 def undeploy_model(client: OpenSearch, model_id: str, *, wait_s: float = 60) -> ModelInfo:
     """Take a model out of the nodes' memory; does nothing if it is not in it.
 
@@ -292,12 +296,16 @@ def undeploy_model(client: OpenSearch, model_id: str, *, wait_s: float = 60) -> 
         raise ModelError(f"There is no model with the id {model_id}", hint="List them with: oskit models")
     if model.state not in IN_MEMORY_STATES | {"DEPLOY_FAILED"}:
         return model
-    with cluster_errors(f"undeploy the model {model_id}", ModelError):
-        request(client, "POST", f"/models/{_quoted(model_id)}/_undeploy")
-    left = wait_until(lambda: _gone_from_memory(client, model_id), wait_s=wait_s, first_pause_s=0.1)
-    if left is None:
-        raise ModelError(f"The model {model_id} is still deployed after {wait_s:g} s", hint="Try again")
-    return left
+    end = time.monotonic() + wait_s
+    while True:
+        with cluster_errors(f"undeploy the model {model_id}", ModelError):
+            request(client, "POST", f"/models/{_quoted(model_id)}/_undeploy")
+        patience_s = min(UNDEPLOY_AGAIN_S, end - time.monotonic())
+        left = wait_until(lambda: _gone_from_memory(client, model_id), wait_s=patience_s, first_pause_s=0.1)
+        if left is not None:
+            return left
+        if time.monotonic() >= end:
+            raise ModelError(f"The model {model_id} is still deployed after {wait_s:g} s", hint="Try again")
 
 
 def _gone_from_memory(client: OpenSearch, model_id: str) -> ModelInfo | None:
