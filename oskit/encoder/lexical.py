@@ -1,20 +1,24 @@
-"""A projection in closed form: fitted so that each token of a text predicts itself.
+"""A head in closed form, so that a text weighs its own tokens before any training.
 
 A projection at random leaves an encoder that retrieves nothing, and that much training on little data cannot
 mend. The hidden states of an encoder without a masked-language head still tell which token they stand for: a
-linear discriminant reads it off, in seconds and without gradients. The encoder then matches words as BM25
-does, roughly, and training starts from there rather than from nothing.
+linear discriminant reads it off. A masked-language head does so already, but predicts "the" with the same
+certainty as "insulin": a bias for each token puts that right. Both take seconds and no gradients; the encoder
+then matches words as BM25 does, roughly, and training starts from there rather than from nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from oskit.encoder.frequencies import corpus_idf
 from oskit.encoder.heads import projection_of
+from oskit.encoder.states import token_states
+from oskit.encoder.streaming import attach, streamed
 from oskit.errors import DataError, EncoderError
 
 if TYPE_CHECKING:
@@ -23,7 +27,10 @@ if TYPE_CHECKING:
     from oskit.encoder.model import NeuralSparseEncoder
 
 ENOUGH_TOKENS = 100_000
-"""Tokens of text after which more texts change little."""
+"""Tokens of text after which more texts change a projection little."""
+
+_ENOUGH_FOR_BIASES = 20_000
+"""The same for biases: one number for each token of the vocabulary, not a vector."""
 
 _PRIOR = 10.0
 """Occurrences that the mean guessed from a token's input embedding counts for."""
@@ -34,11 +41,116 @@ _RIDGE = 0.01
 _TYPICAL_LOGIT = 2.0
 """Of a token of the text itself, in the median: log1p of it is about 1."""
 
+_STRENGTH = 0.8
+"""Weight of a text's own token over the root of its IDF, from a masked-language head."""
+
 
 def fit_lexical_head(
-    encoder: NeuralSparseEncoder, texts: Sequence[str], *, tokens: int = ENOUGH_TOKENS, batch_size: int = 32
+    encoder: NeuralSparseEncoder, texts: Sequence[str], *, tokens: int | None = None, batch_size: int = 32
 ) -> NeuralSparseEncoder:
-    """Replace the projection of an encoder without a head of its own, so that it matches words.
+    """Change the head of an encoder that was not trained for retrieval, so that it matches words.
+
+    A projection of its own, such as a random one, is replaced by :func:`discriminant`; a masked-language head
+    gets the biases of :func:`idf_biases`.
+
+    Args:
+        encoder: It is changed.
+        texts: Passages like those that it will see; some hundreds are enough.
+        tokens: Tokens to look at; texts beyond count for the IDF only. By default 100,000 for a projection,
+            20,000 for biases.
+        batch_size: Texts in one run of the encoder.
+
+    Returns:
+        ``encoder``.
+
+    Raises:
+        EncoderError: It has a masked-language head without biases, or one that does more than multiply.
+        DataError: The texts have hardly any tokens.
+    """
+    projection = projection_of(encoder.document_modules)
+    head = None if projection is not None else _masked_language_head(encoder)
+    transformer = encoder.document_transformer
+
+    def run(features: dict[str, Tensor]) -> Tensor:
+        with streamed():
+            found: Tensor = transformer(features)["token_embeddings"]
+        return found
+
+    if tokens is None:
+        tokens = ENOUGH_TOKENS if projection is not None else _ENOUGH_FOR_BIASES
+    states, ids = token_states(encoder, texts, run, tokens=tokens, batch_size=batch_size)
+    special = torch.from_numpy(encoder.vocabulary.weight_mask() == 0)
+    if int((~special[ids]).sum()) < 2 * states.shape[1]:
+        raise DataError(f"{len(texts)} texts have too few tokens to fit a head to", hint="Give more of them.")
+    if projection is not None:
+        model: Any = transformer.model
+        embeddings: Tensor = model.get_input_embeddings().weight.detach().float().cpu()
+        _replace(projection, *discriminant(states, ids, embeddings, special))
+    else:
+        assert head is not None
+        idf = torch.from_numpy(corpus_idf(texts, encoder, max_length=encoder.max_length))
+        weight, bias = head.weight.detach().float().cpu(), head.bias.detach().float().cpu()
+        fitted = idf_biases(states, ids, weight, bias, idf)
+        with torch.no_grad():
+            head.bias.copy_(fitted)
+    return encoder
+
+
+def _masked_language_head(encoder: NeuralSparseEncoder) -> nn.Linear:
+    """Its last layer, which :func:`oskit.encoder.streaming.streamed` leaves out."""
+    if not attach(encoder.document_modules):
+        raise EncoderError(
+            "the masked-language head of this encoder does more than multiply, so it cannot be fitted",
+            hint="Train it as it is.",
+        )
+    model: Any = encoder.document_transformer.model
+    head: nn.Linear = model.get_output_embeddings()
+    if head.bias is None:
+        raise EncoderError(
+            "the masked-language head of this encoder has no biases to fit", hint="Train it as it is."
+        )
+    return head
+
+
+def idf_biases(states: Tensor, ids: Tensor, weight: Tensor, bias: Tensor, idf: Tensor) -> Tensor:
+    """Biases with which a masked-language head weighs a text's own tokens by the root of their IDF.
+
+    With ``l_v`` the mean logit of token ``v`` where it is the text's own, its bias changes by::
+
+        min(0, exp(a sqrt(idf_v)) - 1 - l_v)        a = 0.8
+
+    so that ``log1p`` of its logit is ``a sqrt(idf_v)`` typically. Query and document both have that weight: a
+    shared token scores ``0.64 idf_v``, which is about what BM25 gives it, and sums lie where those of trained
+    encoders do. No bias is raised, since that would put the token into texts that lack it. ``l_v`` is shrunk
+    towards the mean over all tokens, which is all there is for tokens that the texts lack.
+
+    Args:
+        states: What the head's last layer multiplies, ``[tokens, hidden]``.
+        ids: Which token each stands for, ``[tokens]``.
+        weight: The last layer's, ``[rows, hidden]``.
+        bias: The last layer's, ``[rows]``.
+        idf: Of each token, ``[vocabulary]``; 0 for special tokens.
+
+    Returns:
+        ``[rows]``; rows beyond the vocabulary and those of special tokens stay as they are.
+    """
+    special = idf == 0
+    plain = ~special[ids]
+    states, ids = states[plain], ids[plain]
+    size = len(idf)
+    own = torch.einsum("nh,nh->n", states, weight[ids]) + bias[ids]
+    counts = torch.bincount(ids, minlength=size).float()
+    sums = torch.zeros(size).index_add_(0, ids, own)
+    typical = (sums + _PRIOR * own.mean()) / (counts + _PRIOR)
+    change = (torch.expm1(_STRENGTH * idf.sqrt()) - typical).clamp(max=0)
+    change[special] = 0.0
+    fitted = bias.clone()
+    fitted[:size] += change
+    return fitted
+
+
+def discriminant(states: Tensor, ids: Tensor, embeddings: Tensor, special: Tensor) -> tuple[Tensor, Tensor]:
+    """A projection that reads off which token a hidden state stands for.
 
     With hidden states ``h`` of the texts' tokens, their mean ``m``, the mean ``m_v`` of each token ``v`` of
     the vocabulary and the covariance ``S`` of ``h - m_v`` within tokens, the logits are those of a linear
@@ -50,41 +162,6 @@ def fit_lexical_head(
     ``m_v`` is shrunk towards what a linear map from the input embeddings predicts, which is all there is for
     tokens that the texts lack. ``a`` and ``t`` put the logits of the texts' own tokens at 2 in the median,
     and nine of ten above 0. The states of special tokens count as noise; special tokens are never predicted.
-
-    Args:
-        encoder: An encoder whose projection is a module of its own, such as a random one; it is changed.
-        texts: Passages like those that it will see; some hundreds are enough.
-        tokens: Tokens to look at; texts beyond are not used.
-        batch_size: Texts in one run of the encoder.
-
-    Returns:
-        ``encoder``.
-
-    Raises:
-        EncoderError: It has a masked-language head, which knows better.
-        DataError: The texts have hardly any tokens.
-    """
-    projection = projection_of(encoder.document_modules)
-    if projection is None:
-        raise EncoderError(
-            "this encoder has a masked-language head, which is no projection to fit",
-            hint="Train it as it is.",
-        )
-    states, ids = _token_states(encoder, texts, tokens, batch_size)
-    special = torch.from_numpy(encoder.vocabulary.weight_mask() == 0)
-    if int((~special[ids]).sum()) < 2 * states.shape[1]:
-        raise DataError(
-            f"{len(texts)} texts have too few tokens to fit a projection to", hint="Give more of them."
-        )
-    model: Any = encoder.document_transformer.model
-    embeddings: Tensor = model.get_input_embeddings().weight.detach().float().cpu()
-    weight, bias = discriminant(states, ids, embeddings, special)
-    _replace(projection, weight, bias)
-    return encoder
-
-
-def discriminant(states: Tensor, ids: Tensor, embeddings: Tensor, special: Tensor) -> tuple[Tensor, Tensor]:
-    """The projection of :func:`fit_lexical_head`.
 
     Args:
         states: Hidden states, ``[tokens, hidden]``.
@@ -136,45 +213,6 @@ def _shrunk_means(states: Tensor, ids: Tensor, embeddings: Tensor) -> Tensor:
     predicted = embeddings @ torch.linalg.solve(gram, inputs.T @ targets)
     means: Tensor = (sums + _PRIOR * predicted) / (counts + _PRIOR)
     return means
-
-
-def _token_states(
-    encoder: NeuralSparseEncoder, texts: Sequence[str], limit: int, batch_size: int
-) -> tuple[Tensor, Tensor]:
-    """Last hidden states and token ids of the texts' first ``limit`` tokens, padding left out, on the CPU."""
-    states, ids, count = [], [], 0
-    training = encoder.training
-    encoder.eval()
-    try:
-        for features in _batches(encoder, texts, batch_size):
-            with torch.no_grad():
-                found = encoder.document_transformer(dict(features))["token_embeddings"]
-            mask = features["attention_mask"].bool()
-            states.append(found[mask].float().cpu())
-            ids.append(features["input_ids"][mask].cpu())
-            count += len(ids[-1])
-            if count >= limit:
-                break
-    finally:
-        encoder.train(training)
-    if not states:
-        raise DataError("there are no texts to fit a projection to", hint="Give some passages.")
-    return torch.cat(states), torch.cat(ids)
-
-
-def _batches(
-    encoder: NeuralSparseEncoder, texts: Sequence[str], batch_size: int
-) -> Iterator[dict[str, Tensor]]:
-    tokenizer: Any = encoder.document_transformer.tokenizer
-    for start in range(0, len(texts), batch_size):
-        encoded = tokenizer(
-            list(texts[start : start + batch_size]),
-            truncation=True,
-            max_length=encoder.max_length,
-            padding=True,
-            return_tensors="pt",
-        )
-        yield {name: encoded[name].to(encoder.device) for name in ("input_ids", "attention_mask")}
 
 
 def _replace(projection: Dense, weight: Tensor, bias: Tensor) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCardData
+
 from oskit.training.recipe import Recipe
 from oskit.training.report import BEST, StageResult, TrainingResult
 
 CARD = "README.md"
 
 _ROWS = (
-    ("nDCG@10", "ndcg", ".3f"),
-    ("MRR@10", "mrr", ".3f"),
-    ("recall@100", "recall", ".3f"),
-    ("FLOPS", "flops", ".2f"),
-    ("active dimensions of a query", "query_active", ".1f"),
-    ("active dimensions of a document", "document_active", ".1f"),
+    ("nDCG@10", "ndcg", ".3f", "dot_ndcg@10"),
+    ("MRR@10", "mrr", ".3f", "dot_mrr@10"),
+    ("recall@100", "recall", ".3f", "dot_recall@100"),
+    ("FLOPS", "flops", ".2f", "avg_flops"),
+    ("active dimensions of a query", "query_active", ".1f", "query_active_dims"),
+    ("active dimensions of a document", "document_active", ".1f", "corpus_active_dims"),
 )
 
 
@@ -29,9 +33,7 @@ def model_card(recipe: Recipe, result: TrainingResult) -> str:
     last = result.stages[-1]
     lines = [
         "---",
-        "library_name: sentence-transformers",
-        "pipeline_tag: feature-extraction",
-        "tags: [sentence-transformers, sparse-encoder, sparse, splade, opensearch, oskit]",
+        _header(recipe, last),
         "---",
         "",
         f"# {recipe.name}",
@@ -72,6 +74,32 @@ def model_card(recipe: Recipe, result: TrainingResult) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _header(recipe: Recipe, last: StageResult) -> str:
+    """What the Hub reads, with figures under the names that sentence-transformers' evaluators use."""
+    name = recipe.encoder.name
+    results = [
+        EvalResult(
+            task_type="sparse-information-retrieval",
+            task_name="Sparse Information Retrieval",
+            dataset_type="unknown",
+            dataset_name=_evaluation(recipe),
+            metric_type=metric,
+            metric_name=label,
+            metric_value=round(getattr(last.after, attribute), 4),
+        )
+        for label, attribute, _, metric in _ROWS
+    ]
+    data = ModelCardData(
+        model_name=recipe.name,
+        base_model=None if Path(name).exists() else name,
+        library_name="sentence-transformers",
+        pipeline_tag="feature-extraction",
+        tags=["sentence-transformers", "sparse-encoder", "sparse", "splade", "opensearch", "oskit"],
+        eval_results=results,
+    )
+    return data.to_yaml()
+
+
 def _evaluation(recipe: Recipe) -> str:
     if recipe.evaluation.collection is not None:
         return f"{recipe.evaluation.collection.name}, split {recipe.evaluation.split}"
@@ -83,7 +111,7 @@ def _table(result: TrainingResult) -> list[str]:
     if len(result.stages) == 1:
         columns[1] = ("after", result.after)
     rows = ["| | " + " | ".join(name for name, _ in columns) + " |", "|---|" + "---:|" * len(columns)]
-    for label, attribute, form in _ROWS:
+    for label, attribute, form, _ in _ROWS:
         values = " | ".join(format(getattr(figures, attribute), form) for _, figures in columns)
         rows.append(f"| {label} | {values} |")
     return rows

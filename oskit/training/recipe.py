@@ -45,11 +45,14 @@ class EncoderPart(Part):
         train_query_weights: Whether the query table of an inference-free encoder is trained as well.
         activation: ``relu`` or ``log1p_relu`` (one more log1p); None for what the encoder says.
         max_length: Tokens that a text is truncated to, in training and afterwards; None for its own.
-        layers: Keep the first layers of the transformer only; None for all.
+        layers: Keep the first layers of the transformer only; None for all. The head is then fitted to
+            understand them.
         dropout: Share of activations that training drops; None for what the configuration says. At 0
             a short distillation learns faster, and a step on a CPU takes less time.
-        head: What becomes of a projection to the vocabulary that the base does not have: ``random`` weights,
-            or ``lexical`` ones, fitted so that a text weighs its own tokens. A trained head stays as it is.
+        head: ``random``: a projection to the vocabulary that the base does not have gets random weights;
+            a head that it has stays as it is. ``lexical``: either is fitted to the training texts, so that a
+            text weighs its own tokens, for bases that were not trained for retrieval; an encoder that
+            sentence-transformers or oskit saved keeps its head.
     """
 
     name: str

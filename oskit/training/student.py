@@ -1,4 +1,4 @@
-"""The encoder that is trained: loaded, cut, given its architecture and its head."""
+"""The encoder that is trained: loaded, cut, given its head and its architecture."""
 
 from __future__ import annotations
 
@@ -11,27 +11,25 @@ from torch import nn
 
 from oskit.encoder.idf import idf_vector, read_idf
 from oskit.encoder.inference_free import inference_free
+from oskit.encoder.layers import check_layers, keep_layers
 from oskit.encoder.lexical import fit_lexical_head
 from oskit.encoder.model import NeuralSparseEncoder
-from oskit.encoder.modules import config_of
 from oskit.encoder.report import UntrainedProjectionWarning
-from oskit.errors import TrainingError
 from oskit.training.recipe import EncoderPart
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from numpy.typing import NDArray
 
-LEXICAL_TEXTS = 2_000
-"""Passages that a lexical head is fitted to."""
+FITTED_TEXTS = 2_000
+"""Passages that a head is fitted to."""
 
 
 def load_student(part: EncoderPart, *, seed: int) -> NeuralSparseEncoder:
-    """Load the base and cut it; architecture and head follow in :func:`finish_student`.
+    """Load the base; layers, head and architecture follow in :func:`finish_student`.
 
     Raises:
-        EncoderError: It cannot be found or loaded.
-        TrainingError: It has fewer layers than are to be kept.
+        EncoderError: It cannot be found or loaded, or has fewer layers than are to be kept.
     """
     with warnings.catch_warnings():
         if part.head == "lexical":  # the random head is replaced before anything uses it
@@ -45,7 +43,7 @@ def load_student(part: EncoderPart, *, seed: int) -> NeuralSparseEncoder:
             seed=seed,
         )
     if part.layers is not None:
-        keep_layers(encoder, part.layers)
+        check_layers(encoder, part.layers)
     if part.dropout is not None:
         set_dropout(encoder, part.dropout)
     return encoder
@@ -69,12 +67,17 @@ def finish_student(
         seed: Of what is drawn.
 
     Raises:
-        EncoderError: ``idf.json`` cannot be read, or a lexical head cannot be fitted.
+        EncoderError: ``idf.json`` cannot be read, or a head cannot be fitted.
         DataError: The passages are too few to fit a head to.
     """
-    if part.head == "lexical" and encoder.is_untrained:
-        rows = np.random.default_rng(seed).permutation(len(passages))[:LEXICAL_TEXTS]
-        fit_lexical_head(encoder, passages[np.sort(rows).tolist()]["text"])
+    lexical = part.head == "lexical" and _is_base(encoder)
+    if lexical or part.layers is not None:
+        rows = np.random.default_rng(seed).permutation(len(passages))[:FITTED_TEXTS]
+        texts = passages[np.sort(rows).tolist()]["text"]
+        if part.layers is not None:
+            keep_layers(encoder, part.layers, texts)
+        if lexical:
+            fit_lexical_head(encoder, texts)
     wanted = part.architecture or encoder.architecture
     if wanted == "symmetric":
         if encoder.architecture == "symmetric":
@@ -88,34 +91,9 @@ def finish_student(
     return inference_free(encoder, idf, trainable=part.train_query_weights)
 
 
-def keep_layers(encoder: NeuralSparseEncoder, number: int) -> None:
-    """Keep the first layers of the transformer and forget the others.
-
-    Raises:
-        TrainingError: It has fewer, or its layers are no list of modules.
-    """
-    transformer = encoder.document_transformer
-    config: Any = config_of(transformer)
-    there = int(config.num_hidden_layers)
-    if number > there:
-        raise TrainingError(
-            f"encoder.layers is {number}, but {config.name_or_path} has {there}", hint="Give fewer, or none."
-        )
-    lists = [
-        module
-        for module in transformer.model.modules()
-        if isinstance(module, nn.ModuleList) and len(module) == there
-    ]
-    if not lists:
-        raise TrainingError(
-            f"the layers of {config.name_or_path} are not found, so it cannot be cut",
-            hint="Leave encoder.layers out.",
-        )
-    for layers in lists:
-        del layers[number:]
-    config.num_hidden_layers = number
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:number]
+def _is_base(encoder: NeuralSparseEncoder) -> bool:
+    """Whether nobody has trained it for retrieval, as far as its files tell; stage 1's encoder is none."""
+    return encoder.is_untrained or encoder.load_report.layout == "transformer"
 
 
 def set_dropout(encoder: NeuralSparseEncoder, share: float) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from oskit.encoder.heads import projection_of
-from oskit.encoder.lexical import discriminant, fit_lexical_head
+from oskit.encoder.lexical import discriminant, fit_lexical_head, idf_biases
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.encoder.report import UntrainedProjectionWarning
 from oskit.errors import DataError, EncoderError
@@ -85,13 +87,10 @@ def test_special_tokens_are_never_predicted(encoder: NeuralSparseEncoder) -> Non
     assert not np.asarray(raw)[0][special].any()
 
 
-def test_only_a_projection_of_its_own_is_fitted(tmp_path: Path, encoder: NeuralSparseEncoder) -> None:
-    masked = NeuralSparseEncoder.from_pretrained(tiny.build("bert", tmp_path / "masked"))
-    with pytest.raises(EncoderError, match="masked-language head"):
-        fit_lexical_head(masked, sentences(50))
-    for texts in ([], ["road"]):
-        with pytest.raises(DataError):
-            fit_lexical_head(encoder, texts)
+@pytest.mark.parametrize("texts", [[], ["road"]])
+def test_too_few_texts_are_refused(encoder: NeuralSparseEncoder, texts: list[str]) -> None:
+    with pytest.raises(DataError, match="texts"):
+        fit_lexical_head(encoder, texts)
 
 
 def test_it_decides_as_linear_discriminant_analysis_does() -> None:
@@ -119,3 +118,94 @@ def test_own_tokens_have_a_logit_of_two_in_the_median() -> None:
     own = (states @ weight.T + bias).gather(1, ids[:, None])[:, 0]
     assert own.median() == pytest.approx(2.0, abs=1e-3)
     assert float((own > 0).float().mean()) >= 0.9
+
+
+def zipf_sentences(count: int, seed: int = 0) -> list[str]:
+    """Words of which some are in nearly all sentences and others in few."""
+    draw = random.Random(seed)
+    shares = [1 / rank for rank in range(1, len(tiny.WORDS) + 1)]
+    return [" ".join(draw.choices(tiny.WORDS, shares, k=8)) for _ in range(count)]
+
+
+@pytest.fixture
+def masked(tmp_path: Path) -> NeuralSparseEncoder:
+    """An encoder whose masked-language head predicts the tokens that are there, all with much certainty."""
+    encoder = NeuralSparseEncoder.from_pretrained(tiny.build("bert", tmp_path / "masked"))
+    model: Any = encoder.document_transformer.model
+    with torch.no_grad():
+        for name, parameter in model.bert.encoder.named_parameters():
+            if "LayerNorm" not in name:
+                parameter.mul_(0.1)
+        transform = model.cls.predictions.transform.dense
+        transform.weight.copy_(torch.eye(len(transform.weight)))
+        transform.bias.zero_()
+        model.cls.predictions.bias.fill_(20.0)
+    return encoder
+
+
+def own_weights(encoder: NeuralSparseEncoder, texts: list[str]) -> dict[str, float]:
+    """Mean weight of each word over the texts that contain it."""
+    found: dict[str, list[float]] = {}
+    for text, weights in zip(texts, encoder.document_weights(texts), strict=True):
+        for word in set(text.split()):
+            found.setdefault(word, []).append(weights.get(word, 0.0))
+    return {word: float(np.mean(values)) for word, values in found.items()}
+
+
+def test_a_masked_language_head_then_weighs_words_by_the_root_of_their_idf(
+    masked: NeuralSparseEncoder,
+) -> None:
+    texts = zipf_sentences(400)
+    before = own_weights(masked, texts)
+    assert max(before.values()) < 1.5 * min(before.values())
+    assert fit_lexical_head(masked, texts) is masked
+    idf = {
+        word: np.log(1 + (len(texts) - df + 0.5) / (df + 0.5))
+        for word in before
+        if (df := sum(word in text.split() for text in texts)) >= 30  # enough to know its own logit
+    }
+    after = own_weights(masked, texts)
+    words = sorted(idf)
+    expected, found = [0.8 * np.sqrt(idf[word]) for word in words], [after[word] for word in words]
+    assert np.corrcoef(expected, [before[word] for word in words])[0, 1] < 0.5
+    assert np.corrcoef(expected, found)[0, 1] > 0.9
+    assert np.mean(found) == pytest.approx(np.mean(expected), rel=0.1)
+
+
+def test_a_fitted_masked_language_head_survives_saving(masked: NeuralSparseEncoder, tmp_path: Path) -> None:
+    fit_lexical_head(masked, zipf_sentences(200))
+    masked.save_pretrained(str(tmp_path / "saved"))
+    again = NeuralSparseEncoder.from_pretrained(tmp_path / "saved")
+    assert again.document_weights(["concrete bridge"]) == masked.document_weights(["concrete bridge"])
+
+
+def test_biases_by_hand() -> None:
+    weight = torch.tensor([[9.0, 9.0], [4.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    bias = torch.tensor([0.0, 2.0, 0.0, 5.0])
+    idf = torch.tensor([0.0, 1.0, 4.0])  # token 0 is special, row 3 is no token
+    states = torch.tensor([[1.0, 1.0], [2.0, 0.0], [0.0, 2.0]])
+    fitted = idf_biases(states, torch.tensor([0, 1, 2]), weight, bias, idf)
+    # Own logits are 4 * 2 + 2 = 10 and 2, 6 in the mean, which counts for ten occurrences of each.
+    typical = [(10 + 60) / 11, (2 + 60) / 11]
+    assert fitted.tolist() == pytest.approx(
+        [0.0, 2 + math.exp(0.8) - 1 - typical[0], math.exp(1.6) - 1 - typical[1], 5.0]
+    )
+
+
+def test_no_bias_is_raised() -> None:
+    idf = torch.tensor([0.0, 9.0, 9.0])
+    states, ids = torch.ones(4, 2), torch.tensor([1, 2, 1, 2])
+    bias = torch.tensor([1.0, 2.0, 3.0])
+    assert torch.equal(idf_biases(states, ids, torch.zeros(3, 2), bias, idf), bias)
+
+
+def test_a_head_without_biases_cannot_be_fitted(masked: NeuralSparseEncoder) -> None:
+    masked.document_transformer.model.get_output_embeddings().bias = None  # type: ignore[operator]
+    with pytest.raises(EncoderError, match="no biases"):
+        fit_lexical_head(masked, zipf_sentences(200))
+
+
+def test_a_head_that_scales_its_logits_cannot_be_fitted(masked: NeuralSparseEncoder) -> None:
+    masked.document_transformer.model.cls.register_forward_hook(lambda _, __, logits: 2 * logits)  # type: ignore[operator,union-attr]
+    with pytest.raises(EncoderError, match="does more than multiply"):
+        fit_lexical_head(masked, zipf_sentences(200))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from datasets import Dataset
 
+from oskit.encoder.model import NeuralSparseEncoder
 from oskit.training.recipe import EncoderPart
-from oskit.training.student import load_student
+from oskit.training.student import finish_student, load_student
 from tests import tiny
 
 
@@ -32,3 +34,20 @@ def test_the_saved_configuration_keeps_its_dropout(tmp_path):
     encoder = load_student(EncoderPart(name=str(folder), dropout=0.0), seed=0)
     encoder.save_pretrained(str(tmp_path / "saved"))
     assert '"hidden_dropout_prob": 0.1' in (tmp_path / "saved" / "config.json").read_text()
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_lexical_head_is_for_bases_not_for_encoders_that_were_trained(saved, tmp_path):
+    folder = tiny.build("bert", tmp_path / "bert")
+    encoder = NeuralSparseEncoder.from_pretrained(folder)
+    with torch.no_grad():
+        encoder.document_transformer.model.get_output_embeddings().bias.fill_(50.0)
+    if saved:
+        encoder.save_pretrained(str(tmp_path / "kept"))
+    else:
+        encoder.document_transformer.model.save_pretrained(folder)
+    part = EncoderPart(name=str(tmp_path / "kept" if saved else folder), head="lexical")
+    passages = Dataset.from_dict({"text": ["the old stone bridge over the water"] * 20})
+    found = finish_student(load_student(part, seed=0), part, passages=passages, idf=None, seed=0)
+    bias = found.document_transformer.model.get_output_embeddings().bias
+    assert bool((bias == 50).all()) is saved

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from oskit.data.collection import Collection
@@ -116,6 +117,10 @@ def _check_folder(folder: Path, ndcg: float) -> None:
     assert {"loss", "contrastive", "document_penalty", "nDCG@10", "FLOPS"} <= set(rows[0])
     assert (folder / "curves.png").stat().st_size > 5000
     assert f"{ndcg:.3f}" in (folder / "README.md").read_text()
+    told = ModelCard.load(folder / "README.md").data  # as the Hub reads it
+    figures = {found.metric_type: found.metric_value for found in told.eval_results}
+    assert figures["dot_ndcg@10"] == pytest.approx(ndcg, abs=1e-4)
+    assert (told.library_name, told.base_model) == ("sentence-transformers", None)
     assert "torch" in json.loads((folder / "environment.json").read_text())["packages"]
     assert [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 

@@ -1,0 +1,95 @@
+"""The first layers alone, with a head that still understands them."""
+
+from __future__ import annotations
+
+import copy
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+
+from oskit.encoder.heads import projection_of
+from oskit.encoder.layers import check_layers, keep_layers, translator
+from oskit.encoder.model import NeuralSparseEncoder
+from oskit.encoder.modules import layers
+from oskit.encoder.report import UntrainedProjectionWarning
+from oskit.errors import DataError, EncoderError
+from tests import tiny
+
+
+def sentences(count: int, seed: int = 0) -> list[str]:
+    draw = random.Random(seed)
+    return [" ".join(draw.choices(tiny.WORDS, k=8)) for _ in range(count)]
+
+
+def logits(encoder: NeuralSparseEncoder) -> torch.Tensor:
+    """Of texts that nothing was fitted to."""
+    features: Any = encoder.preprocess(sentences(20, seed=1))
+    with torch.no_grad():
+        for module in encoder.logit_modules:
+            features = module(features)
+    found: torch.Tensor = features["token_embeddings"]
+    return found
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta", "xlmr"])
+def test_the_head_of_a_cut_encoder_says_nearly_what_it_said(kind: Any, tmp_path: Path) -> None:
+    whole = NeuralSparseEncoder.from_pretrained(tiny.build(kind, tmp_path / kind)).eval()
+    expected = logits(whole)
+    cut, bare = copy.deepcopy(whole), copy.deepcopy(whole)
+    keep_layers(cut, 1, sentences(300))
+    for lists in check_layers(bare, 1):
+        del lists[1:]
+    errors = [float((logits(encoder) - expected).square().mean()) for encoder in (cut, bare)]
+    assert layers(cut.document_transformer) == 1
+    assert errors[0] < 0.7 * errors[1]
+
+
+def test_a_cut_encoder_survives_saving(tmp_path: Path) -> None:
+    encoder = NeuralSparseEncoder.from_pretrained(tiny.build("bert", tmp_path / "bert"))
+    keep_layers(encoder, 1, sentences(200))
+    encoder.save_pretrained(str(tmp_path / "saved"))
+    again = NeuralSparseEncoder.from_pretrained(tmp_path / "saved")
+    assert again.load_report.layers == 1
+    assert again.document_weights(["a stone bridge"]) == encoder.document_weights(["a stone bridge"])
+
+
+def test_a_random_projection_stays_as_it_is(tmp_path: Path) -> None:
+    with pytest.warns(UntrainedProjectionWarning):
+        encoder = NeuralSparseEncoder.from_pretrained(tiny.build("bert-headless", tmp_path / "headless"))
+    projection: Any = projection_of(encoder.document_modules)
+    before = projection.linear.weight.clone()
+    keep_layers(encoder, 1, sentences(50))
+    assert encoder.is_untrained
+    assert torch.equal(projection.linear.weight, before)
+
+
+def test_all_layers_are_no_change(tmp_path: Path) -> None:
+    encoder = NeuralSparseEncoder.from_pretrained(tiny.build("bert", tmp_path / "bert")).eval()
+    before = logits(encoder)
+    keep_layers(encoder, 2, sentences(50))
+    assert torch.equal(logits(encoder), before)
+
+
+def test_more_layers_than_there_are_and_no_texts_are_refused(tmp_path: Path) -> None:
+    encoder = NeuralSparseEncoder.from_pretrained(tiny.build("bert", tmp_path / "bert"))
+    with pytest.raises(EncoderError, match=r"3 layers are to be kept, but .* has 2"):
+        keep_layers(encoder, 3, sentences(50))
+    with pytest.raises(DataError, match="no texts"):
+        keep_layers(encoder, 1, [])
+    assert layers(encoder.document_transformer) == 2
+
+
+def test_the_map_is_that_of_ridge_regression() -> None:
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(500, 6, generator=generator) + 3
+    targets = states @ torch.randn(6, 6, generator=generator) + torch.randn(500, 6, generator=generator)
+    weight, bias = translator(states, targets)
+    centered = states - states.mean(0)
+    alpha = 1e-3 * float((centered.T @ centered).diagonal().mean())
+    reference = Ridge(alpha=alpha).fit(states.double().numpy(), targets.double().numpy())
+    assert torch.allclose(weight, torch.from_numpy(reference.coef_).float(), atol=1e-4)
+    assert torch.allclose(bias, torch.from_numpy(reference.intercept_).float(), atol=1e-3)
