@@ -70,6 +70,14 @@ CAUSES: tuple[tuple[str, Cause], ...] = (
         ),
     ),
     (
+        r"only be called when model is in DEPLOYING state",
+        Cause(
+            "the cluster counted its nodes meanwhile and gave the model another state",
+            "Try again",
+            passes=True,
+        ),
+    ),
+    (
         r"no eligible node found|No eligible worker node",
         Cause(
             "no node may run the model",

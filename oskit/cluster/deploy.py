@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from dataclasses import replace as replace_fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from opensearchpy import OpenSearch
 from opensearchpy.exceptions import TransportError
@@ -154,6 +154,14 @@ def deploy_archive(
         plan = replace_fields(plan, action="deploy")
     deployed = run.execute(plan, group, expected)
     return run.replace_others(plan, deployed) if replace else deployed
+
+
+class _Failure(NamedTuple):
+    """Why a deployment failed, in the cluster's words and in ours, and whether some nodes have the model."""
+
+    reason: str
+    cause: Cause
+    partial: bool = False
 
 
 def _silent_progress(_what: str, _done: int, _total: int) -> None:
@@ -334,20 +342,25 @@ class _Deployment:
     def _deploy_with_patience(self, model_id: str, end: float) -> None:
         """Deploy, again after a pause where the reason may pass by itself."""
         for attempt in range(1, DEPLOY_ATTEMPTS + 1):
-            reason, cause = self._deploy_once(model_id, end)
-            if cause is None:
+            failure = self._deploy_once(model_id, end)
+            if failure is None:
                 return
+            reason, cause, partial = failure
             if attempt == DEPLOY_ATTEMPTS or not cause.passes or time.monotonic() + DEPLOY_PAUSE_S > end:
+                if partial:
+                    self.notify(f"Some nodes cannot load the model: {cause.problem} ({reason})")
+                    return
                 kind = ClusterSettingsError if cause.setting else ModelError
                 raise kind(
                     f"The model {self._archive.name!r} cannot be deployed: {cause.problem} ({reason})",
                     hint=cause.hint,
                 )
-            self.notify(f"Not deployed yet, trying again in {DEPLOY_PAUSE_S:g} s: {cause.problem}")
+            where = "on all nodes " if partial else ""
+            self.notify(f"Not deployed {where}yet, trying again in {DEPLOY_PAUSE_S:g} s: {cause.problem}")
             time.sleep(DEPLOY_PAUSE_S)
 
-    def _deploy_once(self, model_id: str, end: float) -> tuple[str, Cause | None]:
-        """Deploy and wait; the reason and cause of a failure, or ``("", None)``."""
+    def _deploy_once(self, model_id: str, end: float) -> _Failure | None:
+        """Deploy and wait; None if all nodes have the model."""
         self._deployed, self._unknown_since = model_id, None
         task_id = self._start_deployment(model_id)
         task = wait_until(
@@ -361,14 +374,11 @@ class _Deployment:
                 hint="Wait longer with --wait, or look at the node's log and load",
             )
         if task["state"] == "COMPLETED":
-            return "", None
+            return None
         if task["state"] == "LOST":
-            return f"the task {task_id} is lost", NODE_IS_GONE
+            return _Failure(f"the task {task_id} is lost", NODE_IS_GONE)
         reason = node_errors(str(task.get("error") or f"the task is {task['state']}"))
-        if task["state"] == "COMPLETED_WITH_ERROR":
-            self.notify(f"Some nodes cannot load the model: {cause_of(reason).problem} ({reason})")
-            return "", None
-        return reason, cause_of(reason)
+        return _Failure(reason, cause_of(reason), partial=task["state"] == "COMPLETED_WITH_ERROR")
 
     def _start_deployment(self, model_id: str) -> str | None:
         """The id of the task; None if the answer was lost, but the model is being deployed."""

@@ -270,7 +270,12 @@ def _block_hint(reason: str) -> str:
     if "disk usage" in reason or "flood" in reason:
         return "Free disk space on the nodes; the block goes away by itself"
     if "create-index blocked" in reason:
-        return "Mostly all nodes are short of disk space: free some, and see cluster.blocks.create_index"
+        # The disk monitor keeps its verdict for a minute and looks every half a minute; until then it sets a
+        # block again that somebody lifts.
+        return (
+            "Mostly all nodes are short of disk space: free some; then the block goes away by itself within "
+            "two minutes, unless somebody has set cluster.blocks.create_index"
+        )
     return "Lift the block on the index or the cluster first"
 
 

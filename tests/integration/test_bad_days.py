@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from oskit.cluster.connection import ConnectionSettings, connect
 from oskit.cluster.deploy import deploy_archive
 from oskit.cluster.indexes import delete_index, pipeline_name
 from oskit.cluster.ingest import IngestReport, ingest
-from oskit.cluster.models import list_models
+from oskit.cluster.models import list_models, wait_until
 from oskit.cluster.search import search
 from oskit.data.documents import Document
 from oskit.data.files import read_documents
@@ -40,7 +41,12 @@ LETTERS = (
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[OwnNode]:
-    settings = {"http.max_content_length": "12mb", "cluster.info.update.interval": "10s"}
+    settings = {
+        "http.max_content_length": "12mb",
+        # How often the cluster looks at its disks, and how soon after that it may lift its blocks again.
+        "cluster.info.update.interval": "10s",
+        "cluster.routing.allocation.disk.reroute_interval": "1s",
+    }
     with OwnNode("bad-days", settings=settings) as made:
         yield made
 
@@ -117,6 +123,40 @@ def changed(client: OpenSearch, settings: dict[str, Any]) -> Iterator[Callable[[
         yield put_back
     finally:
         put_back()
+
+
+@pytest.mark.incident(
+    during=LOAD,
+    what="the disks of all nodes are over their watermarks",
+    then="it says so, for documents and for a new index; with space again the blocks go away, and the load "
+    "that waited goes on",
+)
+def test_disks_over_their_watermarks(
+    node: OwnNode, client: OpenSearch, encoder: ArchiveEncoder, index: str, incident: Incident
+) -> None:
+    ingest(client, index, docs(10), encoder=encoder)
+    hasty = connect(ConnectionSettings(url=node.url, retry_for=0))
+    too_much = f"{2 * shutil.disk_usage(node.folder).free}b"
+    levels = ("low", "high", "flood_stage")
+    watermarks = {f"cluster.routing.allocation.disk.watermark.{level}": too_much for level in levels}
+
+    def blocked() -> set[str]:
+        blocks = client.cluster.state(metric="blocks")["blocks"]
+        found = {*blocks.get("global", {}), *blocks.get("indices", {}).get(index, {})}
+        return {str(block) for block in found}
+
+    with changed(client, watermarks) as put_back:
+        assert wait_until(lambda: len(blocked()) == 2 or None, wait_s=60), blocked()
+        with pytest.raises(IndexingError, match=r"flood-stage watermark.*Free disk space"):
+            ingest(hasty, index, docs(), encoder=encoder)
+        with pytest.raises(ClusterSettingsError, match=r"short of disk space.*by itself within two minutes"):
+            ingest(hasty, f"{index}-new", docs(), encoder=encoder)
+        put_back()
+        incident.begins()
+        report = ingest(client, index, docs(), encoder=encoder)
+        incident.is_over()
+        assert wait_until(lambda: not blocked() or None, wait_s=60), blocked()
+    check(client, index, report, incident)
 
 
 @pytest.mark.incident(

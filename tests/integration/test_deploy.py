@@ -15,6 +15,7 @@ import onnx
 import pytest
 import tiny
 from faulty_proxy import Fault, FaultyProxy
+from incidents import Incident
 from leftovers import models_of, nothing_is_left
 from opensearchpy import OpenSearch
 
@@ -137,8 +138,11 @@ def test_the_same_content_is_one_model_whatever_its_state(client: OpenSearch, en
     assert models_of(client, encoder) == [first.model_id]
 
 
-def test_a_model_that_is_only_called_deployed(client: OpenSearch, encoder: Archive) -> None:
+def test_a_model_that_is_only_called_deployed(
+    client: OpenSearch, encoder: Archive, set_setting: Callable[[str, Any], None]
+) -> None:
     """As after the restart of a node: the index says DEPLOYED, no node has it in memory."""
+    set_setting("sync_up_job_interval_in_seconds", 0)  # or the cluster may find out by itself just then
     model_id = deploy_archive(client, encoder).model_id
     undeploy_model(client, model_id)
     client.update(
@@ -277,45 +281,107 @@ def test_an_interrupted_upload_goes_on(client: OpenSearch, cluster_url: str, big
     assert nothing_is_left(client, big)
 
 
+PASSING = (
+    ("the upload", Fault(CHUNK, "status", times=2, status=503), "503 for a chunk", "it is sent again"),
+    ("the upload", Fault(CHUNK, "status", times=3, status=429), "429 for a chunk", "it is sent again"),
+    (
+        "the upload",
+        Fault(CHUNK, "reset", times=2),
+        "the connection is cut in the middle of a chunk",
+        "it is sent again",
+    ),
+    (
+        "the upload",
+        Fault(CHUNK, "lose-answer", times=1),
+        "the answer to a chunk is lost",
+        "it looks whether the chunk arrived",
+    ),
+    (
+        "the upload",
+        Fault("POST .*/_register_meta", "lose-answer", times=1),
+        "the answer to the registration is lost",
+        "it looks whether the model is there",
+    ),
+    (
+        "the deployment",
+        Fault("GET .*/tasks/", "status", times=2, status=502),
+        "502 for the state of the task",
+        "it asks again",
+    ),
+    (
+        "the deployment",
+        Fault("POST .*/_deploy", "lose-answer", times=1),
+        "the answer to the deployment is lost",
+        "it looks whether the model is being deployed",
+    ),
+)
+
+
 @pytest.mark.parametrize(
     "fault",
     [
-        Fault(CHUNK, "status", times=2, status=503),
-        Fault(CHUNK, "status", times=3, status=429),
-        Fault(CHUNK, "reset", times=2),
-        Fault(CHUNK, "lose-answer", times=1),
-        Fault("POST .*/_register_meta", "lose-answer", times=1),
-        Fault("GET .*/tasks/", "status", times=2, status=502),
-        Fault("POST .*/_deploy", "lose-answer", times=1),
+        pytest.param(
+            fault, id=what, marks=pytest.mark.incident(during=f"`deploy`, {during}", what=what, then=then)
+        )
+        for during, fault, what, then in PASSING
     ],
-    ids=["chunk-503", "chunk-429", "chunk-reset", "chunk-lost", "register-lost", "task-502", "deploy-lost"],
 )
 def test_a_passing_failure_is_retried(
-    client: OpenSearch, cluster_url: str, make: Callable[..., Archive], fault: Fault
+    client: OpenSearch,
+    cluster_url: str,
+    make: Callable[..., Archive],
+    fault: Fault,
+    incident: Incident,
 ) -> None:
     archive = make("retried", seed=7)
     with FaultyProxy(cluster_url, fault) as proxy:
+        incident.begins()
         deployed = deploy_archive(quick(proxy.url), archive)
+        incident.is_over()
         assert fault.times == 0
-    assert models_of(client, archive) == [deployed.model_id]
+    incident.orphans(set(models_of(client, archive)) - {deployed.model_id})
     delete_model(client, deployed.model_id)
     assert nothing_is_left(client, archive)
 
 
-@pytest.mark.parametrize("kind", ["status", "reset"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(
+            kind,
+            marks=pytest.mark.incident(
+                during="`deploy`, the upload",
+                what=what,
+                then="it gives up after --retry-for, names the chunk and takes back what it made",
+            ),
+        )
+        for kind, what in (("status", "503 for every chunk"), ("reset", "the connection is cut every time"))
+    ],
+)
 def test_giving_up_leaves_nothing(
-    client: OpenSearch, cluster_url: str, big: Archive, kind: Any, caplog: pytest.LogCaptureFixture
+    client: OpenSearch,
+    cluster_url: str,
+    big: Archive,
+    kind: Any,
+    caplog: pytest.LogCaptureFixture,
+    incident: Incident,
 ) -> None:
     with FaultyProxy(cluster_url, Fault(CHUNK + "1", kind, times=99)) as proxy:
         with pytest.raises(ClusterError, match="chunk 2 of 2"):
             deploy_archive(quick(proxy.url), big)
         assert proxy.count(CHUNK + "1") == 4
     assert sum("trying again" in line for line in caplog.messages) == 3, "waiting is not silent"
+    incident.orphans(models_of(client, big))
     assert nothing_is_left(client, big)
 
 
+@pytest.mark.incident(
+    during="`deploy`, the upload",
+    what="the cluster goes away, so that nothing can be taken back",
+    then="it names the model that is left; the same command again goes on with it",
+)
 def test_a_cluster_that_goes_away_leaves_an_upload_that_can_go_on(
-    client: OpenSearch, cluster_url: str, make: Callable[..., Archive]
+    client: OpenSearch, cluster_url: str, make: Callable[..., Archive], incident: Incident
 ) -> None:
     archive = make("gone", seed=8)
     faults = (Fault(CHUNK, "reset", times=99), Fault("(DELETE|_undeploy)", "status", times=99))
@@ -324,6 +390,7 @@ def test_a_cluster_that_goes_away_leaves_an_upload_that_can_go_on(
     (left,) = models_of(client, archive)
     assert left in str(raised.value)
     assert deploy_archive(client, archive).model_id == left
+    incident.orphans(set(models_of(client, archive)) - {left})
     delete_model(client, left)
 
 
@@ -354,27 +421,66 @@ def broken(name: str) -> tuple[dict[str, bytes | str], str]:
     }[name]
 
 
-@pytest.mark.parametrize("name", ["input-names", "ir-version", "damaged-onnx", "damaged-pt", "bad-tokenizer"])
+BROKEN = {
+    "input-names": "the graph's inputs have other names",
+    "ir-version": "the graph is newer than the cluster's ONNX Runtime",
+    "damaged-onnx": "the archive's .onnx file is damaged",
+    "damaged-pt": "the archive's .pt file is damaged",
+    "bad-tokenizer": "the archive's tokenizer.json cannot be read",
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name,
+            marks=pytest.mark.incident(
+                during="`deploy`, the deployment",
+                what=what,
+                then="it tells the cause in words and what to do, and takes back what it made",
+            ),
+        )
+        for name, what in BROKEN.items()
+    ],
+)
 def test_a_failed_deployment_tells_the_cause_and_leaves_nothing(
-    client: OpenSearch, tmp_path: Path, name: str
+    client: OpenSearch, tmp_path: Path, name: str, incident: Incident
 ) -> None:
     files, message = broken(name)
     archive = open_archive(archives.write_zip(tmp_path / f"{PREFIX}-{name}.zip", files))
     with pytest.raises(ModelError, match=message) as raised:
         deploy_archive(client, archive, compare=False)
     assert raised.value.hint
+    incident.orphans(models_of(client, archive))
     assert nothing_is_left(client, archive)
 
 
-def test_content_that_is_not_what_was_announced(client: OpenSearch, make: Callable[..., Archive]) -> None:
+@pytest.mark.incident(
+    during="`deploy`, the deployment",
+    what="what arrived is not what was announced",
+    then="the cluster refuses it; it says so and takes back what it made",
+)
+def test_content_that_is_not_what_was_announced(
+    client: OpenSearch, make: Callable[..., Archive], incident: Incident
+) -> None:
     archive = replace(make("changed", seed=9), sha256="0" * 64)
     with pytest.raises(ModelError, match=r"not what was announced.*model content changed"):
         deploy_archive(client, archive, compare=False)
+    incident.orphans(models_of(client, archive))
     assert nothing_is_left(client, archive)
 
 
+@pytest.mark.incident(
+    during="`deploy`, the deployment",
+    what="the model predicts something else than its archive",
+    then="it tells a token and both weights, and takes back what it made",
+)
 def test_a_model_that_predicts_something_else_is_taken_back(
-    client: OpenSearch, make: Callable[..., Archive], monkeypatch: pytest.MonkeyPatch
+    client: OpenSearch,
+    make: Callable[..., Archive],
+    monkeypatch: pytest.MonkeyPatch,
+    incident: Incident,
 ) -> None:
     archive, other = make("mismatch", seed=10), make("mismatch-other", seed=11)
     expected = comparison.expectation(other)
@@ -382,6 +488,7 @@ def test_a_model_that_predicts_something_else_is_taken_back(
     with pytest.raises(PredictionMismatchError, match=r"token '.+' weighs \d") as raised:
         deploy_archive(client, archive)
     assert raised.value.exit_code == 9
+    incident.orphans(models_of(client, archive))
     assert nothing_is_left(client, archive)
 
 
@@ -430,8 +537,16 @@ def test_a_setting_in_the_way_is_named_and_changed_only_when_asked(
     delete_model(client, deployed.model_id)
 
 
+@pytest.mark.incident(
+    during="`deploy`, the deployment",
+    what="an open memory breaker",
+    then="it tries again for a while, then names the breaker and the setting and takes back what it made",
+)
 def test_an_open_memory_breaker_is_named(
-    client: OpenSearch, make: Callable[..., Archive], set_setting: Callable[[str, Any], None]
+    client: OpenSearch,
+    make: Callable[..., Archive],
+    set_setting: Callable[[str, Any], None],
+    incident: Incident,
 ) -> None:
     archive = make("breaker", seed=13)
     set_setting("jvm_heap_memory_threshold", 1)
@@ -441,6 +556,7 @@ def test_an_open_memory_breaker_is_named(
         deploy_archive(client, archive, notify=notes.append)
     assert "jvm_heap_memory_threshold" in str(raised.value)
     assert any("trying again" in note for note in notes)
+    incident.orphans(models_of(client, archive))
     assert nothing_is_left(client, archive)
 
 

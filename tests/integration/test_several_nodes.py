@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from archives import encoder_archive, graph
+from incidents import Incident
 from opensearchpy import OpenSearch
 from own_nodes import OwnNode, archive, free_port
 from tiny_models import QUERIES, documents
@@ -21,6 +24,7 @@ from oskit.cluster.indexes import IndexSettings, delete_index
 from oskit.cluster.ingest import ingest
 from oskit.cluster.models import ModelInfo, delete_model, get_model, list_models, model_nodes, wait_until
 from oskit.cluster.search import search
+from oskit.data.collection import Collection
 from oskit.doctor.cluster import check_cluster
 from oskit.encoder.archive import open_archive
 from oskit.encoder.runtime import ArchiveEncoder
@@ -130,12 +134,45 @@ def test_scores_are_exact_over_shards_and_replicas(
         delete_index(several, index)
 
 
+@pytest.mark.parametrize("by", [(), ("--by", "model", "--model")], ids=["tokens", "model"])
+def test_the_proof_agrees_over_shards(
+    three: ThreeNodes,
+    several: OpenSearch,
+    model: ModelInfo,
+    archive: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    by: tuple[str, ...],
+) -> None:
+    index = f"several-{uuid.uuid4().hex[:8]}"
+    asked = {f"q{number}": query for number, query in enumerate(QUERIES)}
+    folder = Collection(asked, {query: {"d1": 1} for query in asked}, tuple(documents(60))).write(
+        tmp_path / "b"
+    )
+    there = ("--archive", str(archive), "--url", three.nodes["first"].url)
+    try:
+        assert main(["ingest", index, str(folder), "--shards", "3", "--replicas", "1", *there]) == 0
+        capsys.readouterr()
+        how = (*by, model.model_id) if by else ()
+        assert main(["verify", str(folder), "--index", index, "--json", *how, *there]) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert (report["passed"], report["failures"], report["missing_documents"]) == (True, [], [])
+    finally:
+        delete_index(several, index)
+
+
+@pytest.mark.incident(
+    during="a deployed model, several nodes",
+    what="one of the nodes is killed and comes back without the model",
+    then="`deploy`, `models` and `doctor` say on which node it is missing; `--redeploy` mends it",
+)
 def test_a_node_that_dies_is_noticed_named_and_mended(
     three: ThreeNodes,
     several: OpenSearch,
     model: ModelInfo,
     archive: Path,
     capsys: pytest.CaptureFixture[str],
+    incident: Incident,
 ) -> None:
     url = three.nodes["first"].url
     three.nodes["third"].kill()
@@ -162,7 +199,54 @@ def test_a_node_that_dies_is_noticed_named_and_mended(
     assert "on 1 of 2 nodes: on second, not on third" in told
     assert "--redeploy" in told
 
+    incident.begins()
     assert main(["deploy", str(archive), "--redeploy", "--url", url]) == 0
+    incident.is_over()
     assert "not on third" not in capsys.readouterr().err
     assert wait_until(lambda: count() == (2, 2) or None, wait_s=30), count()
     assert model_nodes(several, model).running == ("second", "third")
+    incident.orphans([found.model_id for found in list_models(several) if found.model_id != model.model_id])
+
+
+@pytest.mark.incident(
+    during="`deploy`, several nodes",
+    what="one of the nodes cannot load the model",
+    then="it says on which node it is missing, and so do `models` and `doctor`; `--redeploy` mends it",
+)
+def test_a_node_that_cannot_load_a_model_is_named(
+    three: ThreeNodes,
+    several: OpenSearch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    incident: Incident,
+) -> None:
+    url = three.nodes["first"].url
+    path = encoder_archive(tmp_path / "one-node-cannot.zip", model=graph(seed=11))
+    # Where the third node would unpack it there is a file.
+    cache = three.nodes["third"].folder / "data" / "ml_cache" / "models_cache"
+    aside = cache.with_name("aside")
+    cache.rename(aside)
+    cache.write_text("in the way")
+
+    assert main(["deploy", str(path), "--url", url]) == 0
+    told = capsys.readouterr().err
+    assert "on 1 of 2 nodes: on second, not on third" in told
+    assert "--redeploy" in told
+    (model,) = [found for found in list_models(several) if found.name.startswith("one-node-cannot")]
+    assert model.state == "PARTIALLY_DEPLOYED"
+    assert main(["models", "--url", url]) == 0
+    assert "1 of 2 nodes" in capsys.readouterr().out
+    (finding,) = [
+        found for found in check_cluster(ConnectionSettings(url=url)) if model.model_id in found.detail
+    ]
+    assert finding.status == "warning"
+    assert "on second, not on third" in finding.detail
+
+    cache.unlink()
+    aside.rename(cache)
+    assert main(["deploy", str(path), "--redeploy", "--url", url]) == 0
+    mended = get_model(several, model.model_id)
+    assert mended is not None
+    assert (mended.state, model_nodes(several, mended).running) == ("DEPLOYED", ("second", "third"))
+    incident.orphans([found.model_id for found in list_models(several) if found.state == "DEPLOY_FAILED"])
+    delete_model(several, model.model_id, force=True)

@@ -179,7 +179,8 @@ def test_quick_from_pairs_to_an_encoder(
     pairs: Path, models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
-    code, out, err = run(capsys, *quick(pairs, models, "-o", str(folder)))
+    mined = ("--set", "data.negatives.per_query=1")
+    code, out, err = run(capsys, *quick(pairs, models, "-o", str(folder), *mined))
     assert code == 0, err
     for told in (
         "before",
