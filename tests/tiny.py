@@ -8,6 +8,7 @@ same model, bit for bit, each time.
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,6 +23,12 @@ _SWEDISH = "bro betong vatten väg sten hus och är en ett på för hej värld"
 WORDS = (_ENGLISH + _SWEDISH).split()
 LETTERS = "abcdefghijklmnopqrstuvwxyzåäöé0123456789.,!?-'"
 CHINESE = "你好世界混凝土桥梁"
+
+
+def sentences(count: int, seed: int = 0) -> list[str]:
+    """Eight words each, at random."""
+    draw = random.Random(seed)
+    return [" ".join(draw.choices(WORDS, k=8)) for _ in range(count)]
 
 
 def build(kind: Kind, folder: str | Path) -> Path:

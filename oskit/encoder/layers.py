@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from oskit.encoder.modules import config_of
-from oskit.encoder.states import token_states
+from oskit.encoder.states import ridge, token_states
 from oskit.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 ENOUGH_TOKENS = 20_000
 """Tokens of text after which more texts change little."""
-
-_RIDGE = 1e-3
-"""Added to the diagonal of the states' covariance, as a share of its mean."""
 
 
 def check_layers(encoder: NeuralSparseEncoder, number: int) -> list[nn.ModuleList]:
@@ -80,22 +77,27 @@ def keep_layers(
     config: Any = config_of(encoder.document_transformer)
     if number == config.num_hidden_layers:
         return
-    reader = None if encoder.is_untrained else _reader(encoder)
+    base, reader = _base(encoder), None if encoder.is_untrained else _reader(encoder)
 
     def states() -> Tensor:
-        def run(features: dict[str, Tensor]) -> Tensor:
-            return _base(encoder)(**features)[0]  # type: ignore[no-any-return]
+        found = token_states(
+            encoder, texts, lambda features: base(**features)[0], tokens=tokens, batch_size=batch_size
+        )
+        return found[0]
 
-        return token_states(encoder, texts, run, tokens=tokens, batch_size=batch_size)[0]
+    def cut() -> None:
+        for layers in lists:
+            del layers[number:]
+        config.num_hidden_layers = number
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[:number]
 
-    whole = states() if reader is not None else None
-    for layers in lists:
-        del layers[number:]
-    config.num_hidden_layers = number
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:number]
-    if reader is not None and whole is not None:
-        _fold(reader, *translator(states(), whole))
+    if reader is None:
+        cut()
+        return
+    whole = states()
+    cut()
+    _fold(reader, *translator(states(), whole))
 
 
 def translator(states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,10 +111,7 @@ def translator(states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         Weight ``[hidden, hidden]`` and bias ``[hidden]`` with ``targets ~ states @ weight.T + bias``.
     """
     middle, target_middle = states.mean(0), targets.mean(0)
-    centered = states - middle
-    gram = centered.T @ centered
-    gram += _RIDGE * gram.diagonal().mean() * torch.eye(len(gram))
-    weight = torch.linalg.solve(gram, centered.T @ (targets - target_middle)).T
+    weight = ridge(states - middle, targets - target_middle).T
     return weight, target_middle - weight @ middle
 
 

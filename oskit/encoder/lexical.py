@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from oskit.encoder.frequencies import corpus_idf
 from oskit.encoder.heads import projection_of
-from oskit.encoder.states import token_states
+from oskit.encoder.states import ridge, token_states
 from oskit.encoder.streaming import attach, streamed
 from oskit.errors import DataError, EncoderError
 
@@ -68,7 +68,7 @@ def fit_lexical_head(
         DataError: The texts have hardly any tokens.
     """
     projection = projection_of(encoder.document_modules)
-    head = None if projection is not None else _masked_language_head(encoder)
+    head = projection.linear if projection is not None else _masked_language_head(encoder)
     transformer = encoder.document_transformer
 
     def run(features: dict[str, Tensor]) -> Tensor:
@@ -87,7 +87,6 @@ def fit_lexical_head(
         embeddings: Tensor = model.get_input_embeddings().weight.detach().float().cpu()
         _replace(projection, *discriminant(states, ids, embeddings, special))
     else:
-        assert head is not None
         idf = torch.from_numpy(corpus_idf(texts, encoder, max_length=encoder.max_length))
         weight, bias = head.weight.detach().float().cpu(), head.bias.detach().float().cpu()
         fitted = idf_biases(states, ids, weight, bias, idf)
@@ -208,9 +207,7 @@ def _shrunk_means(states: Tensor, ids: Tensor, embeddings: Tensor) -> Tensor:
     seen = counts[:, 0] > 0
     root = counts[seen].sqrt()  # least squares over occurrences, not over kinds of tokens
     inputs, targets = embeddings[seen] * root, sums[seen] / root
-    gram = inputs.T @ inputs
-    gram += 1e-3 * gram.diagonal().mean() * torch.eye(len(gram))
-    predicted = embeddings @ torch.linalg.solve(gram, inputs.T @ targets)
+    predicted = embeddings @ ridge(inputs, targets)
     means: Tensor = (sums + _PRIOR * predicted) / (counts + _PRIOR)
     return means
 

@@ -1,4 +1,4 @@
-"""Hidden states of the tokens of some texts, as closed-form fits need them."""
+"""What closed-form fits share: hidden states of the tokens of some texts, and ridge regression."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from oskit.errors import DataError
 
 if TYPE_CHECKING:
     from oskit.encoder.model import NeuralSparseEncoder
+
+_RIDGE = 1e-3
+"""Added to the diagonal of the inputs' covariance, as a share of its mean."""
 
 
 def token_states(
@@ -55,6 +58,14 @@ def token_states(
     if not states:
         raise DataError("there are no texts to fit a head to", hint="Give some passages.")
     return torch.cat(states), torch.cat(ids)
+
+
+def ridge(inputs: Tensor, targets: Tensor) -> Tensor:
+    """The linear map ``[width, hidden]`` from inputs ``[rows, width]`` to targets ``[rows, hidden]``."""
+    gram = inputs.T @ inputs
+    gram += _RIDGE * gram.diagonal().mean() * torch.eye(len(gram))
+    found: Tensor = torch.linalg.solve(gram, inputs.T @ targets)
+    return found
 
 
 def _batches(

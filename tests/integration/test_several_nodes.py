@@ -161,6 +161,29 @@ def test_the_proof_agrees_over_shards(
         delete_index(several, index)
 
 
+def models_and_doctor_miss_it_on_third(
+    url: str, model: ModelInfo, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What two commands say of a model that only the second node has."""
+    capsys.readouterr()
+    assert main(["models", "--url", url]) == 0
+    assert "1 of 2 nodes" in capsys.readouterr().out
+    (finding,) = [
+        found for found in check_cluster(ConnectionSettings(url=url)) if model.model_id in found.detail
+    ]
+    assert finding.status == "warning"
+    assert "on second, not on third" in finding.detail
+    assert "--redeploy" in (finding.advice or "")
+
+
+def deploy_misses_it_on_third(url: str, archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The model goes on answering from the second node, and the command says what is missing."""
+    assert main(["deploy", str(archive), "--url", url]) == 0
+    told = capsys.readouterr().err
+    assert "on 1 of 2 nodes: on second, not on third" in told
+    assert "--redeploy" in told
+
+
 @pytest.mark.incident(
     during="a deployed model, several nodes",
     what="one of the nodes is killed and comes back without the model",
@@ -185,19 +208,8 @@ def test_a_node_that_dies_is_noticed_named_and_mended(
     assert wait_until(lambda: count() == (1, 1) or None, wait_s=90), count()
     three.nodes["third"].start()
     assert wait_until(lambda: count() == (1, 2) or None, wait_s=90), count()
-    assert main(["models", "--url", url]) == 0
-    assert "1 of 2 nodes" in capsys.readouterr().out
-    (finding,) = [
-        found for found in check_cluster(ConnectionSettings(url=url)) if model.model_id in found.detail
-    ]
-    assert finding.status == "warning"
-    assert "on second, not on third" in finding.detail
-    assert "--redeploy" in (finding.advice or "")
-    # It goes on answering, and says what is missing.
-    assert main(["deploy", str(archive), "--url", url]) == 0
-    told = capsys.readouterr().err
-    assert "on 1 of 2 nodes: on second, not on third" in told
-    assert "--redeploy" in told
+    models_and_doctor_miss_it_on_third(url, model, capsys)
+    deploy_misses_it_on_third(url, archive, capsys)
 
     incident.begins()
     assert main(["deploy", str(archive), "--redeploy", "--url", url]) == 0
@@ -228,19 +240,10 @@ def test_a_node_that_cannot_load_a_model_is_named(
     cache.rename(aside)
     cache.write_text("in the way")
 
-    assert main(["deploy", str(path), "--url", url]) == 0
-    told = capsys.readouterr().err
-    assert "on 1 of 2 nodes: on second, not on third" in told
-    assert "--redeploy" in told
+    deploy_misses_it_on_third(url, path, capsys)
     (model,) = [found for found in list_models(several) if found.name.startswith("one-node-cannot")]
     assert model.state == "PARTIALLY_DEPLOYED"
-    assert main(["models", "--url", url]) == 0
-    assert "1 of 2 nodes" in capsys.readouterr().out
-    (finding,) = [
-        found for found in check_cluster(ConnectionSettings(url=url)) if model.model_id in found.detail
-    ]
-    assert finding.status == "warning"
-    assert "on second, not on third" in finding.detail
+    models_and_doctor_miss_it_on_third(url, model, capsys)
 
     cache.unlink()
     aside.rename(cache)

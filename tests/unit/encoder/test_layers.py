@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import random
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,9 @@ from oskit.errors import DataError, EncoderError
 from tests import tiny
 
 
-def sentences(count: int, seed: int = 0) -> list[str]:
-    draw = random.Random(seed)
-    return [" ".join(draw.choices(tiny.WORDS, k=8)) for _ in range(count)]
-
-
 def logits(encoder: NeuralSparseEncoder) -> torch.Tensor:
     """Of texts that nothing was fitted to."""
-    features: Any = encoder.preprocess(sentences(20, seed=1))
+    features: Any = encoder.preprocess(tiny.sentences(20, seed=1))
     with torch.no_grad():
         for module in encoder.logit_modules:
             features = module(features)
@@ -40,7 +34,7 @@ def test_the_head_of_a_cut_encoder_says_nearly_what_it_said(kind: Any, tmp_path:
     whole = NeuralSparseEncoder.from_pretrained(tiny.build(kind, tmp_path / kind)).eval()
     expected = logits(whole)
     cut, bare = copy.deepcopy(whole), copy.deepcopy(whole)
-    keep_layers(cut, 1, sentences(300))
+    keep_layers(cut, 1, tiny.sentences(300))
     for lists in check_layers(bare, 1):
         del lists[1:]
     errors = [float((logits(encoder) - expected).square().mean()) for encoder in (cut, bare)]
@@ -50,7 +44,7 @@ def test_the_head_of_a_cut_encoder_says_nearly_what_it_said(kind: Any, tmp_path:
 
 def test_a_cut_encoder_survives_saving(tmp_path: Path) -> None:
     encoder = NeuralSparseEncoder.from_pretrained(tiny.build("bert", tmp_path / "bert"))
-    keep_layers(encoder, 1, sentences(200))
+    keep_layers(encoder, 1, tiny.sentences(200))
     encoder.save_pretrained(str(tmp_path / "saved"))
     again = NeuralSparseEncoder.from_pretrained(tmp_path / "saved")
     assert again.load_report.layers == 1
@@ -62,7 +56,7 @@ def test_a_random_projection_stays_as_it_is(tmp_path: Path) -> None:
         encoder = NeuralSparseEncoder.from_pretrained(tiny.build("bert-headless", tmp_path / "headless"))
     projection: Any = projection_of(encoder.document_modules)
     before = projection.linear.weight.clone()
-    keep_layers(encoder, 1, sentences(50))
+    keep_layers(encoder, 1, tiny.sentences(50))
     assert encoder.is_untrained
     assert torch.equal(projection.linear.weight, before)
 
@@ -70,14 +64,14 @@ def test_a_random_projection_stays_as_it_is(tmp_path: Path) -> None:
 def test_all_layers_are_no_change(tmp_path: Path) -> None:
     encoder = NeuralSparseEncoder.from_pretrained(tiny.build("bert", tmp_path / "bert")).eval()
     before = logits(encoder)
-    keep_layers(encoder, 2, sentences(50))
+    keep_layers(encoder, 2, tiny.sentences(50))
     assert torch.equal(logits(encoder), before)
 
 
 def test_more_layers_than_there_are_and_no_texts_are_refused(tmp_path: Path) -> None:
     encoder = NeuralSparseEncoder.from_pretrained(tiny.build("bert", tmp_path / "bert"))
     with pytest.raises(EncoderError, match=r"3 layers are to be kept, but .* has 2"):
-        keep_layers(encoder, 3, sentences(50))
+        keep_layers(encoder, 3, tiny.sentences(50))
     with pytest.raises(DataError, match="no texts"):
         keep_layers(encoder, 1, [])
     assert layers(encoder.document_transformer) == 2

@@ -21,11 +21,6 @@ from oskit.errors import DataError, EncoderError
 from tests import tiny
 
 
-def sentences(count: int, seed: int = 0) -> list[str]:
-    draw = random.Random(seed)
-    return [" ".join(draw.choices(tiny.WORDS, k=8)) for _ in range(count)]
-
-
 def headless(folder: Path) -> NeuralSparseEncoder:
     """An encoder at random, but one whose states tell their token more than their place and company."""
     with warnings.catch_warnings():
@@ -53,15 +48,15 @@ def recovered(encoder: NeuralSparseEncoder, texts: list[str]) -> float:
 
 
 def test_words_that_were_not_fitted_to_weigh_most(encoder: NeuralSparseEncoder) -> None:
-    unseen = sentences(20, seed=1)
+    unseen = tiny.sentences(20, seed=1)
     assert recovered(encoder, unseen) < 0.4
-    fit_lexical_head(encoder, sentences(300))
+    fit_lexical_head(encoder, tiny.sentences(300))
     assert recovered(encoder, unseen) > 0.8
 
 
 def test_it_counts_as_a_head_and_survives_saving(encoder: NeuralSparseEncoder, tmp_path: Path) -> None:
     assert encoder.is_untrained
-    assert fit_lexical_head(encoder, sentences(200)) is encoder
+    assert fit_lexical_head(encoder, tiny.sentences(200)) is encoder
     assert (encoder.is_untrained, encoder.load_report.head) == (False, "pretrained")
     encoder.save_pretrained(str(tmp_path / "saved"))
     again = NeuralSparseEncoder.from_pretrained(tmp_path / "saved")
@@ -72,7 +67,7 @@ def test_the_same_texts_give_the_same_head(tmp_path: Path) -> None:
     heads = []
     for name in ("a", "b"):
         projection = projection_of(
-            fit_lexical_head(headless(tmp_path / name), sentences(100)).document_modules
+            fit_lexical_head(headless(tmp_path / name), tiny.sentences(100)).document_modules
         )
         assert projection is not None
         heads.append(projection.linear.weight.detach())
@@ -80,7 +75,7 @@ def test_the_same_texts_give_the_same_head(tmp_path: Path) -> None:
 
 
 def test_special_tokens_are_never_predicted(encoder: NeuralSparseEncoder) -> None:
-    fit_lexical_head(encoder, sentences(200))
+    fit_lexical_head(encoder, tiny.sentences(200))
     special = encoder.vocabulary.weight_mask() == 0
     raw = encoder.encode_document(["a concrete bridge"], convert_to_sparse_tensor=False)
     assert special.any()
