@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
-Kind = Literal["status", "reset", "lose-answer", "delay", "hang", "trickle", "refuse-items"]
+Kind = Literal["status", "reset", "lose-answer", "delay", "hang", "trickle", "refuse-items", "twice"]
 
 
 @dataclass
@@ -24,7 +24,8 @@ class Fault:
             request's body; ``lose-answer`` forwards the request and cuts the connection before the answer;
             ``delay`` forwards it after :attr:`seconds`; ``hang`` never answers and forwards nothing;
             ``trickle`` sends the answer in small pieces over :attr:`seconds`; ``refuse-items`` forwards every
-            second document of a bulk request and answers for the others with :attr:`status`.
+            second document of a bulk request and answers for the others with :attr:`status`; ``twice``
+            forwards it two times and gives the answer to the second.
         times: How many requests it spoils.
         status: Status to answer with.
         seconds: How long to wait.
@@ -118,6 +119,8 @@ class FaultyProxy:
                 return
             if fault is not None and fault.kind == "delay":
                 await asyncio.sleep(fault.seconds)
+            if fault is not None and fault.kind == "twice":
+                await self._forward(head, body)
             if fault is not None and fault.kind == "refuse-items":
                 answer = await self._refuse_items(head, body, fault.status)
             else:

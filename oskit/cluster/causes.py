@@ -29,6 +29,12 @@ class Cause(NamedTuple):
     setting: bool = False
 
 
+ALREADY_DEPLOYING = Cause(
+    "a node is already deploying it, for another command or because the node was restarted",
+    "Wait until `oskit models` calls it DEPLOYED; if it never does, `oskit undeploy` it and deploy it again",
+    passes=True,
+)
+
 _EXPORT_AGAIN = "Export the encoder again with: oskit export"
 
 CAUSES: tuple[tuple[str, Cause], ...] = (
@@ -63,6 +69,7 @@ CAUSES: tuple[tuple[str, Cause], ...] = (
         r"exceed max running task limit",
         Cause("the node is busy deploying other models", "Try again in a minute", passes=True, setting=True),
     ),
+    (r"Duplicate deploy model task", ALREADY_DEPLOYING),
     (
         r"version conflict",
         Cause(

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from opensearchpy import OpenSearch
 from opensearchpy.exceptions import TransportError
 
-from oskit.cluster.causes import NODE_IS_GONE, Cause, cause_of, node_errors
+from oskit.cluster.causes import ALREADY_DEPLOYING, NODE_IS_GONE, Cause, cause_of, node_errors
 from oskit.cluster.comparison import Expectation, compare_predictions, expectation
 from oskit.cluster.failures import cluster_errors
 from oskit.cluster.models import (
@@ -341,12 +341,15 @@ class _Deployment:
 
     def _deploy_with_patience(self, model_id: str, end: float) -> None:
         """Deploy, again after a pause where the reason may pass by itself."""
-        for attempt in range(1, DEPLOY_ATTEMPTS + 1):
+        attempts = 0
+        while True:
             failure = self._deploy_once(model_id, end)
             if failure is None:
                 return
             reason, cause, partial = failure
-            if attempt == DEPLOY_ATTEMPTS or not cause.passes or time.monotonic() + DEPLOY_PAUSE_S > end:
+            if cause is not ALREADY_DEPLOYING:  # that ends when the other deployment does
+                attempts += 1
+            if attempts == DEPLOY_ATTEMPTS or not cause.passes or time.monotonic() + DEPLOY_PAUSE_S > end:
                 if partial:
                     self.notify(f"Some nodes cannot load the model: {cause.problem} ({reason})")
                     return

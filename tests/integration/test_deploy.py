@@ -376,6 +376,26 @@ def test_giving_up_leaves_nothing(
 
 
 @pytest.mark.incident(
+    during="`deploy`, the deployment",
+    what="the cluster deploys the model already, for somebody else or by itself after a restart",
+    then="it waits for that deployment",
+)
+def test_a_deployment_beside_another_of_the_model_waits_for_it(
+    client: OpenSearch, cluster_url: str, big: Archive, incident: Incident
+) -> None:
+    notes: list[str] = []
+    with FaultyProxy(cluster_url, Fault("POST .*/_deploy", "twice")) as proxy:
+        incident.begins()
+        deployed = deploy_archive(quick(proxy.url), big, notify=notes.append)
+        incident.is_over()
+    assert "already deploying" in " ".join(notes)
+    assert deployed.state == "DEPLOYED"
+    incident.orphans(set(models_of(client, big)) - {deployed.model_id})
+    delete_model(client, deployed.model_id)
+    assert nothing_is_left(client, big)
+
+
+@pytest.mark.incident(
     during="`deploy`, the upload",
     what="the cluster goes away, so that nothing can be taken back",
     then="it names the model that is left; the same command again goes on with it",
