@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from _pytest.mark.structures import ParameterSet
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 BEGIN, END = "<!-- incidents: written by tests/integration -->", "<!-- /incidents -->"
@@ -81,6 +82,12 @@ class Incident:
         seconds = "" if self.seconds is None else "< 1" if self.seconds < 1 else f"{self.seconds:.0f}"
         cells = (self.during, self.what, self.then, count(self.lost), count(self.doubled))
         return f"| {' | '.join(cells)} | {count(self.left_over)} | {seconds} |"
+
+
+def fault(*values: object, during: str, what: str, then: str) -> ParameterSet:
+    """A parameter set of a test that tries several faults: a row of the table for each."""
+    marker = pytest.mark.incident(during=during, what=what, then=then)
+    return pytest.param(*values, id=what, marks=marker)
 
 
 _tried: dict[tuple[str, str], Incident] = {}

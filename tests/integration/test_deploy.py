@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import archives
+import incidents
 import numpy as np
 import onnx
 import pytest
@@ -320,9 +321,7 @@ PASSING = (
 @pytest.mark.parametrize(
     "fault",
     [
-        pytest.param(
-            fault, id=what, marks=pytest.mark.incident(during=f"`deploy`, {during}", what=what, then=then)
-        )
+        incidents.fault(fault, during=f"`deploy`, {during}", what=what, then=then)
         for during, fault, what, then in PASSING
     ],
 )
@@ -347,13 +346,11 @@ def test_a_passing_failure_is_retried(
 @pytest.mark.parametrize(
     "kind",
     [
-        pytest.param(
+        incidents.fault(
             kind,
-            marks=pytest.mark.incident(
-                during="`deploy`, the upload",
-                what=what,
-                then="it gives up after --retry-for, names the chunk and takes back what it made",
-            ),
+            during="`deploy`, the upload",
+            what=what,
+            then="it gives up after --retry-for, names the chunk and takes back what it made",
         )
         for kind, what in (("status", "503 for every chunk"), ("reset", "the connection is cut every time"))
     ],
@@ -453,13 +450,11 @@ BROKEN = {
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(
+        incidents.fault(
             name,
-            marks=pytest.mark.incident(
-                during="`deploy`, the deployment",
-                what=what,
-                then="it tells the cause in words and what to do, and takes back what it made",
-            ),
+            during="`deploy`, the deployment",
+            what=what,
+            then="it tells the cause in words and what to do, and takes back what it made",
         )
         for name, what in BROKEN.items()
     ],

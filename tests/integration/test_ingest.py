@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import incidents
 import numpy as np
 import pytest
 from archives import encoder_archive
@@ -376,10 +377,7 @@ FAULTS = [
 
 @pytest.mark.parametrize(
     "fault",
-    [
-        pytest.param(fault, id=what, marks=pytest.mark.incident(during="`ingest`", what=what, then=then))
-        for fault, what, then in FAULTS
-    ],
+    [incidents.fault(fault, during="`ingest`", what=what, then=then) for fault, what, then in FAULTS],
 )
 def test_a_network_that_fails_loses_nothing(
     cluster_url, client, tiny: TinyModels, index, fault: Fault, incident: Incident

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import incidents
 import pytest
 from archives import encoder_archive
 from faulty_proxy import Fault, FaultyProxy
@@ -35,7 +36,7 @@ def both_signals(during: str, killed: str, interrupted: str) -> pytest.MarkDecor
     return pytest.mark.parametrize(
         "name",
         [
-            pytest.param(name, marks=pytest.mark.incident(during=during, what=SIGNALS[name], then=then))
+            incidents.fault(name, during=during, what=SIGNALS[name], then=then)
             for name, then in (("SIGKILL", killed), ("SIGINT", interrupted))
         ],
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import incidents
 import pytest
 from archives import encoder_archive
 from incidents import Incident
@@ -187,8 +188,7 @@ CONNECTION = "any command"
 @pytest.mark.parametrize(
     ("server", "changes", "message"),
     [
-        pytest.param(server, changes, message, id=what, marks=pytest.mark.incident(
-            during=CONNECTION, what=what, then=then))
+        incidents.fault(server, changes, message, during=CONNECTION, what=what, then=then)
         for server, changes, message, what, then in [
             ("good", {"OSKIT_CA_CERTS": None}, "Give the authority with --ca-certs",
              "a certificate of an unknown authority", "nothing is sent; it names `--ca-certs`"),
@@ -245,8 +245,7 @@ def test_insecure_has_to_be_typed_and_warns(oskit: Oskit, nginx: Nginx) -> None:
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        pytest.param(path, message, id=what, marks=pytest.mark.incident(
-            during=CONNECTION, what=what, then=then))
+        incidents.fault(path, message, during=CONNECTION, what=what, then=then)
         for path, message, what, then in [
             ("nobody", r"not available \(502: 502 Bad Gateway\)", "nobody is behind the proxy (502)",
              "it says so; within a command it waits and tries again"),
