@@ -49,7 +49,8 @@ def main(data: Path, work: Path, rows: str, seeds: int, scale: str, corpus: int 
     def tell(line: str) -> None:
         click.echo(f"[{time.perf_counter() - start:6.0f} s] {line}", err=True)
 
-    runner = Runner(Workspace(data.resolve(), work.resolve(), size.corpus, size.pairs), size, tell)
+    workspace = Workspace(data.resolve(), work.resolve(), size.corpus, size.pairs, size.queries)
+    runner = Runner(workspace, size, tell)
     try:
         results = _results(runner, chosen, seeds)
     except OskitError as error:

@@ -40,12 +40,14 @@ class Workspace:
         work: Folder for what is made of them, and for runs and results.
         corpus: Documents of a large collection, the judged ones first; 0 for all.
         pairs: English training pairs, a random sample; 0 for all.
+        queries: Queries of a large collection, a random sample; 0 for all.
     """
 
     data: Path
     work: Path
     corpus: int
     pairs: int
+    queries: int = 0
 
     def collection(self, name: str) -> Collection:
         """A collection with the queries that no training here ever sees.
@@ -56,7 +58,7 @@ class Workspace:
         if language := _FAQ_LANGUAGES.get(name):
             return replace(faq_split(language)[1], name=name)
         found = Collection.open(self._unpacked() / name)
-        return reduced(found, self.corpus) if self.corpus else found
+        return asked(reduced(found, self.corpus) if self.corpus else found, self.queries)
 
     def pairs_file(self) -> Path:
         """English questions and answers, ``{"query": …, "positive": …}``, answers cut to some words."""
@@ -119,6 +121,18 @@ def reduced(collection: Collection, size: int) -> Collection:
     assert isinstance(collection.corpus, Path)
     judged = frozenset(document for grades in collection.qrels.values() for document in grades)
     return replace(collection, corpus=_reduced_documents(collection.corpus, judged, size))
+
+
+def asked(collection: Collection, queries: int) -> Collection:
+    """A collection with at most ``queries`` queries, at random; 0 for all."""
+    if not queries or len(collection.queries) <= queries:
+        return collection
+    kept = random.Random(0).sample(sorted(collection.queries), queries)
+    return replace(
+        collection,
+        queries={query: collection.queries[query] for query in kept},
+        qrels={query: collection.qrels[query] for query in kept if query in collection.qrels},
+    )
 
 
 def _cut(answer: str) -> str:

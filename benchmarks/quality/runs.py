@@ -88,7 +88,11 @@ class Runner:
             measured = measure_dense(str(minilm()), found, self._scale.max_length)
             return Result(name, 0, {collection: measured})
 
-        key = {"corpus": self._work.corpus, "max_length": self._scale.max_length}
+        key = {
+            "corpus": self._work.corpus,
+            "queries": self._work.queries,
+            "max_length": self._scale.max_length,
+        }
         return self._kept(f"{name.replace(' ', '-')}-{collection}", key, make)
 
     def result(self, name: str, seed: int) -> Result:

@@ -24,7 +24,8 @@ class Scale:
         train_length: The same in training, where shorter texts are cheaper.
         layers: Layers of BERT-base and mBERT that are kept; None for all.
         tiny, small, base: Steps and batch size for encoders of these sizes.
-        corpus, pairs: See :class:`Workspace`.
+        languages: The same for encoders of ``base``'s size that learn from two languages.
+        corpus, pairs, queries: See :class:`Workspace`.
     """
 
     name: str
@@ -34,12 +35,38 @@ class Scale:
     tiny: tuple[int, int]
     small: tuple[int, int]
     base: tuple[int, int]
+    languages: tuple[int, int]
     corpus: int
     pairs: int
+    queries: int
 
 
-CPU = Scale("cpu", 128, 64, 4, tiny=(80, 32), small=(64, 32), base=(32, 16), corpus=2000, pairs=4000)
-GPU = Scale("gpu", 256, 256, None, tiny=(2000, 64), small=(2000, 64), base=(2000, 64), corpus=0, pairs=0)
+CPU = Scale(
+    name="cpu",
+    max_length=128,
+    train_length=64,
+    layers=4,
+    tiny=(80, 32),
+    small=(64, 32),
+    base=(64, 16),
+    languages=(32, 16),
+    corpus=2000,
+    pairs=4000,
+    queries=500,
+)
+GPU = Scale(
+    name="gpu",
+    max_length=256,
+    train_length=256,
+    layers=None,
+    tiny=(2000, 64),
+    small=(2000, 64),
+    base=(2000, 64),
+    languages=(2000, 64),
+    corpus=0,
+    pairs=0,
+    queries=0,
+)
 SCALES = {scale.name: scale for scale in (CPU, GPU)}
 
 
@@ -155,8 +182,14 @@ def _first_layers(recipe: Recipe, scale: Scale) -> Recipe:
     changes = {
         "encoder": {"layers": scale.layers, "head": "lexical"},
         "schedule": {"learning_rate": 1e-4},
+        # Its scores start about twice as far apart as 20 cosines.
+        "teachers": {"scale": 40.0},
+        "loss": {"distillation": {"temperature": 2.0}, "contrastive": {"scale": 0.5}},
         # It starts with few tokens, and has to find more.
-        "sparsity": {"documents": {"weight": 0.0005}, "queries": {"weight": 0.0005}},
+        "sparsity": {
+            "documents": {"weight": 0.0005, "kind": "idf_flops"},
+            "queries": {"weight": 0.0005, "kind": "idf_flops"},
+        },
     }
     return merge(recipe, changes)
 
@@ -171,8 +204,8 @@ def _two_languages(name: str, encoder: SavedModel) -> Callable[..., Recipe]:
 
     def recipe(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
         data = [work.faq_file(FAQ_SWEDISH), work.pairs_file()]
-        made = _first_layers(_distilled(name, bert(encoder), data, work, scale, scale.base), scale)
-        made["loss"] = {"distillation": None, "contrastive": {"weight": 1.0, "scale": 1.0}}
+        made = _first_layers(_distilled(name, bert(encoder), data, work, scale, scale.languages), scale)
+        made["loss"] = {"distillation": None, "contrastive": {"weight": 1.0, "scale": 0.5}}
         made["data"] = {
             "train": [{"path": str(data[0])}, {"path": str(data[1]), "limit": 400}],
             "negatives": {

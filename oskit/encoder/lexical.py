@@ -3,8 +3,9 @@
 A projection at random leaves an encoder that retrieves nothing, and that much training on little data cannot
 mend. The hidden states of an encoder without a masked-language head still tell which token they stand for: a
 linear discriminant reads it off. A masked-language head does so already, but predicts "the" with the same
-certainty as "insulin": a bias for each token puts that right. Both take seconds and no gradients; the encoder
-then matches words as BM25 does, roughly, and training starts from there rather than from nothing.
+certainty as "insulin", and the rarest words with hardly any: a bias for each token puts that right. Both take
+seconds and no gradients; the encoder then matches words as BM25 does, roughly, and training starts from there
+rather than from nothing.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ _ENOUGH_FOR_BIASES = 20_000
 _PRIOR = 10.0
 """Occurrences that the mean guessed from a token's input embedding counts for."""
 
+_LOGIT_PRIOR = 1.0
+"""The same for a logit, whose guess is worth less: it varies more between tokens than between occurrences."""
+
 _RIDGE = 0.01
 """Added to the diagonal of the covariance, as a share of its mean."""
 
@@ -43,6 +47,15 @@ _TYPICAL_LOGIT = 2.0
 
 _STRENGTH = 0.8
 """Weight of a text's own token over the root of its IDF, from a masked-language head."""
+
+_REACH = 0.5
+"""Largest logit of a text's own token, over its distance from the largest where the token is another."""
+
+_ENOUGH_ELSEWHERE = 5_000
+"""Positions to look for those logits at."""
+
+_TILE = 4_096
+"""Tokens of the vocabulary whose logits are computed at once."""
 
 
 def fit_lexical_head(
@@ -114,14 +127,15 @@ def _masked_language_head(encoder: NeuralSparseEncoder) -> nn.Linear:
 def idf_biases(states: Tensor, ids: Tensor, weight: Tensor, bias: Tensor, idf: Tensor) -> Tensor:
     """Biases with which a masked-language head weighs a text's own tokens by the root of their IDF.
 
-    With ``l_v`` the mean logit of token ``v`` where it is the text's own, its bias changes by::
+    With logits before their bias, of which ``o_v`` is token ``v``'s mean where it is the text's own and
+    ``m_v`` its largest where it is not, the bias becomes::
 
-        min(0, exp(a sqrt(idf_v)) - 1 - l_v)        a = 0.8
+        min(exp(a sqrt(idf_v)) - 1, c d_v, d_v) - o_v        a = 0.8, c = 0.5, d_v = o_v - m_v
 
     so that ``log1p`` of its logit is ``a sqrt(idf_v)`` typically. Query and document both have that weight: a
     shared token scores ``0.64 idf_v``, which is about what BM25 gives it, and sums lie where those of trained
-    encoders do. No bias is raised, since that would put the token into texts that lack it. ``l_v`` is shrunk
-    towards the mean over all tokens, which is all there is for tokens that the texts lack.
+    encoders do. The other terms keep the token out of texts that lack it. ``o_v`` is shrunk towards ``m_v``
+    and the mean distance of the two, which is all there is for tokens that the texts lack.
 
     Args:
         states: What the head's last layer multiplies, ``[tokens, hidden]``.
@@ -133,19 +147,34 @@ def idf_biases(states: Tensor, ids: Tensor, weight: Tensor, bias: Tensor, idf: T
     Returns:
         ``[rows]``; rows beyond the vocabulary and those of special tokens stay as they are.
     """
+    size = len(idf)
     special = idf == 0
+    elsewhere = _largest_elsewhere(states, ids, weight[:size])
     plain = ~special[ids]
     states, ids = states[plain], ids[plain]
-    size = len(idf)
-    own = torch.einsum("nh,nh->n", states, weight[ids]) + bias[ids]
+    own = torch.einsum("nh,nh->n", states, weight[ids])
     counts = torch.bincount(ids, minlength=size).float()
     sums = torch.zeros(size).index_add_(0, ids, own)
-    typical = (sums + _PRIOR * own.mean()) / (counts + _PRIOR)
-    change = (torch.expm1(_STRENGTH * idf.sqrt()) - typical).clamp(max=0)
-    change[special] = 0.0
+    guessed = elsewhere + (own - elsewhere[ids]).mean()
+    typical = (sums + _LOGIT_PRIOR * guessed) / (counts + _LOGIT_PRIOR)
+    distance = typical - elsewhere
+    wanted = torch.expm1(_STRENGTH * idf.sqrt()).minimum(_REACH * distance).minimum(distance)
     fitted = bias.clone()
-    fitted[:size] += change
+    fitted[:size] = torch.where(special, bias[:size], wanted - typical)
     return fitted
+
+
+def _largest_elsewhere(states: Tensor, ids: Tensor, weight: Tensor) -> Tensor:
+    """The largest logit of each token over some positions of other tokens, before its bias."""
+    step = -(-len(ids) // _ENOUGH_ELSEWHERE)
+    states, ids = states[::step], ids[::step]
+    found = []
+    for start in range(0, len(weight), _TILE):  # not [positions, vocabulary] at once
+        logits = states @ weight[start : start + _TILE].T
+        inside = ((ids >= start) & (ids < start + _TILE)).nonzero()[:, 0]
+        logits[inside, ids[inside] - start] = -torch.inf
+        found.append(logits.amax(0))
+    return torch.cat(found)
 
 
 def discriminant(states: Tensor, ids: Tensor, embeddings: Tensor, special: Tensor) -> tuple[Tensor, Tensor]:

@@ -131,9 +131,12 @@ def masked(tmp_path: Path) -> NeuralSparseEncoder:
         for name, parameter in model.bert.encoder.named_parameters():
             if "LayerNorm" not in name:
                 parameter.mul_(0.1)
+        # Else they drown the words of so small a model.
+        model.bert.embeddings.position_embeddings.weight.zero_()
         transform = model.cls.predictions.transform.dense
         transform.weight.copy_(torch.eye(len(transform.weight)))
         transform.bias.zero_()
+        model.cls.predictions.transform.LayerNorm.weight.mul_(4.0)
         model.cls.predictions.bias.fill_(20.0)
     return encoder
 
@@ -176,22 +179,24 @@ def test_a_fitted_masked_language_head_survives_saving(masked: NeuralSparseEncod
 
 def test_biases_by_hand() -> None:
     weight = torch.tensor([[9.0, 9.0], [4.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
-    bias = torch.tensor([0.0, 2.0, 0.0, 5.0])
+    bias = torch.tensor([0.5, 2.0, 0.0, 5.0])
     idf = torch.tensor([0.0, 1.0, 4.0])  # token 0 is special, row 3 is no token
-    states = torch.tensor([[1.0, 1.0], [2.0, 0.0], [0.0, 2.0]])
+    states = torch.tensor([[-1.0, -1.0], [2.0, 0.0], [0.0, 2.0]])
     fitted = idf_biases(states, torch.tensor([0, 1, 2]), weight, bias, idf)
-    # Own logits are 4 * 2 + 2 = 10 and 2, 6 in the mean, which counts for ten occurrences of each.
-    typical = [(10 + 60) / 11, (2 + 60) / 11]
-    assert fitted.tolist() == pytest.approx(
-        [0.0, 2 + math.exp(0.8) - 1 - typical[0], math.exp(1.6) - 1 - typical[1], 5.0]
-    )
+    # Own logits are 4 * 2 and 1 * 2, those elsewhere 0 at most, so 5 is the mean distance, and counts for one
+    # occurrence of each.
+    first, second = (8 + 5) / 2, (2 + 5) / 2
+    assert math.exp(1.6) - 1 > 0.5 * second, "the second would be in texts that lack it"
+    assert fitted.tolist() == pytest.approx([0.5, math.exp(0.8) - 1 - first, -0.5 * second, 5.0])
 
 
-def test_no_bias_is_raised() -> None:
-    idf = torch.tensor([0.0, 9.0, 9.0])
-    states, ids = torch.ones(4, 2), torch.tensor([1, 2, 1, 2])
-    bias = torch.tensor([1.0, 2.0, 3.0])
-    assert torch.equal(idf_biases(states, ids, torch.zeros(3, 2), bias, idf), bias)
+def test_tokens_that_the_texts_lack_are_guessed_by_where_they_are_silent() -> None:
+    weight = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.1, 0.1]])
+    states = torch.tensor([[9.0, 1.0], [1.0, 9.0], [9.0, 1.0], [1.0, 9.0]])
+    idf = torch.tensor([0.0, 1.0, 1.0, 1.0])
+    fitted = idf_biases(states, torch.tensor([1, 2, 1, 2]), weight, torch.zeros(4), idf)
+    # Its logit elsewhere is 0.1 * (9 + 1); the others' are 8 higher where they are the text's own.
+    assert float(fitted[3]) == pytest.approx(math.exp(0.8) - 1 - (1 + 8))
 
 
 def test_a_head_without_biases_cannot_be_fitted(masked: NeuralSparseEncoder) -> None:
