@@ -140,11 +140,3 @@ def check_gradient(norm: float | None, step: int, learning_rate: float) -> None:
             f"the gradients are no finite numbers at step {step}; the weights were not changed by them",
             hint=f"Lower schedule.learning_rate ({learning_rate:g}), or set schedule.precision: float32.",
         )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch ran out of memory; on a CPU it says so in a plain RuntimeError."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)

@@ -16,6 +16,7 @@ from oskit.data.duplicates import digest_of
 from oskit.encoder.hub import HubOptions, local_or_fetched
 from oskit.encoder.quiet import quiet_libraries
 from oskit.errors import TrainingError, UntrainedEncoderError
+from oskit.training.memory import is_out_of_memory
 from oskit.training.score_cache import ScoreCache, ScoreStore
 from oskit.training.teacher_config import (
     CrossEncoderConfig,
@@ -357,8 +358,8 @@ def _with_memory(batch_size: int, run: Callable[[int], Result]) -> Result:
     while True:
         try:
             return run(batch_size)
-        except torch.OutOfMemoryError:
-            if batch_size == 1:
+        except RuntimeError as error:
+            if batch_size == 1 or not is_out_of_memory(error):
                 raise
             torch.cuda.empty_cache()
         batch_size //= 2

@@ -19,8 +19,9 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import TrainingError
 from oskit.training.batches import ExampleCollator, LengthBatchSampler
-from oskit.training.guards import Guards, StepFacts, check_gradient, check_loss, is_out_of_memory
+from oskit.training.guards import Guards, StepFacts, check_gradient, check_loss
 from oskit.training.losses import TrainingLoss
+from oskit.training.memory import is_out_of_memory
 
 _TARGETS = ("label", "query_ids", "document_ids")
 

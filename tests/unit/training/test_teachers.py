@@ -305,8 +305,20 @@ def test_teacher_of_the_hub_by_name(
             ensemble(tmp_path, dense={"name": "team/dense"}, sparse=missing)
 
 
+@pytest.mark.parametrize(
+    "failure",
+    [
+        torch.OutOfMemoryError("no room"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=["gpu", "cpu"],
+)
 def test_out_of_memory_halves_the_batch(
-    models: Models, tmp_path: Path, examples: Dataset, monkeypatch: pytest.MonkeyPatch
+    models: Models,
+    tmp_path: Path,
+    examples: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: RuntimeError,
 ) -> None:
     tried: list[int] = []
 
@@ -316,7 +328,7 @@ def test_out_of_memory_halves_the_batch(
         def encode_query(self, texts: list[str], *, batch_size: int, **_options: object) -> np.ndarray:
             tried.append(batch_size)
             if batch_size > 4:
-                raise torch.OutOfMemoryError("no room")
+                raise failure
             return np.array([[len(text), 1.0] for text in texts])
 
         encode_document = encode_query
