@@ -83,6 +83,13 @@ def write_zip(path: Path, files: Mapping[str, bytes | str]) -> Path:
     return path
 
 
+def add_entry(path: Path, entry: zipfile.ZipInfo, content: bytes = b"x") -> Path:
+    """Put an entry into an archive as its headers say."""
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(entry, content)
+    return path
+
+
 def encoder_archive(path: Path, size: int = 200, *, seed: int = 0, model: bytes | None = None) -> Path:
     """An ONNX encoder archive; about ``4 * size ** 2`` bytes."""
     content = model if model is not None else graph(size, seed=seed)

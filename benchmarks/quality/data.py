@@ -58,7 +58,7 @@ class Workspace:
         if language := _FAQ_LANGUAGES.get(name):
             return replace(faq_split(language)[1], name=name)
         found = Collection.open(self._unpacked() / name)
-        return asked(reduced(found, self.corpus) if self.corpus else found, self.queries)
+        return _with_queries(_with_documents(found, self.corpus), self.queries)
 
     def pairs_file(self) -> Path:
         """English questions and answers, ``{"query": …, "positive": …}``, answers cut to some words."""
@@ -116,18 +116,20 @@ def _reduced_documents(path: Path, judged: frozenset[str], size: int) -> tuple[D
     return tuple(islice((*kept, *others), max(size, len(kept))))
 
 
-def reduced(collection: Collection, size: int) -> Collection:
-    """A collection with at most ``size`` documents: all that are judged, then others at random."""
+def _with_documents(collection: Collection, size: int) -> Collection:
+    """A collection with at most ``size`` documents: all that are judged, then others at random; 0 for all."""
+    if not size:
+        return collection
     assert isinstance(collection.corpus, Path)
     judged = frozenset(document for grades in collection.qrels.values() for document in grades)
     return replace(collection, corpus=_reduced_documents(collection.corpus, judged, size))
 
 
-def asked(collection: Collection, queries: int) -> Collection:
-    """A collection with at most ``queries`` queries, at random; 0 for all."""
-    if not queries or len(collection.queries) <= queries:
+def _with_queries(collection: Collection, size: int) -> Collection:
+    """A collection with at most ``size`` queries, at random; 0 for all."""
+    if not size or len(collection.queries) <= size:
         return collection
-    kept = random.Random(0).sample(sorted(collection.queries), queries)
+    kept = random.Random(0).sample(sorted(collection.queries), size)
     return replace(
         collection,
         queries={query: collection.queries[query] for query in kept},

@@ -176,6 +176,9 @@ def _minilm(name: str, head: str) -> Callable[[Workspace, Scale, Path | None], R
     return recipe
 
 
+_IDF_FLOPS = {"sparsity": {"documents": {"kind": "idf_flops"}, "queries": {"kind": "idf_flops"}}}
+
+
 def _first_layers(recipe: Recipe, scale: Scale) -> Recipe:
     """With a masked language model in the place of an encoder that can search: its first layers, and its head
     fitted to the texts."""
@@ -186,12 +189,9 @@ def _first_layers(recipe: Recipe, scale: Scale) -> Recipe:
         "teachers": {"scale": 40.0},
         "loss": {"distillation": {"temperature": 2.0}, "contrastive": {"scale": 0.5}},
         # It starts with few tokens, and has to find more.
-        "sparsity": {
-            "documents": {"weight": 0.0005, "kind": "idf_flops"},
-            "queries": {"weight": 0.0005, "kind": "idf_flops"},
-        },
+        "sparsity": {"documents": {"weight": 0.0005}, "queries": {"weight": 0.0005}},
     }
-    return merge(recipe, changes)
+    return merge(merge(recipe, _IDF_FLOPS), changes)
 
 
 def _base(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
@@ -205,7 +205,7 @@ def _two_languages(name: str, encoder: SavedModel) -> Callable[..., Recipe]:
     def recipe(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
         data = [work.faq_file(FAQ_SWEDISH), work.pairs_file()]
         made = _first_layers(_distilled(name, bert(encoder), data, work, scale, scale.languages), scale)
-        made["loss"] = {"distillation": None, "contrastive": {"weight": 1.0, "scale": 0.5}}
+        made = merge(made, {"loss": {"distillation": None, "contrastive": {"weight": 1.0}}})
         made["data"] = {
             "train": [{"path": str(data[0])}, {"path": str(data[1]), "limit": 400}],
             "negatives": {
@@ -223,9 +223,6 @@ def _two_languages(name: str, encoder: SavedModel) -> Callable[..., Recipe]:
 
 _SWEDISH_AND_OTHERS = (FAQ_SWEDISH, "xquad-es", "xquad-zh")
 _MINED = {"data": {"negatives": {"per_query": 1, "depth": 50}}}
-_IDF_FLOPS = {
-    "sparsity": {"documents": {"kind": "idf_flops"}, "queries": {"weight": 0.02, "kind": "idf_flops"}}
-}
 _INFERENCE_FREE = {
     "encoder": {"architecture": "inference-free", "train_query_weights": True, "activation": "log1p_relu"},
     "sparsity": {"queries": None},

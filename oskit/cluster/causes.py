@@ -21,19 +21,15 @@ class Cause(NamedTuple):
         hint: What to do.
         passes: Whether it may go away by itself within seconds.
         setting: Whether a cluster setting or a resource stands in the way, not the model.
+        under_way: Whether another deployment of the model runs: it is waited for, however often one looks.
     """
 
     problem: str
     hint: str
     passes: bool = False
     setting: bool = False
+    under_way: bool = False
 
-
-ALREADY_DEPLOYING = Cause(
-    "a node is already deploying it, for another command or because the node was restarted",
-    "Wait until `oskit models` calls it DEPLOYED; if it never does, `oskit undeploy` it and deploy it again",
-    passes=True,
-)
 
 _EXPORT_AGAIN = "Export the encoder again with: oskit export"
 
@@ -69,7 +65,16 @@ CAUSES: tuple[tuple[str, Cause], ...] = (
         r"exceed max running task limit",
         Cause("the node is busy deploying other models", "Try again in a minute", passes=True, setting=True),
     ),
-    (r"Duplicate deploy model task", ALREADY_DEPLOYING),
+    (
+        r"Duplicate deploy model task",
+        Cause(
+            "a node is already deploying it, for another command or because the node was restarted",
+            "Wait until `oskit models` calls it DEPLOYED; if it never does, `oskit undeploy` it and "
+            "deploy it again",
+            passes=True,
+            under_way=True,
+        ),
+    ),
     (
         r"version conflict",
         Cause(

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from opensearchpy import OpenSearch
 from opensearchpy.exceptions import TransportError
 
-from oskit.cluster.causes import ALREADY_DEPLOYING, NODE_IS_GONE, Cause, cause_of, node_errors
+from oskit.cluster.causes import NODE_IS_GONE, Cause, cause_of, node_errors
 from oskit.cluster.comparison import Expectation, compare_predictions, expectation
 from oskit.cluster.failures import cluster_errors
 from oskit.cluster.models import (
@@ -347,8 +347,7 @@ class _Deployment:
             if failure is None:
                 return
             reason, cause, partial = failure
-            if cause is not ALREADY_DEPLOYING:  # that ends when the other deployment does
-                attempts += 1
+            attempts += not cause.under_way
             if attempts == DEPLOY_ATTEMPTS or not cause.passes or time.monotonic() + DEPLOY_PAUSE_S > end:
                 if partial:
                     self.notify(f"Some nodes cannot load the model: {cause.problem} ({reason})")

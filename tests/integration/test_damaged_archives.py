@@ -5,11 +5,12 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
+from zipfile import ZIP_DEFLATED, ZipInfo
 
 import incidents
 import pytest
-from archives import encoder_archive, write_manifest
+from archives import add_entry, encoder_archive, tokenizer, write_manifest, write_zip
+from bomb import Bomb
 from faulty_proxy import FaultyProxy
 from incidents import Incident
 
@@ -21,16 +22,6 @@ REGIONS = 32
 """Places of an archive that are damaged in turn: headers, compressed data, directory."""
 
 EXECUTED = "executed"
-
-
-class _Harm:
-    """Leaves a file where it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[str, str]]:
-        return open, (str(self._path), "w")
 
 
 def damaged_bytes(path: Path) -> list[Path]:
@@ -56,43 +47,32 @@ def tampered_manifest(path: Path) -> list[Path]:
 
 def bomb(path: Path) -> list[Path]:
     """A few kilobytes that would become many megabytes."""
-    return [_with_entry(path, ZipInfo("zeros"), bytes(64 << 20))]
+    entry = ZipInfo("zeros")
+    entry.compress_type = ZIP_DEFLATED
+    return [add_entry(encoder_archive(path), entry, bytes(64 << 20))]
 
 
 def climbing(path: Path) -> list[Path]:
     """An entry that wants to lie outside of the folder that the archive is unpacked into."""
-    return [_with_entry(path, ZipInfo(f"../{EXECUTED}"), b"x")]
+    return [add_entry(encoder_archive(path), ZipInfo(f"../{EXECUTED}"))]
 
 
 def link(path: Path) -> list[Path]:
     """An entry that is a symbolic link."""
     entry = ZipInfo("vocab.txt")
     entry.external_attr = 0o120777 << 16
-    return [_with_entry(path, entry, b"/etc/passwd")]
+    return [add_entry(encoder_archive(path), entry, b"/etc/passwd")]
 
 
 def program(path: Path) -> list[Path]:
     """An entry that DJL would load as code."""
-    return [_with_entry(path, ZipInfo("libharm.so"), b"\x7fELF\x02\x01")]
+    return [add_entry(encoder_archive(path), ZipInfo("libharm.so"), b"\x7fELF\x02\x01")]
 
 
 def pickled(path: Path) -> list[Path]:
     """A pickle in the place of a TorchScript model."""
-    harm = pickle.dumps(_Harm(path.with_name(EXECUTED)))
-    with ZipFile(encoder_archive(path)) as archive:
-        tokenizer = archive.read("tokenizer.json")
-    with ZipFile(path, "w") as archive:
-        archive.writestr("model.pt", harm)
-        archive.writestr("tokenizer.json", tokenizer)
-    return [path]
-
-
-def _with_entry(path: Path, entry: ZipInfo, content: bytes) -> Path:
-    encoder_archive(path)
-    entry.compress_type = ZIP_DEFLATED
-    with ZipFile(path, "a") as archive:
-        archive.writestr(entry, content)
-    return path
+    harm = pickle.dumps(Bomb(path.with_name(EXECUTED)))
+    return [write_zip(path, {"model.pt": harm, "tokenizer.json": tokenizer().to_str()})]
 
 
 @pytest.mark.parametrize(

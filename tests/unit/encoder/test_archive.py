@@ -15,6 +15,7 @@ import oskit.encoder.checks as checks
 from oskit.encoder.archive import Archive, open_archive
 from oskit.encoder.manifest import Manifest
 from oskit.errors import ArchiveError
+from tests.archives import add_entry
 
 TOKENIZER = tiny.fast_tokenizer("bert").backend_tokenizer.to_str()
 MODEL = b"\x08\x08model"
@@ -30,11 +31,7 @@ def write(path: Path, files: dict[str, bytes | str], method: int = ZIP_DEFLATED)
 
 
 def write_entry(path: Path, entry: ZipInfo, content: bytes = b"x") -> Path:
-    with ZipFile(path, "w") as archive:
-        for name, good in GOOD.items():
-            archive.writestr(name, good)
-        archive.writestr(entry, content)
-    return path
+    return add_entry(write(path, GOOD, ZIP_STORED), entry, content)
 
 
 def refusal(path: Path) -> str:

@@ -19,7 +19,7 @@ from oskit.cli.main import main
 from oskit.encoder.archive import open_archive
 from oskit.encoder.runtime import ArchiveEncoder
 from oskit.errors import ArchiveError, OskitError
-from tests.archives import encoder_archive, tokenizer_archive, write_manifest, write_zip
+from tests.archives import add_entry, encoder_archive, tokenizer_archive, write_manifest, write_zip
 
 TEXTS = ["quick brown fox", "", "building permit ."]
 FUZZ = settings(max_examples=120, deadline=None, derandomize=True)
@@ -138,8 +138,7 @@ def test_a_bomb_is_refused_without_being_unpacked(tmp_path: Path) -> None:
 def test_a_path_that_climbs_out_is_refused(tmp_path: Path, whole: bytes, name: str) -> None:
     path = tmp_path / "climbing.zip"
     path.write_bytes(whole)
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(name, b"{}")
+    add_entry(path, zipfile.ZipInfo(name), b"{}")
     with pytest.raises(ArchiveError) as raised:
         open_archive(path)
     assert "\n" not in str(raised.value)

@@ -29,6 +29,7 @@ from oskit.errors import (
     UsageError,
 )
 from tests import tiny
+from tests.bomb import Bomb
 
 TEXTS = ["a concrete bridge over the water", "", "road", "hello hello world, bro och betong 你好"]
 
@@ -292,16 +293,6 @@ def test_a_head_that_was_left_behind_does_not_count(copy: Callable[[str], Path])
     encoder.save_pretrained(str(folder))
     assert load(folder).load_report.layout == "sentence-transformers"
     assert abs(load(folder).document_matrix(TEXTS) - encoder.document_matrix(TEXTS)).max() == 0
-
-
-class Bomb:
-    """What a malicious pickle does: run something when it is read."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.target),)
 
 
 @pytest.mark.parametrize("name", ["neural_sparse_head.pt", "pytorch_model.bin"])
