@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml
 	  { rm -rf $(VENV); echo "Python cannot make a virtual environment; on Debian: apt-get install python3-venv"; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
 	@$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install -q uv
-	$(BIN)/python -m uv pip install -q --python $(BIN)/python -e '.[all]' --group dev
+	$(BIN)/python -m uv pip install -q --compile-bytecode --python $(BIN)/python -e '.[all]' --group dev
 	@touch $@
 
 demo: $(STAMP)  ## The whole path on a small collection: load, export, deploy, ingest, search, verify.
