@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import platformdirs
 
 from benchmarks.tensor_bundle import read_bundle
 from oskit.cluster.node.artifacts import Artifact, resolve
@@ -25,6 +24,7 @@ from oskit.cluster.node.paths import locked
 from oskit.demo.data import demo_encoder, demo_teacher
 from oskit.encoder.quiet import quiet_libraries
 from oskit.errors import DataError
+from oskit.folders import user_cache
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -116,7 +116,7 @@ def fill_mask(folder: Path, text: str) -> str:
 
 
 def _cache() -> Path:
-    return platformdirs.user_cache_path("oskit") / "benchmarks"
+    return user_cache() / "benchmarks"
 
 
 @contextmanager

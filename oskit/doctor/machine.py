@@ -12,7 +12,6 @@ from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
-from platformdirs import user_cache_path
 
 from oskit.doctor.finding import Finding
 from oskit.errors import OskitError
@@ -64,7 +63,13 @@ def _available_memory() -> int | None:
 
 
 def _disk() -> Finding:
-    folder = Path(os.environ.get("OSKIT_CACHE_DIR") or user_cache_path("oskit"))
+    from oskit.cluster.node.account import node_account
+    from oskit.cluster.node.paths import cache_choice
+
+    try:
+        folder = cache_choice(node_account())
+    except OskitError as error:
+        return Finding("machine", "disk", "warning", error.message, error.hint)
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     detail = f"{_gigabytes(free)} free for {folder}"

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from oskit.errors import DataError
+from oskit.folders import user_cache
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +34,7 @@ CREATE TABLE IF NOT EXISTS known (key BLOB PRIMARY KEY, value BLOB NOT NULL);
 
 def default_cache_folder() -> Path:
     """``teachers`` in ``OSKIT_CACHE_DIR``, else in the user's cache folder."""
-    import platformdirs
-
-    root = os.environ.get("OSKIT_CACHE_DIR") or platformdirs.user_cache_dir("oskit")
-    return Path(root) / "teachers"
+    return user_cache() / "teachers"
 
 
 class ScoreCache:

@@ -14,6 +14,7 @@ import platformdirs
 
 from oskit.cluster.node.account import Account, can_enter
 from oskit.errors import NodeError, UsageError
+from oskit.folders import user_cache
 
 # Other users cannot enter root's home, so what the server reads lies here when root starts it.
 SYSTEM_CACHE = Path("/var/cache/oskit")
@@ -25,30 +26,38 @@ def cache_root(account: Account | None) -> Path:
 
     A folder that ``account`` cannot enter is replaced by one under ``/var/cache``.
     """
-    return _reachable("OSKIT_CACHE_DIR", platformdirs.user_cache_dir("oskit"), SYSTEM_CACHE, account)
+    return _made(cache_choice(account), "OSKIT_CACHE_DIR")
+
+
+def cache_choice(account: Account | None) -> Path:
+    """What `cache_root` is, or will be when it is needed."""
+    return _choice("OSKIT_CACHE_DIR", user_cache(), SYSTEM_CACHE, account)
 
 
 def state_root(account: Account | None) -> Path:
     """The folder of all nodes: ``OSKIT_STATE_DIR``, else the user's state folder (see `cache_root`)."""
-    return (
-        _reachable("OSKIT_STATE_DIR", platformdirs.user_state_dir("oskit"), SYSTEM_STATE, account) / "nodes"
-    )
+    wanted = Path(os.environ.get("OSKIT_STATE_DIR") or platformdirs.user_state_dir("oskit"))
+    wanted = wanted.expanduser().absolute()
+    return _made(_choice("OSKIT_STATE_DIR", wanted, SYSTEM_STATE, account), "OSKIT_STATE_DIR") / "nodes"
 
 
-def _reachable(variable: str, default: str, system: Path, account: Account | None) -> Path:
+def _choice(variable: str, wanted: Path, system: Path, account: Account | None) -> Path:
+    if can_enter(wanted, account):
+        return wanted
     explicit = os.environ.get(variable)
-    chosen = Path(explicit or default).expanduser().absolute()
-    if not can_enter(chosen, account):
-        # Two explicit folders must not become one.
-        chosen = system / hashlib.sha256(explicit.encode()).hexdigest()[:12] if explicit else system
+    # Two explicit folders must not become one.
+    return system / hashlib.sha256(explicit.encode()).hexdigest()[:12] if explicit else system
+
+
+def _made(folder: Path, variable: str) -> Path:
     try:
-        chosen.mkdir(parents=True, exist_ok=True, mode=0o755)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o755)
     except OSError as error:
         raise NodeError(
-            f"Cannot make the folder {chosen}: {error.strerror}",
+            f"Cannot make the folder {folder}: {error.strerror}",
             hint=f"Name a folder that can be written in {variable}.",
         ) from None
-    return chosen
+    return folder
 
 
 def check_name(name: str) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
+from oskit.cluster.node import paths
 from oskit.doctor import Finding, check_machine
 
 
@@ -19,6 +22,24 @@ def test_this_machine_can_run_the_tests() -> None:
     assert {"python", "memory", "disk", "java", "docker", "core", "export"} <= {f.name for f in findings}
     for name in ("python", "core", "export", "report", "demo"):
         assert _named(findings, name).status == "ok", _named(findings, name)
+
+
+def test_the_disk_looked_at_is_the_one_a_node_would_use(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setenv("OSKIT_NODE_USER", "nobody")
+    monkeypatch.setattr(paths, "SYSTEM_CACHE", tmp_path / "system-cache")
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    monkeypatch.setenv("OSKIT_CACHE_DIR", str(closed))
+    found = _named(check_machine(), "disk")
+    assert f"for {tmp_path / 'system-cache'}" in found.detail
+    assert not (tmp_path / "system-cache").exists()
+    monkeypatch.setenv("OSKIT_NODE_USER", "no-such-user")
+    found = _named(check_machine(), "disk")
+    assert found.status == "warning"
+    assert "no-such-user" in found.detail
 
 
 @pytest.fixture

@@ -99,3 +99,6 @@ def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
 def test_default_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OSKIT_CACHE_DIR", str(tmp_path))
     assert default_cache_folder() == tmp_path / "teachers"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("OSKIT_CACHE_DIR", "~/cache")
+    assert default_cache_folder() == tmp_path / "cache" / "teachers"
