@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ MAIN = "nDCG@10"
 
 DEPTH = 100
 MAX_RATIO = "max_ratio:0.1"
-TOP_K = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384)
+TOP_K = tuple(f"top_k:{k}" for k in (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384))
 _TIMED_QUERIES = 50
 
 
@@ -92,12 +92,12 @@ class Measured:
 
 
 def measure_encoder(
-    encoder: NeuralSparseEncoder, collection: Collection, *, pruned: bool = True, batch_size: int = 32
+    encoder: NeuralSparseEncoder, collection: Collection, rules: Sequence[str] = (), *, batch_size: int = 32
 ) -> Measured:
-    """Rank exactly, with all weights and, if ``pruned``, with less of them too."""
-    rules = [Prune.parse(MAX_RATIO), *(Prune.parse(f"top_k:{k}") for k in TOP_K)] if pruned else []
+    """Rank exactly, with all weights and with the documents pruned by each of ``rules``."""
+    parsed = [Prune.parse(rule) for rule in rules]
     with fast_matrices():
-        whole, levels = rank_pruned(encoder, collection, rules, k=DEPTH, batch_size=batch_size)
+        whole, levels = rank_pruned(encoder, collection, parsed, k=DEPTH, batch_size=batch_size)
     found = {"none": (whole.run, whole.sparsity), **levels}
     points = [
         Point(rule, _mean(run, collection.qrels), cost.flops, cost.postings, cost.document_active)

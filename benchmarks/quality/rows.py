@@ -164,7 +164,15 @@ def _real_base(results: Results) -> list[Claim]:
     return [_over("BERT-base above BM25", base, bm25)]
 
 
-_PRUNED = ("tiny", "tiny-stage-1", "tiny-stage-2", "tiny-idf", "tiny-inference-free", "minilm-stage-1")
+_PRUNED = (
+    "tiny",
+    "tiny-stage-1",
+    "tiny-stage-2",
+    "tiny-idf",
+    "tiny-wide",
+    "tiny-inference-free",
+    "minilm-stage-1",
+)
 """Encoders that differ in how many small weights they have."""
 
 

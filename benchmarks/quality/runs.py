@@ -100,7 +100,12 @@ class Runner:
         variant = VARIANTS[name]
         seed = seed if variant.seeded else 0
         recipe = self._recipe(variant, seed)
-        key = {"recipe": recipe, "corpus": self._work.corpus, "scale": vars(self._scale)}
+        key = {
+            "recipe": recipe,
+            "corpus": self._work.corpus,
+            "scale": vars(self._scale),
+            "rules": variant.rules,
+        }
         return self._kept(f"{name}-{seed}", key, lambda: self._make(variant, seed, recipe))
 
     def _recipe(self, variant: Variant, seed: int) -> Recipe | None:
@@ -130,7 +135,7 @@ class Runner:
         measured = {}
         for name in variant.collections:
             self._tell(f"{variant.name}, seed {seed}: measuring on {name}")
-            measured[name] = measure_encoder(encoder, self._work.collection(name), pruned=variant.pruned)
+            measured[name] = measure_encoder(encoder, self._work.collection(name), variant.rules)
         return Result(variant.name, seed, measured, seconds)
 
     def _untrained(self, folder: Path, head: str, seed: int) -> NeuralSparseEncoder:

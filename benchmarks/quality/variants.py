@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.models import BERT_BASE, MBERT, SavedModel, bert, bert_tiny, minilm
 from benchmarks.quality.data import FAQ_ENGLISH, FAQ_SWEDISH, MEDQUAD, Workspace
+from benchmarks.quality.measure import MAX_RATIO, TOP_K
 from oskit.training.recipe_tree import merge
 
 Recipe = dict[str, Any]
@@ -83,7 +84,7 @@ class Variant:
         base: The folder that is loaded where there is no training.
         head: ``lexical`` for a closed-form head instead of the random one, without training.
         seeded: Whether the seed makes a difference.
-        pruned: Whether it is also measured with less weights.
+        rules: By which rules its documents are also pruned when it is measured.
         needs: The variant whose encoder this one's training uses.
     """
 
@@ -94,7 +95,7 @@ class Variant:
     base: Callable[[Scale], Path] | None = None
     head: str = "random"
     seeded: bool = True
-    pruned: bool = True
+    rules: tuple[str, ...] = ()
     needs: str | None = None
 
 
@@ -176,7 +177,14 @@ def _minilm(name: str, head: str) -> Callable[[Workspace, Scale, Path | None], R
     return recipe
 
 
-_IDF_FLOPS = {"sparsity": {"documents": {"kind": "idf_flops"}, "queries": {"kind": "idf_flops"}}}
+_IDF_FLOPS: Recipe = {"sparsity": {"documents": {"kind": "idf_flops"}, "queries": {"kind": "idf_flops"}}}
+
+_WIDE: Recipe = {
+    # Scores five times as far apart take longer vectors, most of whose tokens count little.
+    "teachers": {"scale": 100.0},
+    "loss": {"distillation": {"temperature": 5.0}, "contrastive": {"scale": 0.2}},
+    "sparsity": {"documents": {"weight": 0.03}, "queries": {"weight": 0.05}},
+}
 
 
 def _first_layers(recipe: Recipe, scale: Scale) -> Recipe:
@@ -228,8 +236,8 @@ _INFERENCE_FREE = {
     "sparsity": {"queries": None},
 }
 
-# A random head gives thousands of weights to each text: one seed takes as long as all else together.
-_DENSE_VECTORS: dict[str, Any] = {"seeded": False, "pruned": False}
+_RATIO = (MAX_RATIO,)
+_ALL_LEVELS = (MAX_RATIO, *TOP_K)
 
 VARIANTS: dict[str, Variant] = {
     variant.name: variant
@@ -239,7 +247,7 @@ VARIANTS: dict[str, Variant] = {
             "MiniLM, random head, untrained",
             (MEDQUAD,),
             base=lambda _: minilm(),
-            **_DENSE_VECTORS,
+            seeded=False,  # thousands of weights for each text: one seed takes as long as all else
         ),
         Variant(
             "minilm-lexical",
@@ -253,13 +261,14 @@ VARIANTS: dict[str, Variant] = {
             "MiniLM from a random head, stage 1",
             (MEDQUAD,),
             _minilm("minilm-random-stage-1", "random"),
-            **_DENSE_VECTORS,
+            seeded=False,  # thousands of weights for each text: one seed takes as long as all else
         ),
         Variant(
             "minilm-stage-1",
             "MiniLM from a closed-form head, stage 1",
             (MEDQUAD,),
             _minilm("minilm-stage-1", "lexical"),
+            rules=_RATIO,
         ),
         Variant(
             "tiny",
@@ -267,36 +276,57 @@ VARIANTS: dict[str, Variant] = {
             (MEDQUAD, FAQ_ENGLISH),
             base=lambda _: bert_tiny(),
             seeded=False,
+            rules=_RATIO,
         ),
-        Variant("tiny-stage-1", "BERT-tiny, stage 1", (MEDQUAD,), _tiny("tiny-stage-1")),
+        Variant("tiny-stage-1", "BERT-tiny, stage 1", (MEDQUAD,), _tiny("tiny-stage-1"), rules=_ALL_LEVELS),
         Variant("tiny-faq", "BERT-tiny, trained on the FAQ", (FAQ_ENGLISH,), _tiny_faq),
-        Variant("tiny-stage-2", "BERT-tiny, stage 2", (MEDQUAD,), _tiny_stage_2, needs="tiny-stage-1"),
-        Variant("tiny-idf", "BERT-tiny, IDF-aware FLOPS", (MEDQUAD,), _tiny("tiny-idf", **_IDF_FLOPS)),
+        Variant(
+            "tiny-stage-2",
+            "BERT-tiny, stage 2",
+            (MEDQUAD,),
+            _tiny_stage_2,
+            rules=_ALL_LEVELS,
+            needs="tiny-stage-1",
+        ),
+        Variant(
+            "tiny-idf",
+            "BERT-tiny, IDF-aware FLOPS",
+            (MEDQUAD,),
+            _tiny("tiny-idf", **_IDF_FLOPS),
+            rules=_ALL_LEVELS,
+        ),
+        Variant(
+            "tiny-wide",
+            "BERT-tiny, scores five times as far apart",
+            (MEDQUAD,),
+            _tiny("tiny-wide", **merge(_IDF_FLOPS, _WIDE)),
+            rules=_RATIO,
+        ),
         Variant(
             "tiny-mined",
             "BERT-tiny, mined negatives",
             (MEDQUAD,),
             _tiny("tiny-mined", **_MINED),
+            rules=_ALL_LEVELS,
         ),
         Variant(
             "tiny-inference-free",
             "BERT-tiny, inference-free",
             (MEDQUAD,),
             _tiny("tiny-inference-free", **_INFERENCE_FREE),
+            rules=_RATIO,
         ),
         Variant(
             "mbert",
             "mBERT, first layers",
             _SWEDISH_AND_OTHERS,
             _two_languages("mbert", MBERT),
-            pruned=False,
         ),
         Variant(
             "english",
             "BERT-base, first layers, the same texts",
             _SWEDISH_AND_OTHERS,
             _two_languages("english", BERT_BASE),
-            pruned=False,
         ),
         Variant("bert-base", "BERT-base, first layers, stage 1", (MEDQUAD,), _base),
     )
