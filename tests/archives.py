@@ -74,10 +74,10 @@ def graph(
     return content
 
 
-def write_zip(path: Path, files: Mapping[str, bytes | str]) -> Path:
+def write_zip(path: Path, files: Mapping[str, bytes | str], method: int = zipfile.ZIP_DEFLATED) -> Path:
     """An archive of these files."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w", method) as archive:
         for name, content in files.items():
             archive.writestr(name, content)
     return path

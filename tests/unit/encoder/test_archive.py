@@ -6,7 +6,7 @@ import hashlib
 import json
 import struct
 from pathlib import Path
-from zipfile import ZIP_BZIP2, ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
+from zipfile import ZIP_BZIP2, ZIP_STORED, ZipInfo
 
 import pytest
 import tiny
@@ -15,23 +15,15 @@ import oskit.encoder.checks as checks
 from oskit.encoder.archive import Archive, open_archive
 from oskit.encoder.manifest import Manifest
 from oskit.errors import ArchiveError
-from tests.archives import add_entry
+from tests.archives import add_entry, write_zip
 
 TOKENIZER = tiny.fast_tokenizer("bert").backend_tokenizer.to_str()
 MODEL = b"\x08\x08model"
 GOOD = {"model.onnx": MODEL, "tokenizer.json": TOKENIZER}
 
 
-def write(path: Path, files: dict[str, bytes | str], method: int = ZIP_DEFLATED) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with ZipFile(path, "w", method) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return path
-
-
 def write_entry(path: Path, entry: ZipInfo, content: bytes = b"x") -> Path:
-    return add_entry(write(path, GOOD, ZIP_STORED), entry, content)
+    return add_entry(write_zip(path, GOOD, ZIP_STORED), entry, content)
 
 
 def refusal(path: Path) -> str:
@@ -67,7 +59,7 @@ def manifest_for(archive: Archive, **changes: object) -> Manifest:
 
 
 def test_an_onnx_archive(tmp_path: Path) -> None:
-    path = write(tmp_path / "some-encoder.zip", {**GOOD, "LICENSE": "text"})
+    path = write_zip(tmp_path / "some-encoder.zip", {**GOOD, "LICENSE": "text"})
     archive = open_archive(path)
     assert (archive.kind, archive.model_format, archive.function_name) == (
         "encoder",
@@ -90,22 +82,22 @@ def test_an_onnx_archive(tmp_path: Path) -> None:
 
 
 def test_a_torchscript_archive_and_a_tokenizer_archive(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.zip", {"model.pt": b"PK", "tokenizer.json": TOKENIZER})
+    path = write_zip(tmp_path / "a.zip", {"model.pt": b"PK", "tokenizer.json": TOKENIZER})
     assert open_archive(path).model_format == "TORCH_SCRIPT"
-    path = write(tmp_path / "b.zip", {"idf.json": '{"hello": 1.5}', "tokenizer.json": TOKENIZER})
+    path = write_zip(tmp_path / "b.zip", {"idf.json": '{"hello": 1.5}', "tokenizer.json": TOKENIZER})
     archive = open_archive(path)
     assert (archive.kind, archive.function_name) == ("tokenizer", "SPARSE_TOKENIZE")
     assert archive.model_file is None
 
 
 def test_chunks_are_counted_as_ml_commons_takes_them(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.zip", {**GOOD, "model.onnx": bytes(10_000_000)}, ZIP_STORED)
+    path = write_zip(tmp_path / "a.zip", {**GOOD, "model.onnx": bytes(10_000_000)}, ZIP_STORED)
     assert open_archive(path).total_chunks == 2
 
 
 def test_folders(tmp_path: Path) -> None:
     for kind, model in (("torchscript", "model.pt"), ("onnx", "model.onnx")):
-        write(tmp_path / "out" / kind / f"e-{kind}.zip", {model: MODEL, "tokenizer.json": TOKENIZER})
+        write_zip(tmp_path / "out" / kind / f"e-{kind}.zip", {model: MODEL, "tokenizer.json": TOKENIZER})
     assert open_archive(tmp_path / "out").model_format == "ONNX"
     assert open_archive(tmp_path / "out" / "torchscript").model_format == "TORCH_SCRIPT"
     (tmp_path / "out" / "onnx" / "e-onnx.zip").unlink()
@@ -115,8 +107,8 @@ def test_folders(tmp_path: Path) -> None:
 def test_a_folder_without_archives_or_with_several(tmp_path: Path) -> None:
     assert "no archive at" in refusal(tmp_path / "absent")
     assert "no archive (*.zip)" in refusal(tmp_path)
-    write(tmp_path / "a.zip", GOOD)
-    second = open_archive(write(tmp_path / "b.zip", GOOD))
+    write_zip(tmp_path / "a.zip", GOOD)
+    second = open_archive(write_zip(tmp_path / "b.zip", GOOD))
     assert "2 archives: a.zip, b.zip" in refusal(tmp_path)
     (tmp_path / "manifest.json").write_text(manifest_for(second).to_json())
     assert open_archive(tmp_path).path == second.path
@@ -124,7 +116,7 @@ def test_a_folder_without_archives_or_with_several(tmp_path: Path) -> None:
 
 
 def test_manifest_names_and_describes(tmp_path: Path) -> None:
-    archive = open_archive(write(tmp_path / "a.zip", GOOD))
+    archive = open_archive(write_zip(tmp_path / "a.zip", GOOD))
     (tmp_path / "manifest.json").write_text(manifest_for(archive).to_json())
     archive = open_archive(archive.path)
     assert (archive.name, archive.version, archive.description) == ("a-name", "2.0", "what it is")
@@ -133,7 +125,7 @@ def test_manifest_names_and_describes(tmp_path: Path) -> None:
 
 
 def test_an_archive_that_its_manifest_does_not_describe(tmp_path: Path) -> None:
-    archive = open_archive(write(tmp_path / "a.zip", GOOD))
+    archive = open_archive(write_zip(tmp_path / "a.zip", GOOD))
     path = tmp_path / "manifest.json"
     path.write_text(manifest_for(archive, sha256="0" * 64).to_json())
     assert "manifest.json beside it says 000000000000" in refusal(archive.path)
@@ -147,7 +139,7 @@ def test_an_archive_that_its_manifest_does_not_describe(tmp_path: Path) -> None:
 
 
 def test_the_register_body_of_opensearch_py_ml_names_an_archive_too(tmp_path: Path) -> None:
-    archive = open_archive(write(tmp_path / "a.zip", GOOD))
+    archive = open_archive(write_zip(tmp_path / "a.zip", GOOD))
     body = {"name": "n", "version": "3", "model_content_hash_value": archive.sha256}
     path = tmp_path / "ml-commons_model_config.json"
     path.write_text(json.dumps(body))
@@ -157,9 +149,9 @@ def test_the_register_body_of_opensearch_py_ml_names_an_archive_too(tmp_path: Pa
 
 
 def test_the_query_archive_stays_within_the_export(tmp_path: Path) -> None:
-    archive = open_archive(write(tmp_path / "out" / "onnx" / "a.zip", GOOD))
+    archive = open_archive(write_zip(tmp_path / "out" / "onnx" / "a.zip", GOOD))
     manifest = archive.path.with_name("manifest.json")
-    tokenizer = write(tmp_path / "out" / "tokenizer" / "t.zip", {"tokenizer.json": TOKENIZER})
+    tokenizer = write_zip(tmp_path / "out" / "tokenizer" / "t.zip", {"tokenizer.json": TOKENIZER})
     manifest.write_text(manifest_for(archive, query_archive="../tokenizer/t.zip").to_json())
     assert open_archive(archive.path).query_archive() == tokenizer.resolve()
     tokenizer.unlink()
@@ -205,7 +197,7 @@ def test_the_query_archive_stays_within_the_export(tmp_path: Path) -> None:
     ],
 )
 def test_refused_contents(tmp_path: Path, files: dict[str, bytes | str], reason: str) -> None:
-    assert reason in refusal(write(tmp_path / "a.zip", files))
+    assert reason in refusal(write_zip(tmp_path / "a.zip", files))
 
 
 def test_links_devices_and_foreign_compression_are_refused(tmp_path: Path) -> None:
@@ -218,7 +210,7 @@ def test_links_devices_and_foreign_compression_are_refused(tmp_path: Path) -> No
 
 
 def test_encrypted_entries_are_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.zip", GOOD)
+    path = write_zip(tmp_path / "a.zip", GOOD)
     content = bytearray(path.read_bytes())
     central = content.rindex(b"PK\x01\x02")
     content[central + 8] |= 1
@@ -227,7 +219,7 @@ def test_encrypted_entries_are_refused(tmp_path: Path) -> None:
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.zip", {**GOOD, "model.onnx": bytes(range(256)) * 40}, ZIP_STORED)
+    path = write_zip(tmp_path / "a.zip", {**GOOD, "model.onnx": bytes(range(256)) * 40}, ZIP_STORED)
     good = path.read_bytes()
     for damaged in (b"", b"not a zip", good[: len(good) // 2], good[:-30]):
         path.write_bytes(damaged)
@@ -239,7 +231,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_size_that_is_not_what_was_declared_is_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.zip", {**GOOD, "model.onnx": bytes(50_000)})
+    path = write_zip(tmp_path / "a.zip", {**GOOD, "model.onnx": bytes(50_000)})
     content = bytearray(path.read_bytes())
     central = content.index(b"PK\x01\x02")
     struct.pack_into("<I", content, central + 24, 100)  # unpacked size of the first entry
@@ -248,7 +240,7 @@ def test_a_size_that_is_not_what_was_declared_is_refused(tmp_path: Path) -> None
 
 
 def test_too_large_for_ml_commons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(tmp_path / "a.zip", GOOD)
+    path = write_zip(tmp_path / "a.zip", GOOD)
     monkeypatch.setattr(checks, "MAX_ARCHIVE_BYTES", 1000)
     assert "ML Commons takes at most" in refusal(path)
     monkeypatch.undo()
