@@ -1,4 +1,4 @@
-"""Where oskit keeps what it would otherwise compute or fetch again."""
+"""Where oskit keeps what outlives a command; no function here makes a folder."""
 
 from __future__ import annotations
 
@@ -7,8 +7,18 @@ from pathlib import Path
 
 
 def user_cache() -> Path:
-    """``OSKIT_CACHE_DIR``, else the user's cache folder; absolute, and not made by this function."""
+    """What would else be computed or fetched again: ``OSKIT_CACHE_DIR``, else the user's cache folder."""
     import platformdirs
 
-    folder = os.environ.get("OSKIT_CACHE_DIR") or platformdirs.user_cache_dir("oskit")
-    return Path(folder).expanduser().absolute()
+    return _named("OSKIT_CACHE_DIR", platformdirs.user_cache_dir("oskit"))
+
+
+def user_state() -> Path:
+    """What local nodes hold: ``OSKIT_STATE_DIR``, else the user's state folder."""
+    import platformdirs
+
+    return _named("OSKIT_STATE_DIR", platformdirs.user_state_dir("oskit"))
+
+
+def _named(variable: str, default: str) -> Path:
+    return Path(os.environ.get(variable) or default).expanduser().absolute()

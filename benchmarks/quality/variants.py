@@ -239,6 +239,7 @@ _INFERENCE_FREE = {
 _RATIO = (MAX_RATIO,)
 _ALL_LEVELS = (MAX_RATIO, *TOP_K)
 
+# Random heads have one seed: with thousands of weights for each text, each takes minutes.
 VARIANTS: dict[str, Variant] = {
     variant.name: variant
     for variant in (
@@ -247,7 +248,7 @@ VARIANTS: dict[str, Variant] = {
             "MiniLM, random head, untrained",
             (MEDQUAD,),
             base=lambda _: minilm(),
-            seeded=False,  # thousands of weights for each text: one seed takes as long as all else
+            seeded=False,
         ),
         Variant(
             "minilm-lexical",
@@ -261,7 +262,7 @@ VARIANTS: dict[str, Variant] = {
             "MiniLM from a random head, stage 1",
             (MEDQUAD,),
             _minilm("minilm-random-stage-1", "random"),
-            seeded=False,  # thousands of weights for each text: one seed takes as long as all else
+            seeded=False,
         ),
         Variant(
             "minilm-stage-1",

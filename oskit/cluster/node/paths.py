@@ -10,11 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import platformdirs
-
 from oskit.cluster.node.account import Account, can_enter
 from oskit.errors import NodeError, UsageError
-from oskit.folders import user_cache
+from oskit.folders import user_cache, user_state
 
 # Other users cannot enter root's home, so what the server reads lies here when root starts it.
 SYSTEM_CACHE = Path("/var/cache/oskit")
@@ -36,9 +34,8 @@ def cache_choice(account: Account | None) -> Path:
 
 def state_root(account: Account | None) -> Path:
     """The folder of all nodes: ``OSKIT_STATE_DIR``, else the user's state folder (see `cache_root`)."""
-    wanted = Path(os.environ.get("OSKIT_STATE_DIR") or platformdirs.user_state_dir("oskit"))
-    wanted = wanted.expanduser().absolute()
-    return _made(_choice("OSKIT_STATE_DIR", wanted, SYSTEM_STATE, account), "OSKIT_STATE_DIR") / "nodes"
+    chosen = _choice("OSKIT_STATE_DIR", user_state(), SYSTEM_STATE, account)
+    return _made(chosen, "OSKIT_STATE_DIR") / "nodes"
 
 
 def _choice(variable: str, wanted: Path, system: Path, account: Account | None) -> Path:
