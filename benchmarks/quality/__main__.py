@@ -35,7 +35,7 @@ from oskit.errors import OskitError
 @click.option("--rows", default=",".join(ROWS), show_default=True, help="Which rows.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="How many, from 0.")
 @click.option("--scale", default="cpu", show_default=True, type=click.Choice(list(SCALES)))
-@click.option("--corpus", type=int, help="Documents of medquad-liveqa, judged first; 0: all.  [by scale]")
+@click.option("--corpus", type=int, help="Documents of medquad-liveqa; 0: all.  [by scale]")
 def main(data: Path, work: Path, rows: str, seeds: int, scale: str, corpus: int | None) -> None:
     """Train and measure encoders, and print one table with a verdict on each claim.
 

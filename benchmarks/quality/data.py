@@ -27,7 +27,7 @@ _FAQ_LANGUAGES = {FAQ_ENGLISH: "en", FAQ_SWEDISH: "sv"}
 _WORDS = 200
 """Words of an answer that are kept for training: more than any encoder here reads of it."""
 
-_DEV = 60
+_DEV = 30
 """Questions for figures while training runs."""
 
 
@@ -38,7 +38,7 @@ class Workspace:
     Attributes:
         data: Folder that holds the collections' archive and the training pairs.
         work: Folder for what is made of them, and for runs and results.
-        corpus: Documents of a large collection, the judged ones first; 0 for all.
+        corpus: Documents of a large collection, with the queries whose judged documents fit; 0 for all.
         pairs: English training pairs, a random sample; 0 for all.
         queries: Queries of a large collection, a random sample; 0 for all.
     """
@@ -58,7 +58,7 @@ class Workspace:
         if language := _FAQ_LANGUAGES.get(name):
             return replace(faq_split(language)[1], name=name)
         found = Collection.open(self._unpacked() / name)
-        return _with_queries(_with_documents(found, self.corpus), self.queries)
+        return _with_documents(_with_queries(found, self.queries), self.corpus)
 
     def pairs_file(self) -> Path:
         """English questions and answers, ``{"query": …, "positive": …}``, answers cut to some words."""
@@ -117,19 +117,35 @@ def _reduced_documents(path: Path, judged: frozenset[str], size: int) -> tuple[D
 
 
 def _with_documents(collection: Collection, size: int) -> Collection:
-    """A collection with at most ``size`` documents: all that are judged, then others at random; 0 for all."""
+    """A collection with ``size`` documents at most, and the queries whose judged documents are all there.
+
+    Queries come at random, until one has no place for its documents; then other documents. 0 for all.
+    """
     if not size:
         return collection
     assert isinstance(collection.corpus, Path)
-    judged = frozenset(document for grades in collection.qrels.values() for document in grades)
-    return replace(collection, corpus=_reduced_documents(collection.corpus, judged, size))
+    queries = sorted(collection.queries)
+    random.Random(0).shuffle(queries)
+    judged: set[str] = set()
+    kept: list[str] = []
+    for query in queries:
+        wanted = judged | collection.qrels.get(query, {}).keys()
+        if len(wanted) > size:
+            break
+        judged, kept = wanted, [*kept, query]
+    found = _only(collection, sorted(kept))
+    return replace(found, corpus=_reduced_documents(collection.corpus, frozenset(judged), size))
 
 
 def _with_queries(collection: Collection, size: int) -> Collection:
     """A collection with at most ``size`` queries, at random; 0 for all."""
     if not size or len(collection.queries) <= size:
         return collection
-    kept = random.Random(0).sample(sorted(collection.queries), size)
+    return _only(collection, random.Random(0).sample(sorted(collection.queries), size))
+
+
+def _only(collection: Collection, kept: list[str]) -> Collection:
+    """A collection with some of its queries."""
     return replace(
         collection,
         queries={query: collection.queries[query] for query in kept},

@@ -26,7 +26,7 @@ MAIN = "nDCG@10"
 DEPTH = 100
 MAX_RATIO = "max_ratio:0.1"
 TOP_K = tuple(f"top_k:{k}" for k in (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384))
-_TIMED_QUERIES = 50
+_TIMED_QUERIES = 15
 
 
 @dataclass(frozen=True)

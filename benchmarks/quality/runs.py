@@ -6,7 +6,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +103,7 @@ class Runner:
         key = {
             "recipe": recipe,
             "corpus": self._work.corpus,
-            "scale": vars(self._scale),
+            "scale": asdict(self._scale),
             "rules": variant.rules,
         }
         return self._kept(f"{name}-{seed}", key, lambda: self._make(variant, seed, recipe))

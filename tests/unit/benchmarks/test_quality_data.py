@@ -1,0 +1,57 @@
+"""Collections are cut to a size without losing documents that count."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.quality.data import MEDQUAD, Workspace
+from oskit.data.collection import Collection
+from oskit.data.documents import Document
+
+QUERIES, JUDGED, OTHERS = 6, 4, 10
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """Six queries with four judged documents each, and ten documents that nobody judged."""
+    judged = {f"q{q}": {f"d{q}-{d}": d % 2 for d in range(JUDGED)} for q in range(QUERIES)}
+    names = [name for grades in judged.values() for name in grades]
+    names += [f"other{number}" for number in range(OTHERS)]
+    corpus = tuple(Document(name, f"text of {name}") for name in names)
+    queries = {query: f"question {query}" for query in judged}
+    Collection(queries, judged, corpus).write(tmp_path / "collections" / MEDQUAD)
+    return tmp_path
+
+
+def reduced(work: Path, *, corpus: int, queries: int = 0) -> tuple[Collection, set[str]]:
+    found = Workspace(work, work, corpus, pairs=0, queries=queries).collection(MEDQUAD)
+    return found, {document.id for document in found.documents()}
+
+
+def test_queries_stay_whose_judged_documents_fit(work: Path) -> None:
+    found, documents = reduced(work, corpus=10)
+    assert len(documents) == 10
+    assert len(found.queries) == len(found.qrels) == 2
+    assert {document for grades in found.qrels.values() for document in grades} < documents
+    assert reduced(work, corpus=10)[1] == documents
+
+
+def test_all_queries_stay_where_there_is_room(work: Path) -> None:
+    found, documents = reduced(work, corpus=QUERIES * JUDGED + 3)
+    assert len(found.queries) == QUERIES
+    assert len(documents) == QUERIES * JUDGED + 3
+
+
+def test_no_limit_keeps_everything(work: Path) -> None:
+    found, documents = reduced(work, corpus=0)
+    assert len(found.queries) == QUERIES
+    assert len(documents) == QUERIES * JUDGED + OTHERS
+
+
+def test_queries_are_drawn_before_documents(work: Path) -> None:
+    found, documents = reduced(work, corpus=9, queries=1)
+    assert len(found.queries) == 1
+    assert set(found.qrels[next(iter(found.queries))]) < documents
+    assert len(documents) == 9
