@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from benchmarks.models import SavedModel, bert
-from benchmarks.quality.data import FAQ_SWEDISH, Workspace
+from benchmarks.quality.data import FAQ_SWEDISH, Workspace, passages
 from oskit.encoder.layers import keep_layers
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.encoder.quiet import quiet_libraries
@@ -32,7 +31,7 @@ def first_layers(model: SavedModel, layers: int | None, work: Workspace) -> Path
     folder = work.work / "bases" / f"{model.artifact.name}-first-{layers}"
     if not folder.is_dir():
         files = (work.pairs_file(), work.faq_file(FAQ_SWEDISH))
-        texts = [text for file in files for text in _passages(file)[: _TEXTS // 2]]
+        texts = [text for file in files for text in passages(file)[: _TEXTS // 2]]
         with quiet_libraries():
             encoder = NeuralSparseEncoder.from_pretrained(bert(model), max_seq_length=128)
             keep_layers(encoder, layers, texts)
@@ -42,7 +41,3 @@ def first_layers(model: SavedModel, layers: int | None, work: Workspace) -> Path
             tokenizer.save_pretrained(staging)
         staging.rename(folder)
     return folder
-
-
-def _passages(file: Path) -> list[str]:
-    return [json.loads(line)["positive"] for line in file.read_text(encoding="utf-8").splitlines()]

@@ -113,7 +113,7 @@ def _reduced_documents(path: Path, judged: frozenset[str], size: int) -> tuple[D
     kept = [document for document in documents if document.id in judged]
     others = [document for document in documents if document.id not in judged]
     random.Random(0).shuffle(others)
-    return tuple(islice((*kept, *others), max(size, len(kept))))
+    return tuple(islice((*kept, *others), size))
 
 
 def _with_documents(collection: Collection, size: int) -> Collection:
@@ -132,7 +132,13 @@ def _with_documents(collection: Collection, size: int) -> Collection:
         wanted = judged | collection.qrels.get(query, {}).keys()
         if len(wanted) > size:
             break
-        judged, kept = wanted, [*kept, query]
+        judged = wanted
+        kept.append(query)
+    if not kept:
+        raise DataError(
+            f"{size} documents of {collection.name} are too few for those that one query is judged by",
+            hint="Raise --corpus, or give 0 for all.",
+        )
     found = _only(collection, sorted(kept))
     return replace(found, corpus=_reduced_documents(collection.corpus, frozenset(judged), size))
 
@@ -151,6 +157,11 @@ def _only(collection: Collection, kept: list[str]) -> Collection:
         queries={query: collection.queries[query] for query in kept},
         qrels={query: collection.qrels[query] for query in kept if query in collection.qrels},
     )
+
+
+def passages(file: Path) -> list[str]:
+    """The answers of a file of pairs, in its order."""
+    return [json.loads(line)["positive"] for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def _cut(answer: str) -> str:

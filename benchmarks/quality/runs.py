@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.models import minilm
-from benchmarks.quality.data import Workspace
+from benchmarks.quality.data import Workspace, passages
 from benchmarks.quality.measure import (
     Measured,
     has_fast_bfloat16,
@@ -148,9 +148,9 @@ class Runner:
                 folder, seed=seed, max_seq_length=self._scale.max_length
             )
         if head == "lexical":
-            lines = self._work.pairs_file().read_text(encoding="utf-8").splitlines()
-            step = max(1, len(lines) // FITTED_TEXTS)
-            fit_lexical_head(encoder, [json.loads(line)["positive"] for line in lines[seed::step]])
+            texts = passages(self._work.pairs_file())
+            step = max(1, len(texts) // FITTED_TEXTS)
+            fit_lexical_head(encoder, texts[seed::step])
         return encoder
 
     def _trained(self, recipe: Recipe) -> tuple[NeuralSparseEncoder, float]:

@@ -9,6 +9,7 @@ import pytest
 from benchmarks.quality.data import MEDQUAD, Workspace
 from oskit.data.collection import Collection
 from oskit.data.documents import Document
+from oskit.errors import DataError
 
 QUERIES, JUDGED, OTHERS = 6, 4, 10
 
@@ -55,3 +56,8 @@ def test_queries_are_drawn_before_documents(work: Path) -> None:
     assert len(found.queries) == 1
     assert set(found.qrels[next(iter(found.queries))]) < documents
     assert len(documents) == 9
+
+
+def test_too_few_documents_for_any_query_are_refused(work: Path) -> None:
+    with pytest.raises(DataError, match="3 documents of medquad-liveqa are too few"):
+        reduced(work, corpus=JUDGED - 1)
