@@ -115,7 +115,8 @@ class Runner:
         if variant.needs is not None:
             self.result(variant.needs, seed)
             needed = self._folder(self._recipe(VARIANTS[variant.needs], seed)) / "best"
-        recipe = merge(variant.recipe(self._work, self._scale, needed), {"seed": seed})
+        changes = {"name": variant.name, "seed": seed}
+        recipe = merge(variant.recipe(self._work, self._scale, needed), changes)
         if has_fast_bfloat16():
             recipe = merge(recipe, {"schedule": {"precision": "bf16"}})
         return recipe

@@ -116,10 +116,9 @@ class Variant:
     needs: str | None = None
 
 
-def _distilled(name: str, encoder: Path, data: list[Path], work: Workspace, effort: Effort) -> Recipe:
+def _distilled(encoder: Path, data: list[Path], work: Workspace, effort: Effort) -> Recipe:
     """What all trainings have in common: stage 1, the dense teacher's view of the whole batch."""
     return {
-        "name": name,
         "encoder": {"name": str(encoder), "max_length": effort.length, "dropout": 0.0},
         "data": {"train": [str(path) for path in data], "negatives": None},
         "teachers": {
@@ -149,9 +148,9 @@ def _distilled(name: str, encoder: Path, data: list[Path], work: Workspace, effo
     }
 
 
-def _tiny(name: str, **changes: Any) -> Callable[[Workspace, Scale, Path | None], Recipe]:
+def _tiny(**changes: Any) -> Callable[[Workspace, Scale, Path | None], Recipe]:
     def recipe(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
-        made = _distilled(name, bert_tiny(), [work.pairs_file()], work, scale.tiny)
+        made = _distilled(bert_tiny(), [work.pairs_file()], work, scale.tiny)
         return merge(merge(made, {"schedule": {"learning_rate": 2e-4}}), changes)
 
     return recipe
@@ -165,17 +164,17 @@ def _tiny_stage_2(work: Workspace, scale: Scale, first: Path | None) -> Recipe:
         "normalize": "minmax",
         "scale": 20.0,
     }
-    return merge(_tiny("tiny-stage-2")(work, scale, None), {"teachers": teachers})
+    return merge(_tiny()(work, scale, None), {"teachers": teachers})
 
 
 def _tiny_faq(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
-    made = _distilled("tiny-faq", bert_tiny(), [work.faq_file(FAQ_ENGLISH)], work, scale.faq)
+    made = _distilled(bert_tiny(), [work.faq_file(FAQ_ENGLISH)], work, scale.faq)
     return merge(made, {"schedule": {"learning_rate": 2e-4}})
 
 
-def _minilm(name: str, head: str) -> Callable[[Workspace, Scale, Path | None], Recipe]:
+def _minilm(head: str) -> Callable[[Workspace, Scale, Path | None], Recipe]:
     def recipe(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
-        made = _distilled(name, minilm(), [work.pairs_file()], work, scale.small)
+        made = _distilled(minilm(), [work.pairs_file()], work, scale.small)
         changes = {
             "encoder": {"head": head},
             # Scores of a closed-form head lie some 16 times as far apart as 20 cosines. To learn another
@@ -217,16 +216,16 @@ def _fitted(recipe: Recipe) -> Recipe:
 
 def _base(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
     encoder = first_layers(BERT_BASE, scale.layers, work)
-    return _fitted(_distilled("bert-base", encoder, [work.pairs_file()], work, scale.base))
+    return _fitted(_distilled(encoder, [work.pairs_file()], work, scale.base))
 
 
-def _two_languages(name: str, model: SavedModel) -> Callable[..., Recipe]:
+def _two_languages(model: SavedModel) -> Callable[..., Recipe]:
     """Swedish questions of the FAQ and English pairs; no dense teacher here reads Swedish."""
 
     def recipe(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
         data = [work.faq_file(FAQ_SWEDISH), work.pairs_file()]
         encoder = first_layers(model, scale.layers, work)
-        made = _fitted(_distilled(name, encoder, data, work, scale.languages))
+        made = _fitted(_distilled(encoder, data, work, scale.languages))
         changes = {
             "loss": {"distillation": None, "contrastive": {"weight": 1.0, "scale": 0.15}},
             # At twice the rate the loss rises again, and Swedish is found worse than before training.
@@ -275,14 +274,14 @@ VARIANTS: dict[str, Variant] = {
             "minilm-random-stage-1",
             "MiniLM from a random head, stage 1",
             (MEDQUAD,),
-            _minilm("minilm-random-stage-1", "random"),
+            _minilm("random"),
             seeded=False,
         ),
         Variant(
             "minilm-stage-1",
             "MiniLM from a closed-form head, stage 1",
             (MEDQUAD,),
-            _minilm("minilm-stage-1", "lexical"),
+            _minilm("lexical"),
             rules=_RATIO,
         ),
         Variant(
@@ -293,7 +292,7 @@ VARIANTS: dict[str, Variant] = {
             seeded=False,
             rules=_RATIO,
         ),
-        Variant("tiny-stage-1", "BERT-tiny, stage 1", (MEDQUAD,), _tiny("tiny-stage-1"), rules=_ALL_LEVELS),
+        Variant("tiny-stage-1", "BERT-tiny, stage 1", (MEDQUAD,), _tiny(), rules=_ALL_LEVELS),
         Variant("tiny-faq", "BERT-tiny, trained on the FAQ", (FAQ_ENGLISH,), _tiny_faq),
         Variant(
             "tiny-stage-2",
@@ -307,41 +306,41 @@ VARIANTS: dict[str, Variant] = {
             "tiny-idf",
             "BERT-tiny, IDF-aware FLOPS",
             (MEDQUAD,),
-            _tiny("tiny-idf", **_IDF_FLOPS),
+            _tiny(**_IDF_FLOPS),
             rules=_ALL_LEVELS,
         ),
         Variant(
             "tiny-wide",
             "BERT-tiny, scores five times as far apart",
             (MEDQUAD,),
-            _tiny("tiny-wide", **merge(_IDF_FLOPS, _WIDE)),
+            _tiny(**merge(_IDF_FLOPS, _WIDE)),
             rules=_RATIO,
         ),
         Variant(
             "tiny-mined",
             "BERT-tiny, mined negatives",
             (MEDQUAD,),
-            _tiny("tiny-mined", **_MINED),
+            _tiny(**_MINED),
             rules=_ALL_LEVELS,
         ),
         Variant(
             "tiny-inference-free",
             "BERT-tiny, inference-free",
             (MEDQUAD,),
-            _tiny("tiny-inference-free", **_INFERENCE_FREE),
+            _tiny(**_INFERENCE_FREE),
             rules=_RATIO,
         ),
         Variant(
             "mbert",
             "mBERT, first layers",
             _SWEDISH_AND_OTHERS,
-            _two_languages("mbert", MBERT),
+            _two_languages(MBERT),
         ),
         Variant(
             "english",
             "BERT-base, first layers, the same texts",
             _SWEDISH_AND_OTHERS,
-            _two_languages("english", BERT_BASE),
+            _two_languages(BERT_BASE),
         ),
         Variant("bert-base", "BERT-base, first layers, stage 1", (MEDQUAD,), _base),
     )
