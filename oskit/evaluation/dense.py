@@ -15,6 +15,9 @@ from oskit.evaluation.metrics import Run
 from oskit.evaluation.reference import TopK, query_chunks
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from oskit.encoder.hub import HubOptions
     from oskit.evaluation.reference import TextCollection
 
 Vectors = npt.NDArray[np.float32]
@@ -39,6 +42,9 @@ class DenseModel:
         document_prompt: The same for documents.
         batch_size: Texts that it computes at once.
         max_length: Tokens that it reads of a text; None for its own limit.
+        device: Where torch puts it; None takes the best there is.
+        precision: Of its weights, by torch's name; None leaves them as they are stored.
+        hub: How to ask the Hub for it; ``code`` also runs the Python code that the model brings.
 
     Raises:
         EncoderNotFoundError: There is no such folder, or the Hub does not have it.
@@ -48,12 +54,15 @@ class DenseModel:
 
     def __init__(
         self,
-        name: str,
+        name: str | Path,
         *,
         query_prompt: str | None = None,
         document_prompt: str | None = None,
         batch_size: int = 32,
         max_length: int | None = None,
+        device: str | None = None,
+        precision: str | None = None,
+        hub: HubOptions | None = None,
     ) -> None:
         try:
             from sentence_transformers import SentenceTransformer
@@ -61,13 +70,21 @@ class DenseModel:
             raise MissingDependencyError.for_extra(
                 "a dense model", "sentence-transformers", "export"
             ) from error
-        from oskit.encoder.hub import local_or_fetched
+        import torch
+
+        from oskit.encoder.hub import HubOptions, local_or_fetched
         from oskit.encoder.quiet import quiet_libraries
 
-        folder = local_or_fetched(name)
+        hub = hub or HubOptions()
+        folder = local_or_fetched(name, hub)
         try:
             with quiet_libraries():
-                self._model: Any = SentenceTransformer(str(folder))
+                self._model: Any = SentenceTransformer(
+                    str(folder),
+                    device=device,
+                    trust_remote_code=hub.code,
+                    model_kwargs={} if precision is None else {"dtype": getattr(torch, precision)},
+                )
         except Exception as error:  # whatever transformers and safetensors raise at a broken folder
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise EncoderError(f"the dense model {name} cannot be loaded: {reason}") from error
@@ -81,19 +98,19 @@ class DenseModel:
         self._prompts = {"query": query_prompt, "document": document_prompt}
         self._batch_size = batch_size
 
-    def embed_queries(self, texts: Sequence[str]) -> Vectors:
-        """Vectors of queries, ``[n, dimensions]``."""
-        return self._encode(self._model.encode_query, texts, "query")
+    def embed_queries(self, texts: Sequence[str], *, batch_size: int | None = None) -> Vectors:
+        """Vectors of queries, ``[n, dimensions]``; ``batch_size`` takes the place of the model's."""
+        return self._encode(self._model.encode_query, texts, "query", batch_size)
 
-    def embed_documents(self, texts: Sequence[str]) -> Vectors:
+    def embed_documents(self, texts: Sequence[str], *, batch_size: int | None = None) -> Vectors:
         """Vectors of documents, ``[n, dimensions]``."""
-        return self._encode(self._model.encode_document, texts, "document")
+        return self._encode(self._model.encode_document, texts, "document", batch_size)
 
-    def _encode(self, encode: Any, texts: Sequence[str], side: str) -> Vectors:
+    def _encode(self, encode: Any, texts: Sequence[str], side: str, batch_size: int | None) -> Vectors:
         vectors = encode(
             list(texts),
             prompt=self._prompts[side],
-            batch_size=self._batch_size,
+            batch_size=batch_size or self._batch_size,
             show_progress_bar=False,
             normalize_embeddings=self._model.similarity_fn_name == "cosine",
         )

@@ -16,6 +16,7 @@ from oskit.data.duplicates import digest_of
 from oskit.encoder.hub import HubOptions, local_or_fetched
 from oskit.encoder.quiet import quiet_libraries
 from oskit.errors import TrainingError, UntrainedEncoderError
+from oskit.evaluation.dense import DenseModel
 from oskit.training.memory import is_out_of_memory
 from oskit.training.score_cache import ScoreCache, ScoreStore
 from oskit.training.teacher_config import (
@@ -28,7 +29,7 @@ from oskit.training.teacher_config import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
-    from sentence_transformers import CrossEncoder, SentenceTransformer
+    from sentence_transformers import CrossEncoder
 
     from oskit.encoder.model import NeuralSparseEncoder
 
@@ -140,7 +141,7 @@ class DenseTeacher(EmbeddingTeacher[DenseTeacherConfig, "NDArray[np.float32]"]):
     """
 
     kind = "dense"
-    _model: SentenceTransformer | None = None
+    _model: DenseModel | None = None
 
     def pair_scores(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
         scores: NDArray[np.float32] = np.einsum("nd,nd->n", *self._both(queries, texts))
@@ -166,45 +167,27 @@ class DenseTeacher(EmbeddingTeacher[DenseTeacherConfig, "NDArray[np.float32]"]):
 
     def _compute(self, texts: list[str], side: Side) -> list[bytes]:
         model = self._loaded()
-        query = side == "query"
-        encode = model.encode_query if query else model.encode_document
-        vectors = _with_memory(
-            self.config.batch_size,
-            lambda batch_size: encode(
-                texts,
-                prompt=self.config.query_prompt if query else self.config.document_prompt,
-                batch_size=batch_size,
-                show_progress_bar=False,
-                normalize_embeddings=model.similarity_fn_name == "cosine",
-            ),
-        )
-        return [row.tobytes() for row in np.asarray(vectors, dtype=np.float32)]
+        embed = model.embed_queries if side == "query" else model.embed_documents
+        vectors = _with_memory(self.config.batch_size, lambda batch_size: embed(texts, batch_size=batch_size))
+        return [row.tobytes() for row in vectors]
 
     def _decode(self, values: Sequence[bytes]) -> NDArray[np.float32]:
         if not values:
             return np.empty((0, 0), dtype=np.float32)
         return np.frombuffer(b"".join(values), dtype=np.float32).reshape(len(values), -1)
 
-    def _loaded(self) -> SentenceTransformer:
+    def _loaded(self) -> DenseModel:
         if self._model is None:
-            from sentence_transformers import SentenceTransformer
-
             config = self.config
-            with quiet_libraries():
-                model = SentenceTransformer(
-                    str(self.folder),
-                    device=config.device,
-                    trust_remote_code=config.trust_remote_code,
-                    model_kwargs=self._model_kwargs(),
-                )
-            if config.max_length is not None:
-                model.max_seq_length = config.max_length
-            if model.similarity_fn_name not in ("cosine", "dot"):
-                raise TrainingError(
-                    f"{self.name} compares by {model.similarity_fn_name}, which is no inner product",
-                    hint="Use a dense teacher that compares by cosine or dot.",
-                )
-            self._model = model
+            self._model = DenseModel(
+                self.folder,
+                query_prompt=config.query_prompt,
+                document_prompt=config.document_prompt,
+                max_length=config.max_length,
+                device=config.device,
+                precision=config.precision,
+                hub=HubOptions(code=config.trust_remote_code),
+            )
         return self._model
 
 

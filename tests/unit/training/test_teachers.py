@@ -323,17 +323,18 @@ def test_out_of_memory_halves_the_batch(
     tried: list[int] = []
 
     class Hungry:
-        similarity_fn_name = "dot"
+        def __init__(self, *_: object, **_options: object) -> None:
+            pass
 
-        def encode_query(self, texts: list[str], *, batch_size: int, **_options: object) -> np.ndarray:
+        def embed_queries(self, texts: list[str], *, batch_size: int) -> np.ndarray:
             tried.append(batch_size)
             if batch_size > 4:
                 raise failure
-            return np.array([[len(text), 1.0] for text in texts])
+            return np.array([[len(text), 1.0] for text in texts], dtype=np.float32)
 
-        encode_document = encode_query
+        embed_documents = embed_queries
 
-    monkeypatch.setattr(teacher_models.DenseTeacher, "_loaded", lambda _self: Hungry())
+    monkeypatch.setattr(teacher_models, "DenseModel", Hungry)
     labels = ensemble(tmp_path, dense={"name": models.dense, "batch_size": 16}).scores(examples)["label"]
     assert tried == [16, 8, 4] * 2
     assert labels[1] == [30.0, 0.0]
