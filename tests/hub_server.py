@@ -7,15 +7,14 @@ Hub's error headers.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from tests.http_server import HttpServer, Reply, Request
 
 _API = re.compile(r"^/api/models/(?P<repo>[^/]+/[^/]+)(?:/revision/(?P<revision>[^/]+))?$")
 _TREE = re.compile(r"^/api/models/(?P<repo>[^/]+/[^/]+)/tree/(?P<revision>[^/]+)$")
@@ -57,7 +56,7 @@ class Fault:
     cut_after: int | None = None
 
 
-class HubServer:
+class HubServer(HttpServer):
     """``with HubServer() as hub``: serves until the block ends.
 
     Attributes:
@@ -65,32 +64,11 @@ class HubServer:
     """
 
     def __init__(self) -> None:
+        super().__init__(self._answer)
         self.repositories: dict[str, Repository] = {}
         self.faults: list[Fault] = []
         self.requests: list[str] = []
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-
-    def __enter__(self) -> HubServer:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """End it; from then on nobody listens at :attr:`url`."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    @property
-    def url(self) -> str:
-        """The endpoint."""
-        return f"http://127.0.0.1:{self._server.server_port}"
 
     def add(self, name: str, folder: Path, *, token: str | None = None, gated: bool = False) -> str:
         """Serve a folder as a repository and return the commit of its branch ``main``."""
@@ -106,7 +84,13 @@ class HubServer:
         """Close the connection after so many bytes of the next downloads of ``path``."""
         self.faults.append(Fault(path, times, cut_after=after))
 
-    def fault_of(self, path: str, *, downloading: bool) -> Fault | None:
+    def downloads(self, name: str) -> list[str]:
+        """Requests for the content of a file."""
+        return [
+            line for line in self.requests if line.startswith("GET") and "/resolve/" in line and name in line
+        ]
+
+    def _fault_of(self, path: str, *, downloading: bool) -> Fault | None:
         """The fault that this request meets, used up by one."""
         with self._lock:
             for fault in self.faults:
@@ -115,107 +99,53 @@ class HubServer:
                     return fault
         return None
 
-    def downloads(self, name: str) -> list[str]:
-        """Requests for the content of a file."""
-        return [
-            line for line in self.requests if line.startswith("GET") and "/resolve/" in line and name in line
-        ]
+    def _answer(self, request: Request) -> Reply:
+        path = unquote(urlsplit(request.path).path)
+        wanted = request.headers.get("Range")
+        self.requests.append(f"{request.method} {path}" + (f" {wanted}" if wanted else ""))
+        file = _FILE.match(path)
+        fault = self._fault_of(path, downloading=bool(file) and request.method == "GET")
+        if fault is not None and fault.status is not None:
+            return _error(fault.status, None, "made to fail")
+        match = file or _TREE.match(path) or _API.match(path)
+        repository = self.repositories.get(match["repo"]) if match else None
+        if match is None or repository is None:
+            return _error(404, "RepoNotFound", "Repository not found")
+        sent = request.headers.get("Authorization")
+        if repository.token is not None and sent != f"Bearer {repository.token}":
+            return _error(401, "RepoNotFound", "Invalid username or password.")
+        commit = repository.commit(match["revision"] or "main")
+        if commit is None:
+            return _error(404, "RevisionNotFound", f"Invalid rev id: {match['revision']}")
+        if file:
+            return _file(repository, commit, match["path"], wanted, fault.cut_after if fault else None)
+        if match.re is _TREE:
+            entries = sorted(repository.files().items())
+            return Reply(body=[_entry(path, source) for path, source in entries])
+        siblings = [{"rfilename": path} for path in sorted(repository.files())]
+        return Reply(body={"id": match["repo"], "sha": commit, "siblings": siblings})
 
 
-def _handler_of(hub: HubServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+def _file(repository: Repository, commit: str, path: str, wanted: str | None, cut_after: int | None) -> Reply:
+    source = repository.files().get(path)
+    if repository.gated:
+        return _error(403, "GatedRepo", "Access to this model is restricted")
+    if source is None:
+        return _error(404, "EntryNotFound", "Entry not found")
+    content = source.read_bytes()
+    total, start = len(content), 0
+    if part := re.match(r"bytes=(\d+)-", wanted or ""):
+        start = int(part[1])
+        content = content[start:]
+    headers = {"X-Repo-Commit": commit, "ETag": f'"{_oid(source)}"', "Accept-Ranges": "bytes"}
+    if start:
+        headers["Content-Range"] = f"bytes {start}-{total - 1}/{total}"
+    return Reply(206 if start else 200, content, headers, cut_after)
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
 
-        def do_HEAD(self) -> None:
-            self._answer(body=False)
-
-        def do_GET(self) -> None:
-            self._answer(body=True)
-
-        def _answer(self, *, body: bool) -> None:
-            path = unquote(urlsplit(self.path).path)
-            wanted = self.headers.get("Range")
-            hub.requests.append(f"{self.command} {path}" + (f" {wanted}" if wanted else ""))
-            file = _FILE.match(path)
-            fault = hub.fault_of(path, downloading=bool(file) and body)
-            if fault is not None and fault.status is not None:
-                self._error(fault.status, None, "made to fail", body=body)
-                return
-            match = file or _TREE.match(path) or _API.match(path)
-            repository = hub.repositories.get(match["repo"]) if match else None
-            if match is None or repository is None:
-                self._error(404, "RepoNotFound", "Repository not found", body=body)
-                return
-            sent = self.headers.get("Authorization")
-            if repository.token is not None and sent != f"Bearer {repository.token}":
-                self._error(401, "RepoNotFound", "Invalid username or password.", body=body)
-                return
-            commit = repository.commit(match["revision"] or "main")
-            if commit is None:
-                self._error(404, "RevisionNotFound", f"Invalid rev id: {match['revision']}", body=body)
-            elif file:
-                self._file(repository, commit, match["path"], fault, body=body)
-            elif match.re is _TREE:
-                self._json([_entry(path, source) for path, source in sorted(repository.files().items())])
-            else:
-                siblings = [{"rfilename": path} for path in sorted(repository.files())]
-                self._json({"id": match["repo"], "sha": commit, "siblings": siblings})
-
-        def _file(
-            self, repository: Repository, commit: str, path: str, fault: Fault | None, *, body: bool
-        ) -> None:
-            source = repository.files().get(path)
-            if repository.gated:
-                self._error(403, "GatedRepo", "Access to this model is restricted", body=body)
-                return
-            if source is None:
-                self._error(404, "EntryNotFound", "Entry not found", body=body)
-                return
-            content = source.read_bytes()
-            total, start = len(content), 0
-            if wanted := re.match(r"bytes=(\d+)-", self.headers.get("Range", "")):
-                start = int(wanted[1])
-                content = content[start:]
-            self.send_response(206 if start else 200)
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
-            self.send_header("X-Repo-Commit", commit)
-            self.send_header("ETag", f'"{_oid(source)}"')
-            self.send_header("Accept-Ranges", "bytes")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            if not body:
-                return
-            if fault is not None and fault.cut_after is not None:
-                self.wfile.write(content[: fault.cut_after])
-                self.close_connection = True
-                return
-            self.wfile.write(content)
-
-        def _json(self, data: Any) -> None:
-            content = json.dumps(data).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def _error(self, status: int, code: str | None, message: str, *, body: bool) -> None:
-            content = json.dumps({"error": message}).encode()
-            self.send_response(status)
-            if code:
-                self.send_header("X-Error-Code", code)
-            self.send_header("X-Error-Message", message)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            if body:
-                self.wfile.write(content)
-
-    return Handler
+def _error(status: int, code: str | None, message: str) -> Reply:
+    headers = {"X-Error-Message": message, **({"X-Error-Code": code} if code else {})}
+    return Reply(status, {"error": message}, headers)
 
 
 def _oid(source: Path) -> str:

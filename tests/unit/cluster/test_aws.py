@@ -7,11 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
@@ -21,6 +17,7 @@ from oskit.cli.main import main
 from oskit.cluster.connection import ConnectionSettings, cluster_errors, connect
 from oskit.cluster.retry import RetryPolicy
 from oskit.errors import ClusterAuthError, UsageError
+from tests.http_server import HttpServer, Reply, Request
 
 KEY, SECRET, TOKEN = "AKIDEXAMPLE", "canary/secret+key", "canary-session-token=="
 REGION = "eu-north-1"
@@ -62,60 +59,38 @@ def expected_signature(method: str, target: str, headers: Any, body: bytes, serv
     return start + signature, when
 
 
-class Verifier:
-    """What the server saw.
+class Verifier(HttpServer):
+    """A service that checks signatures.
 
     Attributes:
         targets: Paths of the requests with the right signature.
         refuse: Answers for the next requests in turn, as a status and a message of AWS.
     """
 
-    def __init__(self, service: str) -> None:
+    def __init__(self, service: str = "es") -> None:
+        super().__init__(self._answer)
+        self.url += "/domain"
         self.service = service
         self.targets: list[str] = []
         self.signatures: list[str] = []
         self.tokens: set[str | None] = set()
         self.refuse: list[tuple[int, str]] = []
-        self.url = ""
 
-    def answer(self, method: str, target: str, headers: Any, body: bytes) -> tuple[int, dict[str, Any]]:
+    def _answer(self, request: Request) -> Reply:
         if self.refuse:
             status, message = self.refuse.pop(0)
-            self.signatures.append(headers["Authorization"])
-            return status, {"message": message}
-        wanted, _ = expected_signature(method, target, headers, body, self.service)
-        if headers.get("Authorization") != wanted or "host" not in wanted:
+            self.signatures.append(request.headers["Authorization"])
+            return Reply(status, {"message": message})
+        wanted, _ = expected_signature(
+            request.method, request.path, request.headers, request.body, self.service
+        )
+        if request.headers.get("Authorization") != wanted or "host" not in wanted:
             message = "The request signature we calculated does not match the signature you provided."
-            return 403, {"message": message}
-        self.targets.append(f"{method} {target}")
+            return Reply(403, {"message": message})
+        self.targets.append(f"{request.method} {request.path}")
         self.signatures.append(wanted)
-        self.tokens.add(headers.get("X-Amz-Security-Token"))
-        return 200, ROOT
-
-
-@contextmanager
-def verifying(service: str = "es") -> Iterator[Verifier]:
-    verifier = Verifier(service)
-
-    class Handler(BaseHTTPRequestHandler):
-        def handle_it(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, content = verifier.answer(self.command, self.path, self.headers, body)
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.end_headers()
-            self.wfile.write(json.dumps(content).encode())
-
-        do_GET = do_PUT = do_POST = do_DELETE = handle_it
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        verifier.url = f"http://127.0.0.1:{server.server_address[1]}/domain"
-        yield verifier
-        server.shutdown()
+        self.tokens.add(request.headers.get("X-Amz-Security-Token"))
+        return Reply(body=ROOT)
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +111,7 @@ def client_of(verifier: Verifier, **changes: Any) -> Any:
 
 @pytest.mark.parametrize("service", ["es", "aoss"])
 def test_the_service_accepts_every_kind_of_request(service: str) -> None:
-    with verifying(service) as verifier:
+    with Verifier(service) as verifier:
         client = client_of(verifier)
         client.info()
         client.indices.get_mapping(index="a b*,ü", params={"ignore_unavailable": "true", "x": "a,b*c/ü:"})
@@ -151,7 +126,7 @@ def test_the_service_accepts_every_kind_of_request(service: str) -> None:
 
 
 def test_a_request_that_is_sent_again_is_signed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    with verifying() as verifier:
+    with Verifier() as verifier:
         client = client_of(verifier)
         client.info()
         verifier.signatures.clear()
@@ -174,7 +149,7 @@ def test_a_request_that_is_sent_again_is_signed_again(monkeypatch: pytest.Monkey
     ],
 )
 def test_a_refused_signature_says_what_to_do(status: int, message: str, advice: str) -> None:
-    with verifying() as verifier:
+    with Verifier() as verifier:
         verifier.refuse = [(status, message)]
         client = client_of(verifier)
         with (
@@ -187,7 +162,7 @@ def test_a_refused_signature_says_what_to_do(status: int, message: str, advice: 
 
 
 def test_another_region_is_refused() -> None:
-    with verifying() as verifier:
+    with Verifier() as verifier:
         client = client_of(verifier, aws_region="us-east-1")
         with pytest.raises(ClusterAuthError, match="does not match"), cluster_errors("reach the cluster"):
             client.info()
@@ -210,7 +185,7 @@ def test_a_signature_and_a_password_exclude_each_other() -> None:
 
 
 def test_nothing_secret_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    with verifying() as verifier:
+    with Verifier() as verifier:
         verifier.refuse = [
             (403, "no"),
             (500, "no"),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import http.server
 import socket
 import ssl
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +23,7 @@ from oskit.errors import (
     IndexingError,
     UsageError,
 )
+from tests.http_server import HttpServer, Reply, Request
 
 
 @pytest.fixture(autouse=True)
@@ -129,23 +128,6 @@ class TestSettings:
         assert "hunter2" not in shown
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers every request as its server says, and remembers the headers."""
-
-    def do_GET(self) -> None:
-        self.server.seen = dict(self.headers)  # type: ignore[attr-defined]
-        status, content_type, body = self.server.answer  # type: ignore[attr-defined]
-        self.send_response(status)
-        self.send_header("content-type", content_type)
-        self.send_header("warning", '299 OpenSearch-3.6.0 "direct access to system indices"')
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 OPENSEARCH = b'{"cluster_name":"c","version":{"distribution":"opensearch","number":"3.6.0"}}'
 
 
@@ -156,19 +138,17 @@ def serving(
     *,
     kind: str = "application/json",
     tls: ssl.SSLContext | None = None,
-) -> Iterator[tuple[str, Any]]:
-    server: Any = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.answer = (status, kind, body)
-    server.handle_error = lambda *_: None
-    if tls is not None:
-        server.socket = tls.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}", server
-    finally:
-        server.shutdown()
-        server.server_close()
+) -> Iterator[tuple[str, list[Request]]]:
+    """The address of a server that answers every request alike, and what it was asked."""
+    warning = '299 OpenSearch-3.6.0 "direct access to system indices"'
+    requests: list[Request] = []
+
+    def answer(request: Request) -> Reply:
+        requests.append(request)
+        return Reply(status, body, {"Content-Type": kind, "Warning": warning})
+
+    with HttpServer(answer, tls=tls) as server:
+        yield server.url, requests
 
 
 def ask(url: str, **settings: Any) -> Any:
@@ -179,9 +159,9 @@ def ask(url: str, **settings: Any) -> Any:
 
 class TestAnswers:
     def test_basic_authentication_is_utf_8(self) -> None:
-        with serving() as (url, server):
+        with serving() as (url, requests):
             ask(url, username="ada", password="pässwörd€")
-        assert server.seen["authorization"] == "Basic YWRhOnDDpHNzd8O2cmTigqw="
+        assert requests[0].headers["authorization"] == "Basic YWRhOnDDpHNzd8O2cmTigqw="
 
     def test_warnings_of_the_server_stay_off_the_terminal(self, capfd: pytest.CaptureFixture[str]) -> None:
         with serving() as (url, _), warnings.catch_warnings():

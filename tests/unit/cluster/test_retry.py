@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import ssl
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any
 
 import pytest
 from opensearchpy.exceptions import (
@@ -25,6 +22,7 @@ from oskit.cli.main import main
 from oskit.cluster import retry
 from oskit.cluster.connection import ConnectionSettings, connect
 from oskit.cluster.retry import Patience, RetryPolicy, is_transient, with_retries
+from tests.http_server import HttpServer, Reply, Request
 
 QUICK = RetryPolicy(attempts=3, first_wait_s=0, max_wait_s=0)
 BUSY = TransportError(503, "unavailable", {})
@@ -57,7 +55,7 @@ def test_what_passes_by_itself(error: Exception, expected: bool) -> None:
     assert is_transient(error) is expected
 
 
-class Request:
+class Attempt:
     """Fails with each of ``failures`` in turn, then succeeds."""
 
     def __init__(self, *failures: Exception) -> None:
@@ -72,14 +70,14 @@ class Request:
 
 
 def test_it_is_called_again_until_it_succeeds() -> None:
-    request = Request(BUSY, BUSY)
+    request = Attempt(BUSY, BUSY)
     assert with_retries(request, QUICK) == "done"
     assert request.calls == 3
 
 
 def test_the_last_failure_comes_through_untouched() -> None:
     last = TransportError(502, "gateway", {})
-    request = Request(BUSY, BUSY, last)
+    request = Attempt(BUSY, BUSY, last)
     with pytest.raises(TransportError) as raised:
         with_retries(request, QUICK)
     assert raised.value is last
@@ -87,7 +85,7 @@ def test_the_last_failure_comes_through_untouched() -> None:
 
 
 def test_a_refusal_is_final() -> None:
-    request = Request(RequestError(400, "bad", {}))
+    request = Attempt(RequestError(400, "bad", {}))
     with pytest.raises(RequestError):
         with_retries(request, QUICK)
     assert request.calls == 1
@@ -123,7 +121,7 @@ Answer = int | str
 """A status, or ``lost`` for a connection that is cut before the answer."""
 
 
-class Server:
+class Server(HttpServer):
     """Answers each request by the next word of a script, and afterwards with 200.
 
     Attributes:
@@ -131,46 +129,19 @@ class Server:
     """
 
     def __init__(self, *script: Answer, error: str = "some_exception") -> None:
+        super().__init__(self._answer)
         self.script = list(script)
+        self.error = error
         self.lines: list[str] = []
-        outer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def answer(self) -> None:
-                outer.lines.append(f"{self.command} {self.path}")
-                self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                status = outer.script.pop(0) if outer.script else 200
-                if isinstance(status, str):
-                    self.close_connection = True
-                    return
-                content: dict[str, Any] = {"hits": {"hits": []}}
-                if status != 200:
-                    content = {"error": {"type": error, "reason": "because"}}
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(json.dumps(content).encode())
-
-            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Refuse connections from now on."""
-        self._server.shutdown()
-        self._server.server_close()
+    def _answer(self, request: Request) -> Reply | None:
+        self.lines.append(f"{request.method} {request.path}")
+        status = self.script.pop(0) if self.script else 200
+        if isinstance(status, str):
+            return None
+        if status == 200:
+            return Reply(body={"hits": {"hits": []}})
+        return Reply(status, {"error": {"type": self.error, "reason": "because"}})
 
 
 def connected(server: Server, policy: RetryPolicy = QUICK) -> Any:

@@ -7,9 +7,7 @@ import io
 import json
 import struct
 import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 from hypothesis import example, given, settings
@@ -20,6 +18,7 @@ from oskit.encoder.archive import open_archive
 from oskit.encoder.runtime import ArchiveEncoder
 from oskit.errors import ArchiveError, OskitError
 from tests.archives import add_entry, encoder_archive, tokenizer_archive, write_manifest, write_zip
+from tests.http_server import HttpServer, Reply, Request
 
 TEXTS = ["quick brown fox", "", "building permit ."]
 FUZZ = settings(max_examples=120, deadline=None, derandomize=True)
@@ -150,21 +149,16 @@ def test_nothing_is_sent_of_a_damaged_archive(
 ) -> None:
     asked: list[str] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            self.send_error(500)
-
-        do_POST = do_PUT = do_GET
+    def answer(request: Request) -> Reply:
+        asked.append(request.path)
+        return Reply(500)
 
     damaged = bytearray(whole)
     damaged[len(whole) // 2] ^= 1
     path = tmp_path / "damaged.zip"
     path.write_bytes(damaged)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        code = main(["deploy", str(path), "--url", f"http://127.0.0.1:{server.server_address[1]}"])
-        server.shutdown()
+    with HttpServer(answer) as server:
+        code = main(["deploy", str(path), "--url", server.url])
     assert code == 6
     assert not asked
     error = capsys.readouterr().err

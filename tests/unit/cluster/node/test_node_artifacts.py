@@ -7,13 +7,13 @@ import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from oskit.cluster.node.artifacts import ARTIFACTS, Artifact, resolve
 from oskit.errors import NodeError
+from tests.http_server import HttpServer, Reply, Request
 
 pytest.importorskip("jgo")
 
@@ -22,53 +22,36 @@ ARTIFACT = Artifact("org.example", "thing", "1.0", hashlib.sha256(CONTENT).hexdi
 PLACE = "org/example/thing/1.0/thing-1.0-linux.zip"
 
 
-class Repository:
+class Repository(HttpServer):
     """A Maven repository; ``answers`` says what the next requests for the artifact get, then it is right."""
 
     def __init__(self) -> None:
+        super().__init__(self._answer)
         self.answers: list[str] = []
         self.requests = 0
-        lock = threading.Lock()
-        repository = self
+        self._lock = threading.Lock()
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                if self.path != f"/{PLACE}":
-                    self.send_error(404)
-                    return
-                with lock:
-                    repository.requests += 1
-                    answer = repository.answers.pop(0) if repository.answers else "right"
-                if answer == "404":
-                    self.send_error(404)
-                    return
-                body = CONTENT if answer != "wrong" else CONTENT[:-1] + b"!"
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body[:1000] if answer == "cut" else body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-
-    def stop(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+    def _answer(self, request: Request) -> Reply:
+        if request.path != f"/{PLACE}":
+            return Reply(404)
+        with self._lock:
+            self.requests += 1
+            answer = self.answers.pop(0) if self.answers else "right"
+        if answer == "404":
+            return Reply(404)
+        if answer == "cut":
+            return Reply(body=CONTENT, cut_after=1000)
+        return Reply(body=CONTENT if answer == "right" else CONTENT[:-1] + b"!")
 
 
 @pytest.fixture
 def repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Repository]:
     import jgo.maven._core
 
-    made = Repository()
-    address = f"http://127.0.0.1:{made.server.server_port}"
-    monkeypatch.setattr(jgo.maven._core, "DEFAULT_REMOTE_REPOS", {"local": address})
     monkeypatch.setenv("M2_REPO", str(tmp_path / "m2"))
-    yield made
-    made.stop()
+    with Repository() as made:
+        monkeypatch.setattr(jgo.maven._core, "DEFAULT_REMOTE_REPOS", {"local": made.url})
+        yield made
 
 
 def left_in(folder: Path) -> set[str]:
