@@ -21,6 +21,8 @@ COLLECTIONS = "collections.tar.xz"
 PAIRS = "medquad-pairs.jsonl.xz"
 
 MEDQUAD = "medquad-liveqa"
+MEDQUAD_ALL_QUERIES = f"{MEDQUAD}, all queries"
+"""The same with as many documents as all of its queries need, where it is cut."""
 FAQ_ENGLISH, FAQ_SWEDISH = "faq-en", "faq-sv"
 
 _FAQ_LANGUAGES = {FAQ_ENGLISH: "en", FAQ_SWEDISH: "sv"}
@@ -57,8 +59,12 @@ class Workspace:
         """
         if language := _FAQ_LANGUAGES.get(name):
             return replace(faq_split(language)[1], name=name)
-        found = Collection.open(self._unpacked() / name)
-        return _with_documents(_with_queries(found, self.queries), self.corpus)
+        folder = MEDQUAD if name == MEDQUAD_ALL_QUERIES else name
+        found = _with_queries(Collection.open(self._unpacked() / folder), self.queries)
+        size = self.corpus
+        if size and name == MEDQUAD_ALL_QUERIES:
+            size = max(size, len({document for judged in found.qrels.values() for document in judged}))
+        return replace(_with_documents(found, size), name=name)
 
     def pairs_file(self) -> Path:
         """English questions and answers, ``{"query": …, "positive": …}``, answers cut to some words."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -102,6 +103,7 @@ class Runner:
         recipe = self._recipe(variant, seed)
         key = {
             "recipe": recipe,
+            "collections": variant.collections,
             "corpus": self._work.corpus,
             "scale": asdict(self._scale),
             "rules": variant.rules,
@@ -157,10 +159,12 @@ class Runner:
     def _trained(self, recipe: Recipe) -> tuple[NeuralSparseEncoder, float]:
         """The trained encoder, and the seconds of training alone."""
         from oskit.training.run import train
+        from oskit.training.stages import CHECKPOINTS
 
         self._tell(f"{recipe['name']}, seed {recipe['seed']}: training")
         folder = self._folder(recipe)
         result = train(recipe, folder, resume=folder.exists())
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # three times the encoder's size
         encoder = result.load()
         encoder.max_seq_length = self._scale.max_length
         return encoder, sum(stage.seconds for stage in result.stages)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.quality.data import MEDQUAD, Workspace
+from benchmarks.quality.data import MEDQUAD, MEDQUAD_ALL_QUERIES, Workspace
 from oskit.data.collection import Collection
 from oskit.data.documents import Document
 from oskit.errors import DataError
@@ -26,8 +26,8 @@ def work(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def reduced(work: Path, *, corpus: int, queries: int = 0) -> tuple[Collection, set[str]]:
-    found = Workspace(work, work, corpus, pairs=0, queries=queries).collection(MEDQUAD)
+def reduced(work: Path, *, corpus: int, queries: int = 0, name: str = MEDQUAD) -> tuple[Collection, set[str]]:
+    found = Workspace(work, work, corpus, pairs=0, queries=queries).collection(name)
     return found, {document.id for document in found.documents()}
 
 
@@ -43,6 +43,15 @@ def test_all_queries_stay_where_there_is_room(work: Path) -> None:
     found, documents = reduced(work, corpus=QUERIES * JUDGED + 3)
     assert len(found.queries) == QUERIES
     assert len(documents) == QUERIES * JUDGED + 3
+
+
+def test_all_queries_take_as_many_documents_as_they_need(work: Path) -> None:
+    found, documents = reduced(work, corpus=10, name=MEDQUAD_ALL_QUERIES)
+    assert found.name == MEDQUAD_ALL_QUERIES
+    assert len(found.queries) == QUERIES
+    assert documents == {document for grades in found.qrels.values() for document in grades}
+    for size in (QUERIES * JUDGED + 3, 0):
+        assert reduced(work, corpus=size, name=MEDQUAD_ALL_QUERIES)[1] == reduced(work, corpus=size)[1]
 
 
 def test_no_limit_keeps_everything(work: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.quality.data import FAQ_ENGLISH, MEDQUAD
+from benchmarks.quality.data import FAQ_ENGLISH, MEDQUAD, MEDQUAD_ALL_QUERIES
 from benchmarks.quality.measure import MAX_RATIO, Measured, Point
 from benchmarks.quality.rows import ROWS, spread
 from benchmarks.quality.runs import BM25, DENSE, Result
@@ -65,9 +65,13 @@ def test_a_training_that_failed_is_not_judged() -> None:
 
 
 def test_better_means_significantly_better() -> None:
-    before, faq = result("tiny", 0.4), result("tiny-faq", 0.5, collection=FAQ_ENGLISH)
+    before, after = (
+        result(name, ndcg, collection=MEDQUAD_ALL_QUERIES)
+        for name, ndcg in (("tiny", 0.4), ("tiny-stage-1", 0.5))
+    )
+    faq = result("tiny-faq", 0.5, collection=FAQ_ENGLISH)
     before = replace(before, measured={**before.measured, FAQ_ENGLISH: measured(0.6)})
-    assert verdicts("2", [before, result("tiny-stage-1", 0.5), faq]) == [True, False]
+    assert verdicts("2", [before, after, faq]) == [True, False]
 
 
 def test_costs_are_made_equal_before_quality_is_compared() -> None:
