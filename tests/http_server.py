@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -59,8 +60,7 @@ class HttpServer:
     def __init__(
         self, answer: Callable[[Request], Reply | None], *, tls: ssl.SSLContext | None = None
     ) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(answer))
-        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that hang up
+        self._server = _Server(("127.0.0.1", 0), _handler_of(answer))
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._server.server_port}"
@@ -76,6 +76,14 @@ class HttpServer:
         """Refuse connections from now on."""
         self._server.shutdown()
         self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    """Silent about clients that hang up, not about mistakes of the function that answers."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 def _handler_of(answer: Callable[[Request], Reply | None]) -> type[BaseHTTPRequestHandler]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.models import SavedModel, bert
-from benchmarks.quality.data import FAQ_SWEDISH, Workspace, passages
+from benchmarks.quality.data import FAQ_SWEDISH, Workspace, passages, staged
 from oskit.encoder.layers import keep_layers
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.encoder.quiet import quiet_libraries
@@ -32,12 +32,10 @@ def first_layers(model: SavedModel, layers: int | None, work: Workspace) -> Path
     if not folder.is_dir():
         files = (work.pairs_file(), work.faq_file(FAQ_SWEDISH))
         texts = [text for file in files for text in passages(file)[: _TEXTS // 2]]
-        with quiet_libraries():
+        with staged(folder) as staging, quiet_libraries():
             encoder = NeuralSparseEncoder.from_pretrained(bert(model), max_seq_length=128)
             keep_layers(encoder, layers, texts)
-            staging = folder.with_name(f".{folder.name}")
             encoder.document_transformer.model.save_pretrained(staging)
             tokenizer: Any = encoder.document_transformer.tokenizer
             tokenizer.save_pretrained(staging)
-        staging.rename(folder)
     return folder

@@ -6,6 +6,8 @@ import json
 import lzma
 import random
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
@@ -84,9 +86,8 @@ class Workspace:
         """
         folder = self.work / "medquad-dev"
         if not folder.is_dir():
-            staging = folder.with_name(f".{folder.name}")
-            _asked(self._records()[:_DEV]).write(staging)
-            staging.rename(folder)
+            with staged(folder) as staging:
+                _asked(self._records()[:_DEV]).write(staging)
         return folder
 
     def _records(self) -> list[dict[str, Any]]:
@@ -106,10 +107,9 @@ class Workspace:
     def _unpacked(self) -> Path:
         folder = self.work / "collections"
         if not folder.is_dir():
-            staging = self.work / ".collections"
-            with tarfile.open(_present(self.data / COLLECTIONS)) as archive:
+            packed = _present(self.data / COLLECTIONS)
+            with staged(folder) as staging, tarfile.open(packed) as archive:
                 archive.extractall(staging, filter="data")
-            staging.rename(folder)
         return folder
 
 
@@ -165,6 +165,15 @@ def _only(collection: Collection, kept: list[str]) -> Collection:
     )
 
 
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """Where to write a file or a folder, which is at ``path`` once it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.with_name(f".{path.name}")
+    yield staging
+    staging.rename(path)
+
+
 def passages(file: Path) -> list[str]:
     """The answers of a file of pairs, in its order."""
     return [json.loads(line)["positive"] for line in file.read_text(encoding="utf-8").splitlines()]
@@ -194,9 +203,6 @@ def _present(path: Path) -> Path:
 
 
 def _write(path: Path, pairs: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_suffix(".part")
-    with staging.open("w", encoding="utf-8") as file:
+    with staged(path) as staging, staging.open("w", encoding="utf-8") as file:
         for query, positive in pairs:  # type: ignore[attr-defined]
             file.write(json.dumps({"query": query, "positive": positive}, ensure_ascii=False) + "\n")
-    staging.rename(path)

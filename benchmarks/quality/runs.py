@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.models import minilm
-from benchmarks.quality.data import Workspace, passages
+from benchmarks.quality.data import Workspace, passages, staged
 from benchmarks.quality.measure import (
     Measured,
     has_fast_bfloat16,
@@ -183,10 +183,8 @@ class Runner:
             if kept["key"] == digest:
                 return Result.from_dict(kept["result"])
         result = make()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staging = path.with_suffix(".part")
-        staging.write_text(json.dumps({"key": digest, "result": result.to_dict()}), encoding="utf-8")
-        staging.rename(path)
+        with staged(path) as staging:
+            staging.write_text(json.dumps({"key": digest, "result": result.to_dict()}), encoding="utf-8")
         return result
 
 

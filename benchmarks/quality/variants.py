@@ -231,15 +231,11 @@ def _two_languages(model: SavedModel, learning_rate: float) -> Callable[..., Rec
         encoder = first_layers(model, scale.layers, work)
         made = _fitted(_distilled(encoder, data, work, scale.languages))
         changes = {
+            "data": {"train": [{"path": str(data[0])}, {"path": str(data[1]), "limit": 400}]},
             "loss": {"distillation": None, "contrastive": {"weight": 1.0, "scale": 0.15}},
             "schedule": {"learning_rate": learning_rate},
         }
-        made = merge(made, changes)
-        made["data"] = {
-            "train": [{"path": str(data[0])}, {"path": str(data[1]), "limit": 400}],
-            "negatives": None,
-        }
-        return made
+        return merge(made, changes)
 
     return recipe
 

@@ -17,7 +17,6 @@ from oskit.evaluation.reference import TopK, query_chunks
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from oskit.encoder.hub import HubOptions
     from oskit.evaluation.reference import TextCollection
 
 Vectors = npt.NDArray[np.float32]
@@ -44,7 +43,7 @@ class DenseModel:
         max_length: Tokens that it reads of a text; None for its own limit.
         device: Where torch puts it; None takes the best there is.
         precision: Of its weights, by torch's name; None leaves them as they are stored.
-        hub: How to ask the Hub for it; ``code`` also runs the Python code that the model brings.
+        trust_remote_code: Run Python code that the model brings. Read it first.
 
     Raises:
         EncoderNotFoundError: There is no such folder, or the Hub does not have it.
@@ -62,7 +61,7 @@ class DenseModel:
         max_length: int | None = None,
         device: str | None = None,
         precision: str | None = None,
-        hub: HubOptions | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         try:
             from sentence_transformers import SentenceTransformer
@@ -75,14 +74,13 @@ class DenseModel:
         from oskit.encoder.hub import HubOptions, local_or_fetched
         from oskit.encoder.quiet import quiet_libraries
 
-        hub = hub or HubOptions()
-        folder = local_or_fetched(name, hub)
+        folder = local_or_fetched(name, HubOptions(code=trust_remote_code))
         try:
             with quiet_libraries():
                 self._model: Any = SentenceTransformer(
                     str(folder),
                     device=device,
-                    trust_remote_code=hub.code,
+                    trust_remote_code=trust_remote_code,
                     model_kwargs={} if precision is None else {"dtype": getattr(torch, precision)},
                 )
         except Exception as error:  # whatever transformers and safetensors raise at a broken folder

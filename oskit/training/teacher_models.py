@@ -7,7 +7,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -105,9 +105,6 @@ class Teacher(ABC, Generic[Config]):
         parts += [f"max_length {self.config.max_length}", f"precision {self.config.precision}"]
         return "; ".join(parts)
 
-    def _model_kwargs(self) -> dict[str, Any]:
-        return {"dtype": getattr(torch, self.config.precision)}
-
 
 class EmbeddingTeacher(Teacher[Config], Generic[Config, Vectors]):
     """A teacher whose score is the inner product of two vectors, which are what is kept."""
@@ -186,7 +183,7 @@ class DenseTeacher(EmbeddingTeacher[DenseTeacherConfig, "NDArray[np.float32]"]):
                 max_length=config.max_length,
                 device=config.device,
                 precision=config.precision,
-                hub=HubOptions(code=config.trust_remote_code),
+                trust_remote_code=config.trust_remote_code,
             )
         return self._model
 
@@ -308,7 +305,7 @@ class CrossEncoderTeacher(Teacher[CrossEncoderConfig]):
                     device=config.device,
                     trust_remote_code=config.trust_remote_code,
                     max_length=config.max_length,
-                    model_kwargs=self._model_kwargs(),
+                    model_kwargs={"dtype": getattr(torch, config.precision)},
                 )
             if model.num_labels != 1:
                 raise TrainingError(
