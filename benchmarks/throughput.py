@@ -16,8 +16,8 @@ import click
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
+    from oskit.archive.archive import Archive
     from oskit.data.documents import Document
-    from oskit.encoder.archive import Archive
 
 BATCH_SIZE = 32
 INDEX = "oskit-benchmark"
@@ -71,12 +71,12 @@ def prepare(
 ) -> dict[str, Contender]:
     """Load, export and deploy; returns the contenders. What it makes on the cluster goes with ``stack``."""
     from exporters import export_encoder
+    from oskit.archive.encoder import ArchiveEncoder
     from oskit.cluster.connection import ConnectionSettings, connect
     from oskit.cluster.indexes import delete_index
     from oskit.cluster.node import LocalNode
     from oskit.demo.data import demo_collection, demo_encoder
     from oskit.encoder.model import NeuralSparseEncoder
-    from oskit.encoder.runtime import ArchiveEncoder
 
     encoder = NeuralSparseEncoder.from_pretrained(model or demo_encoder())
     reference = NeuralSparseEncoder.from_pretrained(model or demo_encoder())

@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from exporters import export_encoder
+from oskit.archive.encoder import ArchiveEncoder
 from oskit.cluster.connection import ConnectionSettings, connect
 from oskit.cluster.deploy import deploy_archive
 from oskit.cluster.ingest import ingest
@@ -21,7 +22,6 @@ from oskit.cluster.search import search
 from oskit.data.collection import Collection
 from oskit.demo.data import demo_collection, demo_encoder
 from oskit.encoder.model import NeuralSparseEncoder
-from oskit.encoder.runtime import ArchiveEncoder
 from oskit.evaluation.report import write_verification
 from oskit.evaluation.verify import verify
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from tempfile import mkdtemp
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
-from oskit.encoder.archive import REGISTER_BODY_NAME, Archive
-from oskit.encoder.manifest import MANIFEST_NAME, Manifest
+from oskit.archive.archive import REGISTER_BODY_NAME, Archive
+from oskit.archive.manifest import MANIFEST_NAME, Manifest
 from oskit.errors import ExportError, UsageError
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)

@@ -25,13 +25,13 @@ from exporters.parts import EncoderParts, take_apart
 from exporters.texts import parity_texts, probe_texts
 from exporters.tokenizer import query_table, table_json
 from exporters.torchscript import write_torchscript
-from oskit.encoder.archive import Archive, open_archive
-from oskit.encoder.manifest import MANIFEST_NAME, Manifest, Parity, Probe, VocabularyRecord, origin
+from oskit.archive.archive import Archive, open_archive
+from oskit.archive.encoder import ArchiveEncoder
+from oskit.archive.manifest import MANIFEST_NAME, Manifest, Parity, Probe, VocabularyRecord, origin
+from oskit.archive.token_weights import Prune
 from oskit.encoder.quiet import quiet_libraries
-from oskit.encoder.runtime import ArchiveEncoder
-from oskit.encoder.versions import installed_versions
-from oskit.encoder.weights import Prune
 from oskit.errors import UntrainedEncoderError, UsageError
+from oskit.versions import installed_versions
 
 Format = Literal["torchscript", "onnx"]
 Quantization = Literal["int8"]

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from oskit.encoder.weights import Prune
+from oskit.archive.token_weights import Prune
 from oskit.errors import UsageError
 
 Activation = Literal["relu", "log1p_relu"]
@@ -48,7 +48,7 @@ class BakedEncoder(nn.Module):
             For Inference-Free Learned Sparse Retrievers"; OpenSearch v3).
         weight_mask: ``[vocabulary]``, 0 for the tokens that never weigh anything.
         around: Tokens that the tokenizer puts around a text; a text of nothing else has no weights.
-        prune: Which weights to keep, see :class:`oskit.encoder.weights.Prune`.
+        prune: Which weights to keep, see :class:`oskit.archive.token_weights.Prune`.
 
     Raises:
         UsageError: This kind of pruning cannot be baked.

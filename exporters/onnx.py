@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from exporters.graph import BakedEncoder
-from oskit.encoder.backends import ATTENTION_MASK, INPUT_IDS, OUTPUT
+from oskit.archive.backends import ATTENTION_MASK, INPUT_IDS, OUTPUT
 from oskit.errors import ExportError
 
 OPSET = 17

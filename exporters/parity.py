@@ -17,12 +17,12 @@ import torch
 from sentence_transformers import SparseEncoder
 
 from exporters.parts import EncoderParts
-from oskit.encoder.batching import LOGITS_BYTES
-from oskit.encoder.idf import merged_idf
-from oskit.encoder.manifest import Parity
-from oskit.encoder.runtime import ArchiveEncoder
-from oskit.encoder.vocabulary import Vocabulary
-from oskit.encoder.weights import Prune
+from oskit.archive.batching import LOGITS_BYTES
+from oskit.archive.encoder import ArchiveEncoder
+from oskit.archive.idf import merged_idf
+from oskit.archive.manifest import Parity
+from oskit.archive.token_weights import Prune
+from oskit.archive.vocabulary import Vocabulary
 from oskit.errors import ParityError
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ from sentence_transformers.sparse_encoder.modules import (
 from tokenizers import Tokenizer
 
 from exporters.graph import Activation, Pooling, exportable
-from oskit.encoder.manifest import Source
+from oskit.archive.manifest import Source
+from oskit.archive.text_encoder import SERVER_MAX_LENGTH, Architecture
+from oskit.archive.vocabulary import Vocabulary
 from oskit.encoder.modules import positions
-from oskit.encoder.types import SERVER_MAX_LENGTH, Architecture
-from oskit.encoder.vocabulary import Vocabulary
 from oskit.errors import ExportError
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from oskit.encoder.idf import MIN_QUERY_WEIGHT, idf_table
-from oskit.encoder.vocabulary import Vocabulary
+from oskit.archive.idf import MIN_QUERY_WEIGHT, idf_table
+from oskit.archive.vocabulary import Vocabulary
 from oskit.errors import ExportError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def query_table(idf: NDArray[np.float32], vocabulary: Vocabulary) -> dict[str, f
 
     Tokens that the cluster never returns (special ones) have the weight 0. Of several ids with one key the
     largest weight counts. A token that weighs nothing has
-    :data:`oskit.encoder.idf.MIN_QUERY_WEIGHT`.
+    :data:`oskit.archive.idf.MIN_QUERY_WEIGHT`.
 
     Raises:
         ExportError: A weight is larger than OpenSearch takes.

@@ -10,6 +10,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from oskit.archive.archive import Archive as Archive
+    from oskit.archive.archive import open_archive as open_archive
+    from oskit.archive.encoder import ArchiveEncoder as ArchiveEncoder
+    from oskit.archive.text_encoder import TextEncoder as TextEncoder
+    from oskit.archive.text_encoder import TokenWeights as TokenWeights
+    from oskit.archive.token_weights import Prune as Prune
+    from oskit.archive.vocabulary import Vocabulary as Vocabulary
     from oskit.cluster.connection import ConnectionSettings as ConnectionSettings
     from oskit.cluster.connection import connect as connect
     from oskit.cluster.deploy import deploy_archive as deploy_archive
@@ -21,19 +28,12 @@ if TYPE_CHECKING:
     from oskit.data.collection import Collection as Collection
     from oskit.data.documents import Document as Document
     from oskit.data.files import read_documents as read_documents
-    from oskit.encoder.archive import Archive as Archive
-    from oskit.encoder.archive import open_archive as open_archive
     from oskit.encoder.frequencies import corpus_idf as corpus_idf
     from oskit.encoder.lexical import fit_lexical_head as fit_lexical_head
     from oskit.encoder.model import NeuralSparseEncoder as NeuralSparseEncoder
     from oskit.encoder.report import LoadAttempt as LoadAttempt
     from oskit.encoder.report import LoadReport as LoadReport
     from oskit.encoder.report import UntrainedProjectionWarning as UntrainedProjectionWarning
-    from oskit.encoder.runtime import ArchiveEncoder as ArchiveEncoder
-    from oskit.encoder.types import TextEncoder as TextEncoder
-    from oskit.encoder.types import TokenWeights as TokenWeights
-    from oskit.encoder.vocabulary import Vocabulary as Vocabulary
-    from oskit.encoder.weights import Prune as Prune
     from oskit.errors import OskitError as OskitError
     from oskit.evaluation.evaluate import evaluate as evaluate
     from oskit.evaluation.verify import verify as verify
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from oskit.training.sources import DataSource as DataSource
 
 _HOME = {
-    "Archive": "oskit.encoder.archive",
-    "ArchiveEncoder": "oskit.encoder.runtime",
+    "Archive": "oskit.archive.archive",
+    "ArchiveEncoder": "oskit.archive.encoder",
     "Collection": "oskit.data.collection",
     "ConnectionSettings": "oskit.cluster.connection",
     "DataSource": "oskit.training.sources",
@@ -58,13 +58,13 @@ _HOME = {
     "LocalNode": "oskit.cluster.node",
     "NeuralSparseEncoder": "oskit.encoder.model",
     "OskitError": "oskit.errors",
-    "Prune": "oskit.encoder.weights",
+    "Prune": "oskit.archive.token_weights",
     "Recipe": "oskit.training.recipe",
-    "TextEncoder": "oskit.encoder.types",
-    "TokenWeights": "oskit.encoder.types",
+    "TextEncoder": "oskit.archive.text_encoder",
+    "TokenWeights": "oskit.archive.text_encoder",
     "TrainingData": "oskit.training.data",
     "UntrainedProjectionWarning": "oskit.encoder.report",
-    "Vocabulary": "oskit.encoder.vocabulary",
+    "Vocabulary": "oskit.archive.vocabulary",
     "connect": "oskit.cluster.connection",
     "corpus_idf": "oskit.encoder.frequencies",
     "deploy_archive": "oskit.cluster.deploy",
@@ -73,7 +73,7 @@ _HOME = {
     "ingest": "oskit.cluster.ingest",
     "load_recipe": "oskit.training.recipe_file",
     "load_training_data": "oskit.training.data",
-    "open_archive": "oskit.encoder.archive",
+    "open_archive": "oskit.archive.archive",
     "read_documents": "oskit.data.files",
     "search": "oskit.cluster.search",
     "train": "oskit.training.run",

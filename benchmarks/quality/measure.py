@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from oskit.encoder.weights import Prune
+from oskit.archive.token_weights import Prune
 from oskit.evaluation.bm25 import Bm25Settings, rank_bm25
 from oskit.evaluation.dense import DenseModel, rank_dense
 from oskit.evaluation.metrics import MEASURES, Qrels, Run, quality

@@ -17,7 +17,7 @@ from oskit.errors import DataError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from oskit.encoder.types import TextEncoder
+    from oskit.archive.text_encoder import TextEncoder
 
 BAR = 40
 """Width of the longest bar, in characters."""
@@ -84,7 +84,7 @@ def _texts(texts: Sequence[str]) -> list[str]:
 
 def _open(model: str, loader: Loader) -> TextEncoder:
     if _is_archive(Path(model).expanduser()):
-        from oskit.encoder.runtime import ArchiveEncoder
+        from oskit.archive.encoder import ArchiveEncoder
 
         return ArchiveEncoder.open(Path(model).expanduser())
     return loader.load(model)

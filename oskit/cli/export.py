@@ -16,7 +16,7 @@ from oskit.cli.output import Output
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from oskit.encoder.archive import Archive
+    from oskit.archive.archive import Archive
 
 
 @click.command("export")
@@ -75,7 +75,7 @@ def export(
       oskit export opensearch-project/opensearch-neural-sparse-encoding-doc-v3-distill --format onnx
       oskit export ./my-encoder --quantize int8 --prune max_ratio:0.1
     """
-    from oskit.encoder.weights import Prune
+    from oskit.archive.token_weights import Prune
 
     rule = Prune.parse(prune) if prune else None
     formats = _formats(format_, quantize)

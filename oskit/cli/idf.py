@@ -60,9 +60,9 @@ def idf(sources: tuple[str, ...], out: Output, **options: Any) -> None:
       oskit idf data/scifact shop.csv --text-field description -o idf.json --model out
       zcat dump.gz | oskit idf - -o idf.json --model tokenizer.json --json
     """
+    from oskit.archive.idf import write_idf
     from oskit.data.files import count_records, read_documents
     from oskit.encoder.frequencies import count_documents
-    from oskit.encoder.idf import write_idf
     from oskit.encoder.tokenizers import open_vocabulary
 
     documents = read_documents(

@@ -128,16 +128,16 @@ def _run(
     out: Output,
     options: dict[str, Any],
 ) -> IngestReport:
+    from oskit.archive.token_weights import Prune
     from oskit.cluster.connection import connect
     from oskit.cluster.ingest import IngestInterrupted
     from oskit.cluster.ingest import ingest as load
     from oskit.data.files import count_records
-    from oskit.encoder.weights import Prune
 
     mode = _encode_mode(options)
     encoder = None
     if options["archive"] is not None:
-        from oskit.encoder.runtime import ArchiveEncoder
+        from oskit.archive.encoder import ArchiveEncoder
 
         encoder = ArchiveEncoder.open(options["archive"], query=options["query_archive"])
     total = count_records(sources, format=options["file_format"])

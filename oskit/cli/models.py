@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from opensearchpy import OpenSearch
     from rich.console import Console
 
+    from oskit.archive.archive import Archive
     from oskit.cli.output import Output
     from oskit.cluster.connection import ConnectionSettings
     from oskit.cluster.deploy import DeployedModel
     from oskit.cluster.models import ModelInfo
     from oskit.cluster.plan import DeploymentPlan
-    from oskit.encoder.archive import Archive
 
 MODEL_ID = re.compile(r"-[A-Za-z0-9_-]{19}")
 """An id that the command line would take for options."""

@@ -11,10 +11,10 @@ from oskit.cli.options import connection_options, output_options
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from oskit.archive.encoder import ArchiveEncoder
     from oskit.cli.output import Output
     from oskit.cluster.connection import ConnectionSettings
     from oskit.cluster.search import Hit, SearchResult
-    from oskit.encoder.runtime import ArchiveEncoder
 
 SNIPPET_LETTERS = 160
 EXPLAINED_TOKENS = 12
@@ -83,7 +83,7 @@ def search(
 
     encoder: ArchiveEncoder | None = None
     if archive is not None:
-        from oskit.encoder.runtime import ArchiveEncoder
+        from oskit.archive.encoder import ArchiveEncoder
 
         encoder = ArchiveEncoder.open(archive, query=query_archive)
     method = {"top_n": top_n, "heap_factor": heap_factor}

@@ -12,9 +12,9 @@ from oskit.errors import SearchError, UsageError
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
+    from oskit.archive.text_encoder import TextEncoder
     from oskit.cli.output import Output
     from oskit.cluster.connection import ConnectionSettings
-    from oskit.encoder.types import TextEncoder
     from oskit.evaluation.questions import SearchBy
 
 
@@ -131,7 +131,7 @@ def _encoder(archive: str | None, query_archive: str | None, model: str | None) 
         if query_archive is not None:
             raise UsageError("--query-archive goes with --archive", hint="A model brings its own queries.")
         return open_model(model)
-    from oskit.encoder.runtime import ArchiveEncoder
+    from oskit.archive.encoder import ArchiveEncoder
 
     return ArchiveEncoder.open(str(archive), query=query_archive)
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from opensearchpy import OpenSearch
 
+from oskit.archive.archive import Archive
+from oskit.archive.text_encoder import KeyFormat, TokenWeights
 from oskit.cluster.predict import predict
-from oskit.encoder.archive import Archive
-from oskit.encoder.types import KeyFormat, TokenWeights
 from oskit.errors import MissingDependencyError, ModelError, PredictionMismatchError
 
 TOLERANCE = 1e-3
@@ -58,7 +58,7 @@ def expectation(archive: Archive, texts: Sequence[str] = TEXTS) -> Expectation |
     Raises:
         ArchiveError: The archive does not run: the cluster would not run it either.
     """
-    from oskit.encoder.runtime import ArchiveEncoder
+    from oskit.archive.encoder import ArchiveEncoder
 
     manifest = archive.manifest
     tolerance, pruned = TOLERANCE, False

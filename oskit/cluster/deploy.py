@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from opensearchpy import OpenSearch
 from opensearchpy.exceptions import TransportError
 
+from oskit.archive.archive import Archive
 from oskit.cluster.causes import NODE_IS_GONE, Cause, cause_of, node_errors
 from oskit.cluster.comparison import Expectation, compare_predictions, expectation
 from oskit.cluster.failures import cluster_errors
@@ -43,7 +44,6 @@ from oskit.cluster.upload import (
     resolve_group,
     upload,
 )
-from oskit.encoder.archive import Archive
 from oskit.errors import ClusterError, ClusterSettingsError, ModelError, OskitError, UntrainedEncoderError
 
 DEPLOY_ATTEMPTS = 4
@@ -118,7 +118,7 @@ def deploy_archive(
 
     Args:
         client: The cluster.
-        archive: From :func:`oskit.encoder.archive.open_archive`.
+        archive: From :func:`oskit.archive.archive.open_archive`.
         name: Name of the model; None takes the archive's. A name of your own makes a model of its own, even
             if the same content is there by another name.
         group: Name or id of the model group; one of this name is made if there is none.

@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
+from oskit.archive.text_encoder import Architecture, KeyFormat
 from oskit.cluster.failures import cluster_errors
-from oskit.encoder.types import Architecture, KeyFormat
 from oskit.errors import IndexingError, UsageError
 
 if TYPE_CHECKING:

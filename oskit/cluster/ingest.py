@@ -35,8 +35,8 @@ from oskit.errors import ClusterError, IndexingError, OskitError, UsageError
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
-    from oskit.encoder.types import TextEncoder
-    from oskit.encoder.weights import Prune
+    from oskit.archive.text_encoder import TextEncoder
+    from oskit.archive.token_weights import Prune
 
 __all__ = ["IngestInterrupted", "IngestReport", "dry_run", "ingest"]
 

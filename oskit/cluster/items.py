@@ -13,8 +13,8 @@ from oskit.data.documents import MAX_ID_BYTES, Document
 from oskit.data.values import clean_text, clean_value
 
 if TYPE_CHECKING:
-    from oskit.encoder.types import TextEncoder
-    from oskit.encoder.weights import Prune
+    from oskit.archive.text_encoder import TextEncoder
+    from oskit.archive.token_weights import Prune
 
 _SMALLEST_WEIGHT = 1.1754944e-38
 """The smallest positive normal 32-bit float; ``rank_features`` refuses anything below."""
@@ -86,7 +86,7 @@ class ItemMaker:
     def _vector(self, weights: Mapping[str, float]) -> str | None:
         """The JSON of a vector; None for one without weights, which ``sparse_vector`` does not take."""
         if self._prune is not None:
-            from oskit.encoder.weights import prune
+            from oskit.archive.token_weights import prune
 
             weights = prune(weights, self._prune)
         # 9 digits carry a 32-bit float without loss.

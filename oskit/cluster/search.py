@@ -20,7 +20,7 @@ from oskit.errors import ClusterError, SearchError, UsageError
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
-    from oskit.encoder.types import KeyFormat, TextEncoder
+    from oskit.archive.text_encoder import KeyFormat, TextEncoder
 
 Answer = TypeVar("Answer")
 

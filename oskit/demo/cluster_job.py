@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from oskit.archive.encoder import ArchiveEncoder
 from oskit.cluster.deploy import deploy_archive
 from oskit.cluster.failures import cluster_errors
 from oskit.cluster.indexes import IndexSettings, SparseVectorParameters, delete_index, read_index
@@ -14,7 +15,6 @@ from oskit.demo.plan import APPROXIMATE_THRESHOLD, IndexPlan
 from oskit.demo.remembering import Memory, RememberingEncoder
 from oskit.demo.result import DemoIndex, DemoModel, DemoReport
 from oskit.demo.steps import Steps
-from oskit.encoder.runtime import ArchiveEncoder
 from oskit.errors import IndexingError, OskitError
 from oskit.evaluation.result import VerificationReport
 from oskit.evaluation.verify import verify

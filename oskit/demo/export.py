@@ -12,8 +12,8 @@ from oskit.demo.result import DemoReport, ExportedArchive
 from oskit.demo.steps import Steps
 
 if TYPE_CHECKING:
+    from oskit.archive.archive import Archive
     from oskit.data.collection import Collection
-    from oskit.encoder.archive import Archive
     from oskit.encoder.model import NeuralSparseEncoder
 
 

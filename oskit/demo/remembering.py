@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from oskit.encoder.weights import DelegatingEncoder
+from oskit.archive.token_weights import DelegatingEncoder
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-    from oskit.encoder.archive import Archive
-    from oskit.encoder.runtime import ArchiveEncoder
+    from oskit.archive.archive import Archive
+    from oskit.archive.encoder import ArchiveEncoder
 
 Side = Literal["document", "query"]
 

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from oskit.encoder.idf import MIN_QUERY_WEIGHT
-from oskit.encoder.types import SERVER_MAX_LENGTH
-from oskit.encoder.vocabulary import Vocabulary
+from oskit.archive.idf import MIN_QUERY_WEIGHT
+from oskit.archive.text_encoder import SERVER_MAX_LENGTH
+from oskit.archive.vocabulary import Vocabulary
 from oskit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
-    from oskit.encoder.types import TextEncoder
+    from oskit.archive.text_encoder import TextEncoder
 
 BLOCK = 256
 """Texts that are tokenized together."""
@@ -44,7 +44,7 @@ class DocumentFrequencies:
 
         That is BM25's, which is never negative (Lucene's ``BM25Similarity``; Robertson and Zaragoza, 2009). A
         token that occurs nowhere has the largest weight, ``ln(2N + 2)``. None weighs less than
-        :data:`oskit.encoder.idf.MIN_QUERY_WEIGHT`, which matters from half a million documents with one token
+        :data:`oskit.archive.idf.MIN_QUERY_WEIGHT`, which matters from half a million documents with one token
         in common.
         """
         df = self.frequencies

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from sentence_transformers.sparse_encoder.modules import Router, SparseStaticEmbedding
 
-from oskit.encoder.idf import merged_idf
+from oskit.archive.idf import merged_idf
 from oskit.errors import EncoderError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from oskit.encoder.idf import find_idf
+from oskit.archive.idf import find_idf
 from oskit.errors import BrokenEncoderError, EncoderError
 
 HEAD_FILE = "neural_sparse_head.pt"

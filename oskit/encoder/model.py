@@ -20,25 +20,25 @@ from sentence_transformers.sparse_encoder.modules import (
 )
 from torch import Tensor, nn
 
-from oskit.encoder.batching import checked_texts, encode_in_batches, rows_to_csr
+from oskit.archive.batching import checked_texts, encode_in_batches, rows_to_csr
+from oskit.archive.idf import merged_idf
+from oskit.archive.text_encoder import SERVER_MAX_LENGTH, Architecture
+from oskit.archive.token_weights import TokenWeightsMixin
 from oskit.encoder.heads import fingerprint, projection_of
 from oskit.encoder.hub import HubOptions
-from oskit.encoder.idf import merged_idf
 from oskit.encoder.loading import LoadOptions, load
 from oskit.encoder.modules import config_of, hidden_size, layers, logits_width, vocabulary_of
 from oskit.encoder.quiet import quiet_libraries
 from oskit.encoder.report import Activation, Head, LoadAttempt, LoadReport, Tier
 from oskit.encoder.streaming import attach, streamed
 from oskit.encoder.tiers import DEFAULT_BASE
-from oskit.encoder.types import SERVER_MAX_LENGTH, Architecture
-from oskit.encoder.weights import TokenWeightsMixin
 from oskit.errors import BrokenEncoderError, EncoderError, UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
-    from oskit.encoder.vocabulary import Vocabulary
+    from oskit.archive.vocabulary import Vocabulary
 
 _KEY = "oskit"
 
@@ -60,7 +60,7 @@ class TokenLogits(nn.Module):
 
 
 class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
-    """A sparse encoder over a tokenizer's vocabulary; see :class:`oskit.encoder.types.TextEncoder`.
+    """A sparse encoder over a tokenizer's vocabulary; see :class:`oskit.archive.text_encoder.TextEncoder`.
 
     ``encode``, ``encode_query`` and ``encode_document`` are those of sentence-transformers and return what it
     returns: weights of [CLS] and [SEP] included, prompts and ``max_active_dims`` applied.

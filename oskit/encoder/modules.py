@@ -17,11 +17,11 @@ from sentence_transformers.sparse_encoder.modules import (
 )
 from torch import nn
 
+from oskit.archive.idf import idf_vector, read_idf
+from oskit.archive.vocabulary import Vocabulary
 from oskit.encoder.heads import projection_module, random_projection, read_projection
-from oskit.encoder.idf import idf_vector, read_idf
 from oskit.encoder.layouts import Layout, TransformerPart
 from oskit.encoder.report import Activation
-from oskit.encoder.vocabulary import Vocabulary
 from oskit.errors import BrokenEncoderError, EncoderError, OskitError
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from oskit.encoder.types import Architecture
+from oskit.archive.text_encoder import Architecture
 
 Tier = Literal["local", "hub", "base"]
 Outcome = Literal["loaded", "missing", "unreachable", "skipped", "failed"]

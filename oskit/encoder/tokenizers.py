@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from oskit.encoder.archive import REGISTER_BODY_NAME, open_archive
-from oskit.encoder.vocabulary import Vocabulary
+from oskit.archive.archive import REGISTER_BODY_NAME, open_archive
+from oskit.archive.vocabulary import Vocabulary
 from oskit.errors import EncoderError, EncoderNotFoundError, MissingDependencyError, OskitError
 
 TOKENIZER_FILE = "tokenizer.json"

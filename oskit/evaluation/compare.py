@@ -33,7 +33,7 @@ from oskit.evaluation.storage import EXACT, Storage
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-    from oskit.encoder.types import TextEncoder
+    from oskit.archive.text_encoder import TextEncoder
 
 DisagreementKind = Literal["score", "missing", "unknown", "rank"]
 

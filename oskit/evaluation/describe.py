@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from oskit.encoder.archive import Archive
-    from oskit.encoder.types import TextEncoder
+    from oskit.archive.archive import Archive
+    from oskit.archive.text_encoder import TextEncoder
 
 
 def describe_encoder(encoder: TextEncoder) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def _siblings(archive: Archive) -> list[str]:
     """sha256 of the other encoder archives of the same export: of one name, version and source."""
     if archive.manifest is None:
         return []
-    from oskit.encoder.manifest import MANIFEST_NAME, Manifest
+    from oskit.archive.manifest import MANIFEST_NAME, Manifest
     from oskit.errors import ArchiveError
 
     found = []

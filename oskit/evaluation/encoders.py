@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from oskit.encoder.types import TextEncoder
+    from oskit.archive.text_encoder import TextEncoder
 
 
 def is_archive(path: str | Path) -> bool:
@@ -26,7 +26,7 @@ def open_encoder(source: str) -> TextEncoder:
         MissingDependencyError: A model is named and torch is not installed.
     """
     if is_archive(source):
-        from oskit.encoder.runtime import ArchiveEncoder
+        from oskit.archive.encoder import ArchiveEncoder
 
         return ArchiveEncoder.open(source)
     return open_model(source)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from oskit.encoder.weights import Prune
+from oskit.archive.token_weights import Prune
 from oskit.errors import UsageError
 from oskit.evaluation.bm25 import Bm25Settings, rank_bm25
 from oskit.evaluation.dense import DenseEncoder, rank_dense
@@ -18,8 +18,8 @@ from oskit.evaluation.result import EvaluationReport, EvaluationRow, RunFigures
 from oskit.evaluation.significance import RESAMPLES, against
 
 if TYPE_CHECKING:
+    from oskit.archive.text_encoder import TextEncoder
     from oskit.data.collection import Collection
-    from oskit.encoder.types import TextEncoder
 
 BM25 = "BM25"
 """Name of its row."""

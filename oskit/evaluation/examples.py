@@ -9,7 +9,7 @@ from oskit.evaluation.metrics import Qrels, Run
 from oskit.evaluation.result import Example, ExampleHit
 
 if TYPE_CHECKING:
-    from oskit.encoder.types import TextEncoder, TokenWeights
+    from oskit.archive.text_encoder import TextEncoder, TokenWeights
 
 SHOWN_TOKENS = 10
 SHOWN_HITS = 3

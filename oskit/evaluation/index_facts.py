@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from oskit.archive.text_encoder import KeyFormat
 from oskit.cluster.failures import cluster_errors
 from oskit.cluster.indexes import IndexInfo, read_index
-from oskit.encoder.types import KeyFormat
 from oskit.errors import SearchError
 from oskit.evaluation.retrieval import Clause
 from oskit.evaluation.storage import EXACT, Storage

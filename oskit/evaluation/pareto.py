@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from oskit.encoder.weights import Prune, prune_matrix
+from oskit.archive.token_weights import Prune, prune_matrix
 from oskit.errors import UsageError
 from oskit.evaluation.metrics import Qrels, Run, measures_for_depth, quality
 from oskit.evaluation.reference import (
@@ -25,7 +25,7 @@ from oskit.evaluation.sparsity import ActivationCounter, Sparsity, sparsity
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-    from oskit.encoder.types import TextEncoder
+    from oskit.archive.text_encoder import TextEncoder
 
 DEFAULT_LEVELS = "0.05,0.1,0.2,0.3,0.5"
 

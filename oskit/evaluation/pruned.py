@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from oskit.encoder.weights import DelegatingEncoder, Prune, prune_matrix
+from oskit.archive.token_weights import DelegatingEncoder, Prune, prune_matrix
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-    from oskit.encoder.types import TextEncoder
+    from oskit.archive.text_encoder import TextEncoder
 
 
 class PrunedDocuments(DelegatingEncoder["TextEncoder"]):

@@ -16,7 +16,7 @@ from oskit.evaluation.retrieval import Clause
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
-    from oskit.encoder.types import TextEncoder, TokenWeights
+    from oskit.archive.text_encoder import TextEncoder, TokenWeights
 
 SearchBy = Literal["tokens", "model", "analyzer"]
 

@@ -21,7 +21,7 @@ from oskit.evaluation.sparsity import ActivationCounter, Sparsity, sparsity
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-    from oskit.encoder.types import TextEncoder
+    from oskit.archive.text_encoder import TextEncoder
 
 Scores = npt.NDArray[np.float64]
 Positions = npt.NDArray[np.int64]

@@ -26,8 +26,8 @@ from oskit.evaluation.vectors import check_vectors, sample_positions
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
+    from oskit.archive.text_encoder import TextEncoder
     from oskit.data.collection import Collection
-    from oskit.encoder.types import TextEncoder
 
 WEIGHT_TOLERANCE = 2e-4
 """Each exported graph is within 1e-4 of its encoder, so two of them are within twice that."""
@@ -68,7 +68,7 @@ def verify(
         client: The cluster.
         index: Index or alias that holds the collection's corpus.
         collection: Corpus, queries and relevance judgements.
-        encoder: The encoder that the index was made with; an :class:`~oskit.encoder.runtime.ArchiveEncoder`
+        encoder: The encoder that the index was made with; an :class:`~oskit.archive.encoder.ArchiveEncoder`
             will do, so no torch is needed.
         by: ``tokens``: the weights are made here. ``model``: the cluster runs ``model_id`` on the text.
             ``analyzer``: the cluster runs ``analyzer``.

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from oskit.encoder.versions import installed_versions
+from oskit.versions import installed_versions
 
 PACKAGES = (
     *("oskit", "torch", "transformers", "sentence-transformers", "tokenizers", "datasets", "accelerate"),

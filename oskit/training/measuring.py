@@ -15,7 +15,7 @@ from oskit.evaluation.metrics import judged_queries, quality
 from oskit.evaluation.reference import rank_exactly
 
 if TYPE_CHECKING:
-    from oskit.encoder.types import TextEncoder
+    from oskit.archive.text_encoder import TextEncoder
 
 DEPTH = 100
 """Of the rankings: recall@100 is the deepest measure."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from numpy.typing import NDArray
 
-    from oskit.encoder.vocabulary import Vocabulary
+    from oskit.archive.vocabulary import Vocabulary
 
 FACTS = "prepared.json"
 _EXAMPLES = "ready.arrow"

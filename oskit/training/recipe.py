@@ -17,8 +17,8 @@ from pydantic import (
     model_validator,
 )
 
+from oskit.archive.text_encoder import Architecture
 from oskit.encoder.tiers import DEFAULT_BASE
-from oskit.encoder.types import Architecture
 from oskit.training.mining_config import MiningConfig
 from oskit.training.sources import DataSource
 from oskit.training.teacher_config import TeachersConfig

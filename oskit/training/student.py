@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from oskit.encoder.idf import idf_vector, read_idf
+from oskit.archive.idf import idf_vector, read_idf
 from oskit.encoder.inference_free import inference_free
 from oskit.encoder.layers import check_layers, keep_layers
 from oskit.encoder.lexical import fit_lexical_head

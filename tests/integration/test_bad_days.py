@@ -17,6 +17,8 @@ from opensearchpy import OpenSearch
 from own_nodes import OwnNode, archive, client
 from tiny_models import indexed
 
+from oskit.archive.archive import open_archive
+from oskit.archive.encoder import ArchiveEncoder
 from oskit.cluster.connection import ConnectionSettings, connect
 from oskit.cluster.deploy import deploy_archive
 from oskit.cluster.indexes import delete_index, pipeline_name
@@ -25,8 +27,6 @@ from oskit.cluster.models import list_models, wait_until
 from oskit.cluster.search import search
 from oskit.data.documents import Document
 from oskit.data.files import read_documents
-from oskit.encoder.archive import open_archive
-from oskit.encoder.runtime import ArchiveEncoder
 from oskit.errors import ClusterError, ClusterSettingsError, IndexingError
 
 __all__ = ["archive", "client"]

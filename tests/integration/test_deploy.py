@@ -21,6 +21,7 @@ from leftovers import models_of, nothing_is_left
 from opensearchpy import OpenSearch
 
 from exporters import export_encoder
+from oskit.archive.archive import Archive, open_archive
 from oskit.cli.main import main
 from oskit.cluster import comparison, deploy
 from oskit.cluster.connection import ConnectionSettings, connect
@@ -37,7 +38,6 @@ from oskit.cluster.models import (
 from oskit.cluster.plan import plan_deployment
 from oskit.cluster.predict import await_ready, predict
 from oskit.cluster.retry import RetryPolicy
-from oskit.encoder.archive import Archive, open_archive
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import ClusterError, ClusterSettingsError, ModelError, PredictionMismatchError
 

@@ -21,6 +21,8 @@ from incidents import Incident
 from opensearchpy import OpenSearch
 from tiny_models import TinyModels, documents, index, tiny
 
+from oskit.archive.archive import open_archive
+from oskit.archive.token_weights import Prune, prune
 from oskit.cli.main import main
 from oskit.cluster import ingest as ingest_module
 from oskit.cluster.connection import ConnectionSettings, connect
@@ -38,8 +40,6 @@ from oskit.cluster.retry import RetryPolicy
 from oskit.cluster.search import search
 from oskit.data.documents import Document, Refusal
 from oskit.data.files import read_documents
-from oskit.encoder.archive import open_archive
-from oskit.encoder.weights import Prune, prune
 from oskit.errors import ClusterConnectionError, DataError, IndexingError, ModelError, UsageError
 
 __all__ = ["index", "tiny"]
@@ -173,7 +173,7 @@ def test_a_dead_letter_file_is_ingested_again_as_it_is(client, tiny: TinyModels,
 
 
 def test_an_index_of_another_kind_or_encoder_is_refused(client, tiny: TinyModels, index, tmp_path):
-    from oskit.encoder.runtime import ArchiveEncoder
+    from oskit.archive.encoder import ArchiveEncoder
 
     ingest(client, index, documents(2), encoder=tiny.encoder)
     with pytest.raises(IndexingError, match=r"has the kind rank_features, not sparse_vector.*--recreate"):

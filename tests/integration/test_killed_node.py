@@ -14,12 +14,12 @@ from opensearchpy import OpenSearch
 from own_nodes import OwnNode, archive, client
 from tiny_models import documents, indexed
 
+from oskit.archive.archive import Archive, open_archive
+from oskit.archive.encoder import ArchiveEncoder
 from oskit.cluster.deploy import deploy_archive
 from oskit.cluster.ingest import ingest
 from oskit.cluster.models import delete_model, list_models
 from oskit.data.documents import Document
-from oskit.encoder.archive import Archive, open_archive
-from oskit.encoder.runtime import ArchiveEncoder
 from oskit.errors import ClusterError
 
 __all__ = ["archive", "client"]

@@ -18,8 +18,8 @@ from leftovers import models_of, nothing_is_left, orphaned_chunks
 from opensearchpy import OpenSearch
 from tiny_models import TinyModels, documents, index, indexed, tiny, write_documents
 
+from oskit.archive.archive import Archive, open_archive
 from oskit.cluster.models import delete_model, get_model
-from oskit.encoder.archive import Archive, open_archive
 
 __all__ = ["index", "tiny"]
 

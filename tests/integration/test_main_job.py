@@ -13,6 +13,8 @@ import pytest
 from opensearchpy import OpenSearch
 
 from exporters import export_encoder
+from oskit.archive.archive import Archive, open_archive
+from oskit.archive.encoder import ArchiveEncoder
 from oskit.cluster.connection import ConnectionSettings, connect
 from oskit.cluster.deploy import deploy_archive
 from oskit.cluster.indexes import IndexSettings, delete_index
@@ -20,11 +22,9 @@ from oskit.cluster.ingest import ingest
 from oskit.cluster.models import delete_model
 from oskit.data.collection import Collection
 from oskit.demo.data import demo_collection, demo_encoder
-from oskit.encoder.archive import Archive, open_archive
 from oskit.encoder.frequencies import corpus_idf
 from oskit.encoder.inference_free import inference_free
 from oskit.encoder.model import NeuralSparseEncoder
-from oskit.encoder.runtime import ArchiveEncoder
 from oskit.evaluation.verify import verify
 
 pytestmark = pytest.mark.integration

@@ -21,12 +21,12 @@ from nginx import PASSWORD, USER, Nginx
 from opensearchpy import OpenSearch
 from tiny_models import TinyModels, documents, index, indexed, tiny, write_documents
 
+from oskit.archive.archive import open_archive
 from oskit.cluster.connection import ConnectionSettings, connect
 from oskit.cluster.deploy import deploy_archive
 from oskit.cluster.indexes import delete_index
 from oskit.cluster.ingest import ingest
 from oskit.data.collection import Collection
-from oskit.encoder.archive import open_archive
 from oskit.errors import ClusterError
 
 __all__ = ["index", "tiny"]

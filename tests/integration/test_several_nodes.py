@@ -17,6 +17,8 @@ from opensearchpy import OpenSearch
 from own_nodes import OwnNode, archive, free_port
 from tiny_models import QUERIES, documents
 
+from oskit.archive.archive import open_archive
+from oskit.archive.encoder import ArchiveEncoder
 from oskit.cli.main import main
 from oskit.cluster.connection import ConnectionSettings, connect
 from oskit.cluster.deploy import deploy_archive
@@ -26,8 +28,6 @@ from oskit.cluster.models import ModelInfo, delete_model, get_model, list_models
 from oskit.cluster.search import search
 from oskit.data.collection import Collection
 from oskit.doctor.cluster import check_cluster
-from oskit.encoder.archive import open_archive
-from oskit.encoder.runtime import ArchiveEncoder
 
 __all__ = ["archive"]
 

@@ -17,6 +17,7 @@ import pytest
 from opensearchpy import OpenSearch, helpers
 from scipy.sparse import csr_matrix
 
+from oskit.archive.token_weights import TokenWeightsMixin
 from oskit.cluster.indexes import (
     EncoderIdentity,
     IndexInfo,
@@ -26,7 +27,6 @@ from oskit.cluster.indexes import (
 )
 from oskit.data.collection import Collection
 from oskit.data.documents import Document
-from oskit.encoder.weights import TokenWeightsMixin
 from oskit.errors import SearchError, UsageError, VerificationError
 from oskit.evaluation.reference import exact_run
 from oskit.evaluation.report import write_verification

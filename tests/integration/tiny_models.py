@@ -16,12 +16,12 @@ from archives import SPECIAL, WORDS, encoder_archive, graph, tokenizer_archive
 from onnx import numpy_helper
 from opensearchpy import OpenSearch
 
+from oskit.archive.archive import open_archive
+from oskit.archive.encoder import ArchiveEncoder
 from oskit.cluster.deploy import deploy_archive
 from oskit.cluster.indexes import delete_index
 from oskit.cluster.models import delete_model
 from oskit.data.documents import Document
-from oskit.encoder.archive import open_archive
-from oskit.encoder.runtime import ArchiveEncoder
 
 
 @dataclass(frozen=True)

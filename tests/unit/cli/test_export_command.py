@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import tiny
 
+from oskit.archive.archive import open_archive
 from oskit.cli.main import main
-from oskit.encoder.archive import open_archive
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from zipfile import ZIP_BZIP2, ZIP_STORED, ZipInfo
 import pytest
 import tiny
 
-import oskit.encoder.checks as checks
-from oskit.encoder.archive import Archive, open_archive
-from oskit.encoder.manifest import Manifest
+import oskit.archive.safety as checks
+from oskit.archive.archive import Archive, open_archive
+from oskit.archive.manifest import Manifest
 from oskit.errors import ArchiveError
 from tests.archives import add_entry, write_zip
 

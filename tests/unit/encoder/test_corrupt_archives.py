@@ -13,9 +13,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from oskit.archive.archive import open_archive
+from oskit.archive.encoder import ArchiveEncoder
 from oskit.cli.main import main
-from oskit.encoder.archive import open_archive
-from oskit.encoder.runtime import ArchiveEncoder
 from oskit.errors import ArchiveError, OskitError
 from tests.archives import add_entry, encoder_archive, tokenizer_archive, write_manifest, write_zip
 from tests.http_server import HttpServer, Reply, Request

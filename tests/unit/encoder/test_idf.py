@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from oskit.encoder.idf import find_idf, idf_table, idf_vector, read_idf, write_idf
-from oskit.encoder.vocabulary import Vocabulary
+from oskit.archive.idf import find_idf, idf_table, idf_vector, read_idf, write_idf
+from oskit.archive.vocabulary import Vocabulary
 from oskit.errors import BrokenEncoderError
 from tests import tiny
 

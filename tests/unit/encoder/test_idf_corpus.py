@@ -14,12 +14,12 @@ import pytest
 import torch
 
 import oskit
+from oskit.archive.idf import MIN_QUERY_WEIGHT, idf_vector, merged_idf, read_idf, write_idf
+from oskit.archive.vocabulary import Vocabulary
 from oskit.encoder.frequencies import BLOCK, corpus_idf, count_documents
-from oskit.encoder.idf import MIN_QUERY_WEIGHT, idf_vector, merged_idf, read_idf, write_idf
 from oskit.encoder.inference_free import inference_free
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.encoder.tokenizers import open_vocabulary
-from oskit.encoder.vocabulary import Vocabulary
 from oskit.errors import DataError, EncoderError, EncoderNotFoundError, UsageError
 from tests import tiny
 
@@ -209,7 +209,7 @@ def test_queries_weigh_what_the_cluster_takes_where_ids_share_a_key(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
     from exporters import export_encoder
-    from oskit.encoder.runtime import ArchiveEncoder
+    from oskit.archive.encoder import ArchiveEncoder
 
     encoder = NeuralSparseEncoder.from_pretrained(folders["xlmr"], device="cpu")
     free = inference_free(encoder, corpus_idf(sentences(5), encoder), trainable=True)

@@ -12,9 +12,9 @@ import pytest
 import torch
 from sentence_transformers import SparseEncoder
 
+from oskit.archive.text_encoder import TextEncoder
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.encoder.report import UntrainedProjectionWarning
-from oskit.encoder.types import TextEncoder
 from oskit.errors import UsageError
 from tests import tiny
 

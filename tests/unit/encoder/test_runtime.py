@@ -14,10 +14,10 @@ import pytest
 import tiny
 
 from exporters import export_encoder
-from oskit.encoder.archive import open_archive
+from oskit.archive.archive import open_archive
+from oskit.archive.encoder import ArchiveEncoder
+from oskit.archive.text_encoder import TextEncoder
 from oskit.encoder.model import NeuralSparseEncoder
-from oskit.encoder.runtime import ArchiveEncoder
-from oskit.encoder.types import TextEncoder
 from oskit.errors import ArchiveError, EncoderError, UsageError
 
 TEXTS = ["hello world", "the concrete bridge is long and strong", "", "hej", "vatten och sten " * 200, " \n"]
@@ -197,7 +197,7 @@ def test_torch_stays_out_of_an_onnx_archive_and_is_asked_for_by_torchscript(fold
     program = """
 import sys
 sys.modules["torch"] = None  # as if it were not installed
-from oskit.encoder.runtime import ArchiveEncoder
+from oskit.archive.encoder import ArchiveEncoder
 from oskit.errors import MissingDependencyError
 for path in sys.argv[1:3]:
     print(len(ArchiveEncoder.open(path).query_weights(["hello world"])[0]) > 0)

@@ -8,7 +8,7 @@ import pytest
 import tiny
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from oskit.encoder.vocabulary import Vocabulary
+from oskit.archive.vocabulary import Vocabulary
 from oskit.errors import EncoderError
 
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from oskit.encoder.vocabulary import Vocabulary
-from oskit.encoder.weights import Prune, matrix_to_weights, prune, prune_matrix, weights_to_matrix
+from oskit.archive.token_weights import Prune, matrix_to_weights, prune, prune_matrix, weights_to_matrix
+from oskit.archive.vocabulary import Vocabulary
 from oskit.errors import DataError, UsageError
 
 WEIGHTS = {"a": 2.0, "b": 1.0, "c": 0.5, "d": 0.2, "e": 0.1}

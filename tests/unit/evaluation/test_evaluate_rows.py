@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from small_collection import SmallCollection, WordEncoder
 
-from oskit.encoder.weights import Prune
+from oskit.archive.token_weights import Prune
 from oskit.errors import DataError, EncoderError, EncoderNotFoundError, UsageError
 from oskit.evaluation.bm25 import Bm25Settings
 from oskit.evaluation.dense import DenseModel, rank_dense

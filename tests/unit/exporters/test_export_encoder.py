@@ -20,10 +20,10 @@ from sentence_transformers.sparse_encoder.modules import SpladePooling, Transfor
 from exporters import export_encoder
 from exporters.texts import parity_texts
 from exporters.torchscript import UNKNOWN_OPERATORS, operators
-from oskit.encoder.archive import Archive, open_archive
+from oskit.archive.archive import Archive, open_archive
+from oskit.archive.encoder import ArchiveEncoder
+from oskit.archive.token_weights import Prune, prune
 from oskit.encoder.model import NeuralSparseEncoder
-from oskit.encoder.runtime import ArchiveEncoder
-from oskit.encoder.weights import Prune, prune
 from oskit.errors import ExportError, ParityError, UntrainedEncoderError, UsageError
 
 KINDS: tuple[tiny.Kind, ...] = ("bert", "distilbert", "roberta", "xlmr")

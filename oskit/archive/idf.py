@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from oskit.archive.vocabulary import Vocabulary
 from oskit.data.whole import write_whole
-from oskit.encoder.vocabulary import Vocabulary
 from oskit.errors import BrokenEncoderError, UsageError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-    from oskit.encoder.vocabulary import Vocabulary
+    from oskit.archive.vocabulary import Vocabulary
 
 TokenWeights = dict[str, float]
 """What one text becomes: the cluster's key of each token, and its weight (> 0)."""

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from oskit.encoder.archive import Archive, open_archive
-from oskit.encoder.backends import Backend, open_backend
-from oskit.encoder.batching import checked_texts, encode_in_batches, rows_to_csr
-from oskit.encoder.types import SERVER_MAX_LENGTH, Architecture
-from oskit.encoder.vocabulary import Vocabulary
-from oskit.encoder.weights import TokenWeightsMixin
+from oskit.archive.archive import Archive, open_archive
+from oskit.archive.backends import Backend, open_backend
+from oskit.archive.batching import checked_texts, encode_in_batches, rows_to_csr
+from oskit.archive.text_encoder import SERVER_MAX_LENGTH, Architecture
+from oskit.archive.token_weights import TokenWeightsMixin
+from oskit.archive.vocabulary import Vocabulary
 from oskit.errors import ArchiveError, EncoderError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ MISSING_IDF = 1.0
 
 
 class ArchiveEncoder(TokenWeightsMixin):
-    """An archive that turns text into token weights; see :class:`oskit.encoder.types.TextEncoder`.
+    """An archive that turns text into token weights; see :class:`oskit.archive.text_encoder.TextEncoder`.
 
     Open it with :meth:`open`.
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from oskit.encoder.types import Architecture, KeyFormat
+from oskit.archive.text_encoder import Architecture, KeyFormat
 from oskit.errors import ArchiveError
 
 MANIFEST_NAME = "manifest.json"

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar, cast, get_args
 
 import numpy as np
 
-from oskit.encoder.types import KeyFormat, TokenWeights
+from oskit.archive.text_encoder import KeyFormat, TokenWeights
 from oskit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-    from oskit.encoder.types import Architecture, TextEncoder
-    from oskit.encoder.vocabulary import Vocabulary
+    from oskit.archive.text_encoder import Architecture, TextEncoder
+    from oskit.archive.vocabulary import Vocabulary
 
 Inner = TypeVar("Inner", bound="TextEncoder")
 
@@ -192,7 +192,7 @@ class TokenWeightsMixin:
     """``document_weights`` and ``query_weights`` for a class that has the matrices.
 
     The class provides ``vocabulary``, ``document_matrix`` and ``query_matrix`` of
-    :class:`oskit.encoder.types.TextEncoder`.
+    :class:`oskit.archive.text_encoder.TextEncoder`.
     """
 
     if TYPE_CHECKING:

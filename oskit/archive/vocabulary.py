@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oskit.encoder.types import KeyFormat
+from oskit.archive.text_encoder import KeyFormat
 from oskit.errors import EncoderError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import io
 import warnings
 from typing import TYPE_CHECKING, Any, Protocol
 
-from oskit.encoder.archive import Archive
+from oskit.archive.archive import Archive
 from oskit.errors import ArchiveError, EncoderError, MissingDependencyError
 
 if TYPE_CHECKING:

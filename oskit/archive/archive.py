@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from zipfile import BadZipFile, ZipFile
 
-from oskit.encoder.checks import ArchiveContent, inspect_zip
+from oskit.archive.safety import ArchiveContent, inspect_zip
 from oskit.errors import ArchiveError
 
 if TYPE_CHECKING:
-    from oskit.encoder.manifest import Manifest
+    from oskit.archive.manifest import Manifest
 
 ArchiveKind = Literal["encoder", "tokenizer"]
 ModelFormat = Literal["TORCH_SCRIPT", "ONNX"]
@@ -173,7 +173,7 @@ def _find_zip(path: Path) -> Path:
         raise ArchiveError(f"there is no archive (*.zip) in {path}", hint="Make one with: oskit export MODEL")
     described = path / "manifest.json"
     if described.is_file():
-        from oskit.encoder.manifest import Manifest
+        from oskit.archive.manifest import Manifest
 
         name = Manifest.read(described).file
         if path / name in zips:
@@ -194,7 +194,7 @@ def _manifest_of(zip_path: Path) -> Manifest | None:
     path = zip_path.with_name("manifest.json")
     if not path.is_file():
         return None
-    from oskit.encoder.manifest import Manifest
+    from oskit.archive.manifest import Manifest
 
     manifest = Manifest.read(path)
     return manifest if manifest.file == zip_path.name else None
