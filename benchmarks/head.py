@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from oskit.encoder.quiet import quiet_libraries
+from oskit.encoder.loader.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -22,7 +22,7 @@ from benchmarks.tensor_bundle import read_bundle
 from oskit.cluster.node.artifacts import Artifact, resolve
 from oskit.cluster.node.paths import locked
 from oskit.demo.data import demo_encoder, demo_teacher
-from oskit.encoder.quiet import quiet_libraries
+from oskit.encoder.loader.quiet import quiet_libraries
 from oskit.errors import DataError
 from oskit.folders import user_cache
 

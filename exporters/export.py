@@ -29,7 +29,7 @@ from oskit.archive.archive import Archive, open_archive
 from oskit.archive.encoder import ArchiveEncoder
 from oskit.archive.manifest import MANIFEST_NAME, Manifest, Parity, Probe, VocabularyRecord, origin
 from oskit.archive.token_weights import Prune
-from oskit.encoder.quiet import quiet_libraries
+from oskit.encoder.loader.quiet import quiet_libraries
 from oskit.errors import UntrainedEncoderError, UsageError
 from oskit.versions import installed_versions
 

@@ -23,7 +23,7 @@ from exporters.graph import Activation, Pooling, exportable
 from oskit.archive.manifest import Source
 from oskit.archive.text_encoder import SERVER_MAX_LENGTH, Architecture
 from oskit.archive.vocabulary import Vocabulary
-from oskit.encoder.modules import positions
+from oskit.encoder.loader.modules import positions
 from oskit.errors import ExportError
 
 if TYPE_CHECKING:

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from oskit.data.collection import Collection as Collection
     from oskit.data.documents import Document as Document
     from oskit.data.files import read_documents as read_documents
-    from oskit.encoder.frequencies import corpus_idf as corpus_idf
-    from oskit.encoder.lexical import fit_lexical_head as fit_lexical_head
+    from oskit.encoder.document_frequencies import corpus_idf as corpus_idf
+    from oskit.encoder.loader.report import LoadAttempt as LoadAttempt
+    from oskit.encoder.loader.report import LoadReport as LoadReport
+    from oskit.encoder.loader.report import UntrainedProjectionWarning as UntrainedProjectionWarning
     from oskit.encoder.model import NeuralSparseEncoder as NeuralSparseEncoder
-    from oskit.encoder.report import LoadAttempt as LoadAttempt
-    from oskit.encoder.report import LoadReport as LoadReport
-    from oskit.encoder.report import UntrainedProjectionWarning as UntrainedProjectionWarning
+    from oskit.encoder.surgery.lexical_head import fit_lexical_head as fit_lexical_head
     from oskit.errors import OskitError as OskitError
     from oskit.evaluation.evaluate import evaluate as evaluate
     from oskit.evaluation.verify import verify as verify
@@ -53,8 +53,8 @@ _HOME = {
     "DockerNode": "oskit.cluster.node",
     "Document": "oskit.data.documents",
     "IndexSettings": "oskit.cluster.indexes",
-    "LoadAttempt": "oskit.encoder.report",
-    "LoadReport": "oskit.encoder.report",
+    "LoadAttempt": "oskit.encoder.loader.report",
+    "LoadReport": "oskit.encoder.loader.report",
     "LocalNode": "oskit.cluster.node",
     "NeuralSparseEncoder": "oskit.encoder.model",
     "OskitError": "oskit.errors",
@@ -63,13 +63,13 @@ _HOME = {
     "TextEncoder": "oskit.archive.text_encoder",
     "TokenWeights": "oskit.archive.text_encoder",
     "TrainingData": "oskit.training.data",
-    "UntrainedProjectionWarning": "oskit.encoder.report",
+    "UntrainedProjectionWarning": "oskit.encoder.loader.report",
     "Vocabulary": "oskit.archive.vocabulary",
     "connect": "oskit.cluster.connection",
-    "corpus_idf": "oskit.encoder.frequencies",
+    "corpus_idf": "oskit.encoder.document_frequencies",
     "deploy_archive": "oskit.cluster.deploy",
     "evaluate": "oskit.evaluation.evaluate",
-    "fit_lexical_head": "oskit.encoder.lexical",
+    "fit_lexical_head": "oskit.encoder.surgery.lexical_head",
     "ingest": "oskit.cluster.ingest",
     "load_recipe": "oskit.training.recipe_file",
     "load_training_data": "oskit.training.data",

@@ -7,9 +7,9 @@ from typing import Any
 
 from benchmarks.models import SavedModel, bert
 from benchmarks.quality.data import FAQ_SWEDISH, Workspace, passages, staged
-from oskit.encoder.layers import keep_layers
+from oskit.encoder.loader.quiet import quiet_libraries
 from oskit.encoder.model import NeuralSparseEncoder
-from oskit.encoder.quiet import quiet_libraries
+from oskit.encoder.surgery.layers import keep_layers
 
 _TEXTS = 500
 """Passages that the cut is fitted to, half English, half Swedish."""

@@ -21,7 +21,7 @@ from benchmarks.quality.measure import (
     measure_encoder,
 )
 from benchmarks.quality.variants import VARIANTS, Recipe, Scale, Variant
-from oskit.encoder.report import UntrainedProjectionWarning
+from oskit.encoder.loader.report import UntrainedProjectionWarning
 from oskit.errors import TrainingError, TrainingInterrupted
 from oskit.training.recipe_tree import merge
 
@@ -142,8 +142,8 @@ class Runner:
         return Result(variant.name, seed, measured, seconds)
 
     def _untrained(self, folder: Path, head: str, seed: int) -> NeuralSparseEncoder:
-        from oskit.encoder.lexical import fit_lexical_head
         from oskit.encoder.model import NeuralSparseEncoder
+        from oskit.encoder.surgery.lexical_head import fit_lexical_head
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UntrainedProjectionWarning)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from oskit.archive.vocabulary import Vocabulary
-from oskit.data.whole import write_whole
+from oskit.data.atomic import write_whole
 from oskit.errors import BrokenEncoderError, UsageError
 
 if TYPE_CHECKING:

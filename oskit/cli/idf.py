@@ -62,8 +62,8 @@ def idf(sources: tuple[str, ...], out: Output, **options: Any) -> None:
     """
     from oskit.archive.idf import write_idf
     from oskit.data.files import count_records, read_documents
-    from oskit.encoder.frequencies import count_documents
-    from oskit.encoder.tokenizers import open_vocabulary
+    from oskit.encoder.document_frequencies import count_documents
+    from oskit.encoder.loader.tokenizer_files import open_vocabulary
 
     documents = read_documents(
         sources,

@@ -13,7 +13,7 @@ from oskit.cli.output import Output
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from oskit.encoder.report import LoadReport
+    from oskit.encoder.loader.report import LoadReport
 
 
 @click.command("load")
@@ -49,7 +49,7 @@ def _print(console: Console, report: LoadReport) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from oskit.encoder.report import TIER_NAMES
+    from oskit.encoder.loader.report import TIER_NAMES
 
     formula = "log1p(relu(x))" if report.activation == "relu" else "log1p(log1p(relu(x)))"
     rows = {

@@ -53,8 +53,8 @@ def export_demo(
         ParityError: An archive does not compute what the encoder does.
     """
     from exporters import export_encoder
-    from oskit.encoder.frequencies import corpus_idf
-    from oskit.encoder.inference_free import inference_free
+    from oskit.encoder.document_frequencies import corpus_idf
+    from oskit.encoder.surgery.inference_free import inference_free
 
     with steps.step(f"Export it as {' and '.join(formats)}") as step:
         made = export_encoder(encoder, folder / "symmetric", formats=formats, name=NAME)

@@ -22,7 +22,7 @@ from oskit.demo.plan import FORMATS, Format, plans
 from oskit.demo.result import DemoReport
 from oskit.demo.steps import Steps, Tell
 from oskit.demo.training import train_demo
-from oskit.encoder.report import TIER_NAMES
+from oskit.encoder.loader.report import TIER_NAMES
 from oskit.errors import UsageError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from oskit.demo.result import DemoIndex, DemoReport
-from oskit.encoder.report import TIER_NAMES
+from oskit.encoder.loader.report import TIER_NAMES
 from oskit.evaluation.report import NOTHING, figure, milliseconds, percent
 
 if TYPE_CHECKING:

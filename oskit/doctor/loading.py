@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oskit.doctor.finding import Finding, attempt
-from oskit.encoder.quiet import quiet_libraries
+from oskit.encoder.loader.quiet import quiet_libraries
 from oskit.errors import BrokenEncoderError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ def check_encoder(
     missing = _missing_packages("encoder")
     if missing:  # this encoder was asked about, so it is no small matter that it cannot be looked at
         return [replace(missing, status="failure")]
+    from oskit.encoder.loader.tiers import DEFAULT_BASE
     from oskit.encoder.model import NeuralSparseEncoder
-    from oskit.encoder.tiers import DEFAULT_BASE
 
     loaded: list[NeuralSparseEncoder] = []
 

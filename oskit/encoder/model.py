@@ -24,14 +24,14 @@ from oskit.archive.batching import checked_texts, encode_in_batches, rows_to_csr
 from oskit.archive.idf import merged_idf
 from oskit.archive.text_encoder import SERVER_MAX_LENGTH, Architecture
 from oskit.archive.token_weights import TokenWeightsMixin
-from oskit.encoder.heads import fingerprint, projection_of
-from oskit.encoder.hub import HubOptions
-from oskit.encoder.loading import LoadOptions, load
-from oskit.encoder.modules import config_of, hidden_size, layers, logits_width, vocabulary_of
-from oskit.encoder.quiet import quiet_libraries
-from oskit.encoder.report import Activation, Head, LoadAttempt, LoadReport, Tier
-from oskit.encoder.streaming import attach, streamed
-from oskit.encoder.tiers import DEFAULT_BASE
+from oskit.encoder.head.projection import fingerprint, projection_of
+from oskit.encoder.head.streaming import attach, streamed
+from oskit.encoder.loader.hub import HubOptions
+from oskit.encoder.loader.load import LoadOptions, load
+from oskit.encoder.loader.modules import config_of, hidden_size, layers, logits_width, vocabulary_of
+from oskit.encoder.loader.quiet import quiet_libraries
+from oskit.encoder.loader.report import Activation, Head, LoadAttempt, LoadReport, Tier
+from oskit.encoder.loader.tiers import DEFAULT_BASE
 from oskit.errors import BrokenEncoderError, EncoderError, UsageError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
 
     Load one with :meth:`from_pretrained`.
 
-    Documents and queries go through the streaming vocabulary head (:mod:`oskit.encoder.streaming`), in
+    Documents and queries go through the streaming vocabulary head (:mod:`oskit.encoder.head.streaming`), in
     training as well: the same numbers without the tensor of all logits. What it does not fit goes the usual
     way.
 

@@ -71,8 +71,8 @@ class DenseModel:
             ) from error
         import torch
 
-        from oskit.encoder.hub import HubOptions, local_or_fetched
-        from oskit.encoder.quiet import quiet_libraries
+        from oskit.encoder.loader.hub import HubOptions, local_or_fetched
+        from oskit.encoder.loader.quiet import quiet_libraries
 
         folder = local_or_fetched(name, HubOptions(code=trust_remote_code))
         try:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from oskit.data.atomic import write_whole
 from oskit.data.collection import Collection
-from oskit.data.whole import write_whole
-from oskit.encoder.frequencies import corpus_idf
+from oskit.encoder.document_frequencies import corpus_idf
 from oskit.errors import DataError, TrainingError
 from oskit.training.arrow import EXAMPLES, RowWriter, blocks_of, column_of, open_rows
 from oskit.training.data import TrainingData, load_training_data

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from oskit.archive.text_encoder import Architecture
-from oskit.encoder.tiers import DEFAULT_BASE
+from oskit.encoder.loader.tiers import DEFAULT_BASE
 from oskit.training.mining_config import MiningConfig
 from oskit.training.sources import DataSource
 from oskit.training.teacher_config import TeachersConfig

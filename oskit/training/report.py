@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oskit.data.whole import write_whole
+from oskit.data.atomic import write_whole
 from oskit.errors import DataError
 from oskit.evaluation.significance import Significance
 from oskit.training.measuring import Figures

@@ -16,8 +16,8 @@ from sentence_transformers.sparse_encoder.callbacks.splade_callbacks import (
 )
 from sentence_transformers.sparse_encoder.training_args import SparseEncoderTrainingArguments
 
+from oskit.encoder.loader.quiet import quiet_libraries
 from oskit.encoder.model import NeuralSparseEncoder
-from oskit.encoder.quiet import quiet_libraries
 from oskit.errors import TrainingError, TrainingInterrupted
 from oskit.evaluation.significance import paired_bootstrap
 from oskit.training.batches import ExampleCollator, KnownPairs, routes

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from oskit.archive.idf import idf_vector, read_idf
-from oskit.encoder.inference_free import inference_free
-from oskit.encoder.layers import check_layers, keep_layers
-from oskit.encoder.lexical import fit_lexical_head
+from oskit.encoder.loader.report import UntrainedProjectionWarning
 from oskit.encoder.model import NeuralSparseEncoder
-from oskit.encoder.report import UntrainedProjectionWarning
+from oskit.encoder.surgery.inference_free import inference_free
+from oskit.encoder.surgery.layers import check_layers, keep_layers
+from oskit.encoder.surgery.lexical_head import fit_lexical_head
 from oskit.training.recipe import EncoderPart
 
 if TYPE_CHECKING:

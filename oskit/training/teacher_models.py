@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from oskit.data.duplicates import digest_of
-from oskit.encoder.hub import HubOptions, local_or_fetched
-from oskit.encoder.quiet import quiet_libraries
+from oskit.encoder.loader.hub import HubOptions, local_or_fetched
+from oskit.encoder.loader.quiet import quiet_libraries
 from oskit.errors import TrainingError, UntrainedEncoderError
 from oskit.evaluation.dense import DenseModel
 from oskit.training.memory import is_out_of_memory

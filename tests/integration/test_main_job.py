@@ -22,9 +22,9 @@ from oskit.cluster.ingest import ingest
 from oskit.cluster.models import delete_model
 from oskit.data.collection import Collection
 from oskit.demo.data import demo_collection, demo_encoder
-from oskit.encoder.frequencies import corpus_idf
-from oskit.encoder.inference_free import inference_free
+from oskit.encoder.document_frequencies import corpus_idf
 from oskit.encoder.model import NeuralSparseEncoder
+from oskit.encoder.surgery.inference_free import inference_free
 from oskit.evaluation.verify import verify
 
 pytestmark = pytest.mark.integration

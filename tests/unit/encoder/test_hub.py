@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from oskit.encoder import hub
+from oskit.encoder.loader import hub
+from oskit.encoder.loader.report import UntrainedProjectionWarning
 from oskit.encoder.model import NeuralSparseEncoder
-from oskit.encoder.report import UntrainedProjectionWarning
 from oskit.errors import BrokenEncoderError, EncoderError, EncoderNotFoundError, HubAccessError
 from tests import tiny
 from tests.hub_server import HubServer

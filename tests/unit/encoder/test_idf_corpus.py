@@ -16,10 +16,10 @@ import torch
 import oskit
 from oskit.archive.idf import MIN_QUERY_WEIGHT, idf_vector, merged_idf, read_idf, write_idf
 from oskit.archive.vocabulary import Vocabulary
-from oskit.encoder.frequencies import BLOCK, corpus_idf, count_documents
-from oskit.encoder.inference_free import inference_free
+from oskit.encoder.document_frequencies import BLOCK, corpus_idf, count_documents
+from oskit.encoder.loader.tokenizer_files import open_vocabulary
 from oskit.encoder.model import NeuralSparseEncoder
-from oskit.encoder.tokenizers import open_vocabulary
+from oskit.encoder.surgery.inference_free import inference_free
 from oskit.errors import DataError, EncoderError, EncoderNotFoundError, UsageError
 from tests import tiny
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from oskit.encoder.heads import projection_of
-from oskit.encoder.layers import check_layers, keep_layers, translator
+from oskit.encoder.head.projection import projection_of
+from oskit.encoder.loader.modules import layers
+from oskit.encoder.loader.report import UntrainedProjectionWarning
 from oskit.encoder.model import NeuralSparseEncoder
-from oskit.encoder.modules import layers
-from oskit.encoder.report import UntrainedProjectionWarning
+from oskit.encoder.surgery.layers import check_layers, keep_layers, translator
 from oskit.errors import DataError, EncoderError
 from tests import tiny
 

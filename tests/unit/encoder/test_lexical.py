@@ -13,10 +13,10 @@ import pytest
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from oskit.encoder.heads import projection_of
-from oskit.encoder.lexical import discriminant, fit_lexical_head, idf_biases
+from oskit.encoder.head.projection import projection_of
+from oskit.encoder.loader.report import UntrainedProjectionWarning
 from oskit.encoder.model import NeuralSparseEncoder
-from oskit.encoder.report import UntrainedProjectionWarning
+from oskit.encoder.surgery.lexical_head import discriminant, fit_lexical_head, idf_biases
 from oskit.errors import DataError, EncoderError
 from tests import tiny
 

@@ -18,9 +18,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SparseEncoder
 
-from oskit.encoder.layouts import HEAD_FILE
+from oskit.encoder.loader.layouts import HEAD_FILE
+from oskit.encoder.loader.report import UntrainedProjectionWarning
 from oskit.encoder.model import NeuralSparseEncoder
-from oskit.encoder.report import UntrainedProjectionWarning
 from oskit.errors import (
     BrokenEncoderError,
     EncoderError,

@@ -13,8 +13,8 @@ import torch
 from sentence_transformers import SparseEncoder
 
 from oskit.archive.text_encoder import TextEncoder
+from oskit.encoder.loader.report import UntrainedProjectionWarning
 from oskit.encoder.model import NeuralSparseEncoder
-from oskit.encoder.report import UntrainedProjectionWarning
 from oskit.errors import UsageError
 from tests import tiny
 

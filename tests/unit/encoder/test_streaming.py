@@ -16,9 +16,9 @@ from sentence_transformers import SparseEncoder
 from sentence_transformers.sparse_encoder.modules import Dense, Router, SpladePooling, Transformer
 from torch import Tensor, nn
 
-from oskit.encoder.heads import random_projection
+from oskit.encoder.head.projection import random_projection
+from oskit.encoder.head.streaming import VocabularyProjection, attach
 from oskit.encoder.model import NeuralSparseEncoder
-from oskit.encoder.streaming import VocabularyProjection, attach
 from oskit.errors import EncoderError
 from tests import tiny
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from oskit.encoder.maxima import Tokens, maximum_logits
+from oskit.encoder.head.maxima import Tokens, maximum_logits
 
 BATCH, LENGTH, HIDDEN, VOCABULARY = 5, 9, 4, 150
 TILES = (None, 1 << 9, 1 << 13)

@@ -17,8 +17,8 @@ from sentence_transformers.sparse_encoder.losses import (
     SparseMultipleNegativesRankingLoss,
 )
 
-from oskit.encoder.inference_free import inference_free
 from oskit.encoder.model import NeuralSparseEncoder
+from oskit.encoder.surgery.inference_free import inference_free
 from oskit.training.batches import ExampleCollator, KnownPairs, document_id, query_id, routes
 from oskit.training.losses import (
     MAX_RELATIVE_COST,

@@ -17,8 +17,8 @@ from sentence_transformers.sparse_encoder.callbacks.splade_callbacks import (
 )
 from transformers import TrainerCallback
 
-from oskit.encoder.inference_free import inference_free
 from oskit.encoder.model import NeuralSparseEncoder
+from oskit.encoder.surgery.inference_free import inference_free
 from oskit.errors import TrainingError
 from oskit.training.batches import ExampleCollator, KnownPairs, LengthBatchSampler, routes
 from oskit.training.guards import Guards

@@ -12,13 +12,20 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from oskit.encoder.heads import fingerprint, projection_of
-from oskit.encoder.hub import HubOptions
-from oskit.encoder.layouts import Layout
-from oskit.encoder.modules import Trust, build_modules, check_finite, check_weights, named_errors, positions
-from oskit.encoder.quiet import quiet_libraries
-from oskit.encoder.report import Activation, LoadReport, UntrainedProjectionWarning, untrained_message
-from oskit.encoder.tiers import Found, Search
+from oskit.encoder.head.projection import fingerprint, projection_of
+from oskit.encoder.loader.hub import HubOptions
+from oskit.encoder.loader.layouts import Layout
+from oskit.encoder.loader.modules import (
+    Trust,
+    build_modules,
+    check_finite,
+    check_weights,
+    named_errors,
+    positions,
+)
+from oskit.encoder.loader.quiet import quiet_libraries
+from oskit.encoder.loader.report import Activation, LoadReport, UntrainedProjectionWarning, untrained_message
+from oskit.encoder.loader.tiers import Found, Search
 from oskit.errors import BrokenEncoderError, UntrainedEncoderError, UsageError, first_line
 
 if TYPE_CHECKING:

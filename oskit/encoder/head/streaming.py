@@ -3,7 +3,7 @@
 The modules stay those of sentence-transformers, so that a saved encoder opens there. Only what they do
 inside of :func:`streamed` differs: the projection to the vocabulary (the ``decoder`` of a masked-language
 head, or a ``Dense`` module) hands its input on instead of multiplying it, and the pooling that gets it
-computes projection and maximum at once (:func:`oskit.encoder.maxima.maximum_logits`). Outside of it they
+computes projection and maximum at once (:func:`oskit.encoder.head.maxima.maximum_logits`). Outside of it they
 compute what they always do: the exporter traces the very same modules.
 
 No list says which architectures this fits. :func:`attach` runs the modules on three tokens, and attaches only
@@ -24,7 +24,7 @@ import torch
 from sentence_transformers.sparse_encoder.modules import Dense, SpladePooling, Transformer
 from torch import Tensor, nn
 
-from oskit.encoder.maxima import Tokens, maximum_logits
+from oskit.encoder.head.maxima import Tokens, maximum_logits
 from oskit.errors import EncoderError
 
 _handed_on: ContextVar[_HandedOn | None] = ContextVar("_handed_on", default=None)

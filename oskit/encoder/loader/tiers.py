@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from oskit.encoder import hub
-from oskit.encoder.layouts import Layout, detect_layout
-from oskit.encoder.report import LoadAttempt, Outcome, Tier
+from oskit.encoder.loader import hub
+from oskit.encoder.loader.layouts import Layout, detect_layout
+from oskit.encoder.loader.report import LoadAttempt, Outcome, Tier
 from oskit.errors import EncoderError, EncoderNotFoundError, UsageError
 
 DEFAULT_BASE = "distilbert/distilbert-base-uncased"

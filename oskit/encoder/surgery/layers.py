@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from oskit.encoder.modules import config_of
-from oskit.encoder.states import ridge, token_states
+from oskit.encoder.loader.modules import config_of
+from oskit.encoder.surgery.hidden_states import ridge, token_states
 from oskit.errors import EncoderError
 
 if TYPE_CHECKING:

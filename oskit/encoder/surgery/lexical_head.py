@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from oskit.encoder.frequencies import corpus_idf
-from oskit.encoder.heads import projection_of
-from oskit.encoder.states import ridge, token_states
-from oskit.encoder.streaming import attach, streamed
+from oskit.encoder.document_frequencies import corpus_idf
+from oskit.encoder.head.projection import projection_of
+from oskit.encoder.head.streaming import attach, streamed
+from oskit.encoder.surgery.hidden_states import ridge, token_states
 from oskit.errors import DataError, EncoderError
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def fit_lexical_head(
 
 
 def _masked_language_head(encoder: NeuralSparseEncoder) -> nn.Linear:
-    """Its last layer, which :func:`oskit.encoder.streaming.streamed` leaves out."""
+    """Its last layer, which :func:`oskit.encoder.head.streaming.streamed` leaves out."""
     if not attach(encoder.document_modules):
         raise EncoderError(
             "the masked-language head of this encoder does more than multiply, so it cannot be fitted",

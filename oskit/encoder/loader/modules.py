@@ -19,9 +19,9 @@ from torch import nn
 
 from oskit.archive.idf import idf_vector, read_idf
 from oskit.archive.vocabulary import Vocabulary
-from oskit.encoder.heads import projection_module, random_projection, read_projection
-from oskit.encoder.layouts import Layout, TransformerPart
-from oskit.encoder.report import Activation
+from oskit.encoder.head.projection import projection_module, random_projection, read_projection
+from oskit.encoder.loader.layouts import Layout, TransformerPart
+from oskit.encoder.loader.report import Activation
 from oskit.errors import BrokenEncoderError, EncoderError, OskitError
 
 

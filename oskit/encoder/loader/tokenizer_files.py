@@ -70,7 +70,7 @@ def _find(folder: Path, name: str) -> Path:
 
 def _fetch(name: str) -> Path:
     try:
-        from oskit.encoder import hub
+        from oskit.encoder.loader import hub
 
         is_repository = hub.is_repository_name(name)
     except ImportError as error:
