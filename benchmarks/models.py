@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from benchmarks.tensor_bundle import read_bundle
-from oskit.cluster.node.artifacts import Artifact, resolve
-from oskit.cluster.node.paths import locked
 from oskit.demo.data import demo_encoder, demo_teacher
 from oskit.encoder.loader.quiet import quiet_libraries
 from oskit.errors import DataError
 from oskit.folders import user_cache
+from oskit.localnode.artifacts import Artifact, resolve
+from oskit.localnode.paths import locked
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

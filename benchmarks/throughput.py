@@ -74,9 +74,9 @@ def prepare(
     from oskit.archive.encoder import ArchiveEncoder
     from oskit.cluster.connection import ConnectionSettings, connect
     from oskit.cluster.indexes import delete_index
-    from oskit.cluster.node import LocalNode
     from oskit.demo.data import demo_collection, demo_encoder
     from oskit.encoder.model import NeuralSparseEncoder
+    from oskit.localnode import LocalNode
 
     encoder = NeuralSparseEncoder.from_pretrained(model or demo_encoder())
     reference = NeuralSparseEncoder.from_pretrained(model or demo_encoder())

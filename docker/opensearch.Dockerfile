@@ -12,7 +12,7 @@ FROM ${PYTHON_IMAGE} AS natives
 RUN python3 -m venv /venv && /venv/bin/pip install --no-cache-dir 'jgo>=3.0' platformdirs tenacity
 COPY oskit /src/oskit
 # Fetched by coordinates and checked against the checksums that oskit pins.
-RUN PYTHONPATH=/src /venv/bin/python -m oskit.cluster.node.image.fetch_natives /out
+RUN PYTHONPATH=/src /venv/bin/python -m oskit.localnode.image.fetch_natives /out
 
 FROM ${BASE_IMAGE}
 COPY --from=natives --chown=1000:1000 /out/natives /usr/share/opensearch/natives

@@ -17,13 +17,13 @@ from oskit.archive.encoder import ArchiveEncoder
 from oskit.cluster.connection import ConnectionSettings, connect
 from oskit.cluster.deploy import deploy_archive
 from oskit.cluster.ingest import ingest
-from oskit.cluster.node import LocalNode
 from oskit.cluster.search import search
 from oskit.data.collection import Collection
 from oskit.demo.data import demo_collection, demo_encoder
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.evaluation.report import write_verification
 from oskit.evaluation.verify import verify
+from oskit.localnode import LocalNode
 
 
 def main_job(model: str, collection: Collection, folder: Path, url: str, *, index: str = "main-job") -> float:

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from oskit.cluster.deploy import deploy_archive as deploy_archive
     from oskit.cluster.indexes import IndexSettings as IndexSettings
     from oskit.cluster.ingest import ingest as ingest
-    from oskit.cluster.node import DockerNode as DockerNode
-    from oskit.cluster.node import LocalNode as LocalNode
     from oskit.cluster.search import search as search
     from oskit.data.collection import Collection as Collection
     from oskit.data.documents import Document as Document
@@ -37,6 +35,8 @@ if TYPE_CHECKING:
     from oskit.errors import OskitError as OskitError
     from oskit.evaluation.evaluate import evaluate as evaluate
     from oskit.evaluation.verify import verify as verify
+    from oskit.localnode import DockerNode as DockerNode
+    from oskit.localnode import LocalNode as LocalNode
     from oskit.training.data import TrainingData as TrainingData
     from oskit.training.data import load_training_data as load_training_data
     from oskit.training.recipe import Recipe as Recipe
@@ -50,12 +50,12 @@ _HOME = {
     "Collection": "oskit.data.collection",
     "ConnectionSettings": "oskit.cluster.connection",
     "DataSource": "oskit.training.sources",
-    "DockerNode": "oskit.cluster.node",
+    "DockerNode": "oskit.localnode",
     "Document": "oskit.data.documents",
     "IndexSettings": "oskit.cluster.indexes",
     "LoadAttempt": "oskit.encoder.loader.report",
     "LoadReport": "oskit.encoder.loader.report",
-    "LocalNode": "oskit.cluster.node",
+    "LocalNode": "oskit.localnode",
     "NeuralSparseEncoder": "oskit.encoder.model",
     "OskitError": "oskit.errors",
     "Prune": "oskit.archive.token_weights",

@@ -23,7 +23,7 @@ def cluster_url() -> Iterator[str]:
     if url := os.environ.get("OSKIT_TEST_URL"):
         yield url
         return
-    from oskit.cluster.node import LocalNode
+    from oskit.localnode import LocalNode
 
     with LocalNode() as node:
         yield node.url

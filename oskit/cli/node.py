@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from oskit.cli.output import Output
-    from oskit.cluster.node import Node, NodeStatus
+    from oskit.localnode import Node, NodeStatus
 
 _name_option = click.option("--name", default="default", show_default=True, help="Which node.")
 
@@ -169,7 +169,7 @@ def build(tag: str | None, force: bool, out: Output) -> None:
       sudo oskit node image build
       OSKIT_OPENSEARCH_IMAGE=oskit-opensearch:3.6.0 oskit node start --docker
     """
-    from oskit.cluster.node.image import build_image
+    from oskit.localnode.image import build_image
 
     with out.progress("Building", unit="") as handle:
 
@@ -195,7 +195,7 @@ def _new_node(
     timeout: float,
     progress: Callable[[str, float, float | None], None],
 ) -> Node:
-    from oskit.cluster.node import DockerNode, LocalNode
+    from oskit.localnode import DockerNode, LocalNode
 
     common: dict[str, Any] = {"port": port, "heap": heap, "timeout": timeout, "progress": progress}
     return DockerNode(name, image=image, **common) if docker else LocalNode(name, **common)
@@ -203,7 +203,7 @@ def _new_node(
 
 def _existing_node(name: str) -> Node:
     """The node of that name, of the kind that it was started as."""
-    from oskit.cluster.node import find_node
+    from oskit.localnode import find_node
 
     return find_node(name)
 

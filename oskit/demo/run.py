@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oskit.cluster.connection import ConnectionSettings, cluster_info, connect
-from oskit.cluster.node import DockerNode, LocalNode, Node
 from oskit.demo.cluster_job import ClusterJob
 from oskit.demo.data import demo_collection, demo_encoder
 from oskit.demo.export import export_demo
@@ -24,6 +23,7 @@ from oskit.demo.steps import Steps, Tell
 from oskit.demo.training import train_demo
 from oskit.encoder.loader.report import TIER_NAMES
 from oskit.errors import UsageError
+from oskit.localnode import DockerNode, LocalNode, Node
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch

@@ -63,8 +63,8 @@ def _available_memory() -> int | None:
 
 
 def _disk() -> Finding:
-    from oskit.cluster.node.account import node_account
-    from oskit.cluster.node.paths import cache_choice
+    from oskit.localnode.paths import cache_choice
+    from oskit.localnode.service_account import node_account
 
     try:
         folder = cache_choice(node_account())
@@ -82,7 +82,7 @@ def _disk() -> Finding:
 
 
 def _java() -> Finding:
-    from oskit.cluster.node.java import find_java
+    from oskit.localnode.java import find_java
 
     try:
         java = find_java()

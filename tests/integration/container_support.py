@@ -9,10 +9,10 @@ from typing import NoReturn
 
 import pytest
 
-from oskit.cluster.node.config import SETTINGS
-from oskit.cluster.node.container import OFFICIAL_IMAGE
-from oskit.cluster.node.engine import docker_engine
 from oskit.errors import OskitError
+from oskit.localnode.configuration import SETTINGS
+from oskit.localnode.container import OFFICIAL_IMAGE
+from oskit.localnode.engine import docker_engine
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,8 @@ from opensearchpy import OpenSearch
 from tiny_models import graph_that_keeps_words
 
 from oskit.cluster.connection import ConnectionSettings, connect
-from oskit.cluster.node import LocalNode
-from oskit.cluster.node.processes import ProcessId
+from oskit.localnode import LocalNode
+from oskit.localnode.processes import ProcessId
 
 
 class OwnNode:
@@ -27,7 +27,7 @@ class OwnNode:
 
     Args:
         name: Part of its name.
-        **options: As of :class:`oskit.cluster.node.LocalNode`.
+        **options: As of :class:`oskit.localnode.LocalNode`.
     """
 
     def __init__(self, name: str, **options: Any) -> None:

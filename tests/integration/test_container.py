@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from container_support import image_name, require_image
 
-from oskit.cluster.node import health
+from oskit.localnode import health
 
 pytestmark = [pytest.mark.integration, pytest.mark.container]
 
@@ -80,7 +80,7 @@ def test_a_temporary_container_does_not_outlive_its_process(environment: dict[st
 
     script = (
         "import os, signal\n"
-        "from oskit.cluster.node import DockerNode\n"
+        "from oskit.localnode import DockerNode\n"
         "with DockerNode(heap='512m') as node:\n"
         "    print(node.status().container, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

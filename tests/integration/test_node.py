@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from oskit.cluster.node import health
-from oskit.cluster.node.account import node_account
-from oskit.cluster.node.paths import cache_root
-from oskit.cluster.node.processes import ProcessId
+from oskit.localnode import health
+from oskit.localnode.paths import cache_root
+from oskit.localnode.processes import ProcessId
+from oskit.localnode.service_account import node_account
 
 pytestmark = pytest.mark.integration
 
@@ -98,7 +98,7 @@ def test_a_node_from_start_to_stop(state: Path) -> None:
 
 def test_a_start_that_fails_says_why_and_leaves_nothing(state: Path) -> None:
     script = (
-        "from oskit.cluster.node import LocalNode\n"
+        "from oskit.localnode import LocalNode\n"
         "from oskit.errors import NodeError\n"
         "try:\n"
         "    LocalNode('bad', settings={'no.such.setting': 1}).start()\n"
@@ -120,7 +120,7 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(state: Path) -> None:
 def test_nothing_is_left_of_a_temporary_node(state: Path, ending: str) -> None:
     script = (
         "import os, signal\n"
-        "from oskit.cluster.node import LocalNode\n"
+        "from oskit.localnode import LocalNode\n"
         "with LocalNode(heap='512m') as node:\n"
         "    status = node.status()\n"
         "    print(status.pid, status.folder, flush=True)\n"
@@ -146,7 +146,7 @@ AS_USER = """
 import os, sys
 # All that the commands need, while the folders of root can still be read: there may be Python itself.
 import encodings.idna, json, rich.console, rich.table
-import oskit.cli.log, oskit.cli.node, oskit.cluster.node.process
+import oskit.cli.log, oskit.cli.node, oskit.localnode.process
 from oskit.cli.main import main
 uid, gid = int(sys.argv[1]), int(sys.argv[2])
 os.setgroups([]), os.setgid(gid), os.setuid(uid)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from oskit.cluster.node import paths
 from oskit.doctor import Finding, check_machine
+from oskit.localnode import paths
 
 
 def _named(findings: list[Finding], name: str) -> Finding:
@@ -83,8 +83,8 @@ def test_a_missing_extra_is_skipped_with_the_command_that_installs_it(
 
 
 def test_without_a_suitable_java_only_the_local_node_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
-    from oskit.cluster.node import java
     from oskit.errors import NodeError
+    from oskit.localnode import java
 
     def none_found() -> None:
         raise NodeError("No Java 21 was found", hint="Install a JDK")

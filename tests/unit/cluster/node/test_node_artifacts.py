@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from oskit.cluster.node.artifacts import ARTIFACTS, Artifact, resolve
 from oskit.errors import NodeError
+from oskit.localnode.artifacts import ARTIFACTS, Artifact, resolve
 from tests.http_server import HttpServer, Reply, Request
 
 pytest.importorskip("jgo")

@@ -51,8 +51,8 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
     script = (
         "import sys\n"
         "sys.modules['docker'] = sys.modules['jgo'] = sys.modules['jgo.maven'] = None\n"
-        "from oskit.cluster.node import DockerNode, LocalNode\n"
-        "from oskit.cluster.node.artifacts import SERVER, resolve\n"
+        "from oskit.localnode import DockerNode, LocalNode\n"
+        "from oskit.localnode.artifacts import SERVER, resolve\n"
         "from oskit.errors import MissingDependencyError\n"
         "x = DockerNode('x')\n"
         "for attempt in (x.start, DockerNode().start, x.stop, lambda: resolve(SERVER)):\n"

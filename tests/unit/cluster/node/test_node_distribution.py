@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from oskit.cluster.node import distribution as module
-from oskit.cluster.node.java import Java
 from oskit.errors import NodeError
+from oskit.localnode import distribution as module
+from oskit.localnode.java import Java
 
 JAVA = Java(Path("/nowhere"), "21", frozenset())
 

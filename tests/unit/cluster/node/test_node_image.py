@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from oskit.cluster.node import image
 from oskit.errors import NodeError
+from oskit.localnode import image
 
 ENTRYPOINT = Path(image.__file__).with_name("entrypoint.sh")
 
@@ -91,7 +91,7 @@ def test_without_root_the_error_says_so(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_without_an_engine_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("docker")
-    from oskit.cluster.node import DockerNode
+    from oskit.localnode import DockerNode
 
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     with pytest.raises(NodeError, match=r"No Docker engine answers.*docker\.io"):

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from oskit.cluster.node import java as java_module
-from oskit.cluster.node.account import Account, node_account
-from oskit.cluster.node.java import find_java
 from oskit.errors import NodeError
+from oskit.localnode import java as java_module
+from oskit.localnode.java import find_java
+from oskit.localnode.service_account import Account, node_account
 
 
 @pytest.fixture(autouse=True)

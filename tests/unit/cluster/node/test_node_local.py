@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from oskit.cluster.node import LocalNode, find_node
-from oskit.cluster.node.account import can_enter, node_account
-from oskit.cluster.node.base import node_folder, read_record, write_record
-from oskit.cluster.node.config import Folders, write_configuration
-from oskit.cluster.node.diagnosis import start_error
-from oskit.cluster.node.java import Java
-from oskit.cluster.node.paths import cache_root, state_root
-from oskit.cluster.node.processes import ProcessId
 from oskit.errors import NodeError, UsageError
+from oskit.localnode import LocalNode, find_node
+from oskit.localnode.configuration import Folders, write_configuration
+from oskit.localnode.diagnosis import start_error
+from oskit.localnode.java import Java
+from oskit.localnode.node import node_folder, read_record, write_record
+from oskit.localnode.paths import cache_root, state_root
+from oskit.localnode.processes import ProcessId
+from oskit.localnode.service_account import can_enter, node_account
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +114,7 @@ def test_root_needs_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_folder_that_the_user_cannot_enter_is_not_used(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from oskit.cluster.node import paths
+    from oskit.localnode import paths
 
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(paths, "SYSTEM_CACHE", tmp_path / "system-cache")

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from oskit.cluster.node.processes import ProcessId, stop_group
+from oskit.localnode.processes import ProcessId, stop_group
 
 
 def identity(pid: int) -> ProcessId:

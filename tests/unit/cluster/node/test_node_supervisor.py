@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from oskit.cluster.node import supervisor
-from oskit.cluster.node.processes import ProcessId
+from oskit.localnode import supervisor
+from oskit.localnode.processes import ProcessId
 
 
 class Supervised:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from oskit.cluster.node.base import Node, NodeStatus, node_folder, read_record
-from oskit.cluster.node.container import DockerNode
-from oskit.cluster.node.process import LocalNode
+from oskit.localnode.container import DockerNode
+from oskit.localnode.node import Node, NodeStatus, node_folder, read_record
+from oskit.localnode.process import LocalNode
 
 __all__ = ["DockerNode", "LocalNode", "Node", "NodeStatus", "find_node"]
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from oskit.cluster.node.account import Account
 from oskit.errors import NodeError
+from oskit.localnode.service_account import Account
 
 MINIMUM_VERSION = 21
 

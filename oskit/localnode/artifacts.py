@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from oskit.cluster.node.paths import locked
 from oskit.errors import MissingDependencyError, NodeError
+from oskit.localnode.paths import locked
 
 OPENSEARCH_VERSION = "3.6.0"
 

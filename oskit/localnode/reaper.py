@@ -1,4 +1,4 @@
-"""``python -m oskit.cluster.node.reaper ID`` removes a container when its standard input ends.
+"""``python -m oskit.localnode.reaper ID`` removes a container when its standard input ends.
 
 The process that started the container holds the other end, so the container does not outlive it.
 """

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from oskit.cluster.node.java import Java
 from oskit.errors import UsageError
+from oskit.localnode.java import Java
 
 #: Let models be uploaded and deployed on a single small node; the defaults refuse uploads, nodes without
 #: the ml role, a full memory, less than 5 GB of free disk and the eleventh model.

@@ -1,4 +1,4 @@
-"""``python -m oskit.cluster.node.image.fetch_natives DIR``: what an OpenSearch image needs to have added.
+"""``python -m oskit.localnode.image.fetch_natives DIR``: what an OpenSearch image needs to have added.
 
 It is for ``docker/opensearch.Dockerfile``, and needs jgo, platformdirs and tenacity only.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from oskit.cluster.node.config import ML_SETTINGS, to_yaml
-from oskit.cluster.node.natives import write_natives
+from oskit.localnode.configuration import ML_SETTINGS, to_yaml
+from oskit.localnode.natives import write_natives
 
 
 def main(target: Path) -> None:

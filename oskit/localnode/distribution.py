@@ -14,8 +14,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from oskit.cluster.node.account import Account
-from oskit.cluster.node.artifacts import (
+from oskit.errors import NodeError
+from oskit.localnode.artifacts import (
     ARTIFACTS,
     OPENSEARCH_VERSION,
     PLUGINS,
@@ -23,10 +23,10 @@ from oskit.cluster.node.artifacts import (
     Progress,
     resolve,
 )
-from oskit.cluster.node.java import Java
-from oskit.cluster.node.natives import write_natives
-from oskit.cluster.node.paths import cache_root, locked
-from oskit.errors import NodeError
+from oskit.localnode.java import Java
+from oskit.localnode.natives import write_natives
+from oskit.localnode.paths import cache_root, locked
+from oskit.localnode.service_account import Account
 
 #: Raise it when the folder is put together differently, so that no old one is used.
 RECIPE = "2"

@@ -11,11 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
-from oskit.cluster.node import health
-from oskit.cluster.node.account import node_account
-from oskit.cluster.node.artifacts import Progress
-from oskit.cluster.node.config import check_heap
-from oskit.cluster.node.paths import check_name, state_root
+from oskit.localnode import health
+from oskit.localnode.artifacts import Progress
+from oskit.localnode.configuration import check_heap
+from oskit.localnode.paths import check_name, state_root
+from oskit.localnode.service_account import node_account
 
 Kind = Literal["process", "docker"]
 State = Literal["running", "starting", "stopped"]

@@ -11,7 +11,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from oskit.cluster.node.artifacts import PYTORCH_JNI, PYTORCH_NATIVE, resolve
+from oskit.localnode.artifacts import PYTORCH_JNI, PYTORCH_NATIVE, resolve
 
 #: Read by ``ai.djl.pytorch.jni.LibUtils``.
 LIBRARY_PATH_VARIABLE = "PYTORCH_LIBRARY_PATH"

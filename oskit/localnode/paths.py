@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from oskit.cluster.node.account import Account, can_enter
 from oskit.errors import NodeError, UsageError
 from oskit.folders import user_cache, user_state
+from oskit.localnode.service_account import Account, can_enter
 
 # Other users cannot enter root's home, so what the server reads lies here when root starts it.
 SYSTEM_CACHE = Path("/var/cache/oskit")

@@ -12,9 +12,14 @@ import time
 from collections.abc import Mapping
 from typing import Any, Self
 
-from oskit.cluster.node.account import node_account
-from oskit.cluster.node.artifacts import OPENSEARCH_VERSION, Progress
-from oskit.cluster.node.base import (
+from oskit.errors import NodeError, UsageError
+from oskit.localnode.artifacts import OPENSEARCH_VERSION, Progress
+from oskit.localnode.configuration import SETTINGS
+from oskit.localnode.diagnosis import start_error
+from oskit.localnode.engine import docker_engine
+from oskit.localnode.health import is_ready
+from oskit.localnode.image import DEFAULT_TAG
+from oskit.localnode.node import (
     Node,
     NodeStatus,
     describe,
@@ -22,14 +27,9 @@ from oskit.cluster.node.base import (
     remove_record,
     write_record,
 )
-from oskit.cluster.node.config import SETTINGS
-from oskit.cluster.node.diagnosis import start_error
-from oskit.cluster.node.engine import docker_engine
-from oskit.cluster.node.health import is_ready
-from oskit.cluster.node.image import DEFAULT_TAG
-from oskit.cluster.node.paths import locked, state_root
-from oskit.cluster.node.ports import check_port, first_free
-from oskit.errors import NodeError, UsageError
+from oskit.localnode.paths import locked, state_root
+from oskit.localnode.ports import check_port, first_free
+from oskit.localnode.service_account import node_account
 
 OFFICIAL_IMAGE = f"opensearchproject/opensearch:{OPENSEARCH_VERSION}"
 _DATA = "/usr/share/opensearch/data"
@@ -39,7 +39,7 @@ class DockerNode(Node):
     """A real OpenSearch in a container, without its security plugin, reachable from this machine only.
 
     Args:
-        name, port, heap, settings, timeout, progress: See :class:`oskit.cluster.node.base.Node`. The data of
+        name, port, heap, settings, timeout, progress: See :class:`oskit.localnode.node.Node`. The data of
             a named node are in a volume.
         image: The image; by default ``OSKIT_OPENSEARCH_IMAGE``, then the one that `build_image` made if it
             is there, then the official one.
@@ -79,7 +79,7 @@ class DockerNode(Node):
             return self
         state = state_root(node_account())
         with locked(state / f".{self.name}.lock"):
-            from oskit.cluster.node.process import LocalNode
+            from oskit.localnode.process import LocalNode
 
             if LocalNode(self.name).status().state != "stopped":
                 raise UsageError(
@@ -155,7 +155,7 @@ class DockerNode(Node):
             self._id = container.id
             if not detach:
                 self._reaper = subprocess.Popen(
-                    [sys.executable, "-m", "oskit.cluster.node.reaper", container.id],
+                    [sys.executable, "-m", "oskit.localnode.reaper", container.id],
                     stdin=subprocess.PIPE,
                     start_new_session=True,
                 )

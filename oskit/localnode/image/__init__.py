@@ -15,13 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from oskit.cluster.node.account import node_account
-from oskit.cluster.node.artifacts import ARTIFACTS, OPENSEARCH_VERSION, Progress
-from oskit.cluster.node.config import ML_SETTINGS, to_yaml
-from oskit.cluster.node.distribution import RECIPE, distribution
-from oskit.cluster.node.engine import docker_engine
-from oskit.cluster.node.java import Java, find_java
 from oskit.errors import NodeError, UsageError
+from oskit.localnode.artifacts import ARTIFACTS, OPENSEARCH_VERSION, Progress
+from oskit.localnode.configuration import ML_SETTINGS, to_yaml
+from oskit.localnode.distribution import RECIPE, distribution
+from oskit.localnode.engine import docker_engine
+from oskit.localnode.java import Java, find_java
+from oskit.localnode.service_account import node_account
 
 DEFAULT_TAG = f"oskit-opensearch:{OPENSEARCH_VERSION}"
 

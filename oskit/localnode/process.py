@@ -16,10 +16,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
-from oskit.cluster.node import supervisor
-from oskit.cluster.node.account import give_to, node_account
-from oskit.cluster.node.artifacts import Progress
-from oskit.cluster.node.base import (
+from oskit.errors import MissingDependencyError, NodeError, UsageError
+from oskit.localnode import supervisor
+from oskit.localnode.artifacts import Progress
+from oskit.localnode.configuration import Folders, write_configuration
+from oskit.localnode.diagnosis import start_error
+from oskit.localnode.distribution import distribution
+from oskit.localnode.health import is_ready
+from oskit.localnode.java import find_java
+from oskit.localnode.natives import LIBRARY_PATH_VARIABLE
+from oskit.localnode.node import (
     Node,
     NodeStatus,
     describe,
@@ -27,16 +33,10 @@ from oskit.cluster.node.base import (
     remove_record,
     write_record,
 )
-from oskit.cluster.node.config import Folders, write_configuration
-from oskit.cluster.node.diagnosis import start_error
-from oskit.cluster.node.distribution import distribution
-from oskit.cluster.node.health import is_ready
-from oskit.cluster.node.java import find_java
-from oskit.cluster.node.natives import LIBRARY_PATH_VARIABLE
-from oskit.cluster.node.paths import locked, state_root
-from oskit.cluster.node.ports import USUAL_PORTS, check_port
-from oskit.cluster.node.processes import ProcessId, stop_group
-from oskit.errors import MissingDependencyError, NodeError, UsageError
+from oskit.localnode.paths import locked, state_root
+from oskit.localnode.ports import USUAL_PORTS, check_port
+from oskit.localnode.processes import ProcessId, stop_group
+from oskit.localnode.service_account import give_to, node_account
 
 #: Seconds that a server gets to close its indexes before it is killed.
 GRACE = 30.0
@@ -50,7 +50,7 @@ class LocalNode(Node):
         ...     client = connect(ConnectionSettings(url=node.url))
 
     Args:
-        name, port, heap, settings, timeout, progress: See :class:`oskit.cluster.node.base.Node`.
+        name, port, heap, settings, timeout, progress: See :class:`oskit.localnode.node.Node`.
         java_home: The Java to use instead of the first suitable one.
         user: When root starts it: the user that runs it (``OSKIT_NODE_USER``, ``opensearch``, ``nobody``).
     """
@@ -288,7 +288,7 @@ class LocalNode(Node):
         record = read_record(self._folders.root) if self._folders else None
         if record is None or record["kind"] != "docker":
             return
-        from oskit.cluster.node.container import DockerNode
+        from oskit.localnode.container import DockerNode
 
         # Without an engine no container runs.
         with contextlib.suppress(NodeError, MissingDependencyError):
