@@ -72,8 +72,8 @@ def prepare(
     """Load, export and deploy; returns the contenders. What it makes on the cluster goes with ``stack``."""
     from exporters import export_encoder
     from oskit.archive.encoder import ArchiveEncoder
-    from oskit.cluster.connection import ConnectionSettings, connect
-    from oskit.cluster.indexes import delete_index
+    from oskit.cluster.client.connection import ConnectionSettings, connect
+    from oskit.cluster.index.mapping import delete_index
     from oskit.demo.data import demo_collection, demo_encoder
     from oskit.encoder.model import NeuralSparseEncoder
     from oskit.localnode import LocalNode
@@ -109,8 +109,8 @@ def _documents(known: list[Document], count: int) -> list[Document]:
 
 
 def _deploy(client: OpenSearch, archive: Archive, stack: ExitStack) -> str:
-    from oskit.cluster.deploy import deploy_archive
-    from oskit.cluster.models import delete_model
+    from oskit.cluster.models.deploy import deploy_archive
+    from oskit.cluster.models.registry import delete_model
 
     model = deploy_archive(client, archive, name=f"{INDEX}-{archive.path.parent.name}")
     if not model.reused:
@@ -120,7 +120,7 @@ def _deploy(client: OpenSearch, archive: Archive, stack: ExitStack) -> str:
 
 def _ingest(client: OpenSearch, documents: list[Document], **how: object) -> float:
     """Seconds from nothing to a searchable index; the index is new each time."""
-    from oskit.cluster.ingest import ingest
+    from oskit.cluster.ingest.load import ingest
 
     report = ingest(client, INDEX, documents, recreate=True, batch_size=BATCH_SIZE, **how)
     if report.indexed != len(documents):

@@ -14,10 +14,10 @@ from tempfile import TemporaryDirectory
 
 from exporters import export_encoder
 from oskit.archive.encoder import ArchiveEncoder
-from oskit.cluster.connection import ConnectionSettings, connect
-from oskit.cluster.deploy import deploy_archive
-from oskit.cluster.ingest import ingest
-from oskit.cluster.search import search
+from oskit.cluster.client.connection import ConnectionSettings, connect
+from oskit.cluster.ingest.load import ingest
+from oskit.cluster.models.deploy import deploy_archive
+from oskit.cluster.search.search import search
 from oskit.data.collection import Collection
 from oskit.demo.data import demo_collection, demo_encoder
 from oskit.encoder.model import NeuralSparseEncoder

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from oskit.archive.text_encoder import TokenWeights as TokenWeights
     from oskit.archive.token_weights import Prune as Prune
     from oskit.archive.vocabulary import Vocabulary as Vocabulary
-    from oskit.cluster.connection import ConnectionSettings as ConnectionSettings
-    from oskit.cluster.connection import connect as connect
-    from oskit.cluster.deploy import deploy_archive as deploy_archive
-    from oskit.cluster.indexes import IndexSettings as IndexSettings
-    from oskit.cluster.ingest import ingest as ingest
-    from oskit.cluster.search import search as search
+    from oskit.cluster.client.connection import ConnectionSettings as ConnectionSettings
+    from oskit.cluster.client.connection import connect as connect
+    from oskit.cluster.index.mapping import IndexSettings as IndexSettings
+    from oskit.cluster.ingest.load import ingest as ingest
+    from oskit.cluster.models.deploy import deploy_archive as deploy_archive
+    from oskit.cluster.search.search import search as search
     from oskit.data.collection import Collection as Collection
     from oskit.data.documents import Document as Document
     from oskit.data.files import read_documents as read_documents
@@ -48,11 +48,11 @@ _HOME = {
     "Archive": "oskit.archive.archive",
     "ArchiveEncoder": "oskit.archive.encoder",
     "Collection": "oskit.data.collection",
-    "ConnectionSettings": "oskit.cluster.connection",
+    "ConnectionSettings": "oskit.cluster.client.connection",
     "DataSource": "oskit.training.sources",
     "DockerNode": "oskit.localnode",
     "Document": "oskit.data.documents",
-    "IndexSettings": "oskit.cluster.indexes",
+    "IndexSettings": "oskit.cluster.index.mapping",
     "LoadAttempt": "oskit.encoder.loader.report",
     "LoadReport": "oskit.encoder.loader.report",
     "LocalNode": "oskit.localnode",
@@ -65,17 +65,17 @@ _HOME = {
     "TrainingData": "oskit.training.data",
     "UntrainedProjectionWarning": "oskit.encoder.loader.report",
     "Vocabulary": "oskit.archive.vocabulary",
-    "connect": "oskit.cluster.connection",
+    "connect": "oskit.cluster.client.connection",
     "corpus_idf": "oskit.encoder.document_frequencies",
-    "deploy_archive": "oskit.cluster.deploy",
+    "deploy_archive": "oskit.cluster.models.deploy",
     "evaluate": "oskit.evaluation.evaluate",
     "fit_lexical_head": "oskit.encoder.surgery.lexical_head",
-    "ingest": "oskit.cluster.ingest",
+    "ingest": "oskit.cluster.ingest.load",
     "load_recipe": "oskit.training.recipe_file",
     "load_training_data": "oskit.training.data",
     "open_archive": "oskit.archive.archive",
     "read_documents": "oskit.data.files",
-    "search": "oskit.cluster.search",
+    "search": "oskit.cluster.search.search",
     "train": "oskit.training.run",
     "verify": "oskit.evaluation.verify",
 }

@@ -32,6 +32,6 @@ def cluster_url() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def client(cluster_url: str) -> OpenSearch:
     """An opensearch-py client of the real OpenSearch."""
-    from oskit.cluster.connection import ConnectionSettings, connect
+    from oskit.cluster.client.connection import ConnectionSettings, connect
 
     return connect(ConnectionSettings(url=cluster_url))

@@ -11,7 +11,7 @@ from oskit.cli.options import connection_options, output_options
 
 if TYPE_CHECKING:
     from oskit.cli.output import Output
-    from oskit.cluster.connection import ConnectionSettings
+    from oskit.cluster.client.connection import ConnectionSettings
 
 
 @click.command("demo", short_help="Run the whole path on a small collection.")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from oskit.cli.output import Output
-    from oskit.cluster.connection import ConnectionSettings
+    from oskit.cluster.client.connection import ConnectionSettings
     from oskit.doctor import Finding
 
 MARKS = {

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from oskit.cli.output import Output
-    from oskit.cluster.connection import ConnectionSettings
-    from oskit.cluster.indexes import IndexSettings
-    from oskit.cluster.ingest import IngestReport
+    from oskit.cluster.client.connection import ConnectionSettings
+    from oskit.cluster.index.mapping import IndexSettings
+    from oskit.cluster.ingest.load import IngestReport
 
 # fmt: off
 _OPTIONS = [
@@ -105,8 +105,8 @@ def ingest(
         title_field=options["title_field"],
     )
     if options["dry_run"]:
-        from oskit.cluster.indexes import check_index_name
-        from oskit.cluster.ingest import dry_run
+        from oskit.cluster.index.mapping import check_index_name
+        from oskit.cluster.ingest.load import dry_run
 
         check_index_name(index)
         report = dry_run(index, documents, settings)
@@ -129,9 +129,9 @@ def _run(
     options: dict[str, Any],
 ) -> IngestReport:
     from oskit.archive.token_weights import Prune
-    from oskit.cluster.connection import connect
-    from oskit.cluster.ingest import IngestInterrupted
-    from oskit.cluster.ingest import ingest as load
+    from oskit.cluster.client.connection import connect
+    from oskit.cluster.ingest.load import IngestInterrupted
+    from oskit.cluster.ingest.load import ingest as load
     from oskit.data.files import count_records
 
     mode = _encode_mode(options)
@@ -182,7 +182,7 @@ def _encode_mode(options: dict[str, Any]) -> Any:
 
 
 def _index_settings(options: dict[str, Any]) -> IndexSettings:
-    from oskit.cluster.indexes import IndexSettings, SparseVectorParameters
+    from oskit.cluster.index.mapping import IndexSettings, SparseVectorParameters
 
     return IndexSettings(
         kind=options["index_kind"],

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from oskit.archive.archive import Archive
     from oskit.cli.output import Output
-    from oskit.cluster.connection import ConnectionSettings
-    from oskit.cluster.deploy import DeployedModel
-    from oskit.cluster.models import ModelInfo
-    from oskit.cluster.plan import DeploymentPlan
+    from oskit.cluster.client.connection import ConnectionSettings
+    from oskit.cluster.models.deploy import DeployedModel
+    from oskit.cluster.models.deployment_plan import DeploymentPlan
+    from oskit.cluster.models.registry import ModelInfo
 
 MODEL_ID = re.compile(r"-[A-Za-z0-9_-]{19}")
 """An id that the command line would take for options."""
@@ -86,7 +86,7 @@ def deploy(
       oskit deploy out --redeploy
       oskit deploy out --dry-run
     """
-    from oskit.cluster.connection import cluster_info, connect
+    from oskit.cluster.client.connection import cluster_info, connect
 
     targets = _targets(archives, model_format, name)
     client = connect(connection)
@@ -111,7 +111,7 @@ def _targets(
     paths: tuple[str, ...], model_format: str | None, name: str | None
 ) -> list[tuple[Archive, str | None]]:
     """The archives to deploy, each with the name that was asked for."""
-    from oskit.cluster.plan import archives_in
+    from oskit.cluster.models.deployment_plan import archives_in
 
     if name is not None and len(paths) > 1:
         raise UsageError(
@@ -129,7 +129,7 @@ def _targets(
 def _deploy_one(
     client: OpenSearch, archive: Archive, name: str | None, options: dict[str, Any], out: Output
 ) -> DeployedModel:
-    from oskit.cluster.deploy import deploy_archive
+    from oskit.cluster.models.deploy import deploy_archive
 
     shown = name or archive.name
     with out.progress(shown, unit="MB") as handle:
@@ -179,7 +179,7 @@ def _print_plans(
     replace: bool,
     out: Output,
 ) -> None:
-    from oskit.cluster.plan import plan_deployment
+    from oskit.cluster.models.deployment_plan import plan_deployment
 
     plans = [(archive, plan_deployment(client, archive, name=name, group=group)) for archive, name in targets]
 
@@ -223,8 +223,8 @@ def models(connection: ConnectionSettings, out: Output) -> None:
       oskit models
       oskit models --json
     """
-    from oskit.cluster.connection import connect
-    from oskit.cluster.models import list_models
+    from oskit.cluster.client.connection import connect
+    from oskit.cluster.models.registry import list_models
 
     found = list_models(connect(connection))
 
@@ -268,7 +268,7 @@ def undeploy(names: tuple[str, ...], connection: ConnectionSettings, out: Output
       oskit undeploy my-encoder
       oskit undeploy wiaHD6IBmnDfhX8_gTXu
     """
-    from oskit.cluster.models import undeploy_model
+    from oskit.cluster.models.registry import undeploy_model
 
     client, found = _find_all(connection, names)
     states = [undeploy_model(client, model.model_id) for model in found]
@@ -296,7 +296,7 @@ def delete(
       oskit delete my-encoder
       oskit delete wiaHD6IBmnDfhX8_gTXu --yes
     """
-    from oskit.cluster.models import delete_model
+    from oskit.cluster.models.registry import delete_model
 
     client, found = _find_all(connection, names)
     listed = ", ".join(f"{model.name} ({model.model_id})" for model in found)
@@ -312,8 +312,8 @@ def delete(
 
 def _find_all(connection: ConnectionSettings, names: tuple[str, ...]) -> tuple[OpenSearch, list[ModelInfo]]:
     """All the models that are named, each once; nothing is changed before all are found."""
-    from oskit.cluster.connection import connect
-    from oskit.cluster.models import find_model
+    from oskit.cluster.client.connection import connect
+    from oskit.cluster.models.registry import find_model
 
     client = connect(connection)
     found = {model.model_id: model for model in (find_model(client, name) for name in names)}

@@ -98,7 +98,7 @@ def connection_options(function: Function) -> Function:
 
     @functools.wraps(function)
     def with_connection(*args: Any, password_stdin: bool, **kwargs: Any) -> Any:
-        from oskit.cluster.connection import ConnectionSettings, split_url
+        from oskit.cluster.client.connection import ConnectionSettings, split_url
 
         given: dict[str, Any] = {name: kwargs.pop(name) for name in _CONNECTION_NAMES}
         if password_stdin:

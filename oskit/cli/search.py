@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from oskit.archive.encoder import ArchiveEncoder
     from oskit.cli.output import Output
-    from oskit.cluster.connection import ConnectionSettings
-    from oskit.cluster.search import Hit, SearchResult
+    from oskit.cluster.client.connection import ConnectionSettings
+    from oskit.cluster.search.search import Hit, SearchResult
 
 SNIPPET_LETTERS = 160
 EXPLAINED_TOKENS = 12
@@ -78,8 +78,8 @@ def search(
       oskit search articles "building permit" --by tokenizer --model my-tokenizer --json
       oskit search articles "building permit" --by bm25 -n 3
     """  # fmt: skip
-    from oskit.cluster.connection import connect
-    from oskit.cluster.search import search as find
+    from oskit.cluster.client.connection import connect
+    from oskit.cluster.search.search import search as find
 
     encoder: ArchiveEncoder | None = None
     if archive is not None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from oskit.archive.text_encoder import TextEncoder
     from oskit.cli.output import Output
-    from oskit.cluster.connection import ConnectionSettings
+    from oskit.cluster.client.connection import ConnectionSettings
     from oskit.evaluation.questions import SearchBy
 
 
@@ -84,7 +84,7 @@ def verify(
       oskit verify faq --index faq --archive out --model my-encoder --report proof
       oskit verify faq --index faq --model-encoder ./my-encoder --two-phase --json
     """
-    from oskit.cluster.connection import connect
+    from oskit.cluster.client.connection import connect
     from oskit.data.collection import Collection
     from oskit.evaluation import verify as proof
     from oskit.evaluation.tables import print_verification
@@ -143,9 +143,9 @@ def _search(
     how = by or ("model" if model else "analyzer" if analyzer else "tokens")
     if how != "model":
         return cast("SearchBy", how), None
-    from oskit.cluster.indexes import read_index
-    from oskit.cluster.predict import await_ready
-    from oskit.cluster.search import query_model
+    from oskit.cluster.index.mapping import read_index
+    from oskit.cluster.models.predict import await_ready
+    from oskit.cluster.search.search import query_model
 
     info = read_index(client, index)
     if info is None:

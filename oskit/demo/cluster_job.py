@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from oskit.archive.encoder import ArchiveEncoder
-from oskit.cluster.deploy import deploy_archive
-from oskit.cluster.failures import cluster_errors
-from oskit.cluster.indexes import IndexSettings, SparseVectorParameters, delete_index, read_index
-from oskit.cluster.ingest import IngestReport, ingest
-from oskit.cluster.models import delete_model
+from oskit.cluster.client.failures import cluster_errors
+from oskit.cluster.index.mapping import IndexSettings, SparseVectorParameters, delete_index, read_index
+from oskit.cluster.ingest.load import IngestReport, ingest
+from oskit.cluster.models.deploy import deploy_archive
+from oskit.cluster.models.registry import delete_model
 from oskit.demo.plan import APPROXIMATE_THRESHOLD, IndexPlan
 from oskit.demo.remembering import Memory, RememberingEncoder
 from oskit.demo.result import DemoIndex, DemoModel, DemoReport
@@ -22,7 +22,7 @@ from oskit.evaluation.verify import verify
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
-    from oskit.cluster.deploy import DeployedModel
+    from oskit.cluster.models.deploy import DeployedModel
     from oskit.data.collection import Collection
     from oskit.demo.export import DemoArchives
 

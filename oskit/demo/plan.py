@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from oskit.cluster.indexes import EncodeMode, IndexKind
+from oskit.cluster.index.mapping import EncodeMode, IndexKind
 
 Format = Literal["onnx", "torchscript"]
 FORMATS: tuple[Format, ...] = ("onnx", "torchscript")

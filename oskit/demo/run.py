@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oskit.cluster.connection import ConnectionSettings, cluster_info, connect
+from oskit.cluster.client.connection import ConnectionSettings, cluster_info, connect
 from oskit.demo.cluster_job import ClusterJob
 from oskit.demo.data import demo_collection, demo_encoder
 from oskit.demo.export import export_demo

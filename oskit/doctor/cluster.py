@@ -7,10 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from packaging.version import InvalidVersion, Version
 
-from oskit.cluster.connection import ClusterInfo, ConnectionSettings, cluster_errors, cluster_info, connect
-from oskit.cluster.models import list_models, placement
-from oskit.cluster.retry import RetryPolicy
-from oskit.cluster.settings import effective_settings, model_setting_problems
+from oskit.cluster.client.connection import (
+    ClusterInfo,
+    ConnectionSettings,
+    cluster_errors,
+    cluster_info,
+    connect,
+)
+from oskit.cluster.client.retry import RetryPolicy
+from oskit.cluster.models.preflight import effective_settings, model_setting_problems
+from oskit.cluster.models.registry import list_models, placement
 from oskit.doctor.finding import Finding, Status, attempt
 from oskit.errors import OskitError
 

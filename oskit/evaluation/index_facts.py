@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from oskit.archive.text_encoder import KeyFormat
-from oskit.cluster.failures import cluster_errors
-from oskit.cluster.indexes import IndexInfo, read_index
+from oskit.cluster.client.failures import cluster_errors
+from oskit.cluster.index.mapping import IndexInfo, read_index
 from oskit.errors import SearchError
 from oskit.evaluation.retrieval import Clause
 from oskit.evaluation.storage import EXACT, Storage

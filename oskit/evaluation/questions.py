@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from oskit.cluster.models import get_model
-from oskit.cluster.predict import predict
+from oskit.cluster.models.predict import predict
+from oskit.cluster.models.registry import get_model
 from oskit.data.values import clean_text
 from oskit.errors import ModelError, UsageError
 from oskit.evaluation.index_facts import IndexFacts

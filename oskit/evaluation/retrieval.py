@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from oskit.cluster.failures import cluster_errors
+from oskit.cluster.client.failures import cluster_errors
 from oskit.errors import SearchError
 from oskit.evaluation.metrics import Run
 

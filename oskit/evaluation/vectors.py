@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from oskit.cluster.failures import cluster_errors
+from oskit.cluster.client.failures import cluster_errors
 from oskit.errors import SearchError
 from oskit.evaluation.result import StoredVectors
 from oskit.evaluation.storage import Storage

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from oskit.cluster.connection import cluster_info
-from oskit.cluster.failures import cluster_errors
-from oskit.cluster.search import two_phase_pipeline
+from oskit.cluster.client.connection import cluster_info
+from oskit.cluster.client.failures import cluster_errors
+from oskit.cluster.search.search import two_phase_pipeline
 from oskit.errors import SearchError, UsageError
 from oskit.evaluation import verdict
 from oskit.evaluation.compare import Comparison, compare

@@ -5,7 +5,7 @@ from __future__ import annotations
 from opensearchpy import OpenSearch
 
 from oskit.archive.archive import Archive
-from oskit.cluster.models import list_models, search_groups, search_models, wait_until
+from oskit.cluster.models.registry import list_models, search_groups, search_models, wait_until
 
 
 def models_of(client: OpenSearch, archive: Archive) -> list[str]:

@@ -17,7 +17,7 @@ from archives import encoder_archive
 from opensearchpy import OpenSearch
 from tiny_models import graph_that_keeps_words
 
-from oskit.cluster.connection import ConnectionSettings, connect
+from oskit.cluster.client.connection import ConnectionSettings, connect
 from oskit.localnode import LocalNode
 from oskit.localnode.processes import ProcessId
 

@@ -19,12 +19,12 @@ from tiny_models import indexed
 
 from oskit.archive.archive import open_archive
 from oskit.archive.encoder import ArchiveEncoder
-from oskit.cluster.connection import ConnectionSettings, connect
-from oskit.cluster.deploy import deploy_archive
-from oskit.cluster.indexes import delete_index, pipeline_name
-from oskit.cluster.ingest import IngestReport, ingest
-from oskit.cluster.models import list_models, wait_until
-from oskit.cluster.search import search
+from oskit.cluster.client.connection import ConnectionSettings, connect
+from oskit.cluster.index.mapping import delete_index, pipeline_name
+from oskit.cluster.ingest.load import IngestReport, ingest
+from oskit.cluster.models.deploy import deploy_archive
+from oskit.cluster.models.registry import list_models, wait_until
+from oskit.cluster.search.search import search
 from oskit.data.documents import Document
 from oskit.data.files import read_documents
 from oskit.errors import ClusterError, ClusterSettingsError, IndexingError

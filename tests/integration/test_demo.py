@@ -14,9 +14,9 @@ import pytest
 from opensearchpy import OpenSearch
 
 from oskit.cli.main import main
-from oskit.cluster.connection import ConnectionSettings
-from oskit.cluster.indexes import delete_index
-from oskit.cluster.models import delete_model, list_models
+from oskit.cluster.client.connection import ConnectionSettings
+from oskit.cluster.index.mapping import delete_index
+from oskit.cluster.models.registry import delete_model, list_models
 from oskit.data.collection import Collection
 from oskit.demo import cluster_job, run
 from oskit.demo.data import demo_collection, demo_encoder

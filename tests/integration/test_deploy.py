@@ -23,21 +23,22 @@ from opensearchpy import OpenSearch
 from exporters import export_encoder
 from oskit.archive.archive import Archive, open_archive
 from oskit.cli.main import main
-from oskit.cluster import comparison, deploy
-from oskit.cluster.connection import ConnectionSettings, connect
-from oskit.cluster.deploy import deploy_archive
-from oskit.cluster.models import (
+from oskit.cluster.client.connection import ConnectionSettings, connect
+from oskit.cluster.client.retry import RetryPolicy
+from oskit.cluster.models.deploy import deploy_archive
+from oskit.cluster.models.deployment_plan import plan_deployment
+from oskit.cluster.models.predict import await_ready, predict
+from oskit.cluster.models.registry import (
     delete_empty_group,
     delete_model,
+    deploy,
     find_model,
     get_model,
     list_models,
     search_groups,
     undeploy_model,
 )
-from oskit.cluster.plan import plan_deployment
-from oskit.cluster.predict import await_ready, predict
-from oskit.cluster.retry import RetryPolicy
+from oskit.cluster.models.registry import prediction_parity as comparison
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import ClusterError, ClusterSettingsError, ModelError, PredictionMismatchError
 

@@ -9,7 +9,7 @@ import pytest
 from opensearchpy import OpenSearch
 
 from oskit.cli import main
-from oskit.cluster.connection import ConnectionSettings
+from oskit.cluster.client.connection import ConnectionSettings
 from oskit.doctor import check_cluster
 
 pytestmark = pytest.mark.integration

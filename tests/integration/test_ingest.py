@@ -24,20 +24,20 @@ from tiny_models import TinyModels, documents, index, tiny
 from oskit.archive.archive import open_archive
 from oskit.archive.token_weights import Prune, prune
 from oskit.cli.main import main
-from oskit.cluster import ingest as ingest_module
-from oskit.cluster.connection import ConnectionSettings, connect
-from oskit.cluster.deploy import deploy_archive
-from oskit.cluster.indexes import (
+from oskit.cluster.client.connection import ConnectionSettings, connect
+from oskit.cluster.client.retry import RetryPolicy
+from oskit.cluster.index.mapping import (
     IndexSettings,
     SparseVectorParameters,
     create_index,
     delete_index,
     read_index,
 )
-from oskit.cluster.ingest import IngestInterrupted, ingest
-from oskit.cluster.models import delete_model, undeploy_model
-from oskit.cluster.retry import RetryPolicy
-from oskit.cluster.search import search
+from oskit.cluster.ingest.load import IngestInterrupted, ingest
+from oskit.cluster.ingest.load import load as ingest_module
+from oskit.cluster.models.deploy import deploy_archive
+from oskit.cluster.models.registry import delete_model, undeploy_model
+from oskit.cluster.search.search import search
 from oskit.data.documents import Document, Refusal
 from oskit.data.files import read_documents
 from oskit.errors import ClusterConnectionError, DataError, IndexingError, ModelError, UsageError
@@ -233,7 +233,7 @@ def test_a_large_load_pauses_the_refresh_and_restores_it(client, tiny: TinyModel
 
 
 def test_a_pause_left_by_a_killed_load_is_ended_by_the_next(client, tiny: TinyModels, index):
-    from oskit.cluster.refresh import RefreshPause
+    from oskit.cluster.index.refresh import RefreshPause
 
     ingest(client, index, documents(2), encoder=tiny.encoder)
     RefreshPause(client, index).pause()
@@ -290,7 +290,7 @@ def test_fields_of_the_documents_that_are_ours_are_noticed_before_anything_is_ma
 
 
 def test_tokens_of_any_spelling_are_keys(client, index):
-    from oskit.cluster.indexes import IndexInfo
+    from oskit.cluster.index.mapping import IndexInfo
 
     create_index(client, IndexInfo(index, "rank_features", "token"), IndexSettings())
     keys = [".", "..", "a.b", ".a", "##s", "'", " ", "\N{GRINNING FACE}", "é", "\u200b", "x" * 500]

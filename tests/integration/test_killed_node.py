@@ -16,9 +16,9 @@ from tiny_models import documents, indexed
 
 from oskit.archive.archive import Archive, open_archive
 from oskit.archive.encoder import ArchiveEncoder
-from oskit.cluster.deploy import deploy_archive
-from oskit.cluster.ingest import ingest
-from oskit.cluster.models import delete_model, list_models
+from oskit.cluster.ingest.load import ingest
+from oskit.cluster.models.deploy import deploy_archive
+from oskit.cluster.models.registry import delete_model, list_models
 from oskit.data.documents import Document
 from oskit.errors import ClusterError
 

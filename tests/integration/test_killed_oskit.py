@@ -19,7 +19,7 @@ from opensearchpy import OpenSearch
 from tiny_models import TinyModels, documents, index, indexed, tiny, write_documents
 
 from oskit.archive.archive import Archive, open_archive
-from oskit.cluster.models import delete_model, get_model
+from oskit.cluster.models.registry import delete_model, get_model
 
 __all__ = ["index", "tiny"]
 

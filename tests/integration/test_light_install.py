@@ -69,7 +69,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def clean(client: OpenSearch) -> Iterator[None]:
     yield
-    from oskit.cluster.models import delete_model, list_models
+    from oskit.cluster.models.registry import delete_model, list_models
 
     client.indices.delete(index=INDEX, params={"ignore_unavailable": "true"})
     for model in list_models(client):

@@ -15,11 +15,11 @@ from opensearchpy import OpenSearch
 from exporters import export_encoder
 from oskit.archive.archive import Archive, open_archive
 from oskit.archive.encoder import ArchiveEncoder
-from oskit.cluster.connection import ConnectionSettings, connect
-from oskit.cluster.deploy import deploy_archive
-from oskit.cluster.indexes import IndexSettings, delete_index
-from oskit.cluster.ingest import ingest
-from oskit.cluster.models import delete_model
+from oskit.cluster.client.connection import ConnectionSettings, connect
+from oskit.cluster.index.mapping import IndexSettings, delete_index
+from oskit.cluster.ingest.load import ingest
+from oskit.cluster.models.deploy import deploy_archive
+from oskit.cluster.models.registry import delete_model
 from oskit.data.collection import Collection
 from oskit.demo.data import demo_collection, demo_encoder
 from oskit.encoder.document_frequencies import corpus_idf

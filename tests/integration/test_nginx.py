@@ -22,10 +22,10 @@ from opensearchpy import OpenSearch
 from tiny_models import TinyModels, documents, index, indexed, tiny, write_documents
 
 from oskit.archive.archive import open_archive
-from oskit.cluster.connection import ConnectionSettings, connect
-from oskit.cluster.deploy import deploy_archive
-from oskit.cluster.indexes import delete_index
-from oskit.cluster.ingest import ingest
+from oskit.cluster.client.connection import ConnectionSettings, connect
+from oskit.cluster.index.mapping import delete_index
+from oskit.cluster.ingest.load import ingest
+from oskit.cluster.models.deploy import deploy_archive
 from oskit.data.collection import Collection
 from oskit.errors import ClusterError
 

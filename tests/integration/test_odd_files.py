@@ -19,7 +19,7 @@ from opensearchpy import OpenSearch
 from tiny_models import TinyModels, tiny
 
 from oskit.cli.main import main
-from oskit.cluster.indexes import delete_index
+from oskit.cluster.index.mapping import delete_index
 
 __all__ = ["tiny"]
 

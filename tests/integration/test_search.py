@@ -16,10 +16,10 @@ from tiny_models import QUERIES, TinyModels, documents, tiny
 
 from oskit.archive.encoder import ArchiveEncoder
 from oskit.cli.main import main
-from oskit.cluster.indexes import IndexInfo, IndexSettings, create_index, delete_index
-from oskit.cluster.ingest import ingest
-from oskit.cluster.models import undeploy_model
-from oskit.cluster.search import search
+from oskit.cluster.index.mapping import IndexInfo, IndexSettings, create_index, delete_index
+from oskit.cluster.ingest.load import ingest
+from oskit.cluster.models.registry import undeploy_model
+from oskit.cluster.search.search import search
 from oskit.errors import ClusterError, ModelError, SearchError, UsageError
 
 __all__ = ["tiny"]

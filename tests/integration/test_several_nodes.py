@@ -20,12 +20,19 @@ from tiny_models import QUERIES, documents
 from oskit.archive.archive import open_archive
 from oskit.archive.encoder import ArchiveEncoder
 from oskit.cli.main import main
-from oskit.cluster.connection import ConnectionSettings, connect
-from oskit.cluster.deploy import deploy_archive
-from oskit.cluster.indexes import IndexSettings, delete_index
-from oskit.cluster.ingest import ingest
-from oskit.cluster.models import ModelInfo, delete_model, get_model, list_models, model_nodes, wait_until
-from oskit.cluster.search import search
+from oskit.cluster.client.connection import ConnectionSettings, connect
+from oskit.cluster.index.mapping import IndexSettings, delete_index
+from oskit.cluster.ingest.load import ingest
+from oskit.cluster.models.deploy import deploy_archive
+from oskit.cluster.models.registry import (
+    ModelInfo,
+    delete_model,
+    get_model,
+    list_models,
+    model_nodes,
+    wait_until,
+)
+from oskit.cluster.search.search import search
 from oskit.data.collection import Collection
 from oskit.doctor.cluster import check_cluster
 

@@ -18,7 +18,7 @@ from opensearchpy import OpenSearch, helpers
 from scipy.sparse import csr_matrix
 
 from oskit.archive.token_weights import TokenWeightsMixin
-from oskit.cluster.indexes import (
+from oskit.cluster.index.mapping import (
     EncoderIdentity,
     IndexInfo,
     IndexSettings,

@@ -18,9 +18,9 @@ from opensearchpy import OpenSearch
 
 from oskit.archive.archive import open_archive
 from oskit.archive.encoder import ArchiveEncoder
-from oskit.cluster.deploy import deploy_archive
-from oskit.cluster.indexes import delete_index
-from oskit.cluster.models import delete_model
+from oskit.cluster.index.mapping import delete_index
+from oskit.cluster.models.deploy import deploy_archive
+from oskit.cluster.models.registry import delete_model
 from oskit.data.documents import Document
 
 

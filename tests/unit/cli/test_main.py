@@ -89,9 +89,9 @@ def test_importing_oskit_loads_no_torch() -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        "oskit.cluster.models",
-        "oskit.cluster.ingest",
-        "oskit.cluster.search",
+        "oskit.cluster.models.registry",
+        "oskit.cluster.ingest.load",
+        "oskit.cluster.search.search",
         "oskit.evaluation.verify",
         "oskit.data",
     ],

@@ -12,8 +12,8 @@ from typing import Any
 
 from opensearchpy import OpenSearch
 
-from oskit.cluster.connection import ConnectionSettings, connect
-from oskit.cluster.retry import RetryPolicy
+from oskit.cluster.client.connection import ConnectionSettings, connect
+from oskit.cluster.client.retry import RetryPolicy
 from tests.http_server import HttpServer, Reply, Request
 
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_bulk import ScriptedBulk
 
-from oskit.cluster.bulk import BulkItem, BulkOutcome, BulkSender
-from oskit.cluster.retry import RetryPolicy
+from oskit.cluster.client.retry import RetryPolicy
+from oskit.cluster.ingest.bulk import BulkItem, BulkOutcome, BulkSender
 from oskit.data.documents import Document
 from oskit.errors import ClusterAuthError, ClusterError, IndexingError
 

@@ -14,7 +14,13 @@ from typing import Any
 import pytest
 import trustme
 
-from oskit.cluster.connection import ConnectionSettings, cluster_errors, cluster_info, connect, split_url
+from oskit.cluster.client.connection import (
+    ConnectionSettings,
+    cluster_errors,
+    cluster_info,
+    connect,
+    split_url,
+)
 from oskit.errors import (
     ClusterAuthError,
     ClusterConnectionError,

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from oskit.cluster.account import Account
-from oskit.cluster.dead_letter import DeadLetterFile
-from oskit.cluster.indexes import (
+from oskit.cluster.index.mapping import (
     EncoderIdentity,
     IndexInfo,
     IndexSettings,
@@ -20,9 +18,11 @@ from oskit.cluster.indexes import (
     index_body,
     key_for,
 )
-from oskit.cluster.ingest import dry_run
-from oskit.cluster.items import ItemMaker
-from oskit.cluster.search import _payload_weight
+from oskit.cluster.ingest.accounting import Account
+from oskit.cluster.ingest.actions import ItemMaker
+from oskit.cluster.ingest.dead_letter import DeadLetterFile
+from oskit.cluster.ingest.load import dry_run
+from oskit.cluster.search.search import _payload_weight
 from oskit.data.documents import Document, FieldNames, Refusal
 from oskit.data.jsonl import parse_line
 from oskit.errors import DataError, UsageError

@@ -11,11 +11,11 @@ import pytest
 
 from oskit.archive.archive import open_archive
 from oskit.cli.models import delete
-from oskit.cluster.causes import cause_of, node_errors
-from oskit.cluster.comparison import TEXTS, expectation, largest_difference
-from oskit.cluster.deploy import deploy_archive
-from oskit.cluster.plan import archives_in
-from oskit.cluster.settings import SettingProblem, parse_bytes, raise_for_problems
+from oskit.cluster.models.deploy import deploy_archive
+from oskit.cluster.models.deploy_causes import cause_of, node_errors
+from oskit.cluster.models.deployment_plan import archives_in
+from oskit.cluster.models.prediction_parity import TEXTS, expectation, largest_difference
+from oskit.cluster.models.preflight import SettingProblem, parse_bytes, raise_for_problems
 from oskit.errors import ArchiveError, ClusterSettingsError, UntrainedEncoderError
 
 # As OpenSearch 3.6.0 said them, each provoked on purpose.

@@ -19,9 +19,9 @@ from opensearchpy.exceptions import (
 )
 
 from oskit.cli.main import main
-from oskit.cluster import retry
-from oskit.cluster.connection import ConnectionSettings, connect
-from oskit.cluster.retry import Patience, RetryPolicy, is_transient, with_retries
+from oskit.cluster.client import retry
+from oskit.cluster.client.connection import ConnectionSettings, connect
+from oskit.cluster.client.retry import Patience, RetryPolicy, is_transient, with_retries
 from tests.http_server import HttpServer, Reply, Request
 
 QUICK = RetryPolicy(attempts=3, first_wait_s=0, max_wait_s=0)

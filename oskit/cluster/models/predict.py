@@ -9,8 +9,8 @@ from urllib.parse import quote
 from opensearchpy import OpenSearch
 
 from oskit.archive.text_encoder import KeyFormat, TokenWeights
-from oskit.cluster.failures import cluster_errors
-from oskit.cluster.models import ModelInfo, request, wait_until
+from oskit.cluster.client.failures import cluster_errors
+from oskit.cluster.models.registry import ModelInfo, request, wait_until
 from oskit.errors import ClusterError, ModelError
 
 READY_WAIT_S = 120.0

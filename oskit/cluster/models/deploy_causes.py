@@ -10,7 +10,7 @@ import json
 import re
 from typing import NamedTuple
 
-from oskit.cluster.settings import PREFIX, settings_call
+from oskit.cluster.models.preflight import PREFIX, settings_call
 
 
 class Cause(NamedTuple):

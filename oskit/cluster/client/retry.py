@@ -1,9 +1,9 @@
 """The retry policy, in one place: what is worth another attempt, how often and how far apart.
 
 :class:`RetryingTransport` applies it to every request of a client of
-:func:`oskit.cluster.connection.connect`, so that no caller has to think of it. Two things are left to
+:func:`oskit.cluster.client.connection.connect`, so that no caller has to think of it. Two things are left to
 callers, with the same :class:`Patience`: bulk requests, whose documents are retried one by one
-(:mod:`oskit.cluster.bulk`), and requests that must not be sent twice blindly (:func:`with_retries`).
+(:mod:`oskit.cluster.ingest.bulk`), and requests that must not be sent twice blindly (:func:`with_retries`).
 docs/reliability.md explains it to users.
 """
 
@@ -22,7 +22,7 @@ from opensearchpy import OpenSearch, Transport
 from opensearchpy.exceptions import ConnectionError as TransportFailure
 from opensearchpy.exceptions import SSLError, TransportError
 
-from oskit.cluster.failures import causes_of, error_reason
+from oskit.cluster.client.failures import causes_of, error_reason
 
 Result = TypeVar("Result")
 

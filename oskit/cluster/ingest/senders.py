@@ -8,8 +8,8 @@ from queue import Queue
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from oskit.cluster.account import Account
-from oskit.cluster.bulk import BulkItem, BulkOutcome, BulkSender
+from oskit.cluster.ingest.accounting import Account
+from oskit.cluster.ingest.bulk import BulkItem, BulkOutcome, BulkSender
 
 if TYPE_CHECKING:
     from typing import Self

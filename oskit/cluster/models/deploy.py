@@ -15,10 +15,14 @@ from opensearchpy import OpenSearch
 from opensearchpy.exceptions import TransportError
 
 from oskit.archive.archive import Archive
-from oskit.cluster.causes import NODE_IS_GONE, Cause, cause_of, node_errors
-from oskit.cluster.comparison import Expectation, compare_predictions, expectation
-from oskit.cluster.failures import cluster_errors
-from oskit.cluster.models import (
+from oskit.cluster.client.failures import cluster_errors
+from oskit.cluster.client.retry import is_transient, policy_of, with_retries
+from oskit.cluster.models.deploy_causes import NODE_IS_GONE, Cause, cause_of, node_errors
+from oskit.cluster.models.deployment_plan import DeploymentPlan, plan_deployment
+from oskit.cluster.models.predict import is_ready
+from oskit.cluster.models.prediction_parity import Expectation, compare_predictions, expectation
+from oskit.cluster.models.preflight import configure, raise_for_problems
+from oskit.cluster.models.registry import (
     IN_MEMORY_STATES,
     ML,
     ModelInfo,
@@ -31,11 +35,7 @@ from oskit.cluster.models import (
     undeploy_model,
     wait_until,
 )
-from oskit.cluster.plan import DeploymentPlan, plan_deployment
-from oskit.cluster.predict import is_ready
-from oskit.cluster.retry import is_transient, policy_of, with_retries
-from oskit.cluster.settings import configure, raise_for_problems
-from oskit.cluster.upload import (
+from oskit.cluster.models.upload import (
     Notify,
     Progress,
     chunks_present,

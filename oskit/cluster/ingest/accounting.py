@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from oskit.cluster.dead_letter import DeadLetterFile
+from oskit.cluster.ingest.dead_letter import DeadLetterFile
 from oskit.data.documents import Document, Refusal
 
 

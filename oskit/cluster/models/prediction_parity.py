@@ -9,7 +9,7 @@ from opensearchpy import OpenSearch
 
 from oskit.archive.archive import Archive
 from oskit.archive.text_encoder import KeyFormat, TokenWeights
-from oskit.cluster.predict import predict
+from oskit.cluster.models.predict import predict
 from oskit.errors import MissingDependencyError, ModelError, PredictionMismatchError
 
 TOLERANCE = 1e-3

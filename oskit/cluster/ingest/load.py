@@ -9,9 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from oskit.cluster.account import Account, IngestReport
-from oskit.cluster.dead_letter import DeadLetterFile
-from oskit.cluster.indexes import (
+from oskit.cluster.client.retry import impatient
+from oskit.cluster.index.mapping import (
     EncodeMode,
     EncoderIdentity,
     IndexInfo,
@@ -22,12 +21,13 @@ from oskit.cluster.indexes import (
     key_for,
     put_pipeline,
 )
-from oskit.cluster.items import ItemMaker
-from oskit.cluster.models import ModelInfo, find_model
-from oskit.cluster.predict import await_ready
-from oskit.cluster.refresh import RefreshPause
-from oskit.cluster.retry import impatient
-from oskit.cluster.senders import Senders
+from oskit.cluster.index.refresh import RefreshPause
+from oskit.cluster.ingest.accounting import Account, IngestReport
+from oskit.cluster.ingest.actions import ItemMaker
+from oskit.cluster.ingest.dead_letter import DeadLetterFile
+from oskit.cluster.ingest.senders import Senders
+from oskit.cluster.models.predict import await_ready
+from oskit.cluster.models.registry import ModelInfo, find_model
 from oskit.data.documents import Document, Refusal
 from oskit.data.duplicates import DuplicateFilter
 from oskit.errors import ClusterError, IndexingError, OskitError, UsageError
@@ -95,7 +95,7 @@ def ingest(
     bounded by a window of them.
 
     Args:
-        client: From :func:`oskit.cluster.connection.connect`.
+        client: From :func:`oskit.cluster.client.connection.connect`.
         index: Its name.
         documents: From :func:`oskit.data.files.read_documents`, or your own.
         encode: ``"client"``: here, with ``encoder``. ``"cluster"``: by the model in an ingest pipeline.

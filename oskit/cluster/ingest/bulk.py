@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from opensearchpy.exceptions import TransportError
 
-from oskit.cluster.failures import cluster_errors, error_reason
-from oskit.cluster.retry import Patience, is_transient, policy_of, tell
+from oskit.cluster.client.failures import cluster_errors, error_reason
+from oskit.cluster.client.retry import Patience, is_transient, policy_of, tell
 from oskit.data.documents import Document
 from oskit.errors import IndexingError
 
@@ -98,7 +98,7 @@ class BulkSender:
     Use one for each thread.
 
     Args:
-        client: Its policy (:mod:`oskit.cluster.retry`) holds for each item and each request.
+        client: Its policy (:mod:`oskit.cluster.client.retry`) holds for each item and each request.
         index: The index; document ids come with the items.
         pipeline: Ingest pipeline that encodes the documents; ``"_none"`` for none.
         request_timeout: Limit of one request in seconds; None for the client's.

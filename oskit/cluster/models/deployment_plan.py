@@ -9,8 +9,8 @@ from typing import Any, Literal
 from opensearchpy import OpenSearch
 
 from oskit.archive.archive import Archive, open_archive
-from oskit.cluster.models import ModelInfo, search_groups, search_models
-from oskit.cluster.settings import SettingProblem, model_setting_problems
+from oskit.cluster.models.preflight import SettingProblem, model_setting_problems
+from oskit.cluster.models.registry import ModelInfo, search_groups, search_models
 from oskit.errors import ArchiveError
 
 Action = Literal["reuse", "await", "deploy", "resume", "upload"]

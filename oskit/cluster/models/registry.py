@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from opensearchpy import OpenSearch
 from opensearchpy.exceptions import ConflictError, NotFoundError, TransportError
 
-from oskit.cluster.failures import cluster_errors
+from oskit.cluster.client.failures import cluster_errors
 from oskit.errors import ClusterError, ModelError
 
 Result = TypeVar("Result")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from oskit.cluster.failures import cluster_errors
-from oskit.cluster.indexes import META_KEY
+from oskit.cluster.client.failures import cluster_errors
+from oskit.cluster.index.mapping import META_KEY
 from oskit.errors import IndexingError
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from oskit.cluster.bulk import BulkItem
-from oskit.cluster.indexes import IndexInfo
+from oskit.cluster.index.mapping import IndexInfo
+from oskit.cluster.ingest.bulk import BulkItem
 from oskit.data.documents import MAX_ID_BYTES, Document
 from oskit.data.values import clean_text, clean_value
 

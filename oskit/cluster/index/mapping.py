@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from oskit.archive.text_encoder import Architecture, KeyFormat
-from oskit.cluster.failures import cluster_errors
+from oskit.cluster.client.failures import cluster_errors
 from oskit.errors import IndexingError, UsageError
 
 if TYPE_CHECKING:

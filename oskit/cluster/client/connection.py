@@ -19,9 +19,9 @@ from opensearchpy import OpenSearch, Urllib3HttpConnection
 from opensearchpy.exceptions import ConnectionError as TransportFailure
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_validator, model_validator
 
-from oskit.cluster.aws import signer
-from oskit.cluster.failures import cluster_errors, error_reason
-from oskit.cluster.retry import RETRY_FOR_S, RetryingTransport, RetryPolicy
+from oskit.cluster.client.aws import signer
+from oskit.cluster.client.failures import cluster_errors, error_reason
+from oskit.cluster.client.retry import RETRY_FOR_S, RetryingTransport, RetryPolicy
 from oskit.errors import ClusterConnectionError, UsageError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class ConnectionSettings(BaseModel):
         client_cert: PEM file with the client's certificate (and its key, unless ``client_key`` is given).
         client_key: PEM file with the client's unencrypted key.
         insecure: Do not verify the cluster's certificate. No environment variable switches that on.
-        aws_region: Sign requests for the managed service in this region (:mod:`oskit.cluster.aws`).
+        aws_region: Sign requests for the managed service in this region (:mod:`oskit.cluster.client.aws`).
         aws_service: ``es``, or ``aoss`` for OpenSearch Serverless.
         timeout: Limit of one request in seconds.
         retry_for: Seconds for which a request is sent again that fails for a passing reason; 0 for never.
@@ -255,7 +255,7 @@ def connect(settings: ConnectionSettings, *, policy: RetryPolicy | None = None) 
 
     Args:
         settings: Where and as whom.
-        policy: How long and how far apart failed requests are sent again (:mod:`oskit.cluster.retry`); the
+        policy: How long and how far apart failed requests are sent again (:mod:`oskit.cluster.client.retry`); the
             default one with ``settings.retry_for`` if None.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Any
 
 from opensearchpy import OpenSearch
 
-from oskit.cluster.failures import cluster_errors
+from oskit.cluster.client.failures import cluster_errors
 from oskit.errors import ClusterAuthError, ClusterSettingsError
 
 PREFIX = "plugins.ml_commons."
@@ -189,7 +189,7 @@ def _disk(settings: dict[str, Any], nodes: dict[str, Any]) -> Iterator[SettingPr
 
 
 def _model_count(settings: dict[str, Any], client: OpenSearch, models: int) -> Iterator[SettingProblem]:
-    from oskit.cluster.models import list_models
+    from oskit.cluster.models.registry import list_models
 
     name = f"{PREFIX}max_model_on_node"
     limit = int(settings.get(name, 10))

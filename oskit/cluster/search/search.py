@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from opensearchpy.exceptions import TransportError
 
-from oskit.cluster.failures import error_reason, translate
-from oskit.cluster.indexes import IndexInfo, read_index
-from oskit.cluster.models import ModelInfo, find_model, list_models
-from oskit.cluster.predict import await_ready, means_not_ready, predict
+from oskit.cluster.client.failures import error_reason, translate
+from oskit.cluster.index.mapping import IndexInfo, read_index
+from oskit.cluster.models.predict import await_ready, means_not_ready, predict
+from oskit.cluster.models.registry import ModelInfo, find_model, list_models
 from oskit.data.values import clean_text
 from oskit.errors import ClusterError, SearchError, UsageError
 
@@ -125,7 +125,7 @@ def search(
     """Search an index.
 
     Args:
-        client: From :func:`oskit.cluster.connection.connect`.
+        client: From :func:`oskit.cluster.client.connection.connect`.
         index: An index or alias.
         query: A text; for ``by="tokens"`` also token weights, keyed as the index is.
         by: How the query becomes a vector. ``"model"``: by a deployed encoder. ``"tokenizer"``: by a deployed

@@ -12,10 +12,10 @@ from opensearchpy import OpenSearch
 from opensearchpy.exceptions import NotFoundError, TransportError
 
 from oskit.archive.archive import CHUNK_SIZE, Archive
-from oskit.cluster.causes import cause_of
-from oskit.cluster.failures import cluster_errors, error_reason
-from oskit.cluster.models import ML, get_model, request, search_groups, search_models, wait_until
-from oskit.cluster.retry import is_transient, policy_of, with_retries
+from oskit.cluster.client.failures import cluster_errors, error_reason
+from oskit.cluster.client.retry import is_transient, policy_of, with_retries
+from oskit.cluster.models.deploy_causes import cause_of
+from oskit.cluster.models.registry import ML, get_model, request, search_groups, search_models, wait_until
 from oskit.errors import ArchiveError, ClusterError, ClusterSettingsError, ModelError
 
 Progress = Callable[[str, int, int], None]
