@@ -21,8 +21,8 @@ from oskit.cluster.search.search import search
 from oskit.data.collection import Collection
 from oskit.demo.data import demo_collection, demo_encoder
 from oskit.encoder.model import NeuralSparseEncoder
-from oskit.evaluation.report import write_verification
-from oskit.evaluation.verify import verify
+from oskit.evaluation.live.verify import verify
+from oskit.evaluation.reports.verification import write_verification
 from oskit.localnode import LocalNode
 
 

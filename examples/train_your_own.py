@@ -16,7 +16,7 @@ from pathlib import Path
 
 from oskit import NeuralSparseEncoder, evaluate, load_recipe, train
 from oskit.demo.data import demo_encoder, faq_split
-from oskit.evaluation.bm25 import Bm25Settings
+from oskit.evaluation.offline.bm25 import Bm25Settings
 
 parser = argparse.ArgumentParser(description="Train an encoder on texts of your own.")
 parser.add_argument("pairs", nargs="?", type=Path)

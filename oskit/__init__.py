@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from oskit.encoder.model import NeuralSparseEncoder as NeuralSparseEncoder
     from oskit.encoder.surgery.lexical_head import fit_lexical_head as fit_lexical_head
     from oskit.errors import OskitError as OskitError
-    from oskit.evaluation.evaluate import evaluate as evaluate
-    from oskit.evaluation.verify import verify as verify
+    from oskit.evaluation.live.verify import verify as verify
+    from oskit.evaluation.offline.evaluate import evaluate as evaluate
     from oskit.localnode import DockerNode as DockerNode
     from oskit.localnode import LocalNode as LocalNode
     from oskit.training.data import TrainingData as TrainingData
@@ -68,7 +68,7 @@ _HOME = {
     "connect": "oskit.cluster.client.connection",
     "corpus_idf": "oskit.encoder.document_frequencies",
     "deploy_archive": "oskit.cluster.models.deploy",
-    "evaluate": "oskit.evaluation.evaluate",
+    "evaluate": "oskit.evaluation.offline.evaluate",
     "fit_lexical_head": "oskit.encoder.surgery.lexical_head",
     "ingest": "oskit.cluster.ingest.load",
     "load_recipe": "oskit.training.recipe_file",
@@ -77,7 +77,7 @@ _HOME = {
     "read_documents": "oskit.data.files",
     "search": "oskit.cluster.search.search",
     "train": "oskit.training.run",
-    "verify": "oskit.evaluation.verify",
+    "verify": "oskit.evaluation.live.verify",
 }
 
 __all__ = sorted(_HOME)

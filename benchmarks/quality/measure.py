@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from oskit.archive.token_weights import Prune
-from oskit.evaluation.bm25 import Bm25Settings, rank_bm25
-from oskit.evaluation.dense import DenseModel, rank_dense
-from oskit.evaluation.metrics import MEASURES, Qrels, Run, quality
-from oskit.evaluation.pareto import rank_pruned
+from oskit.evaluation.offline.bm25 import Bm25Settings, rank_bm25
+from oskit.evaluation.offline.dense import DenseModel, rank_dense
+from oskit.evaluation.offline.metrics import MEASURES, Qrels, Run, quality
+from oskit.evaluation.offline.pruning_levels import rank_pruned
 
 if TYPE_CHECKING:
     from oskit.data.collection import Collection

@@ -10,7 +10,7 @@ from benchmarks.quality.data import FAQ_ENGLISH, FAQ_SWEDISH, MEDQUAD, MEDQUAD_A
 from benchmarks.quality.measure import MAX_RATIO, Measured
 from benchmarks.quality.runs import BM25, DENSE, Result
 from benchmarks.quality.variants import VARIANTS
-from oskit.evaluation.significance import paired_bootstrap
+from oskit.evaluation.offline.significance import paired_bootstrap
 
 Results = Mapping[str, Sequence[Result]]
 """By variant, one result for each seed; BM25 and the dense teacher by their names."""

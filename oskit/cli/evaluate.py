@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from oskit.cli.output import Output
     from oskit.data.collection import Collection
-    from oskit.evaluation.result import EvaluationReport
+    from oskit.evaluation.live.result import EvaluationReport
 
 
 @click.command("evaluate", short_help="Measure retrieval quality without a cluster.")
@@ -87,11 +87,11 @@ def evaluate(
       oskit evaluate faq ./my-encoder --prune-levels 0.05,0.1,0.2 --report figures
       oskit evaluate --nano-beir scifact,nfcorpus ./my-encoder --bm25
     """
-    from oskit.evaluation.bm25 import Bm25Settings
-    from oskit.evaluation.dense import DenseModel
-    from oskit.evaluation.encoders import open_encoder
-    from oskit.evaluation.evaluate import evaluate as measure
-    from oskit.evaluation.pareto import parse_levels
+    from oskit.evaluation.offline.bm25 import Bm25Settings
+    from oskit.evaluation.offline.dense import DenseModel
+    from oskit.evaluation.offline.evaluate import evaluate as measure
+    from oskit.evaluation.offline.open_encoder import open_encoder
+    from oskit.evaluation.offline.pruning_levels import parse_levels
 
     collections, encoders = _sources(arguments, nano_beir, nano_beir_source, split)
     settings = Bm25Settings(bm25_k1, bm25_b, bm25_language) if bm25 else None
@@ -131,7 +131,7 @@ def _sources(
     from oskit.errors import UsageError
 
     if nano_beir is not None:
-        from oskit.evaluation.nano_beir import load_nano_beir, nano_beir_names
+        from oskit.evaluation.offline.nano_beir import load_nano_beir, nano_beir_names
 
         names = nano_beir_names(nano_beir)
         if folders := [name for name in arguments if find_corpus(Path(name)) is not None]:
@@ -143,8 +143,8 @@ def _sources(
 
 
 def _show(reports: Sequence[EvaluationReport], out: Output) -> None:
-    from oskit.evaluation.several import print_means, several_dict
-    from oskit.evaluation.tables import print_evaluation
+    from oskit.evaluation.reports.several_collections import print_means, several_dict
+    from oskit.evaluation.reports.terminal import print_evaluation
 
     def show(console: Any) -> None:
         for report in reports:
@@ -156,7 +156,7 @@ def _show(reports: Sequence[EvaluationReport], out: Output) -> None:
 
 
 def _write(reports: Sequence[EvaluationReport], folder: str, out: Output) -> None:
-    from oskit.evaluation.evaluation_report import write_evaluation
+    from oskit.evaluation.reports.evaluation import write_evaluation
 
     for report in reports:
         name = "evaluation" if len(reports) == 1 else f"evaluation-{report.collection['name']}"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from oskit.cli.output import Output
-    from oskit.evaluation.significance import Significance
+    from oskit.evaluation.offline.significance import Significance
     from oskit.training.measuring import Figures
     from oskit.training.report import StageResult, TrainingResult
 
@@ -135,7 +135,7 @@ def print_result(console: Console, result: TrainingResult) -> None:
 
 
 def _table(result: TrainingResult) -> Any:
-    from oskit.evaluation.tables import plain_table
+    from oskit.evaluation.reports.terminal import plain_table
 
     columns = ["", "nDCG@10", "MRR@10", "recall@100", "FLOPS", "active (query)", "active (document)"]
     rows = [_row("before", result.before)]

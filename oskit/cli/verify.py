@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from oskit.archive.text_encoder import TextEncoder
     from oskit.cli.output import Output
     from oskit.cluster.client.connection import ConnectionSettings
-    from oskit.evaluation.questions import SearchBy
+    from oskit.evaluation.live.query_modes import SearchBy
 
 
 @click.command("verify", short_help="Prove that a cluster retrieves what it should.")
@@ -86,8 +86,8 @@ def verify(
     """
     from oskit.cluster.client.connection import connect
     from oskit.data.collection import Collection
-    from oskit.evaluation import verify as proof
-    from oskit.evaluation.tables import print_verification
+    from oskit.evaluation.live import verify as proof
+    from oskit.evaluation.reports.terminal import print_verification
 
     opened = Collection.open(collection, split)
     encoder = _encoder(archive, query_archive, model_encoder)
@@ -112,7 +112,7 @@ def verify(
     )
     out.result(found.to_dict(), lambda console: print_verification(console, found))
     if report is not None:
-        from oskit.evaluation.report import write_verification
+        from oskit.evaluation.reports.verification import write_verification
 
         for path in write_verification(found, report):
             out.note(f"wrote {path}")
@@ -126,7 +126,7 @@ def _encoder(archive: str | None, query_archive: str | None, model: str | None) 
             hint="Name the archive or the model that the index was made with.",
         )
     if model is not None:
-        from oskit.evaluation.encoders import open_model
+        from oskit.evaluation.offline.open_encoder import open_model
 
         if query_archive is not None:
             raise UsageError("--query-archive goes with --archive", hint="A model brings its own queries.")

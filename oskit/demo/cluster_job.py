@@ -16,8 +16,8 @@ from oskit.demo.remembering import Memory, RememberingEncoder
 from oskit.demo.result import DemoIndex, DemoModel, DemoReport
 from oskit.demo.steps import Steps
 from oskit.errors import IndexingError, OskitError
-from oskit.evaluation.result import VerificationReport
-from oskit.evaluation.verify import verify
+from oskit.evaluation.live.result import VerificationReport
+from oskit.evaluation.live.verify import verify
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch

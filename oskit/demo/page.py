@@ -6,9 +6,9 @@ from pathlib import Path
 
 from oskit.demo import tables
 from oskit.demo.result import DemoReport
-from oskit.evaluation import plots
-from oskit.evaluation.page import Page, Plot, Section, Table, write_report
-from oskit.evaluation.report import (
+from oskit.evaluation.reports import plots
+from oskit.evaluation.reports.page import Page, Plot, Section, Table, write_report
+from oskit.evaluation.reports.verification import (
     FOOTER,
     differences_plot,
     examples_section,

@@ -7,7 +7,7 @@ from typing import Any
 
 from oskit.demo.steps import StepRecord
 from oskit.errors import VerificationError
-from oskit.evaluation.result import VerificationReport
+from oskit.evaluation.live.result import VerificationReport
 
 DEMO_SCHEMA = "oskit.demo/1"
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from oskit.demo.result import DemoIndex, DemoReport
 from oskit.encoder.loader.report import TIER_NAMES
-from oskit.evaluation.report import NOTHING, figure, milliseconds, percent
+from oskit.evaluation.reports.verification import NOTHING, figure, milliseconds, percent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -152,7 +152,7 @@ def print_demo(console: Console, report: DemoReport) -> None:
     """The final table, section by section, the examples and the verdict."""
     from rich.markup import escape
 
-    from oskit.evaluation.tables import print_examples
+    from oskit.evaluation.reports.terminal import print_examples
 
     if not console.is_terminal:
         console.width = FILE_WIDTH

@@ -11,8 +11,8 @@ from sentence_transformers.base.evaluation import BaseEvaluator
 
 from oskit.data.collection import Collection
 from oskit.data.documents import Document
-from oskit.evaluation.metrics import judged_queries, quality
-from oskit.evaluation.reference import rank_exactly
+from oskit.evaluation.offline.exact_scores import rank_exactly
+from oskit.evaluation.offline.metrics import judged_queries, quality
 
 if TYPE_CHECKING:
     from oskit.archive.text_encoder import TextEncoder

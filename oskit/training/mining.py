@@ -305,7 +305,7 @@ class _Miner:
         return where.numpy(), best.numpy()
 
     def _search_bm25(self, queries: Sequence[str], depth: int) -> Positions:
-        from oskit.evaluation.bm25 import Bm25Index
+        from oskit.evaluation.offline.bm25 import Bm25Index
 
         index = Bm25Index(column_of(self._corpus, "text"))
         where = np.full((len(queries), depth), -1, dtype=np.int64)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from oskit.data.atomic import write_whole
 from oskit.errors import DataError
-from oskit.evaluation.significance import Significance
+from oskit.evaluation.offline.significance import Significance
 from oskit.training.measuring import Figures
 from oskit.training.prepare import Facts
 

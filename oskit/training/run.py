@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from oskit.errors import DataError, UsageError
-from oskit.evaluation.significance import paired_bootstrap
+from oskit.evaluation.offline.significance import paired_bootstrap
 from oskit.training.card import write_card
 from oskit.training.environment import write_environment
 from oskit.training.events import Listener

@@ -19,7 +19,7 @@ from sentence_transformers.sparse_encoder.training_args import SparseEncoderTrai
 from oskit.encoder.loader.quiet import quiet_libraries
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import TrainingError, TrainingInterrupted
-from oskit.evaluation.significance import paired_bootstrap
+from oskit.evaluation.offline.significance import paired_bootstrap
 from oskit.training.batches import ExampleCollator, KnownPairs, routes
 from oskit.training.curves import write_curves, write_log
 from oskit.training.events import Listener

@@ -16,7 +16,7 @@ from oskit.data.duplicates import digest_of
 from oskit.encoder.loader.hub import HubOptions, local_or_fetched
 from oskit.encoder.loader.quiet import quiet_libraries
 from oskit.errors import TrainingError, UntrainedEncoderError
-from oskit.evaluation.dense import DenseModel
+from oskit.evaluation.offline.dense import DenseModel
 from oskit.training.memory import is_out_of_memory
 from oskit.training.score_cache import ScoreCache, ScoreStore
 from oskit.training.teacher_config import (

@@ -25,7 +25,7 @@ from oskit.demo.data import demo_collection, demo_encoder
 from oskit.encoder.document_frequencies import corpus_idf
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.encoder.surgery.inference_free import inference_free
-from oskit.evaluation.verify import verify
+from oskit.evaluation.live.verify import verify
 
 pytestmark = pytest.mark.integration
 

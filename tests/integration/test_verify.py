@@ -28,9 +28,9 @@ from oskit.cluster.index.mapping import (
 from oskit.data.collection import Collection
 from oskit.data.documents import Document
 from oskit.errors import SearchError, UsageError, VerificationError
-from oskit.evaluation.reference import exact_run
-from oskit.evaluation.report import write_verification
-from oskit.evaluation.verify import verify
+from oskit.evaluation.live.verify import verify
+from oskit.evaluation.offline.exact_scores import exact_run
+from oskit.evaluation.reports.verification import write_verification
 
 pytestmark = pytest.mark.integration
 

@@ -92,7 +92,7 @@ def test_importing_oskit_loads_no_torch() -> None:
         "oskit.cluster.models.registry",
         "oskit.cluster.ingest.load",
         "oskit.cluster.search.search",
-        "oskit.evaluation.verify",
+        "oskit.evaluation.live.verify",
         "oskit.data",
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from small_collection import SmallCollection
 
 from oskit.errors import DataError, UsageError
-from oskit.evaluation.bm25 import Bm25Index, Bm25Settings, rank_bm25, split_words
+from oskit.evaluation.offline.bm25 import Bm25Index, Bm25Settings, rank_bm25, split_words
 
 TEXTS = {"d1": "Red house, red roof!", "d2": "a red boat", "d3": "the sea"}
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from small_collection import SmallCollection, WordEncoder
 
-from oskit.evaluation.compare import MAX_LISTED, compare
-from oskit.evaluation.reference import exact_run
-from oskit.evaluation.storage import EXACT, Storage, quantize_to_byte, truncate_to_feature
+from oskit.evaluation.live.comparison import MAX_LISTED, compare
+from oskit.evaluation.live.rounding import EXACT, Storage, quantize_to_byte, truncate_to_feature
+from oskit.evaluation.offline.exact_scores import exact_run
 
 WORDS = [f"w{i}" for i in range(40)]
 

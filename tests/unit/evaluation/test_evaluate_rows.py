@@ -13,18 +13,18 @@ from small_collection import SmallCollection, WordEncoder
 
 from oskit.archive.token_weights import Prune
 from oskit.errors import DataError, EncoderError, EncoderNotFoundError, UsageError
-from oskit.evaluation.bm25 import Bm25Settings
-from oskit.evaluation.dense import DenseModel, rank_dense
-from oskit.evaluation.evaluate import evaluate
-from oskit.evaluation.evaluation_report import evaluation_page, write_evaluation
-from oskit.evaluation.metrics import quality
-from oskit.evaluation.page import render
-from oskit.evaluation.pareto import parse_levels, rank_pruned
-from oskit.evaluation.pruned import PrunedDocuments
-from oskit.evaluation.reference import exact_run
-from oskit.evaluation.result import EvaluationReport
-from oskit.evaluation.several import several_dict
-from oskit.evaluation.tables import print_evaluation
+from oskit.evaluation.live.result import EvaluationReport
+from oskit.evaluation.offline.bm25 import Bm25Settings
+from oskit.evaluation.offline.dense import DenseModel, rank_dense
+from oskit.evaluation.offline.evaluate import evaluate
+from oskit.evaluation.offline.exact_scores import exact_run
+from oskit.evaluation.offline.metrics import quality
+from oskit.evaluation.offline.pruned_encoder import PrunedDocuments
+from oskit.evaluation.offline.pruning_levels import parse_levels, rank_pruned
+from oskit.evaluation.reports.evaluation import evaluation_page, write_evaluation
+from oskit.evaluation.reports.page import render
+from oskit.evaluation.reports.several_collections import several_dict
+from oskit.evaluation.reports.terminal import print_evaluation
 from tests.unit.training.teacher_models_tiny import build_dense
 
 WORDS = ["cat", "dog", "cow", "eel"]

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from oskit.errors import DataError
-from oskit.evaluation.metrics import measures_for_depth, overlap, percentiles, quality
+from oskit.evaluation.offline.metrics import measures_for_depth, overlap, percentiles, quality
 
 QRELS = {"q1": {"a": 1, "b": 1}, "q2": {"c": 1}, "q3": {"d": 0}}
 

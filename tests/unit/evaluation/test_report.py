@@ -12,14 +12,14 @@ from rich.console import Console
 from small_collection import SmallCollection, WordEncoder
 
 from oskit.errors import DataError, VerificationError
-from oskit.evaluation.compare import compare
-from oskit.evaluation.evaluate import evaluate
-from oskit.evaluation.evaluation_report import evaluation_page
-from oskit.evaluation.examples import build_examples, choose_examples, contributions, shorten
-from oskit.evaluation.page import render
-from oskit.evaluation.report import percent, verification_page, write_verification
-from oskit.evaluation.result import RunFigures, StoredVectors, VerificationReport
-from oskit.evaluation.tables import print_evaluation, print_examples, print_verification
+from oskit.evaluation.live.comparison import compare
+from oskit.evaluation.live.examples import build_examples, choose_examples, contributions, shorten
+from oskit.evaluation.live.result import RunFigures, StoredVectors, VerificationReport
+from oskit.evaluation.offline.evaluate import evaluate
+from oskit.evaluation.reports.evaluation import evaluation_page
+from oskit.evaluation.reports.page import render
+from oskit.evaluation.reports.terminal import print_evaluation, print_examples, print_verification
+from oskit.evaluation.reports.verification import percent, verification_page, write_verification
 
 
 class NamedEncoder(WordEncoder):

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from oskit.errors import DataError
-from oskit.evaluation.significance import against, paired_bootstrap
+from oskit.evaluation.offline.significance import against, paired_bootstrap
 
 
 def by_query(values: np.ndarray) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from oskit.evaluation.sparsity import ActivationCounter, sparsity
+from oskit.evaluation.offline.sparsity import ActivationCounter, sparsity
 
 
 def _count(encoder, texts):

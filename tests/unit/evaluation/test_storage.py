@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oskit.evaluation.storage import Storage, quantize_to_byte, truncate_to_feature
+from oskit.evaluation.live.rounding import Storage, quantize_to_byte, truncate_to_feature
 
 WEIGHTS = st.floats(2.0**-20, 60, width=32)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from oskit.evaluation.compare import Comparison, DisagreementKind
-from oskit.evaluation.index_facts import IndexFacts
-from oskit.evaluation.result import RunFigures, StoredVectors
+from oskit.evaluation.live.comparison import Comparison, DisagreementKind
+from oskit.evaluation.live.index_facts import IndexFacts
+from oskit.evaluation.live.result import RunFigures, StoredVectors
 
 LOW_RECALL = 0.9
 """Share of the exact hits below which an approximate search is worth a warning."""

@@ -9,8 +9,8 @@ from oskit.archive.text_encoder import KeyFormat
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.index.mapping import IndexInfo, read_index
 from oskit.errors import SearchError
-from oskit.evaluation.retrieval import Clause
-from oskit.evaluation.storage import EXACT, Storage
+from oskit.evaluation.live.retrieval import Clause
+from oskit.evaluation.live.rounding import EXACT, Storage
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch

@@ -14,14 +14,14 @@ import numpy as np
 
 from oskit.cluster.client.failures import cluster_errors
 from oskit.errors import SearchError
-from oskit.evaluation.result import StoredVectors
-from oskit.evaluation.storage import Storage
+from oskit.evaluation.live.result import StoredVectors
+from oskit.evaluation.live.rounding import Storage
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
     from scipy.sparse import csr_matrix
 
-    from oskit.evaluation.index_facts import IndexFacts
+    from oskit.evaluation.live.index_facts import IndexFacts
 
 MAX_TOKENS = 1000
 """Tokens asked for at once; Lucene takes 1024 clauses. The heaviest count, and so bound the sum."""

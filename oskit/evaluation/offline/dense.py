@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from oskit.errors import EncoderError, MissingDependencyError
-from oskit.evaluation.metrics import Run
-from oskit.evaluation.reference import TopK, query_chunks
+from oskit.evaluation.offline.exact_scores import TopK, query_chunks
+from oskit.evaluation.offline.metrics import Run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from oskit.evaluation.reference import TextCollection
+    from oskit.evaluation.offline.exact_scores import TextCollection
 
 Vectors = npt.NDArray[np.float32]
 

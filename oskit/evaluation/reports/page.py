@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from oskit.errors import DataError, MissingDependencyError
-from oskit.evaluation.result import Example
+from oskit.evaluation.live.result import Example
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Table:
 
 @dataclass
 class Plot:
-    """An SVG that :mod:`oskit.evaluation.plots` drew."""
+    """An SVG that :mod:`oskit.evaluation.reports.plots` drew."""
 
     svg: str
     caption: str

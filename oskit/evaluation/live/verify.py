@@ -11,17 +11,17 @@ from oskit.cluster.client.connection import cluster_info
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.search.search import two_phase_pipeline
 from oskit.errors import SearchError, UsageError
-from oskit.evaluation import verdict
-from oskit.evaluation.compare import Comparison, compare
-from oskit.evaluation.describe import describe_encoder, known_sha256
-from oskit.evaluation.examples import SHOWN_HITS, build_examples, choose_examples
-from oskit.evaluation.index_facts import IndexFacts, read_facts
-from oskit.evaluation.metrics import Run
-from oskit.evaluation.pruned import PrunedDocuments
-from oskit.evaluation.questions import SearchBy, SearchRequest, bm25_clauses, sparse_clauses
-from oskit.evaluation.result import RunFigures, StoredVectors, VerificationReport
-from oskit.evaluation.retrieval import Clause, ClusterRun, retrieve
-from oskit.evaluation.vectors import check_vectors, sample_positions
+from oskit.evaluation.live import verdict
+from oskit.evaluation.live.comparison import Comparison, compare
+from oskit.evaluation.live.examples import SHOWN_HITS, build_examples, choose_examples
+from oskit.evaluation.live.index_facts import IndexFacts, read_facts
+from oskit.evaluation.live.query_modes import SearchBy, SearchRequest, bm25_clauses, sparse_clauses
+from oskit.evaluation.live.result import RunFigures, StoredVectors, VerificationReport
+from oskit.evaluation.live.retrieval import Clause, ClusterRun, retrieve
+from oskit.evaluation.live.stored_vectors import check_vectors, sample_positions
+from oskit.evaluation.offline.description import describe_encoder, known_sha256
+from oskit.evaluation.offline.metrics import Run
+from oskit.evaluation.offline.pruned_encoder import PrunedDocuments
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch

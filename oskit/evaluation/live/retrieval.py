@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from oskit.cluster.client.failures import cluster_errors
 from oskit.errors import SearchError
-from oskit.evaluation.metrics import Run
+from oskit.evaluation.offline.metrics import Run
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch

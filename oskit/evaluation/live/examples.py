@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from oskit.evaluation.metrics import Qrels, Run
-from oskit.evaluation.result import Example, ExampleHit
+from oskit.evaluation.live.result import Example, ExampleHit
+from oskit.evaluation.offline.metrics import Qrels, Run
 
 if TYPE_CHECKING:
     from oskit.archive.text_encoder import TextEncoder, TokenWeights

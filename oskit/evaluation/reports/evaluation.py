@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from oskit.evaluation import plots
-from oskit.evaluation.page import Page, Plot, Section, Table, write_report
-from oskit.evaluation.report import HOW_MEASURED, NOTHING, figure
-from oskit.evaluation.result import EvaluationReport, EvaluationRow
+from oskit.evaluation.live.result import EvaluationReport, EvaluationRow
+from oskit.evaluation.reports import plots
+from oskit.evaluation.reports.page import Page, Plot, Section, Table, write_report
+from oskit.evaluation.reports.verification import HOW_MEASURED, NOTHING, figure
 
 MAIN_MEASURE = "nDCG@10"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from oskit.evaluation import plots
-from oskit.evaluation.page import Page, Plot, Section, Table, write_report
-from oskit.evaluation.result import RunFigures, VerificationReport, difference_summary
+from oskit.evaluation.live.result import RunFigures, VerificationReport, difference_summary
+from oskit.evaluation.reports import plots
+from oskit.evaluation.reports.page import Page, Plot, Section, Table, write_report
 
 MAX_ROWS = 50
 """Disagreements shown on the page; the JSON has more."""

@@ -21,11 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from oskit.errors import DataError, MissingDependencyError, UsageError
-from oskit.evaluation.metrics import Run
-from oskit.evaluation.sparsity import ActivationCounter, Sparsity, sparsity
+from oskit.evaluation.offline.metrics import Run
+from oskit.evaluation.offline.sparsity import ActivationCounter, Sparsity, sparsity
 
 if TYPE_CHECKING:
-    from oskit.evaluation.reference import TextCollection
+    from oskit.evaluation.offline.exact_scores import TextCollection
 
 LANGUAGES = (
     *("danish", "dutch", "english", "french", "german", "italian"),

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from oskit.evaluation.metrics import Run
-from oskit.evaluation.sparsity import ActivationCounter, Sparsity, sparsity
+from oskit.evaluation.offline.metrics import Run
+from oskit.evaluation.offline.sparsity import ActivationCounter, Sparsity, sparsity
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

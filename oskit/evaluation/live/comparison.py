@@ -1,7 +1,7 @@
 """What a cluster returned, against what it should have returned.
 
 Every hit gets an interval: the smallest and largest score that the encoder's weights allow, given how the
-index rounds them (:mod:`oskit.evaluation.storage`) and how well two computations of one encoder agree (the
+index rounds them (:mod:`oskit.evaluation.live.rounding`) and how well two computations of one encoder agree (the
 tolerance). Outside of it, a score is wrong. A document that is absent although even its smallest score beats
 the last hit is missing. Two hits are in the wrong order if their intervals do not touch. Everything else is
 rounding, and is not reported.
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from oskit.evaluation.metrics import Run
-from oskit.evaluation.reference import (
+from oskit.evaluation.live.rounding import EXACT, Storage
+from oskit.evaluation.offline.exact_scores import (
     BLOCK_DOCUMENTS,
     Block,
     Scores,
@@ -27,8 +27,8 @@ from oskit.evaluation.reference import (
     rank_exactly,
     score_block,
 )
-from oskit.evaluation.sparsity import Sparsity
-from oskit.evaluation.storage import EXACT, Storage
+from oskit.evaluation.offline.metrics import Run
+from oskit.evaluation.offline.sparsity import Sparsity
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from oskit.archive.token_weights import Prune, prune_matrix
 from oskit.errors import UsageError
-from oskit.evaluation.metrics import Qrels, Run, measures_for_depth, quality
-from oskit.evaluation.reference import (
+from oskit.evaluation.offline.exact_scores import (
     BLOCK_DOCUMENTS,
     Block,
     ExactRanking,
@@ -20,7 +19,8 @@ from oskit.evaluation.reference import (
     rank_exactly,
     score_block,
 )
-from oskit.evaluation.sparsity import ActivationCounter, Sparsity, sparsity
+from oskit.evaluation.offline.metrics import Qrels, Run, measures_for_depth, quality
+from oskit.evaluation.offline.sparsity import ActivationCounter, Sparsity, sparsity
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

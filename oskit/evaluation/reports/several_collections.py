@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from oskit.evaluation.evaluation_report import MAIN_MEASURE
-from oskit.evaluation.report import figure
-from oskit.evaluation.result import EvaluationReport
-from oskit.evaluation.tables import plain_table
+from oskit.evaluation.live.result import EvaluationReport
+from oskit.evaluation.reports.evaluation import MAIN_MEASURE
+from oskit.evaluation.reports.terminal import plain_table
+from oskit.evaluation.reports.verification import figure
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,8 +10,8 @@ from oskit.cluster.models.predict import predict
 from oskit.cluster.models.registry import get_model
 from oskit.data.values import clean_text
 from oskit.errors import ModelError, UsageError
-from oskit.evaluation.index_facts import IndexFacts
-from oskit.evaluation.retrieval import Clause
+from oskit.evaluation.live.index_facts import IndexFacts
+from oskit.evaluation.live.retrieval import Clause
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch

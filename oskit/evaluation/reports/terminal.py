@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from oskit.evaluation.report import NOTHING, figure, milliseconds, percent
-from oskit.evaluation.result import EvaluationReport, Example, RunFigures, VerificationReport
+from oskit.evaluation.live.result import EvaluationReport, Example, RunFigures, VerificationReport
+from oskit.evaluation.reports.verification import NOTHING, figure, milliseconds, percent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,7 +46,7 @@ def print_evaluation(console: Console, report: EvaluationReport) -> None:
     """Quality and cost of each row, significance and pruning levels."""
     from rich.markup import escape
 
-    from oskit.evaluation.evaluation_report import pruning_table, quality_and_cost, significance_table
+    from oskit.evaluation.reports.evaluation import pruning_table, quality_and_cost, significance_table
 
     console.print(
         f"{escape(report.collection['name'])}: {report.collection['documents']:,} documents, "

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from oskit.errors import VerificationError
-from oskit.evaluation.compare import Comparison
-from oskit.evaluation.metrics import Qrels, Run, measures_for_depth, overlap, percentiles, quality
-from oskit.evaluation.pareto import PrunePoint
-from oskit.evaluation.significance import Significance
-from oskit.evaluation.sparsity import Sparsity
+from oskit.evaluation.live.comparison import Comparison
+from oskit.evaluation.offline.metrics import Qrels, Run, measures_for_depth, overlap, percentiles, quality
+from oskit.evaluation.offline.pruning_levels import PrunePoint
+from oskit.evaluation.offline.significance import Significance
+from oskit.evaluation.offline.sparsity import Sparsity
 
 VERIFICATION_SCHEMA = "oskit.verification/1"
 EVALUATION_SCHEMA = "oskit.evaluation/1"
@@ -101,7 +101,7 @@ class StoredVectors:
 
 @dataclass
 class VerificationReport:
-    """Everything :func:`oskit.evaluation.verify.verify` found.
+    """Everything :func:`oskit.evaluation.live.verify.verify` found.
 
     Attributes:
         failures: One line for each reason why the cluster is not right; empty if it is.
