@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from oskit.training.recipe_schema import recipe_keys
+from oskit.training.recipe.reference import recipe_keys
 
 TARGET = Path(__file__).with_name("recipe-keys.md")
 

@@ -37,19 +37,19 @@ if TYPE_CHECKING:
     from oskit.evaluation.offline.evaluate import evaluate as evaluate
     from oskit.localnode import DockerNode as DockerNode
     from oskit.localnode import LocalNode as LocalNode
-    from oskit.training.data import TrainingData as TrainingData
-    from oskit.training.data import load_training_data as load_training_data
-    from oskit.training.recipe import Recipe as Recipe
-    from oskit.training.recipe_file import load_recipe as load_recipe
-    from oskit.training.run import train as train
-    from oskit.training.sources import DataSource as DataSource
+    from oskit.training.data.training_data import TrainingData as TrainingData
+    from oskit.training.data.training_data import load_training_data as load_training_data
+    from oskit.training.loop.run import train as train
+    from oskit.training.recipe.file import load_recipe as load_recipe
+    from oskit.training.recipe.recipe import Recipe as Recipe
+    from oskit.training.recipe.sources import DataSource as DataSource
 
 _HOME = {
     "Archive": "oskit.archive.archive",
     "ArchiveEncoder": "oskit.archive.encoder",
     "Collection": "oskit.data.collection",
     "ConnectionSettings": "oskit.cluster.client.connection",
-    "DataSource": "oskit.training.sources",
+    "DataSource": "oskit.training.recipe.sources",
     "DockerNode": "oskit.localnode",
     "Document": "oskit.data.documents",
     "IndexSettings": "oskit.cluster.index.mapping",
@@ -59,10 +59,10 @@ _HOME = {
     "NeuralSparseEncoder": "oskit.encoder.model",
     "OskitError": "oskit.errors",
     "Prune": "oskit.archive.token_weights",
-    "Recipe": "oskit.training.recipe",
+    "Recipe": "oskit.training.recipe.recipe",
     "TextEncoder": "oskit.archive.text_encoder",
     "TokenWeights": "oskit.archive.text_encoder",
-    "TrainingData": "oskit.training.data",
+    "TrainingData": "oskit.training.data.training_data",
     "UntrainedProjectionWarning": "oskit.encoder.loader.report",
     "Vocabulary": "oskit.archive.vocabulary",
     "connect": "oskit.cluster.client.connection",
@@ -71,12 +71,12 @@ _HOME = {
     "evaluate": "oskit.evaluation.offline.evaluate",
     "fit_lexical_head": "oskit.encoder.surgery.lexical_head",
     "ingest": "oskit.cluster.ingest.load",
-    "load_recipe": "oskit.training.recipe_file",
-    "load_training_data": "oskit.training.data",
+    "load_recipe": "oskit.training.recipe.file",
+    "load_training_data": "oskit.training.data.training_data",
     "open_archive": "oskit.archive.archive",
     "read_documents": "oskit.data.files",
     "search": "oskit.cluster.search.search",
-    "train": "oskit.training.run",
+    "train": "oskit.training.loop.run",
     "verify": "oskit.evaluation.live.verify",
 }
 

@@ -23,7 +23,7 @@ from benchmarks.quality.measure import (
 from benchmarks.quality.variants import VARIANTS, Recipe, Scale, Variant
 from oskit.encoder.loader.report import UntrainedProjectionWarning
 from oskit.errors import TrainingError, TrainingInterrupted
-from oskit.training.recipe_tree import merge
+from oskit.training.recipe.tree import merge
 
 if TYPE_CHECKING:
     from oskit.encoder.model import NeuralSparseEncoder
@@ -158,8 +158,8 @@ class Runner:
 
     def _trained(self, recipe: Recipe) -> tuple[NeuralSparseEncoder, float]:
         """The trained encoder, and the seconds of training alone."""
-        from oskit.training.run import train
-        from oskit.training.stages import CHECKPOINTS
+        from oskit.training.loop.run import train
+        from oskit.training.loop.stages import CHECKPOINTS
 
         self._tell(f"{recipe['name']}, seed {recipe['seed']}: training")
         folder = self._folder(recipe)

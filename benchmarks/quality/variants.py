@@ -11,7 +11,7 @@ from benchmarks.models import BERT_BASE, MBERT, SavedModel, bert_tiny, minilm
 from benchmarks.quality.bases import first_layers
 from benchmarks.quality.data import FAQ_ENGLISH, FAQ_SWEDISH, MEDQUAD, MEDQUAD_ALL_QUERIES, Workspace
 from benchmarks.quality.measure import MAX_RATIO, TOP_K
-from oskit.training.recipe_tree import merge
+from oskit.training.recipe.tree import merge
 
 Recipe = dict[str, Any]
 

@@ -39,7 +39,7 @@ def list_recipes(out: Output) -> None:
       oskit recipes list
       oskit recipes list --json
     """
-    from oskit.training.recipe_file import described_recipes
+    from oskit.training.recipe.file import described_recipes
 
     found = described_recipes()
 
@@ -61,7 +61,7 @@ def show_recipe(name: str, out: Output) -> None:
     Examples:
       oskit recipes show quick
     """
-    from oskit.training.recipe_file import included_text
+    from oskit.training.recipe.file import included_text
 
     text = included_text(name)
     out.result({"name": name, "yaml": text}, lambda _console: click.echo(text, nl=False))
@@ -81,7 +81,7 @@ def copy_recipe(name: str, file: Path | None, force: bool, out: Output) -> None:
       oskit recipes copy two-stage recipes/shop.yaml
     """
     from oskit.errors import UsageError
-    from oskit.training.recipe_file import included_text
+    from oskit.training.recipe.file import included_text
 
     text = included_text(name)
     target = file or Path(f"{name}.yaml")

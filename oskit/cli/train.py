@@ -11,7 +11,7 @@ from oskit.cli.options import output_options
 
 if TYPE_CHECKING:
     from oskit.cli.output import Output
-    from oskit.training.recipe import Recipe
+    from oskit.training.recipe.recipe import Recipe
 
 RUNS = Path("runs")
 """Where runs go unless told otherwise."""
@@ -66,7 +66,7 @@ def train(
 
 def _print_schema(out: Output) -> None:
     from oskit.cli.output import Output
-    from oskit.training.recipe_schema import recipe_schema
+    from oskit.training.recipe.reference import recipe_schema
 
     Output(json=True, quiet=out.quiet).result(recipe_schema())
 
@@ -76,8 +76,8 @@ def _read(name: str, overrides: tuple[str, ...], output: Path | None, out: Outpu
     from oskit.errors import MissingDependencyError
 
     try:
-        from oskit.training.recipe_errors import RecipeError
-        from oskit.training.recipe_file import load_recipe
+        from oskit.training.recipe.errors import RecipeError
+        from oskit.training.recipe.file import load_recipe
     except ModuleNotFoundError as error:
         if error.name != "yaml":
             raise
@@ -104,8 +104,8 @@ def _train(recipe: Recipe, folder: Path, resume: bool, out: Output) -> None:
     from oskit.errors import MissingDependencyError, TrainingInterrupted
 
     try:
-        from oskit.training.ranks import is_first
-        from oskit.training.run import train as run
+        from oskit.training.loop.ranks import is_first
+        from oskit.training.loop.run import train as run
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package == "oskit":

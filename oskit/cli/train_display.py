@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from oskit.cli.output import ProgressHandle
-from oskit.training.events import Listener
+from oskit.training.loop.events import Listener
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from oskit.cli.output import Output
     from oskit.evaluation.offline.significance import Significance
-    from oskit.training.measuring import Figures
-    from oskit.training.report import StageResult, TrainingResult
+    from oskit.training.report.figures import Figures
+    from oskit.training.report.result import StageResult, TrainingResult
 
 
 class Display(Listener):

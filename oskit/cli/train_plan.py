@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from oskit.cli.output import Output
-    from oskit.training.data import TrainingData
-    from oskit.training.recipe import Recipe
+    from oskit.training.data.training_data import TrainingData
+    from oskit.training.recipe.recipe import Recipe
 
 
 def show_plan(recipe: Recipe, folder: Path, out: Output) -> None:
@@ -22,8 +22,8 @@ def show_plan(recipe: Recipe, folder: Path, out: Output) -> None:
     Raises:
         DataError: Data cannot be read.
     """
-    from oskit.training.recipe_file import resolved_yaml, stages_of
-    from oskit.training.risks import risks
+    from oskit.training.recipe.file import resolved_yaml, stages_of
+    from oskit.training.recipe.known_problems import risks
 
     text = resolved_yaml(recipe)
     recipes = stages_of(recipe)
@@ -51,7 +51,7 @@ def _count(recipe: Recipe, out: Output) -> dict[str, Any]:
     found: dict[str, Any] = {"sources": [], "not_read": remote, "examples": None, "held_out": None}
     if not local:
         return found
-    from oskit.training.data import load_training_data
+    from oskit.training.data.training_data import load_training_data
 
     with out.progress("Reading training data", None, "records") as bar:
         data = load_training_data(local, seed=recipe.seed, progress=bar.advance)
@@ -64,7 +64,7 @@ def _count(recipe: Recipe, out: Output) -> dict[str, Any]:
 def _after_hold_out(recipe: Recipe, data: TrainingData) -> tuple[int, int]:
     if recipe.evaluation.collection is not None or not 0 < recipe.data.hold_out < 1:
         return len(data), 0
-    from oskit.training.holdout import hold_out
+    from oskit.training.data.holdout import hold_out
 
     training, collection = hold_out(data, fraction=recipe.data.hold_out, seed=0)
     return len(training), len(collection.queries)

@@ -12,7 +12,7 @@ from oskit.demo.result import DemoReport
 from oskit.demo.steps import Steps
 
 if TYPE_CHECKING:
-    from oskit.training.report import TrainingResult
+    from oskit.training.report.result import TrainingResult
 
 STEPS = 80
 BATCH_SIZE = 32
@@ -36,7 +36,7 @@ def train_demo(folder: Path, report: DemoReport, steps: Steps) -> tuple[Path, Co
     """
     pairs, held_out = faq_split()
     with steps.step(f"Train on {len(pairs)} questions, {len(held_out.queries)} are held out") as step:
-        from oskit.training.run import train
+        from oskit.training.loop.run import train
 
         collection = held_out.write(folder / "held-out")
         data = folder / "pairs.jsonl"

@@ -9,28 +9,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from oskit.training.data import TrainingData as TrainingData
-    from oskit.training.data import load_training_data as load_training_data
-    from oskit.training.holdout import hold_out as hold_out
-    from oskit.training.leakage import find_leakage as find_leakage
-    from oskit.training.mining import mine_negatives as mine_negatives
-    from oskit.training.mining_config import MiningConfig as MiningConfig
-    from oskit.training.sources import DataSource as DataSource
-    from oskit.training.teacher_config import TeachersConfig as TeachersConfig
-    from oskit.training.teacher_config import teachers_from_legacy as teachers_from_legacy
-    from oskit.training.teachers import EnsembleTeacher as EnsembleTeacher
+    from oskit.training.data.holdout import hold_out as hold_out
+    from oskit.training.data.leakage import find_leakage as find_leakage
+    from oskit.training.data.training_data import TrainingData as TrainingData
+    from oskit.training.data.training_data import load_training_data as load_training_data
+    from oskit.training.mining.miner import mine_negatives as mine_negatives
+    from oskit.training.recipe.mining import MiningConfig as MiningConfig
+    from oskit.training.recipe.sources import DataSource as DataSource
+    from oskit.training.recipe.teachers import TeachersConfig as TeachersConfig
+    from oskit.training.recipe.teachers import teachers_from_legacy as teachers_from_legacy
+    from oskit.training.teachers.ensemble import EnsembleTeacher as EnsembleTeacher
 
 _HOME = {
-    "DataSource": "oskit.training.sources",
-    "EnsembleTeacher": "oskit.training.teachers",
-    "MiningConfig": "oskit.training.mining_config",
-    "TeachersConfig": "oskit.training.teacher_config",
-    "TrainingData": "oskit.training.data",
-    "find_leakage": "oskit.training.leakage",
-    "hold_out": "oskit.training.holdout",
-    "load_training_data": "oskit.training.data",
-    "mine_negatives": "oskit.training.mining",
-    "teachers_from_legacy": "oskit.training.teacher_config",
+    "DataSource": "oskit.training.recipe.sources",
+    "EnsembleTeacher": "oskit.training.teachers.ensemble",
+    "MiningConfig": "oskit.training.recipe.mining",
+    "TeachersConfig": "oskit.training.recipe.teachers",
+    "TrainingData": "oskit.training.data.training_data",
+    "find_leakage": "oskit.training.data.leakage",
+    "hold_out": "oskit.training.data.holdout",
+    "load_training_data": "oskit.training.data.training_data",
+    "mine_negatives": "oskit.training.mining.miner",
+    "teachers_from_legacy": "oskit.training.recipe.teachers",
 }
 
 __all__ = sorted(_HOME)

@@ -15,7 +15,7 @@ from oskit.demo.steps import Steps
 from oskit.demo.tables import training_rows, training_verdict
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import MissingDependencyError
-from oskit.training.recipe_file import load_recipe
+from oskit.training.recipe.file import load_recipe
 from tests import tiny
 from tests.unit.training.teacher_models_tiny import build_dense
 

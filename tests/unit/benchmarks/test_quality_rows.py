@@ -13,7 +13,7 @@ from benchmarks.quality.rows import ROWS, spread
 from benchmarks.quality.runs import BM25, DENSE, Result
 from benchmarks.quality.tables import lines, markdown
 from benchmarks.quality.variants import VARIANTS
-from oskit.training.recipe_tree import merge
+from oskit.training.recipe.tree import merge
 
 
 def measured(ndcg: float, *points: Point, queries: int = 20) -> Measured:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from oskit.cli import main
-from oskit.training.recipe_file import included_recipes, included_text
+from oskit.training.recipe.file import included_recipes, included_text
 from tests import tiny
 
 WORDS = [word for word in tiny.WORDS if len(word) > 3]

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from oskit.errors import TrainingError
-from oskit.training.guards import Guards, StepFacts, check_gradient, check_loss
+from oskit.training.loop.guards import Guards, StepFacts, check_gradient, check_loss
 from oskit.training.memory import is_out_of_memory
-from oskit.training.recipe import Recipe
+from oskit.training.recipe.recipe import Recipe
 
 VOCABULARY = 30_000
 

@@ -14,8 +14,8 @@ from oskit.data.collection import Collection
 from oskit.data.documents import Document
 from oskit.errors import UsageError
 from oskit.training import find_leakage, load_training_data
-from oskit.training.leakage import drop_leaking
-from oskit.training.normalising import normalise, words
+from oskit.training.data.leakage import drop_leaking
+from oskit.training.data.normalising import normalise, words
 
 
 def collection(queries: list[str], documents: tuple[Document, ...] = ()) -> Collection:

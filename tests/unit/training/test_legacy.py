@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from oskit.errors import UsageError
-from oskit.training.legacy import LegacyConfigWarning, is_legacy, legacy_output
-from oskit.training.recipe import Recipe
-from oskit.training.recipe_file import load_recipe
+from oskit.training.recipe.file import load_recipe
+from oskit.training.recipe.notebook_config import LegacyConfigWarning, is_legacy, legacy_output
+from oskit.training.recipe.recipe import Recipe
 
 CONFIG: dict[str, Any] = {
     "model": {"base_model": "some/encoder", "max_doc_length": 256, "use_relu": True},

@@ -19,8 +19,8 @@ from sentence_transformers.sparse_encoder.losses import (
 
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.encoder.surgery.inference_free import inference_free
-from oskit.training.batches import ExampleCollator, KnownPairs, document_id, query_id, routes
-from oskit.training.losses import (
+from oskit.training.objective.batches import ExampleCollator, KnownPairs, document_id, query_id, routes
+from oskit.training.objective.losses import (
     MAX_RELATIVE_COST,
     BatchKLDivLoss,
     IdfFlopsLoss,
@@ -28,7 +28,7 @@ from oskit.training.losses import (
     TrainingLoss,
     idf_costs,
 )
-from oskit.training.recipe import LossPart, SparsityPart
+from oskit.training.recipe.recipe import LossPart, SparsityPart
 from tests import tiny
 
 ROWS = {

@@ -10,8 +10,8 @@ import pytest
 from datasets import Dataset
 
 from oskit.errors import TrainingError
-from oskit.training.data import TrainingData
-from oskit.training.mining import MiningConfig, MiningReport, mine_negatives
+from oskit.training.data.training_data import TrainingData
+from oskit.training.mining.miner import MiningConfig, MiningReport, mine_negatives
 
 CORPUS = ["0.95 a", "0.90 b", "0.80 c", "0.70 d", "0.60 e", "0.10 f", "-0.20 g"]
 
@@ -123,7 +123,7 @@ def test_without_a_corpus_the_examples_are_it() -> None:
 
 
 def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    from oskit.training import mining
+    from oskit.training.mining.miner import miner as mining
 
     rows = [(f"q{number}", text, []) for number, text in enumerate(CORPUS)]
     whole, _ = mine(data(rows), per_query=2, depth=6)

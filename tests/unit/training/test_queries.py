@@ -7,7 +7,7 @@ import random
 import pytest
 from pydantic import ValidationError
 
-from oskit.training.queries import MadeQueries, QuerySettings, make_queries
+from oskit.training.data.pseudo_queries import MadeQueries, QuerySettings, make_queries
 
 TEXT = """# How the bridge was built
 

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from oskit.errors import DataError, UsageError
-from oskit.training.recipe import Recipe
-from oskit.training.recipe_errors import RecipeError
-from oskit.training.recipe_file import (
+from oskit.training.recipe.errors import RecipeError
+from oskit.training.recipe.file import (
     described_recipes,
     included_recipes,
     included_text,
@@ -22,8 +21,9 @@ from oskit.training.recipe_file import (
     resolved_yaml,
     stages_of,
 )
-from oskit.training.recipe_schema import recipe_keys, recipe_schema
-from oskit.training.yaml_document import parse_yaml
+from oskit.training.recipe.recipe import Recipe
+from oskit.training.recipe.reference import recipe_keys, recipe_schema
+from oskit.training.recipe.yaml_document import parse_yaml
 
 SMALL: dict[str, Any] = {"name": "x", "encoder": {"name": "e"}, "data": {"train": "p.jsonl"}}
 
@@ -362,7 +362,7 @@ def test_an_included_recipe_asks_for_what_is_the_users(name: str) -> None:
 def test_reading_a_recipe_loads_no_torch() -> None:
     script = (
         "import sys\n"
-        "from oskit.training.recipe_file import load_recipe\n"
+        "from oskit.training.recipe.file import load_recipe\n"
         "load_recipe('quick', ['data.train=x'])\n"
         "print(sorted({'torch', 'datasets', 'transformers', 'pyarrow'} & set(sys.modules)))"
     )

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from oskit.training.recipe_file import included_recipes, load_recipe
-from oskit.training.run import train
+from oskit.training.loop.run import train
+from oskit.training.recipe.file import included_recipes, load_recipe
 from tests import tiny
 from tests.unit.training.teacher_models_tiny import build_dense, build_sparse
 from tests.unit.training.word_pairs import write_pairs

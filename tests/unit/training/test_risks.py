@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from oskit.training.recipe import Recipe
-from oskit.training.risks import risks
+from oskit.training.recipe.known_problems import risks
+from oskit.training.recipe.recipe import Recipe
 
 
 def found(loss: dict[str, Any] | None = None, **teachers: Any) -> list[str]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from oskit.errors import DataError
-from oskit.training import score_cache
-from oskit.training.score_cache import ScoreCache, default_cache_folder
+from oskit.training.teachers.ensemble import score_cache
+from oskit.training.teachers.score_cache import ScoreCache, default_cache_folder
 
 KEYS = [bytes([number]) * 16 for number in range(10)]
 
@@ -66,7 +66,7 @@ def test_interruption_keeps_finished_slices(tmp_path: Path, monkeypatch: pytest.
 
 def test_two_processes_write_at_once(tmp_path: Path) -> None:
     code = (
-        "import sys; from oskit.training.score_cache import ScoreCache, SLICE\n"
+        "import sys; from oskit.training.teachers.score_cache import ScoreCache, SLICE\n"
         "store = ScoreCache(sys.argv[1]).store('a')\n"
         "for start in range(0, 2000, 20):\n"
         "    keys = [i.to_bytes(4, 'big') for i in range(start, start + 20)]\n"

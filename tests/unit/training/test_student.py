@@ -7,8 +7,8 @@ import torch
 from datasets import Dataset
 
 from oskit.encoder.model import NeuralSparseEncoder
-from oskit.training.recipe import EncoderPart
-from oskit.training.student import finish_student, load_student
+from oskit.training.loop.student import finish_student, load_student
+from oskit.training.recipe.recipe import EncoderPart
 from tests import tiny
 
 

@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from oskit.data.collection import Collection
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import TrainingError, TrainingInterrupted, UsageError
-from oskit.training.events import Listener
-from oskit.training.report import StageResult
-from oskit.training.run import train
+from oskit.training.loop.events import Listener
+from oskit.training.loop.run import train
+from oskit.training.report.result import StageResult
 from tests import tiny
 from tests.unit.training.teacher_models_tiny import build_dense
 from tests.unit.training.word_pairs import write_pairs

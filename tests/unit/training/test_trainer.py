@@ -20,11 +20,11 @@ from transformers import TrainerCallback
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.encoder.surgery.inference_free import inference_free
 from oskit.errors import TrainingError
-from oskit.training.batches import ExampleCollator, KnownPairs, LengthBatchSampler, routes
-from oskit.training.guards import Guards
-from oskit.training.losses import TrainingLoss
-from oskit.training.recipe import Recipe
-from oskit.training.trainer import OskitTrainer
+from oskit.training.loop.guards import Guards
+from oskit.training.loop.trainer import OskitTrainer
+from oskit.training.objective.batches import ExampleCollator, KnownPairs, LengthBatchSampler, routes
+from oskit.training.objective.losses import TrainingLoss
+from oskit.training.recipe.recipe import Recipe
 from tests import tiny
 
 

@@ -1,0 +1,52 @@
+"""When two queries count as one: up to case, punctuation and white space."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from oskit.data.duplicates import digest_of
+from oskit.training.data.arrow import column_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from numpy.typing import NDArray
+
+# Marks that tell apart what people ask about: C# and C, AT&T, 5%.
+_TELLING = frozenset("#%&@")
+
+
+def normalise(text: str) -> str:
+    """A text without what does not matter for asking the same: NFKC, case, punctuation, white space."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    kept = (
+        letter if letter in _TELLING or unicodedata.category(letter)[0] not in "PZC" else " "
+        for letter in folded
+    )
+    return " ".join("".join(kept).split()) or folded
+
+
+# Scripts that write no spaces between words; pairs of letters stand for words there.
+_UNSPACED = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]+"
+)
+
+
+def words(text: str) -> frozenset[str]:
+    """The distinct words of a normalised text; of a script without spaces, pairs of neighbouring letters."""
+    found: set[str] = set(_UNSPACED.sub(" ", text).split())
+    for match in _UNSPACED.finditer(text):
+        run = match.group()
+        found.update(run[i : i + 2] for i in range(max(1, len(run) - 1)))
+    return frozenset(found)
+
+
+def query_keys(
+    examples: Dataset, rows: NDArray[np.int64] | None = None, *, salt: str = ""
+) -> NDArray[np.uint64]:
+    """A number for each example, of all rows or of some; the same for the same normalised query."""
+    digests = (digest_of(salt, normalise(query))[:8] for query in column_of(examples, "query", rows))
+    return np.frombuffer(b"".join(digests), dtype=np.uint64)

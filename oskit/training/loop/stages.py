@@ -1,0 +1,311 @@
+"""One stage of a run: from its recipe to its best encoder and what that is worth."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers.sparse_encoder.callbacks.splade_callbacks import (
+    SchedulerType,
+    SpladeRegularizerWeightSchedulerCallback,
+)
+from sentence_transformers.sparse_encoder.training_args import SparseEncoderTrainingArguments
+
+from oskit.encoder.loader.quiet import quiet_libraries
+from oskit.encoder.model import NeuralSparseEncoder
+from oskit.errors import TrainingError, TrainingInterrupted
+from oskit.evaluation.offline.significance import paired_bootstrap
+from oskit.training.loop.event_log import Telling
+from oskit.training.loop.events import Listener
+from oskit.training.loop.guards import Guards
+from oskit.training.loop.interruption import Interruption
+from oskit.training.loop.prepare import FACTS, Prepared, open_prepared, prepare
+from oskit.training.loop.ranks import is_first, share_of, wait_for, world_size
+from oskit.training.loop.student import (
+    clear_negative_weights,
+    finish_student,
+    head_parameters,
+    load_student,
+)
+from oskit.training.loop.trainer import OskitTrainer
+from oskit.training.objective.batches import ExampleCollator, KnownPairs, routes
+from oskit.training.objective.losses import TrainingLoss
+from oskit.training.recipe.known_problems import risks
+from oskit.training.recipe.recipe import Recipe, SchedulePart
+from oskit.training.report.curves import write_curves, write_log
+from oskit.training.report.figures import Figures, RetrievalEvaluator, capped, measure
+from oskit.training.report.result import BEST, StageResult
+from oskit.training.teachers.ensemble import EnsembleTeacher
+
+DATA = "data"
+CHECKPOINTS = "checkpoints"
+RESULT = "stage.json"
+_BEFORE = "before.json"
+
+EVALUATIONS = 10
+"""In a run, unless the recipe says otherwise."""
+
+
+def train_stage(recipe: Recipe, folder: Path, *, name: str, listener: Listener) -> StageResult:
+    """Train one stage, or go on with it, or read what it did if it is done.
+
+    Raises:
+        DataError: Data cannot be read, or the folder not be written.
+        EncoderError: The encoder cannot be loaded.
+        TrainingError: Training cannot start or cannot go on.
+        TrainingInterrupted: It was stopped, and a checkpoint saved.
+    """
+    if (folder / RESULT).exists():
+        return StageResult.read(folder / RESULT)
+    folder.mkdir(parents=True, exist_ok=True)
+    return _Stage(recipe, folder, name, listener).run()
+
+
+class _Stage:
+    """The steps of :func:`train_stage`, with what they share."""
+
+    def __init__(self, recipe: Recipe, folder: Path, name: str, listener: Listener) -> None:
+        self._recipe = recipe
+        self._folder = folder
+        self._name = name
+        self._listener = listener
+        self._warnings: list[str] = []
+
+    def run(self) -> StageResult:
+        listener = self._listener
+        for risk in risks(self._recipe):
+            self._warn(risk)
+        listener.doing("loading the encoder")
+        encoder = load_student(self._recipe.encoder, seed=self._recipe.seed)
+        if is_first():
+            prepare(self._recipe, self._folder / DATA, encoder.vocabulary, listener)
+        else:
+            wait_for(self._folder / DATA / FACTS)
+        prepared = open_prepared(self._recipe, self._folder / DATA)
+        encoder = finish_student(
+            encoder, self._recipe.encoder, passages=prepared.corpus, idf=prepared.idf, seed=self._recipe.seed
+        )
+        before = self._before(encoder, prepared)
+        started = time.monotonic()
+        trainer = self._trainer(encoder, prepared)
+        self._train(trainer)
+        seconds = time.monotonic() - started
+        if is_first():
+            self._finish(trainer, prepared, before, seconds)
+        else:
+            wait_for(self._folder / RESULT)
+        return StageResult.read(self._folder / RESULT)
+
+    def _warn(self, text: str) -> None:
+        self._warnings.append(text)
+        self._listener.warning(text)
+
+    def _before(self, encoder: NeuralSparseEncoder, prepared: Prepared) -> Figures:
+        path = self._folder / _BEFORE
+        if is_first() and not path.exists():
+            self._listener.doing("measuring the encoder before training")
+            path.write_text(json.dumps(measure(encoder, prepared.collection).to_json()), encoding="utf-8")
+        wait_for(path)
+        return Figures.from_json(json.loads(path.read_text(encoding="utf-8")))
+
+    def _trainer(self, encoder: NeuralSparseEncoder, prepared: Prepared) -> OskitTrainer:
+        recipe, schedule = self._recipe, self._recipe.schedule
+        negatives = prepared.facts.negatives
+        total = total_steps(schedule, len(prepared.examples))
+        known = KnownPairs(prepared.examples) if recipe.loss.contrastive is not None else None
+        loss = TrainingLoss(encoder, recipe.loss, recipe.sparsity, idf=prepared.idf, known=known)
+        dev = capped(prepared.collection, queries=recipe.evaluation.queries, corpus=recipe.evaluation.corpus)
+        mapping = routes(negatives) if encoder.query_embedding is not None else {}
+        self._telling = Telling(self._folder, self._listener)
+        self._interruption = Interruption()
+        ramp = SpladeRegularizerWeightSchedulerCallback(loss, SchedulerType.QUADRATIC, recipe.sparsity.ramp)
+        with quiet_libraries():
+            return OskitTrainer(
+                guards=Guards(
+                    recipe,
+                    vocabulary=encoder.vocabulary.size,
+                    ramp_end=max(1, int(total * recipe.sparsity.ramp)),
+                ),
+                micro_batch_size=schedule.micro_batch_size,
+                gradient_cache=schedule.gradient_cache,
+                on_note=self._warn,
+                model=encoder,
+                args=self._arguments(loss, encoder, total, mapping),
+                train_dataset=prepared.examples,
+                loss=loss,
+                evaluator=RetrievalEvaluator(dev, self._listener.evaluated),
+                data_collator=ExampleCollator(
+                    preprocess_fn=encoder.preprocess,
+                    router_mapping=mapping,
+                    negatives=negatives,
+                    score_matrix=self._score_matrix(),
+                ),
+                callbacks=[ramp, self._telling, self._interruption],
+            )
+
+    def _score_matrix(self) -> Any:
+        distillation = self._recipe.loss.distillation
+        if distillation is None or distillation.candidates == "own":
+            return None
+        return EnsembleTeacher.from_config(self._recipe.teachers).score_matrix
+
+    def _arguments(
+        self, loss: TrainingLoss, encoder: NeuralSparseEncoder, total: int, mapping: dict[str, str]
+    ) -> SparseEncoderTrainingArguments:
+        recipe, schedule = self._recipe, self._recipe.schedule
+        every = min(total, schedule.evaluate_every or math.ceil(total / EVALUATIONS))
+        bf16, fp16 = precision_of(schedule)
+        return SparseEncoderTrainingArguments(
+            output_dir=str(self._folder / CHECKPOINTS),
+            max_steps=total,
+            per_device_train_batch_size=share_of(schedule.batch_size),
+            learning_rate=schedule.learning_rate,
+            learning_rate_mapping=self._rates(loss, encoder),
+            lr_scheduler_type=schedule.scheduler,
+            warmup_steps=math.ceil(total * schedule.warmup),
+            weight_decay=schedule.weight_decay,
+            max_grad_norm=schedule.max_grad_norm,
+            bf16=bf16,
+            # Else the trainer refuses bf16 where there is no GPU, though CPUs can compute in it, and does not
+            # let several processes know of each other.
+            use_cpu=(bf16 or world_size() > 1) and not torch.cuda.is_available(),
+            fp16=fp16,
+            gradient_checkpointing=schedule.gradient_checkpointing,
+            router_mapping=mapping,
+            eval_strategy="steps",
+            eval_steps=every,
+            save_strategy="steps",
+            save_steps=every,
+            save_total_limit=schedule.keep_checkpoints,
+            load_best_model_at_end=True,
+            metric_for_best_model="eval_ndcg@10",
+            greater_is_better=True,
+            logging_steps=max(1, every // 5),
+            logging_nan_inf_filter=False,
+            # Processes must have the same number of batches, or one waits for ever.
+            dataloader_drop_last=world_size() > 1,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            seed=recipe.seed,
+            data_seed=recipe.seed,
+            disable_tqdm=True,
+            report_to="none",
+        )
+
+    def _rates(self, loss: TrainingLoss, encoder: NeuralSparseEncoder) -> dict[str, float]:
+        """Learning rates other than the transformer's, by patterns of parameter names."""
+        schedule = self._recipe.schedule
+        rates = {}
+        if schedule.head_learning_rate is not None:
+            head = {id(parameter) for parameter in head_parameters(encoder)}
+            names = [name for name, parameter in loss.named_parameters() if id(parameter) in head]
+            if names:
+                rates[_any_of(names)] = schedule.head_learning_rate
+        table = encoder.query_embedding
+        if table is not None and table.weight.requires_grad:
+            names = [name for name, parameter in loss.named_parameters() if parameter is table.weight]
+            rates[_any_of(names)] = schedule.query_learning_rate
+        return rates
+
+    def _train(self, trainer: OskitTrainer) -> None:
+        checkpoint = self._last_checkpoint()
+        done = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
+        self._listener.training_started(trainer.args.max_steps, done)
+        try:
+            with self._interruption.watching(), quiet_libraries():
+                trainer.train(resume_from_checkpoint=checkpoint)
+        except TrainingError as error:
+            kept = self._last_checkpoint()
+            where = f" The last good checkpoint is {kept}." if kept else ""
+            raise TrainingError(error.message, hint=f"{error.hint or ''}{where}") from error
+        finally:
+            if is_first():
+                write_log(trainer.state.log_history, self._folder)
+        if self._interruption.happened:
+            raise TrainingInterrupted(
+                f"interrupted at step {trainer.state.global_step} of {trainer.args.max_steps}; "
+                f"a checkpoint is in {self._folder / CHECKPOINTS}",
+                hint="Go on with the same command and --resume.",
+            )
+
+    def _last_checkpoint(self) -> str | None:
+        """The last checkpoint that was written whole: the trainer's state is the last of its files."""
+        root = self._folder / CHECKPOINTS
+        if not root.is_dir():
+            return None
+        numbered = sorted(
+            (int(path.name.rsplit("-", 1)[1]), path)
+            for path in root.glob("checkpoint-*")
+            if (path / "trainer_state.json").is_file()
+        )
+        return str(numbered[-1][1]) if numbered else None
+
+    def _finish(self, trainer: OskitTrainer, prepared: Prepared, before: Figures, seconds: float) -> None:
+        """Save the best encoder and measure it as whoever opens it would."""
+        clear_negative_weights(trainer.model)
+        best = self._folder / BEST
+        trainer.model.save_pretrained(str(best), create_model_card=False)
+        self._listener.doing("measuring the best encoder")
+        encoder = NeuralSparseEncoder.from_pretrained(best, fallback=False)
+        after = measure(encoder, prepared.collection)
+        gain = paired_bootstrap(after.per_query, before.per_query, name="before training")
+        if gain.difference < 0:
+            self._warn(
+                f"training made the encoder worse: nDCG@10 {before.ndcg:.3f} before, {after.ndcg:.3f} after"
+            )
+        start = {"step": 0, **{f"eval_{key}": value for key, value in before.logs().items()}}
+        write_curves([start, *trainer.state.log_history], self._folder, title=self._name)
+        StageResult(
+            name=self._name,
+            folder=self._folder,
+            best=best,
+            steps=trainer.state.global_step,
+            best_step=int(trainer.state.best_global_step or trainer.state.global_step),
+            before=before,
+            after=after,
+            gain=gain,
+            data=prepared.facts,
+            seconds=seconds,
+            warnings=self._warnings,
+        ).write(self._folder / RESULT)
+
+
+def total_steps(schedule: SchedulePart, examples: int) -> int:
+    """Optimizer steps of a stage.
+
+    Raises:
+        TrainingError: There are fewer examples than processes need for a batch.
+    """
+    if schedule.steps is not None:
+        return schedule.steps
+    # With several processes the last batch of an epoch, which may not be full, is left out.
+    divide = math.floor if world_size() > 1 else math.ceil
+    epoch = divide(examples / schedule.batch_size)
+    if not epoch:
+        raise TrainingError(
+            f"{examples} examples are fewer than a batch of {schedule.batch_size}",
+            hint="Lower schedule.batch_size, or use one process.",
+        )
+    return max(1, math.ceil(schedule.epochs * epoch))
+
+
+def precision_of(schedule: SchedulePart) -> tuple[bool, bool]:
+    """Whether to compute in bf16, and whether in fp16.
+
+    Raises:
+        TrainingError: fp16 is asked for without a GPU.
+    """
+    gpu = torch.cuda.is_available()
+    if schedule.precision == "auto":
+        return gpu and torch.cuda.is_bf16_supported(), False
+    if schedule.precision == "fp16" and not gpu:
+        raise TrainingError("schedule.precision is fp16, which needs a GPU", hint="Use float32 or bf16.")
+    return schedule.precision == "bf16", schedule.precision == "fp16"
+
+
+def _any_of(names: list[str]) -> str:
+    return f"^(?:{'|'.join(re.escape(name) for name in names)})$"

@@ -1,0 +1,126 @@
+"""The encoder that is trained: loaded, cut, given its head and its architecture."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from oskit.archive.idf import idf_vector, read_idf
+from oskit.encoder.loader.report import UntrainedProjectionWarning
+from oskit.encoder.model import NeuralSparseEncoder
+from oskit.encoder.surgery.inference_free import inference_free
+from oskit.encoder.surgery.layers import check_layers, keep_layers
+from oskit.encoder.surgery.lexical_head import fit_lexical_head
+from oskit.training.recipe.recipe import EncoderPart
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from numpy.typing import NDArray
+
+FITTED_TEXTS = 2_000
+"""Passages that a head is fitted to."""
+
+
+def load_student(part: EncoderPart, *, seed: int) -> NeuralSparseEncoder:
+    """Load the base; layers, head and architecture follow in :func:`finish_student`.
+
+    Raises:
+        EncoderError: It cannot be found or loaded, or has fewer layers than are to be kept.
+    """
+    with warnings.catch_warnings():
+        if part.head == "lexical":  # the random head is replaced before anything uses it
+            warnings.simplefilter("ignore", UntrainedProjectionWarning)
+        encoder = NeuralSparseEncoder.from_pretrained(
+            part.name,
+            base=part.base,
+            revision=part.revision,
+            activation=part.activation,
+            max_seq_length=part.max_length,
+            seed=seed,
+        )
+    if part.layers is not None:
+        check_layers(encoder, part.layers)
+    if part.dropout is not None:
+        set_dropout(encoder, part.dropout)
+    return encoder
+
+
+def finish_student(
+    encoder: NeuralSparseEncoder,
+    part: EncoderPart,
+    *,
+    passages: Dataset,
+    idf: NDArray[np.float32] | None,
+    seed: int,
+) -> NeuralSparseEncoder:
+    """The encoder as training starts from it.
+
+    Args:
+        encoder: What :func:`load_student` gave.
+        part: What the recipe says.
+        passages: The training corpus, with a column ``text``.
+        idf: IDF of the training corpus, where the recipe needs it.
+        seed: Of what is drawn.
+
+    Raises:
+        EncoderError: ``idf.json`` cannot be read, or a head cannot be fitted.
+        DataError: The passages are too few to fit a head to.
+    """
+    lexical = part.head == "lexical" and _is_base(encoder)
+    if lexical or part.layers is not None:
+        rows = np.random.default_rng(seed).permutation(len(passages))[:FITTED_TEXTS]
+        texts = passages[np.sort(rows).tolist()]["text"]
+        if part.layers is not None:
+            keep_layers(encoder, part.layers, texts)
+        if lexical:
+            fit_lexical_head(encoder, texts)
+    wanted = part.architecture or encoder.architecture
+    if wanted == "symmetric":
+        if encoder.architecture == "symmetric":
+            return encoder
+        return encoder.with_modules(encoder.document_modules)
+    if part.idf is not None:
+        idf = idf_vector(read_idf(part.idf), encoder.vocabulary)
+    elif encoder.architecture == "inference-free":
+        idf = encoder.query_idf()
+    assert idf is not None
+    return inference_free(encoder, idf, trainable=part.train_query_weights)
+
+
+def _is_base(encoder: NeuralSparseEncoder) -> bool:
+    """Whether nobody has trained it for retrieval, as far as its files tell; stage 1's encoder is none."""
+    return encoder.is_untrained or encoder.load_report.layout == "transformer"
+
+
+def set_dropout(encoder: NeuralSparseEncoder, share: float) -> None:
+    """Let training drop this share of activations; the configuration that is saved stays as it is."""
+    module: Any
+    for module in encoder.document_transformer.model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = share
+        elif isinstance(getattr(module, "attention_dropout", None), float):  # ModernBERT and others
+            module.attention_dropout = share
+
+
+def head_parameters(encoder: NeuralSparseEncoder) -> list[nn.Parameter]:
+    """The parameters of the projection to the vocabulary that are not also those of the transformer."""
+    model: Any = encoder.document_transformer.model
+    body = {id(parameter) for parameter in getattr(model, model.base_model_prefix, model).parameters()}
+    return [
+        parameter
+        for module in encoder.document_modules
+        for parameter in module.parameters()
+        if id(parameter) not in body
+    ]
+
+
+def clear_negative_weights(encoder: NeuralSparseEncoder) -> None:
+    """Query weights that training has pushed below 0 become 0: a token cannot count against a document."""
+    table = encoder.query_embedding
+    if table is not None:
+        with torch.no_grad():
+            table.weight.clamp_(min=0)

@@ -1,0 +1,174 @@
+"""Recipes from YAML files, by name, or from Python: read, completed, validated.
+
+An error says file, line and key: ``my.yaml:12: schedule.steps: should be greater than 0, not -3``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from oskit.errors import DataError, UsageError
+from oskit.training.recipe.errors import error_of, validation_error
+from oskit.training.recipe.notebook_config import is_legacy, recipe_values
+from oskit.training.recipe.recipe import Recipe
+from oskit.training.recipe.tree import RecipeTree, is_placeholder, plain, strings
+from oskit.training.recipe.yaml_document import Keys, dotted, parse_scalar, parse_yaml, read_yaml
+
+_SUFFIX = ".yaml"
+_STAGE = re.compile(r"\{stage:(\d+)\}")
+
+
+def included_recipes() -> list[str]:
+    """Names of the recipes that come with oskit, the quick one first."""
+    names = {item.name.removesuffix(_SUFFIX) for item in _folder().iterdir() if item.name.endswith(_SUFFIX)}
+    order = ("quick", "stage-1", "stage-2", "two-stage")
+    return [*(name for name in order if name in names), *sorted(names.difference(order))]
+
+
+def included_text(name: str) -> str:
+    """The YAML of an included recipe.
+
+    Raises:
+        UsageError: There is none of this name.
+    """
+    names = included_recipes()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(names)}."
+        raise UsageError(f"no recipe is called {name!r}", hint=hint)
+    return str(_folder().joinpath(f"{name}{_SUFFIX}").read_text(encoding="utf-8"))
+
+
+def described_recipes() -> dict[str, str]:
+    """The included recipes and what each is good for."""
+    return {
+        name: str(parse_yaml(included_text(name), name).value.get("description", "")).strip()
+        for name in included_recipes()
+    }
+
+
+def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and validate it, its stages too.
+
+    Relative paths in a file are meant from its folder, all others from the working folder.
+
+    Args:
+        source: A YAML file, the name of an included recipe, the values themselves, or a ``CONFIG``
+            dictionary of old (:mod:`oskit.training.recipe.notebook_config`).
+        overrides: ``KEY=VALUE`` as ``--set`` takes it, the value in YAML: ``schedule.steps=100``,
+            ``data.train.0.path=pairs.jsonl`` or, for a single source, ``data.train=pairs.jsonl``.
+
+    Raises:
+        RecipeError: Something in it is wrong; ``problems`` has a line for each.
+        DataError: It cannot be read, or is not YAML.
+        UsageError: There is no such recipe, or an override is wrong.
+    """
+    tree, folder = _tree_of(source)
+    for override in overrides:
+        tree.set(override)
+    tree.resolve_paths(folder)
+    _refuse_placeholders(tree)
+    recipe = _validated(tree)
+    for number in range(len(recipe.stages)):
+        _validated_stage(tree, number)
+    return recipe
+
+
+def stages_of(recipe: Recipe) -> tuple[Recipe, ...]:
+    """The recipes of a recipe's stages, one after the other; of one without stages itself.
+
+    ``{stage:1}`` still stands in them: which folder that is, the run knows.
+
+    Raises:
+        RecipeError: A stage is wrong.
+    """
+    if not recipe.stages:
+        return (recipe,)
+    # Without defaults: a teacher that a stage names must be given a weight there, not the base's default 0.
+    tree = RecipeTree(recipe.model_dump(mode="json", exclude_unset=True))
+    return tuple(_validated_stage(tree, number) for number in range(len(recipe.stages)))
+
+
+def resolved_yaml(recipe: Recipe) -> str:
+    """A recipe with every value, defaults too; :func:`load_recipe` reads it to the same recipe."""
+    values = recipe.model_dump(mode="json")
+    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    return text
+
+
+def _folder() -> Any:
+    return files("oskit.training").joinpath("recipes")
+
+
+def _tree_of(source: str | Path | Mapping[str, Any]) -> tuple[RecipeTree, Path]:
+    if isinstance(source, Mapping):
+        values = recipe_values(source) if is_legacy(source) else source
+        return RecipeTree(plain(values)), Path.cwd()
+    path = Path(source).expanduser()
+    if path.is_file():
+        return RecipeTree.of_document(read_yaml(path)), path.absolute().parent
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder, not a recipe", hint="Name the YAML file itself.")
+    if isinstance(source, Path) or path.suffix or path.name != str(source):
+        raise DataError(f"no such recipe: {path}", hint="`oskit recipes list` shows the included ones.")
+    return RecipeTree.of_document(parse_yaml(included_text(source), f"{source}{_SUFFIX}")), Path.cwd()
+
+
+def _refuse_placeholders(tree: RecipeTree) -> None:
+    problems = []
+    for keys, text in strings(tree.values):
+        if is_placeholder(text):
+            name = dotted(keys[:2]) if keys[:2] == ("data", "train") else dotted(keys)
+            what = "" if text == "???" else f" ({text[1:-1]})"
+            problems.append(f"{tree.place(keys)}: {dotted(keys)} is for you to say{what}: --set {name}=...")
+    if problems:
+        raise error_of(problems, hint=None)
+
+
+def _validated(tree: RecipeTree) -> Recipe:
+    try:
+        return Recipe.model_validate(tree.values)
+    except ValidationError as error:
+        raise validation_error(error, tree, Recipe) from error
+
+
+def _validated_stage(tree: RecipeTree, number: int) -> Recipe:
+    if "stages" in tree.values["stages"][number]:
+        keys: Keys = ("stages", number, "stages")
+        raise error_of([f"{tree.place(keys)}: a stage has no stages of its own"], hint=None)
+    stage = tree.stage(number)
+    for keys, text in strings(stage.values):
+        match = _STAGE.search(text)
+        if match and not 1 <= int(match[1]) <= number:
+            raise error_of(
+                [f"{stage.place(keys)}: {dotted(keys)}: {match[0]} is not before stage {number + 1}"],
+                hint="A stage can only use what an earlier one made.",
+            )
+    return _validated(stage)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts that YAML 1.2 would take for something else, and writes 5.0e-05 rather than a tag."""
+
+
+def _write_float(dumper: yaml.SafeDumper, value: float) -> yaml.Node:
+    mantissa, e, exponent = repr(value).partition("e")
+    text = f"{mantissa if '.' in mantissa else f'{mantissa}.0'}{e}{exponent}" if e else mantissa
+    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
+
+
+def _write_text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
+    style = None if isinstance(parse_scalar(value), str) else "'"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Dumper.add_representer(float, _write_float)
+_Dumper.add_representer(str, _write_text)

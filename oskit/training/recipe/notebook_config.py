@@ -1,0 +1,216 @@
+"""The older way: a ``CONFIG`` dictionary of the notebooks that trained neural sparse encoders.
+
+::
+
+    CONFIG = {
+        "model": {"base_model": "bert-base-uncased", "max_doc_length": 256},
+        "finetuning": {"num_steps": 50_000, "batch_size": 40, "learning_rate": 2e-5, "lambda_flops": 0.02},
+        "knowledge_distillation": {
+            "dense_teacher": "sentence-transformers/all-MiniLM-L6-v2",
+            "sparse_teacher": None,
+            "teacher_weights": {"dense": 1.0, "sparse": 0.0},
+        },
+        "data": "pairs.jsonl",
+    }
+    train(CONFIG).load().save_pretrained("outputs/sparse_teacher_v1")
+
+``data`` is new: those notebooks made lists of texts in a cell. It takes what ``data`` of a recipe takes, or
+its ``train`` alone; ``evaluation`` and ``seed`` are those of a recipe too.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from oskit.errors import UsageError
+from oskit.training.recipe.teachers import teachers_from_legacy
+
+_PHASE = (
+    *("enabled", "num_steps", "batch_size", "gradient_accumulation_steps", "num_hard_negatives"),
+    *("learning_rate", "lambda_flops", "warmup_steps", "max_grad_norm", "scale_constant_S"),
+)
+
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "model": ("base_model", "max_query_length", "max_doc_length", "use_relu"),
+    "pretraining": _PHASE,
+    "finetuning": _PHASE,
+    "idf_penalty": ("enabled", "idf_source", "default_idf"),
+    "knowledge_distillation": (
+        *("enabled", "dense_teacher", "sparse_teacher", "cross_encoder", "teacher_weights"),
+        *("score_scale", "temperature", "use_normalization"),
+    ),
+    "hardware": (
+        *("mixed_precision", "precision", "compile_model", "num_workers", "pin_memory"),
+        "persistent_workers",
+    ),
+    "logging": ("output_dir", "logging_steps", "eval_steps", "save_steps", "save_total_limit"),
+    "data_filtering": ("enabled", "top_k_filter"),
+}
+"""The keys that are understood, by section."""
+
+WITHOUT_EFFECT: dict[str, tuple[str, ...]] = {
+    "model": ("max_query_length",),
+    "idf_penalty": ("idf_source", "default_idf"),
+    "hardware": ("compile_model", "num_workers", "pin_memory", "persistent_workers"),
+    "logging": ("logging_steps", "save_steps"),
+    "data_filtering": ("enabled", "top_k_filter"),
+}
+"""Keys that change nothing here: IDF is that of the training data, and mining drops what is likely wrong."""
+
+_RECIPE_KEYS = ("data", "evaluation", "seed", "name")
+_OWN = {"model", "pretraining", "finetuning", "knowledge_distillation", "idf_penalty"}
+_PRECISIONS = {"bf16": "bf16", "bfloat16": "bf16", "fp16": "fp16", "float16": "fp16"}
+
+
+class LegacyConfigWarning(UserWarning):
+    """Something in a ``CONFIG`` dictionary has no effect."""
+
+
+def is_legacy(config: Mapping[str, Any]) -> bool:
+    """Whether a dictionary is a ``CONFIG`` of old rather than the values of a recipe."""
+    return bool(_OWN & set(config)) and "encoder" not in config
+
+
+def legacy_output(config: Mapping[str, Any]) -> Path | None:
+    """The folder that a ``CONFIG`` wants its run in."""
+    output = _section(config, "logging").get("output_dir")
+    return None if output is None else Path(output)
+
+
+def recipe_values(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the recipe that a ``CONFIG`` dictionary means.
+
+    Of the two phases, ``finetuning`` is taken if it is there and enabled, else ``pretraining``.
+
+    Raises:
+        UsageError: A key is unknown, or something is missing that has no default.
+    """
+    _check_keys(config)
+    model, phase = _section(config, "model"), _phase(config)
+    if "base_model" not in model:
+        raise UsageError("CONFIG['model']['base_model'] is missing", hint="It names the encoder to train.")
+    if "data" not in config:
+        raise UsageError("CONFIG['data'] is missing", hint="For example CONFIG['data'] = 'pairs.jsonl'.")
+    if not model.get("use_relu", True):
+        raise UsageError("CONFIG['model']['use_relu'] is False", hint="Weights of tokens cannot be negative.")
+    encoder = {"name": str(model["base_model"]), "max_length": model.get("max_doc_length")}
+    output = legacy_output(config)
+    teachers = teachers_from_legacy(config)
+    miner = "teacher" if teachers is not None and teachers.dense.weight > 0 else "bm25"
+    values: dict[str, Any] = {
+        "name": config.get("name") or _name_of(output),
+        "encoder": {key: value for key, value in encoder.items() if value is not None},
+        "data": _data(config["data"], phase, miner),
+        "sparsity": _sparsity(config, phase),
+        "schedule": _schedule(config, phase),
+        **_learning(config, phase),
+    }
+    return {**values, **{key: config[key] for key in ("evaluation", "seed") if key in config}}
+
+
+def _check_keys(config: Mapping[str, Any]) -> None:
+    _refuse_unknown("CONFIG", config, (*SECTIONS, *_RECIPE_KEYS))
+    idle = []
+    for name, known in SECTIONS.items():
+        section = _section(config, name)
+        _refuse_unknown(f"CONFIG[{name!r}]", section, known)
+        idle += [
+            f"{name}.{key}" for key in WITHOUT_EFFECT.get(name, ()) if section.get(key) not in (None, False)
+        ]
+    if all(_enabled(config, name) for name in ("pretraining", "finetuning")):
+        idle.append("pretraining")
+    if idle:
+        text = f"these keys of CONFIG have no effect: {', '.join(idle)}"
+        warnings.warn(text, LegacyConfigWarning, stacklevel=2)
+
+
+def _refuse_unknown(where: str, section: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    for key in section:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Its keys are {', '.join(known)}."
+            raise UsageError(f"{where} has the unknown key {key!r}", hint=hint)
+
+
+def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = config.get(name)
+    if section is None or section is False:
+        return {}
+    if not isinstance(section, Mapping):
+        raise UsageError(f"CONFIG[{name!r}] is not a dictionary")
+    return section
+
+
+def _enabled(config: Mapping[str, Any], name: str) -> bool:
+    section = _section(config, name)
+    return bool(section) and bool(section.get("enabled", True))
+
+
+def _phase(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    name = "finetuning" if _enabled(config, "finetuning") else "pretraining"
+    return _section(config, name) if _enabled(config, name) else {}
+
+
+def _name_of(output: Path | None) -> str:
+    """A run's name from the folder's."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", output.name if output is not None else "").strip("-._")
+    return name or "encoder"
+
+
+def _data(data: Any, phase: Mapping[str, Any], miner: str) -> dict[str, Any]:
+    """``data`` of a recipe; negatives are mined if a number of them is asked for."""
+    values = dict(data) if isinstance(data, Mapping) and "train" in data else {"train": data}
+    if "num_hard_negatives" in phase and "negatives" not in values:
+        values["negatives"] = {"ranker": miner, "per_query": phase["num_hard_negatives"]}
+    return values
+
+
+def _sparsity(config: Mapping[str, Any], phase: Mapping[str, Any]) -> dict[str, Any]:
+    kind = "idf_flops" if _enabled(config, "idf_penalty") else "flops"
+    if "lambda_flops" not in phase:
+        return {}
+    penalty = {"weight": phase["lambda_flops"], "kind": kind}
+    return {"documents": penalty, "queries": penalty}
+
+
+def _schedule(config: Mapping[str, Any], phase: Mapping[str, Any]) -> dict[str, Any]:
+    logging, hardware = _section(config, "logging"), _section(config, "hardware")
+    found = {
+        "steps": phase.get("num_steps"),
+        "learning_rate": phase.get("learning_rate"),
+        "max_grad_norm": phase.get("max_grad_norm"),
+        "evaluate_every": logging.get("eval_steps"),
+        "keep_checkpoints": logging.get("save_total_limit"),
+    }
+    steps, warmup = phase.get("num_steps"), phase.get("warmup_steps")
+    if isinstance(steps, int) and isinstance(warmup, int) and steps > 0:
+        found["warmup"] = min(1.0, warmup / steps)
+    batch, times = phase.get("batch_size"), phase.get("gradient_accumulation_steps", 1)
+    if isinstance(batch, int) and isinstance(times, int):
+        found["batch_size"] = batch * times
+        found["micro_batch_size"] = batch if times > 1 else None
+    if hardware.get("mixed_precision") is False:
+        found["precision"] = "float32"
+    elif "precision" in hardware:
+        found["precision"] = _PRECISIONS.get(str(hardware["precision"]), "float32")
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _learning(config: Mapping[str, Any], phase: Mapping[str, Any]) -> dict[str, Any]:
+    """Teachers and losses."""
+    section = dict(_section(config, "knowledge_distillation"))
+    if "scale_constant_S" in phase and section:
+        section.setdefault("score_scale", phase["scale_constant_S"])
+    teachers = teachers_from_legacy({"knowledge_distillation": section} if section else {})
+    if teachers is None:
+        return {"loss": {"distillation": None, "contrastive": {}}}
+    distillation = {"temperature": section["temperature"]} if "temperature" in section else {}
+    return {
+        "teachers": teachers.model_dump(mode="json", exclude_unset=True),
+        "loss": {"distillation": distillation},
+    }

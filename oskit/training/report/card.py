@@ -1,0 +1,150 @@
+"""The model card of a run: what the encoder is, how it was made and how good it is, by the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from oskit.training.recipe.recipe import Recipe
+from oskit.training.report.result import BEST, StageResult, TrainingResult
+
+CARD = "README.md"
+
+_ROWS = (
+    ("nDCG@10", "ndcg", ".3f", "dot_ndcg@10"),
+    ("MRR@10", "mrr", ".3f", "dot_mrr@10"),
+    ("recall@100", "recall", ".3f", "dot_recall@100"),
+    ("FLOPS", "flops", ".2f", "avg_flops"),
+    ("active dimensions of a query", "query_active", ".1f", "query_active_dims"),
+    ("active dimensions of a document", "document_active", ".1f", "corpus_active_dims"),
+)
+
+
+def write_card(recipe: Recipe, result: TrainingResult) -> None:
+    """Write ``README.md`` into the run's folder and beside the encoder."""
+    text = model_card(recipe, result)
+    for folder in (result.folder, result.folder / BEST):
+        (folder / CARD).write_text(text, encoding="utf-8")
+
+
+def model_card(recipe: Recipe, result: TrainingResult) -> str:
+    """The card as Markdown with the header that the Hub reads."""
+    last = result.stages[-1]
+    lines = [
+        "---",
+        _header(recipe, last),
+        "---",
+        "",
+        f"# {recipe.name}",
+        "",
+        *([recipe.description, ""] if recipe.description else []),
+        f"A learned sparse encoder for OpenSearch, trained from `{recipe.encoder.name}`"
+        + (f" in {len(result.stages)} stages." if len(result.stages) > 1 else "."),
+        "",
+        "## How good it is",
+        "",
+        f"On {last.after.queries:,} queries ({_evaluation(recipe)}), over "
+        f"{last.after.documents:,} documents, ranked exactly:",
+        "",
+        *_table(result),
+        "",
+        _gain(last),
+        *_leakage(last),
+        "",
+        "## Use",
+        "",
+        "```python",
+        "from oskit import NeuralSparseEncoder",
+        "",
+        'encoder = NeuralSparseEncoder.from_pretrained("best")',
+        'encoder.document_weights(["a text"])',
+        "```",
+        "",
+        "It opens in sentence-transformers as a `SparseEncoder` too; `oskit export` makes an archive of it",
+        "for OpenSearch.",
+        "",
+        "## How it was made",
+        "",
+        "`recipe.yaml` says everything, `environment.json` with which versions, `report.json` what came of",
+        "it.",
+        "",
+        *(line for stage in result.stages for line in _made(stage)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _header(recipe: Recipe, last: StageResult) -> str:
+    """What the Hub reads, with figures under the names that sentence-transformers' evaluators use."""
+    name = recipe.encoder.name
+    results = [
+        EvalResult(
+            task_type="sparse-information-retrieval",
+            task_name="Sparse Information Retrieval",
+            dataset_type="unknown",
+            dataset_name=_evaluation(recipe),
+            metric_type=metric,
+            metric_name=label,
+            metric_value=round(getattr(last.after, attribute), 4),
+        )
+        for label, attribute, _, metric in _ROWS
+    ]
+    data = ModelCardData(
+        model_name=recipe.name,
+        base_model=None if Path(name).exists() else name,
+        library_name="sentence-transformers",
+        pipeline_tag="feature-extraction",
+        tags=["sentence-transformers", "sparse-encoder", "sparse", "splade", "opensearch", "oskit"],
+        eval_results=results,
+    )
+    return data.to_yaml()
+
+
+def _evaluation(recipe: Recipe) -> str:
+    if recipe.evaluation.collection is not None:
+        return f"{recipe.evaluation.collection.name}, split {recipe.evaluation.split}"
+    return "held out of the training data"
+
+
+def _table(result: TrainingResult) -> list[str]:
+    columns = [("before", result.before), *((stage.name, stage.after) for stage in result.stages)]
+    if len(result.stages) == 1:
+        columns[1] = ("after", result.after)
+    rows = ["| | " + " | ".join(name for name, _ in columns) + " |", "|---|" + "---:|" * len(columns)]
+    for label, attribute, form, _ in _ROWS:
+        values = " | ".join(format(getattr(figures, attribute), form) for _, figures in columns)
+        rows.append(f"| {label} | {values} |")
+    return rows
+
+
+def _gain(stage: StageResult) -> str:
+    gain = stage.gain
+    verdict = "significant" if gain.is_significant else "not significant"
+    return (
+        f"nDCG@10 changed by {gain.difference:+.3f} in training ({gain.confidence:.0%} interval "
+        f"{gain.low:+.3f} to {gain.high:+.3f}, {verdict} by paired bootstrap over queries). The best "
+        "checkpoint was chosen on these queries, so its figures are slightly too good."
+    )
+
+
+def _leakage(stage: StageResult) -> list[str]:
+    found = stage.data.leakage
+    if not found or not (found["exact"] or found["near"]):
+        return []
+    what = f"{found['exact'] + found['near']:,} training queries were (nearly) evaluation queries"
+    treated = "they were dropped" if stage.data.dropped_leaks else "**they were trained on**"
+    return ["", f"{what}; {treated}."]
+
+
+def _made(stage: StageResult) -> list[str]:
+    data = stage.data
+    teachers = [
+        f"{teacher['kind']} teacher {teacher['name']} ({teacher['effective_weight']:.0%})"
+        for teacher in (data.teachers or {}).get("teachers", [])
+        if teacher["status"] == "used"
+    ]
+    sources = ", ".join(f"{source['name']} ({source['examples']:,})" for source in data.sources)
+    told = [f"{data.examples:,} examples with {data.negatives} negatives each, of {sources}", *teachers]
+    return [
+        f"* {stage.name}: {stage.steps:,} steps, the best is step {stage.best_step:,}; {'; '.join(told)}."
+    ]

@@ -1,0 +1,145 @@
+"""What a training run gives back, and keeps as ``report.json``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from oskit.data.atomic import write_whole
+from oskit.errors import DataError
+from oskit.evaluation.offline.significance import Significance
+from oskit.training.loop.prepare import Facts
+from oskit.training.report.figures import Figures
+
+if TYPE_CHECKING:
+    from oskit.encoder.model import NeuralSparseEncoder
+
+REPORT = "report.json"
+BEST = "best"
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What one stage did.
+
+    Attributes:
+        name: ``stage-1`` and so on, or the recipe's name where it has no stages.
+        folder: Where it keeps its things.
+        best: Folder of its best encoder.
+        steps: Optimizer steps.
+        best_step: Step of the best encoder.
+        before: Figures of the encoder that it started from.
+        after: Figures of the best encoder, on the whole evaluation collection.
+        gain: Significance of the difference, over queries.
+        data: What became of the training data.
+        seconds: Of training, evaluations in it included; of the last run only, if it was resumed.
+        warnings: What one should know.
+    """
+
+    name: str
+    folder: Path
+    best: Path
+    steps: int
+    best_step: int
+    before: Figures
+    after: Figures
+    gain: Significance
+    data: Facts
+    seconds: float
+    warnings: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can carry it."""
+        return {
+            "name": self.name,
+            "folder": str(self.folder),
+            "best": str(self.best),
+            "steps": self.steps,
+            "best_step": self.best_step,
+            "before": self.before.to_dict(),
+            "after": self.after.to_dict(),
+            "gain": self.gain.to_dict(),
+            "data": self.data.to_dict(),
+            "seconds": round(self.seconds, 1),
+            "warnings": self.warnings,
+        }
+
+    def write(self, path: Path) -> None:
+        """Write all of it, figures of each query included, whole or not at all."""
+        write_whole(path, json.dumps({**asdict(self), "folder": "", "best": self.best.name}))
+
+    @classmethod
+    def read(cls, path: Path) -> StageResult:
+        """What :meth:`write` wrote; the folder may have been moved since.
+
+        Raises:
+            DataError: It is not that.
+        """
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            parts = {
+                "folder": path.parent,
+                "best": path.parent / values["best"],
+                "before": Figures(**values["before"]),
+                "after": Figures(**values["after"]),
+                "gain": Significance(**values["gain"]),
+                "data": Facts(**values["data"]),
+            }
+            return cls(**{**values, **parts})
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise DataError(
+                f"{path} cannot be read: {error}", hint="Remove it to train the stage anew."
+            ) from error
+
+    def __str__(self) -> str:
+        return f"{self.name}: before {self.before}; after {self.after}"
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run did.
+
+    Attributes:
+        folder: The run's folder.
+        encoder: Folder of the best encoder of the last stage.
+        stages: The stages.
+        gain: What the last stage brought beside the one before, over queries, if both were measured on the
+            same collection; None for a single stage.
+    """
+
+    folder: Path
+    encoder: Path
+    stages: list[StageResult]
+    gain: Significance | None = None
+
+    def load(self) -> NeuralSparseEncoder:
+        """The best encoder of the last stage."""
+        from oskit.encoder.model import NeuralSparseEncoder
+
+        return NeuralSparseEncoder.from_pretrained(self.encoder, fallback=False)
+
+    @property
+    def before(self) -> Figures:
+        """Figures of the encoder that the run started from."""
+        return self.stages[0].before
+
+    @property
+    def after(self) -> Figures:
+        """Figures of the encoder that it ended with."""
+        return self.stages[-1].after
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can carry it."""
+        return {
+            "folder": str(self.folder),
+            "encoder": str(self.encoder),
+            "stages": [stage.to_dict() for stage in self.stages],
+            "gain_of_last_stage": None if self.gain is None else self.gain.to_dict(),
+        }
+
+    def write(self) -> None:
+        """Write ``report.json`` into the run's folder."""
+        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
+        (self.folder / REPORT).write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,346 @@
+"""Teachers: models that score queries against texts. Each keeps what it computed (``score_cache``)."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+
+import numpy as np
+import torch
+
+from oskit.data.duplicates import digest_of
+from oskit.encoder.loader.hub import HubOptions, local_or_fetched
+from oskit.encoder.loader.quiet import quiet_libraries
+from oskit.errors import TrainingError, UntrainedEncoderError
+from oskit.evaluation.offline.dense import DenseModel
+from oskit.training.memory import is_out_of_memory
+from oskit.training.recipe.teachers import (
+    CrossEncoderConfig,
+    DenseTeacherConfig,
+    SparseTeacherConfig,
+    TeacherConfig,
+)
+from oskit.training.teachers.score_cache import ScoreCache, ScoreStore
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
+    from sentence_transformers import CrossEncoder
+
+    from oskit.encoder.model import NeuralSparseEncoder
+
+logger = logging.getLogger(__name__)
+
+Config = TypeVar("Config", bound=TeacherConfig)
+Vectors = TypeVar("Vectors")
+Result = TypeVar("Result")
+Side = Literal["query", "document"]
+
+_FORMAT = 1
+"""Part of each identity: raise it when stored values mean something else."""
+
+_HASHED_BYTES = 1 << 22
+
+
+class Teacher(ABC, Generic[Config]):
+    """A model that scores queries against texts: found now, loaded when the cache lacks something.
+
+    Args:
+        config: Which model, and how it reads.
+        cache: Where its scores are kept.
+
+    Attributes:
+        fingerprint: Digest of the model's files.
+
+    Raises:
+        EncoderError: There is no such model.
+        DataError: The cache cannot be written.
+    """
+
+    kind: str
+
+    def __init__(self, config: Config, cache: ScoreCache) -> None:
+        if not config.name:
+            raise TrainingError(f"the {self.kind} teacher has no name", hint="Name a folder or a repository.")
+        self.config = config
+        self.name = config.name
+        options = HubOptions(revision=config.revision, code=config.trust_remote_code)
+        self.folder = local_or_fetched(config.name, options)
+        self.fingerprint = fingerprint_of(self.folder)
+        self._store: ScoreStore = cache.store(self._identity())
+
+    @property
+    def hits(self) -> int:
+        """Values that the cache had."""
+        return self._store.hits
+
+    @property
+    def misses(self) -> int:
+        """Values that were computed."""
+        return self._store.misses
+
+    @abstractmethod
+    def pair_scores(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
+        """The score of ``queries[i]`` and ``texts[i]``, shape ``[n]``."""
+
+    @abstractmethod
+    def score_matrix(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
+        """The score of each query and each text, shape ``[len(queries), len(texts)]``."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Let go of the model; it is loaded again when it is needed."""
+
+    def close(self) -> None:
+        """Let go of the model and close the cache."""
+        self.release()
+        self._store.close()
+
+    def _identity(self) -> str:
+        parts = [f"format {_FORMAT}", self.kind, self.fingerprint]
+        parts += [f"max_length {self.config.max_length}", f"precision {self.config.precision}"]
+        return "; ".join(parts)
+
+
+class EmbeddingTeacher(Teacher[Config], Generic[Config, Vectors]):
+    """A teacher whose score is the inner product of two vectors, which are what is kept."""
+
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """Vectors of queries; their inner product with a document's vector is the score."""
+        return self._embed(texts, "query")
+
+    def embed_documents(self, texts: Sequence[str]) -> Vectors:
+        """Vectors of documents, or of passages."""
+        return self._embed(texts, "document")
+
+    def _embed(self, texts: Sequence[str], side: Side) -> Vectors:
+        keys = [digest_of(side, text) for text in texts]
+        values = self._store.values(
+            keys, lambda missing: self._compute([texts[position] for position in missing], side)
+        )
+        return self._decode(values)
+
+    @abstractmethod
+    def _compute(self, texts: list[str], side: Side) -> list[bytes]: ...
+
+    @abstractmethod
+    def _decode(self, values: Sequence[bytes]) -> Vectors: ...
+
+
+class DenseTeacher(EmbeddingTeacher[DenseTeacherConfig, "NDArray[np.float32]"]):
+    """A sentence-transformers model. Its score is its own similarity: cosine, or the inner product.
+
+    Vectors are ``[n, dimensions]`` float32, of length 1 where the similarity is cosine.
+    """
+
+    kind = "dense"
+    _model: DenseModel | None = None
+
+    def pair_scores(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
+        scores: NDArray[np.float32] = np.einsum("nd,nd->n", *self._both(queries, texts))
+        return scores
+
+    def score_matrix(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
+        first, second = self._both(queries, texts)
+        return np.asarray(first @ second.T)
+
+    def release(self) -> None:
+        self._model = None
+
+    def _both(
+        self, queries: Sequence[str], texts: Sequence[str]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return self.embed_queries(queries), self.embed_documents(texts)
+
+    def _identity(self) -> str:
+        prompts = (
+            f"query prompt {self.config.query_prompt!r}; document prompt {self.config.document_prompt!r}"
+        )
+        return f"{super()._identity()}; {prompts}"
+
+    def _compute(self, texts: list[str], side: Side) -> list[bytes]:
+        model = self._loaded()
+        embed = model.embed_queries if side == "query" else model.embed_documents
+        vectors = _with_memory(self.config.batch_size, lambda batch_size: embed(texts, batch_size=batch_size))
+        return [row.tobytes() for row in vectors]
+
+    def _decode(self, values: Sequence[bytes]) -> NDArray[np.float32]:
+        if not values:
+            return np.empty((0, 0), dtype=np.float32)
+        return np.frombuffer(b"".join(values), dtype=np.float32).reshape(len(values), -1)
+
+    def _loaded(self) -> DenseModel:
+        if self._model is None:
+            config = self.config
+            self._model = DenseModel(
+                self.folder,
+                query_prompt=config.query_prompt,
+                document_prompt=config.document_prompt,
+                max_length=config.max_length,
+                device=config.device,
+                precision=config.precision,
+                trust_remote_code=config.trust_remote_code,
+            )
+        return self._model
+
+
+class SparseTeacher(EmbeddingTeacher[SparseTeacherConfig, "csr_matrix"]):
+    """A trained neural sparse encoder; its score is the cluster's: special tokens weigh nothing.
+
+    Vectors are ``[n, vocabulary]``. A random projection is refused: it has nothing to teach.
+    """
+
+    kind = "sparse"
+    _model: NeuralSparseEncoder | None = None
+
+    def pair_scores(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
+        product = self.embed_queries(queries).multiply(self.embed_documents(texts))
+        return np.asarray(product.sum(axis=1), dtype=np.float32).ravel()
+
+    def score_matrix(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
+        product = self.embed_queries(queries) @ self.embed_documents(texts).T
+        return np.asarray(product.toarray(), dtype=np.float32)
+
+    def release(self) -> None:
+        self._model = None
+
+    def _compute(self, texts: list[str], side: Side) -> list[bytes]:
+        model = self._loaded()
+        encode = model.query_matrix if side == "query" else model.document_matrix
+        matrix = _with_memory(
+            self.config.batch_size, lambda batch_size: encode(texts, batch_size=batch_size)
+        ).tocsr()
+        rows = zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True)
+        return [
+            np.int32(matrix.shape[1]).tobytes()
+            + matrix.indices[start:end].astype(np.int32).tobytes()
+            + matrix.data[start:end].astype(np.float32).tobytes()
+            for start, end in rows
+        ]
+
+    def _decode(self, values: Sequence[bytes]) -> csr_matrix:
+        from scipy.sparse import csr_matrix
+
+        width = int(np.frombuffer(values[0], dtype=np.int32, count=1)[0]) if values else 0
+        counts = [(len(value) - 4) // 8 for value in values]
+        indices = [np.frombuffer(v, np.int32, n, offset=4) for v, n in zip(values, counts, strict=True)]
+        data = [
+            np.frombuffer(v, np.float32, n, offset=4 + 4 * n) for v, n in zip(values, counts, strict=True)
+        ]
+        return csr_matrix(
+            (
+                np.concatenate([*data, np.empty(0, np.float32)]),
+                np.concatenate([*indices, np.empty(0, np.int32)]),
+                np.cumsum([0, *counts]),
+            ),
+            shape=(len(values), width),
+        )
+
+    def _loaded(self) -> NeuralSparseEncoder:
+        if self._model is None:
+            from oskit.encoder.model import NeuralSparseEncoder
+
+            config = self.config
+            model = NeuralSparseEncoder.from_pretrained(
+                self.folder,
+                device=config.device,
+                trust_remote_code=config.trust_remote_code,
+                max_seq_length=config.max_length,
+                fallback=False,
+            )
+            if model.is_untrained:
+                raise UntrainedEncoderError(
+                    f"{self.name} has a random projection, which has nothing to teach",
+                    hint="Train it first: it can be the sparse teacher of a second stage then.",
+                )
+            self._model = model.to(getattr(torch, config.precision))
+        return self._model
+
+
+class CrossEncoderTeacher(Teacher[CrossEncoderConfig]):
+    """A sentence-transformers ``CrossEncoder`` with one output; its score is that output, without a sigmoid.
+
+    What is kept is the score of each pair, so in-batch scores (``score_matrix``) cost a run for every pair.
+    """
+
+    kind = "cross-encoder"
+    _model: CrossEncoder | None = None
+
+    def pair_scores(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
+        pairs = list(zip(queries, texts, strict=True))
+        keys = [digest_of("pair", query, text) for query, text in pairs]
+        values = self._store.values(keys, lambda missing: self._compute([pairs[p] for p in missing]))
+        return np.frombuffer(b"".join(values), dtype=np.float32)
+
+    def score_matrix(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
+        every = [(query, text) for query in queries for text in texts]
+        scores = self.pair_scores([query for query, _ in every], [text for _, text in every])
+        return scores.reshape(len(queries), len(texts))
+
+    def release(self) -> None:
+        self._model = None
+
+    def _compute(self, pairs: list[tuple[str, str]]) -> list[bytes]:
+        model = self._loaded()
+        scores = _with_memory(
+            self.config.batch_size,
+            lambda batch_size: model.predict(
+                pairs, batch_size=batch_size, show_progress_bar=False, activation_fn=torch.nn.Identity()
+            ),
+        )
+        return [np.float32(score).tobytes() for score in scores]
+
+    def _loaded(self) -> CrossEncoder:
+        if self._model is None:
+            from sentence_transformers import CrossEncoder
+
+            config = self.config
+            with quiet_libraries():
+                model = CrossEncoder(
+                    str(self.folder),
+                    device=config.device,
+                    trust_remote_code=config.trust_remote_code,
+                    max_length=config.max_length,
+                    model_kwargs={"dtype": getattr(torch, config.precision)},
+                )
+            if model.num_labels != 1:
+                raise TrainingError(
+                    f"{self.name} has {model.num_labels} outputs, a teacher has one score",
+                    hint="Use a cross-encoder that was trained to rank.",
+                )
+            self._model = model
+        return self._model
+
+
+def fingerprint_of(folder: Path) -> str:
+    """Digest of a model's files, names and contents, 32 hexadecimal digits.
+
+    Files that no loader reads (hidden ones, texts for people) do not count.
+    """
+    state = hashlib.blake2b(digest_size=16)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder)
+        if any(part.startswith(".") for part in name.parts) or path.suffix.lower() == ".md":
+            continue
+        state.update(digest_of(name.as_posix()))
+        with path.open("rb") as file:
+            while chunk := file.read(_HASHED_BYTES):
+                state.update(chunk)
+    return state.hexdigest()
+
+
+def _with_memory(batch_size: int, run: Callable[[int], Result]) -> Result:
+    """Run with smaller and smaller batches until the memory suffices."""
+    while True:
+        try:
+            return run(batch_size)
+        except RuntimeError as error:
+            if batch_size == 1 or not is_out_of_memory(error):
+                raise
+            torch.cuda.empty_cache()
+        batch_size //= 2
+        logger.warning("out of memory: going on with batches of %d", batch_size)
