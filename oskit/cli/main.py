@@ -25,28 +25,38 @@ class LazyCommand(NamedTuple):
 
 
 COMMANDS: dict[str, LazyCommand] = {
-    "demo": LazyCommand("oskit.cli.demo", "demo", "Run the whole path on a small collection."),
-    "doctor": LazyCommand("oskit.cli.doctor", "doctor", "Check the machine, an encoder and a cluster."),
-    "load": LazyCommand("oskit.cli.load", "load", "Load an encoder and report how it was found."),
-    "encode": LazyCommand("oskit.cli.encode", "encode", "Print the token weights of texts."),
-    "idf": LazyCommand("oskit.cli.idf", "idf", "Compute idf.json, the query weights of a corpus."),
-    "train": LazyCommand("oskit.cli.train", "train", "Train an encoder by a recipe."),
-    "recipes": LazyCommand("oskit.cli.recipes", "recipes", "List, show and copy training recipes."),
+    "demo": LazyCommand("oskit.cli.commands.demo", "demo", "Run the whole path on a small collection."),
+    "doctor": LazyCommand(
+        "oskit.cli.commands.doctor", "doctor", "Check the machine, an encoder and a cluster."
+    ),
+    "load": LazyCommand("oskit.cli.commands.load", "load", "Load an encoder and report how it was found."),
+    "encode": LazyCommand("oskit.cli.commands.encode", "encode", "Print the token weights of texts."),
+    "idf": LazyCommand("oskit.cli.commands.idf", "idf", "Compute idf.json, the query weights of a corpus."),
+    "train": LazyCommand("oskit.cli.commands.train", "train", "Train an encoder by a recipe."),
+    "recipes": LazyCommand("oskit.cli.commands.recipes", "recipes", "List, show and copy training recipes."),
     "export": LazyCommand(
-        "oskit.cli.export",
+        "oskit.cli.commands.export",
         "export",
         "Pack MODEL (a folder or a Hub repository) into archives for ML Commons.",
     ),
-    "deploy": LazyCommand("oskit.cli.models", "deploy", "Register and deploy an archive."),
-    "models": LazyCommand("oskit.cli.models", "models", "List the models of a cluster."),
-    "undeploy": LazyCommand("oskit.cli.models", "undeploy", "Take models out of memory."),
-    "delete": LazyCommand("oskit.cli.models", "delete", "Undeploy and delete models."),
-    "ingest": LazyCommand("oskit.cli.ingest", "ingest", "Create an index and load documents into it."),
-    "search": LazyCommand("oskit.cli.search", "search", "Search an index."),
-    "verify": LazyCommand("oskit.cli.verify", "verify", "Prove that a cluster retrieves what it should."),
-    "evaluate": LazyCommand("oskit.cli.evaluate", "evaluate", "Measure retrieval quality without a cluster."),
+    "deploy": LazyCommand("oskit.cli.commands.models", "deploy", "Register and deploy an archive."),
+    "models": LazyCommand("oskit.cli.commands.models", "models", "List the models of a cluster."),
+    "undeploy": LazyCommand("oskit.cli.commands.models", "undeploy", "Take models out of memory."),
+    "delete": LazyCommand("oskit.cli.commands.models", "delete", "Undeploy and delete models."),
+    "ingest": LazyCommand(
+        "oskit.cli.commands.ingest", "ingest", "Create an index and load documents into it."
+    ),
+    "search": LazyCommand("oskit.cli.commands.search", "search", "Search an index."),
+    "verify": LazyCommand(
+        "oskit.cli.commands.verify", "verify", "Prove that a cluster retrieves what it should."
+    ),
+    "evaluate": LazyCommand(
+        "oskit.cli.commands.evaluate", "evaluate", "Measure retrieval quality without a cluster."
+    ),
     "node": LazyCommand(
-        "oskit.cli.node", "node", "Run a real OpenSearch on this machine, as a process or a container."
+        "oskit.cli.commands.node",
+        "node",
+        "Run a real OpenSearch on this machine, as a process or a container.",
     ),
 }
 

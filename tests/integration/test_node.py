@@ -146,7 +146,7 @@ AS_USER = """
 import os, sys
 # All that the commands need, while the folders of root can still be read: there may be Python itself.
 import encodings.idna, json, rich.console, rich.table
-import oskit.cli.log, oskit.cli.node, oskit.localnode.process
+import oskit.cli.log, oskit.cli.commands.node, oskit.localnode.process
 from oskit.cli.main import main
 uid, gid = int(sys.argv[1]), int(sys.argv[2])
 os.setgroups([]), os.setgid(gid), os.setuid(uid)

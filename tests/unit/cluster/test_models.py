@@ -10,7 +10,7 @@ import click
 import pytest
 
 from oskit.archive.archive import open_archive
-from oskit.cli.models import delete
+from oskit.cli.commands.models import delete
 from oskit.cluster.models.deploy import deploy_archive
 from oskit.cluster.models.deploy_causes import cause_of, node_errors
 from oskit.cluster.models.deployment_plan import archives_in

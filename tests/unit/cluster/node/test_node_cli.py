@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from oskit.cli.commands.node import node
 from oskit.cli.main import main
-from oskit.cli.node import node
 
 COMMANDS = ([], ["start"], ["stop"], ["status"], ["logs"], ["image", "build"])
 

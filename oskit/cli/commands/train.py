@@ -57,7 +57,7 @@ def train(
         raise click.UsageError("no RECIPE is given; `oskit recipes list` shows those that come along")
     read, folder = _read(recipe, overrides, output, out)
     if dry_run:
-        from oskit.cli.train_plan import show_plan
+        from oskit.cli.commands.train_plan import show_plan
 
         show_plan(read, folder, out)
         return
@@ -100,7 +100,7 @@ def _read(name: str, overrides: tuple[str, ...], output: Path | None, out: Outpu
 
 
 def _train(recipe: Recipe, folder: Path, resume: bool, out: Output) -> None:
-    from oskit.cli.train_display import Display, print_result
+    from oskit.cli.commands.train_display import Display, print_result
     from oskit.errors import MissingDependencyError, TrainingInterrupted
 
     try:
