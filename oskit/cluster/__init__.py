@@ -1,1 +1,1 @@
-"""Everything that talks to OpenSearch: connection, models, indexes, ingest, search, a local node."""
+"""Everything that talks to OpenSearch: connection, models, indexes, ingest, search."""

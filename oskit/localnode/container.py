@@ -16,7 +16,7 @@ from oskit.errors import NodeError, UsageError
 from oskit.localnode.artifacts import OPENSEARCH_VERSION, Progress
 from oskit.localnode.configuration import SETTINGS
 from oskit.localnode.diagnosis import start_error
-from oskit.localnode.engine import docker_engine
+from oskit.localnode.engine import container_name, docker_engine, find_container
 from oskit.localnode.health import is_ready
 from oskit.localnode.image import DEFAULT_TAG
 from oskit.localnode.node import (
@@ -29,6 +29,7 @@ from oskit.localnode.node import (
 )
 from oskit.localnode.paths import locked, state_root
 from oskit.localnode.ports import check_port, first_free
+from oskit.localnode.processes import process_of
 from oskit.localnode.service_account import node_account
 
 OFFICIAL_IMAGE = f"opensearchproject/opensearch:{OPENSEARCH_VERSION}"
@@ -79,9 +80,8 @@ class DockerNode(Node):
             return self
         state = state_root(node_account())
         with locked(state / f".{self.name}.lock"):
-            from oskit.localnode.process import LocalNode
-
-            if LocalNode(self.name).status().state != "stopped":
+            record = read_record(self._folder())
+            if record and record["kind"] == "process" and process_of(record):
                 raise UsageError(
                     f"The node {self.name!r} runs as a process", hint="Stop it first: oskit node stop"
                 )
@@ -228,14 +228,8 @@ class DockerNode(Node):
 
     def _container(self) -> Any:
         """The container of this node, running or not; None if there is none."""
-        reference = self._id or (f"oskit-{self.name}" if self.name else None)
-        if reference is None:
-            return None
-        engine = self._docker()
-        try:
-            return engine.containers.get(reference)
-        except _docker_errors().NotFound:
-            return None
+        reference = self._id or (container_name(self.name) if self.name else None)
+        return None if reference is None else find_container(self._docker(), reference)
 
     def _running(self) -> Any:
         container = self._container()

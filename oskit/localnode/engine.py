@@ -34,3 +34,18 @@ def docker_engine(timeout: int = 600) -> Any:
             "out to start a process.",
         ) from None
     return client
+
+
+def container_name(node: str) -> str:
+    """The name of a named node's container."""
+    return f"oskit-{node}"
+
+
+def find_container(engine: Any, reference: str) -> Any:
+    """The container of that name or id, running or not; None if there is none."""
+    import docker.errors
+
+    try:
+        return engine.containers.get(reference)
+    except docker.errors.NotFound:
+        return None

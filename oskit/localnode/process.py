@@ -22,6 +22,7 @@ from oskit.localnode.artifacts import Progress
 from oskit.localnode.configuration import Folders, write_configuration
 from oskit.localnode.diagnosis import start_error
 from oskit.localnode.distribution import distribution
+from oskit.localnode.engine import container_name, docker_engine, find_container
 from oskit.localnode.health import is_ready
 from oskit.localnode.java import find_java
 from oskit.localnode.natives import LIBRARY_PATH_VARIABLE
@@ -35,7 +36,7 @@ from oskit.localnode.node import (
 )
 from oskit.localnode.paths import locked, state_root
 from oskit.localnode.ports import USUAL_PORTS, check_port
-from oskit.localnode.processes import ProcessId, stop_group
+from oskit.localnode.processes import ProcessId, process_of, stop_group
 from oskit.localnode.service_account import give_to, node_account
 
 #: Seconds that a server gets to close its indexes before it is killed.
@@ -288,11 +289,11 @@ class LocalNode(Node):
         record = read_record(self._folders.root) if self._folders else None
         if record is None or record["kind"] != "docker":
             return
-        from oskit.localnode.container import DockerNode
-
+        assert self.name is not None
         # Without an engine no container runs.
         with contextlib.suppress(NodeError, MissingDependencyError):
-            if DockerNode(self.name).status().state == "stopped":
+            container = find_container(docker_engine(), container_name(self.name))
+            if container is None or container.status != "running":
                 return
             raise UsageError(
                 f"The node {self.name!r} runs in a container", hint="Stop it first: oskit node stop"
@@ -301,11 +302,11 @@ class LocalNode(Node):
     def _record(self) -> dict[str, Any] | None:
         """What the last start wrote down, if what it started still runs."""
         record = read_record(self._folders.root) if self._folders else None
-        return record if record and record["kind"] == "process" and _process_of(record) else None
+        return record if record and record["kind"] == "process" and process_of(record) else None
 
     def _process(self) -> ProcessId | None:
         record = self._record()
-        return _process_of(record) if record else None
+        return process_of(record) if record else None
 
     def _keep_log(self) -> str:
         """Where the log can be read after a failed start; a temporary node's folder is deleted."""
@@ -340,14 +341,6 @@ class LocalNode(Node):
         if self._owner is not None:
             self._owner.close()
             self._owner = None
-
-
-def _process_of(record: Mapping[str, Any]) -> ProcessId | None:
-    try:
-        process = ProcessId(int(record["pid"]), int(record["started"]), str(record["boot"]))
-    except (KeyError, TypeError, ValueError):
-        return None
-    return process if process.alive() else None
 
 
 def _check_folder(root: Path) -> None:

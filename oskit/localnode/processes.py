@@ -6,8 +6,9 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class ProcessId(NamedTuple):
@@ -69,3 +70,12 @@ def wait_ended(process: ProcessId, seconds: float) -> bool:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(process.pid, os.WNOHANG)  # if it is a child of ours
     return True
+
+
+def process_of(record: Mapping[str, Any]) -> ProcessId | None:
+    """The process that a node's record names, if it still runs."""
+    try:
+        process = ProcessId(int(record["pid"]), int(record["started"]), str(record["boot"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+    return process if process.alive() else None

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from oskit.cli.output import Output
     from oskit.data.collection import Collection
-    from oskit.evaluation.live.result import EvaluationReport
+    from oskit.evaluation.offline.result import EvaluationReport
 
 
 @click.command("evaluate", short_help="Measure retrieval quality without a cluster.")

@@ -1,0 +1,1 @@
+"""Connection, credentials and retries, and what the server's words mean."""

@@ -255,8 +255,8 @@ def connect(settings: ConnectionSettings, *, policy: RetryPolicy | None = None) 
 
     Args:
         settings: Where and as whom.
-        policy: How long and how far apart failed requests are sent again (:mod:`oskit.cluster.client.retry`); the
-            default one with ``settings.retry_for`` if None.
+        policy: How long and how far apart failed requests are sent again
+            (:mod:`oskit.cluster.client.retry`); the default one with ``settings.retry_for`` if None.
 
     Raises:
         UsageError: A certificate or key file cannot be used, or there are no AWS credentials.

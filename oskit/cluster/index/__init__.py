@@ -1,0 +1,1 @@
+"""Indexes for sparse vectors: how they are made and what they record of that."""

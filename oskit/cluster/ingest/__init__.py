@@ -1,0 +1,1 @@
+"""A load: read → check → encode → send → account."""

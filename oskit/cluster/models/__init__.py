@@ -1,0 +1,1 @@
+"""Models of a cluster: register, upload, deploy, predict, compare, remove."""

@@ -1,0 +1,1 @@
+"""Searching an index in every way that the cluster offers."""

@@ -1,0 +1,1 @@
+"""The projection to the vocabulary, and its maxima without the logits of all positions."""

@@ -1,0 +1,1 @@
+"""What changes an encoder and has to survive saving: fewer layers, fitted heads, inference-free queries."""

@@ -1,0 +1,1 @@
+"""The cluster beside exact scores: the proof."""

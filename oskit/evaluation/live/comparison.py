@@ -1,10 +1,10 @@
 """What a cluster returned, against what it should have returned.
 
 Every hit gets an interval: the smallest and largest score that the encoder's weights allow, given how the
-index rounds them (:mod:`oskit.evaluation.live.rounding`) and how well two computations of one encoder agree (the
-tolerance). Outside of it, a score is wrong. A document that is absent although even its smallest score beats
-the last hit is missing. Two hits are in the wrong order if their intervals do not touch. Everything else is
-rounding, and is not reported.
+index rounds them (:mod:`oskit.evaluation.live.rounding`) and how well two computations of one encoder agree
+(the tolerance). Outside of it, a score is wrong. A document that is absent although even its smallest score
+beats the last hit is missing. Two hits are in the wrong order if their intervals do not touch. Everything
+else is rounding, and is not reported.
 """
 
 from __future__ import annotations

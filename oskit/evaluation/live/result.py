@@ -1,67 +1,15 @@
-"""What a verification or an evaluation found, as data: the schema of the JSON reports."""
+"""What a verification found, as data: the schema of its JSON report."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from oskit.errors import VerificationError
 from oskit.evaluation.live.comparison import Comparison
-from oskit.evaluation.offline.metrics import Qrels, Run, measures_for_depth, overlap, percentiles, quality
-from oskit.evaluation.offline.pruning_levels import PrunePoint
-from oskit.evaluation.offline.significance import Significance
-from oskit.evaluation.offline.sparsity import Sparsity
+from oskit.evaluation.offline.result import RunFigures
 
 VERIFICATION_SCHEMA = "oskit.verification/1"
-EVALUATION_SCHEMA = "oskit.evaluation/1"
-
-
-@dataclass
-class RunFigures:
-    """How one way of retrieving did.
-
-    Attributes:
-        name: ``cluster``, ``exact``, ``BM25``, ``two-phase``, …
-        quality: Mean of each measure over the judged queries.
-        per_query: The measures of each judged query.
-        overlap_at_10: Mean share of the top 10 in common with the exact ranking; None for BM25 and exact.
-        recall_of_exact: Mean share of the exact top ``k`` that was returned; None for BM25 and exact.
-        took: Milliseconds in the cluster (its ``took``): p50, p99, mean, count. None without a cluster.
-        wall: Milliseconds that the client waited, likewise.
-    """
-
-    name: str
-    quality: dict[str, float]
-    per_query: dict[str, dict[str, float]] = field(repr=False)
-    overlap_at_10: float | None = None
-    recall_of_exact: float | None = None
-    took: dict[str, Any] | None = None
-    wall: dict[str, Any] | None = None
-
-    @classmethod
-    def measure(
-        cls,
-        name: str,
-        run: Run,
-        qrels: Qrels,
-        *,
-        k: int,
-        exact: Run | None = None,
-        took: Sequence[float] = (),
-        wall: Sequence[float] = (),
-    ) -> RunFigures:
-        """Measure a run of depth ``k``, against the exact one where that is given."""
-        measured = quality(run, qrels, measures_for_depth(k))
-        return cls(
-            name=name,
-            quality=measured.mean,
-            per_query=measured.per_query,
-            overlap_at_10=None if exact is None else _mean(overlap(run[q], exact[q]) for q in exact),
-            recall_of_exact=None if exact is None else _mean(_recall(run[q], exact[q]) for q in exact),
-            took=percentiles(took) if took else None,
-            wall=percentiles(wall) if wall else None,
-        )
 
 
 @dataclass
@@ -187,89 +135,6 @@ class VerificationReport:
         }
 
 
-@dataclass
-class EvaluationRow:
-    """One way of retrieving, with its quality and its cost.
-
-    Attributes:
-        figures: Name and quality.
-        kind: ``sparse``, ``bm25`` or ``dense``.
-        description: What it is: name, architecture, settings.
-        flops: Expected number of products for one query and one document; of a dense model its dimensions.
-        index_bytes: Size of the index without any compression: 8 bytes a posting (a document's number and a
-            weight), 4 bytes a dimension of a dense vector.
-        sparsity: None for a dense model.
-        significance: Against the baseline, on each measure; empty for the baseline and without one.
-        pruning: The encoder at each pruning level, all weights first; empty if none was asked for.
-    """
-
-    figures: RunFigures
-    kind: Literal["sparse", "bm25", "dense"]
-    description: dict[str, Any]
-    flops: float
-    index_bytes: int
-    sparsity: Sparsity | None = None
-    significance: list[Significance] = field(default_factory=list)
-    pruning: list[PrunePoint] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        """How the report calls it."""
-        return self.figures.name
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON form."""
-        return {
-            **self.description,
-            **asdict(self.figures),
-            "kind": self.kind,
-            "flops": self.flops,
-            "index_bytes": self.index_bytes,
-            "sparsity": None if self.sparsity is None else self.sparsity.to_dict(),
-            "significance": [item.to_dict() for item in self.significance],
-            "pruning": [point.to_dict() for point in self.pruning],
-        }
-
-
-@dataclass
-class EvaluationReport:
-    """Figures side by side, without a cluster.
-
-    Attributes:
-        created: ISO 8601, UTC.
-        collection: As in :class:`VerificationReport`.
-        k: Depth of the rankings.
-        rows: Encoders, then BM25, then dense models.
-        baseline: Name of the row that the others were compared with; None if they were not.
-    """
-
-    created: str
-    collection: dict[str, Any]
-    k: int
-    rows: list[EvaluationRow]
-    baseline: str | None = None
-
-    @property
-    def runs(self) -> list[RunFigures]:
-        """The quality of each row."""
-        return [row.figures for row in self.rows]
-
-    def row(self, name: str) -> EvaluationRow:
-        """The row called ``name``."""
-        return next(row for row in self.rows if row.name == name)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON form; ``schema`` names its version."""
-        return {
-            "schema": EVALUATION_SCHEMA,
-            "created": self.created,
-            "collection": self.collection,
-            "k": self.k,
-            "baseline": self.baseline,
-            "encoders": [row.to_dict() for row in self.rows],
-        }
-
-
 def comparison_dict(comparison: Comparison) -> dict[str, Any]:
     """The JSON form of a comparison: counts, differences and the listed disagreements."""
     return {
@@ -291,12 +156,3 @@ def difference_summary(comparison: Comparison) -> dict[str, float | None]:
         "max": float(differences.max()),
         "mean": float(differences.mean()),
     }
-
-
-def _recall(run: Mapping[str, float], exact: Mapping[str, float]) -> float:
-    return sum(document in run for document in exact) / len(exact) if exact else 1.0
-
-
-def _mean(values: Any) -> float:
-    items = list(values)
-    return sum(items) / len(items) if items else 1.0

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from oskit.evaluation.live.comparison import Comparison, DisagreementKind
 from oskit.evaluation.live.index_facts import IndexFacts
-from oskit.evaluation.live.result import RunFigures, StoredVectors
+from oskit.evaluation.live.result import StoredVectors
+from oskit.evaluation.offline.result import RunFigures
 
 LOW_RECALL = 0.9
 """Share of the exact hits below which an approximate search is worth a warning."""

@@ -16,12 +16,13 @@ from oskit.evaluation.live.comparison import Comparison, compare
 from oskit.evaluation.live.examples import SHOWN_HITS, build_examples, choose_examples
 from oskit.evaluation.live.index_facts import IndexFacts, read_facts
 from oskit.evaluation.live.query_modes import SearchBy, SearchRequest, bm25_clauses, sparse_clauses
-from oskit.evaluation.live.result import RunFigures, StoredVectors, VerificationReport
+from oskit.evaluation.live.result import StoredVectors, VerificationReport
 from oskit.evaluation.live.retrieval import Clause, ClusterRun, retrieve
 from oskit.evaluation.live.stored_vectors import check_vectors, sample_positions
 from oskit.evaluation.offline.description import describe_encoder, known_sha256
 from oskit.evaluation.offline.metrics import Run
 from oskit.evaluation.offline.pruned_encoder import PrunedDocuments
+from oskit.evaluation.offline.result import RunFigures
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch

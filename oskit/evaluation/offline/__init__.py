@@ -1,0 +1,1 @@
+"""Quality without a cluster: exact scores, BM25, dense models, pruning levels, significance."""

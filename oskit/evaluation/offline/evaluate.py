@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from oskit.archive.token_weights import Prune
 from oskit.errors import UsageError
-from oskit.evaluation.live.result import EvaluationReport, EvaluationRow, RunFigures
 from oskit.evaluation.offline.bm25 import Bm25Settings, rank_bm25
 from oskit.evaluation.offline.dense import DenseEncoder, rank_dense
 from oskit.evaluation.offline.description import describe_encoder
 from oskit.evaluation.offline.metrics import Run, judged_queries
 from oskit.evaluation.offline.pruning_levels import prune_points, rank_pruned
+from oskit.evaluation.offline.result import EvaluationReport, EvaluationRow, RunFigures
 from oskit.evaluation.offline.significance import RESAMPLES, against
 
 if TYPE_CHECKING:

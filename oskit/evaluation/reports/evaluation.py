@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from oskit.evaluation.live.result import EvaluationReport, EvaluationRow
+from oskit.evaluation.offline.result import EvaluationReport, EvaluationRow
 from oskit.evaluation.reports import plots
 from oskit.evaluation.reports.page import Page, Plot, Section, Table, write_report
 from oskit.evaluation.reports.verification import HOW_MEASURED, NOTHING, figure

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from oskit.evaluation.live.result import EvaluationReport, Example, RunFigures, VerificationReport
+from oskit.evaluation.live.result import Example, VerificationReport
+from oskit.evaluation.offline.result import EvaluationReport, RunFigures
 from oskit.evaluation.reports.verification import NOTHING, figure, milliseconds, percent
 
 if TYPE_CHECKING:

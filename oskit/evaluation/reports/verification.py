@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from oskit.evaluation.live.result import RunFigures, VerificationReport, difference_summary
+from oskit.evaluation.live.result import VerificationReport, difference_summary
+from oskit.evaluation.offline.result import RunFigures
 from oskit.evaluation.reports import plots
 from oskit.evaluation.reports.page import Page, Plot, Section, Table, write_report
 

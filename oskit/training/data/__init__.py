@@ -1,0 +1,1 @@
+"""What a run learns from: sources, examples, passages, held-out queries, leakage."""

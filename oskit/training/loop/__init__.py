@@ -1,0 +1,1 @@
+"""The run itself: prepared data, stages, the trainer, its guards."""

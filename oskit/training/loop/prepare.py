@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from oskit.data.collection import Collection
 from oskit.encoder.document_frequencies import corpus_idf
 from oskit.errors import DataError, TrainingError
 from oskit.training.data.arrow import EXAMPLES, RowWriter, blocks_of, column_of, open_rows
+from oskit.training.data.facts import DataFacts
 from oskit.training.data.holdout import hold_out
 from oskit.training.data.leakage import drop_leaking, find_leakage
 from oskit.training.data.training_data import TrainingData, load_training_data
@@ -37,37 +38,6 @@ _IDF = "idf.npy"
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What became of the data.
-
-    Attributes:
-        examples: Examples that are trained on.
-        negatives: Negatives of each.
-        sources: What was read of each source.
-        held_out: Queries held out for evaluation; 0 where a collection is given.
-        leakage: What training and evaluation queries had in common; None where queries were held out.
-        dropped_leaks: Examples dropped for it.
-        mining: What mining found; None if nothing was mined.
-        teachers: What became of the teachers; None without distillation.
-        notes: What else happened to examples, in words.
-    """
-
-    examples: int
-    negatives: int
-    sources: list[dict[str, Any]] = field(default_factory=list)
-    held_out: int = 0
-    leakage: dict[str, Any] | None = None
-    dropped_leaks: int = 0
-    mining: dict[str, Any] | None = None
-    teachers: dict[str, Any] | None = None
-    notes: list[str] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON can carry it."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
 class Prepared:
     """What the trainer needs.
 
@@ -84,7 +54,7 @@ class Prepared:
     corpus: Dataset
     collection: Collection
     idf: NDArray[np.float32] | None
-    facts: Facts
+    facts: DataFacts
 
 
 def prepare(recipe: Recipe, folder: Path, vocabulary: Vocabulary, listener: Listener) -> None:
@@ -114,7 +84,7 @@ def open_prepared(recipe: Recipe, folder: Path) -> Prepared:
         DataError: A file is missing.
     """
     try:
-        facts = Facts(**json.loads((folder / FACTS).read_text(encoding="utf-8")))
+        facts = DataFacts(**json.loads((folder / FACTS).read_text(encoding="utf-8")))
         examples, corpus = open_rows(folder / _EXAMPLES), open_rows(folder / "corpus.arrow")
     except (OSError, ValueError, TypeError) as error:
         raise DataError(
@@ -145,7 +115,7 @@ class _Maker:
         self._dropped = 0
         self._held_out = 0
 
-    def make(self) -> Facts:
+    def make(self) -> DataFacts:
         recipe = self._recipe
         self._listener.doing("reading training data")
         data = load_training_data(
@@ -179,7 +149,7 @@ class _Maker:
                 self._listener.warning(str(dropped))
             teacher.release()
         self._write(examples, negatives)
-        return Facts(
+        return DataFacts(
             examples=len(examples),
             negatives=negatives,
             sources=[source.to_dict() for source in data.sources],

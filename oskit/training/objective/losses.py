@@ -220,7 +220,7 @@ class BatchFacts:
     Attributes:
         query_dims: Mean number of active dimensions of a query.
         document_dims: The same of a document.
-        flops: Expected products of a query and a document, as ``oskit.evaluation.offline.sparsity`` defines it.
+        flops: Expected products of a query and a document, as in :mod:`oskit.evaluation.offline.sparsity`.
     """
 
     query_dims: Tensor

@@ -1,0 +1,1 @@
+"""What a run is told: recipes, their files, their mistakes."""

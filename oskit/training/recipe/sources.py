@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from oskit.data.collection import QRELS, find_corpus
 from oskit.data.files import Format
 from oskit.errors import DataError, UsageError
-from oskit.training.data.pseudo_queries import QuerySettings
+from oskit.training.recipe.pseudo_queries import QuerySettings
 
 Kind = Literal["pairs", "triples", "beir", "documents"]
 

@@ -24,7 +24,7 @@ Precision = Literal["float32", "float16", "bfloat16"]
 DEFAULT_DENSE_TEACHER = "sentence-transformers/all-MiniLM-L6-v2"
 
 PUBLISHED_SCALE = 30.0
-"""``score_scale`` of the published training: see :class:`oskit.training.teachers.ensemble.EnsembleTeacher`."""
+"""``score_scale`` of the published training (:class:`oskit.training.teachers.ensemble.EnsembleTeacher`)."""
 
 
 class TeacherConfig(BaseModel):

@@ -1,0 +1,1 @@
+"""What a run found: figures, curves, the card, ``report.json``."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from oskit.data.atomic import write_whole
 from oskit.errors import DataError
 from oskit.evaluation.offline.significance import Significance
-from oskit.training.loop.prepare import Facts
+from oskit.training.data.facts import DataFacts
 from oskit.training.report.figures import Figures
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class StageResult:
     before: Figures
     after: Figures
     gain: Significance
-    data: Facts
+    data: DataFacts
     seconds: float
     warnings: list[str] = field(default_factory=list)
 
@@ -85,7 +85,7 @@ class StageResult:
                 "before": Figures(**values["before"]),
                 "after": Figures(**values["after"]),
                 "gain": Significance(**values["gain"]),
-                "data": Facts(**values["data"]),
+                "data": DataFacts(**values["data"]),
             }
             return cls(**{**values, **parts})
         except (OSError, ValueError, TypeError, KeyError) as error:

@@ -1,0 +1,1 @@
+"""Who scores the examples, and how scores become labels."""

@@ -13,7 +13,6 @@ from small_collection import SmallCollection, WordEncoder
 
 from oskit.archive.token_weights import Prune
 from oskit.errors import DataError, EncoderError, EncoderNotFoundError, UsageError
-from oskit.evaluation.live.result import EvaluationReport
 from oskit.evaluation.offline.bm25 import Bm25Settings
 from oskit.evaluation.offline.dense import DenseModel, rank_dense
 from oskit.evaluation.offline.evaluate import evaluate
@@ -21,6 +20,7 @@ from oskit.evaluation.offline.exact_scores import exact_run
 from oskit.evaluation.offline.metrics import quality
 from oskit.evaluation.offline.pruned_encoder import PrunedDocuments
 from oskit.evaluation.offline.pruning_levels import parse_levels, rank_pruned
+from oskit.evaluation.offline.result import EvaluationReport
 from oskit.evaluation.reports.evaluation import evaluation_page, write_evaluation
 from oskit.evaluation.reports.page import render
 from oskit.evaluation.reports.several_collections import several_dict

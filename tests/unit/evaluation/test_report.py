@@ -14,8 +14,9 @@ from small_collection import SmallCollection, WordEncoder
 from oskit.errors import DataError, VerificationError
 from oskit.evaluation.live.comparison import compare
 from oskit.evaluation.live.examples import build_examples, choose_examples, contributions, shorten
-from oskit.evaluation.live.result import RunFigures, StoredVectors, VerificationReport
+from oskit.evaluation.live.result import StoredVectors, VerificationReport
 from oskit.evaluation.offline.evaluate import evaluate
+from oskit.evaluation.offline.result import RunFigures
 from oskit.evaluation.reports.evaluation import evaluation_page
 from oskit.evaluation.reports.page import render
 from oskit.evaluation.reports.terminal import print_evaluation, print_examples, print_verification

@@ -7,7 +7,8 @@ import random
 import pytest
 from pydantic import ValidationError
 
-from oskit.training.data.pseudo_queries import MadeQueries, QuerySettings, make_queries
+from oskit.training.data.pseudo_queries import MadeQueries, make_queries
+from oskit.training.recipe.pseudo_queries import QuerySettings
 
 TEXT = """# How the bridge was built
 

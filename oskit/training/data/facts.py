@@ -1,0 +1,37 @@
+"""What became of the training data of a run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What became of the data.
+
+    Attributes:
+        examples: Examples that are trained on.
+        negatives: Negatives of each.
+        sources: What was read of each source.
+        held_out: Queries held out for evaluation; 0 where a collection is given.
+        leakage: What training and evaluation queries had in common; None where queries were held out.
+        dropped_leaks: Examples dropped for it.
+        mining: What mining found; None if nothing was mined.
+        teachers: What became of the teachers; None without distillation.
+        notes: What else happened to examples, in words.
+    """
+
+    examples: int
+    negatives: int
+    sources: list[dict[str, Any]] = field(default_factory=list)
+    held_out: int = 0
+    leakage: dict[str, Any] | None = None
+    dropped_leaks: int = 0
+    mining: dict[str, Any] | None = None
+    teachers: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can carry it."""
+        return asdict(self)
