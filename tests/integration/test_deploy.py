@@ -25,6 +25,7 @@ from oskit.archive.archive import Archive, open_archive
 from oskit.cli.main import main
 from oskit.cluster.client.connection import ConnectionSettings, connect
 from oskit.cluster.client.retry import RetryPolicy
+from oskit.cluster.models import prediction_parity as comparison
 from oskit.cluster.models.deploy import deploy_archive
 from oskit.cluster.models.deployment_plan import plan_deployment
 from oskit.cluster.models.predict import await_ready, predict
@@ -38,7 +39,6 @@ from oskit.cluster.models.registry import (
     search_groups,
     undeploy_model,
 )
-from oskit.cluster.models.registry import prediction_parity as comparison
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import ClusterError, ClusterSettingsError, ModelError, PredictionMismatchError
 

@@ -33,8 +33,8 @@ from oskit.cluster.index.mapping import (
     delete_index,
     read_index,
 )
+from oskit.cluster.ingest import load as ingest_module
 from oskit.cluster.ingest.load import IngestInterrupted, ingest
-from oskit.cluster.ingest.load import load as ingest_module
 from oskit.cluster.models.deploy import deploy_archive
 from oskit.cluster.models.registry import delete_model, undeploy_model
 from oskit.cluster.search.search import search

@@ -123,7 +123,7 @@ def test_without_a_corpus_the_examples_are_it() -> None:
 
 
 def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    from oskit.training.mining.miner import miner as mining
+    from oskit.training.mining import miner as mining
 
     rows = [(f"q{number}", text, []) for number, text in enumerate(CORPUS)]
     whole, _ = mine(data(rows), per_query=2, depth=6)

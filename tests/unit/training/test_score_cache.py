@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from oskit.errors import DataError
-from oskit.training.teachers.ensemble import score_cache
+from oskit.training.teachers import score_cache
 from oskit.training.teachers.score_cache import ScoreCache, default_cache_folder
 
 KEYS = [bytes([number]) * 16 for number in range(10)]

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import TrainingError, UsageError
+from oskit.training.teachers import models as teacher_models
 from oskit.training.teachers.ensemble import (
     EnsembleTeacher,
     TeachersConfig,
@@ -23,7 +24,6 @@ from oskit.training.teachers.ensemble import (
     normalize_scores,
     teachers_from_legacy,
 )
-from oskit.training.teachers.ensemble import models as teacher_models
 from tests import tiny
 from tests.hub_server import HubServer
 from tests.unit.training.teacher_models_tiny import build_cross_encoder, build_dense, build_sparse
