@@ -25,6 +25,7 @@ from oskit.archive.archive import Archive, open_archive
 from oskit.cli.main import main
 from oskit.cluster.client.connection import ConnectionSettings, connect
 from oskit.cluster.client.retry import RetryPolicy
+from oskit.cluster.models import deploy
 from oskit.cluster.models import prediction_parity as comparison
 from oskit.cluster.models.deploy import deploy_archive
 from oskit.cluster.models.deployment_plan import plan_deployment
@@ -32,7 +33,6 @@ from oskit.cluster.models.predict import await_ready, predict
 from oskit.cluster.models.registry import (
     delete_empty_group,
     delete_model,
-    deploy,
     find_model,
     get_model,
     list_models,
