@@ -95,4 +95,4 @@ def copy_recipe(name: str, file: Path | None, force: bool, out: Output) -> None:
     except OSError as error:
         raise UsageError(f"cannot write {target}: {error.strerror or error}") from error
     told = f"Wrote {target}. Say in it what is yours, then: oskit train {target}"
-    out.result({"name": name, "file": target}, lambda console: console.print(told, markup=False))
+    out.result({"name": name, "file": target}, lambda console: console.print(told, markup=False, soft_wrap=True))

@@ -78,7 +78,7 @@ def render(page: Page) -> str:
         raise MissingDependencyError.for_extra("an HTML report", "jinja2", "report") from error
 
     environment = Environment(
-        loader=PackageLoader("oskit.evaluation"),
+        loader=PackageLoader("oskit.evaluation.reports"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -105,7 +105,7 @@ def resolved_yaml(recipe: Recipe) -> str:
 
 
 def _folder() -> Any:
-    return files("oskit.training").joinpath("recipes")
+    return files("oskit.training.recipe").joinpath("included")
 
 
 def _tree_of(source: str | Path | Mapping[str, Any]) -> tuple[RecipeTree, Path]:
