@@ -1,8 +1,12 @@
 # What a person types. `make demo` and `make test` set everything up in .venv first.
 
 PYTHON ?= python3
+# The build of torch: cpu, cu128, …; by default what the package index gives, which on Linux brings CUDA.
+TORCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
+# Two processes, each with an OpenSearch of its own (2 GB); PARALLEL= runs the tests in one.
+PARALLEL ?= -n 2 --dist loadgroup
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -11,7 +15,7 @@ STAMP := $(VENV)/.installed
 help:  ## Show this help.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
-setup: $(STAMP)  ## Create .venv and install oskit with all extras into it.
+setup: $(STAMP)  ## Create .venv and install oskit with all extras into it (TORCH=cpu: without CUDA).
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -20,7 +24,9 @@ $(STAMP): pyproject.toml
 	  { rm -rf $(VENV); echo "Python cannot make a virtual environment; on Debian: apt-get install python3-venv"; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
 	@$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install -q uv
-	$(BIN)/python -m uv pip install -q --compile-bytecode --python $(BIN)/python -e '.[all]' --group dev
+	@echo "Installing oskit with all extras into $(VENV): $(if $(TORCH),torch for $(TORCH).,6.6 GB on the disk, 4 GB of them CUDA (without it: make setup TORCH=cpu).)"
+	$(BIN)/python -m uv pip install -q --compile-bytecode $(if $(TORCH),--torch-backend=$(TORCH)) --python $(BIN)/python \
+	  --config-settings editable_mode=compat -e '.[all]' --group dev
 	@touch $@
 
 demo: $(STAMP)  ## The whole path on a small collection: load, export, deploy, ingest, search, verify.
@@ -30,13 +36,13 @@ demo-train: $(STAMP)  ## The same with an encoder that is trained first: some mi
 	$(BIN)/oskit demo --train --output demo-train-output
 
 test: $(STAMP)  ## All tests; the integration tests start a real OpenSearch.
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-unit: $(STAMP)  ## The quick tests alone.
-	$(BIN)/python -m pytest tests/unit $(ARGS)
+	$(BIN)/python -m pytest tests/unit $(PARALLEL) $(ARGS)
 
 test-integration: $(STAMP)  ## The tests on a real OpenSearch alone.
-	$(BIN)/python -m pytest tests/integration $(ARGS)
+	$(BIN)/python -m pytest tests/integration $(PARALLEL) $(ARGS)
 
 lint: $(STAMP)  ## Style and types.
 	$(BIN)/ruff check .

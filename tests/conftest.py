@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,9 +14,33 @@ if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--write-incidents``; options can only be added here, not in tests/integration."""
-    parser.addoption("--write-incidents", action="store_true", help="write the table of docs/reliability.md")
+pytest_plugins = ["incidents"]
+
+# Named nodes take the first free port from 9200 on and come back on it after a kill: one after the other.
+_NAMED_NODES = ("test_bad_days", "test_demo", "test_killed_node", "test_node", "test_several_nodes")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes (``-n 2 --dist loadgroup``) a file stays in one, which shares its fixtures."""
+    for item in items:
+        name = item.path.stem
+        item.add_marker(pytest.mark.xdist_group("named nodes" if name in _NAMED_NODES else str(item.path)))
+
+
+_seconds: Counter[str] = Counter()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Add up what each file takes, fixtures included."""
+    _seconds[Path(report.fspath).stem] += report.duration
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say where the time goes; in a short run nobody asks."""
+    if sum(_seconds.values()) > 60:
+        terminalreporter.section("slowest files")
+        for name, seconds in _seconds.most_common(15):
+            terminalreporter.line(f"{seconds:6.0f} s  {name}")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
-"""Fixtures of the integration tests, and the table of what has been tried."""
+"""Fixtures of the integration tests."""
 
 from container_support import container_url
-from incidents import incident, pytest_runtest_makereport, pytest_sessionfinish
 
-__all__ = ["container_url", "incident", "pytest_runtest_makereport", "pytest_sessionfinish"]
+__all__ = ["container_url"]

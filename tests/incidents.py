@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from _pytest.mark.structures import ParameterSet
 
-PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
 BEGIN, END = "<!-- incidents: written by tests/integration -->", "<!-- /incidents -->"
 HEAD = (
     "| during | what happens | what oskit does | lost | doubled | left over | seconds |\n" + "|---" * 7 + "|"
@@ -68,11 +68,6 @@ class Incident:
         self.left_over = len(found)
         assert not found
 
-    @property
-    def key(self) -> tuple[str, str]:
-        """What tells it from the others."""
-        return self.during, self.what
-
     def row(self) -> str:
         """Its line in the table."""
 
@@ -84,13 +79,18 @@ class Incident:
         return f"| {' | '.join(cells)} | {count(self.left_over)} | {seconds} |"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--write-incidents``."""
+    parser.addoption("--write-incidents", action="store_true", help="write the table of docs/reliability.md")
+
+
 def fault(*values: object, during: str, what: str, then: str) -> ParameterSet:
     """A parameter set of a test that tries several faults: a row of the table for each."""
     marker = pytest.mark.incident(during=during, what=what, then=then)
     return pytest.param(*values, id=what, marks=marker)
 
 
-_tried: dict[tuple[str, str], Incident] = {}
+_tried: dict[tuple[str, str], str] = {}
 
 
 @pytest.fixture
@@ -100,8 +100,8 @@ def incident(request: pytest.FixtureRequest) -> Iterator[Incident]:
     found = Incident(**marker.kwargs)
     yield found
     if request.node.stash.get(PASSED, False):
-        assert found.key not in _tried, "two tests say the same"
-        _tried[found.key] = found
+        # What the report of the test carries, the process that gathers all reports sees.
+        request.node.user_properties.append(("incident", found.row()))
 
 
 PASSED = pytest.StashKey[bool]()
@@ -116,15 +116,24 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     return report
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Gather the rows, whichever process tried the fault."""
+    if report.when == "teardown":
+        for name, row in report.user_properties:
+            if name == "incident":
+                assert _key(str(row)) not in _tried, "two tests say the same"
+                _tried[_key(str(row))] = str(row)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the table, or fail where it says something else than the tests found."""
-    if not _tried:
+    if not _tried or hasattr(session.config, "workerinput"):
         return
     page = PAGE.read_text(encoding="utf-8")
     before, table, after = re.split(f"{re.escape(BEGIN)}|{re.escape(END)}", page)
     known = {_key(row): row for row in table.strip().splitlines()[2:]}
     if session.config.getoption("--write-incidents"):
-        rows = {**known, **{key: incident.row() for key, incident in _tried.items()}}
+        rows = {**known, **_tried}
         if _is_complete(session):
             rows = {key: row for key, row in rows.items() if key in _tried}
         table = "\n".join([HEAD, *(rows[key] for key in sorted(rows))])
@@ -132,8 +141,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     problems = [
         f"{' / '.join(key)}: {_without_time(known.get(key, 'not there'))}"
-        for key, incident in _tried.items()
-        if _without_time(known.get(key, "")) != _without_time(incident.row())
+        for key, row in _tried.items()
+        if _without_time(known.get(key, "")) != _without_time(row)
     ]
     if _is_complete(session):
         problems += [f"{' / '.join(key)}: no test tries it" for key in known.keys() - _tried.keys()]
