@@ -94,5 +94,5 @@ def copy_recipe(name: str, file: Path | None, force: bool, out: Output) -> None:
         raise UsageError(f"{target} is there already", hint="Name another file, or use --force.") from error
     except OSError as error:
         raise UsageError(f"cannot write {target}: {error.strerror or error}") from error
-    told = f"Wrote {target}. Say in it what is yours, then: oskit train {target}"
-    out.result({"name": name, "file": target}, lambda console: console.print(told, markup=False, soft_wrap=True))
+    out.result({"name": name, "file": target})
+    out.note(f"Wrote {target}. Say in it what is yours, then: oskit train {target}")

@@ -144,8 +144,8 @@ def test_recipes_are_listed_shown_and_copied(tmp_path: Path, capsys: pytest.Capt
     code, out, _ = run(capsys, "recipes", "show", "quick")
     assert code == 0 and out == included_text("quick")
     target = tmp_path / "mine.yaml"
-    code, out, _ = run(capsys, "recipes", "copy", "stage-1", target)
-    assert code == 0 and target.read_text() == included_text("stage-1") and f"oskit train {target}" in out
+    code, _, err = run(capsys, "recipes", "copy", "stage-1", target)
+    assert code == 0 and target.read_text() == included_text("stage-1") and f"oskit train {target}" in err
     code, _, err = run(capsys, "recipes", "copy", "quick", target)
     assert code == 2 and "is there already" in err and target.read_text() == included_text("stage-1")
     assert run(capsys, "recipes", "copy", "quick", target, "--force")[0] == 0
