@@ -53,9 +53,10 @@ format: $(STAMP)  ## Put the code into the project's format.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(STAMP)  ## Write docs/cli.md and docs/recipe-keys.md from the code itself.
+docs: $(STAMP)  ## Write docs/cli.md, docs/recipe-keys.md and the tables of words from the code itself.
 	$(BIN)/python docs/write_cli_reference.py
 	$(BIN)/python docs/write_recipe_reference.py
+	$(BIN)/python docs/write_server_words.py
 
 bench: $(STAMP)  ## The ratios of the README and of benchmarks/README.md, measured on this machine.
 	$(BIN)/python -m benchmarks.startup

@@ -23,6 +23,7 @@ from opensearchpy.exceptions import (
     SSLError as TransportTlsFailure,
 )
 
+from oskit.cluster.client.server_words import Fault, Meaning, Scope, meaning
 from oskit.errors import (
     ClusterAuthError,
     ClusterConnectionError,
@@ -46,36 +47,68 @@ CERTIFICATE_PROBLEMS = {
 
 
 @contextmanager
-def cluster_errors(action: str, error: type[ClusterError] = ClusterError) -> Iterator[None]:
+def cluster_errors(
+    action: str, error: type[ClusterError] = ClusterError, scope: Scope = "request"
+) -> Iterator[None]:
     """Turn what the client raises inside the block into errors of oskit.
 
     Args:
         action: What was tried, as in "cannot ...": ``"create the index 'articles'"``.
-        error: Class of what the cluster refuses for another reason than connection or permission.
+        error: Class of what the cluster refuses for another reason than those below.
+        scope: Of what the cluster speaks (:mod:`oskit.cluster.client.server_words`).
 
     Raises:
         ClusterConnectionError: Unreachable, TLS, time-out, or not OpenSearch.
         ClusterAuthError: 401 and 403.
-        ClusterSettingsError: A block (disk full, read-only index) or a memory breaker is in the way.
+        ClusterSettingsError: A setting, a block (disk full, read-only index) or a breaker is in the way.
         ClusterError: Anything else, as ``error``.
     """
     try:
         yield
     except (TransportError, SerializationError, ImproperlyConfigured) as failure:
-        raise translate(failure, action, error) from failure
+        raise _translate(failure, action, error, scope) from failure
 
 
-def translate(failure: Exception, action: str, error: type[ClusterError] = ClusterError) -> ClusterError:
-    """The error of oskit that says what ``failure`` means; see :func:`cluster_errors`."""
+def _translate(failure: Exception, action: str, error: type[ClusterError], scope: Scope) -> ClusterError:
     if isinstance(failure, TransportFailure):
         return _connection_error(failure, action)
+    status, reason = getattr(failure, "status_code", None), error_reason(failure)
+    known = heard(failure, scope)
+    if known is None:
+        return error(f"Cannot {action}: {reason}" + (f" ({status})" if status else ""))
+    said = f"{status}: {reason}" if status else reason
+    return error_class(known, error)(
+        f"Cannot {action}: {known.means} ({said})", hint=known.advice(_index_of(failure))
+    )
+
+
+def heard(failure: object, scope: Scope = "request") -> Meaning | None:
+    """What a failed request's answer means; None if there was no answer, or nobody knows."""
+    if isinstance(failure, SerializationError):  # of a status that means success
+        return meaning("", 200, scope)
     if isinstance(failure, TransportError) and isinstance(failure.status_code, int):
-        return _response_error(failure, action, error)
-    if isinstance(failure, SerializationError):
-        return ClusterConnectionError(
-            f"Cannot {action}: the answer is not OpenSearch's JSON", hint="Check the address in --url"
-        )
-    return error(f"Cannot {action}: {_shorten(str(failure))}")
+        detail = failure.info.get("error") if isinstance(failure.info, dict) else None
+        words = error_words(detail) if isinstance(detail, dict) else error_reason(failure)
+        return meaning(words, failure.status_code, scope)
+    return None
+
+
+def error_class(known: Meaning, otherwise: type[ClusterError]) -> type[ClusterError]:
+    """Class of the error that tells this; ``otherwise`` where the caller's own says most."""
+    return _CLASSES.get(known.fault, otherwise)
+
+
+_CLASSES: dict[Fault, type[ClusterError]] = {
+    "configuration": ClusterSettingsError,
+    "credentials": ClusterAuthError,
+    "gateway": ClusterConnectionError,
+}
+
+
+def _index_of(failure: Exception) -> str | None:
+    info = getattr(failure, "info", None)
+    detail = info.get("error") if isinstance(info, dict) else None
+    return detail.get("index") if isinstance(detail, dict) else None
 
 
 def error_reason(failure: BaseException) -> str:
@@ -102,20 +135,34 @@ def _page_title(text: str) -> str:
     return found[1] if found else text
 
 
+def error_words(error: Any) -> str:
+    """Types and reasons of an error of OpenSearch, in one line, outermost first."""
+    if not isinstance(error, dict):
+        return str(error or "no reason given")
+    parts = dict.fromkeys(
+        ": ".join(str(cause[key]) for key in ("type", "reason") if cause.get(key)) for cause in _chain(error)
+    )
+    return " ".join("; ".join(filter(None, parts)).split()) or "no reason given"
+
+
 def _reasons(detail: dict[str, Any]) -> list[str]:
-    """The distinct reasons along the chain of ``caused_by``; the root cause's where there is no other."""
+    """The distinct reasons along the chain."""
     reasons: list[str] = []
-    cause: Any = detail
-    while isinstance(cause, dict):
-        reason = cause.get("reason") or cause.get("type") or ""
-        if reason and str(reason) not in reasons:
-            reasons.append(str(reason))
-        cause = cause.get("caused_by")
-    for root in detail.get("root_cause") or []:
-        reason = str(root.get("reason") or "") if isinstance(root, dict) else ""
+    for cause in _chain(detail):
+        # The user's description that follows a missing permission is long and none of our business.
+        reason = str(cause.get("reason") or cause.get("type") or "").partition(" and User [")[0]
         if reason and not any(reason in known for known in reasons):
             reasons.append(reason)
     return reasons or [json.dumps(detail)]
+
+
+def _chain(error: Any) -> Iterator[dict[str, Any]]:
+    """An error, what caused it, and the root causes that the chain leaves out."""
+    roots = error.get("root_cause") or []
+    while isinstance(error, dict):
+        yield error
+        error = error.get("caused_by")
+    yield from (root for root in roots if isinstance(root, dict))
 
 
 def _shorten(text: str) -> str:
@@ -187,98 +234,3 @@ def _tls_problem(error: ssl.SSLError | None) -> tuple[str, str]:
     if "ALERT" in text and ("CERTIFICATE" in text or "UNKNOWN_CA" in text or "HANDSHAKE" in text):
         return "wants another client certificate, or one at all", "Give --client-cert and --client-key"
     return f"failed the TLS handshake ({_shorten(str(error))})", "Check --url, --ca-certs and --client-cert"
-
-
-def _response_error(failure: TransportError, action: str, error: type[ClusterError]) -> ClusterError:
-    status, reason = int(failure.status_code), error_reason(failure)
-    if status == 401:
-        return ClusterAuthError(
-            f"Cannot {action}: the cluster refuses the user name or password (401)",
-            hint="Set --username (OSKIT_USERNAME) and OSKIT_PASSWORD or --password-file",
-        )
-    if "index_closed_exception" in str(failure):
-        return error(f"Cannot {action}: {reason}", hint=_closed_hint(failure))
-    if "cluster_block_exception" in str(failure) or "blocked by:" in reason:
-        return ClusterSettingsError(f"Cannot {action}: {reason}", hint=_block_hint(reason))
-    if status == 403:
-        return _forbidden(reason, action)
-    if "no handler found for uri" in reason:
-        return error(
-            f"Cannot {action}: the cluster does not know this API ({reason})",
-            hint=_missing_plugin_hint(reason),
-        )
-    if status == 400 and "plain HTTP request was sent to HTTPS port" in str(failure):
-        return ClusterConnectionError(
-            f"Cannot {action}: the cluster expects TLS", hint="Write https: in --url"
-        )
-    if status == 400 and "SSL certificate" in reason:  # nginx speaks HTTP even then
-        return ClusterConnectionError(
-            f"Cannot {action}: the cluster wants another client certificate, or one at all ({reason})",
-            hint="Give --client-cert and --client-key",
-        )
-    if "circuit_breaking_exception" in str(failure) or "Memory Circuit Breaker" in reason:
-        return ClusterSettingsError(
-            f"Cannot {action}: the cluster is short of memory ({reason})",
-            hint="Send less at once, free memory on its nodes, or give OpenSearch a larger heap",
-        )
-    if status == 413:
-        return error(
-            f"Cannot {action}: the request is too large for the cluster or a proxy in front of it ({reason})",
-            hint="Allow 10 MB: http.max_content_length in OpenSearch, client_max_body_size in nginx",
-        )
-    if status == 429:
-        return error(
-            f"Cannot {action}: the cluster is busy ({reason})", hint="Try again later or with less at once"
-        )
-    if status in (502, 503, 504):
-        return error(
-            f"Cannot {action}: the cluster is not available ({status}: {reason})", hint="Try again later"
-        )
-    return error(f"Cannot {action}: {reason} ({status})")
-
-
-_SIGNATURE_HINTS = (
-    (r"security token", "The credentials are not valid (any more): log in again"),
-    (r"signature (expired|not yet current)|too skewed", "Check the clock of this machine"),
-    (r"signature .* does not match", "Check --aws-region and --aws-service, and the secret key"),
-    (r"credential should be scoped", "Check --aws-region and --aws-service"),
-)
-"""What AWS says about a signature, and what to do."""
-
-
-def _forbidden(reason: str, action: str) -> ClusterAuthError:
-    for words, hint in _SIGNATURE_HINTS:
-        if re.search(words, reason, re.IGNORECASE):
-            return ClusterAuthError(f"Cannot {action}: AWS refuses the signature: {reason}", hint=hint)
-    # The user's description that follows is long and none of our business.
-    permission = re.search(r"no permissions for \[([^\]]*)\]", reason)
-    if permission:
-        return ClusterAuthError(
-            f"Cannot {action}: the user lacks the permission {permission[1]} (403)",
-            hint="Ask the cluster's administrator for a role with it",
-        )
-    return ClusterAuthError(f"Cannot {action}: the cluster forbids it (403): {reason}")
-
-
-def _closed_hint(failure: TransportError) -> str:
-    detail = failure.info.get("error") if isinstance(failure.info, dict) else None
-    name = detail.get("index") if isinstance(detail, dict) else None
-    return f"Open the index: POST {name or 'INDEX'}/_open"
-
-
-def _block_hint(reason: str) -> str:
-    if "disk usage" in reason or "flood" in reason:
-        return "Free disk space on the nodes; the block goes away by itself"
-    if "create-index blocked" in reason:
-        # The disk monitor keeps its verdict for a minute and looks every half a minute; until then it sets a
-        # block again that somebody lifts.
-        return (
-            "Mostly all nodes are short of disk space: free some; then the block goes away by itself within "
-            "two minutes, unless somebody has set cluster.blocks.create_index"
-        )
-    return "Lift the block on the index or the cluster first"
-
-
-def _missing_plugin_hint(reason: str) -> str:
-    plugin = "opensearch-ml" if "_plugins/_ml" in reason else "the plugin it belongs to"
-    return f"Check the address in --url and that the cluster has {plugin}: GET _cat/plugins"

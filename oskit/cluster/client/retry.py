@@ -22,17 +22,10 @@ from opensearchpy import OpenSearch, Transport
 from opensearchpy.exceptions import ConnectionError as TransportFailure
 from opensearchpy.exceptions import SSLError, TransportError
 
-from oskit.cluster.client.failures import causes_of, error_reason
+from oskit.cluster.client.failures import causes_of, error_reason, heard
+from oskit.cluster.client.server_words import ALREADY_THERE, Meaning
 
 Result = TypeVar("Result")
-
-TRANSIENT_STATUS = frozenset({429, 502, 503, 504})
-"""Busy, or a node or proxy that is being restarted."""
-
-HEAP_PAUSE_S = 5.5
-"""Least wait after a node's heap was too full for a request. OpenSearch answers that by collecting garbage,
-but at most every 5 s (``HierarchyCircuitBreakerService.createOverLimitStrategy``), and until then it refuses
-everything."""
 
 RETRY_FOR_S = 120.0
 
@@ -43,9 +36,6 @@ _SAFE_POSTS = re.compile(
     r"|/upload_chunk/\d+$"
 )
 """Paths whose POST may be sent twice: they read, or leave the same behind."""
-
-_RECOVERS = re.compile(r"No shard available|CurrentState\[(RECOVERING|CREATED)\]")
-"""ML Commons answers 500 where the index behind it would answer 503, as after the restart of a node."""
 
 _OWN_RETRIES = re.compile(r"/_bulk$")
 """Paths whose caller decides about every document."""
@@ -87,11 +77,11 @@ class Patience:
         self._failures = 0
         self._give_up_at = 0.0
 
-    def wait_s(self, failure: BaseException | str) -> float | None:
+    def wait_s(self, failure: Meaning | None = None) -> float | None:
         """Seconds to wait after one more failure; None if there is to be no other attempt.
 
         Args:
-            failure: What was raised, or the cluster's words.
+            failure: What the cluster's words mean, if it said any.
         """
         policy, now = self._policy, time.monotonic()
         if not self._failures:
@@ -99,8 +89,7 @@ class Patience:
         self._failures += 1
         upper = min(policy.max_wait_s, policy.first_wait_s * 2.0 ** min(self._failures - 1, 30))
         wait = random.uniform(0, upper)  # noqa: S311 - not a secret
-        if "circuit_breaking_exception" in str(failure):
-            wait = max(wait, HEAP_PAUSE_S)
+        wait = max(wait, failure.pause_s) if failure else wait
         if self._failures >= policy.attempts or now + wait >= self._give_up_at:
             return None
         return wait
@@ -110,15 +99,14 @@ def is_transient(error: BaseException) -> bool:
     """Whether the same request may well succeed a little later.
 
     A TLS failure, an unknown host or a request that cannot be formed does not go away by itself; a refused or
-    cut connection, a time-out, 429, 502, 503 and 504 may.
+    cut connection and a time-out may, and so may what the cluster says of itself
+    (:mod:`oskit.cluster.client.server_words`).
     """
     if isinstance(error, TransportFailure):
         is_ours = isinstance(error.info, (ValueError, TypeError))
         return not (is_ours or isinstance(error, SSLError) or "NameResolutionError" in str(error))
-    if not isinstance(error, TransportError):
-        return False
-    recovers = error.status_code == 500 and _RECOVERS.search(f"{error} {error.info}") is not None
-    return recovers or error.status_code in TRANSIENT_STATUS
+    known = heard(error)
+    return known is not None and known.passes == "soon"
 
 
 def was_not_sent(error: BaseException) -> bool:
@@ -195,7 +183,7 @@ class RetryingTransport(Transport):
             return None
         if not may_be_repeated(method, url) and not was_not_sent(failure):
             return None
-        return patience.wait_s(failure)
+        return patience.wait_s(heard(failure))
 
 
 def policy_of(client: OpenSearch) -> RetryPolicy:
@@ -220,7 +208,7 @@ def _was_done_before(method: str, failure: TransportError) -> bool:
     """Whether the refusal of a repeated request means that the first one, whose answer was lost, was done."""
     if method == "DELETE":
         return bool(failure.status_code == 404)
-    return method == "PUT" and "resource_already_exists_exception" in str(failure)
+    return method == "PUT" and heard(failure) is ALREADY_THERE
 
 
 def tell(failure: BaseException | str, wait_s: float) -> None:
@@ -263,7 +251,7 @@ def with_retries(request: Callable[[], Result], policy: RetryPolicy) -> Result:
         except TransportError as failure:
             # Where nothing was sent, the transport has been patient already.
             passes = is_transient(failure) and not was_not_sent(failure)
-            wait = patience.wait_s(failure) if passes else None
+            wait = patience.wait_s(heard(failure)) if passes else None
             if wait is None:
                 raise
             tell(failure, wait)

@@ -234,16 +234,8 @@ def create_index(client: OpenSearch, info: IndexInfo, settings: IndexSettings) -
         IndexingError: The cluster refuses; for instance it exists.
     """
     check_index_name(info.name)
-    try:
-        with cluster_errors(f"create the index {info.name!r}", IndexingError):
-            client.indices.create(index=info.name, body=index_body(info, settings))
-    except IndexingError as error:
-        if "No handler for type [sparse_vector]" not in error.message and "index.sparse" not in error.message:
-            raise
-        hint = (
-            "sparse_vector needs OpenSearch 3.3 or newer with neural-search; use --index-kind rank_features"
-        )
-        raise IndexingError(error.message, hint=hint) from error
+    with cluster_errors(f"create the index {info.name!r}", IndexingError):
+        client.indices.create(index=info.name, body=index_body(info, settings))
 
 
 def index_body(info: IndexInfo, settings: IndexSettings) -> dict[str, Any]:

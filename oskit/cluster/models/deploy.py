@@ -6,6 +6,7 @@ earlier run left it in. A run that fails removes what it made.
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import asdict, dataclass
 from dataclasses import replace as replace_fields
@@ -15,9 +16,9 @@ from opensearchpy import OpenSearch
 from opensearchpy.exceptions import TransportError
 
 from oskit.archive.archive import Archive
-from oskit.cluster.client.failures import cluster_errors
+from oskit.cluster.client.failures import cluster_errors, error_class
 from oskit.cluster.client.retry import is_transient, policy_of, with_retries
-from oskit.cluster.models.deploy_causes import NODE_IS_GONE, Cause, cause_of, node_errors
+from oskit.cluster.client.server_words import UNDER_WAY, Meaning, meaning
 from oskit.cluster.models.deployment_plan import DeploymentPlan, plan_deployment
 from oskit.cluster.models.predict import is_ready
 from oskit.cluster.models.prediction_parity import Expectation, compare_predictions, expectation
@@ -39,12 +40,11 @@ from oskit.cluster.models.upload import (
     Notify,
     Progress,
     chunks_present,
-    refusal,
     register,
     resolve_group,
     upload,
 )
-from oskit.errors import ClusterError, ClusterSettingsError, ModelError, OskitError, UntrainedEncoderError
+from oskit.errors import ClusterError, ModelError, OskitError, UntrainedEncoderError
 
 DEPLOY_ATTEMPTS = 4
 DEPLOY_PAUSE_S = 5.0
@@ -160,8 +160,31 @@ class _Failure(NamedTuple):
     """Why a deployment failed, in the cluster's words and in ours, and whether some nodes have the model."""
 
     reason: str
-    cause: Cause
+    cause: Meaning
     partial: bool = False
+
+
+_NODE_IS_GONE = Meaning(
+    "", "deployment", "soon", "cluster", "the node that was loading it is gone or was restarted", "Try again"
+)
+
+_UNKNOWN = Meaning(
+    "", "deployment", "never", "cluster", "the cluster could not load it", "The node's log says more"
+)
+
+
+def node_errors(error: str) -> str:
+    """The distinct messages of a task's ``error``, in one line.
+
+    Args:
+        error: JSON of messages by node id; other text stays as it is.
+    """
+    try:
+        by_node = json.loads(error)
+    except ValueError:
+        by_node = None
+    messages = list(dict.fromkeys(map(str, by_node.values()))) if isinstance(by_node, dict) else [error]
+    return " ".join("; ".join(messages).split()) or "no reason given"
 
 
 def _silent_progress(_what: str, _done: int, _total: int) -> None:
@@ -347,18 +370,18 @@ class _Deployment:
             if failure is None:
                 return
             reason, cause, partial = failure
-            attempts += not cause.under_way
-            if attempts == DEPLOY_ATTEMPTS or not cause.passes or time.monotonic() + DEPLOY_PAUSE_S > end:
+            attempts += cause is not UNDER_WAY
+            is_over = attempts == DEPLOY_ATTEMPTS or time.monotonic() + DEPLOY_PAUSE_S > end
+            if is_over or cause.passes != "soon":
                 if partial:
-                    self.notify(f"Some nodes cannot load the model: {cause.problem} ({reason})")
+                    self.notify(f"Some nodes cannot load the model: {cause.means} ({reason})")
                     return
-                kind = ClusterSettingsError if cause.setting else ModelError
-                raise kind(
-                    f"The model {self._archive.name!r} cannot be deployed: {cause.problem} ({reason})",
-                    hint=cause.hint,
+                raise error_class(cause, ModelError)(
+                    f"The model {self._archive.name!r} cannot be deployed: {cause.means} ({reason})",
+                    hint=cause.do,
                 )
             where = "on all nodes " if partial else ""
-            self.notify(f"Not deployed {where}yet, trying again in {DEPLOY_PAUSE_S:g} s: {cause.problem}")
+            self.notify(f"Not deployed {where}yet, trying again in {DEPLOY_PAUSE_S:g} s: {cause.means}")
             time.sleep(DEPLOY_PAUSE_S)
 
     def _deploy_once(self, model_id: str, end: float) -> _Failure | None:
@@ -378,13 +401,13 @@ class _Deployment:
         if task["state"] == "COMPLETED":
             return None
         if task["state"] == "LOST":
-            return _Failure(f"the task {task_id} is lost", NODE_IS_GONE)
+            return _Failure(f"the task {task_id} is lost", _NODE_IS_GONE)
         reason = node_errors(str(task.get("error") or f"the task is {task['state']}"))
-        return _Failure(reason, cause_of(reason), partial=task["state"] == "COMPLETED_WITH_ERROR")
+        cause = meaning(reason, None, "deployment") or _UNKNOWN
+        return _Failure(reason, cause, partial=task["state"] == "COMPLETED_WITH_ERROR")
 
     def _start_deployment(self, model_id: str) -> str | None:
         """The id of the task; None if the answer was lost, but the model is being deployed."""
-        action = f"deploy {self._archive.name!r}"
 
         def attempt() -> str | None:
             try:
@@ -396,11 +419,9 @@ class _Deployment:
                     # A second deployment beside the first would make both fail with a version conflict.
                     if model is not None and model.state in IN_MEMORY_STATES:
                         return None
-                elif error := refusal(failure, action):
-                    raise error from failure
                 raise
 
-        with cluster_errors(action, ModelError):
+        with cluster_errors(f"deploy {self._archive.name!r}", ModelError, "deployment"):
             return with_retries(attempt, policy_of(self._client))
 
     def _finished(self, task_id: str | None, model_id: str) -> dict[str, Any] | None:

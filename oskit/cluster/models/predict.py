@@ -9,7 +9,7 @@ from urllib.parse import quote
 from opensearchpy import OpenSearch
 
 from oskit.archive.text_encoder import KeyFormat, TokenWeights
-from oskit.cluster.client.failures import cluster_errors
+from oskit.cluster.client.failures import cluster_errors, heard
 from oskit.cluster.models.registry import ModelInfo, request, wait_until
 from oskit.errors import ClusterError, ModelError
 
@@ -82,7 +82,8 @@ def is_ready(client: OpenSearch, model: ModelInfo) -> bool:
 
 def means_not_ready(error: ClusterError) -> bool:
     """Whether a request failed because a model is called DEPLOYED, but is not in memory (yet)."""
-    return "Model not ready" in error.message
+    known = heard(error.__cause__)
+    return known is not None and known.passes == "model"
 
 
 def await_ready(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 from opensearchpy import OpenSearch
 
 from oskit.cluster.client.failures import cluster_errors
+from oskit.cluster.client.server_words import PREFIX, settings_call
 from oskit.errors import ClusterAuthError, ClusterSettingsError
 
-PREFIX = "plugins.ml_commons."
 _MEGABYTE = 1024 * 1024
 
 
@@ -37,11 +36,6 @@ class SettingProblem:
     def call(self) -> str | None:
         """The exact request that changes it, for the Dev Tools console or curl."""
         return None if self.value is None else settings_call({self.setting: self.value})
-
-
-def settings_call(values: dict[str, Any]) -> str:
-    """``PUT _cluster/settings`` with its body, as people paste it."""
-    return f"PUT _cluster/settings {json.dumps({'persistent': values})}"
 
 
 def effective_settings(client: OpenSearch) -> dict[str, Any]:

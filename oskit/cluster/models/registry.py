@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +13,8 @@ from typing import Any, TypeVar
 from opensearchpy import OpenSearch
 from opensearchpy.exceptions import ConflictError, NotFoundError, TransportError
 
-from oskit.cluster.client.failures import cluster_errors
+from oskit.cluster.client.failures import cluster_errors, heard
+from oskit.cluster.client.server_words import NO_INDEX
 from oskit.errors import ClusterError, ModelError
 
 Result = TypeVar("Result")
@@ -118,11 +118,6 @@ def request(client: OpenSearch, method: str, path: str, body: Any = None) -> Any
     return client.transport.perform_request(method, ML + path, body=body)
 
 
-def _has_no_index(failure: TransportError) -> bool:
-    """Whether nothing was ever registered here: the index that would hold it does not exist yet."""
-    return "index_not_found_exception" in json.dumps(failure.info, default=str)
-
-
 def search_models(client: OpenSearch, *filters: dict[str, Any]) -> list[ModelInfo]:
     """Models (not the chunks of their archives) that match all filters, newest first."""
     body = {
@@ -140,7 +135,7 @@ def search_models(client: OpenSearch, *filters: dict[str, Any]) -> list[ModelInf
         try:
             answer = request(client, "POST", "/models/_search", body)
         except TransportError as failure:
-            if _has_no_index(failure):
+            if heard(failure) is NO_INDEX:
                 return []
             raise
     return [_model(hit["_id"], hit["_source"]) for hit in answer["hits"]["hits"]]
@@ -163,7 +158,7 @@ def get_model(client: OpenSearch, model_id: str) -> ModelInfo | None:
         except NotFoundError:
             return None
         except TransportError as failure:
-            if _has_no_index(failure):
+            if heard(failure) is NO_INDEX:
                 return None
             raise
 
@@ -358,7 +353,7 @@ def search_groups(client: OpenSearch, query: dict[str, Any]) -> dict[str, str]:
                 client, "POST", "/model_groups/_search", {"query": query, "_source": ["name"], "size": 1000}
             )
         except TransportError as failure:
-            if _has_no_index(failure):
+            if heard(failure) is NO_INDEX:
                 return {}
             raise
     return {hit["_id"]: hit["_source"]["name"] for hit in answer["hits"]["hits"]}

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from opensearchpy import OpenSearch
-from opensearchpy.exceptions import NotFoundError, TransportError
+from opensearchpy.exceptions import TransportError
 
 from oskit.archive.archive import CHUNK_SIZE, Archive
-from oskit.cluster.client.failures import cluster_errors, error_reason
+from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.client.retry import is_transient, policy_of, with_retries
-from oskit.cluster.models.deploy_causes import cause_of
 from oskit.cluster.models.registry import ML, get_model, request, search_groups, search_models, wait_until
-from oskit.errors import ArchiveError, ClusterError, ClusterSettingsError, ModelError
+from oskit.errors import ArchiveError, ModelError
 
 Progress = Callable[[str, int, int], None]
 """Told what happens, how much of it is done, and how much there is (0 if it has no size)."""
@@ -25,16 +24,6 @@ Notify = Callable[[str], None]
 """Told what a person should know, one line each."""
 
 REGISTERED_WAIT_S = 60.0
-
-
-def refusal(failure: TransportError, action: str) -> ClusterError | None:
-    """The error for a refusal whose cause is known; None if it is not."""
-    reason = error_reason(failure)
-    cause = cause_of(reason)
-    if not isinstance(failure.status_code, int) or cause_of("") is cause:
-        return None
-    kind = ClusterSettingsError if cause.setting else ModelError
-    return kind(f"Cannot {action}: {cause.problem} ({reason})", hint=cause.hint)
 
 
 def resolve_group(client: OpenSearch, group: str, description: str) -> tuple[str, bool]:
@@ -67,7 +56,6 @@ def register(client: OpenSearch, archive: Archive, *, name: str, group_id: str |
     body = {**archive.register_body(), "name": name}
     if group_id is not None:
         body["model_group_id"] = group_id
-    action = f"register {name!r}"
 
     def attempt() -> str:
         try:
@@ -75,14 +63,12 @@ def register(client: OpenSearch, archive: Archive, *, name: str, group_id: str |
                 client.transport.perform_request("POST", f"{ML}/models/_register_meta", body=body)["model_id"]
             )
         except TransportError as failure:
-            if error := refusal(failure, action):
-                raise error from failure
             # Each request makes a model: one whose answer was lost must be found, not made again.
             if is_transient(failure) and (lost := _just_registered(client, archive, name)):
                 return lost
             raise
 
-    with cluster_errors(action, ModelError):
+    with cluster_errors(f"register {name!r}", ModelError, "deployment"):
         return with_retries(attempt, policy_of(client))
 
 
@@ -154,13 +140,8 @@ def upload(
 def _send(client: OpenSearch, model_id: str, number: int, total: int, chunk: bytes) -> None:
     name = f"chunk {number + 1} of {total}"
     with cluster_errors(f"upload {name} of the model {model_id}", ModelError):
-        try:
-            # The content type stays JSON: ML Commons refuses application/octet-stream with 406.
-            request(client, "POST", f"/models/{model_id}/upload_chunk/{number}", chunk)
-        except TransportError as failure:
-            if "Failed to find model" in error_reason(failure):
-                raise NotFoundError(404, "the model was deleted meanwhile", {}) from failure
-            raise
+        # The content type stays JSON: ML Commons refuses application/octet-stream with 406.
+        request(client, "POST", f"/models/{model_id}/upload_chunk/{number}", chunk)
 
 
 def _registered(client: OpenSearch, model_id: str) -> bool | None:

@@ -8,9 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
-from opensearchpy.exceptions import TransportError
-
-from oskit.cluster.client.failures import error_reason, translate
+from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.index.mapping import IndexInfo, read_index
 from oskit.cluster.models.predict import await_ready, means_not_ready, predict
 from oskit.cluster.models.registry import ModelInfo, find_model, list_models
@@ -32,8 +30,6 @@ DEFAULT_ANALYZER = "bert-uncased"
 
 TWO_PHASE = {"prune_ratio": 0.4, "expansion_rate": 5.0, "max_window_size": 10_000}
 """OpenSearch's defaults for the two phases: heavy tokens first, the others only to rescore."""
-
-_NUMBER_OF_TOKENS_HINT = "The query has more tokens than a query may have (1,024): use a shorter one"
 
 
 @dataclass(frozen=True)
@@ -383,10 +379,8 @@ def analyzer_weights(client: OpenSearch, info: IndexInfo, analyzer: str, text: s
     Keys are token texts. An analyzer does not tell its token ids.
     """
     body = {"analyzer": analyzer, "text": text, "explain": True, "attributes": ["payload"]}
-    try:
+    with cluster_errors(f"search the index {info.name!r}", SearchError):
         answer = client.indices.analyze(index=info.name, body=body)
-    except TransportError as failure:
-        raise _search_error(failure, info) from failure
     detail = answer["detail"]
     tokens = (detail.get("analyzer") or {}).get("tokens") or []
     return {token["token"]: _payload_weight(token.get("payload")) for token in tokens}
@@ -412,28 +406,9 @@ def _hit(hit: Mapping[str, Any], info: IndexInfo, weights: Mapping[str, float] |
 
 
 def _send(client: OpenSearch, info: IndexInfo, body: dict[str, Any]) -> dict[str, Any]:
-    try:
+    with cluster_errors(f"search the index {info.name!r}", SearchError):
         answer: dict[str, Any] = client.search(index=info.name, body=body)
-    except TransportError as failure:
-        raise _search_error(failure, info) from failure
     if answer.get("timed_out") or answer["_shards"]["failed"]:
         failed = answer["_shards"]["failed"]
         raise SearchError(f"the answer of {info.name!r} is incomplete: {failed} shards failed")
     return answer
-
-
-_HINTS = (
-    (r"analyzer \[.*\] not found|failed to find global analyzer", "Use bert-uncased or mbert-uncased"),
-    (r"Model not ready|not deployed", "Deploy the model: oskit models, oskit deploy"),
-    (r"maxClauseCount|too_many_clauses", _NUMBER_OF_TOKENS_HINT),
-    (r"valid integer", "The index is keyed by token ids: search by model or with an encoder"),
-    (r"weight must be in", "OpenSearch takes query weights above 0 and up to 64"),
-)
-
-
-def _search_error(failure: TransportError, info: IndexInfo) -> ClusterError:
-    reason = error_reason(failure)
-    hint = next((hint for pattern, hint in _HINTS if re.search(pattern, reason, re.IGNORECASE)), None)
-    if hint is None:
-        return translate(failure, f"search the index {info.name!r}", SearchError)
-    return SearchError(f"cannot search the index {info.name!r}: {reason}", hint=hint)

@@ -7,7 +7,7 @@ on a real one.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from opensearchpy import OpenSearch
@@ -16,18 +16,21 @@ from oskit.cluster.client.connection import ConnectionSettings, connect
 from oskit.cluster.client.retry import RetryPolicy
 from tests.http_server import HttpServer, Reply, Request
 
+Item = int | tuple[int, str]
+
 
 class ScriptedBulk(HttpServer):
     """Use as a context manager.
 
     Args:
-        script: Called with the ids of a request; gives a status for the whole request, or one for each item.
+        script: Called with the ids of a request; gives a reply or a status for the whole request, or for each
+            item a status, or a status and the cluster's words.
 
     Attributes:
         requests: The ids of each request so far.
     """
 
-    def __init__(self, script: Callable[[list[str]], int | list[int]]) -> None:
+    def __init__(self, script: Callable[[list[str]], Reply | int | Sequence[Item]]) -> None:
         super().__init__(self._answer)
         self.requests: list[list[str]] = []
         self._script = script
@@ -44,14 +47,19 @@ class ScriptedBulk(HttpServer):
         return connect(settings, policy=policy)
 
 
-def _reply(statuses: int | list[int]) -> Reply:
-    if isinstance(statuses, int):
-        reason = {"type": "some_exception", "reason": f"whole request {statuses}"}
-        return Reply(statuses, {"error": {"root_cause": [reason], **reason}, "status": statuses})
-    return Reply(body={"items": [{"index": _item(status)} for status in statuses]})
+def _reply(answer: Reply | int | Sequence[Item]) -> Reply:
+    if isinstance(answer, Reply):
+        return answer
+    if isinstance(answer, int):
+        reason = {"type": "some_exception", "reason": f"whole request {answer}"}
+        return Reply(answer, {"error": {"root_cause": [reason], **reason}, "status": answer})
+    return Reply(body={"items": [{"index": _item(item)} for item in answer]})
 
 
-def _item(status: int) -> dict[str, Any]:
+def _item(item: Item) -> dict[str, Any]:
+    if isinstance(item, tuple):
+        return {"status": item[0], "error": {"type": "some_exception", "reason": item[1]}}
+    status = item
     if status < 300:
         return {"status": status}
     cause = {"type": "illegal_argument_exception", "reason": "because"}

@@ -14,7 +14,8 @@ from scripted_bulk import ScriptedBulk
 from oskit.cluster.client.retry import RetryPolicy
 from oskit.cluster.ingest.bulk import BulkItem, BulkOutcome, BulkSender
 from oskit.data.documents import Document
-from oskit.errors import ClusterAuthError, ClusterError, IndexingError
+from oskit.errors import ClusterAuthError, ClusterConnectionError, ClusterError, IndexingError
+from tests.http_server import Reply
 
 FAST = RetryPolicy(attempts=4, first_wait_s=0.001, max_wait_s=0.002)
 
@@ -58,7 +59,7 @@ def test_a_document_that_the_cluster_is_too_busy_for_ends_the_load(status: int):
     outcome = BulkOutcome()
     with (
         ScriptedBulk(lambda ids: [status if i == "2" else 201 for i in ids]) as server,
-        pytest.raises(IndexingError, match="--workers, or wait longer"),
+        pytest.raises(IndexingError, match="wait longer with --retry-for"),
     ):
         BulkSender(server.client(FAST), "i").send(items(4), outcome)
     assert (outcome.indexed, outcome.refused) == (3, [])
@@ -103,6 +104,36 @@ def test_what_is_no_documents_fault_ends_the_load(status: int):
     ):
         BulkSender(server.client(FAST), "i").send(items(3), outcome)
     assert outcome.indexed == 2, "the rest of the answer is known"
+
+
+def test_a_setting_that_changes_under_the_load_costs_no_document():
+    words = "Local Model is currently disabled. To enable it, update the setting ..."
+    outcome = BulkOutcome()
+    with (
+        ScriptedBulk(lambda ids: [201, (400, words)]) as server,
+        pytest.raises(IndexingError, match="runs no models of its own") as raised,
+    ):
+        BulkSender(server.client(FAST), "i").send(items(2), outcome)
+    assert (outcome.indexed, outcome.refused) == (1, [])
+    assert "local_model.enabled" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "page", "words"),
+    [
+        (200, b"<html><title>Log in</title></html>", "login page"),
+        (302, b"<html><title>302 Found</title></html>", "another address"),
+        (400, b"<title>400 The plain HTTP request was sent to HTTPS port</title>", "https:"),
+    ],
+)
+def test_what_a_gateway_says_is_about_no_document(status: int, page: bytes, words: str):
+    outcome = BulkOutcome()
+    with (
+        ScriptedBulk(lambda ids: Reply(status, page, {"Content-Type": "text/html"})) as server,
+        pytest.raises(ClusterConnectionError, match=words),
+    ):
+        BulkSender(server.client(FAST), "i").send(items(3), outcome)
+    assert (outcome.indexed, outcome.refused, len(server.requests)) == (0, [], 1)
 
 
 def test_waiting_for_documents_is_told(caplog: pytest.LogCaptureFixture):

@@ -186,7 +186,7 @@ class TestAnswers:
                 b'{"error":{"root_cause":[],"type":"security_exception","reason":"no permissions for '
                 b'[cluster:admin/x] and User [name=ada, backend_roles=[]]"}}',
                 ClusterAuthError,
-                "lacks the permission cluster:admin/x",
+                "lacks a permission (403: no permissions for [cluster:admin/x])",
             ),
             (
                 403,
@@ -218,7 +218,7 @@ class TestAnswers:
                 413,
                 b"<html><head><title>413 Request Entity Too Large</title></head><body>nginx</body></html>",
                 ClusterError,
-                "(413 Request Entity Too Large). Allow 10 MB",
+                "413 Request Entity Too Large). Allow 10 MB",
             ),
             (
                 400,
@@ -231,6 +231,12 @@ class TestAnswers:
                 b'{"error":{"type":"index_closed_exception","reason":"closed","index":"articles"}}',
                 ClusterError,
                 "POST articles/_open",
+            ),
+            (
+                302,
+                b"<title>302 Found</title>",
+                ClusterConnectionError,
+                "(302: 302 Found). Give the cluster's",
             ),
             (400, b"The plain HTTP request was sent to HTTPS port", ClusterConnectionError, "https:"),
             (

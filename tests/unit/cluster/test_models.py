@@ -11,41 +11,11 @@ import pytest
 
 from oskit.archive.archive import open_archive
 from oskit.cli.commands.models import delete
-from oskit.cluster.models.deploy import deploy_archive
-from oskit.cluster.models.deploy_causes import cause_of, node_errors
+from oskit.cluster.models.deploy import deploy_archive, node_errors
 from oskit.cluster.models.deployment_plan import archives_in
 from oskit.cluster.models.prediction_parity import TEXTS, expectation, largest_difference
 from oskit.cluster.models.preflight import SettingProblem, parse_bytes, raise_for_problems
 from oskit.errors import ArchiveError, ClusterSettingsError, UntrainedEncoderError
-
-# As OpenSearch 3.6.0 said them, each provoked on purpose.
-SEEN = {
-    '{"node":"Invalid input tensor name: input1.input_ids"}': "inputs are not named",
-    '{"n":"Error code - ORT_FAIL - Unsupported model IR version: 11, max supported IR version: 9"}': "newer",
-    '{"n":"Error code - ORT_INVALID_PROTOBUF - message: Protobuf parsing failed."}': "damaged",
-    '{"n":"PytorchStreamReader failed reading zip archive: failed finding central directory"}': "damaged",
-    '{"n":"forward() Expected a value of type Tensor for argument a"}': "one dictionary",
-    '{"n":"Tokenizer file not exits: /x/tokenizer.json"}': "tokenizer.json",
-    '{"n":"found multiple models"}': "exactly one model file",
-    '{"n":"model content changed"}': "not what was announced",
-    '{"n":"Archive is not a ZIP archive"}': "not a zip file",
-    '{"n":"class o.BaseModelConfig cannot be cast to class o.TextEmbeddingModelConfig"}': "model_config",
-    '{"n":"Exceed max local model per node limit"}': "as many models as it may",
-    '{"n":"Memory Circuit Breaker is open, please check your resources!"}': "heap is too full",
-    '{"n":"Disk Circuit Breaker is open, please check your resources!"}': "too little free disk",
-    '{"n":"exceed max running task limit"}': "busy deploying",
-    "no eligible node found": "no node may run",
-    '{"n":"https://publish.djl.ai/pytorch/2.5.1/files.txt: connect timed out"}': "PyTorch libraries",
-    '{"n":"Unknown builtin op: aten::scaled_dot_product_attention."}': "operator",
-    '{"n":"data did not match any variant of untagged enum ModelUntagged"}': "tokenizer.json",
-}
-
-
-@pytest.mark.parametrize("error", SEEN)
-def test_known_causes(error: str) -> None:
-    cause = cause_of(node_errors(error))
-    assert SEEN[error] in cause.problem
-    assert cause.hint
 
 
 def test_the_words_of_several_nodes() -> None:

@@ -22,11 +22,12 @@ from oskit.cli.main import main
 from oskit.cluster.client import retry
 from oskit.cluster.client.connection import ConnectionSettings, connect
 from oskit.cluster.client.retry import Patience, RetryPolicy, is_transient, with_retries
+from oskit.cluster.client.server_words import HEAP_PAUSE_S, meaning
 from tests.http_server import HttpServer, Reply, Request
 
 QUICK = RetryPolicy(attempts=3, first_wait_s=0, max_wait_s=0)
 BUSY = TransportError(503, "unavailable", {})
-BREAKER = TransportError(429, "circuit_breaking_exception", {"error": {"reason": "[parent] Data too large"}})
+BREAKER = meaning("circuit_breaking_exception: [parent] Data too large", 429, "request")
 
 
 @pytest.mark.parametrize(
@@ -94,27 +95,27 @@ def test_a_refusal_is_final() -> None:
 def test_waits_grow_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("random.uniform", lambda _, upper: upper)
     patience = Patience(RetryPolicy(retry_for_s=120, first_wait_s=1, max_wait_s=15))
-    assert [patience.wait_s(BUSY) for _ in range(6)] == [1, 2, 4, 8, 15, 15]
+    assert [patience.wait_s() for _ in range(6)] == [1, 2, 4, 8, 15, 15]
 
 
 def test_patience_ends_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     patience = Patience(RetryPolicy(retry_for_s=60, first_wait_s=1, max_wait_s=1))
-    assert patience.wait_s(BUSY) is not None
+    assert patience.wait_s() is not None
     now = 1058.9
-    assert patience.wait_s(BUSY) is not None
+    assert patience.wait_s() is not None
     now = 1060.0
-    assert patience.wait_s(BUSY) is None
+    assert patience.wait_s() is None
 
 
 def test_no_patience_is_no_second_attempt() -> None:
-    assert Patience(RetryPolicy(retry_for_s=0)).wait_s(BUSY) is None
+    assert Patience(RetryPolicy(retry_for_s=0)).wait_s() is None
 
 
 def test_a_full_heap_is_given_time_for_garbage_collection() -> None:
     patience = Patience(RetryPolicy(first_wait_s=0, max_wait_s=0))
-    assert [patience.wait_s(BUSY), patience.wait_s(BREAKER)] == [0, retry.HEAP_PAUSE_S]
+    assert [patience.wait_s(), patience.wait_s(BREAKER)] == [0, HEAP_PAUSE_S]
 
 
 Answer = int | str
