@@ -186,4 +186,5 @@ class NodeError(OskitError):
 
 def first_line(error: BaseException, limit: int = 300) -> str:
     """What another library's error says, one line of at most ``limit`` characters; its class if nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:limit]
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return " ".join(line.split())[:limit]

@@ -8,7 +8,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, Protocol
 
 from oskit.archive.archive import Archive
-from oskit.errors import ArchiveError, EncoderError, MissingDependencyError
+from oskit.errors import ArchiveError, EncoderError, MissingDependencyError, first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,9 +106,8 @@ class TorchScriptBackend:
                 warnings.simplefilter("ignore", DeprecationWarning)
                 self._module: Any = torch.jit.load(content, map_location="cpu").eval()
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
             raise ArchiveError(
-                f"{archive.path}: torch cannot load {archive.model_file}: {reason}",
+                f"{archive.path}: torch cannot load {archive.model_file}: {first_line(error)}",
                 hint="Export the encoder again with `oskit export`.",
             ) from error
 

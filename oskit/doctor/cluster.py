@@ -7,13 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from packaging.version import InvalidVersion, Version
 
-from oskit.cluster.client.connection import (
-    ClusterInfo,
-    ConnectionSettings,
-    cluster_errors,
-    cluster_info,
-    connect,
-)
+from oskit.cluster.client.connection import ClusterInfo, ConnectionSettings, cluster_info, connect
+from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.client.retry import RetryPolicy
 from oskit.cluster.models.preflight import effective_settings, model_setting_problems
 from oskit.cluster.models.registry import list_models, placement

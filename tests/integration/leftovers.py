@@ -5,12 +5,12 @@ from __future__ import annotations
 from opensearchpy import OpenSearch
 
 from oskit.archive.archive import Archive
-from oskit.cluster.models.registry import list_models, search_groups, search_models, wait_until
+from oskit.cluster.models.registry import list_models, search_groups, wait_until
 
 
 def models_of(client: OpenSearch, archive: Archive) -> list[str]:
     """Ids of the models with its content."""
-    found = search_models(client, {"term": {"model_content_hash_value": archive.sha256}})
+    found = list_models(client, {"term": {"model_content_hash_value": archive.sha256}})
     return [model.model_id for model in found]
 
 

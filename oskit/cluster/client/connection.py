@@ -20,22 +20,12 @@ from opensearchpy.exceptions import ConnectionError as TransportFailure
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_validator, model_validator
 
 from oskit.cluster.client.aws import signer
-from oskit.cluster.client.failures import cluster_errors, error_reason
+from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.client.retry import RETRY_FOR_S, RetryingTransport, RetryPolicy
 from oskit.errors import ClusterConnectionError, UsageError
 
 if TYPE_CHECKING:
     from typing import Self
-
-__all__ = [
-    "ClusterInfo",
-    "ConnectionSettings",
-    "NodeInfo",
-    "cluster_errors",
-    "cluster_info",
-    "connect",
-    "error_reason",
-]
 
 DEFAULT_URL = "http://localhost:9200"
 DEFAULT_TIMEOUT_S = 60.0

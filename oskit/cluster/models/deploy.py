@@ -284,29 +284,20 @@ class _Deployment:
                 self._made_model = model_id
                 self.notify(f"Going on with the interrupted upload of {model_id}")
                 present = chunks_present(self._client, model_id)
-                self._upload(model_id, present)
+                upload(self._client, self._archive, model_id, present=present, progress=self._progress)
             return model_id
-        group_id = self._group(plan.name, group)
+        group_id = self._group(group)
         self._made_model = register(self._client, self._archive, name=plan.name, group_id=group_id)
-        self._upload(self._made_model, set())
+        upload(self._client, self._archive, self._made_model, progress=self._progress)
         return self._made_model
 
-    def _group(self, name: str, group: str | None) -> str | None:
+    def _group(self, group: str | None) -> str | None:
         """The group's id, or None to let the cluster make one of the model's name."""
-        if group is not None:
-            group_id, made = resolve_group(self._client, group, self._archive.description)
-            self._made_group = group_id if made else None
-            return group_id
-        return None
-
-    def _upload(self, model_id: str, present: set[int]) -> None:
-        upload(
-            self._client,
-            self._archive,
-            model_id,
-            present=present,
-            progress=self._progress,
-        )
+        if group is None:
+            return None
+        group_id, made = resolve_group(self._client, group, self._archive.description)
+        self._made_group = group_id if made else None
+        return group_id
 
     def _deployed_model(self, model_id: str, plan: DeploymentPlan) -> ModelInfo:
         if plan.action == "reuse" and plan.model is not None:

@@ -10,7 +10,7 @@ from opensearchpy import OpenSearch
 
 from oskit.archive.archive import Archive, open_archive
 from oskit.cluster.models.preflight import SettingProblem, model_setting_problems
-from oskit.cluster.models.registry import ModelInfo, search_groups, search_models
+from oskit.cluster.models.registry import ModelInfo, list_models, search_groups
 from oskit.errors import ArchiveError
 
 Action = Literal["reuse", "await", "deploy", "resume", "upload"]
@@ -92,7 +92,7 @@ def _same_content(
 ) -> list[ModelInfo]:
     same = [
         model
-        for model in search_models(client, {"term": {"model_content_hash_value": archive.sha256}})
+        for model in list_models(client, {"term": {"model_content_hash_value": archive.sha256}})
         if model.function_name == archive.function_name and name in (None, model.name)
     ]
     if group is None:
@@ -115,7 +115,7 @@ def _is_usable(model: ModelInfo, archive: Archive) -> bool:
 def _other_content(client: OpenSearch, archive: Archive, name: str) -> tuple[ModelInfo, ...]:
     return tuple(
         model
-        for model in search_models(client, {"term": {"name.keyword": name}})
+        for model in list_models(client, {"term": {"name.keyword": name}})
         if model.sha256 != archive.sha256
         and (model.function_name, model.format) == (archive.function_name, archive.model_format)
     )

@@ -11,6 +11,7 @@ from opensearchpy import OpenSearch
 from oskit.archive.text_encoder import KeyFormat, TokenWeights
 from oskit.cluster.client.failures import cluster_errors, heard
 from oskit.cluster.models.registry import ModelInfo, request, wait_until
+from oskit.data.values import clean_text
 from oskit.errors import ClusterError, ModelError
 
 READY_WAIT_S = 120.0
@@ -39,7 +40,7 @@ def predict(
     """
     if not texts:
         return []
-    body: dict[str, Any] = {"text_docs": [_well_formed(text) for text in texts]}
+    body: dict[str, Any] = {"text_docs": [clean_text(text) for text in texts]}
     if key == "id":
         body["parameters"] = {"sparse_embedding_format": "TOKEN_ID"}
     path = f"/_predict/{function_name.lower()}/{quote(model_id, safe='')}"
@@ -120,8 +121,3 @@ def _weights(result: dict[str, Any]) -> TokenWeights:
     return dict(
         sorted(((str(name), float(weight)) for name, weight in response.items()), key=lambda item: -item[1])
     )
-
-
-def _well_formed(text: str) -> str:
-    """Lone surrogates have no UTF-8 and so no JSON; they become U+FFFD, as in the archive's encoder."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

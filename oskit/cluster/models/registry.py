@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from opensearchpy import OpenSearch
 from opensearchpy.exceptions import ConflictError, NotFoundError, TransportError
@@ -118,8 +119,24 @@ def request(client: OpenSearch, method: str, path: str, body: Any = None) -> Any
     return client.transport.perform_request(method, ML + path, body=body)
 
 
-def search_models(client: OpenSearch, *filters: dict[str, Any]) -> list[ModelInfo]:
-    """Models (not the chunks of their archives) that match all filters, newest first."""
+def _search(client: OpenSearch, what: str, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """Hits; none where nothing was ever registered, and so no index is there to hold it."""
+    with cluster_errors(f"list the {what}", ModelError):
+        try:
+            hits: list[dict[str, Any]] = request(client, "POST", path, body)["hits"]["hits"]
+        except TransportError as failure:
+            if heard(failure) is NO_INDEX:
+                return []
+            raise
+    return hits
+
+
+def list_models(client: OpenSearch, *filters: dict[str, Any]) -> list[ModelInfo]:
+    """The models that we may see (not the chunks of their archives) and that match all filters, newest first.
+
+    Raises:
+        ModelError: The cluster has no ML Commons, or refuses.
+    """
     body = {
         "query": {
             "bool": {
@@ -131,23 +148,7 @@ def search_models(client: OpenSearch, *filters: dict[str, Any]) -> list[ModelInf
         "sort": [{"created_time": {"order": "desc", "unmapped_type": "date"}}],
         "size": MAX_MODELS,
     }
-    with cluster_errors("list the models", ModelError):
-        try:
-            answer = request(client, "POST", "/models/_search", body)
-        except TransportError as failure:
-            if heard(failure) is NO_INDEX:
-                return []
-            raise
-    return [_model(hit["_id"], hit["_source"]) for hit in answer["hits"]["hits"]]
-
-
-def list_models(client: OpenSearch) -> list[ModelInfo]:
-    """All models that we may see, newest first.
-
-    Raises:
-        ModelError: The cluster has no ML Commons, or refuses.
-    """
-    return search_models(client)
+    return [_model(hit["_id"], hit["_source"]) for hit in _search(client, "models", "/models/_search", body)]
 
 
 def get_model(client: OpenSearch, model_id: str) -> ModelInfo | None:
@@ -155,18 +156,21 @@ def get_model(client: OpenSearch, model_id: str) -> ModelInfo | None:
     with cluster_errors(f"read the model {model_id}", ModelError):
         try:
             return _model(model_id, request(client, "GET", f"/models/{_quoted(model_id)}"))
-        except NotFoundError:
-            return None
         except TransportError as failure:
-            if heard(failure) is NO_INDEX:
+            if failure.status_code == 404 or heard(failure) is NO_INDEX:
                 return None
             raise
 
 
-def _quoted(model_id: str) -> str:
-    from urllib.parse import quote
+def _existing(client: OpenSearch, model_id: str) -> ModelInfo:
+    model = get_model(client, model_id)
+    if model is None:
+        raise ModelError(f"There is no model with the id {model_id}", hint="List them with: oskit models")
+    return model
 
-    return quote(model_id, safe="")
+
+def _quoted(name: str) -> str:
+    return quote(name, safe="")
 
 
 def find_model(client: OpenSearch, name_or_id: str) -> ModelInfo:
@@ -286,9 +290,7 @@ def undeploy_model(client: OpenSearch, model_id: str, *, wait_s: float = 60) -> 
     Raises:
         ModelError: There is no such model, or it is still deployed after ``wait_s`` seconds.
     """
-    model = get_model(client, model_id)
-    if model is None:
-        raise ModelError(f"There is no model with the id {model_id}", hint="List them with: oskit models")
+    model = _existing(client, model_id)
     if model.state not in IN_MEMORY_STATES | {"DEPLOY_FAILED"}:
         return model
     end = time.monotonic() + wait_s
@@ -322,9 +324,7 @@ def delete_model(client: OpenSearch, model_id: str, *, force: bool = False, wait
     Raises:
         ModelError: There is no such model, or a pipeline uses it.
     """
-    model = get_model(client, model_id)
-    if model is None:
-        raise ModelError(f"There is no model with the id {model_id}", hint="List them with: oskit models")
+    model = _existing(client, model_id)
     users = [] if force else pipelines_using(client, model_id)
     if users:
         raise ModelError(
@@ -335,35 +335,23 @@ def delete_model(client: OpenSearch, model_id: str, *, force: bool = False, wait
     # 404: there was a first attempt whose answer was lost
     with cluster_errors(f"delete the model {model_id}", ModelError), contextlib.suppress(NotFoundError):
         request(client, "DELETE", f"/models/{_quoted(model_id)}")
-    if model.group_id and group_name(client, model.group_id) == model.name:
+    own = search_groups(client, {"ids": {"values": [model.group_id]}}) if model.group_id else {}
+    if model.group_id and own.get(model.group_id) == model.name:
         delete_empty_group(client, model.group_id)
-
-
-def group_name(client: OpenSearch, group_id: str) -> str | None:
-    """Name of a model group, or None if there is none of this id."""
-    groups = search_groups(client, {"ids": {"values": [group_id]}})
-    return groups.get(group_id)
 
 
 def search_groups(client: OpenSearch, query: dict[str, Any]) -> dict[str, str]:
     """Model groups that match the query: name by id."""
-    with cluster_errors("list the model groups", ModelError):
-        try:
-            answer = request(
-                client, "POST", "/model_groups/_search", {"query": query, "_source": ["name"], "size": 1000}
-            )
-        except TransportError as failure:
-            if heard(failure) is NO_INDEX:
-                return {}
-            raise
-    return {hit["_id"]: hit["_source"]["name"] for hit in answer["hits"]["hits"]}
+    body = {"query": query, "_source": ["name"], "size": 1000}
+    found = _search(client, "model groups", "/model_groups/_search", body)
+    return {hit["_id"]: hit["_source"]["name"] for hit in found}
 
 
 def delete_empty_group(client: OpenSearch, group_id: str) -> bool:
     """Delete a model group unless it has models; whether it is gone."""
     if any(
         get_model(client, model.model_id)
-        for model in search_models(client, {"term": {"model_group_id": group_id}})
+        for model in list_models(client, {"term": {"model_group_id": group_id}})
     ):
         return False
 

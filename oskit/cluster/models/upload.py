@@ -14,7 +14,7 @@ from opensearchpy.exceptions import TransportError
 from oskit.archive.archive import CHUNK_SIZE, Archive
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.client.retry import is_transient, policy_of, with_retries
-from oskit.cluster.models.registry import ML, get_model, request, search_groups, search_models, wait_until
+from oskit.cluster.models.registry import ML, get_model, list_models, request, search_groups, wait_until
 from oskit.errors import ArchiveError, ModelError
 
 Progress = Callable[[str, int, int], None]
@@ -73,7 +73,7 @@ def register(client: OpenSearch, archive: Archive, *, name: str, group_id: str |
 
 
 def _just_registered(client: OpenSearch, archive: Archive, name: str) -> str | None:
-    found = search_models(client, {"term": {"model_content_hash_value": archive.sha256}})
+    found = list_models(client, {"term": {"model_content_hash_value": archive.sha256}})
     return next(
         (model.model_id for model in found if model.state == "REGISTERING" and model.name == name), None
     )

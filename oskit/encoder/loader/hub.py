@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from oskit.errors import BrokenEncoderError, EncoderError, EncoderNotFoundError, HubAccessError
+from oskit.errors import BrokenEncoderError, EncoderError, EncoderNotFoundError, HubAccessError, first_line
 
 Result = TypeVar("Result")
 
@@ -327,5 +327,4 @@ def _one_line(error: BaseException) -> str:
     """The first line of the deepest reason; huggingface_hub wraps its own advice around it."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = str(error).strip()
-    return " ".join((text.splitlines()[0] if text else type(error).__name__).split())[:200]
+    return first_line(error, 200)

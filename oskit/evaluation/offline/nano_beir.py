@@ -10,7 +10,7 @@ from typing import Any
 
 from oskit.data.collection import Collection
 from oskit.data.documents import Document
-from oskit.errors import DataError, MissingDependencyError, UsageError
+from oskit.errors import DataError, MissingDependencyError, UsageError, first_line
 
 SOURCE = "sentence-transformers/NanoBEIR-en"
 
@@ -84,9 +84,8 @@ def _rows(source: str, part: str, split: str, columns: tuple[str, ...]) -> list[
     try:
         table = datasets.load_dataset(source, part, split=split)
     except Exception as error:  # the Hub's, the network's or the builder's: there is no common base
-        reason = " ".join((str(error).strip().splitlines() or [type(error).__name__])[0].split())[:300]
         raise DataError(
-            f"{part} of {split} cannot be loaded from {source}: {reason}",
+            f"{part} of {split} cannot be loaded from {source}: {first_line(error)}",
             hint="NanoBEIR comes from the Hugging Face Hub: check the network, HF_HUB_OFFLINE and the name.",
         ) from error
     if missing := [column for column in columns if column not in table.column_names]:

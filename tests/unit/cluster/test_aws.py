@@ -14,7 +14,8 @@ from urllib.parse import parse_qsl, quote
 import pytest
 
 from oskit.cli.main import main
-from oskit.cluster.client.connection import ConnectionSettings, cluster_errors, connect
+from oskit.cluster.client.connection import ConnectionSettings, connect
+from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.client.retry import RetryPolicy
 from oskit.errors import ClusterAuthError, UsageError
 from tests.http_server import HttpServer, Reply, Request

@@ -14,13 +14,8 @@ from typing import Any
 import pytest
 import trustme
 
-from oskit.cluster.client.connection import (
-    ConnectionSettings,
-    cluster_errors,
-    cluster_info,
-    connect,
-    split_url,
-)
+from oskit.cluster.client.connection import ConnectionSettings, cluster_info, connect, split_url
+from oskit.cluster.client.failures import cluster_errors
 from oskit.errors import (
     ClusterAuthError,
     ClusterConnectionError,
