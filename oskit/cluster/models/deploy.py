@@ -25,7 +25,6 @@ from oskit.cluster.models.prediction_parity import Expectation, compare_predicti
 from oskit.cluster.models.preflight import configure, raise_for_problems
 from oskit.cluster.models.registry import (
     IN_MEMORY_STATES,
-    ML,
     ModelInfo,
     delete_empty_group,
     delete_model,
@@ -142,7 +141,7 @@ def deploy_archive(
             made is removed again.
     """
     _refuse_untrained(archive, allow_untrained)
-    run = _Deployment(client, archive, wait_s, progress or _silent_progress, notify or _silent)
+    run = _Deployment(client, archive, wait_s, progress or _silent, notify or _silent)
     expected = run.expectation() if compare else None
     plan = plan_deployment(client, archive, name=name, group=group)
     if plan.others and not replace and plan.action not in ("reuse", "await"):
@@ -187,11 +186,7 @@ def node_errors(error: str) -> str:
     return " ".join("; ".join(messages).split()) or "no reason given"
 
 
-def _silent_progress(_what: str, _done: int, _total: int) -> None:
-    return None
-
-
-def _silent(_text: str) -> None:
+def _silent(*_told: object) -> None:
     return None
 
 
@@ -402,8 +397,7 @@ class _Deployment:
 
         def attempt() -> str | None:
             try:
-                answer = self._client.transport.perform_request("POST", f"{ML}/models/{model_id}/_deploy")
-                return str(answer["task_id"])
+                return str(request(self._client, "POST", f"/models/{model_id}/_deploy")["task_id"])
             except TransportError as failure:
                 if is_transient(failure):
                     model = get_model(self._client, model_id)

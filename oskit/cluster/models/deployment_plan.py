@@ -10,7 +10,7 @@ from opensearchpy import OpenSearch
 
 from oskit.archive.archive import Archive, open_archive
 from oskit.cluster.models.preflight import SettingProblem, model_setting_problems
-from oskit.cluster.models.registry import ModelInfo, list_models, search_groups
+from oskit.cluster.models.registry import ModelInfo, groups_called, list_models
 from oskit.errors import ArchiveError
 
 Action = Literal["reuse", "await", "deploy", "resume", "upload"]
@@ -97,9 +97,8 @@ def _same_content(
     ]
     if group is None:
         return same
-    groups = search_groups(client, {"match_all": {}})
-    ids = {group, *(group_id for group_id, group_name in groups.items() if group_name == group)}
-    return [model for model in same if model.group_id in ids]
+    groups = groups_called(client, group)
+    return [model for model in same if model.group_id in groups]
 
 
 def _is_usable(model: ModelInfo, archive: Archive) -> bool:

@@ -347,6 +347,12 @@ def search_groups(client: OpenSearch, query: dict[str, Any]) -> dict[str, str]:
     return {hit["_id"]: hit["_source"]["name"] for hit in found}
 
 
+def groups_called(client: OpenSearch, name_or_id: str) -> list[str]:
+    """Ids of the model groups of this id or name."""
+    known = search_groups(client, {"match_all": {}})
+    return [group_id for group_id, name in known.items() if name_or_id in (group_id, name)]
+
+
 def delete_empty_group(client: OpenSearch, group_id: str) -> bool:
     """Delete a model group unless it has models; whether it is gone."""
     if any(

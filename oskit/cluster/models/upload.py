@@ -14,7 +14,7 @@ from opensearchpy.exceptions import TransportError
 from oskit.archive.archive import CHUNK_SIZE, Archive
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.client.retry import is_transient, policy_of, with_retries
-from oskit.cluster.models.registry import ML, get_model, list_models, request, search_groups, wait_until
+from oskit.cluster.models.registry import get_model, groups_called, list_models, request, wait_until
 from oskit.errors import ArchiveError, ModelError
 
 Progress = Callable[[str, int, int], None]
@@ -32,17 +32,12 @@ def resolve_group(client: OpenSearch, group: str, description: str) -> tuple[str
     Raises:
         ModelError: The cluster refuses the group.
     """
-    known = search_groups(client, {"match_all": {}})
-    if group in known:
-        return group, False
-    for group_id, name in known.items():
-        if name == group:
-            return group_id, False
+    if known := groups_called(client, group):
+        return known[0], False
     with cluster_errors(f"create the model group {group!r}", ModelError):
         # Not retried: a second request after a lost answer would be refused, the name being taken.
-        answer = client.transport.perform_request(
-            "POST", f"{ML}/model_groups/_register", body={"name": group, "description": description}
-        )
+        body = {"name": group, "description": description}
+        answer = request(client, "POST", "/model_groups/_register", body)
     return str(answer["model_group_id"]), True
 
 
@@ -59,9 +54,7 @@ def register(client: OpenSearch, archive: Archive, *, name: str, group_id: str |
 
     def attempt() -> str:
         try:
-            return str(
-                client.transport.perform_request("POST", f"{ML}/models/_register_meta", body=body)["model_id"]
-            )
+            return str(request(client, "POST", "/models/_register_meta", body)["model_id"])
         except TransportError as failure:
             # Each request makes a model: one whose answer was lost must be found, not made again.
             if is_transient(failure) and (lost := _just_registered(client, archive, name)):
