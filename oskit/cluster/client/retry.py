@@ -225,9 +225,9 @@ def tell(failure: BaseException | str, wait_s: float) -> None:
 def _problem(failure: BaseException) -> str:
     if was_not_sent(failure):
         return "The cluster refuses connections"
-    status = getattr(failure, "status_code", None)
-    if isinstance(status, int):
-        return f"The cluster is busy or restarting ({status}: {error_reason(failure)})"
+    if known := heard(failure):
+        said = f"{getattr(failure, 'status_code', '')}: {error_reason(failure)}"
+        return f"{known.means[0].upper()}{known.means[1:]} ({said})"
     return f"The cluster did not answer ({error_reason(failure)})"
 
 

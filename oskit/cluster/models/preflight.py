@@ -10,6 +10,7 @@ from opensearchpy import OpenSearch
 
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.client.server_words import PREFIX, settings_call
+from oskit.cluster.models.registry import list_models
 from oskit.errors import ClusterAuthError, ClusterSettingsError
 
 _MEGABYTE = 1024 * 1024
@@ -68,7 +69,9 @@ def model_setting_problems(
     return [
         *_switches(settings, uploads),
         *_nodes_and_roles(settings, nodes),
-        *_limits(settings, nodes, client, models),
+        *_heap(settings, nodes),
+        *_disk(settings, nodes),
+        *_model_count(settings, client, models),
     ]
 
 
@@ -146,14 +149,6 @@ def _nodes_and_roles(settings: dict[str, Any], nodes: dict[str, Any]) -> Iterato
         )
 
 
-def _limits(
-    settings: dict[str, Any], nodes: dict[str, Any], client: OpenSearch, models: int
-) -> Iterator[SettingProblem]:
-    yield from _heap(settings, nodes)
-    yield from _disk(settings, nodes)
-    yield from _model_count(settings, client, models)
-
-
 def _heap(settings: dict[str, Any], nodes: dict[str, Any]) -> Iterator[SettingProblem]:
     name = f"{PREFIX}jvm_heap_memory_threshold"
     threshold = int(settings.get(name, 85))
@@ -183,8 +178,6 @@ def _disk(settings: dict[str, Any], nodes: dict[str, Any]) -> Iterator[SettingPr
 
 
 def _model_count(settings: dict[str, Any], client: OpenSearch, models: int) -> Iterator[SettingProblem]:
-    from oskit.cluster.models.registry import list_models
-
     name = f"{PREFIX}max_model_on_node"
     limit = int(settings.get(name, 10))
     on_node: dict[str, int] = {}

@@ -249,7 +249,7 @@ def test_the_command_line_says_why_it_waits(capsys: pytest.CaptureFixture[str]) 
     with Server(503) as server:
         assert main(["models", "--url", server.url]) == 0
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("Note: The cluster is busy or restarting (503: because); trying again in ")
+    assert line.startswith("Note: The cluster is not available (503: because); trying again in ")
     with Server(503) as server:
         assert main(["models", "--url", server.url, "--retry-for", "0"]) == 7
 
