@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from opensearchpy import OpenSearch, Transport
 from opensearchpy.exceptions import ConnectionError as TransportFailure
-from opensearchpy.exceptions import SSLError, TransportError
+from opensearchpy.exceptions import SerializationError, SSLError, TransportError
 
 from oskit.cluster.client.failures import causes_of, error_reason, heard
 from oskit.cluster.client.server_words import ALREADY_THERE, Meaning
@@ -36,6 +36,9 @@ _SAFE_POSTS = re.compile(
     r"|/upload_chunk/\d+$"
 )
 """Paths whose POST may be sent twice: they read, or leave the same behind."""
+
+_PLAIN_TEXT = re.compile(r"/_cat(/|$)|/hot_threads$")
+"""Paths that OpenSearch itself answers with something else than JSON."""
 
 _OWN_RETRIES = re.compile(r"/_bulk$")
 """Paths whose caller decides about every document."""
@@ -149,7 +152,11 @@ class RetryingTransport(Transport):
         ignore: Collection[int] = (),
         headers: Mapping[str, str] | None = None,
     ) -> Any:
-        """See :class:`opensearchpy.Transport`; raises the last failure, untouched."""
+        """See :class:`opensearchpy.Transport`; raises the last failure, untouched.
+
+        Raises:
+            SerializationError: The answer is a text, such as a gateway's page, or empty.
+        """
         patience = Patience(self.policy)
         answer_was_lost = False
         while True:
@@ -176,6 +183,8 @@ class RetryingTransport(Transport):
                 time.sleep(wait)
             else:
                 self._has_answered = True
+                if isinstance(answer, str) and not _PLAIN_TEXT.search(url):
+                    raise SerializationError(answer or "an empty answer")
                 return answer
 
     def _wait_s(self, method: str, url: str, failure: TransportError, patience: Patience) -> float | None:

@@ -119,17 +119,20 @@ def test_a_setting_that_changes_under_the_load_costs_no_document():
 
 
 @pytest.mark.parametrize(
-    ("status", "page", "words"),
+    ("status", "page", "kind", "words"),
     [
-        (200, b"<html><title>Log in</title></html>", "login page"),
-        (302, b"<html><title>302 Found</title></html>", "another address"),
-        (400, b"<title>400 The plain HTTP request was sent to HTTPS port</title>", "https:"),
+        (200, b"<html><title>Log in</title></html>", "text/html", "login page.*text/html"),
+        (200, b"Log in first", "text/plain", "login page.*Log in first"),
+        (200, b"", "application/json", "login page.*empty"),
+        (200, b'{"items":[', "application/json", "login page.*items"),
+        (302, b"<html><title>302 Found</title></html>", "text/html", "another address"),
+        (400, b"<title>400 The plain HTTP request was sent to HTTPS port</title>", "text/html", "https:"),
     ],
 )
-def test_what_a_gateway_says_is_about_no_document(status: int, page: bytes, words: str):
+def test_what_a_gateway_says_is_about_no_document(status: int, page: bytes, kind: str, words: str):
     outcome = BulkOutcome()
     with (
-        ScriptedBulk(lambda ids: Reply(status, page, {"Content-Type": "text/html"})) as server,
+        ScriptedBulk(lambda ids: Reply(status, page, {"Content-Type": kind})) as server,
         pytest.raises(ClusterConnectionError, match=words),
     ):
         BulkSender(server.client(FAST), "i").send(items(3), outcome)
