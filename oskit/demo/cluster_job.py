@@ -13,7 +13,7 @@ from oskit.cluster.models.deploy import deploy_archive
 from oskit.cluster.models.registry import delete_model
 from oskit.demo.plan import APPROXIMATE_THRESHOLD, IndexPlan
 from oskit.demo.remembering import Memory, RememberingEncoder
-from oskit.demo.result import DemoIndex, DemoModel, DemoReport
+from oskit.demo.result import DemoIndex, DemoReport
 from oskit.demo.steps import Steps
 from oskit.errors import IndexingError, OskitError
 from oskit.evaluation.live.result import VerificationReport
@@ -56,7 +56,7 @@ class ClusterJob:
         self._steps = steps
         self._models: dict[str, DeployedModel] = {}
         self._indexes: list[str] = []
-        self._memory = Memory()
+        self._memory: Memory = {}
 
     def deploy(self, *, configure: bool) -> None:
         """Deploy every archive; each model's predictions are compared with the archive's.
@@ -78,16 +78,7 @@ class ClusterJob:
                     notify=self._say,
                 )
                 self._models[archive.sha256] = model
-                self._report.models.append(
-                    DemoModel(
-                        name=model.name,
-                        model_id=model.model_id,
-                        function_name=model.function_name,
-                        model_format=archive.model_format,
-                        state=model.state,
-                        max_difference=model.max_difference,
-                    )
-                )
+                self._report.models.append(model)
                 step.result = f"{model.state}, largest difference {model.max_difference or 0:.1e}"
 
     def _say(self, text: str) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from oskit.demo.plan import Format
-from oskit.demo.result import DemoReport, ExportedArchive
+from oskit.demo.result import DemoReport
 from oskit.demo.steps import Steps
 
 if TYPE_CHECKING:
@@ -75,19 +75,21 @@ def export_demo(
 
 def _describe(archive: Archive) -> str:
     recorded = _record(archive)
-    return f"{recorded.file} {recorded.bytes / 1e6:.1f} MB, parity {recorded.parity_max_difference:.1e}"
+    return (
+        f"{recorded['file']} {recorded['bytes'] / 1e6:.1f} MB, parity {recorded['parity_max_difference']:.1e}"
+    )
 
 
-def _record(archive: Archive) -> ExportedArchive:
+def _record(archive: Archive) -> dict[str, Any]:
     assert archive.manifest is not None, "an exported archive has a manifest"
     parity = archive.manifest.parity
-    return ExportedArchive(
-        name=archive.name,
-        kind=archive.kind,
-        model_format=archive.model_format,
-        file=archive.path.name,
-        bytes=archive.size,
-        sha256=archive.sha256,
-        parity_texts=parity.texts,
-        parity_max_difference=parity.max_difference,
-    )
+    return {
+        "name": archive.name,
+        "kind": archive.kind,
+        "model_format": archive.model_format,
+        "file": archive.path.name,
+        "bytes": archive.size,
+        "sha256": archive.sha256,
+        "parity_texts": parity.texts,
+        "parity_max_difference": parity.max_difference,
+    }

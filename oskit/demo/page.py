@@ -29,6 +29,7 @@ def demo_page(report: DemoReport) -> Page:
     proof = tables.headline(report).verification
     cluster, exact, bm25 = proof.run("cluster"), proof.run("exact"), proof.run("BM25")
     wrong = sum(index.verification.wrong_hits for index in report.indexes)
+    trained = tables.training(report)
     hits = sum(index.verification.comparison.hits for index in report.indexes)
     return Page(
         title="From an encoder to proven retrieval",
@@ -51,29 +52,18 @@ def demo_page(report: DemoReport) -> Page:
                 f"p99 {milliseconds(cluster.wall, 'p99')}",
             ),
         ],
-        facts=[(label, value) for label, value in tables.load_rows(report)],
+        facts=[(label, value) for label, value in tables.loaded(report).rows],
         sections=[
-            *_failures(report),
-            *_training(report),
+            *([Section("What is wrong", lines=report.failures)] if report.failures else []),
+            *([Section("Training", tables.training_verdict(report), tables=[trained])] if trained else []),
             _path(report),
             _retrieval(report),
             _agreement(report),
-            _examples(report),
+            examples_section(proof),
         ],
         footer=f"{FOOTER} Collection: see its distribution for authors and licence. "
         + ", ".join(f"{name} {value}" for name, value in report.machine.items()),
     )
-
-
-def _failures(report: DemoReport) -> list[Section]:
-    return [Section("What is wrong", lines=report.failures)] if report.failures else []
-
-
-def _training(report: DemoReport) -> list[Section]:
-    if report.training is None:
-        return []
-    table = Table(tables.TRAINING_COLUMNS, tables.training_rows(report))
-    return [Section("Training", tables.training_verdict(report), tables=[table])]
 
 
 def _path(report: DemoReport) -> Section:
@@ -84,9 +74,9 @@ def _path(report: DemoReport) -> Section:
         "Each archive was opened again and compared with the encoder, "
         "and each model on the cluster with its archive.",
         tables=[
-            Table(tables.ARCHIVE_COLUMNS, tables.archive_rows(report)),
-            Table(tables.MODEL_COLUMNS, tables.model_rows(report), numeric=False),
-            Table(tables.INDEX_COLUMNS, tables.index_rows(report)),
+            tables.archives(report),
+            tables.models(report),
+            tables.indexes(report),
             Table(("Step", "time"), steps),
         ],
         plots=[Plot(plots.rate_bars(rates, "documents per second"), "Ingest, encoding included.")],
@@ -98,7 +88,7 @@ def _retrieval(report: DemoReport) -> Section:
     section = Section(
         "Retrieval",
         "The cluster beside the exact scores in process and beside BM25 in the same cluster.",
-        tables=[Table(tables.QUALITY_COLUMNS, tables.quality_rows(report))],
+        tables=[tables.quality(report)],
         plots=[
             Plot(
                 plots.quality_bars({run.name: run.quality for run in proof.runs}),
@@ -123,7 +113,3 @@ def _agreement(report: DemoReport) -> Section:
     if difference is not None:
         section.plots.insert(0, difference)
     return section
-
-
-def _examples(report: DemoReport) -> Section:
-    return examples_section(tables.headline(report).verification)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from oskit.archive.token_weights import DelegatingEncoder
 
@@ -13,23 +13,8 @@ if TYPE_CHECKING:
     from oskit.archive.archive import Archive
     from oskit.archive.encoder import ArchiveEncoder
 
-Side = Literal["document", "query"]
-
-
-class Memory:
-    """Matrices by archive, side and texts. It never forgets: for small collections only."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[str, Side, tuple[str, ...]], csr_matrix] = {}
-
-    def recall(
-        self, sha256: str, side: Side, texts: Sequence[str], compute: Callable[[], csr_matrix]
-    ) -> csr_matrix:
-        """The matrix of these texts; computed the first time that it is asked for."""
-        key = (sha256, side, tuple(texts))
-        if key not in self._known:
-            self._known[key] = compute()
-        return self._known[key]
+Memory = dict[tuple[str, str, tuple[str, ...]], "csr_matrix"]
+"""Matrices by archive, side and texts. It never forgets: for small collections only."""
 
 
 class RememberingEncoder(DelegatingEncoder["ArchiveEncoder"]):
@@ -51,16 +36,14 @@ class RememberingEncoder(DelegatingEncoder["ArchiveEncoder"]):
 
     def document_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix:
         """Document vectors, shape ``[len(texts), vocabulary.size]``."""
-        return self._memory.recall(
-            self.archive.sha256,
-            "document",
-            texts,
-            lambda: self._encoder.document_matrix(texts, batch_size=batch_size),
-        )
+        key = self.archive.sha256, "document", tuple(texts)
+        if key not in self._memory:
+            self._memory[key] = super().document_matrix(texts, batch_size=batch_size)
+        return self._memory[key]
 
     def query_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix:
         """Query vectors, shape ``[len(texts), vocabulary.size]``."""
-        query = self._encoder.query or self.archive
-        return self._memory.recall(
-            query.sha256, "query", texts, lambda: self._encoder.query_matrix(texts, batch_size=batch_size)
-        )
+        key = (self._encoder.query or self.archive).sha256, "query", tuple(texts)
+        if key not in self._memory:
+            self._memory[key] = super().query_matrix(texts, batch_size=batch_size)
+        return self._memory[key]

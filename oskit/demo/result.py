@@ -5,37 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from oskit.demo.steps import StepRecord
+from oskit.cluster.models.deploy import DeployedModel
+from oskit.demo.steps import Step
 from oskit.errors import VerificationError
 from oskit.evaluation.live.result import VerificationReport
 
 DEMO_SCHEMA = "oskit.demo/1"
-
-
-@dataclass
-class ExportedArchive:
-    """An archive that was exported."""
-
-    name: str
-    kind: str
-    model_format: str
-    file: str
-    bytes: int
-    sha256: str
-    parity_texts: int
-    parity_max_difference: float
-
-
-@dataclass
-class DemoModel:
-    """A model on the cluster."""
-
-    name: str
-    model_id: str
-    function_name: str
-    model_format: str
-    state: str
-    max_difference: float | None
 
 
 @dataclass
@@ -67,7 +42,7 @@ class DemoReport:
         load: The loader's report.
         collection: Name, numbers of documents and queries.
         training: What training brought, before and after; None if the encoder was taken as it is.
-        archives: What was exported.
+        archives: What was exported: files, sizes, and the parity of each.
         models: What was deployed.
         indexes: What was ingested and proved.
         steps: What took how long.
@@ -80,10 +55,10 @@ class DemoReport:
     load: dict[str, Any]
     collection: dict[str, Any]
     training: dict[str, Any] | None = None
-    archives: list[ExportedArchive] = field(default_factory=list)
-    models: list[DemoModel] = field(default_factory=list)
+    archives: list[dict[str, Any]] = field(default_factory=list)
+    models: list[DeployedModel] = field(default_factory=list)
     indexes: list[DemoIndex] = field(default_factory=list)
-    steps: list[StepRecord] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
     seconds: float = 0.0
     url: str | None = None
 
@@ -115,27 +90,16 @@ class DemoReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; ``schema`` names its version."""
+        own = {key: value for key, value in vars(self).items() if key != "url"}
         return {
             "schema": DEMO_SCHEMA,
-            "created": self.created,
             "passed": self.passed,
             "failures": self.failures,
+            **own,
             "seconds": round(self.seconds, 1),
-            "machine": self.machine,
-            "load": self.load,
-            "collection": self.collection,
-            "training": self.training,
-            "archives": [asdict(archive) for archive in self.archives],
             "models": [asdict(model) for model in self.models],
             "indexes": [
-                {
-                    "label": index.label,
-                    "model_format": index.model_format,
-                    "encode": index.encode,
-                    "ingest": index.ingest,
-                    "verification": index.verification.to_dict(),
-                }
-                for index in self.indexes
+                {**vars(index), "verification": index.verification.to_dict()} for index in self.indexes
             ],
             "steps": [asdict(step) for step in self.steps],
         }

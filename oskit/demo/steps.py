@@ -11,20 +11,12 @@ Tell = Callable[[str], None]
 """Shows one line to whoever is waiting."""
 
 
-@dataclass(frozen=True)
-class StepRecord:
-    """A step that is over."""
-
-    name: str
-    seconds: float
-    result: str
-
-
 @dataclass
 class Step:
-    """A step that is under way; ``result`` is what it says when it is over."""
+    """A step; ``result`` is what it says when it is over."""
 
     name: str
+    seconds: float = 0.0
     result: str = ""
 
 
@@ -38,7 +30,7 @@ class Steps:
     """
 
     tell: Tell
-    done: list[StepRecord] = field(default_factory=list)
+    done: list[Step] = field(default_factory=list)
 
     @contextmanager
     def step(self, name: str) -> Iterator[Step]:
@@ -51,6 +43,6 @@ class Steps:
         except BaseException:
             self.tell(f"    failed after {time.perf_counter() - start:.1f} s")
             raise
-        record = StepRecord(name, time.perf_counter() - start, current.result)
-        self.done.append(record)
-        self.tell(f"    {record.result or 'done'} ({record.seconds:.1f} s)")
+        current.seconds = time.perf_counter() - start
+        self.done.append(current)
+        self.tell(f"    {current.result or 'done'} ({current.seconds:.1f} s)")

@@ -12,7 +12,8 @@ from oskit.data.documents import Document
 from oskit.demo import training
 from oskit.demo.result import DemoReport
 from oskit.demo.steps import Steps
-from oskit.demo.tables import training_rows, training_verdict
+from oskit.demo.tables import training as training_table
+from oskit.demo.tables import training_verdict
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import MissingDependencyError
 from oskit.training.recipe.file import load_recipe
@@ -55,7 +56,10 @@ def test_a_run_is_measured_before_and_after_on_held_out_questions(small: None, t
     for figures in (report.training["before"], report.training["after"]):
         assert (figures["queries"], figures["documents"]) == (5, 39)
     assert set(Collection.open(tmp_path / "out" / "held-out").queries) == set(held_out.queries)
-    assert [row[0] for row in training_rows(report)] == ["before", "after"]
+    table = training_table(report)
+    assert table is not None
+    assert [row[0] for row in table.rows] == ["before", "after"]
+    assert all(len(row) == len(table.columns) for row in table.rows)
     assert "5 held-out questions" in training_verdict(report)
     assert "nDCG@10" in told[-1]
     # The same folder again: the run is there already, and is told about without being done again.
@@ -77,5 +81,5 @@ def test_without_the_teacher_the_extra_is_named(
 
 def test_a_demo_without_training_tells_nothing_of_it() -> None:
     report = DemoReport("", {}, {}, {})
-    assert training_rows(report) == []
+    assert training_table(report) is None
     assert training_verdict(report) == ""

@@ -58,11 +58,11 @@ def print_evaluation(console: Console, report: EvaluationReport) -> None:
             console.print(plain_table(data.columns, data.rows))
 
 
-def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: bool = True) -> Table:
     """Rows of text as they are, figures on the right."""
     from rich.markup import escape
 
-    table = _table([escape(column) for column in columns])
+    table = _table([escape(column) for column in columns], numeric=numeric)
     for row in rows:
         table.add_row(*map(escape, row))
     return table
@@ -122,13 +122,13 @@ def _disagreements(report: VerificationReport) -> Table:
     return table
 
 
-def _table(columns: Sequence[str]) -> Table:
+def _table(columns: Sequence[str], *, numeric: bool = True) -> Table:
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+        table.add_column(column, justify="right" if numeric and number else "left", overflow="fold")
     return table
 
 
