@@ -29,7 +29,7 @@ class ProgressHandle:
             self._progress.advance(self._task, n)
 
     def update(
-        self, description: str | None = None, *, completed: float | None = None, total: float | None = None
+        self, description: str | None = None, completed: float | None = None, total: float | None = None
     ) -> None:
         """Change the text, the number of units done, or their total."""
         if self._progress is not None and self._task is not None:

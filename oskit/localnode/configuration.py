@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from oskit.errors import UsageError
 from oskit.localnode.java import Java
@@ -32,40 +32,23 @@ SETTINGS: Mapping[str, Any] = {
 }
 
 
-class Folders(NamedTuple):
+class Folders:
     """Where one node keeps what is its own."""
 
-    root: Path
-
-    @property
-    def config(self) -> Path:
-        """Settings, JVM options and the keystore."""
-        return self.root / "config"
-
-    @property
-    def data(self) -> Path:
-        """Indexes and models."""
-        return self.root / "data"
-
-    @property
-    def logs(self) -> Path:
-        """What the server writes, and where it says on which port it listens."""
-        return self.root / "logs"
-
-    @property
-    def tmp(self) -> Path:
-        """Temporary files; native libraries are unpacked here, so it must allow execution."""
-        return self.root / "tmp"
-
-    @property
-    def console(self) -> Path:
-        """Standard output and error of the server."""
-        return self.logs / "console.log"
-
-    @property
-    def ports(self) -> Path:
-        """Written by the server when it listens: one ``address:port`` a line."""
-        return self.logs / "http.ports"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        #: Settings, JVM options and the keystore.
+        self.config = root / "config"
+        #: Indexes and models.
+        self.data = root / "data"
+        #: What the server writes, and where it says on which port it listens.
+        self.logs = root / "logs"
+        #: Temporary files; native libraries are unpacked here, so it must allow execution.
+        self.tmp = root / "tmp"
+        #: Standard output and error of the server.
+        self.console = self.logs / "console.log"
+        #: Written by the server when it listens: one ``address:port`` a line.
+        self.ports = self.logs / "http.ports"
 
 
 def check_heap(heap: str) -> str:

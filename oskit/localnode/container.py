@@ -8,29 +8,17 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
-from oskit.errors import NodeError, UsageError
+from oskit.errors import NodeError
 from oskit.localnode.artifacts import OPENSEARCH_VERSION, Progress
 from oskit.localnode.configuration import SETTINGS
 from oskit.localnode.diagnosis import start_error
-from oskit.localnode.engine import container_name, docker_engine, find_container
-from oskit.localnode.health import is_ready
+from oskit.localnode.engine import docker_engine, find_container
 from oskit.localnode.image import DEFAULT_TAG
-from oskit.localnode.node import (
-    Node,
-    NodeStatus,
-    describe,
-    read_record,
-    remove_record,
-    write_record,
-)
-from oskit.localnode.paths import locked, state_root
+from oskit.localnode.node import Node, NodeStatus, describe, write_record
 from oskit.localnode.ports import check_port, first_free
-from oskit.localnode.processes import process_of
-from oskit.localnode.service_account import node_account
 
 OFFICIAL_IMAGE = f"opensearchproject/opensearch:{OPENSEARCH_VERSION}"
 _DATA = "/usr/share/opensearch/data"
@@ -45,6 +33,8 @@ class DockerNode(Node):
         image: The image; by default ``OSKIT_OPENSEARCH_IMAGE``, then the one that `build_image` made if it
             is there, then the official one.
     """
+
+    kind = "docker"
 
     def __init__(
         self,
@@ -73,23 +63,6 @@ class DockerNode(Node):
             )
         return _url(container)
 
-    def start(self, *, detach: bool = False) -> Self:
-        if self.name is None:
-            if self._running() is None:
-                self._start(detach=False)
-            return self
-        state = state_root(node_account())
-        with locked(state / f".{self.name}.lock"):
-            record = read_record(self._folder())
-            if record and record["kind"] == "process" and process_of(record):
-                raise UsageError(
-                    f"The node {self.name!r} runs as a process", hint="Stop it first: oskit node stop"
-                )
-            if self._running() is None:
-                self._start(detach=detach)
-                write_record(state / self.name, {"kind": "docker", "container": self._id})
-        return self
-
     def stop(self) -> bool:
         container = self._container()
         ran = container is not None and container.status == "running"
@@ -101,8 +74,8 @@ class DockerNode(Node):
         if self._reaper is not None and self._reaper.stdin is not None:
             self._reaper.stdin.close()
             self._reaper.wait(60)
-        if self.name is not None and (read_record(self._folder()) or {}).get("kind") == "docker":
-            remove_record(self._folder())
+        if self.name is not None:
+            self._forget(self._folder)
         self._id, self._reaper, self._started_here = None, None, False
         return ran
 
@@ -139,8 +112,9 @@ class DockerNode(Node):
         if self._port:
             check_port(self._port)
         port = self._port or (first_free() if self.name else None)
-        self._remove_dead()
-        volumes = {self._volume(): {"bind": _DATA, "mode": "rw"}} if self.name else {}
+        if (dead := self._container()) is not None:
+            dead.remove(force=True, v=True)  # one that ended by itself still has its name
+        volumes = {f"oskit-{self.name}-data": {"bind": _DATA, "mode": "rw"}} if self.name else {}
         errors = _docker_errors()
         self._started_here = True
         try:
@@ -160,7 +134,9 @@ class DockerNode(Node):
                     start_new_session=True,
                 )
             container.start()
-            self._wait(container)
+            self._wait()
+            if self.name is not None:
+                write_record(self._folder, {"kind": self.kind, "container": self._id})
         except errors.DockerException as error:
             self.stop()
             raise NodeError(f"Docker cannot start {image}: {getattr(error, 'explanation', error)}") from None
@@ -180,19 +156,19 @@ class DockerNode(Node):
             **{key: v if isinstance(v, str) else json.dumps(v) for key, v in merged.items()},
         }
 
-    def _wait(self, container: Any) -> None:
-        began = time.monotonic()
-        while (elapsed := time.monotonic() - began) < self._timeout:
-            if self._progress:
-                self._progress("Waiting for OpenSearch", round(elapsed), None)
-            container.reload()
-            if container.status not in ("created", "running"):
-                code = container.attrs["State"].get("ExitCode")
-                raise start_error(f"its container ended with status {code}", self.logs(200), "above")
-            if container.status == "running" and is_ready(_url(container)):
-                return
-            time.sleep(0.3)
-        raise start_error(f"not ready after {self._timeout:.0f} s", self.logs(200), "above")
+    def _runs(self) -> bool:
+        container = self._container()
+        return container is not None and container.status == "running"
+
+    def _listening(self) -> str | None:
+        container = self._container()
+        if container is None or container.status not in ("created", "running"):
+            code = container.attrs["State"].get("ExitCode") if container else "unknown"
+            raise self._failed(f"its container ended with status {code}")
+        return _url(container) if container.status == "running" else None
+
+    def _failed(self, problem: str) -> NodeError:
+        return start_error(problem, self.logs(200), "above")
 
     def _find_image(self) -> str:
         """The image's name, pulled if it is not here."""
@@ -219,31 +195,13 @@ class DockerNode(Node):
             self._engine = docker_engine()
         return self._engine
 
-    def _folder(self) -> Any:
-        assert self.name is not None
-        return state_root(node_account()) / self.name
-
-    def _volume(self) -> str:
-        return f"oskit-{self.name}-data"
-
     def _container(self) -> Any:
         """The container of this node, running or not; None if there is none."""
-        reference = self._id or (container_name(self.name) if self.name else None)
+        reference = self._id or (f"oskit-{self.name}" if self.name else None)
         return None if reference is None else find_container(self._docker(), reference)
-
-    def _running(self) -> Any:
-        container = self._container()
-        return container if container is not None and container.status == "running" else None
-
-    def _remove_dead(self) -> None:
-        """A container that ended by itself still has its name."""
-        container = self._container()
-        if container is not None:
-            container.remove(force=True, v=True)
 
 
 def _url(container: Any) -> str:
-    container.reload()
     bindings = container.ports.get("9200/tcp")
     if not bindings:
         raise NodeError(f"The container {container.short_id} publishes no port 9200")

@@ -36,11 +36,6 @@ def docker_engine(timeout: int = 600) -> Any:
     return client
 
 
-def container_name(node: str) -> str:
-    """The name of a named node's container."""
-    return f"oskit-{node}"
-
-
 def find_container(engine: Any, reference: str) -> Any:
     """The container of that name or id, running or not; None if there is none."""
     import docker.errors

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-import tempfile
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
+from oskit.data.atomic import write_whole
+from oskit.errors import MissingDependencyError, NodeError, UsageError
 from oskit.localnode import health
 from oskit.localnode.artifacts import Progress
 from oskit.localnode.configuration import check_heap
-from oskit.localnode.paths import check_name, state_root
+from oskit.localnode.engine import docker_engine, find_container
+from oskit.localnode.paths import check_name, locked, state_root
+from oskit.localnode.processes import process_of
 from oskit.localnode.service_account import node_account
 
 Kind = Literal["process", "docker"]
@@ -50,10 +54,6 @@ class NodeStatus(NamedTuple):
     data_bytes: int | None = None
     folder: Path | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {**self._asdict(), "folder": self.folder and str(self.folder)}
-
 
 class Node(ABC):
     """A local OpenSearch; as a context manager it is stopped at the end, whatever happens.
@@ -66,7 +66,10 @@ class Node(ABC):
         settings: For OpenSearch, as in ``opensearch.yml``.
         timeout: Seconds that it may take to become ready.
         progress: Called with what happens, units done and units in all.
+        user: Who runs a process that root starts; see `node_account`.
     """
+
+    kind: ClassVar[Kind]
 
     def __init__(
         self,
@@ -77,6 +80,7 @@ class Node(ABC):
         settings: Mapping[str, Any] | None,
         timeout: float,
         progress: Progress | None,
+        user: str | None = None,
     ) -> None:
         self.name = name if name is None else check_name(name)
         self._port = port
@@ -84,6 +88,7 @@ class Node(ABC):
         self._settings = dict(settings or {})
         self._timeout = timeout
         self._progress = progress
+        self._user = user
         self._started_here = False
 
     @property
@@ -91,7 +96,6 @@ class Node(ABC):
     def url(self) -> str:
         """Where it answers. Raises NodeError unless it runs."""
 
-    @abstractmethod
     def start(self, *, detach: bool = False) -> Self:
         """Start it and wait until it is ready; the same node twice is one node.
 
@@ -100,7 +104,19 @@ class Node(ABC):
 
         Raises:
             NodeError: It cannot be started; says why.
+            UsageError: The node of this name runs as the other kind.
         """
+        if self.name is None:
+            if not self._runs():
+                self._start(detach=False)
+            return self
+        with locked(self._state / f".{self.name}.lock"):
+            self._refuse_other_kind()
+            if self._runs():
+                self._wait()  # whoever started it may not have waited
+            else:
+                self._start(detach=detach)
+        return self
 
     @abstractmethod
     def stop(self) -> bool:
@@ -113,6 +129,54 @@ class Node(ABC):
     @abstractmethod
     def logs(self, lines: int | None = None) -> str:
         """The last ``lines`` lines of its output, or all of it."""
+
+    @abstractmethod
+    def _runs(self) -> bool: ...
+
+    @abstractmethod
+    def _start(self, *, detach: bool) -> None:
+        """Start it and wait; leaves nothing running if that fails."""
+
+    @abstractmethod
+    def _listening(self) -> str | None:
+        """Where it listens, once it does. Raises NodeError if it has ended."""
+
+    @abstractmethod
+    def _failed(self, problem: str) -> NodeError:
+        """The error for a start that failed, with what the log says."""
+
+    def _wait(self) -> str:
+        """Wait until it is ready; returns where it answers."""
+        began = time.monotonic()
+        while (elapsed := time.monotonic() - began) < self._timeout:
+            if self._progress:
+                self._progress("Waiting for OpenSearch", round(elapsed), None)
+            url = self._listening()
+            if url and health.is_ready(url):
+                return url
+            time.sleep(0.2)
+        raise self._failed(f"not ready after {self._timeout:.0f} s")
+
+    @property
+    def _state(self) -> Path:
+        return state_root(node_account(self._user))
+
+    @property
+    def _folder(self) -> Path:
+        """Of a named node: where its record is."""
+        assert self.name is not None
+        return self._state / self.name
+
+    def _refuse_other_kind(self) -> None:
+        record = read_record(self._folder)
+        if record is not None and record["kind"] != self.kind and _still_runs(record):
+            how = "as a process" if record["kind"] == "process" else "in a container"
+            raise UsageError(f"The node {self.name!r} runs {how}", hint="Stop it first: oskit node stop")
+
+    def _forget(self, folder: Path) -> None:
+        """Remove the record of the last start, if it was one of this kind."""
+        if (read_record(folder) or {}).get("kind") == self.kind:
+            (folder / "node.json").unlink(missing_ok=True)
 
     def _leave(self) -> None:
         """Stop it at the end of ``with``, unless it ran before."""
@@ -148,15 +212,17 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     """Write it down so that a reader sees the old record or the new one, never half of one."""
     folder.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".node-", dir=folder)
-    with os.fdopen(handle, "w") as file:
-        json.dump(record, file)
-    Path(temporary).replace(folder / "node.json")
+    write_whole(folder / "node.json", json.dumps(record))
 
 
-def remove_record(folder: Path) -> None:
-    """Forget the last start."""
-    (folder / "node.json").unlink(missing_ok=True)
+def _still_runs(record: Mapping[str, Any]) -> bool:
+    if record["kind"] == "process":
+        return process_of(record) is not None
+    # Without an engine no container runs.
+    with contextlib.suppress(NodeError, MissingDependencyError):
+        container = find_container(docker_engine(), record["container"])
+        return container is not None and container.status == "running"
+    return False
 
 
 def describe(status: NodeStatus) -> NodeStatus:

@@ -11,30 +11,20 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any
 
-from oskit.errors import MissingDependencyError, NodeError, UsageError
+from oskit.errors import NodeError
 from oskit.localnode import supervisor
 from oskit.localnode.artifacts import Progress
 from oskit.localnode.configuration import Folders, write_configuration
 from oskit.localnode.diagnosis import start_error
 from oskit.localnode.distribution import distribution
-from oskit.localnode.engine import container_name, docker_engine, find_container
-from oskit.localnode.health import is_ready
 from oskit.localnode.java import find_java
 from oskit.localnode.natives import LIBRARY_PATH_VARIABLE
-from oskit.localnode.node import (
-    Node,
-    NodeStatus,
-    describe,
-    read_record,
-    remove_record,
-    write_record,
-)
-from oskit.localnode.paths import locked, state_root
+from oskit.localnode.node import Node, NodeStatus, describe, read_record, write_record
+from oskit.localnode.paths import locked
 from oskit.localnode.ports import USUAL_PORTS, check_port
 from oskit.localnode.processes import ProcessId, process_of, stop_group
 from oskit.localnode.service_account import give_to, node_account
@@ -56,6 +46,8 @@ class LocalNode(Node):
         user: When root starts it: the user that runs it (``OSKIT_NODE_USER``, ``opensearch``, ``nobody``).
     """
 
+    kind = "process"
+
     def __init__(
         self,
         name: str | None = None,
@@ -68,17 +60,15 @@ class LocalNode(Node):
         timeout: float = 300,
         progress: Progress | None = None,
     ) -> None:
-        super().__init__(name, port=port, heap=heap, settings=settings, timeout=timeout, progress=progress)
+        super().__init__(
+            name, port=port, heap=heap, settings=settings, timeout=timeout, progress=progress, user=user
+        )
         self._java_home = java_home
         self._account = node_account(user)
-        self._folders = Folders(self._state / name) if name else None
+        self._folders = Folders(self._folder) if name else None
         self._child: subprocess.Popen[bytes] | None = None
         self._owner: IO[str] | None = None  # held open while a temporary folder is in use
         self._creator = os.getpid()
-
-    @property
-    def _state(self) -> Path:
-        return state_root(self._account)
 
     @property
     def url(self) -> str:
@@ -88,21 +78,6 @@ class LocalNode(Node):
                 f"The node {self.name or '(temporary)'!r} does not run", hint="Start it: oskit node start"
             )
         return str(record["url"])
-
-    def start(self, *, detach: bool = False) -> Self:
-        if self.name is None:
-            if self._record() is None:
-                self._discard()
-                self._start(self._temporary_folders(), detach=False)
-            return self
-        with locked(self._state / f".{self.name}.lock"):
-            self._refuse_container()
-            process = self._process()
-            if process is None:
-                self._start(Folders(self._state / self.name), detach=detach)
-            else:
-                self._wait(process)  # whoever started it may not have waited
-        return self
 
     def stop(self) -> bool:
         process = self._process()
@@ -114,8 +89,8 @@ class LocalNode(Node):
                     self._child.stdin.close()
                 self._child.wait(GRACE)
             self._child = None
-        if self._folders is not None and (read_record(self._folders.root) or {}).get("kind") == "process":
-            remove_record(self._folders.root)
+        if self._folders is not None:
+            self._forget(self._folders.root)
         self._discard()
         self._started_here = False
         atexit.unregister(self._at_exit)
@@ -145,24 +120,25 @@ class LocalNode(Node):
         text = self._folders.console.read_text(errors="replace")
         return text if lines is None else "".join(text.splitlines(keepends=True)[-lines:] if lines else [])
 
-    @property
-    def log_file(self) -> Path | None:
-        """The file that `logs` reads."""
-        return self._folders.console if self._folders else None
-
     def _at_exit(self) -> None:
         # A forked child inherits this, and must not stop its parent's node.
         if os.getpid() == self._creator:
             self._leave()
 
-    def _start(self, folders: Folders, *, detach: bool) -> None:
-        """Configure it anew, start it and wait; leaves nothing running if that fails."""
-        _check_folder(folders.root)
+    def _runs(self) -> bool:
+        return self._record() is not None
+
+    def _start(self, *, detach: bool) -> None:
+        _check_folder(self._state)
         if self._port:
             check_port(self._port)
         java = find_java(self._java_home, self._account)
         home = distribution(java, self._account, self._progress)
-        self._folders = folders
+        if self.name is None:
+            self._discard()
+            self._folders = self._temporary_folders()
+        assert self._folders is not None
+        folders = self._folders
         port = str(self._port or (f"{USUAL_PORTS.start}-{USUAL_PORTS.stop - 1}" if self.name else 0))
         try:
             write_configuration(
@@ -195,7 +171,8 @@ class LocalNode(Node):
         self._started_here = True
         atexit.register(self._at_exit)
         try:
-            self._wait(self._spawn(command, environment, detach=detach))
+            self._write_record(self._spawn(command, environment, detach=detach))
+            self._wait()
         except BaseException:
             self.stop()
             raise
@@ -227,8 +204,7 @@ class LocalNode(Node):
             raise NodeError(f"Cannot start OpenSearch{who}: {error.strerror or error}") from None
         process = ProcessId.of(pid)
         if process is None:
-            raise start_error("it ended at once", self.logs(), self._keep_log())
-        write_record(self._folders.root, {"kind": "process", **process._asdict(), "url": None})
+            raise self._failed("it ended at once")
         return process
 
     def _supervised(self, command: list[str], environment: dict[str, str], account: dict[str, Any]) -> int:
@@ -256,48 +232,29 @@ class LocalNode(Node):
         with self._child.stdout as answer:
             line = answer.readline()
         if not line:
-            raise start_error("its supervisor failed", self.logs(), self._keep_log())
+            raise self._failed("its supervisor failed")
         return int(line)
 
-    def _wait(self, process: ProcessId) -> None:
+    def _wait(self) -> str:
+        url = super()._wait()
+        process = self._process()
+        if process is not None:
+            self._write_record(process, url)
+        return url
+
+    def _write_record(self, process: ProcessId, url: str | None = None) -> None:
         assert self._folders is not None
-        began = time.monotonic()
-        while (elapsed := time.monotonic() - began) < self._timeout:
-            if self._progress:
-                self._progress("Waiting for OpenSearch", round(elapsed), None)
-            if not process.alive():
-                raise start_error("it ended", self.logs(), self._keep_log())
-            url = self._listening()
-            if url and is_ready(url):
-                record = {"kind": "process", **process._asdict(), "url": url}
-                write_record(self._folders.root, record)
-                return
-            time.sleep(0.2)
-        raise start_error(f"not ready after {self._timeout:.0f} s", self.logs(), self._keep_log())
+        write_record(self._folders.root, {"kind": self.kind, **process._asdict(), "url": url})
 
     def _listening(self) -> str | None:
-        """The address that the server wrote down, once it listens."""
+        if not self._runs():
+            raise self._failed("it ended")
         assert self._folders is not None
         try:
             lines = self._folders.ports.read_text().split()
         except OSError:
             return None
         return f"http://{lines[0]}" if lines else None
-
-    def _refuse_container(self) -> None:
-        """Raise NodeError if the node of this name runs in a container."""
-        record = read_record(self._folders.root) if self._folders else None
-        if record is None or record["kind"] != "docker":
-            return
-        assert self.name is not None
-        # Without an engine no container runs.
-        with contextlib.suppress(NodeError, MissingDependencyError):
-            container = find_container(docker_engine(), container_name(self.name))
-            if container is None or container.status != "running":
-                return
-            raise UsageError(
-                f"The node {self.name!r} runs in a container", hint="Stop it first: oskit node stop"
-            )
 
     def _record(self) -> dict[str, Any] | None:
         """What the last start wrote down, if what it started still runs."""
@@ -308,14 +265,15 @@ class LocalNode(Node):
         record = self._record()
         return process_of(record) if record else None
 
-    def _keep_log(self) -> str:
-        """Where the log can be read after a failed start; a temporary node's folder is deleted."""
+    def _failed(self, problem: str) -> NodeError:
+        log = self.logs()
         if self.name is not None and self._folders is not None:
-            return str(self._folders.console)
+            return start_error(problem, log, str(self._folders.console))
+        # A temporary node's folder is deleted.
         handle, path = tempfile.mkstemp(prefix="oskit-node-", suffix=".log")
         with os.fdopen(handle, "w") as file:
-            file.write(self.logs())
-        return path
+            file.write(log)
+        return start_error(problem, log, path)
 
     def _temporary_folders(self) -> Folders:
         """A new folder that its lock tells from those that dead processes left; deletes the latter."""

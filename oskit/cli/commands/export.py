@@ -99,7 +99,7 @@ def export(
             quantize=quantize,
             prune=rule,
             allow_untrained=allow_untrained,
-            progress=lambda step, done, total: bar.update(step, completed=done, total=total),
+            progress=bar.update,
         )
     for note in dict.fromkeys(
         note for archive in archives if archive.manifest for note in archive.manifest.notes

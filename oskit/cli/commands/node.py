@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -76,19 +75,15 @@ def start(
       oskit node start --docker --image oskit-opensearch:3.6.0
     """
     from oskit.errors import UsageError
+    from oskit.localnode import DockerNode, LocalNode
 
     if image and not docker:
         raise UsageError("--image is for containers", hint="Add --docker.")
     with out.progress("Starting OpenSearch", unit="") as handle:
-
-        def progress(description: str, done: float, total: float | None) -> None:
-            handle.update(description, completed=done, total=total)
-
-        started = _new_node(name, port, heap, docker, image, timeout, progress)
+        common: dict[str, Any] = {"port": port, "heap": heap, "timeout": timeout, "progress": handle.update}
+        started: Node = DockerNode(name, image=image, **common) if docker else LocalNode(name, **common)
         started.start(detach=True)
-    status = started.status()
-    out.result(status.to_dict(), lambda console: _print_status(console, status))
-    out.note(f"export OSKIT_URL={status.url}")
+    _tell_status(started, out)
 
 
 @node.command("stop")
@@ -102,7 +97,9 @@ def stop(name: str, out: Output) -> None:
       oskit node stop
       oskit node stop --name second
     """
-    stopped = _existing_node(name).stop()
+    from oskit.localnode import find_node
+
+    stopped = find_node(name).stop()
     out.result({"name": name, "stopped": stopped})
     out.note(f"The node {name!r} {'is stopped' if stopped else 'did not run'}.")
 
@@ -118,10 +115,9 @@ def status(name: str, out: Output) -> None:
       oskit node status
       oskit node status --json
     """
-    found = _existing_node(name).status()
-    out.result(found.to_dict(), lambda console: _print_status(console, found))
-    if found.state == "running":
-        out.note(f"export OSKIT_URL={found.url}")
+    from oskit.localnode import find_node
+
+    _tell_status(find_node(name), out)
 
 
 @node.command("logs")
@@ -137,7 +133,9 @@ def logs(name: str, lines: int, follow: bool) -> None:
       oskit node logs -n 20
       oskit node logs --follow
     """
-    found = _existing_node(name)
+    from oskit.localnode import find_node
+
+    found = find_node(name)
     text = found.logs()
     click.echo("".join(text.splitlines(keepends=True)[-lines:] if lines else []), nl=False)
     while follow and found.status().state != "stopped":
@@ -172,11 +170,7 @@ def build(tag: str | None, force: bool, out: Output) -> None:
     from oskit.localnode.image import build_image
 
     with out.progress("Building", unit="") as handle:
-
-        def progress(description: str, done: float, total: float | None) -> None:
-            handle.update(description, completed=done, total=total)
-
-        made = build_image(tag, force=force, progress=progress)
+        made = build_image(tag, force=force, progress=handle.update)
     out.result(
         made._asdict(),
         lambda console: console.print(
@@ -186,26 +180,11 @@ def build(tag: str | None, force: bool, out: Output) -> None:
     out.note(f"export OSKIT_OPENSEARCH_IMAGE={made.tag}")
 
 
-def _new_node(
-    name: str,
-    port: int | None,
-    heap: str,
-    docker: bool,
-    image: str | None,
-    timeout: float,
-    progress: Callable[[str, float, float | None], None],
-) -> Node:
-    from oskit.localnode import DockerNode, LocalNode
-
-    common: dict[str, Any] = {"port": port, "heap": heap, "timeout": timeout, "progress": progress}
-    return DockerNode(name, image=image, **common) if docker else LocalNode(name, **common)
-
-
-def _existing_node(name: str) -> Node:
-    """The node of that name, of the kind that it was started as."""
-    from oskit.localnode import find_node
-
-    return find_node(name)
+def _tell_status(node: Node, out: Output) -> None:
+    status = node.status()
+    out.result(status._asdict(), lambda console: _print_status(console, status))
+    if status.state == "running":
+        out.note(f"export OSKIT_URL={status.url}")
 
 
 def _print_status(console: Console, status: NodeStatus) -> None:

@@ -9,15 +9,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from oskit.cli.commands.node import node
-from oskit.cli.main import main
+from oskit.cli.main import cli, main
 
 COMMANDS = ([], ["start"], ["stop"], ["status"], ["logs"], ["image", "build"])
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_help_ends_with_examples(command: list[str]) -> None:
-    answer = CliRunner().invoke(node, [*command, "--help"])
+    answer = CliRunner().invoke(cli, ["node", *command, "--help"])
     assert answer.exit_code == 0
     assert "Examples:" in answer.output
 

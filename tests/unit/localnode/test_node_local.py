@@ -58,7 +58,7 @@ def test_a_record_of_a_running_process_is_believed() -> None:
     write_record(node_folder("running"), record)
     status = find_node("running").status()
     assert (status.state, status.pid) == ("starting", os.getpid())  # it runs and does not answer
-    assert json.loads(json.dumps(status.to_dict()))["folder"].endswith("nodes/running")
+    assert json.loads(json.dumps(status._asdict(), default=str))["folder"].endswith("nodes/running")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"kind": "process"}', '{"kind": "process", "pid": "x"}'])
