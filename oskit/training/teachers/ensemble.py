@@ -5,46 +5,22 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
 from oskit.errors import DataError, TrainingError
 from oskit.training.data.arrow import blocks_of, column_of
-from oskit.training.recipe.teachers import (
-    CrossEncoderConfig,
-    DenseTeacherConfig,
-    Normalization,
-    SparseTeacherConfig,
-    TeacherConfig,
-    TeachersConfig,
-    teachers_from_legacy,
-)
+from oskit.training.recipe.teachers import Normalization, TeacherConfig, TeachersConfig
 from oskit.training.teachers.models import CrossEncoderTeacher, DenseTeacher, SparseTeacher, Teacher
-from oskit.training.teachers.score_cache import ScoreCache
+from oskit.training.teachers.score_cache import default_cache_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from numpy.typing import NDArray
-
-__all__ = [
-    "CrossEncoderConfig",
-    "CrossEncoderTeacher",
-    "DenseTeacher",
-    "DenseTeacherConfig",
-    "EnsembleReport",
-    "EnsembleTeacher",
-    "SparseTeacher",
-    "SparseTeacherConfig",
-    "Teacher",
-    "TeacherReport",
-    "TeacherWarning",
-    "TeachersConfig",
-    "normalize_scores",
-    "teachers_from_legacy",
-]
 
 logger = logging.getLogger(__name__)
 
@@ -129,13 +105,12 @@ class EnsembleReport:
 
 @dataclass
 class _Member:
-    """A teacher in the ensemble, as long as it has not failed."""
+    """A teacher of the ensemble; ``reason`` says why it was dropped, if it was."""
 
     config: TeacherConfig
     kind: str
-    teacher: Teacher[Any] | None = None
+    teacher: Teacher[Any, Any] | None = None
     reason: str | None = None
-    counts: tuple[int, int] = field(default=(0, 0))
 
 
 class EnsembleTeacher:
@@ -167,17 +142,18 @@ class EnsembleTeacher:
 
     def __init__(self, config: TeachersConfig) -> None:
         self.config = config
-        self._cache = ScoreCache(config.cache_folder)
+        folder = default_cache_folder() if config.cache_folder is None else Path(config.cache_folder)
         self._members: list[_Member] = []
-        for kind, part, factory in (
-            (DenseTeacher.kind, config.dense, DenseTeacher),
-            (SparseTeacher.kind, config.sparse, SparseTeacher),
-            (CrossEncoderTeacher.kind, config.cross_encoder, CrossEncoderTeacher),
-        ):
-            member = _Member(part, kind)
+        kinds: tuple[tuple[type[Teacher[Any, Any]], TeacherConfig], ...] = (
+            (DenseTeacher, config.dense),
+            (SparseTeacher, config.sparse),
+            (CrossEncoderTeacher, config.cross_encoder),
+        )
+        for teacher, part in kinds:
+            member = _Member(part, teacher.kind)
             self._members.append(member)
             if part.weight > 0:
-                self._try(member, partial(self._open, member, factory))
+                member.teacher = self._try(member, partial(teacher, part, folder.expanduser()))
         self._require_one()
 
     @classmethod
@@ -240,7 +216,7 @@ class EnsembleTeacher:
 
     @property
     def dense(self) -> DenseTeacher:
-        """The dense teacher, for mining and for embeddings.
+        """The dense teacher, for mining and for embeddings (``embed_queries``, ``embed_documents``).
 
         Raises:
             TrainingError: It is not used, or was dropped.
@@ -250,26 +226,14 @@ class EnsembleTeacher:
                 return member.teacher
         raise TrainingError("there is no dense teacher", hint="Give teachers.dense a name and a weight.")
 
-    def embed_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """The dense teacher's vectors of queries, ``[n, dimensions]``; inner products are its scores."""
-        return self.dense.embed_queries(texts)
-
-    def embed_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """The dense teacher's vectors of documents, ``[n, dimensions]``."""
-        return self.dense.embed_documents(texts)
-
     def release(self) -> None:
         """Let go of the models that are loaded, to make room for the student."""
         for member in self._active():
             assert member.teacher is not None
             member.teacher.release()
 
-    def _open(self, member: _Member, factory: Callable[..., Teacher[Any]]) -> bool:
-        member.teacher = factory(member.config, self._cache)
-        return True
-
     def _active(self) -> list[_Member]:
-        return [member for member in self._members if member.teacher is not None]
+        return [member for member in self._members if member.teacher is not None and not member.reason]
 
     def _try(self, member: _Member, work: Callable[[], Any]) -> Any:
         """Do it; if it fails, drop the teacher and return None."""
@@ -290,9 +254,7 @@ class EnsembleTeacher:
             ) from error
         member.reason = reason
         if member.teacher is not None:
-            member.counts = member.teacher.hits, member.teacher.misses
             member.teacher.close()
-            member.teacher = None
         message = f"{name} is DROPPED, the others share its weight: {reason}"
         logger.warning("%s", message)
         warnings.warn(message, TeacherWarning, stacklevel=4)
@@ -305,18 +267,17 @@ class EnsembleTeacher:
 
     def _report(self, member: _Member) -> TeacherReport:
         teacher, total = member.teacher, sum(m.config.weight for m in self._active())
-        hits, misses = member.counts if teacher is None else (teacher.hits, teacher.misses)
-        status: Status = "used" if teacher is not None else "dropped" if member.reason else "unused"
+        status: Status = "dropped" if member.reason else "unused" if teacher is None else "used"
         return TeacherReport(
             kind=member.kind,
             name=member.config.name,
             weight=member.config.weight,
-            effective_weight=member.config.weight / total if teacher is not None else 0.0,
+            effective_weight=member.config.weight / total if status == "used" else 0.0,
             status=status,
             reason=member.reason,
             fingerprint=None if teacher is None else teacher.fingerprint,
-            hits=hits,
-            misses=misses,
+            hits=0 if teacher is None else teacher.store.hits,
+            misses=0 if teacher is None else teacher.store.misses,
         )
 
     def _score_all(

@@ -24,7 +24,7 @@ from oskit.training.recipe.teachers import (
     SparseTeacherConfig,
     TeacherConfig,
 )
-from oskit.training.teachers.score_cache import ScoreCache, ScoreStore
+from oskit.training.teachers.score_cache import ScoreStore
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Config = TypeVar("Config", bound=TeacherConfig)
+Model = TypeVar("Model")
 Vectors = TypeVar("Vectors")
 Result = TypeVar("Result")
 Side = Literal["query", "document"]
@@ -46,15 +47,16 @@ _FORMAT = 1
 _HASHED_BYTES = 1 << 22
 
 
-class Teacher(ABC, Generic[Config]):
+class Teacher(ABC, Generic[Config, Model]):
     """A model that scores queries against texts: found now, loaded when the cache lacks something.
 
     Args:
         config: Which model, and how it reads.
-        cache: Where its scores are kept.
+        cache: Folder where its scores are kept.
 
     Attributes:
         fingerprint: Digest of the model's files.
+        store: What it has computed.
 
     Raises:
         EncoderError: There is no such model.
@@ -62,8 +64,9 @@ class Teacher(ABC, Generic[Config]):
     """
 
     kind: str
+    _model: Model | None = None
 
-    def __init__(self, config: Config, cache: ScoreCache) -> None:
+    def __init__(self, config: Config, cache: Path) -> None:
         if not config.name:
             raise TrainingError(f"the {self.kind} teacher has no name", hint="Name a folder or a repository.")
         self.config = config
@@ -71,17 +74,7 @@ class Teacher(ABC, Generic[Config]):
         options = HubOptions(revision=config.revision, code=config.trust_remote_code)
         self.folder = local_or_fetched(config.name, options)
         self.fingerprint = fingerprint_of(self.folder)
-        self._store: ScoreStore = cache.store(self._identity())
-
-    @property
-    def hits(self) -> int:
-        """Values that the cache had."""
-        return self._store.hits
-
-    @property
-    def misses(self) -> int:
-        """Values that were computed."""
-        return self._store.misses
+        self.store = ScoreStore(cache, self._identity())
 
     @abstractmethod
     def pair_scores(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
@@ -92,13 +85,21 @@ class Teacher(ABC, Generic[Config]):
         """The score of each query and each text, shape ``[len(queries), len(texts)]``."""
 
     @abstractmethod
+    def _load(self) -> Model: ...
+
+    def _loaded(self) -> Model:
+        if self._model is None:
+            self._model = self._load()
+        return self._model
+
     def release(self) -> None:
         """Let go of the model; it is loaded again when it is needed."""
+        self._model = None
 
     def close(self) -> None:
         """Let go of the model and close the cache."""
         self.release()
-        self._store.close()
+        self.store.close()
 
     def _identity(self) -> str:
         parts = [f"format {_FORMAT}", self.kind, self.fingerprint]
@@ -106,7 +107,7 @@ class Teacher(ABC, Generic[Config]):
         return "; ".join(parts)
 
 
-class EmbeddingTeacher(Teacher[Config], Generic[Config, Vectors]):
+class EmbeddingTeacher(Teacher[Config, Model], Generic[Config, Model, Vectors]):
     """A teacher whose score is the inner product of two vectors, which are what is kept."""
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
@@ -119,7 +120,7 @@ class EmbeddingTeacher(Teacher[Config], Generic[Config, Vectors]):
 
     def _embed(self, texts: Sequence[str], side: Side) -> Vectors:
         keys = [digest_of(side, text) for text in texts]
-        values = self._store.values(
+        values = self.store.values(
             keys, lambda missing: self._compute([texts[position] for position in missing], side)
         )
         return self._decode(values)
@@ -131,30 +132,20 @@ class EmbeddingTeacher(Teacher[Config], Generic[Config, Vectors]):
     def _decode(self, values: Sequence[bytes]) -> Vectors: ...
 
 
-class DenseTeacher(EmbeddingTeacher[DenseTeacherConfig, "NDArray[np.float32]"]):
+class DenseTeacher(EmbeddingTeacher[DenseTeacherConfig, DenseModel, "NDArray[np.float32]"]):
     """A sentence-transformers model. Its score is its own similarity: cosine, or the inner product.
 
     Vectors are ``[n, dimensions]`` float32, of length 1 where the similarity is cosine.
     """
 
     kind = "dense"
-    _model: DenseModel | None = None
 
     def pair_scores(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
-        scores: NDArray[np.float32] = np.einsum("nd,nd->n", *self._both(queries, texts))
-        return scores
+        vectors = self.embed_queries(queries), self.embed_documents(texts)
+        return np.asarray(np.einsum("nd,nd->n", *vectors))
 
     def score_matrix(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
-        first, second = self._both(queries, texts)
-        return np.asarray(first @ second.T)
-
-    def release(self) -> None:
-        self._model = None
-
-    def _both(
-        self, queries: Sequence[str], texts: Sequence[str]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        return self.embed_queries(queries), self.embed_documents(texts)
+        return np.asarray(self.embed_queries(queries) @ self.embed_documents(texts).T)
 
     def _identity(self) -> str:
         prompts = (
@@ -173,29 +164,26 @@ class DenseTeacher(EmbeddingTeacher[DenseTeacherConfig, "NDArray[np.float32]"]):
             return np.empty((0, 0), dtype=np.float32)
         return np.frombuffer(b"".join(values), dtype=np.float32).reshape(len(values), -1)
 
-    def _loaded(self) -> DenseModel:
-        if self._model is None:
-            config = self.config
-            self._model = DenseModel(
-                self.folder,
-                query_prompt=config.query_prompt,
-                document_prompt=config.document_prompt,
-                max_length=config.max_length,
-                device=config.device,
-                precision=config.precision,
-                trust_remote_code=config.trust_remote_code,
-            )
-        return self._model
+    def _load(self) -> DenseModel:
+        config = self.config
+        return DenseModel(
+            self.folder,
+            query_prompt=config.query_prompt,
+            document_prompt=config.document_prompt,
+            max_length=config.max_length,
+            device=config.device,
+            precision=config.precision,
+            trust_remote_code=config.trust_remote_code,
+        )
 
 
-class SparseTeacher(EmbeddingTeacher[SparseTeacherConfig, "csr_matrix"]):
+class SparseTeacher(EmbeddingTeacher[SparseTeacherConfig, "NeuralSparseEncoder", "csr_matrix"]):
     """A trained neural sparse encoder; its score is the cluster's: special tokens weigh nothing.
 
     Vectors are ``[n, vocabulary]``. A random projection is refused: it has nothing to teach.
     """
 
     kind = "sparse"
-    _model: NeuralSparseEncoder | None = None
 
     def pair_scores(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
         product = self.embed_queries(queries).multiply(self.embed_documents(texts))
@@ -204,9 +192,6 @@ class SparseTeacher(EmbeddingTeacher[SparseTeacherConfig, "csr_matrix"]):
     def score_matrix(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
         product = self.embed_queries(queries) @ self.embed_documents(texts).T
         return np.asarray(product.toarray(), dtype=np.float32)
-
-    def release(self) -> None:
-        self._model = None
 
     def _compute(self, texts: list[str], side: Side) -> list[bytes]:
         model = self._loaded()
@@ -240,49 +225,43 @@ class SparseTeacher(EmbeddingTeacher[SparseTeacherConfig, "csr_matrix"]):
             shape=(len(values), width),
         )
 
-    def _loaded(self) -> NeuralSparseEncoder:
-        if self._model is None:
-            from oskit.encoder.model import NeuralSparseEncoder
+    def _load(self) -> NeuralSparseEncoder:
+        from oskit.encoder.model import NeuralSparseEncoder
 
-            config = self.config
-            model = NeuralSparseEncoder.from_pretrained(
-                self.folder,
-                device=config.device,
-                trust_remote_code=config.trust_remote_code,
-                max_seq_length=config.max_length,
-                fallback=False,
+        config = self.config
+        model = NeuralSparseEncoder.from_pretrained(
+            self.folder,
+            device=config.device,
+            trust_remote_code=config.trust_remote_code,
+            max_seq_length=config.max_length,
+            fallback=False,
+        )
+        if model.is_untrained:
+            raise UntrainedEncoderError(
+                f"{self.name} has a random projection, which has nothing to teach",
+                hint="Train it first: it can be the sparse teacher of a second stage then.",
             )
-            if model.is_untrained:
-                raise UntrainedEncoderError(
-                    f"{self.name} has a random projection, which has nothing to teach",
-                    hint="Train it first: it can be the sparse teacher of a second stage then.",
-                )
-            self._model = model.to(getattr(torch, config.precision))
-        return self._model
+        return model.to(getattr(torch, config.precision))
 
 
-class CrossEncoderTeacher(Teacher[CrossEncoderConfig]):
+class CrossEncoderTeacher(Teacher[CrossEncoderConfig, "CrossEncoder"]):
     """A sentence-transformers ``CrossEncoder`` with one output; its score is that output, without a sigmoid.
 
     What is kept is the score of each pair, so in-batch scores (``score_matrix``) cost a run for every pair.
     """
 
     kind = "cross-encoder"
-    _model: CrossEncoder | None = None
 
     def pair_scores(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
         pairs = list(zip(queries, texts, strict=True))
         keys = [digest_of("pair", query, text) for query, text in pairs]
-        values = self._store.values(keys, lambda missing: self._compute([pairs[p] for p in missing]))
+        values = self.store.values(keys, lambda missing: self._compute([pairs[p] for p in missing]))
         return np.frombuffer(b"".join(values), dtype=np.float32)
 
     def score_matrix(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
         every = [(query, text) for query in queries for text in texts]
         scores = self.pair_scores([query for query, _ in every], [text for _, text in every])
         return scores.reshape(len(queries), len(texts))
-
-    def release(self) -> None:
-        self._model = None
 
     def _compute(self, pairs: list[tuple[str, str]]) -> list[bytes]:
         model = self._loaded()
@@ -294,26 +273,24 @@ class CrossEncoderTeacher(Teacher[CrossEncoderConfig]):
         )
         return [np.float32(score).tobytes() for score in scores]
 
-    def _loaded(self) -> CrossEncoder:
-        if self._model is None:
-            from sentence_transformers import CrossEncoder
+    def _load(self) -> CrossEncoder:
+        from sentence_transformers import CrossEncoder
 
-            config = self.config
-            with quiet_libraries():
-                model = CrossEncoder(
-                    str(self.folder),
-                    device=config.device,
-                    trust_remote_code=config.trust_remote_code,
-                    max_length=config.max_length,
-                    model_kwargs={"dtype": getattr(torch, config.precision)},
-                )
-            if model.num_labels != 1:
-                raise TrainingError(
-                    f"{self.name} has {model.num_labels} outputs, a teacher has one score",
-                    hint="Use a cross-encoder that was trained to rank.",
-                )
-            self._model = model
-        return self._model
+        config = self.config
+        with quiet_libraries():
+            model: CrossEncoder = CrossEncoder(
+                str(self.folder),
+                device=config.device,
+                trust_remote_code=config.trust_remote_code,
+                max_length=config.max_length,
+                model_kwargs={"dtype": getattr(torch, config.precision)},
+            )
+        if model.num_labels != 1:
+            raise TrainingError(
+                f"{self.name} has {model.num_labels} outputs, a teacher has one score",
+                hint="Use a cross-encoder that was trained to rank.",
+            )
+        return model
 
 
 def fingerprint_of(folder: Path) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from oskit.errors import DataError
@@ -37,32 +37,12 @@ def default_cache_folder() -> Path:
     return user_cache() / "teachers"
 
 
-class ScoreCache:
-    """A folder of stores.
-
-    Args:
-        folder: Where; None for :func:`default_cache_folder`. It is made when something is stored.
-    """
-
-    def __init__(self, folder: str | Path | None = None) -> None:
-        self.folder = default_cache_folder() if folder is None else Path(folder).expanduser()
-
-    def store(self, identity: str) -> ScoreStore:
-        """The store of a teacher; ``identity`` says everything that its values depend on.
-
-        Raises:
-            DataError: The folder cannot be written.
-        """
-        name = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
-        return ScoreStore(self.folder / f"{name}.sqlite", identity)
-
-
 class ScoreStore:
     """Values by key, in an SQLite file. Processes may share it; threads may not share an object.
 
     Args:
-        path: The file.
-        identity: Written into a new file, for people who look into it.
+        folder: Where the files of all teachers are; it is made if it is not there.
+        identity: Says everything that the values depend on; each identity has a file of its own.
 
     Attributes:
         hits: Values that were there; one that is asked for twice at a time counts once.
@@ -72,17 +52,15 @@ class ScoreStore:
         DataError: The file cannot be written.
     """
 
-    def __init__(self, path: Path, identity: str) -> None:
-        self.path = path
+    def __init__(self, folder: Path, identity: str) -> None:
+        name = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
+        self.path = folder / f"{name}.sqlite"
         self.hits = 0
         self.misses = 0
         try:
-            self._database = _open(path, identity)
+            self._database = _open(self.path, identity)
         except (OSError, sqlite3.OperationalError) as error:
-            raise DataError(
-                f"the cache of teachers' scores {path} cannot be written: {error}",
-                hint="Name another folder (teachers.cache_folder, or OSKIT_CACHE_DIR).",
-            ) from error
+            raise self._cannot_write(error) from error
 
     def values(self, keys: Sequence[bytes], compute: Compute) -> list[bytes]:
         """The value of each key; what is not known is computed, a slice at a time, and kept.
@@ -110,7 +88,9 @@ class ScoreStore:
 
     def _read(self, keys: set[bytes]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
-        for chosen in _parts(list(keys), _PARAMETERS):
+        asked = list(keys)
+        for start in range(0, len(asked), _PARAMETERS):
+            chosen = asked[start : start + _PARAMETERS]
             marks = ",".join("?" * len(chosen))
             rows = self._database.execute(f"SELECT key, value FROM known WHERE key IN ({marks})", chosen)  # noqa: S608
             found.update(rows.fetchall())
@@ -122,10 +102,13 @@ class ScoreStore:
             with self._database:
                 self._database.executemany("INSERT OR IGNORE INTO known VALUES (?, ?)", rows)
         except sqlite3.OperationalError as error:
-            raise DataError(
-                f"the cache of teachers' scores {self.path} cannot be written: {error}",
-                hint="Make room, or name another folder (teachers.cache_folder, or OSKIT_CACHE_DIR).",
-            ) from error
+            raise self._cannot_write(error) from error
+
+    def _cannot_write(self, error: Exception) -> DataError:
+        return DataError(
+            f"the cache of teachers' scores {self.path} cannot be written: {error}",
+            hint="Make room, or name another folder (teachers.cache_folder, or OSKIT_CACHE_DIR).",
+        )
 
 
 def _open(path: Path, identity: str) -> sqlite3.Connection:
@@ -151,8 +134,3 @@ def _connect(path: Path, identity: str) -> sqlite3.Connection:
         database.close()
         raise
     return database
-
-
-def _parts(keys: Sequence[bytes], size: int) -> Iterator[Sequence[bytes]]:
-    for start in range(0, len(keys), size):
-        yield keys[start : start + size]

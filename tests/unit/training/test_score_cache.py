@@ -11,7 +11,7 @@ import pytest
 
 from oskit.errors import DataError
 from oskit.training.teachers import score_cache
-from oskit.training.teachers.score_cache import ScoreCache, default_cache_folder
+from oskit.training.teachers.score_cache import ScoreStore, default_cache_folder
 
 KEYS = [bytes([number]) * 16 for number in range(10)]
 
@@ -32,7 +32,7 @@ def test_each_key_is_computed_once(tmp_path: Path) -> None:
         asked.extend(missing)
         return echo(keys)(missing)
 
-    store = ScoreCache(tmp_path).store("a")
+    store = ScoreStore(tmp_path, "a")
     assert store.values(keys, compute) == [b"\0", b"\1", b"\0", b"\2"]
     assert asked == [0, 1, 3]
     assert store.values(KEYS[1:3], refuse) == [b"\1", b"\2"]
@@ -40,11 +40,10 @@ def test_each_key_is_computed_once(tmp_path: Path) -> None:
 
 
 def test_values_are_there_for_the_next_and_for_nobody_else(tmp_path: Path) -> None:
-    cache = ScoreCache(tmp_path)
-    first = cache.store("a")
+    first = ScoreStore(tmp_path, "a")
     first.values(KEYS, echo(KEYS))
-    assert cache.store("a").values(KEYS, refuse) == [key[:1] for key in KEYS]
-    assert cache.store("b").values(KEYS[:1], lambda _: [b"other"]) == [b"other"]
+    assert ScoreStore(tmp_path, "a").values(KEYS, refuse) == [key[:1] for key in KEYS]
+    assert ScoreStore(tmp_path, "b").values(KEYS[:1], lambda _: [b"other"]) == [b"other"]
     assert first.values(KEYS[:1], refuse) == [b"\0"]
 
 
@@ -56,18 +55,18 @@ def test_interruption_keeps_finished_slices(tmp_path: Path, monkeypatch: pytest.
             raise KeyboardInterrupt
         return echo(KEYS)(missing)
 
-    store = ScoreCache(tmp_path).store("a")
+    store = ScoreStore(tmp_path, "a")
     with pytest.raises(KeyboardInterrupt):
         store.values(KEYS, interrupted)
-    again = ScoreCache(tmp_path).store("a")
+    again = ScoreStore(tmp_path, "a")
     again.values(KEYS, echo(KEYS))
     assert (again.hits, again.misses) == (8, 2)
 
 
 def test_two_processes_write_at_once(tmp_path: Path) -> None:
     code = (
-        "import sys; from oskit.training.teachers.score_cache import ScoreCache, SLICE\n"
-        "store = ScoreCache(sys.argv[1]).store('a')\n"
+        "import pathlib, sys; from oskit.training.teachers.score_cache import ScoreStore, SLICE\n"
+        "store = ScoreStore(pathlib.Path(sys.argv[1]), 'a')\n"
         "for start in range(0, 2000, 20):\n"
         "    keys = [i.to_bytes(4, 'big') for i in range(start, start + 20)]\n"
         "    assert store.values(keys, lambda m: [keys[p] for p in m]) == keys\n"
@@ -75,16 +74,16 @@ def test_two_processes_write_at_once(tmp_path: Path) -> None:
     running = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(2)]
     assert [process.wait(60) for process in running] == [0, 0]
     keys = [number.to_bytes(4, "big") for number in range(2000)]
-    assert ScoreCache(tmp_path).store("a").values(keys, refuse) == keys
+    assert ScoreStore(tmp_path, "a").values(keys, refuse) == keys
 
 
 def test_damaged_file_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    store = ScoreCache(tmp_path).store("a")
+    store = ScoreStore(tmp_path, "a")
     store.values(KEYS, echo(KEYS))
     store.close()
     store.path.write_bytes(b"this is no database" * 100)
     with caplog.at_level(logging.WARNING):
-        again = ScoreCache(tmp_path).store("a")
+        again = ScoreStore(tmp_path, "a")
     assert "damaged" in caplog.text
     assert again.values(KEYS[:1], echo(KEYS)) == [b"\0"]
     assert [path.suffix for path in sorted(tmp_path.iterdir())] == [".sqlite", ".broken"]
@@ -93,7 +92,7 @@ def test_damaged_file_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixt
 def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
-        ScoreCache(tmp_path / "file").store("a")
+        ScoreStore(tmp_path / "file", "a")
 
 
 def test_default_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

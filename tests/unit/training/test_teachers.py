@@ -16,14 +16,9 @@ from pydantic import ValidationError
 
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import TrainingError, UsageError
+from oskit.training.recipe.teachers import TeachersConfig, teachers_from_legacy
 from oskit.training.teachers import models as teacher_models
-from oskit.training.teachers.ensemble import (
-    EnsembleTeacher,
-    TeachersConfig,
-    TeacherWarning,
-    normalize_scores,
-    teachers_from_legacy,
-)
+from oskit.training.teachers.ensemble import EnsembleTeacher, TeacherWarning, normalize_scores
 from tests import tiny
 from tests.hub_server import HubServer
 from tests.unit.training.teacher_models_tiny import build_cross_encoder, build_dense, build_sparse
@@ -152,7 +147,7 @@ def test_score_matrix_normalises_over_the_batch(models: Models, tmp_path: Path) 
     queries, texts = ["water", "old road", "beam"], ["steel", "a new road", "water is weight"]
     found = teacher.score_matrix(queries, texts)
     dense = np.array(
-        [minmax(row) for row in teacher.embed_queries(queries) @ teacher.embed_documents(texts).T]
+        [minmax(row) for row in teacher.dense.embed_queries(queries) @ teacher.dense.embed_documents(texts).T]
     )
     cross = ensemble(tmp_path, cross_encoder={"name": models.cross, "weight": 1}, normalize="none", scale=1)
     expected = 15 * dense + 15 * np.array([minmax(row) for row in cross.score_matrix(queries, texts)])
