@@ -6,8 +6,8 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from oskit.errors import DataError, MissingDependencyError
@@ -38,10 +38,9 @@ class RowWriter:
     """
 
     def __init__(self, path: Path, columns: dict[str, str]) -> None:
-        try:
-            import pyarrow
-        except ImportError as error:
-            raise MissingDependencyError.for_extra("reading training data", "pyarrow", "train") from error
+        datasets_module()  # its package brings pyarrow
+        import pyarrow
+
         types: dict[str, Any] = {
             "string": pyarrow.string(),
             "list": pyarrow.list_(pyarrow.string()),
@@ -52,57 +51,49 @@ class RowWriter:
         self._schema = pyarrow.schema([(name, types[kind]) for name, kind in columns.items()])
         self._blocks: list[list[Any]] = [[] for _ in columns]
         self._pyarrow = pyarrow
-        self.rows = 0
-        try:
+        with self._writing():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: Any = pyarrow.OSFile(str(self._part), "wb")
-        except OSError as error:
-            raise self._cannot_write(error) from error
-        self._writer: Any = pyarrow.ipc.new_stream(self._file, self._schema)
+            self._writer: Any = pyarrow.ipc.new_stream(self._file, self._schema)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
         try:
-            if kind is None:
-                self._flush()
-            self._writer.close()
-            self._file.close()
-            if kind is None:
-                self._part.replace(self._path)
-        except OSError as error:
-            raise self._cannot_write(error) from error
+            with self._writing():
+                if kind is None:
+                    self._flush()
+                self._writer.close()
+                self._file.close()
+                if kind is None:
+                    self._part.replace(self._path)
         finally:
-            if kind is not None:
-                self._part.unlink(missing_ok=True)
+            self._part.unlink(missing_ok=True)
 
     def add(self, *values: Any) -> None:
         """Add a row, its values in the order of the columns."""
         for block, value in zip(self._blocks, values, strict=True):
             block.append(value)
-        self.rows += 1
         if len(self._blocks[0]) >= _ROWS:
-            self._flush()
+            with self._writing():
+                self._flush()
 
     def _flush(self) -> None:
-        if not self._blocks[0]:
-            return
-        batch = self._pyarrow.record_batch(self._blocks, schema=self._schema)
-        try:
-            self._writer.write_batch(batch)
-        except OSError as error:
-            raise self._cannot_write(error) from error
-        for block in self._blocks:
-            block.clear()
+        if self._blocks[0]:
+            self._writer.write_batch(self._pyarrow.record_batch(self._blocks, schema=self._schema))
+            for block in self._blocks:
+                block.clear()
 
-    def _cannot_write(self, error: OSError) -> DataError:
-        return DataError(
-            f"cannot write {self._path}: {error.strerror or error}",
-            hint="Give a folder on a disk with room; TMPDIR names the one for temporary files",
-        )
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DataError(
+                f"cannot write {self._path}: {error.strerror or error}",
+                hint="Give a folder on a disk with room; TMPDIR names the one for temporary files",
+            ) from error
 
 
 def open_rows(path: Path) -> Dataset:
@@ -130,12 +121,17 @@ def column_of(dataset: Dataset, name: str, rows: NDArray[np.int64] | None = None
         yield from found[name]
 
 
-class TemporaryFolder:
-    """A folder that goes with this object, or when Python ends; the standard library's warns of the first."""
+class DataFolder:
+    """A folder of one's own, or a temporary one that goes with this object, or when Python ends.
 
-    def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="oskit-data-"))
-        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+    The standard library's temporary folders warn of the first.
+    """
+
+    def __init__(self, folder: str | Path | None) -> None:
+        if folder is None:
+            folder = tempfile.mkdtemp(prefix="oskit-data-")
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self.path = Path(folder)
 
 
 def datasets_module() -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,22 +86,9 @@ class LeakageReport:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can carry it; rows as counts."""
-        return {
-            "collection": self.collection,
-            "training_examples": self.training_examples,
-            "evaluation_queries": self.evaluation_queries,
-            "exact": len(self.exact_rows),
-            "near": len(self.near_rows),
-            "leaked_queries": self.leaked_queries,
-            "threshold": self.threshold,
-            "leaks": [
-                {"training": leak.training, "evaluation": leak.evaluation, "similarity": leak.similarity}
-                for leak in self.leaks
-            ],
-            "relevant_documents": self.relevant_documents,
-            "trained_documents": self.trained_documents,
-            "trained_rows": self.trained_rows,
-        }
+        values = asdict(self)
+        del values["exact_rows"], values["near_rows"]
+        return {**values, "exact": len(self.exact_rows), "near": len(self.near_rows)}
 
     def __str__(self) -> str:
         if self.rows:

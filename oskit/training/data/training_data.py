@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,9 +16,9 @@ from oskit.data.documents import Refusal
 from oskit.data.duplicates import SeenTexts, digest_of
 from oskit.data.values import clean_text
 from oskit.errors import DataError, UsageError
-from oskit.training.data.arrow import CORPUS, EXAMPLES, RowWriter, TemporaryFolder, open_rows
+from oskit.training.data.arrow import CORPUS, EXAMPLES, DataFolder, RowWriter, open_rows
 from oskit.training.data.normalising import query_keys
-from oskit.training.data.reader import Example, Parsed, read_source
+from oskit.training.data.reader import Parsed, read_source
 from oskit.training.recipe.sources import DataSource, Kind, as_source
 
 if TYPE_CHECKING:
@@ -142,20 +142,18 @@ def load_training_data(
     """
     if not sources:
         raise UsageError("there is no training data", hint="Name at least one source")
-    temporary = None
-    if folder is None:
-        temporary = TemporaryFolder()
-        folder = temporary.path
-    paths = Path(folder) / "examples.arrow", Path(folder) / "corpus.arrow"
+    place = DataFolder(folder)
+    paths = place.path / "examples.arrow", place.path / "corpus.arrow"
+    described = [as_source(source) for source in sources]
     with (
         RowWriter(paths[0], EXAMPLES) as examples,
         RowWriter(paths[1], CORPUS) as corpus,
         closing(SeenTexts()) as seen,
     ):
-        loader = _Loader(examples, corpus, seen, Path(folder), seed, progress or _ignore)
-        facts = [loader.load(number, as_source(source)) for number, source in enumerate(sources, start=1)]
-    data = TrainingData(open_rows(paths[0]), open_rows(paths[1]), tuple(facts), temporary)
-    data = _without_generic(data, [as_source(source) for source in sources])
+        loader = _Loader(examples, corpus, seen, place.path, seed, progress or (lambda _count: None))
+        facts = [loader.load(number, source) for number, source in enumerate(described, start=1)]
+    data = TrainingData(open_rows(paths[0]), open_rows(paths[1]), tuple(facts), place)
+    data = _without_generic(data, described)
     if not len(data):
         raise DataError(
             f"no training examples in {', '.join(fact.name for fact in facts)}: {facts[0]}",
@@ -164,42 +162,32 @@ def load_training_data(
     return data
 
 
-def _ignore(_count: int) -> None:
-    return None
-
-
+@dataclass
 class _Loader:
     """Writes what sources give into the tables."""
 
-    def __init__(
-        self,
-        examples: RowWriter,
-        corpus: RowWriter,
-        seen: SeenTexts,
-        folder: Path,
-        seed: int,
-        progress: Callable[[int], None],
-    ) -> None:
-        self._examples = examples
-        self._corpus = corpus
-        self._seen = seen
-        self._folder = folder
-        self._seed = seed
-        self._progress = progress
+    examples: RowWriter
+    corpus: RowWriter
+    seen: SeenTexts
+    folder: Path
+    seed: int
+    progress: Callable[[int], None]
 
     def load(self, number: int, source: DataSource) -> SourceFacts:
         told: list[tuple[Kind, str]] = []
         counts: Counter[str] = Counter()
-        refusals = _Refusals(self._folder / f"refused-{number}.jsonl", source)
+        refusals = _Refusals(self.folder / f"refused-{number}.jsonl", source)
         with closing(refusals):
-            items = read_source(source, lambda kind, layout: told.append((kind, layout)), seed=self._seed)
-            for item in _limited(items, source.limit):
+            items = read_source(source, lambda kind, layout: told.append((kind, layout)), seed=self.seed)
+            for item in items:
                 counts["read"] += 1
-                self._progress(1)
+                self.progress(1)
                 if isinstance(item, Refusal):
                     refusals.add(item)
                 else:
                     self._keep(item, counts)
+                if counts["kept"] == source.limit:
+                    break
         kind, layout = told[0] if told else ("pairs" if source.kind == "auto" else source.kind, "no records")
         return SourceFacts(
             source.name,
@@ -223,37 +211,24 @@ class _Loader:
             negatives = [clean_text(text) for text in example.negatives]
             for text in (positive, *negatives):
                 counts["passages"] += self._add_to_corpus(text)
-            if self._is_new(Example(query, positive, tuple(negatives))):
-                self._examples.add(query, positive, negatives)
+            if self._is_new(query, positive, negatives):
+                self.examples.add(query, positive, negatives)
                 counts["examples"] += 1
             else:
                 counts["duplicates"] += 1
 
     def _add_to_corpus(self, text: str) -> bool:
-        if not self._seen.add(text):
+        if not self.seen.add(text):
             return False
-        self._corpus.add(text_id(text), text)
+        self.corpus.add(text_id(text), text)
         return True
 
-    def _is_new(self, example: Example) -> bool:
+    def _is_new(self, query: str, positive: str, negatives: list[str]) -> bool:
         """Whether the pair is new, or at least the pair with these negatives."""
-        is_new = self._seen.add("pair", example.query, example.positive)
-        if example.negatives:
-            is_new |= self._seen.add("triple", example.query, example.positive, *sorted(example.negatives))
+        is_new = self.seen.add("pair", query, positive)
+        if negatives:
+            is_new |= self.seen.add("triple", query, positive, *sorted(negatives))
         return is_new
-
-
-def _limited(items: Iterator[Parsed | Refusal], limit: int | None) -> Iterator[Parsed | Refusal]:
-    """The items up to the record that is right and the last allowed."""
-    if limit is None:
-        yield from items
-        return
-    kept = 0
-    for item in items:
-        yield item
-        kept += isinstance(item, Parsed)
-        if kept == limit:
-            return
 
 
 class _Refusals:

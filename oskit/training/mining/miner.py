@@ -12,14 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from oskit.data.duplicates import digest_of
 from oskit.errors import TrainingError
-from oskit.training.data.arrow import EXAMPLES, RowWriter, TemporaryFolder, blocks_of, column_of, open_rows
+from oskit.evaluation.offline.dense import DenseEncoder
+from oskit.training.data.arrow import EXAMPLES, DataFolder, RowWriter, blocks_of, column_of, open_rows
 from oskit.training.data.training_data import TrainingData
 from oskit.training.recipe.mining import MiningConfig as MiningConfig
 from oskit.training.teachers.ensemble import EnsembleTeacher
@@ -36,16 +37,6 @@ _ROWS = 1024
 
 Progress = Callable[[str, int], object]
 """Told what is being done, and how many (documents, queries) were done since the last call."""
-
-
-class Embedder(Protocol):
-    """What is needed of a dense teacher: vectors ``[n, dimensions]`` whose inner products are its scores."""
-
-    def embed_queries(self, texts: Sequence[str]) -> Scores: ...
-
-    def embed_documents(self, texts: Sequence[str]) -> Scores: ...
-
-    def pair_scores(self, queries: Sequence[str], texts: Sequence[str]) -> Scores: ...
 
 
 @dataclass(frozen=True)
@@ -106,7 +97,7 @@ def mine_negatives(
     data: TrainingData,
     config: MiningConfig | None = None,
     *,
-    teacher: EnsembleTeacher | Embedder | None = None,
+    teacher: EnsembleTeacher | DenseEncoder | None = None,
     folder: str | Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[TrainingData, MiningReport]:
@@ -135,29 +126,22 @@ def mine_negatives(
         raise TrainingError(
             "mining with the teacher needs a dense teacher", hint="Or set mining.ranker to bm25."
         )
-    miner = _Miner(data, config, dense, progress or _ignore)
+    miner = _Miner(data, config, dense, progress or (lambda _what, _count: None))
     miner.find_candidates()
-    temporary = None
-    if folder is None:
-        temporary = TemporaryFolder()
-        folder = temporary.path
-    path = Path(folder) / "mined.arrow"
+    place = DataFolder(folder)
+    path = place.path / "mined.arrow"
     with RowWriter(path, EXAMPLES) as writer:
         for row in miner.rows():
             writer.add(*row)
-    mined = replace(data, examples=open_rows(path), keep_alive=(data.keep_alive, temporary))
+    mined = replace(data, examples=open_rows(path), keep_alive=(data.keep_alive, place))
     return mined, miner.report()
-
-
-def _ignore(_what: str, _count: int) -> None:
-    return None
 
 
 class _Miner:
     """The steps of :func:`mine_negatives`, with what they share."""
 
     def __init__(
-        self, data: TrainingData, config: MiningConfig, dense: Embedder | None, progress: Progress
+        self, data: TrainingData, config: MiningConfig, dense: DenseEncoder | None, progress: Progress
     ) -> None:
         self._examples: Dataset = data.examples
         self._config = config
@@ -194,7 +178,10 @@ class _Miner:
         done = 0
         for rows in blocks_of(self._examples, _ROWS):
             queries, positives = rows["query"], rows["positive"]
-            scores = None if self._dense is None else self._dense.pair_scores(queries, positives)
+            scores = None
+            if self._dense is not None:
+                vectors = self._dense.embed_queries(queries), self._dense.embed_documents(positives)
+                scores = np.einsum("nd,nd->n", *vectors)
             chosen: list[list[int]] = []
             given: list[list[str]] = []
             for number, (query, negatives) in enumerate(zip(queries, rows["negatives"], strict=True)):
@@ -280,7 +267,7 @@ class _Miner:
         self._short += len(drawn) < need
         return drawn
 
-    def _search(self, teacher: Embedder, queries: Sequence[str], depth: int) -> tuple[Positions, Scores]:
+    def _search(self, teacher: DenseEncoder, queries: Sequence[str], depth: int) -> tuple[Positions, Scores]:
         """Exact search, a block of documents against a block of queries at a time."""
         import torch
 
@@ -314,7 +301,7 @@ class _Miner:
             self._progress("ranking with BM25", 1)
         return where
 
-    def _score(self, teacher: Embedder, queries: Sequence[str]) -> Scores:
+    def _score(self, teacher: DenseEncoder, queries: Sequence[str]) -> Scores:
         """The teacher's scores of BM25's candidates."""
         scores = np.full(self._candidates.shape, -np.inf, dtype=np.float32)
         for first in range(0, len(queries), _BLOCK_QUERIES // 8):

@@ -27,9 +27,6 @@ class SpokenScores:
     def embed_documents(self, texts: Sequence[str]) -> np.ndarray:
         return np.array([[float(text.split()[0]), 0] for text in texts], dtype=np.float32)
 
-    def pair_scores(self, queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
-        return (self.embed_queries(queries) * self.embed_documents(texts)).sum(axis=1)
-
 
 def data(rows: list[tuple[str, str, list[str]]], corpus: list[str] | None = CORPUS) -> TrainingData:
     columns = {
