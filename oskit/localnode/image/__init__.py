@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import platform
 import shutil
 import subprocess
 import tarfile
 import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -72,7 +70,14 @@ def build_image(tag: str | None = None, *, force: bool = False, progress: Progre
         root = _debootstrap(Path(folder) / "root")
         if progress:
             progress("Building the image", 0, None)
-        with _stream(lambda archive: _write_context(archive, root, java, home)) as context:
+        # Not in the folder of temporary files, which may be memory: it takes 1.5 GB.
+        with tempfile.TemporaryFile(dir=home.parent) as context:
+            try:
+                with tarfile.open(fileobj=context, mode="w") as archive:
+                    _write_context(archive, root, java, home)
+            except OSError as error:
+                raise NodeError(f"Cannot collect the parts of the image: {error}") from None
+            context.seek(0)
             _build(engine, name, recipe, context, progress)
     image = engine.images.get(name)
     return Image(name, image.short_id, image.attrs["Size"], True)
@@ -206,36 +211,10 @@ def _without_settings(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
 
 
 def _add_text(archive: tarfile.TarFile, name: str, text: str) -> None:
-    with tempfile.TemporaryFile() as file:
-        file.write(text.encode())
-        info = tarfile.TarInfo(name)
-        info.size, info.mode = file.tell(), 0o644
-        file.seek(0)
-        archive.addfile(info, file)
-
-
-@contextmanager
-def _stream(write: Any) -> Iterator[IO[bytes]]:
-    """What ``write`` puts into a tar archive, readable while it is written: 1.5 GB need no second copy."""
-    reading, writing = os.pipe()
-    failure: list[BaseException] = []
-
-    def produce() -> None:
-        try:
-            with os.fdopen(writing, "wb") as pipe, tarfile.open(fileobj=pipe, mode="w|") as archive:
-                write(archive)
-        except BrokenPipeError:
-            return  # the engine gave up, and says why
-        except BaseException as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=produce, daemon=True)
-    with os.fdopen(reading, "rb") as source:
-        thread.start()
-        yield source
-    thread.join()
-    if failure:
-        raise NodeError(f"Cannot collect the parts of the image: {failure[0]}")
+    content = text.encode()
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = len(content), 0o644
+    archive.addfile(info, io.BytesIO(content))
 
 
 def _build(engine: Any, name: str, recipe: str, context: IO[bytes], progress: Progress | None) -> None:
