@@ -65,8 +65,7 @@ def demo_collection(language: str = "en") -> Collection:
         MissingDependencyError: The distribution is not installed.
         DataError: A record lacks a question or an answer.
     """
-    path = installed_file(FAQ_DISTRIBUTION, FAQ_FILES[language])
-    return faq_collection(_records(path), name=f"construction-faq-{language}")
+    return faq_collection(_records(language), name=f"construction-faq-{language}")
 
 
 def faq_collection(records: list[dict[str, Any]], *, name: str) -> Collection:
@@ -99,7 +98,7 @@ def faq_split(language: str = "en") -> tuple[list[tuple[str, str]], Collection]:
         MissingDependencyError: The distribution is not installed.
         DataError: A record lacks a question or an answer.
     """
-    records = _records(installed_file(FAQ_DISTRIBUTION, FAQ_FILES[language]))
+    records = _records(language)
     whole = faq_collection(records, name=f"construction-faq-{language}-held-out")
     held = {_normal(record["q"]) for record in records if _is_held_out(str(record["id"]))}
     train = [
@@ -115,8 +114,8 @@ def _is_held_out(number: str) -> bool:
     return int.from_bytes(digest[:4], "big") % 10 < HELD_OUT
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
-    records = []
+def _records(language: str) -> list[dict[str, Any]]:
+    path, records = installed_file(FAQ_DISTRIBUTION, FAQ_FILES[language]), []
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from oskit.demo import tables
@@ -13,9 +14,9 @@ from oskit.evaluation.reports.verification import (
     differences_plot,
     examples_section,
     figure,
-    gains_plot,
     milliseconds,
     percent,
+    quality_section,
 )
 
 
@@ -29,7 +30,7 @@ def demo_page(report: DemoReport) -> Page:
     proof = tables.headline(report).verification
     cluster, exact, bm25 = proof.run("cluster"), proof.run("exact"), proof.run("BM25")
     wrong = sum(index.verification.wrong_hits for index in report.indexes)
-    trained = tables.training(report)
+    trained, quality = tables.training(report), quality_section(proof)
     hits = sum(index.verification.comparison.hits for index in report.indexes)
     return Page(
         title="From an encoder to proven retrieval",
@@ -57,7 +58,11 @@ def demo_page(report: DemoReport) -> Page:
             *([Section("What is wrong", lines=report.failures)] if report.failures else []),
             *([Section("Training", tables.training_verdict(report), tables=[trained])] if trained else []),
             _path(report),
-            _retrieval(report),
+            replace(
+                quality,
+                text=f"{quality.text} The plots show {tables.headline(report).label}.",
+                tables=[tables.quality(report)],
+            ),
             _agreement(report),
             examples_section(proof),
         ],
@@ -81,24 +86,6 @@ def _path(report: DemoReport) -> Section:
         ],
         plots=[Plot(plots.rate_bars(rates, "documents per second"), "Ingest, encoding included.")],
     )
-
-
-def _retrieval(report: DemoReport) -> Section:
-    proof = tables.headline(report).verification
-    section = Section(
-        "Retrieval",
-        "The cluster beside the exact scores in process and beside BM25 in the same cluster.",
-        tables=[tables.quality(report)],
-        plots=[
-            Plot(
-                plots.quality_bars({run.name: run.quality for run in proof.runs}),
-                f"{tables.headline(report).label}: mean over the judged queries.",
-            )
-        ],
-    )
-    if (gains := gains_plot(proof)) is not None:
-        section.plots.append(gains)
-    return section
 
 
 def _agreement(report: DemoReport) -> Section:

@@ -132,17 +132,19 @@ def _fetch(artifact: Artifact, cached: Path, progress: Progress | None) -> Path:
 
 def _download(artifact: Artifact, repository: Path, progress: Progress | None) -> Path:
     """Let jgo fetch ``artifact`` into ``repository``; three attempts against a network that falters."""
-    maven = _maven()
-    from jgo.maven import PythonResolver
+    try:
+        from jgo.maven import MavenContext, PythonResolver
+    except ImportError:
+        raise MissingDependencyError.for_extra("Fetching OpenSearch", "jgo", "node") from None
     from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-    context = maven.MavenContext(
+    context = MavenContext(
         repo_cache=repository,
         timeout=60,
         resolver=PythonResolver(progress_callback=_jgo_progress(progress)),
     )
     component = context.project(artifact.group, artifact.name).at_version(artifact.version)
-    wanted = component.artifact(packaging=artifact.packaging, classifier=artifact.classifier)
+    wanted: Any = component.artifact(packaging=artifact.packaging, classifier=artifact.classifier)
 
     def attempt() -> Path:
         wanted.cached_path.unlink(missing_ok=True)
@@ -190,11 +192,3 @@ def _repository() -> Path:
 def _cached_path(artifact: Artifact) -> Path:
     folders = (*artifact.group.split("."), artifact.name, artifact.version)
     return _repository().joinpath(*folders, artifact.filename)
-
-
-def _maven() -> Any:
-    try:
-        import jgo.maven
-    except ImportError:
-        raise MissingDependencyError.for_extra("Fetching OpenSearch", "jgo", "node") from None
-    return jgo.maven

@@ -59,16 +59,11 @@ def deploy(
     archives: tuple[str, ...],
     name: str | None,
     model_format: str | None,
-    group: str | None,
-    replace: bool,
-    configure_cluster: bool,
-    allow_untrained: bool,
     no_compare: bool,
-    wait_s: float,
-    redeploy: bool,
     dry_run: bool,
     connection: ConnectionSettings,
     out: Output,
+    **options: Any,
 ) -> None:
     """Register and deploy an archive.
 
@@ -92,17 +87,9 @@ def deploy(
     client = connect(connection)
     cluster_info(client)  # a wrong address or password shows now, not after minutes of preparation
     if dry_run:
-        _print_plans(client, targets, group, replace, out)
+        _print_plans(client, targets, options["group"], options["replace"], out)
         return
-    options: dict[str, Any] = {
-        "group": group,
-        "replace": replace,
-        "configure_cluster": configure_cluster,
-        "allow_untrained": allow_untrained,
-        "compare": not no_compare,
-        "wait_s": wait_s,
-        "redeploy": redeploy,
-    }
+    options["compare"] = not no_compare
     deployed = [_deploy_one(client, archive, chosen, options, out) for archive, chosen in targets]
     out.result([model.to_dict() for model in deployed], lambda console: _print_deployed(console, deployed))
 

@@ -60,9 +60,7 @@ def node() -> None:
     help="How long it may take to become ready.",
 )
 @output_options
-def start(
-    name: str, port: int | None, heap: str, docker: bool, image: str | None, timeout: float, out: Output
-) -> None:
+def start(name: str, docker: bool, image: str | None, out: Output, **options: Any) -> None:
     """Start a node and wait until it is ready.
 
     Its data stay when it stops. Starting a node that runs changes nothing. The first start fetches
@@ -80,8 +78,8 @@ def start(
     if image and not docker:
         raise UsageError("--image is for containers", hint="Add --docker.")
     with out.progress("Starting OpenSearch", unit="") as handle:
-        common: dict[str, Any] = {"port": port, "heap": heap, "timeout": timeout, "progress": handle.update}
-        started: Node = DockerNode(name, image=image, **common) if docker else LocalNode(name, **common)
+        options["progress"] = handle.update
+        started: Node = DockerNode(name, image=image, **options) if docker else LocalNode(name, **options)
         started.start(detach=True)
     _tell_status(started, out)
 

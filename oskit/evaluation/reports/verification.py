@@ -31,7 +31,7 @@ def verification_page(report: VerificationReport) -> Page:
     cluster = report.run("cluster")
     sections = [
         _verdict(report),
-        _quality(report),
+        quality_section(report),
         _agreement(report),
         _cost(report),
         _disagreements(report),
@@ -176,7 +176,8 @@ def _verdict(report: VerificationReport) -> Section | None:
     return Section("What is wrong" if report.failures else "Worth knowing", lines=lines)
 
 
-def _quality(report: VerificationReport) -> Section:
+def quality_section(report: VerificationReport) -> Section:
+    """The runs beside each other, as a table and as bars, and the gain of each query over BM25."""
     section = Section(
         "Quality",
         "The cluster beside the exact scores and beside BM25 on the same text in the same index.",

@@ -39,7 +39,7 @@ Progress = Callable[[str, int], object]
 """Told what is being done, and how many (documents, queries) were done since the last call."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class MiningReport:
     """What mining found.
 
@@ -61,15 +61,15 @@ class MiningReport:
     examples: int
     queries: int
     documents: int
-    given: int
-    mined: int
-    random: int
-    filled: int
-    short: int
-    false_negatives: int
-    filtered: bool
-    positive_score: float | None
-    mined_score: float | None
+    given: int = 0
+    mined: int = 0
+    random: int = 0
+    filled: int = 0
+    short: int = 0
+    false_negatives: int = 0
+    filtered: bool = False
+    positive_score: float | None = None
+    mined_score: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All attributes, for JSON."""
@@ -134,7 +134,7 @@ def mine_negatives(
         for row in miner.rows():
             writer.add(*row)
     mined = replace(data, examples=open_rows(path), keep_alive=(data.keep_alive, place))
-    return mined, miner.report()
+    return mined, miner.report
 
 
 class _Miner:
@@ -159,7 +159,9 @@ class _Miner:
                 if number == len(self._positives):
                     self._positives.append(set())
                 self._positives[number].add(key)
-        self._given = self._mined = self._random = self._filled = self._short = self._false = 0
+        self.report = MiningReport(len(data.examples), len(self._queries), len(self._corpus))
+        looks = config.margin is not None or config.positive_share is not None
+        self.report.filtered = dense is not None and looks
         self._sums = np.zeros(2)
 
     def find_candidates(self) -> None:
@@ -195,24 +197,10 @@ class _Miner:
                 yield query, positive, given[number] + [next(texts) for _ in chosen[number]]
             done += len(queries)
             self._progress("choosing negatives", len(queries))
-
-    def report(self) -> MiningReport:
-        examples = len(self._examples)
-        scored = self._dense is not None
-        return MiningReport(
-            examples=examples,
-            queries=len(self._queries),
-            documents=len(self._corpus),
-            given=self._given,
-            mined=self._mined,
-            random=self._random,
-            filled=self._filled,
-            short=self._short,
-            false_negatives=self._false,
-            filtered=scored and (self._config.margin is not None or self._config.positive_share is not None),
-            positive_score=float(self._sums[0] / examples) if scored and examples else None,
-            mined_score=float(self._sums[1] / self._mined) if scored and self._mined else None,
-        )
+        if self._dense is not None and done:
+            self.report.positive_score = float(self._sums[0] / done)
+            if self.report.mined:
+                self.report.mined_score = float(self._sums[1] / self.report.mined)
 
     def _kept(self, query: str, negatives: Sequence[str]) -> list[str]:
         """Negatives that the data has, each once and none a positive of the query."""
@@ -221,7 +209,7 @@ class _Miner:
         keys = _keys(unique).tolist()
         kept = [text for text, key in zip(unique, keys, strict=True) if key not in positives]
         kept = kept[: self._config.per_query]
-        self._given += len(kept)
+        self.report.given += len(kept)
         return kept
 
     def _choose(self, query: int, kept: Sequence[str], positive_score: float | None, row: int) -> list[int]:
@@ -237,7 +225,7 @@ class _Miner:
         usable &= ~np.isin(self._keys[found], list(excluded))
         if self._scores is not None and positive_score is not None:
             false = usable & (self._scores[query] > _limit(positive_score, config))
-            self._false += int(false.sum())
+            self.report.false_negatives += int(false.sum())
             usable &= ~false
             dropped |= false
             self._sums[0] += positive_score
@@ -247,7 +235,7 @@ class _Miner:
         ranks = ranks[:need]
         if self._scores is not None:
             self._sums[1] += float(self._scores[query][ranks].sum())
-        self._mined += len(ranks)
+        self.report.mined += len(ranks)
         chosen: list[int] = found[ranks].tolist()
         if len(chosen) < need:
             taken = [*chosen, *found[dropped].tolist()]
@@ -262,9 +250,9 @@ class _Miner:
         for position in rng.choice(len(self._keys), count, replace=False).tolist():
             if int(self._keys[position]) not in excluded and len(drawn) < need:
                 drawn.append(position)
-        self._random += len(drawn)
-        self._filled += bool(drawn)
-        self._short += len(drawn) < need
+        self.report.random += len(drawn)
+        self.report.filled += bool(drawn)
+        self.report.short += len(drawn) < need
         return drawn
 
     def _search(self, teacher: DenseEncoder, queries: Sequence[str], depth: int) -> tuple[Positions, Scores]:
