@@ -24,7 +24,7 @@ from oskit.archive.manifest import Source
 from oskit.archive.text_encoder import SERVER_MAX_LENGTH, Architecture
 from oskit.archive.vocabulary import Vocabulary
 from oskit.encoder.loader.modules import positions
-from oskit.errors import ExportError
+from oskit.errors import ExportError, first_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -195,11 +195,17 @@ def _example(tokenizer: Tokenizer) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _width(modules: Sequence[torch.nn.Module], tokenizer: Tokenizer) -> int:
     input_ids, mask = _example(tokenizer)
-    with exportable(modules) as traced:
-        features: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask}
-        for module in traced:
-            features = module(features)
-    return int(features["token_embeddings"].shape[-1])
+    try:
+        with exportable(modules) as traced:
+            features: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask}
+            for module in traced:
+                features = module(features)
+        return int(features["token_embeddings"].shape[-1])
+    except Exception as error:  # any, of whatever architecture
+        raise ExportError(
+            f"the encoder does not run: {first_line(error)}",
+            hint="Call its encode_document() by itself: the traceback says where it fails.",
+        ) from error
 
 
 def _query_weights(queries: SparseStaticEmbedding, vocabulary: Vocabulary) -> NDArray[np.float32]:

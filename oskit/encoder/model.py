@@ -268,8 +268,10 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
         """Save to a folder, as ``save_pretrained`` does; it opens in plain sentence-transformers.
 
         Raises:
+            EncoderError: Its table of query weights would not load again.
             UsageError: The folder cannot be written.
         """
+        self.check_saving()
         try:
             with quiet_libraries():
                 super().save(str(path), *args, **kwargs)
@@ -278,6 +280,21 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
                 f"cannot save the encoder to {path}: {error.strerror or error}",
                 hint="Give a folder that can be written, on a disk with room.",
             ) from error
+
+    def check_saving(self) -> None:
+        """Refuse a table of query weights that sentence-transformers would not load again.
+
+        Raises:
+            EncoderError: The tokenizer's ids have holes, so that the table is wider than it has tokens.
+        """
+        table = self.query_embedding
+        tokens = len(table.tokenizer.get_vocab()) if table is not None else 0
+        if table is not None and len(table.weight) > tokens:
+            raise EncoderError(
+                f"the table of {len(table.weight)} query weights cannot be saved: the tokenizer has {tokens} "
+                "tokens, its ids have holes, and sentence-transformers loads one weight a token",
+                hint="Export it without saving it, or use a tokenizer whose ids have no holes.",
+            )
 
     def _get_model_config(self) -> dict[str, Any]:
         """What goes into ``config_sentence_transformers.json``; other readers ignore our key."""

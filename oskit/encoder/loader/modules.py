@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from sentence_transformers.sparse_encoder.modules import (
@@ -23,6 +23,10 @@ from oskit.encoder.head.projection import projection_module, random_projection, 
 from oskit.encoder.loader.layouts import Layout, TransformerPart
 from oskit.encoder.loader.report import Activation
 from oskit.errors import BrokenEncoderError, EncoderError, OskitError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -118,11 +122,22 @@ def _transformer(layout: Layout, trust: Trust, *, masked_lm: bool) -> Transforme
 
 def _router(idf: Path, transformer: Transformer, documents: list[Any], vocabulary: Vocabulary) -> Router:
     """Queries by a table, documents by the encoder."""
-    tokenizer: Any = transformer.tokenizer
-    # sentence-transformers makes the module as wide as the tokenizer when it loads it again.
-    weights = torch.from_numpy(idf_vector(read_idf(idf), vocabulary)[: len(tokenizer.get_vocab())])
-    queries = SparseStaticEmbedding(tokenizer, weights, frozen=True)
+    queries = query_table(transformer.tokenizer, idf_vector(read_idf(idf), vocabulary))
     return Router.for_query_document(query_modules=[queries], document_modules=documents)
+
+
+def query_table(
+    tokenizer: Any, weights: NDArray[np.float32], *, frozen: bool = True
+) -> SparseStaticEmbedding:
+    """The query side of an inference-free encoder: ``weights [vocabulary]`` of its tokens.
+
+    It is as wide as sentence-transformers makes it when it loads it again, one weight a token. That is too
+    few where the token ids have holes: a table with weights beyond is wider, and cannot be saved.
+    """
+    width = len(tokenizer.get_vocab())
+    if weights[width:].any():
+        width = len(weights)
+    return SparseStaticEmbedding(tokenizer, torch.from_numpy(weights[:width]), frozen=frozen)
 
 
 def missing_head(part: TransformerPart, trust: Trust) -> str | None:

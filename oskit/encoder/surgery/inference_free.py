@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from sentence_transformers.sparse_encoder.modules import Router, SparseStaticEmbedding
+from sentence_transformers.sparse_encoder.modules import Router
 
 from oskit.archive.idf import merged_idf
+from oskit.encoder.loader.modules import query_table
 from oskit.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -42,11 +42,8 @@ def inference_free(
         )
     if not np.isfinite(idf).all() or (idf < 0).any():
         raise EncoderError("the table holds query weights that are negative or no finite numbers")
-    tokenizer: Any = encoder.document_transformer.tokenizer
     documents: list[Any] = list(encoder.document_modules)
     merged = merged_idf(np.asarray(idf, dtype=np.float32), encoder.vocabulary)
-    # sentence-transformers makes the module as wide as the tokenizer when it loads it again.
-    weight = torch.from_numpy(merged[: len(tokenizer.get_vocab())])
-    queries = SparseStaticEmbedding(tokenizer=tokenizer, weight=weight, frozen=not trainable)
+    queries = query_table(encoder.document_transformer.tokenizer, merged, frozen=not trainable)
     router = Router.for_query_document(query_modules=[queries], document_modules=documents)
     return encoder.with_modules([router])

@@ -88,7 +88,9 @@ def finish_student(
     elif encoder.architecture == "inference-free":
         idf = encoder.query_idf()
     assert idf is not None
-    return inference_free(encoder, idf, trainable=part.train_query_weights)
+    made = inference_free(encoder, idf, trainable=part.train_query_weights)
+    made.check_saving()
+    return made
 
 
 def _is_base(encoder: NeuralSparseEncoder) -> bool:
