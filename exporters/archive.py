@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
@@ -73,12 +73,13 @@ def check_replaceable(folder: Path) -> None:
 def replacing(output_dir: Path) -> Iterator[Path]:
     """A folder to write an export to, which takes the place of its namesakes in ``output_dir`` at the end.
 
-    Only the folders that were written are replaced; after an error nothing has changed.
+    Only the folders that were written are replaced, all of them or none: after an error nothing has changed.
 
     Raises:
         ExportError: The output cannot be written.
         UsageError: A folder that would be replaced holds something that no export wrote.
     """
+    is_new = not output_dir.exists()
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         staging = Path(mkdtemp(prefix=".export-", dir=output_dir))
@@ -88,12 +89,14 @@ def replacing(output_dir: Path) -> Iterator[Path]:
         ) from error
     try:
         yield staging
-        for folder in sorted(staging.iterdir()):
-            target = output_dir / folder.name
-            check_replaceable(target)  # someone may have put files there in the meantime
-            if target.exists():
-                target.rename(staging / f".old-{folder.name}")
-            folder.rename(target)
+        with ExitStack() as undo:
+            for folder in sorted(staging.iterdir()):
+                target = output_dir / folder.name
+                check_replaceable(target)  # someone may have put files there in the meantime
+                if target.exists():
+                    _move(target, staging / f".old-{folder.name}", undo)
+                _move(folder, target, undo)
+            undo.pop_all()
     except OSError as error:
         raise ExportError(
             f"cannot write the export to {output_dir}: {error.strerror or error}",
@@ -101,6 +104,14 @@ def replacing(output_dir: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):  # an export is in it
+                output_dir.rmdir()
+
+
+def _move(source: Path, target: Path, undo: ExitStack) -> None:
+    source.rename(target)
+    undo.callback(target.rename, source)
 
 
 def file_stem(name: str, version: str, kind: str) -> str:

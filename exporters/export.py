@@ -13,7 +13,7 @@ from sentence_transformers import SparseEncoder
 
 from exporters.archive import check_replaceable, file_stem, replacing, write_beside, write_zip
 from exporters.graph import BakedEncoder, check_bakeable, exportable
-from exporters.onnx import OPSET, write_onnx
+from exporters.onnx import write_onnx
 from exporters.parity import (
     Reference,
     compare_documents,
@@ -23,17 +23,27 @@ from exporters.parity import (
 )
 from exporters.parts import EncoderParts, take_apart
 from exporters.texts import parity_texts, probe_texts
-from exporters.tokenizer import query_table, table_json
+from exporters.tokenizer import query_table
 from exporters.torchscript import write_torchscript
 from oskit.archive.archive import Archive, open_archive
 from oskit.archive.encoder import ArchiveEncoder
-from oskit.archive.manifest import MANIFEST_NAME, Manifest, Parity, Probe, VocabularyRecord, origin
+from oskit.archive.idf import idf_json
+from oskit.archive.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    Parity,
+    Probe,
+    VocabularyRecord,
+    origin,
+    short_name,
+)
 from oskit.archive.token_weights import Prune
 from oskit.encoder.loader.quiet import quiet_libraries
 from oskit.errors import UntrainedEncoderError, UsageError
 from oskit.versions import installed_versions
 
 Format = Literal["torchscript", "onnx"]
+Kind = Format | Literal["tokenizer"]
 Quantization = Literal["int8"]
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, and how many of how many steps are done."""
@@ -66,7 +76,7 @@ def export_encoder(
             (→ Dense) → SpladePooling, also behind a query table.
         output_dir: Folder to write to; it is made if needed.
         formats: What to write.
-        name: Name to register by; by default the encoder's folder or repository.
+        name: Name to register by; by default that of the encoder's repository, folder or training run.
         version: Version to register by.
         quantize: ``"int8"`` for 8-bit integers, ONNX only. The archive is a quarter to half as large and
             approximate.
@@ -92,19 +102,20 @@ def export_encoder(
             f"the projection of {parts.source.model} to its vocabulary is random: retrieval is worthless",
             hint="Train the encoder first; to export it all the same, use --allow-untrained.",
         )
-    job = _Job(parts, name or _default_name(parts), version, quantize, prune)
-    report = _Steps(progress, 1 + 2 * len(formats) + 2 * (parts.idf is not None))
+    name = name or re.sub(_UNSAFE, "-", short_name(parts.source.model))
+    kinds: list[Kind] = [*formats]
+    if parts.idf is not None:
+        kinds.append("tokenizer")
+    report = _Steps(progress, 1 + 2 * len(kinds))
     output_dir = Path(output_dir)
-    for kind in (*formats, *(["tokenizer"] if parts.idf is not None else [])):
+    for kind in kinds:
         check_replaceable(output_dir / kind)
     _refuse_other_export(output_dir, parts)
     with replacing(output_dir) as staging, quiet_libraries():
         report("running the encoder")
         reference = compute_reference(encoder, parts, parity_texts())
-        made = [_export_encoder(job, format_, staging, reference, report) for format_ in formats]
-        if parts.idf is not None:
-            made.append(_export_tokenizer(job, staging, reference, report))
-        names = [path.relative_to(staging) for path in made]
+        job = _Job(parts, reference, name, version, quantize, prune)
+        names = [_export(job, kind, staging, report).relative_to(staging) for kind in kinds]
     return [open_archive(output_dir / path) for path in names]
 
 
@@ -113,15 +124,11 @@ class _Job:
     """What all archives of one export share."""
 
     parts: EncoderParts
+    reference: Reference
     name: str
     version: str
     quantize: Quantization | None
     prune: Prune | None
-
-    def path(self, staging: Path, kind: str) -> Path:
-        folder = staging / kind
-        folder.mkdir()
-        return folder / f"{file_stem(self.name, self.version, kind)}.zip"
 
 
 class _Steps:
@@ -136,19 +143,30 @@ class _Steps:
         self._done += 1
 
 
-def _export_encoder(job: _Job, format_: Format, staging: Path, reference: Reference, report: _Steps) -> Path:
-    path = job.path(staging, format_)
-    report(f"{format_}: writing")
-    # Not named after the encoder: the same encoder is the same archive by any name.
-    model = path.with_name("model.pt" if format_ == "torchscript" else "model.onnx")
-    _write_model(job, format_, model)
-    write_zip(path, {model.name: model, "tokenizer.json": _tokenizer_json(job.parts)})
-    model.unlink()
-    report(f"{format_}: comparing {len(reference.texts)} texts with the encoder")
-    archive = open_archive(path)
-    opened = ArchiveEncoder.open(archive)
-    parity = compare_documents(reference, opened, prune=job.prune, quantized=job.quantize is not None)
-    _describe(job, archive, opened, parity)
+def _export(job: _Job, kind: Kind, staging: Path, report: _Steps) -> Path:
+    """Write an archive, prove it, and write its register body and manifest beside it."""
+    path = staging / kind / f"{file_stem(job.name, job.version, kind)}.zip"
+    path.parent.mkdir()
+    report(f"{kind}: writing")
+    # Nothing inside is named after the encoder: the same encoder is the same archive by any name.
+    model = path.with_name("model.pt" if kind == "torchscript" else "model.onnx")
+    tokenizer = {"tokenizer.json": job.parts.tokenizer.to_str().encode()}
+    if kind == "tokenizer":
+        write_zip(path, {**tokenizer, "idf.json": idf_json(query_table(job.parts)).encode()})
+    else:
+        _write_model(job, kind, model)
+        write_zip(path, {**tokenizer, model.name: model})
+        model.unlink()
+    report(f"{kind}: comparing {len(job.reference.texts)} texts with the encoder")
+    opened = ArchiveEncoder.open(path)
+    if kind == "tokenizer":
+        parity = compare_queries(job.reference, opened)
+    else:
+        quantized = job.quantize is not None
+        parity = compare_documents(job.reference, opened, prune=job.prune, quantized=quantized)
+    manifest = _manifest(job, opened, parity)
+    named = replace(opened.archive, name=manifest.name, version=job.version, description=manifest.description)
+    write_beside(named, manifest)
     return path
 
 
@@ -169,41 +187,18 @@ def _write_model(job: _Job, format_: Format, path: Path) -> None:
             write_onnx(baked, *parts.example(), path, quantize=job.quantize is not None)
 
 
-def _export_tokenizer(job: _Job, staging: Path, reference: Reference, report: _Steps) -> Path:
-    parts = job.parts
-    assert parts.idf is not None
-    path = job.path(staging, "tokenizer")
-    report("tokenizer: writing")
-    table = query_table(parts.idf, parts.vocabulary)
-    write_zip(path, {"tokenizer.json": _tokenizer_json(parts), "idf.json": table_json(table)})
-    report(f"tokenizer: comparing {len(reference.texts)} texts with the encoder")
-    archive = open_archive(path)
-    opened = ArchiveEncoder.open(archive)
-    _describe(job, archive, opened, compare_queries(reference, opened))
-    return path
-
-
-def _describe(job: _Job, archive: Archive, opened: ArchiveEncoder, parity: Parity) -> None:
-    """Write register body and manifest beside the proved archive."""
-    manifest = _manifest(job, archive, opened, parity)
-    named = replace(archive, name=manifest.name, version=manifest.version, description=manifest.description)
-    write_beside(named, manifest)
-
-
-def _manifest(job: _Job, archive: Archive, opened: ArchiveEncoder, parity: Parity) -> Manifest:
-    parts, vocabulary = job.parts, job.parts.vocabulary
+def _manifest(job: _Job, opened: ArchiveEncoder, parity: Parity) -> Manifest:
+    parts, archive = job.parts, opened.archive
     is_encoder = archive.kind == "encoder"
     tokenizer = f"{file_stem(job.name, job.version, 'tokenizer')}.zip"
     return Manifest(
         file=archive.path.name,
         sha256=archive.sha256,
-        size=archive.size,
         name=job.name if is_encoder else f"{job.name}-tokenizer",
         version=job.version,
         description=_description(job, archive),
         kind=archive.kind,
         model_format=archive.model_format,
-        function_name=archive.function_name,
         architecture=parts.architecture,
         source=parts.source,
         activation=parts.activation,
@@ -211,13 +206,7 @@ def _manifest(job: _Job, archive: Archive, opened: ArchiveEncoder, parity: Parit
         max_length=parts.max_length,
         prune=str(job.prune) if job.prune is not None and is_encoder else None,
         quantization=job.quantize if is_encoder else None,
-        vocabulary=VocabularyRecord(
-            size=vocabulary.size,
-            key_format=vocabulary.key_format,
-            special_ids=len(vocabulary.special_ids),
-            ambiguous_keys=len(vocabulary.ambiguous_keys),
-        ),
-        onnx_opset=OPSET if archive.model_format == "ONNX" else None,
+        vocabulary=VocabularyRecord(size=parts.vocabulary.size, key_format=parts.vocabulary.key_format),
         versions=installed_versions(_PACKAGES),
         parity=parity,
         probes=_probes(opened, is_encoder),
@@ -272,11 +261,6 @@ _UNSAFE = r"[^\w\s.,!?():@\-/'\"]"
 """Characters that ML Commons refuses in names and descriptions (``StringUtils.SAFE_INPUT_PATTERN``)."""
 
 
-def _default_name(parts: EncoderParts) -> str:
-    name = Path(parts.source.model).name if Path(parts.source.model).exists() else parts.source.model
-    return re.sub(_UNSAFE, "-", name)
-
-
 def _check_arguments(formats: Sequence[str], name: str | None, version: str, quantize: str | None) -> None:
     unknown = [format_ for format_ in formats if format_ not in get_args(Format)]
     if unknown or not formats or len(set(formats)) < len(formats):
@@ -312,7 +296,3 @@ def _place(model: str) -> str:
     """The folder that ``model`` names, by whatever path; else the name of a repository."""
     path = Path(model)
     return str(path.resolve()) if path.exists() else model
-
-
-def _tokenizer_json(parts: EncoderParts) -> bytes:
-    return parts.tokenizer.to_str().encode()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,7 +14,7 @@ import torch
 
 from exporters.graph import BakedEncoder
 from oskit.archive.backends import ATTENTION_MASK, INPUT_IDS, OUTPUT
-from oskit.errors import ExportError
+from oskit.errors import ExportError, first_line
 
 OPSET = 17
 """Has layer normalisation as one operator; ONNX Runtime 1.16.3 knows opsets up to 19."""
@@ -63,7 +65,7 @@ def _export(
     baked: BakedEncoder, input_ids: torch.Tensor, mask: torch.Tensor, path: Path, *, fold: bool
 ) -> None:
     axes = {0: "batch", 1: "length"}
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), _without_dumps():
         warnings.simplefilter("ignore")
         try:
             torch.onnx.export(
@@ -79,11 +81,22 @@ def _export(
                 dynamo=False,
             )
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ExportError(
-                f"the encoder cannot be exported as ONNX: {reason}",
+                f"the encoder cannot be exported as ONNX: {first_line(error)}",
                 hint="Export it as TorchScript instead: --format torchscript",
             ) from error
+
+
+@contextmanager
+def _without_dumps() -> Iterator[None]:
+    """On a failure torch prints the whole graph to the process's stdout, and cannot be asked not to."""
+    library: Any = torch._C
+    switch = library._jit_set_onnx_log_enabled
+    library._jit_set_onnx_log_enabled = lambda _enabled: None
+    try:
+        yield
+    finally:
+        library._jit_set_onnx_log_enabled = switch
 
 
 def _quantize(source: Path, target: Path) -> None:
@@ -97,9 +110,8 @@ def _quantize(source: Path, target: Path) -> None:
         # would predict different weights on different machines.
         quantize_dynamic(str(source), str(target), weight_type=QuantType.QUInt8, per_channel=True)
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ExportError(
-            f"the encoder cannot be quantised: {reason}", hint="Leave --quantize out."
+            f"the encoder cannot be quantised: {first_line(error)}", hint="Leave --quantize out."
         ) from error
     finally:
         root.setLevel(level)

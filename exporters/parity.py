@@ -1,13 +1,15 @@
 """Proof that an archive computes what its encoder does: it is opened again, run and compared.
 
 The reference is sentence-transformers' own ``encode_document`` and ``encode_query``: its tokenisation,
-attention and pooling, of which nothing is shared with the graph in the archive.
+attention and pooling of all logits, of which nothing is shared with the graph in the archive, nor with
+oskit's streaming head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from sentence_transformers import SparseEncoder
+from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
+from torch import nn
+from torch.nn import functional
 
 from exporters.parts import EncoderParts
 from oskit.archive.batching import LOGITS_BYTES
@@ -23,7 +28,7 @@ from oskit.archive.idf import merged_idf
 from oskit.archive.manifest import Parity
 from oskit.archive.token_weights import Prune
 from oskit.archive.vocabulary import Vocabulary
-from oskit.errors import ParityError
+from oskit.errors import ExportError, ParityError, first_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,18 +61,18 @@ def compute_reference(encoder: SparseEncoder, parts: EncoderParts, texts: Sequen
     """Run the encoder over the texts by sentence-transformers.
 
     Raises:
+        ExportError: sentence-transformers cannot encode with it.
         ParityError: ``tokenizer.json`` does not give the ids that the encoder's tokenizer gives.
     """
     ids = _token_ids(parts, texts)
     has_tokens = np.array([len(row) > parts.around for row in ids], dtype=np.float32)[:, None]
     mask = parts.vocabulary.weight_mask()
     batch_size = max(1, min(32, LOGITS_BYTES // (4 * parts.vocabulary.size * parts.max_length)))
-    with _as_on_the_cluster(encoder, parts.max_length) as reference:
-        documents = _dense(reference.encode_document(list(texts), **_options(batch_size)))
-        documents = documents * mask * has_tokens
+    with _as_on_the_cluster(encoder, parts) as reference:
+        documents = _dense(reference.encode_document, texts, batch_size) * mask * has_tokens
         queries = None
         if parts.idf is not None:
-            queries = _dense(reference.encode_query(list(texts), **_options(batch_size)))
+            queries = _dense(reference.encode_query, texts, batch_size)
             queries = _queries_on_the_cluster(queries, ids, parts)
     return Reference(tuple(texts), documents, queries)
 
@@ -94,10 +99,10 @@ def compare_queries(reference: Reference, archive: ArchiveEncoder) -> Parity:
         ParityError: They differ by more than is allowed.
     """
     assert reference.queries is not None
-    actual = archive.query_matrix(reference.texts).toarray()
+    actual = archive.query_matrix(reference.texts)
     # Columns beyond the tokenizer's vocabulary, of padded embeddings, never weigh anything.
-    expected = reference.queries[:, : actual.shape[1]]
-    return _judge(reference.texts, expected, actual, archive, quantized=False)
+    actual.resize(reference.queries.shape)
+    return _judge(reference.texts, reference.queries, actual.toarray(), archive, quantized=False)
 
 
 def _token_ids(parts: EncoderParts, texts: Sequence[str]) -> list[list[int]]:
@@ -153,12 +158,10 @@ def _judge(
     quantized: bool,
 ) -> Parity:
     difference = np.abs(expected - actual)
-    either = (expected > 0) | (actual > 0)
     cosines = _cosines(expected, actual)
     parity = Parity(
         texts=len(texts),
         max_difference=float(difference.max()),
-        mean_difference=float(difference[either].mean()) if either.any() else 0.0,
         mean_cosine=round(float(cosines.mean()), 6),
         min_cosine=round(float(cosines.min()), 6),
         tolerance=QUANTIZED_TOLERANCE if quantized else TOLERANCE,
@@ -193,38 +196,54 @@ def _cosines(expected: NDArray[np.float32], actual: NDArray[np.float32]) -> NDAr
 
 
 @contextmanager
-def _as_on_the_cluster(encoder: SparseEncoder, max_length: int) -> Iterator[SparseEncoder]:
-    """The encoder reading as much of a text as the server does, in float32, keeping all weights."""
-    tensors = list(encoder.parameters())
-    exact = all(tensor.dtype == torch.float32 for tensor in tensors)
-    reference: Any = encoder if exact else deepcopy(encoder).float()
-    tokenizers = {
+def _as_on_the_cluster(encoder: SparseEncoder, parts: EncoderParts) -> Iterator[SparseEncoder]:
+    """The encoder's modules in a plain ``SparseEncoder``, reading as much of a text as the server does.
+
+    In float32, keeping all weights. The table of an inference-free encoder's queries is as wide as the
+    vocabulary, so that it has every token id: by itself it is as wide as the tokenizer has tokens.
+    """
+    training = encoder.training
+    exact = all(tensor.dtype == torch.float32 for tensor in encoder.parameters())
+    modules: Any = OrderedDict((encoder if exact else deepcopy(encoder).float()).named_children())
+    reference = SparseEncoder(modules=modules, device=str(encoder.device))
+    reference.module_kwargs = encoder.module_kwargs
+    tokenizers: dict[int, Any] = {
         id(module.tokenizer): module.tokenizer for module in reference.modules() if _tokenizes(module)
     }
-    lengths = [(tokenizer, tokenizer.model_max_length) for tokenizer in tokenizers.values()]
-    max_active_dims, training = reference.max_active_dims, reference.training
-    try:
+    with ExitStack() as undo:
+        undo.callback(encoder.train, training)
         reference.eval()
-        reference.max_active_dims = None
-        for tokenizer, _ in lengths:
-            tokenizer.model_max_length = max_length
+        for tokenizer in tokenizers.values():
+            if tokenizer.pad_token is None:
+                raise ExportError(
+                    "the encoder's tokenizer has no padding token; sentence-transformers needs one",
+                    hint="Set tokenizer.pad_token, if need be to the unknown token, and save it again.",
+                )
+            undo.callback(setattr, tokenizer, "model_max_length", tokenizer.model_max_length)
+            tokenizer.model_max_length = parts.max_length
+        for table in [module for module in reference.modules() if isinstance(module, SparseStaticEmbedding)]:
+            undo.callback(_set_weights, table, table.weight)
+            missing = parts.vocabulary.size - len(table.weight)
+            _set_weights(table, nn.Parameter(functional.pad(table.weight.detach(), (0, missing))))
         yield reference
-    finally:
-        reference.max_active_dims = max_active_dims
-        for tokenizer, length in lengths:
-            tokenizer.model_max_length = length
-        reference.train(training)
+
+
+def _set_weights(table: SparseStaticEmbedding, weight: nn.Parameter) -> None:
+    table.weight, table.num_dimensions = weight, len(weight)
 
 
 def _tokenizes(module: Any) -> bool:
     return getattr(getattr(module, "tokenizer", None), "model_max_length", None) is not None
 
 
-def _options(batch_size: int) -> dict[str, Any]:
-    return {"batch_size": batch_size, "show_progress_bar": False, "convert_to_sparse_tensor": True}
-
-
-def _dense(embeddings: Any) -> NDArray[np.float32]:
+def _dense(encode: Callable[..., Any], texts: Sequence[str], batch_size: int) -> NDArray[np.float32]:
+    try:
+        embeddings = encode(list(texts), batch_size=batch_size, show_progress_bar=False)
+    except Exception as error:  # any, of whatever architecture
+        raise ExportError(
+            f"the encoder does not run: {first_line(error)}",
+            hint="Call its encode_document() by itself: the traceback says where it fails.",
+        ) from error
     return np.asarray(embeddings.to_dense().float().cpu().numpy())
 
 

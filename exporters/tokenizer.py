@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING
-
+from exporters.parts import EncoderParts
 from oskit.archive.idf import MIN_QUERY_WEIGHT, idf_table
-from oskit.archive.vocabulary import Vocabulary
 from oskit.errors import ExportError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 MAX_QUERY_WEIGHT = 64.0
 """OpenSearch refuses a query in which a token weighs more."""
 
 
-def query_table(idf: NDArray[np.float32], vocabulary: Vocabulary) -> dict[str, float]:
+def query_table(parts: EncoderParts) -> dict[str, float]:
     """The content of ``idf.json``: every key of the vocabulary, or the server would take 1 for it.
 
     Tokens that the cluster never returns (special ones) have the weight 0. Of several ids with one key the
@@ -27,7 +20,8 @@ def query_table(idf: NDArray[np.float32], vocabulary: Vocabulary) -> dict[str, f
     Raises:
         ExportError: A weight is larger than OpenSearch takes.
     """
-    table = idf_table(idf, vocabulary)
+    assert parts.idf is not None
+    table = idf_table(parts.idf, parts.vocabulary)
     heaviest = max(table, key=lambda key: table[key])
     if table[heaviest] > MAX_QUERY_WEIGHT:
         raise ExportError(
@@ -35,10 +29,5 @@ def query_table(idf: NDArray[np.float32], vocabulary: Vocabulary) -> dict[str, f
             f"{MAX_QUERY_WEIGHT:g} at most",
             hint="Scale the query weights down; the ranking stays the same.",
         )
-    returned = set(vocabulary.keys)
+    returned = set(parts.vocabulary.keys)
     return {key: max(weight, MIN_QUERY_WEIGHT) if key in returned else 0.0 for key, weight in table.items()}
-
-
-def table_json(table: dict[str, float]) -> bytes:
-    """``idf.json``; ASCII only, because the server reads it in its platform's encoding."""
-    return json.dumps(table, ensure_ascii=True, separators=(",", ":")).encode()

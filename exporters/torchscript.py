@@ -11,7 +11,7 @@ import torch
 
 from exporters.graph import BakedEncoder, TorchScriptInterface
 from exporters.torchscript_file import normalise
-from oskit.errors import ExportError
+from oskit.errors import ExportError, first_line
 
 UNKNOWN_OPERATORS = frozenset(
     {
@@ -49,13 +49,19 @@ def write_torchscript(baked: BakedEncoder, input_ids: torch.Tensor, mask: torch.
             traced = _trace(baked, features)
         except Exception as error:
             raise ExportError(
-                f"the encoder cannot be traced by TorchScript: {_first_line(error)}",
+                f"the encoder cannot be traced by TorchScript: {first_line(error)}",
                 hint="Export it as ONNX instead: --format onnx",
             ) from error
         _refuse_unknown_operators(operators(traced))
         with TemporaryDirectory(dir=path.parent) as folder:
             raw = Path(folder) / "traced.pt"
-            torch.jit.save(traced, str(raw))
+            try:
+                torch.jit.save(traced, str(raw))
+            except RuntimeError as error:
+                raise ExportError(
+                    f"torch cannot write the TorchScript model: {first_line(error)}",
+                    hint="Is the disk full? Choose another folder with -o, or export ONNX: --format onnx",
+                ) from error
             normalise(raw, path)
 
 
@@ -86,7 +92,3 @@ def _refuse_unknown_operators(found: frozenset[str]) -> None:
             f"the encoder uses {', '.join(unknown)}, unknown to the libtorch of OpenSearch before 3.0",
             hint="Export it as ONNX instead: --format onnx",
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from zipfile import BadZipFile, ZipFile
 
-from oskit.archive.safety import ArchiveContent, inspect_zip
+from oskit.archive.safety import inspect_zip
 from oskit.errors import ArchiveError
 
 if TYPE_CHECKING:
@@ -117,6 +117,11 @@ class Archive:
         return path if path.is_file() else None
 
 
+def is_export(folder: Path) -> bool:
+    """Whether it is the folder of an archive, or one with such folders, as ``oskit export`` writes it."""
+    return (folder / REGISTER_BODY_NAME).is_file() or any(folder.glob(f"*/{REGISTER_BODY_NAME}"))
+
+
 def open_archive(path: str | Path) -> Archive:
     """Check an archive and say what it is.
 
@@ -128,29 +133,29 @@ def open_archive(path: str | Path) -> Archive:
         ArchiveError: It is not there, not a usable and safe archive, or not what its manifest describes.
     """
     zip_path = _find_zip(Path(path))
-    content = inspect_zip(zip_path)
+    model_file = inspect_zip(zip_path)
     sha256 = _sha256(zip_path)
     size = zip_path.stat().st_size
     manifest = _manifest_of(zip_path)
     registered = _register_body_of(zip_path)
     if manifest is not None:
         _refuse_other_content(zip_path, sha256, manifest.sha256, "manifest.json")
-        _refuse_other_kind(zip_path, content, manifest)
+        _refuse_other_kind(zip_path, model_file, manifest)
     elif registered is not None:
         _refuse_other_content(zip_path, sha256, registered["model_content_hash_value"], REGISTER_BODY_NAME)
     named = manifest.model_dump() if manifest is not None else registered or {}
-    kind: ArchiveKind = "encoder" if content.model_file else "tokenizer"
+    kind: ArchiveKind = "encoder" if model_file else "tokenizer"
     return Archive(
         path=zip_path,
         kind=kind,
-        model_format="ONNX" if (content.model_file or "").endswith(".onnx") else "TORCH_SCRIPT",
+        model_format="ONNX" if (model_file or "").endswith(".onnx") else "TORCH_SCRIPT",
         function_name="SPARSE_ENCODING" if kind == "encoder" else "SPARSE_TOKENIZE",
         sha256=sha256,
         size=size,
         name=str(named.get("name") or zip_path.stem),
         version=str(named.get("version") or "1.0.0"),
         description=str(named.get("description") or ""),
-        model_file=content.model_file,
+        model_file=model_file,
         manifest=manifest,
     )
 
@@ -220,12 +225,12 @@ def _refuse_other_content(zip_path: Path, actual: str, expected: str, described_
         )
 
 
-def _refuse_other_kind(zip_path: Path, content: ArchiveContent, manifest: Manifest) -> None:
-    actual = "encoder" if content.model_file else "tokenizer"
-    is_onnx = (content.model_file or "").endswith(".onnx")
+def _refuse_other_kind(zip_path: Path, model_file: str | None, manifest: Manifest) -> None:
+    actual = "encoder" if model_file else "tokenizer"
+    is_onnx = (model_file or "").endswith(".onnx")
     if manifest.kind != actual or (actual == "encoder" and (manifest.model_format == "ONNX") != is_onnx):
         raise ArchiveError(
-            f"{zip_path} holds {content.model_file or 'a tokenizer'}, but its manifest says "
+            f"{zip_path} holds {model_file or 'a tokenizer'}, but its manifest says "
             f"{manifest.kind}, {manifest.model_format}",
             hint="Export the encoder again with `oskit export`.",
         )

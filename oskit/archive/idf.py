@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from oskit.archive.safety import table_fault
 from oskit.archive.vocabulary import Vocabulary
 from oskit.data.atomic import write_whole
 from oskit.errors import BrokenEncoderError, UsageError
@@ -44,12 +44,9 @@ def read_idf(path: str | Path) -> dict[str, float]:
         weights = json.loads(text) if path.suffix == ".json" else _parse_lines(path, text)
     except (OSError, ValueError) as error:
         raise BrokenEncoderError(f"{path} cannot be read: {error}", hint=_FORM) from error
-    if not isinstance(weights, dict) or not weights:
-        raise BrokenEncoderError(f"{path} holds no weights", hint=_FORM)
-    for token, weight in weights.items():
-        number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if not number or not math.isfinite(weight) or weight < 0:
-            raise BrokenEncoderError(f"{path} gives the token {token!r} the weight {weight!r}", hint=_FORM)
+    fault = table_fault(weights)
+    if fault is not None:
+        raise BrokenEncoderError(f"{path} {fault}", hint=_FORM)
     return {token: float(weight) for token, weight in weights.items()}
 
 
@@ -108,10 +105,13 @@ def merged_idf(vector: NDArray[np.float32], vocabulary: Vocabulary) -> NDArray[n
     return largest[vocabulary.first_ids] * mask
 
 
+def idf_json(table: Mapping[str, float]) -> str:
+    """The content of ``idf.json``; ASCII only, because ML Commons reads it in its platform's encoding."""
+    return json.dumps(table, ensure_ascii=True, separators=(",", ":"))
+
+
 def write_idf(path: str | Path, vector: NDArray[np.float32], vocabulary: Vocabulary) -> None:
     """Write :func:`idf_table` of the vector as ``idf.json``, whole or not at all.
-
-    ASCII only, because ML Commons reads it in its platform's encoding.
 
     Raises:
         UsageError: The file cannot be written.
@@ -119,6 +119,6 @@ def write_idf(path: str | Path, vector: NDArray[np.float32], vocabulary: Vocabul
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(idf_table(vector, vocabulary), ensure_ascii=True) + "\n")
+        write_whole(path, idf_json(idf_table(vector, vocabulary)))
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from error

@@ -27,7 +27,7 @@ class Source(_Record):
     revision: str | None = None
     """Commit of the Hub repository."""
     tier: str | None = None
-    """``local``, ``hub`` or ``random``."""
+    """``local``, ``hub`` or ``base``."""
     head: str | None = None
     """``pretrained`` or ``random``: whether the projection to the vocabulary is trained."""
     model_type: str | None = None
@@ -39,10 +39,6 @@ class VocabularyRecord(_Record):
 
     size: int
     key_format: KeyFormat
-    special_ids: int
-    """How many ids never carry weight."""
-    ambiguous_keys: int = 0
-    """How many texts more than one id decodes to."""
 
 
 class Parity(_Record):
@@ -51,8 +47,6 @@ class Parity(_Record):
     texts: int
     max_difference: float
     """Largest absolute difference of a weight; with pruning, one at the edge may lie on either side of it."""
-    mean_difference: float
-    """Mean absolute difference over the weights that either side has."""
     mean_cosine: float
     """Cosine of the two vectors of a text, the mean of all texts."""
     min_cosine: float
@@ -79,13 +73,11 @@ class Manifest(_Record):
     manifest_version: Literal[1] = 1
     file: str
     sha256: str
-    size: int
     name: str
     version: str
     description: str
     kind: Literal["encoder", "tokenizer"]
     model_format: Literal["TORCH_SCRIPT", "ONNX"]
-    function_name: Literal["SPARSE_ENCODING", "SPARSE_TOKENIZE"]
     architecture: Architecture
     source: Source
     activation: Literal["relu", "log1p_relu"]
@@ -97,7 +89,6 @@ class Manifest(_Record):
     """Pruning baked into the graph, as ``TYPE:RATIO``."""
     quantization: str | None = None
     vocabulary: VocabularyRecord
-    onnx_opset: int | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     """Of oskit and of the packages that made the archive."""
     parity: Parity
@@ -134,6 +125,19 @@ class Manifest(_Record):
     def to_json(self) -> str:
         """The content of ``manifest.json``."""
         return self.model_dump_json(indent=2, exclude_none=True) + "\n"
+
+
+def short_name(model: str) -> str:
+    """What people call an encoder: its repository, or the name of its folder.
+
+    Every training run has a folder ``best``, and many an encoder lies in one called ``model``: these are
+    called by the folder around them.
+    """
+    if not Path(model).exists():
+        return model
+    folder = Path(model).resolve()
+    around = folder.parent.name if folder.name in ("best", "model") else ""
+    return around or folder.name
 
 
 def origin(path: Path) -> tuple[str | None, str | None]:

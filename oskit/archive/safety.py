@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import stat
 import struct
+import sys
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
@@ -47,16 +46,11 @@ _EXPORT_AGAIN = "Export the encoder again with `oskit export`."
 _DO_NOT_TRUST = "Do not use this file; get the archive from its source again."
 
 
-@dataclass(frozen=True)
-class ArchiveContent:
-    """What a checked zip holds; ``model_file`` is None for a tokenizer archive."""
-
-    model_file: str | None
-    files: tuple[str, ...]
-
-
-def inspect_zip(path: Path) -> ArchiveContent:
+def inspect_zip(path: Path) -> str | None:
     """Check every entry of the zip, its content included.
+
+    Returns:
+        The name of the model in it; None for a tokenizer archive.
 
     Raises:
         ArchiveError: With the entry and what to do about it.
@@ -71,11 +65,11 @@ def inspect_zip(path: Path) -> ArchiveContent:
         with ZipFile(path) as archive:
             entries = archive.infolist()
             _check_directory(path, entries, size)
-            content = _check_files(path, [entry.filename for entry in entries])
+            model_file = _check_files(path, [entry.filename for entry in entries])
             for entry in entries:
                 _check_content(path, archive, entry)
-            _check_json(path, archive, content)
-            return content
+            _check_json(path, archive, model_file)
+            return model_file
     except (BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, ValueError) as error:
         raise ArchiveError(
             f"{path} is not a zip file or is damaged: {error}",
@@ -136,7 +130,7 @@ def _check_entry(path: Path, entry: ZipInfo) -> None:
         )
 
 
-def _check_files(path: Path, names: list[str]) -> ArchiveContent:
+def _check_files(path: Path, names: list[str]) -> str | None:
     """The archive is complete: one model and a tokenizer, or a tokenizer and IDF weights."""
     models = [name for name in names if name.endswith(_MODEL_SUFFIXES)]
     if len(models) > 1:
@@ -151,7 +145,7 @@ def _check_files(path: Path, names: list[str]) -> ArchiveContent:
             f"{path} has neither a model (*.onnx, *.pt) nor idf.json",
             hint="An encoder archive needs the first, a tokenizer archive the second. " + _EXPORT_AGAIN,
         )
-    return ArchiveContent(models[0] if models else None, tuple(names))
+    return models[0] if models else None
 
 
 def _check_content(path: Path, archive: ZipFile, entry: ZipInfo) -> None:
@@ -173,14 +167,15 @@ def _check_content(path: Path, archive: ZipFile, entry: ZipInfo) -> None:
         )
 
 
-def _check_json(path: Path, archive: ZipFile, content: ArchiveContent) -> None:
+def _check_json(path: Path, archive: ZipFile, model_file: str | None) -> None:
     tokenizer = _read_json(path, archive, "tokenizer.json")
     if not isinstance(tokenizer, dict) or not isinstance(tokenizer.get("model"), dict):
         raise ArchiveError(
             f"{path}: tokenizer.json is not a tokenizer of the `tokenizers` library", hint=_EXPORT_AGAIN
         )
-    if content.model_file is None:
-        check_idf(f"{path}: idf.json", _read_json(path, archive, "idf.json"))
+    fault = table_fault(_read_json(path, archive, "idf.json")) if model_file is None else None
+    if fault is not None:
+        raise ArchiveError(f"{path}: idf.json {fault}", hint=_EXPORT_AGAIN)
 
 
 def _read_json(path: Path, archive: ZipFile, name: str) -> Any:
@@ -204,16 +199,12 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def check_idf(where: str, idf: Any) -> None:
-    """Refuse anything but ``{token: weight}`` with finite weights that are not negative.
-
-    Raises:
-        ArchiveError: With the first token that is wrong.
-    """
-    if not isinstance(idf, dict) or not idf:
-        raise ArchiveError(f"{where} is not a table of token weights", hint=_EXPORT_AGAIN)
-    for token, weight in idf.items():
-        if isinstance(weight, bool) or not isinstance(weight, int | float):
-            raise ArchiveError(f"{where}: the weight of {token!r} is not a number", hint=_EXPORT_AGAIN)
-        if not math.isfinite(weight) or weight < 0:
-            raise ArchiveError(f"{where}: the weight of {token!r} is {weight}", hint=_EXPORT_AGAIN)
+def table_fault(table: Any) -> str | None:
+    """What is wrong with a table ``{token: weight}``, weights finite and not negative; else None."""
+    if not isinstance(table, dict) or not table:
+        return "is not a table of token weights"
+    for token, weight in table.items():
+        number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not number or not 0 <= weight <= sys.float_info.max:
+            return f"gives the token {token!r} the weight {weight!r}"
+    return None

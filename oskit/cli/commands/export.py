@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Folder to write to.",
 )
-@click.option("--name", help="Name to register the model by.  [the encoder's own]")
+@click.option("--name", help="Name to register the model by.  [of the repository, folder or run]")
 @click.option("--version", default="1.0.0", show_default=True, help="Version to register it by.")
 @click.option("--allow-untrained", is_flag=True, help="Export even an encoder whose projection is random.")
 @loader_options

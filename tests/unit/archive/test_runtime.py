@@ -12,9 +12,11 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 import tiny
+from tokenizers import Tokenizer
 
 from exporters import export_encoder
 from oskit.archive.archive import open_archive
+from oskit.archive.backends import open_backend
 from oskit.archive.encoder import ArchiveEncoder
 from oskit.archive.text_encoder import TextEncoder
 from oskit.encoder.model import NeuralSparseEncoder
@@ -71,7 +73,26 @@ def test_documents_weigh_what_sentence_transformers_says(symmetric: ArchiveEncod
     expected[:, sorted(symmetric.vocabulary.special_ids)] = 0
     expected[[2]] = 0  # an empty text has no weights; a blank one has tokens in this vocabulary
     np.testing.assert_allclose(matrix.toarray(), expected, atol=1e-4)
-    assert matrix[2].nnz == 0
+
+
+def test_an_empty_text_is_an_empty_vector_on_every_path(folder: Path) -> None:
+    from sentence_transformers import SparseEncoder
+
+    plain = SparseEncoder(str(folder / "roberta"), device="cpu").encode_document([""]).to_dense()
+    assert plain.max() > 0  # not there: it weighs the special tokens around nothing
+    exports = ("symmetric/onnx", "symmetric/torchscript", "inference-free/onnx")
+    archives = [ArchiveEncoder.open(folder / export) for export in exports]
+    encoders = [
+        NeuralSparseEncoder.from_pretrained(folder / name, device="cpu") for name in ("roberta", "free")
+    ]
+    for encoder in (*archives, *encoders):
+        matrices = encoder.document_matrix(["", "hello"]), encoder.query_matrix(["", "hello"])
+        assert [(matrix[0].nnz, matrix[1].nnz > 0) for matrix in matrices] == [(0, True)] * 2
+    tokenizer = ArchiveEncoder.open(folder / "inference-free" / "tokenizer")
+    assert tokenizer.query_weights(["", "hello"])[0] == {}
+    for encoder in archives:  # the graph alone, as the server runs it: special tokens and nothing between
+        ids = np.array([Tokenizer.from_buffer(encoder.archive.read("tokenizer.json")).encode("").ids])
+        assert not open_backend(encoder.archive, None).run(ids, np.ones_like(ids)).any()
 
 
 def test_batches_change_nothing_but_the_speed(symmetric: ArchiveEncoder) -> None:

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from oskit.archive.token_weights import Prune, matrix_to_weights, prune, prune_matrix, weights_to_matrix
+from oskit.archive.token_weights import Prune, matrix_to_weights, prune, prune_matrix
 from oskit.archive.vocabulary import Vocabulary
-from oskit.errors import DataError, UsageError
+from oskit.errors import UsageError
 
 WEIGHTS = {"a": 2.0, "b": 1.0, "c": 0.5, "d": 0.2, "e": 0.1}
 
@@ -61,20 +61,11 @@ def test_of_tokens_with_one_text_the_highest_id_wins_as_on_the_cluster(xlmr: Voc
 
 
 @given(st.dictionaries(st.integers(5, 160), st.floats(0.0625, 10, width=32), max_size=30))
-def test_back_and_forth(row: dict[int, float]) -> None:
+def test_every_weight_has_its_tokens_key_and_its_id(row: dict[int, float]) -> None:
     vocabulary = Vocabulary(tiny.fast_tokenizer("bert").backend_tokenizer)
     found = matrix(vocabulary, row, {})
-    for key in ("token", "id"):
-        weights = matrix_to_weights(found, vocabulary, key=key)  # type: ignore[arg-type]
-        again = weights_to_matrix(weights, vocabulary, key=key)  # type: ignore[arg-type]
-        assert again.dtype == np.float32
-        assert (again != found).nnz == 0
-
-
-@pytest.mark.parametrize(("name", "key"), [("no such token", "token"), ("999", "id"), ("hello", "id")])
-def test_a_key_of_another_vocabulary_is_refused(bert: Vocabulary, name: str, key: str) -> None:
-    with pytest.raises(DataError, match=f"vector 1 has the key '{name}'"):
-        weights_to_matrix([{}, {name: 1.0}], bert, key=key)  # type: ignore[arg-type]
+    assert matrix_to_weights(found, vocabulary, key="id") == [{str(i): row[i] for i in row}, {}]
+    assert matrix_to_weights(found, vocabulary) == [{vocabulary.token_of(i): row[i] for i in row}, {}]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 
 from oskit.archive.archive import open_archive
 from oskit.cli.main import main
@@ -75,6 +76,19 @@ def test_what_cannot_be_asked_for(
     assert (found, out) == (code, "")
     assert message in err
     assert "Traceback" not in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failing_onnx_export_prints_no_graph(
+    encoder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No ONNX operator computes it; torch prints the graph past Python, to the process's stdout.
+    monkeypatch.setattr("exporters.graph.BakedEncoder._activate", lambda _, logits: torch.special.i1(logits))
+    code, out, err = run(capfd, encoder, "-o", tmp_path / "out", "--format", "onnx", "--json")
+    assert (code, out) == (6, "")
+    (line,) = err.strip().splitlines()
+    assert "special_i1" in line
+    assert "--format torchscript" in line
     assert not (tmp_path / "out").exists()
 
 

@@ -455,7 +455,7 @@ def test_the_warning_is_one_box_that_says_what_is_missing(
         (lambda f: (f / "idf.json").write_text('{"a": NaN}'), "the weight nan"),
         (lambda f: (f / "idf.json").write_text('{"a": -1}'), "the weight -1"),
         (lambda f: (f / "idf.json").write_text('{"a": 1'), r"idf\.json cannot be read"),
-        (lambda f: (f / "idf.json").write_text("[]"), "holds no weights"),
+        (lambda f: (f / "idf.json").write_text("[]"), "is not a table of token weights"),
     ],
 )
 def test_a_broken_folder_is_one_clear_error(

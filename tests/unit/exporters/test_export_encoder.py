@@ -15,7 +15,7 @@ import pytest
 import tiny
 import torch
 from sentence_transformers import SparseEncoder
-from sentence_transformers.sparse_encoder.modules import SpladePooling, Transformer
+from sentence_transformers.sparse_encoder.modules import Dense, SpladePooling, Transformer
 
 from exporters import export_encoder
 from exporters.texts import parity_texts
@@ -298,12 +298,72 @@ def test_what_fails_its_proof_is_not_written(
     (good,) = export_encoder(encoder, tmp_path, formats=["onnx"])
     content = good.path.read_bytes()
     # An encoder that gives other weights whenever it is asked is exported wrong, whatever is written.
-    wrong = encoder.encode_document
-    monkeypatch.setattr(encoder, "encode_document", lambda *args, **kwargs: wrong(*args, **kwargs) * 1.01)
+    right = SparseEncoder.encode_document
+    monkeypatch.setattr(
+        SparseEncoder, "encode_document", lambda *args, **options: right(*args, **options) * 1.01
+    )
     with pytest.raises(ParityError, match=r"the token '.+' weighs .* instead of"):
         export_encoder(encoder, tmp_path, formats=["onnx"])
     assert good.path.read_bytes() == content
     assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
+
+
+def test_the_reference_is_sentence_transformers_own_pooling_of_all_logits_in_bounded_memory(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, seen = encoder_of("bert", folder), list[torch.Size]()
+    encoder.document_matrix(TEXTS)  # the streaming head is in place
+    bound = 2 * 512 * encoder.vocabulary.size * 4
+    monkeypatch.setattr("exporters.parity.LOGITS_BYTES", bound)
+    pool = SpladePooling.forward
+
+    def forward(self: SpladePooling, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        seen.append(features["token_embeddings"].shape)
+        return pool(self, features)
+
+    monkeypatch.setattr(SpladePooling, "forward", forward)
+    export_encoder(encoder, tmp_path, formats=["onnx"])
+    assert sum(shape[0] for shape in seen) == len(FEWER_TEXTS)
+    assert {shape[2] for shape in seen} == {encoder.vocabulary.size}
+    assert max(shape.numel() * 4 for shape in seen) <= bound
+
+
+def test_all_archives_are_put_in_place_or_none(folder: Path, tmp_path: Path) -> None:
+    encoder = encoder_of("bert", folder)
+    export_encoder(encoder, tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+
+    def meanwhile(step: str, done: int, total: int) -> None:
+        (tmp_path / "torchscript" / "mine.txt").write_text("put there during the export")
+
+    with pytest.raises(UsageError, match=r"mine\.txt.*nothing was changed"):
+        export_encoder(encoder, tmp_path, version="2", progress=meanwhile)
+    (tmp_path / "torchscript" / "mine.txt").unlink()
+    assert sorted(tmp_path.rglob("*")) == before
+    assert open_archive(tmp_path).version == "1.0.0"
+
+
+def test_what_torch_raises_is_one_line_with_a_hint(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(encoder: SparseEncoder, reason: str) -> None:
+        with pytest.raises(ExportError, match=reason) as caught:
+            export_encoder(encoder, tmp_path / "out", formats=["torchscript"])
+        assert caught.value.hint
+        assert not (tmp_path / "out").exists()
+
+    def save(*_: object) -> None:
+        raise RuntimeError("PytorchStreamWriter failed writing file data/1: file write failed\nat frame #0")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.jit, "save", save)
+        refused(encoder_of("bert", folder), r"cannot write the TorchScript model: [^\n]*file write failed\.")
+    transformer = Transformer(str(folder / "bert"))
+    misfit = Dense(in_features=16, out_features=161, module_input_name="token_embeddings")
+    refused(SparseEncoder(modules=[transformer, misfit, SpladePooling()], device="cpu"), "does not run")
+    transformer = Transformer(str(folder / "bert"), transformer_task="fill-mask")
+    transformer.tokenizer.pad_token = None
+    refused(SparseEncoder(modules=[transformer, SpladePooling()], device="cpu"), "no padding token")
 
 
 def test_a_tokenizer_that_needs_python_code_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -391,6 +451,18 @@ def test_a_folder_that_no_export_wrote_is_never_replaced(name: str, folder: Path
         export_encoder(encoder_of("bert", folder), tmp_path, formats=["onnx"])
     assert mine.read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [("runs/quick/best", "quick"), ("my-encoder/model", "my-encoder"), ("bestiary", "bestiary")],
+)
+def test_the_default_name_is_the_runs_or_the_folders(place: str, name: str, tmp_path: Path) -> None:
+    encoder = NeuralSparseEncoder.from_pretrained(tiny.build("bert", tmp_path / place), device="cpu")
+    (archive,) = export_encoder(encoder, tmp_path / "out", formats=["onnx"])
+    assert (archive.name, archive.path.name) == (name, f"{name}-1.0.0-onnx.zip")
+    (archive,) = export_encoder(encoder, tmp_path / "out", formats=["onnx"], name="best")
+    assert archive.name == "best"
 
 
 def test_an_archive_opens_by_its_folder(exported: tuple[tiny.Kind, list[Archive]]) -> None:
