@@ -57,7 +57,7 @@ class OnnxBackend:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise ArchiveError(
-                f"{archive.path}: ONNX Runtime cannot load {archive.model_file}: {error}",
+                f"{archive.path}: ONNX Runtime cannot load {archive.model_file}: {first_line(error)}",
                 hint="Export the encoder again with `oskit export`.",
             ) from error
         inputs = sorted(tensor.name for tensor in self._session.get_inputs())
@@ -73,7 +73,9 @@ class OnnxBackend:
         try:
             (output,) = self._session.run([OUTPUT], {INPUT_IDS: input_ids, ATTENTION_MASK: attention_mask})
         except Exception as error:
-            raise EncoderError(f"ONNX Runtime failed on a batch of {input_ids.shape}: {error}") from error
+            raise EncoderError(
+                f"ONNX Runtime failed on a batch of {input_ids.shape}: {first_line(error)}"
+            ) from error
         return _checked(output)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from oskit.data.values import clean_text
 from oskit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,17 +37,10 @@ def checked_texts(texts: Sequence[str], batch_size: int) -> list[str]:
         )
     if batch_size < 1:
         raise UsageError(f"a batch of {batch_size} texts is not possible", hint="Use 1 or more.")
-    return [_well_formed(text) for text in texts]
-
-
-def _well_formed(text: str) -> str:
-    if not isinstance(text, str):
-        raise UsageError(f"a text is needed to encode, not {type(text).__name__}")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
+    wrong = next((text for text in texts if not isinstance(text, str)), "")
+    if not isinstance(wrong, str):
+        raise UsageError(f"a text is needed to encode, not {type(wrong).__name__}")
+    return [clean_text(text) for text in texts]
 
 
 def encode_in_batches(

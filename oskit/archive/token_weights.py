@@ -1,4 +1,4 @@
-"""From a sparse matrix to ``{token: weight}`` and back, and pruning as OpenSearch does it."""
+"""From a sparse matrix to ``{token: weight}``, and pruning as OpenSearch does it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar, cast, get_args
 import numpy as np
 
 from oskit.archive.text_encoder import KeyFormat, TokenWeights
-from oskit.errors import DataError, UsageError
+from oskit.errors import UsageError
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -152,40 +152,6 @@ def _row(matrix: csr_matrix, row: int, names: Sequence[str] | None) -> TokenWeig
         if weight > 0 and name:
             named[name] = weight
     return dict(sorted(named.items(), key=lambda item: -item[1]))
-
-
-def weights_to_matrix(
-    rows: Sequence[Mapping[str, float]], vocabulary: Vocabulary, *, key: KeyFormat = "token"
-) -> csr_matrix:
-    """The inverse of :func:`matrix_to_weights`: shape ``[len(rows), vocabulary.size]``, float32.
-
-    Raises:
-        DataError: A key is not in the vocabulary.
-    """
-    from scipy.sparse import csr_matrix
-
-    indptr: list[int] = [0]
-    indices: list[int] = []
-    data: list[float] = []
-    for number, row in enumerate(rows):
-        entries = sorted((_id_of(name, vocabulary, key, number), weight) for name, weight in row.items())
-        indices.extend(token_id for token_id, _ in entries)
-        data.extend(weight for _, weight in entries)
-        indptr.append(len(indices))
-    return csr_matrix(
-        (np.array(data, dtype=np.float32), np.array(indices, dtype=np.int32), np.array(indptr)),
-        shape=(len(rows), vocabulary.size),
-    )
-
-
-def _id_of(name: str, vocabulary: Vocabulary, key: KeyFormat, row: int) -> int:
-    token_id = (int(name) if name.isdecimal() else None) if key == "id" else vocabulary.id_of(name)
-    if token_id is None or not 0 <= token_id < vocabulary.size:
-        raise DataError(
-            f"vector {row} has the key {name!r}, which the vocabulary of {vocabulary.size} tokens lacks",
-            hint="Were the weights made with another encoder, or with keys of the other kind (token or id)?",
-        )
-    return token_id
 
 
 class TokenWeightsMixin:

@@ -71,9 +71,6 @@ class Vocabulary:
             ) from error
         return cls(tokenizer, size=size)
 
-    def __len__(self) -> int:
-        return self.size
-
     def __repr__(self) -> str:
         return f"Vocabulary(size={self.size}, key_format={self.key_format!r})"
 
@@ -140,13 +137,11 @@ class Vocabulary:
 
         return np.array([self._ids.get(key, i) for i, key in enumerate(self.keys)], dtype=np.int64)
 
-    def tokenizer(self, max_length: int | None = None) -> Tokenizer:
-        """A copy of the tokenizer that truncates to ``max_length`` tokens, if given, and never pads."""
+    def tokenizer(self) -> Tokenizer:
+        """A copy of the tokenizer that neither truncates nor pads."""
         copy = type(self._tokenizer).from_str(self._tokenizer.to_str())
         copy.no_padding()
         copy.no_truncation()
-        if max_length is not None:
-            copy.enable_truncation(max_length)
         return copy
 
     @cached_property

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from oskit.archive.batching import checked_texts
 from oskit.archive.idf import MIN_QUERY_WEIGHT
 from oskit.archive.text_encoder import SERVER_MAX_LENGTH
 from oskit.archive.vocabulary import Vocabulary
@@ -125,7 +126,7 @@ def _tokenized(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[list[list
     stream = iter(texts)
     waiting: deque[Future[list[list[int]]]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as pool:
-        while block := list(islice(stream, BLOCK)):
+        while block := checked_texts(list(islice(stream, BLOCK)), BLOCK):
             waiting.append(pool.submit(_token_ids, block, tokenizer))
             if len(waiting) > 1:
                 yield waiting.popleft().result()

@@ -179,6 +179,8 @@ def test_the_formats_of_an_encoder_are_side_by_side(client: OpenSearch, tmp_path
     assert all(model.reused and not model.replaced for model in again)
     with pytest.raises(ModelError, match=r"TORCH_SCRIPT.*ONNX|ONNX.*TORCH_SCRIPT"):
         find_model(client, f"{PREFIX}-formats")
+    named = [find_model(client, f"{PREFIX}-formats:{format_}") for format_ in ("torchscript", "onnx")]
+    assert [model.model_id for model in named] == ids
     for model_id in ids:
         delete_model(client, model_id)
 

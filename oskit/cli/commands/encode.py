@@ -83,19 +83,14 @@ def _texts(texts: Sequence[str]) -> list[str]:
 
 
 def _open(model: str, loader: Loader) -> TextEncoder:
-    if _is_archive(Path(model).expanduser()):
+    from oskit.archive.archive import is_export
+
+    path = Path(model).expanduser()
+    if is_export(path) or (path.is_file() and path.suffix == ".zip"):
         from oskit.archive.encoder import ArchiveEncoder
 
-        return ArchiveEncoder.open(Path(model).expanduser())
+        return ArchiveEncoder.open(path)
     return loader.load(model)
-
-
-def _is_archive(path: Path) -> bool:
-    """Whether it is an archive's zip, its folder, or the folder of an export."""
-    if path.is_file():
-        return path.suffix == ".zip"
-    name = "ml-commons_model_config.json"
-    return (path / name).is_file() or any(path.glob(f"*/{name}"))
 
 
 def _print(

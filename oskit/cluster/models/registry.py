@@ -174,7 +174,7 @@ def _quoted(name: str) -> str:
 
 
 def find_model(client: OpenSearch, name_or_id: str) -> ModelInfo:
-    """The one model of this id or name.
+    """The one model of this id or name; ``NAME:onnx`` and ``NAME:torchscript`` tell two formats apart.
 
     Raises:
         ModelError: None has it (the nearest names are in the hint), or several have the name.
@@ -184,6 +184,8 @@ def find_model(client: OpenSearch, name_or_id: str) -> ModelInfo:
         if model.model_id == name_or_id:
             return model
     named = [model for model in models if model.name == name_or_id]
+    if not named:
+        named = [model for model in models if f"{model.name}:{_short_format(model)}" == name_or_id]
     if len(named) == 1:
         return named[0]
     if not named:
@@ -192,7 +194,13 @@ def find_model(client: OpenSearch, name_or_id: str) -> ModelInfo:
         f"{model.model_id} ({model.format or model.function_name}, version {model.version}, {model.state})"
         for model in named
     )
-    raise ModelError(f"{len(named)} models are named {name_or_id!r}: {candidates}", hint="Give the id of one")
+    formats = sorted({f"{model.name}:{_short_format(model)}" for model in named})
+    hint = "Give the id of one" if len(formats) == 1 else f"Give the id of one, or {' or '.join(formats)}"
+    raise ModelError(f"{len(named)} models are named {name_or_id!r}: {candidates}", hint=hint)
+
+
+def _short_format(model: ModelInfo) -> str:
+    return (model.format or "").replace("_", "").lower()
 
 
 def _nearest(name: str, models: Sequence[ModelInfo]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from oskit.archive.archive import REGISTER_BODY_NAME, open_archive
+from oskit.archive.archive import is_export, open_archive
 from oskit.archive.vocabulary import Vocabulary
 from oskit.errors import EncoderError, EncoderNotFoundError, MissingDependencyError, OskitError
 
@@ -30,7 +30,7 @@ def open_vocabulary(name: str | Path) -> Vocabulary:
         return _of_archive(path) if path.suffix == ".zip" else Vocabulary.from_file(path)
     if not path.is_dir():
         path = _fetch(str(name))
-    elif (path / REGISTER_BODY_NAME).is_file() or any(path.glob(f"*/{REGISTER_BODY_NAME}")):
+    elif is_export(path):
         return _of_archive(path)
     return Vocabulary.from_file(_find(path, str(name)))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import archives
 import click
 import pytest
+from opensearchpy import OpenSearch
 
 from oskit.archive.archive import open_archive
 from oskit.cli.commands.models import delete
@@ -15,7 +16,8 @@ from oskit.cluster.models.deploy import deploy_archive, node_errors
 from oskit.cluster.models.deployment_plan import archives_in
 from oskit.cluster.models.prediction_parity import TEXTS, expectation, largest_difference
 from oskit.cluster.models.preflight import SettingProblem, parse_bytes, raise_for_problems
-from oskit.errors import ArchiveError, ClusterSettingsError, UntrainedEncoderError
+from oskit.cluster.models.registry import ModelInfo, find_model
+from oskit.errors import ArchiveError, ClusterSettingsError, ModelError, UntrainedEncoderError
 
 
 def test_the_words_of_several_nodes() -> None:
@@ -44,6 +46,25 @@ def test_an_archive_says_what_must_be_predicted(tmp_path: Path) -> None:
     assert expected.texts == TEXTS
     assert all(expected.weights)
     assert expected.key == "token"
+
+
+def test_a_name_is_enough_where_one_model_has_it_and_the_format_tells_two_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there = [
+        ModelInfo("1", "quick", "1", "DEPLOYED", "SPARSE_ENCODING", "ONNX"),
+        ModelInfo("2", "quick", "2", "DEPLOYED", "SPARSE_ENCODING", "TORCH_SCRIPT"),
+        ModelInfo("3", "alone", "1", "DEPLOYED", "SPARSE_ENCODING", "TORCH_SCRIPT"),
+        ModelInfo("4", "alone:onnx", "1", "DEPLOYED", "SPARSE_ENCODING", "TORCH_SCRIPT"),
+    ]
+    monkeypatch.setattr("oskit.cluster.models.registry.list_models", lambda client: there)
+    wanted = {"quick:onnx": "1", "quick:torchscript": "2", "alone": "3", "alone:torchscript": "3", "2": "2"}
+    wanted["alone:onnx"] = "4"  # a name that ends like this is that model's
+    found = {name: find_model(OpenSearch(), name).model_id for name in wanted}
+    assert found == wanted
+    with pytest.raises(ModelError, match="2 models are named 'quick'") as raised:
+        find_model(OpenSearch(), "quick")
+    assert raised.value.hint == "Give the id of one, or quick:onnx or quick:torchscript"
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,14 @@ def test_what_the_encoder_does_not_read_does_not_count() -> None:
         count_documents([text], known, max_length=2)
 
 
+def test_texts_with_lone_surrogates_count_as_they_are_encoded_and_other_things_are_refused() -> None:
+    known = vocabulary("bert")
+    broken, replaced = (corpus_idf([f"the {character} road"], known) for character in ("\ud800", "\ufffd"))
+    np.testing.assert_array_equal(broken, replaced)
+    with pytest.raises(UsageError, match="not NoneType"):
+        corpus_idf(["the road", None], known)  # type: ignore[list-item]
+
+
 def test_no_weight_is_zero_however_large_the_corpus() -> None:
     """OpenSearch refuses a whole query if one of its tokens weighs 0."""
     known = vocabulary("bert")
