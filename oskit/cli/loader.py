@@ -36,13 +36,14 @@ class Loader:
     """What allows a random projection, for the hint of the error about one."""
 
     def load(self, model: str) -> NeuralSparseEncoder:
-        """Load an encoder; the warning about a random projection goes to stderr as the box it is.
+        """Load an encoder; the loader's own warnings go to stderr as they are.
 
         Raises:
             EncoderError: As ``NeuralSparseEncoder.from_pretrained`` does.
             MissingDependencyError: torch or one of its companions is not installed.
         """
         import oskit
+        from oskit.encoder.loader.report import CachedCopyWarning
         from oskit.errors import UntrainedEncoderError
 
         with warnings.catch_warnings(record=True) as caught:
@@ -65,7 +66,7 @@ class Loader:
                 error.hint = f"Train a projection first, or allow a random one {self.allowance}."
                 raise
         for warning in caught:
-            if issubclass(warning.category, oskit.UntrainedProjectionWarning):
+            if issubclass(warning.category, (oskit.UntrainedProjectionWarning, CachedCopyWarning)):
                 click.secho(f"{warning.message}\n", err=True, fg="yellow", bold=True)
         return encoder
 

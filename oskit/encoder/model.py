@@ -126,6 +126,7 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
             UsageError: An argument cannot be right.
 
         Warns:
+            CachedCopyWarning: A copy in the cache is used, because the Hub did not give what was asked for.
             UntrainedProjectionWarning: The projection to the vocabulary is random.
         """
         options = LoadOptions(

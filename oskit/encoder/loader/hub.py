@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from oskit.errors import BrokenEncoderError, EncoderError, EncoderNotFoundError, HubAccessError, first_line
+from oskit.encoder.loader.hub_cache import NEWEST, CachedRepository, missing_from
+from oskit.encoder.loader.report import CachedCopyWarning
+from oskit.errors import (
+    BrokenEncoderError,
+    EncoderError,
+    EncoderNotFoundError,
+    HubAccessError,
+    MissingDependencyError,
+    first_line,
+)
 
 Result = TypeVar("Result")
 
@@ -18,12 +30,6 @@ ATTEMPTS = 4
 
 WAIT = 0.5
 """Seconds before the second try; doubled before each further one."""
-
-_FILES = (
-    *("*.json", "*.txt", "*.model", "neural_sparse_head.pt"),
-    *("model.safetensors", "model-*.safetensors", "*/model.safetensors", "*/model-*.safetensors"),
-)
-_NOT_NEEDED = ("onnx/*", "openvino/*", "coreml/*", "checkpoint-*/*", "runs/*", ".*", "*/.*")
 
 
 class NotOnHubError(EncoderNotFoundError):
@@ -61,11 +67,13 @@ class Snapshot:
         folder: Where they are.
         revision: Their commit.
         reason: One line on how they came there.
+        warning: One line where it may not be the commit that was asked for: which one it is, and why.
     """
 
     folder: Path
     revision: str
     reason: str
+    warning: str | None = None
 
 
 def endpoint() -> str:
@@ -101,116 +109,122 @@ def local_or_fetched(name: str | Path, options: HubOptions | None = None) -> Pat
     Raises:
         EncoderNotFoundError: Neither.
         HubAccessError: A login, another token or the owner's consent is needed.
-        BrokenEncoderError: A file's download was cut off again and again.
+        BrokenEncoderError: It is in the cache only in part, and cannot be downloaded.
+        MissingDependencyError: There is no such folder, and huggingface_hub is not installed.
+
+    Warns:
+        CachedCopyWarning: A copy in the cache is used, because the Hub did not give what was asked for.
     """
     local = Path(name).expanduser()
     if local.is_dir():
         return local
-    if not is_repository_name(str(name)):
-        raise EncoderNotFoundError(f"there is no folder {name}", hint="Check the name of the model.")
+    nothing = f"there is no file or folder {name}"
     try:
-        return fetch(str(name), options or HubOptions()).folder
+        if not is_repository_name(str(name)):
+            raise EncoderNotFoundError(nothing, hint="Check the name of the model.")
+        snapshot = fetch(str(name), options or HubOptions())
+    except ImportError as error:
+        raise MissingDependencyError.for_extra(
+            f"{nothing}, and asking the Hub for it", "huggingface_hub", "export"
+        ) from error
     except (NotOnHubError, HubUnreachableError) as error:
         raise EncoderNotFoundError(
-            f"there is no folder {name}, and the Hub does not give it either: {error.message}",
+            f"{nothing}, and the Hub does not give it either: {error.message}",
             hint="Check the name of the model and the network.",
         ) from error
+    if snapshot.warning:
+        warnings.warn(snapshot.warning, CachedCopyWarning, stacklevel=2)
+    return snapshot.folder
 
 
 def fetch(name: str, options: HubOptions) -> Snapshot:
     """Bring an encoder's files into the Hub's cache, or find them there.
 
+    A commit that is there only in part is not used. Where the newest one cannot be had, the complete one
+    before it is taken, with a warning.
+
     Raises:
-        NotOnHubError: There is no such repository.
-        HubUnreachableError: No answer (or offline), and no cached copy.
+        NotOnHubError: There is no such repository, and nothing of it in the cache.
+        HubUnreachableError: No answer (or offline), and nothing of it in the cache.
         HubAccessError: A login, another token or the owner's consent is needed.
         EncoderNotFoundError: The repository has no such revision.
-        BrokenEncoderError: A file's download was cut off again and again.
+        BrokenEncoderError: It is in the cache only in part, and cannot be downloaded.
     """
     if options.local_files_only or is_offline():
         why = "local_files_only" if options.local_files_only else "HF_HUB_OFFLINE is set"
-        snapshot = _cached(name, options, f"cached ({why})")
-        if snapshot is None:
-            raise HubUnreachableError(f"not in the cache, and the Hub was not asked ({why})")
-        return snapshot
+        return _cached(name, options, HubUnreachableError(f"the Hub was not asked ({why})"), asked=False)
     try:
-        _ask(name, options)
-    except (HubUnreachableError, HubAccessError) as error:
-        snapshot = _cached(name, options, f"cached copy used: {error.message}")
-        if snapshot is None:
-            raise
-        return snapshot
-    return _download(name, options)
+        return _downloaded(name, options)
+    except EncoderError as error:
+        return _cached(name, options, error, asked=True)
 
 
-def _ask(name: str, options: HubOptions) -> None:
-    """Ask for the repository, so that a missing one and a failed download are told apart."""
-    from huggingface_hub import HfApi
+def _downloaded(name: str, options: HubOptions) -> Snapshot:
+    """What the Hub has now. It is asked for the files first: a missing repository is no failed download."""
+    from huggingface_hub import HfApi, snapshot_download
 
     api = HfApi(endpoint=endpoint(), token=options.token)
-    with _Named(name, options):
-        _retried(lambda: api.model_info(name, revision=options.revision, timeout=30))
-
-
-def _download(name: str, options: HubOptions) -> Snapshot:
-    patterns = [*_FILES, *(["*.py"] if options.code else [])]
-    with _Named(name, options, downloading=True):
-        folder = _retried(lambda: _snapshot(name, options, patterns))
-        pickled = _without_safetensors(folder)
-        if pickled:
-            wanted = [*patterns, *pickled]
-            folder = _retried(lambda: _snapshot(name, options, wanted))
-    return Snapshot(folder, folder.name, f"commit {folder.name[:12]}")
-
-
-def _without_safetensors(folder: Path) -> list[str]:
-    """Patterns of the older weight files, for the folders that have no safetensors."""
-    configs = [path.parent for path in (*folder.glob("config.json"), *folder.glob("*/config.json"))]
-    bare = [path.relative_to(folder) for path in configs if not any(path.glob("*.safetensors"))]
-    return [(path / "pytorch_model*.bin*").as_posix() for path in bare]
-
-
-def _snapshot(name: str, options: HubOptions, patterns: Sequence[str], *, offline: bool = False) -> Path:
-    from huggingface_hub import snapshot_download
-
-    return Path(
-        snapshot_download(
-            name,
-            revision=options.revision,
-            token=options.token,
-            cache_dir=_cache_folder(options),
-            endpoint=endpoint(),
-            local_files_only=offline,
-            allow_patterns=list(patterns),
-            ignore_patterns=list(_NOT_NEEDED),
-            tqdm_class=_progress_class(),
+    with _named(name, options):
+        info = _retried(lambda: api.model_info(name, revision=options.revision, timeout=30))
+    commit = str(info.sha)
+    repository = _repository(name, options)
+    files = repository.needed(sibling.rfilename for sibling in info.siblings or ())
+    with _named(name, options, downloading=True):
+        # By its commit: else huggingface_hub lets the branch point to it before its first file is there.
+        path = _retried(
+            lambda: snapshot_download(
+                name,
+                revision=commit,
+                token=options.token,
+                cache_dir=repository.cache,
+                endpoint=endpoint(),
+                allow_patterns=[glob.escape(file) for file in files],
+                tqdm_class=_progress_class(),
+            )
         )
-    )
+    # Where it cannot list the files, huggingface_hub returns what there is.
+    if missing := missing_from(Path(path), files):
+        raise BrokenEncoderError(f"the download of {name} left out {missing}", hint=_AGAIN)
+    repository.point(options.revision or NEWEST, commit)
+    return Snapshot(Path(path), commit, f"commit {commit[:12]}")
 
 
-def _cached(name: str, options: HubOptions, reason: str) -> Snapshot | None:
-    """A complete copy in the cache; a half-finished download is none."""
-    from huggingface_hub.errors import LocalEntryNotFoundError
+def _cached(name: str, options: HubOptions, error: EncoderError, *, asked: bool) -> Snapshot:
+    """A complete copy in the cache, where there is one; ``error`` says why the Hub does not give it."""
+    repository = _repository(name, options)
+    commit, missing = repository.complete(options.revision)
+    why = "; ".join([error.message, *missing])
+    if commit is not None:
+        reason = f"cached commit {commit[:12]} used: {why}"
+        warning = f"{name}: {reason}" if asked or missing else None
+        return Snapshot(repository.snapshot(commit), commit, reason, warning)
+    if not isinstance(error, (HubUnreachableError, NotOnHubError)):
+        raise error
+    if repository.folder.is_dir():  # it was there once: an untrained encoder must not take its place
+        raise BrokenEncoderError(f"no complete copy of {name} is in the cache: {why}", hint=_AGAIN) from error
+    if isinstance(error, HubUnreachableError):
+        raise HubUnreachableError(f"not in the cache, and {error.message}") from error
+    raise error
 
-    try:
-        folder = _snapshot(name, options, _FILES, offline=True)
-    except (LocalEntryNotFoundError, OSError, ValueError):
-        return None
-    # Older versions of huggingface_hub do not know which files a snapshot should have. The weights are the
-    # last to arrive; and other programs may have cached the configuration alone.
-    usable = any(any(folder.rglob(pattern)) for pattern in ("*.safetensors", "*.bin"))
-    return Snapshot(folder, folder.name, reason) if usable else None
+
+def _repository(name: str, options: HubOptions) -> CachedRepository:
+    return CachedRepository(name, _cache_folder(options), options.code)
 
 
-def _cache_folder(options: HubOptions) -> str | None:
+def _cache_folder(options: HubOptions) -> Path:
     """The cache, by the environment as it is now; huggingface_hub reads it once, when it is imported."""
+    from huggingface_hub import constants
+
+    environment = os.environ
     if options.cache_folder is not None:
-        return str(Path(options.cache_folder).expanduser())
-    if os.environ.get("HF_HUB_CACHE"):
-        return os.environ["HF_HUB_CACHE"]
-    if os.environ.get("HF_HOME"):
-        return str(Path(os.environ["HF_HOME"]) / "hub")
-    return os.environ.get("SENTENCE_TRANSFORMERS_HOME")
+        folder = str(options.cache_folder)
+    elif environment.get("HF_HUB_CACHE"):
+        folder = environment["HF_HUB_CACHE"]
+    elif environment.get("HF_HOME"):
+        folder = str(Path(environment["HF_HOME"]) / "hub")
+    else:
+        folder = environment.get("SENTENCE_TRANSFORMERS_HOME") or constants.HF_HUB_CACHE
+    return Path(folder).expanduser()
 
 
 def _progress_class() -> Any:
@@ -256,58 +270,56 @@ def _retried(request: Callable[[], Result]) -> Result:
     return retrying(request)
 
 
-class _Named:
-    """Turns what huggingface_hub raises in a block into our errors, one line each."""
+@contextmanager
+def _named(name: str, options: HubOptions, *, downloading: bool = False) -> Iterator[None]:
+    """Turn what huggingface_hub raises in a block into our errors, one line each."""
+    try:
+        yield
+    except EncoderError:
+        raise
+    except Exception as error:
+        raise _in_words(error, name, options, downloading=downloading) from error
 
-    def __init__(self, name: str, options: HubOptions, *, downloading: bool = False) -> None:
-        self.name = name
-        self.options = options
-        self.downloading = downloading
 
-    def __enter__(self) -> None:
-        return None
+def _in_words(error: Exception, name: str, options: HubOptions, *, downloading: bool) -> EncoderError:
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalTokenNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
-    def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, EncoderError):
-            raise self._named(error) from error
-
-    def _named(self, error: Exception) -> EncoderError:
-        from huggingface_hub.errors import (
-            GatedRepoError,
-            HfHubHTTPError,
-            LocalTokenNotFoundError,
-            RepositoryNotFoundError,
-            RevisionNotFoundError,
+    if isinstance(error, RevisionNotFoundError):
+        return EncoderNotFoundError(
+            f"the Hub's repository {name} has no revision {options.revision!r}",
+            hint="Give a branch, a tag or a commit of it.",
         )
-
-        if isinstance(error, RevisionNotFoundError):
-            return EncoderNotFoundError(
-                f"the Hub's repository {self.name} has no revision {self.options.revision!r}",
-                hint="Give a branch, a tag or a commit of it.",
-            )
-        if isinstance(error, LocalTokenNotFoundError):
-            return HubAccessError(f"no token to load {self.name} with", hint=_LOGIN)
-        cause = error.__cause__ if isinstance(error.__cause__, HfHubHTTPError) else error
-        if isinstance(cause, HfHubHTTPError):
-            status = cause.response.status_code
-            gated = isinstance(cause, GatedRepoError)
-            if status in (401, 403):
-                return _refused(self.name, status, gated=gated)
-            if isinstance(cause, RepositoryNotFoundError) or (status == 404 and not self.downloading):
-                return NotOnHubError("the Hub has no such repository (404)")
-        if isinstance(error, OSError) and error.errno is not None:
-            return EncoderError(
-                f"{self.name} cannot be written to the Hub's cache: {error.strerror}",
-                hint="Make room, or name another folder by cache_folder or HF_HUB_CACHE.",
-            )
-        if self.downloading:
-            return BrokenEncoderError(
-                f"the download of {self.name} from {endpoint()} failed again and again: {_one_line(error)}",
-                hint="Try again: what is there already is kept and the download goes on.",
-            )
-        return HubUnreachableError(f"no answer from the Hub: {_one_line(error)}")
+    if isinstance(error, LocalTokenNotFoundError):
+        return HubAccessError(f"no token to load {name} with", hint=_LOGIN)
+    cause = error.__cause__ if isinstance(error.__cause__, HfHubHTTPError) else error
+    if isinstance(cause, HfHubHTTPError):
+        status = cause.response.status_code
+        if status in (401, 403):
+            return _refused(name, status, gated=isinstance(cause, GatedRepoError))
+        if isinstance(cause, RepositoryNotFoundError) or (status == 404 and not downloading):
+            return NotOnHubError("the Hub has no such repository (404)")
+    if isinstance(error, OSError) and error.errno is not None:
+        return EncoderError(
+            f"{name} cannot be written to the Hub's cache: {error.strerror}",
+            hint="Make room, or name another folder by cache_folder or HF_HUB_CACHE.",
+        )
+    while error.__cause__ is not None:  # huggingface_hub wraps its own advice around the reason
+        error = error.__cause__  # type: ignore[assignment]
+    reason = first_line(error, 200)
+    if downloading:
+        return BrokenEncoderError(
+            f"the download of {name} from {endpoint()} failed again and again: {reason}", hint=_AGAIN
+        )
+    return HubUnreachableError(f"no answer from the Hub: {reason}")
 
 
+_AGAIN = "Try again with the Hub within reach: what is there already is kept and the download goes on."
 _LOGIN = "Log in with `hf auth login`, set HF_TOKEN, or pass a token that may read it."
 
 
@@ -321,10 +333,3 @@ def _refused(name: str, status: int, *, gated: bool) -> HubAccessError:
         f"the Hub refused {name} ({status}): it is private, or does not exist and you are not logged in",
         hint=f"Check the name. {_LOGIN}",
     )
-
-
-def _one_line(error: BaseException) -> str:
-    """The first line of the deepest reason; huggingface_hub wraps its own advice around it."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return first_line(error, 200)

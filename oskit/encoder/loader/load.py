@@ -24,7 +24,13 @@ from oskit.encoder.loader.modules import (
     positions,
 )
 from oskit.encoder.loader.quiet import quiet_libraries
-from oskit.encoder.loader.report import Activation, LoadReport, UntrainedProjectionWarning, untrained_message
+from oskit.encoder.loader.report import (
+    Activation,
+    CachedCopyWarning,
+    LoadReport,
+    UntrainedProjectionWarning,
+    untrained_message,
+)
 from oskit.encoder.loader.tiers import Found, Search
 from oskit.errors import BrokenEncoderError, UntrainedEncoderError, UsageError, first_line
 
@@ -91,6 +97,7 @@ def load(kind: type[Encoder], name: str, options: LoadOptions) -> tuple[Encoder,
         UsageError: An option cannot be right.
 
     Warns:
+        CachedCopyWarning: A copy in the cache is used, because the Hub did not give what was asked for.
         UntrainedProjectionWarning: The projection to the vocabulary is random.
     """
     search = Search(options.hub)
@@ -118,8 +125,11 @@ def load(kind: type[Encoder], name: str, options: LoadOptions) -> tuple[Encoder,
         head="pretrained" if missing is None else "random",
         attempts=search.loaded(found, outcome),
     )
+    # The third frame is the caller of from_pretrained.
+    if found.warning is not None:
+        warnings.warn(found.warning, CachedCopyWarning, stacklevel=3)
     if missing is not None:
-        _warn_untrained(report, missing)
+        warnings.warn(_untrained(report, missing), UntrainedProjectionWarning, stacklevel=3)
     return encoder, report
 
 
@@ -189,9 +199,7 @@ def _finish(encoder: NeuralSparseEncoder, source: str, options: LoadOptions) -> 
     encoder.eval()
 
 
-def _warn_untrained(report: LoadReport, missing: str) -> None:
+def _untrained(report: LoadReport, missing: str) -> str:
     tried = [f"- {attempt}" for attempt in report.attempts if attempt.outcome != "loaded"]
     reasons = [f"Looked for {report.name!r}:", *tried] if tried else []
-    what = f"{report.source} lacks {missing}."
-    # The fourth frame is the caller of from_pretrained.
-    warnings.warn(untrained_message(what, reasons), UntrainedProjectionWarning, stacklevel=4)
+    return untrained_message(f"{report.source} lacks {missing}.", reasons)

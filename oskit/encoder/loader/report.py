@@ -24,6 +24,10 @@ class UntrainedProjectionWarning(UserWarning):
     """The encoder's projection to the vocabulary is random: it must be trained before retrieval."""
 
 
+class CachedCopyWarning(UserWarning):
+    """A copy in the cache is used, because the Hub did not give what was asked for."""
+
+
 @dataclass(frozen=True)
 class LoadAttempt:
     """One place where the loader looked.

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from oskit.encoder.loader import hub
@@ -24,13 +24,14 @@ DEFAULT_BASE = "distilbert/distilbert-base-uncased"
 
 @dataclass(frozen=True)
 class Found:
-    """A folder that holds an encoder, and where it came from."""
+    """A folder that holds an encoder, where it came from, and what to warn of."""
 
     tier: Tier
     source: str
     revision: str | None
     layout: Layout
     reason: str
+    warning: str | None = None
 
 
 @dataclass
@@ -59,13 +60,7 @@ class Search:
         found = self._folder(name, "local") or self._repository(name, "hub")
         if found is None and base is not None:
             # A base is another encoder: the revision that was asked for is not one of it.
-            options = hub.HubOptions(
-                token=self.options.token,
-                cache_folder=self.options.cache_folder,
-                local_files_only=self.options.local_files_only,
-                code=self.options.code,
-            )
-            search = Search(options, self.attempts)
+            search = Search(replace(self.options, revision=None), self.attempts)
             found = search._folder(base, "base") or search._repository(base, "base")
         if found is None:
             raise EncoderNotFoundError(
@@ -132,7 +127,7 @@ class Search:
             raise
         layout = self._detect(snapshot.folder, location, tier)
         reason = f"{snapshot.reason}, laid out as {layout.kind}"
-        return Found(tier, name, snapshot.revision, layout, reason)
+        return Found(tier, name, snapshot.revision, layout, reason, snapshot.warning)
 
     def _detect(self, folder: Path, location: str, tier: Tier) -> Layout:
         try:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from oskit.archive.archive import is_export, open_archive
 from oskit.archive.vocabulary import Vocabulary
-from oskit.errors import EncoderError, EncoderNotFoundError, MissingDependencyError, OskitError
+from oskit.encoder.loader.hub import local_or_fetched
+from oskit.errors import EncoderError, OskitError
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -29,7 +30,7 @@ def open_vocabulary(name: str | Path) -> Vocabulary:
     if path.is_file():
         return _of_archive(path) if path.suffix == ".zip" else Vocabulary.from_file(path)
     if not path.is_dir():
-        path = _fetch(str(name))
+        path = local_or_fetched(name)
     elif is_export(path):
         return _of_archive(path)
     return Vocabulary.from_file(_find(path, str(name)))
@@ -66,25 +67,3 @@ def _find(folder: Path, name: str) -> Path:
             hint="Name the tokenizer.json of its documents",
         )
     return found[0]
-
-
-def _fetch(name: str) -> Path:
-    try:
-        from oskit.encoder.loader import hub
-
-        is_repository = hub.is_repository_name(name)
-    except ImportError as error:
-        raise MissingDependencyError.for_extra(
-            f"there is no file or folder {name}, and asking the Hub for it", "huggingface_hub", "export"
-        ) from error
-    if not is_repository:
-        raise EncoderNotFoundError(f"there is no file or folder {name}", hint=_WHAT)
-    try:
-        return hub.fetch(name, hub.HubOptions()).folder
-    except EncoderNotFoundError as error:
-        raise EncoderNotFoundError(
-            f"there is no file or folder {name}; {error.message}", hint=error.hint or _WHAT
-        ) from error
-
-
-_WHAT = "Give a tokenizer.json, an encoder's folder, an archive, or a repository on the Hub"

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import random
+import shutil
+import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from oskit.encoder.loader import hub
-from oskit.encoder.loader.report import UntrainedProjectionWarning
+from oskit.encoder.loader.report import CachedCopyWarning, UntrainedProjectionWarning
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import BrokenEncoderError, EncoderError, EncoderNotFoundError, HubAccessError
 from tests import tiny
-from tests.hub_server import HubServer
+from tests.hub_server import Fault, HubServer
 
 TEXT = "a concrete bridge over the water"
 
@@ -213,7 +218,8 @@ def test_a_filled_cache_works_offline(
         monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     elif how == "refused":
         server.repositories["team/tiny"].token = "hf_other"
-    encoder = NeuralSparseEncoder.from_pretrained("team/tiny", local_files_only=how == "argument")
+    with pytest.warns(CachedCopyWarning) if how in ("unreachable", "refused") else nullcontext():
+        encoder = NeuralSparseEncoder.from_pretrained("team/tiny", local_files_only=how == "argument")
     assert weights(encoder) == expected
     assert encoder.load_report.revision == commit
     assert "cached" in encoder.load_report.attempts[-1].reason
@@ -250,16 +256,169 @@ def test_code_is_only_downloaded_when_it_may_run(server: HubServer, folder: Path
     assert any(line.endswith("modeling_custom.py") for line in server.downloads("team/tiny"))
 
 
-def test_half_a_download_is_no_filled_cache(server: HubServer, folder: Path, base: str) -> None:
+# Updates that are cut
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two versions of an encoder of many files, all of which differ."""
+    old = tiny.build_inference_free(tmp_path_factory.mktemp("versions") / "old")
+    (old / "idf.json").write_text('{"bridge": 1.0}')
+    new = old.with_name("new")
+    shutil.copytree(old, new)
+    for path in (path for path in new.rglob("*") if path.is_file()):
+        if path.suffix == ".safetensors":
+            save_file({name: 2 * tensor for name, tensor in load_file(path).items()}, path)
+        else:
+            path.write_text(path.read_text() + "\n")
+    return old, new
+
+
+def needed(folder: Path) -> list[str]:
+    unread = ("README.md", ".gitattributes")
+    files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(file for file in files if file not in unread)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {file: (folder / file).read_bytes() for file in needed(folder)}
+
+
+def copied_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> Path:
+    """A cache of its own, as the first one is; returns the repository's folder in it."""
+    shutil.copytree(tmp_path / "cache", tmp_path / name, symlinks=True)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / name))
+    return tmp_path / name / "models--team--many"
+
+
+def fetch_warned(*, offline: bool) -> hub.Snapshot:
+    snapshot = hub.fetch("team/many", hub.HubOptions(local_files_only=offline))
+    assert snapshot.warning is not None and snapshot.revision[:12] in snapshot.warning
+    return snapshot
+
+
+def test_an_update_cut_at_any_file_leaves_the_commit_before_it(
+    server: HubServer, versions: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Online and in the next call offline; one that succeeds mends it."""
+    monkeypatch.setattr(hub, "ATTEMPTS", 1)
+    old = server.add("team/many", versions[0])
+    hub.fetch("team/many", hub.HubOptions())
+    new = server.add("team/many", versions[1])
+    files = needed(versions[1])
+    assert len(files) > 10
+    for number, file in enumerate(files):
+        copied_cache(tmp_path, monkeypatch, f"cut-{number}")
+        server.faults = [Fault(f"resolve/{new}/{file}", 99, status=503)]
+        snapshot = fetch_warned(offline=False)
+        assert (snapshot.revision, content(snapshot.folder)) == (old, content(versions[0])), file
+        assert "503" in str(snapshot.warning)
+        snapshot = fetch_warned(offline=True)
+        assert (snapshot.revision, content(snapshot.folder)) == (old, content(versions[0])), file
+        assert new[:12] in str(snapshot.warning) and "lacks" in str(snapshot.warning)
+    server.faults.clear()
+    for offline in (False, True):
+        snapshot = hub.fetch("team/many", hub.HubOptions(local_files_only=offline))
+        assert (snapshot.revision, snapshot.warning) == (new, None)
+        assert content(snapshot.folder) == content(versions[1])
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["listed", "not listed"])
+def test_whatever_another_program_left_of_an_update_is_not_used(
+    server: HubServer,
+    versions: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    listed: bool,
+) -> None:
+    """Any files of it may be there, with or without a list of all; its branch points to it."""
+    from huggingface_hub import snapshot_download
+
+    monkeypatch.setattr(hub, "ATTEMPTS", 1)
+    old = server.add("team/many", versions[0])
+    hub.fetch("team/many", hub.HubOptions())
+    new = server.add("team/many", versions[1])
+    snapshot_download("team/many", cache_dir=tmp_path / "cache", endpoint=server.url)
+    files = needed(versions[1])
+    draw = random.Random(3)
+    subsets = [[file] for file in files] + [draw.sample(files, draw.randint(2, len(files))) for _ in range(6)]
+    for number, lost in enumerate(subsets):
+        repository = copied_cache(tmp_path, monkeypatch, f"left-{number}")
+        assert (repository / "refs" / "main").read_text() == new
+        for file in lost:
+            (repository / "snapshots" / new / file).unlink()
+        if not listed:
+            shutil.rmtree(repository / "trees")
+        server.faults = [Fault(f"resolve/{new}/{draw.choice(lost)}", 99, status=503)]
+        for offline in (True, False)[: 1 + number % 2]:
+            snapshot = fetch_warned(offline=offline)
+            assert (snapshot.revision, content(snapshot.folder)) == (old, content(versions[0])), lost
+        if listed:  # and without an older one nothing is
+            shutil.rmtree(repository / "snapshots" / old)
+            with pytest.raises(BrokenEncoderError, match=f"no complete copy of team/many .*{new[:12]}"):
+                hub.fetch("team/many", hub.HubOptions(local_files_only=True))
+
+
+@pytest.mark.parametrize("how", ["offline", "unreachable", "not found", "cut again"])
+def test_half_a_download_is_never_replaced_by_a_random_encoder(
+    server: HubServer, folder: Path, base: str, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
     server.add("team/tiny", folder)
     server.cut("model.safetensors", 0, times=99)
     with pytest.raises(BrokenEncoderError):
-        NeuralSparseEncoder.from_pretrained("team/tiny")
-    with pytest.warns(UntrainedProjectionWarning):
-        report = NeuralSparseEncoder.from_pretrained(
-            "team/tiny", base=base, local_files_only=True
-        ).load_report
-    assert report.tier == "base"
+        NeuralSparseEncoder.from_pretrained("team/tiny", base=base)
+    if how == "unreachable":
+        monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    elif how == "not found":
+        server.repositories.clear()
+    message = "download of" if how == "cut again" else r"no complete copy of team/tiny .* lacks model\.saf"
+    with pytest.raises(BrokenEncoderError, match=message):
+        NeuralSparseEncoder.from_pretrained("team/tiny", base=base, local_files_only=how == "offline")
+
+
+def test_after_a_cut_update_the_older_encoder_is_loaded_with_a_warning(
+    server: HubServer, folder: Path, base: str, tmp_path: Path
+) -> None:
+    old = server.add("team/tiny", folder)
+    expected = weights(NeuralSparseEncoder.from_pretrained("team/tiny"))
+    newer = tmp_path / "newer"
+    shutil.copytree(folder, newer)
+    tensors = load_file(newer / "model.safetensors")
+    bias = "cls.predictions.bias"
+    save_file(tensors | {bias: tensors[bias] + 1}, newer / "model.safetensors", metadata={"format": "pt"})
+    (newer / "config.json").write_text((newer / "config.json").read_text() + "\n")
+    server.add("team/tiny", newer)
+    server.fail("model.safetensors", 503, times=99)
+    for offline in (False, True):
+        with pytest.warns(CachedCopyWarning, match=f"team/tiny: cached commit {old[:12]} used: ") as caught:
+            encoder = NeuralSparseEncoder.from_pretrained("team/tiny", base=base, local_files_only=offline)
+        assert [warning.filename for warning in caught] == [__file__]
+        assert (encoder.load_report.tier, encoder.load_report.revision) == ("hub", old)
+        assert weights(encoder) == expected
+    server.faults.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert weights(NeuralSparseEncoder.from_pretrained("team/tiny")) != expected
+
+
+def test_a_revision_that_was_named_stands_for_itself_alone(
+    server: HubServer, folder: Path, base: str, tmp_path: Path
+) -> None:
+    server.add("team/tiny", folder)
+    NeuralSparseEncoder.from_pretrained("team/tiny")
+    with pytest.raises(BrokenEncoderError, match="no revision 'v2'"):
+        NeuralSparseEncoder.from_pretrained("team/tiny", revision="v2", base=base, local_files_only=True)
+    # Nor does a branch that was named stand for the newest, however new it is.
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    main = server.repositories["team/tiny"].revisions["main"]
+    server.add("team/tiny", other)
+    server.repositories["team/tiny"].revisions["trial"] = server.repositories["team/tiny"].revisions["main"]
+    NeuralSparseEncoder.from_pretrained("team/tiny", revision="trial")
+    (tmp_path / "cache" / "models--team--tiny" / "refs" / "main").unlink()
+    with pytest.warns(CachedCopyWarning, match="no revision 'main'"):
+        encoder = NeuralSparseEncoder.from_pretrained("team/tiny", local_files_only=True)
+    assert encoder.load_report.revision == main
 
 
 def test_an_answer_that_is_not_the_hubs_is_unreachable(server: HubServer, folder: Path, base: str) -> None:
