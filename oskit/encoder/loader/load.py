@@ -7,6 +7,8 @@ was trained must never be replaced by one that was not. docs/loading.md has the 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -101,10 +103,7 @@ def load(kind: type[Encoder], name: str, options: LoadOptions) -> tuple[Encoder,
         UntrainedProjectionWarning: The projection to the vocabulary is random.
     """
     search = Search(options.hub)
-    # Weights that do not matter (a pooler that a checkpoint lacks) are made up at random: seeded, and without
-    # a trace in the caller's random numbers.
-    with quiet_libraries(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
+    with quiet_libraries(), _own_random_numbers(options.seed):
         found = search.find(name, options.base if options.fallback else None)
         with search.recorded(found):
             encoder, missing = _open(kind, found, options)
@@ -131,6 +130,18 @@ def load(kind: type[Encoder], name: str, options: LoadOptions) -> tuple[Encoder,
     if missing is not None:
         warnings.warn(_untrained(report, missing), UntrainedProjectionWarning, stacklevel=3)
     return encoder, report
+
+
+@contextmanager
+def _own_random_numbers(seed: int) -> Iterator[None]:
+    """Make up weights that do not matter (a pooler that a checkpoint lacks): on the CPU, the same for a seed.
+
+    The caller's random numbers go on as if nothing had been loaded, on every device. ``torch.manual_seed``
+    would reseed those of CUDA, also where CUDA has not started.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def _open(kind: type[Encoder], found: Found, options: LoadOptions) -> tuple[Encoder, str | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import random
 import re
 import shutil
 import warnings
@@ -376,14 +377,30 @@ def test_a_random_projection_is_the_same_for_a_seed(built: Callable[[str], Path]
     assert abs(first - other).max() > 0.01
 
 
-def test_a_random_projection_does_not_disturb_the_callers_random_numbers(
-    built: Callable[[str], Path],
+def test_loading_leaves_every_global_random_number_generator_as_it_was(
+    built: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    load_untrained(built("bert-headless"))
-    assert torch.equal(torch.rand(3), expected)
+    """CUDA's too, which torch.manual_seed() seeds, at once or when CUDA starts."""
+    whole, headless = built("bert"), built("bert-headless")
+    seeded: list[str] = []
+    for backend in (torch.cuda, torch.mps, torch.xpu):
+        for name in ("manual_seed", "manual_seed_all", "seed", "seed_all", "set_rng_state"):
+            monkeypatch.setattr(backend, name, lambda *_, name=name: seeded.append(name), raising=False)
+    torch.default_generator.manual_seed(5)
+    expected = torch.random.get_rng_state(), random.getstate(), repr(np.random.get_state())
+    load(whole, seed=3)
+    load_untrained(headless, seed=3)
+    assert torch.equal(torch.random.get_rng_state(), expected[0])
+    assert (random.getstate(), repr(np.random.get_state())) == expected[1:]
+    assert seeded == []
+
+
+def test_a_default_device_does_not_matter(built: Callable[[str], Path]) -> None:
+    """What is made up is drawn on the CPU; a default device has random numbers of its own."""
+    expected = load_untrained(built("bert-headless")).document_matrix(TEXTS)
+    with torch.device("meta"):
+        encoder = load_untrained(built("bert-headless"))
+    assert abs(encoder.document_matrix(TEXTS) - expected).max() == 0
 
 
 def test_a_random_projection_is_known_as_one_until_it_is_trained(
