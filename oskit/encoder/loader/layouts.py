@@ -21,14 +21,9 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "sentencepiece.bpe.model",
-    "spiece.model",
-    "tokenizer.model",
-)
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+"""SentencePiece's model has another name in each architecture: ``spm.model``, ``spiece.model``, ..."""
+
 _TRANSFORMERS = ("Transformer", "MLMTransformer")
 
 
@@ -194,7 +189,7 @@ def _check_transformer(folder: Path) -> None:
             f"{folder} has no weights: none of {', '.join(WEIGHT_FILES)}",
             hint="Copy or download the encoder again, or convert its weights to safetensors.",
         )
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    if not any(path.is_file() for name in TOKENIZER_FILES for path in folder.glob(name)):
         raise BrokenEncoderError(
             f"{folder} has no tokenizer: none of {', '.join(TOKENIZER_FILES)}",
             hint="Save the tokenizer it was trained with there: tokenizer.save_pretrained(folder).",

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SparseEncoder
 
-from oskit.encoder.loader.layouts import HEAD_FILE
+from oskit.encoder.loader.layouts import HEAD_FILE, detect_layout
 from oskit.encoder.loader.report import UntrainedProjectionWarning
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import (
@@ -218,6 +218,26 @@ def copy_without(folder: Path, name: str) -> Path:
     shutil.copytree(folder, target)
     (target / name).unlink()
     return target
+
+
+SENTENCEPIECE = (
+    "spm.model",
+    "sentencepiece.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
+
+
+@pytest.mark.parametrize("name", [*SENTENCEPIECE, "vocab.txt", "vocab.json"])
+def test_a_tokenizer_is_known_by_any_of_its_files(copy: Callable[[str], Path], name: str) -> None:
+    """SentencePiece's model has another name in each architecture; DeBERTa-v2's is ``spm.model``."""
+    folder = copy("bert")
+    (folder / "tokenizer.json").rename(folder / name)
+    assert detect_layout(folder).kind == "transformer"
+    (folder / name).rename(folder / "no-tokenizer")
+    with pytest.raises(BrokenEncoderError, match="has no tokenizer"):
+        detect_layout(folder)
 
 
 # Heads
