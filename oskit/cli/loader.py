@@ -22,21 +22,21 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 class Loader:
     """What the options of the command line ask for."""
 
-    revision: str | None
-    base: str | None
-    cache_folder: str | None
-    offline: bool
-    device: str | None
-    activation: Literal["relu", "log1p_relu"] | None
-    max_seq_length: int | None
-    seed: int
-    fallback: bool
-    trust_remote_code: bool
+    revision: str | None = None
+    base: str | None = None
+    cache_folder: str | None = None
+    offline: bool = False
+    device: str | None = None
+    activation: Literal["relu", "log1p_relu"] | None = None
+    max_seq_length: int | None = None
+    seed: int = 0
+    fallback: bool = True
+    trust_remote_code: bool = False
     allowance: str = "without --no-fallback"
     """What allows a random projection, for the hint of the error about one."""
 
-    def load(self, model: str) -> NeuralSparseEncoder:
-        """Load an encoder; the loader's own warnings go to stderr as they are.
+    def load(self, model: str, *, quiet: bool = False) -> NeuralSparseEncoder:
+        """Load an encoder; the loader's own warnings go to stderr as they are, unless ``quiet``.
 
         Raises:
             EncoderError: As ``NeuralSparseEncoder.from_pretrained`` does.
@@ -65,8 +65,9 @@ class Loader:
             except UntrainedEncoderError as error:
                 error.hint = f"Train a projection first, or allow a random one {self.allowance}."
                 raise
+        told = () if quiet else (oskit.UntrainedProjectionWarning, CachedCopyWarning)
         for warning in caught:
-            if issubclass(warning.category, (oskit.UntrainedProjectionWarning, CachedCopyWarning)):
+            if issubclass(warning.category, told):
                 click.secho(f"{warning.message}\n", err=True, fg="yellow", bold=True)
         return encoder
 

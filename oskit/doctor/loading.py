@@ -19,10 +19,10 @@ PROBE = "How long does it take to get a building permit?"
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] how long does it take to get a building permit ?"
 
 
-def check_loading() -> list[Finding]:
+def check_loading(*, offline: bool = False) -> list[Finding]:
     """Try each tier of the loader, inference, and saving and loading again, on a tiny untrained encoder.
 
-    Nothing is downloaded, except that the Hub is asked whether it answers.
+    Nothing is downloaded, except that the Hub is asked whether it answers, unless ``offline``.
     """
     missing = _missing_packages("loading")
     if missing:
@@ -44,55 +44,58 @@ def check_loading() -> list[Finding]:
 
         findings = [
             attempt("loading", "local folder", local),
-            _hub(),
+            _hub(offline=offline),
             attempt("loading", "fallback", fallback),
         ]
-        return findings + (_scenarios("loading", loaded[0], Path(scratch)) if loaded else [])
+        if not loaded:
+            return findings
+        return findings + _scenarios("loading", loaded[0], NeuralSparseEncoder.from_pretrained, scratch)
 
 
 def check_encoder(
-    name_or_path: str, *, revision: str | None = None, base: str | None = None
+    name_or_path: str, load: Callable[[str], NeuralSparseEncoder] | None = None
 ) -> list[Finding]:
     """Load the user's encoder, run it, save it and load it again.
 
     Args:
         name_or_path: A folder or a name on the Hub, as for ``NeuralSparseEncoder.from_pretrained``.
-        revision: Branch, tag or commit on the Hub.
-        base: Base encoder of the loader's last tier.
+        load: How to load it, where not by that alone.
     """
     missing = _missing_packages("encoder")
     if missing:  # this encoder was asked about, so it is no small matter that it cannot be looked at
         return [replace(missing, status="failure")]
-    from oskit.encoder.loader.tiers import DEFAULT_BASE
+    from oskit.encoder.loader.report import TIER_NAMES
     from oskit.encoder.model import NeuralSparseEncoder
 
+    load = load or NeuralSparseEncoder.from_pretrained
     loaded: list[NeuralSparseEncoder] = []
 
-    def load() -> str:
-        found = NeuralSparseEncoder.from_pretrained(
-            name_or_path, base=base or DEFAULT_BASE, revision=revision
-        )
-        loaded.append(found)
+    def found() -> str:
+        loaded.append(load(name_or_path))
         report = loaded[0].load_report
-        source = f"{report.source} by the tier {report.tier!r}"
+        source = f"{report.source} from the {TIER_NAMES[report.tier]} ({report.attempts[-1].reason})"
         return f"{source}, {report.architecture}, vocabulary {report.vocabulary_size:,}"
 
     with tempfile.TemporaryDirectory(prefix="oskit-doctor-") as scratch, quiet_libraries():
-        findings = [attempt("encoder", "load", load)]
+        findings = [attempt("encoder", "load", found)]
         if not loaded:
             return findings
         findings.append(_head(loaded[0]))
-        return findings + _scenarios("encoder", loaded[0], Path(scratch))
+        return findings + _scenarios("encoder", loaded[0], load, scratch)
 
 
 def _head(encoder: NeuralSparseEncoder) -> Finding:
-    if encoder.load_report.head == "random":
+    report = encoder.load_report
+    if report.head == "random":
         advice = "Train it, or name an encoder that has its head; export and deploy refuse this one"
-        return Finding("encoder", "head", "failure", "the projection to the vocabulary is random", advice)
+        detail = f"the projection to the vocabulary is random: {'; '.join(map(str, report.attempts))}"
+        return Finding("encoder", "head", "failure", detail, advice)
     return Finding("encoder", "head", "ok", "the projection to the vocabulary is pretrained")
 
 
-def _scenarios(area: str, encoder: NeuralSparseEncoder, scratch: Path) -> list[Finding]:
+def _scenarios(
+    area: str, encoder: NeuralSparseEncoder, load: Callable[[str], NeuralSparseEncoder], scratch: str
+) -> list[Finding]:
     def inference() -> str:
         weights = encoder.document_weights([PROBE])[0]
         if not weights:
@@ -102,10 +105,9 @@ def _scenarios(area: str, encoder: NeuralSparseEncoder, scratch: Path) -> list[F
         return f"{len(weights):,} active dimensions for {PROBE!r}"
 
     def save_and_load() -> str:
-        from oskit.encoder.model import NeuralSparseEncoder
-
-        encoder.save_pretrained(str(scratch / "saved"))
-        again = NeuralSparseEncoder.from_pretrained(str(scratch / "saved"), device=str(encoder.device))
+        saved = str(Path(scratch) / "saved")
+        encoder.save_pretrained(saved)
+        again = load(saved)
         difference = abs(again.document_matrix([PROBE]) - encoder.document_matrix([PROBE])).max()
         if difference > 1e-5:
             raise BrokenEncoderError(
@@ -117,16 +119,17 @@ def _scenarios(area: str, encoder: NeuralSparseEncoder, scratch: Path) -> list[F
     return [attempt(area, name, check) for name, check in checks]
 
 
-def _hub() -> Finding:
+def _hub(*, offline: bool) -> Finding:
     """Whether the Hugging Face Hub answers; any HTTP answer counts, even a refusal."""
     from urllib.error import HTTPError, URLError
     from urllib.request import Request, urlopen
 
-    from huggingface_hub import constants
+    from oskit.encoder.loader import hub
 
-    endpoint = constants.ENDPOINT
-    if constants.HF_HUB_OFFLINE:
-        return Finding("loading", "hub", "skipped", "HF_HUB_OFFLINE is set; only cached encoders load")
+    endpoint = hub.endpoint()
+    if offline or hub.is_offline():
+        why = "--offline was given" if offline else "HF_HUB_OFFLINE is set"
+        return Finding("loading", "hub", "skipped", f"{why}; only cached encoders load")
     if not endpoint.startswith(("http://", "https://")):
         return Finding(
             "loading", "hub", "failure", f"HF_ENDPOINT is {endpoint!r}", "Set it to a http(s) address"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
+from oskit.cli.loader import Loader, loader_options
 from oskit.cli.options import connection_options, output_options
 from oskit.errors import ClusterError, EncoderError, MissingDependencyError
 
@@ -33,11 +36,9 @@ EXIT_CODES = {
 
 
 @click.command()
-@click.option(
-    "--model", metavar="MODEL", help="Also load, run, save and reload this encoder (folder or Hub name)."
-)
-@click.option("--revision", metavar="REVISION", help="Branch, tag or commit of MODEL on the Hub.")
-@click.option("--base", metavar="BASE", help="Base encoder of the loader's last tier.")
+@click.argument("model", required=False)
+@click.option("--model", "named", hidden=True, help="MODEL, as older scripts give it.")
+@loader_options
 @connection_options
 @output_options
 @click.pass_context
@@ -45,30 +46,34 @@ def doctor(
     ctx: click.Context,
     *,
     model: str | None,
-    revision: str | None,
-    base: str | None,
+    named: str | None,
+    loader: Loader,
     connection: ConnectionSettings,
     out: Output,
 ) -> None:
     """Check the machine, an encoder and a cluster.
 
-    Looks at Python, memory, disk, Java and the installed packages; tries every tier of the loader; with
-    --model at your own encoder; and, where --url or OSKIT_URL names one, at the cluster: version, plugins,
-    settings, memory, permissions, models. Says what to do about each finding and changes nothing.
+    Looks at Python, memory, disk, Java and the installed packages; tries every tier of the loader; where
+    MODEL (a folder or a Hub repository) is given, loads it, runs it, saves it and loads it again; where --url
+    or OSKIT_URL names a cluster, looks at its version, plugins, settings, memory, permissions and models.
+    Says what to do about each finding and changes nothing.
 
     Exits with 0 unless something fails: then with 4 (packages), 5 (loading) or 7 (cluster).
 
     \b
     Examples:
       oskit doctor
-      oskit doctor --model ./my-encoder
+      oskit doctor ./my-encoder
       oskit doctor --url https://search.example.org --json
     """
     from oskit.doctor import check_cluster, check_encoder, check_loading, check_machine
 
-    findings = check_machine() + check_loading()
+    model = model or named
+    if model is None and replace(loader, offline=False) != Loader():
+        raise click.UsageError("options of the loader were given, but no MODEL to load")
+    findings = check_machine() + check_loading(offline=loader.offline)
     if model:
-        findings += check_encoder(model, revision=revision, base=base)
+        findings += check_encoder(model, partial(loader.load, quiet=True))
     if _names_a_cluster(ctx):
         findings += check_cluster(connection)
     else:
