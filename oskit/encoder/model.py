@@ -121,6 +121,8 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
         Raises:
             EncoderNotFoundError: No tier has it.
             BrokenEncoderError: It is there, but truncated, misshapen or incomplete.
+            EncoderError: There is no memory left for it, or a file of it cannot be read.
+            MissingDependencyError: It needs a package that is not installed.
             HubAccessError: The Hub wants a login, or access to a gated repository.
             UntrainedEncoderError: It has no head and ``fallback`` is False.
             UsageError: An argument cannot be right.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from oskit.encoder.head.projection import fingerprint, projection_of
+from oskit.encoder.loader.failures import machine_errors, named_errors, out_of_memory
 from oskit.encoder.loader.hub import HubOptions
 from oskit.encoder.loader.layouts import Layout
 from oskit.encoder.loader.modules import (
@@ -22,7 +23,6 @@ from oskit.encoder.loader.modules import (
     build_modules,
     check_finite,
     check_weights,
-    named_errors,
     positions,
 )
 from oskit.encoder.loader.quiet import quiet_libraries
@@ -85,7 +85,7 @@ def _check_device(device: str) -> None:
     try:
         torch.empty(1, device=device)
     except Exception as error:  # RuntimeError, AssertionError, ImportError: as many as there are backends
-        raise UsageError(
+        raise out_of_memory(error, f"anything onto {device}") or UsageError(
             f"torch cannot use the device {device!r}: {first_line(error, 200)}",
             hint="Use cpu, or leave the choice to torch.",
         ) from error
@@ -96,6 +96,7 @@ def load(kind: type[Encoder], name: str, options: LoadOptions) -> tuple[Encoder,
 
     Raises:
         EncoderError: As ``NeuralSparseEncoder.from_pretrained`` does.
+        MissingDependencyError: The encoder needs a package that is not installed.
         UsageError: An option cannot be right.
 
     Warns:
@@ -105,7 +106,7 @@ def load(kind: type[Encoder], name: str, options: LoadOptions) -> tuple[Encoder,
     search = Search(options.hub)
     with quiet_libraries(), _own_random_numbers(options.seed):
         found = search.find(name, options.base if options.fallback else None)
-        with search.recorded(found):
+        with machine_errors(found.source):
             encoder, missing = _open(kind, found, options)
             _finish(encoder, found.source, options)
     if missing is not None and not options.fallback:

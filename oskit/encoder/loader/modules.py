@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +18,10 @@ from torch import nn
 from oskit.archive.idf import idf_vector, read_idf
 from oskit.archive.vocabulary import Vocabulary
 from oskit.encoder.head.projection import projection_module, random_projection, read_projection
+from oskit.encoder.loader.failures import named_errors
 from oskit.encoder.loader.layouts import Layout, TransformerPart
 from oskit.encoder.loader.report import Activation
-from oskit.errors import BrokenEncoderError, EncoderError, OskitError
+from oskit.errors import BrokenEncoderError, EncoderError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -217,38 +216,6 @@ def check_weights(part: TransformerPart, trust: Trust) -> Lacking:
 def _of_encoder(name: str, model: Any) -> bool:
     base = model.base_model
     return base is model or name.startswith(f"{model.base_model_prefix}.")
-
-
-@contextmanager
-def named_errors(folder: Path) -> Iterator[None]:
-    """What torch, transformers, safetensors and tokenizers raise, as one line that names the folder.
-
-    They raise nearly everything for broken files (OSError, RuntimeError, ValueError, KeyError, TypeError,
-    SafetensorError, a bare Exception of tokenizers), so everything is caught here.
-    """
-    try:
-        yield
-    except (OskitError, MemoryError):
-        raise
-    except Exception as error:
-        text = str(error)
-        reason = " ".join((text.strip() or type(error).__name__).split())[:300]
-        if "trust_remote_code" in text:
-            raise EncoderError(
-                f"{folder} needs its own Python code to run, which is not done unless asked for",
-                hint="Read that code, then allow it with trust_remote_code=True (--trust-remote-code).",
-            ) from error
-        raise BrokenEncoderError(f"{folder} cannot be loaded: {reason}", hint=_hint(error, text)) from error
-
-
-def _hint(error: Exception, text: str) -> str:
-    if type(error).__name__ == "SafetensorError" or "safetensors" in text:
-        return "The weights are truncated or damaged: copy or download them again."
-    if "model_type" in text or "Unrecognized" in text:
-        return "config.json names no architecture that this version of transformers knows."
-    if "okenizer" in text:
-        return "Save the tokenizer it was trained with there: tokenizer.save_pretrained(folder)."
-    return "Copy or download the encoder again."
 
 
 def _some(names: list[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from oskit.archive.text_encoder import Architecture
 
 Tier = Literal["local", "hub", "base"]
-Outcome = Literal["loaded", "missing", "unreachable", "skipped", "failed"]
+Outcome = Literal["loaded", "missing", "unreachable", "skipped"]
 Head = Literal["pretrained", "random"]
 Activation = Literal["relu", "log1p_relu"]
 
@@ -36,8 +36,8 @@ class LoadAttempt:
         tier: Which of the three tiers this attempt belongs to.
         location: The folder, or the repository with its endpoint.
         outcome: ``loaded``; ``missing`` (nothing of that name is there); ``unreachable`` (no answer, or
-            offline without a cached copy); ``skipped`` (cannot be a name of that kind); ``failed`` (it is
-            there and cannot be used).
+            offline without a cached copy); ``skipped`` (cannot be a name of that kind). What is there and
+            cannot be used is an error.
         reason: One line: what was found or why not.
     """
 

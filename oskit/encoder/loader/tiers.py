@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -69,15 +67,6 @@ class Search:
             )
         return found
 
-    @contextmanager
-    def recorded(self, found: Found) -> Iterator[None]:
-        """Record it when opening what was found fails."""
-        try:
-            yield
-        except EncoderError as error:
-            self._note(found.tier, found.source, "failed", error.message)
-            raise
-
     def loaded(self, found: Found, what: str) -> tuple[LoadAttempt, ...]:
         """All attempts, with the one that was taken at the end."""
         self._note(found.tier, found.source, "loaded", f"{found.reason}; {what}")
@@ -94,11 +83,15 @@ class Search:
         try:
             path = Path(name).expanduser()
             is_folder, exists = path.is_dir(), path.exists()
-        except (OSError, RuntimeError) as error:  # too long, not permitted, no such user
+        except PermissionError as error:
+            raise EncoderError(
+                f"{name} cannot be looked at: {error.strerror}", hint="Check its permissions."
+            ) from error
+        except (OSError, RuntimeError) as error:  # too long, no such user
             self._note(tier, name[:200], "missing", f"no folder: {getattr(error, 'strerror', '') or error}")
             return None
         if is_folder:
-            layout = self._detect(path, str(path), tier)
+            layout = detect_layout(path)
             unused = "; a folder has no revision" if tier == "local" and self.options.revision else ""
             return Found(tier, str(path), None, layout, f"a folder, laid out as {layout.kind}{unused}")
         if exists:
@@ -122,19 +115,9 @@ class Search:
         except hub.HubUnreachableError as error:
             self._note(tier, location, "unreachable", error.message)
             return None
-        except EncoderError as error:
-            self._note(tier, location, "failed", error.message)
-            raise
-        layout = self._detect(snapshot.folder, location, tier)
+        layout = detect_layout(snapshot.folder)
         reason = f"{snapshot.reason}, laid out as {layout.kind}"
         return Found(tier, name, snapshot.revision, layout, reason, snapshot.warning)
-
-    def _detect(self, folder: Path, location: str, tier: Tier) -> Layout:
-        try:
-            return detect_layout(folder)
-        except EncoderError as error:
-            self._note(tier, location, "failed", error.message)
-            raise
 
 
 def _looks_like_a_path(name: str) -> bool:

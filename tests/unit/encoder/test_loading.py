@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -10,6 +11,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from oskit.errors import (
     BrokenEncoderError,
     EncoderError,
     EncoderNotFoundError,
+    MissingDependencyError,
     UntrainedEncoderError,
     UsageError,
 )
@@ -604,6 +607,126 @@ def test_an_adapter_is_named_as_one(tmp_path: Path) -> None:
 def test_a_folder_of_folders_names_them(built: Callable[[str], Path]) -> None:
     with pytest.raises(BrokenEncoderError, match=r"Did you mean .*bert"):
         load_any(built("bert").parent)
+
+
+# Causes that are not in the files
+
+
+GPU = "CUDA out of memory. GPU 0 has a total capacity of 8 GiB of which 12 MiB is free."
+CAUSES: dict[str, tuple[Exception, type[EncoderError | MissingDependencyError], str]] = {
+    "gpu": (
+        torch.OutOfMemoryError(GPU),
+        EncoderError,
+        r"no memory left.*GPU 0.*12 MiB is free.*device='cpu'.*half",
+    ),
+    "driver": (RuntimeError("CUDA error: out of memory"), EncoderError, r"no memory left.*device='cpu'"),
+    "memory": (MemoryError(), EncoderError, r"no memory left.*smaller encoder"),
+    "processor": (
+        RuntimeError(
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+        ),
+        EncoderError,
+        r"no memory left.*tried to allocate 9 bytes.*smaller encoder",
+    ),
+    "package": (
+        ImportError("XTokenizer requires the SentencePiece library but it was not found in your environment"),
+        MissingDependencyError,
+        "needs the package 'sentencepiece'.*pip install sentencepiece$",
+    ),
+    "its code's package": (
+        ModuleNotFoundError("No module named 'no_such'", name="no_such.part"),
+        MissingDependencyError,
+        r"pip install no_such$",
+    ),
+    "its code's version": (
+        ImportError("cannot import name 'gone' from 'transformers.utils'", name="transformers.utils"),
+        EncoderError,
+        "needs other packages than those installed: cannot import name 'gone'",
+    ),
+    "permission": (
+        PermissionError(errno.EACCES, "Permission denied", "model.safetensors"),
+        EncoderError,
+        r"model\.safetensors cannot be read: Permission denied",
+    ),
+    "disk": (
+        OSError(errno.EIO, "Input/output error"),
+        EncoderError,
+        r"bert cannot be read: Input/output error",
+    ),
+}
+
+
+@pytest.mark.parametrize("where", ["weights", "device", "check"])
+@pytest.mark.parametrize("cause", CAUSES)
+def test_each_cause_has_its_own_words_wherever_it_is_met(
+    built: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, cause: str, where: str
+) -> None:
+    """Out of memory is no broken copy, a missing package no missing tokenizer."""
+    error, kind, words = CAUSES[cause]
+
+    def fail(*_args: Any, **_kwargs: Any) -> None:
+        raise error
+
+    place = {
+        "weights": "oskit.encoder.loader.modules.Transformer",
+        "device": "torch.nn.Module.to",
+        "check": "oskit.encoder.loader.load.check_finite",
+    }[where]
+    folder = built("bert")
+    monkeypatch.setattr(place, fail)
+    with pytest.raises(kind, match=words) as raised:
+        NeuralSparseEncoder.from_pretrained(folder, device="cpu")
+    assert not isinstance(raised.value, BrokenEncoderError)
+    assert "again" not in str(raised.value)
+
+
+def test_a_device_without_memory_is_no_unknown_device(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*_args: Any, **_kwargs: Any) -> None:
+        raise torch.OutOfMemoryError(GPU)
+
+    monkeypatch.setattr(torch, "empty", fail)
+    with pytest.raises(EncoderError, match=r"no memory left to load anything onto cuda: .*12 MiB is free"):
+        NeuralSparseEncoder.from_pretrained(tmp_path, device="cuda")
+
+
+@pytest.mark.skipif(find_spec("sentencepiece") is not None, reason="sentencepiece is installed")
+@pytest.mark.parametrize("saved", [False, True], ids=["plain", "saved"])
+def test_a_sentencepiece_tokenizer_asks_for_sentencepiece(
+    built: Callable[[str], Path], tmp_path: Path, saved: bool
+) -> None:
+    """transformers itself takes the file for one of tiktoken's and asks for that, or says nothing of it."""
+    folder = tmp_path / "encoder"
+    if saved:
+        SparseEncoder(str(built("xlmr")), device="cpu").save_pretrained(str(folder))
+    else:
+        shutil.copytree(built("xlmr"), folder)
+    (folder / "tokenizer.json").rename(folder / "spm.model")
+    with pytest.raises(MissingDependencyError, match=f"{folder} needs.*pip install sentencepiece"):
+        load(folder)
+
+
+def test_a_tokenizer_that_does_not_open_is_named_as_such(copy: Callable[[str], Path]) -> None:
+    """transformers' AutoProcessor, which sentence-transformers asks, keeps the reason to itself."""
+    folder = copy("bert")
+    os.truncate(folder / "tokenizer.json", 300)
+    with pytest.raises(BrokenEncoderError) as raised:
+        load(folder)
+    assert "processing class" not in str(raised.value) and "config.json" not in str(raised.value)
+
+
+def test_a_folder_that_may_not_be_looked_at_is_not_taken_for_missing(
+    built: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = built("bert")
+
+    def refuse(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    with pytest.raises(EncoderError, match="cannot be looked at: Permission denied"):
+        NeuralSparseEncoder.from_pretrained(folder, base=folder)
 
 
 # Arguments
