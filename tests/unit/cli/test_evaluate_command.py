@@ -112,7 +112,7 @@ def test_nano_beir(nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         (("COLLECTION", "--bm25", "--nano-beir", "scifact"), 2, "is a COLLECTION"),
         (("--bm25", "--nano-beir", "scifi"), 2, "no 'scifi'"),
         (("--bm25", "--nano-beir", "scifact"), 3, "cannot be loaded from sentence-transformers/NanoBEIR-en"),
-        (("COLLECTION", "--dense", "no-such-model"), 5, "no folder no-such-model"),
+        (("COLLECTION", "--dense", "no-such-model"), 5, "no file or folder no-such-model"),
     ],
 )
 def test_errors_are_one_line(
