@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import archives
 import click
@@ -120,8 +121,9 @@ def test_an_untrained_archive_is_refused_before_anything_is_sent(tmp_path: Path)
 
 def test_ids_that_begin_with_a_hyphen_are_no_options() -> None:
     ids = ["-SaRD6IBmnDfhX8_wDUh", "wiaHD6IBmnDfhX8_gTXu", "--aRD6IBmnDfhX8_wDUh"]
-    context = delete.make_context("delete", [ids[0], "--yes", ids[1], ids[2]])
+    help_names: dict[str, Any] = {"help_option_names": ["-h", "--help"]}  # click keeps the first that it sees
+    context = delete.make_context("delete", [ids[0], "--yes", ids[1], ids[2]], **help_names)
     assert sorted(context.params["names"]) == sorted(ids)
     assert context.params["yes"] is True
     with pytest.raises(click.UsageError):
-        delete.make_context("delete", ["--no-such-option"])
+        delete.make_context("delete", ["--no-such-option"], **help_names)
