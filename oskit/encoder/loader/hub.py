@@ -215,16 +215,13 @@ def _cache_folder(options: HubOptions) -> Path:
     """The cache, by the environment as it is now; huggingface_hub reads it once, when it is imported."""
     from huggingface_hub import constants
 
-    environment = os.environ
-    if options.cache_folder is not None:
-        folder = str(options.cache_folder)
-    elif environment.get("HF_HUB_CACHE"):
-        folder = environment["HF_HUB_CACHE"]
-    elif environment.get("HF_HOME"):
-        folder = str(Path(environment["HF_HOME"]) / "hub")
-    else:
-        folder = environment.get("SENTENCE_TRANSFORMERS_HOME") or constants.HF_HUB_CACHE
-    return Path(folder).expanduser()
+    home = os.environ.get("HF_HOME")
+    chosen = (
+        options.cache_folder
+        or os.environ.get("HF_HUB_CACHE")
+        or (Path(home) / "hub" if home else os.environ.get("SENTENCE_TRANSFORMERS_HOME"))
+    )
+    return Path(chosen or constants.HF_HUB_CACHE).expanduser()
 
 
 def _progress_class() -> Any:

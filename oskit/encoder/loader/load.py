@@ -129,7 +129,7 @@ def load(kind: type[Encoder], name: str, options: LoadOptions) -> tuple[Encoder,
     if found.warning is not None:
         warnings.warn(found.warning, CachedCopyWarning, stacklevel=3)
     if missing is not None:
-        warnings.warn(_untrained(report, missing), UntrainedProjectionWarning, stacklevel=3)
+        warnings.warn(untrained_message(report, missing), UntrainedProjectionWarning, stacklevel=3)
     return encoder, report
 
 
@@ -209,9 +209,3 @@ def _finish(encoder: NeuralSparseEncoder, source: str, options: LoadOptions) -> 
     assert encoder.vocabulary.size
     encoder.query_idf()
     encoder.eval()
-
-
-def _untrained(report: LoadReport, missing: str) -> str:
-    tried = [f"- {attempt}" for attempt in report.attempts if attempt.outcome != "loaded"]
-    reasons = [f"Looked for {report.name!r}:", *tried] if tried else []
-    return untrained_message(f"{report.source} lacks {missing}.", reasons)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -102,12 +102,14 @@ class LoadReport:
         return asdict(self)
 
 
-def untrained_message(what: str, reasons: Sequence[str]) -> str:
+def untrained_message(report: LoadReport, missing: str) -> str:
     """The warning about a random projection, in a box that nobody overlooks."""
+    tried = [f"- {attempt}" for attempt in report.attempts if attempt.outcome != "loaded"]
+    reasons = [f"Looked for {report.name!r}:", *tried] if tried else []
     lines = [
         "UNTRAINED ENCODER: the projection to the vocabulary is RANDOM",
         "",
-        *(line for text in (what, *reasons) for line in _wrap(text)),
+        *(line for text in (f"{report.source} lacks {missing}.", *reasons) for line in _wrap(text)),
         "",
         *_wrap("Its token weights mean nothing yet. Train it before you use it for retrieval;"),
         *_wrap("export and deploy refuse it unless they are told otherwise."),
@@ -119,6 +121,4 @@ def untrained_message(what: str, reasons: Sequence[str]) -> str:
 
 
 def _wrap(text: str) -> list[str]:
-    import textwrap
-
     return textwrap.wrap(text, 92, subsequent_indent="  ", break_long_words=False) or [""]
