@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import warnings
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from oskit.cli import main
 from oskit.encoder.loader import hub
 from oskit.encoder.loader.report import CachedCopyWarning, UntrainedProjectionWarning
 from oskit.encoder.model import NeuralSparseEncoder
@@ -377,7 +379,7 @@ def test_half_a_download_is_never_replaced_by_a_random_encoder(
 
 
 def test_after_a_cut_update_the_older_encoder_is_loaded_with_a_warning(
-    server: HubServer, folder: Path, base: str, tmp_path: Path
+    server: HubServer, folder: Path, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old = server.add("team/tiny", folder)
     expected = weights(NeuralSparseEncoder.from_pretrained("team/tiny"))
@@ -395,6 +397,10 @@ def test_after_a_cut_update_the_older_encoder_is_loaded_with_a_warning(
         assert [warning.filename for warning in caught] == [__file__]
         assert (encoder.load_report.tier, encoder.load_report.revision) == ("hub", old)
         assert weights(encoder) == expected
+    assert main(["load", "team/tiny", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["revision"] == old
+    assert f"team/tiny: cached commit {old[:12]} used: " in printed.err
     server.faults.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
