@@ -186,7 +186,7 @@ def test_dense_model_is_sentence_transformers(tmp_path: Path) -> None:
 def test_dense_model_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in (str(tmp_path / "nowhere"), "nobody/nothing"):
-        with pytest.raises(EncoderNotFoundError, match="no folder"):
+        with pytest.raises(EncoderNotFoundError, match="no file or folder"):
             DenseModel(name)
     (tmp_path / "modules.json").write_text("{")
     with pytest.raises(EncoderError, match="cannot be loaded"):

@@ -213,7 +213,7 @@ def test_missing_teacher_is_dropped_loudly(
     assert "nowhere" in caplog.text
     (dropped,) = teacher.report.dropped
     assert (dropped.kind, dropped.weight, dropped.effective_weight) == ("sparse", 1, 0)
-    assert "no folder" in str(dropped.reason)
+    assert "no file or folder" in str(dropped.reason)
     assert "DROPPED" in str(teacher.report)
     assert teacher.report.teachers[0].effective_weight == 1
     labels = teacher.scores(examples)["label"]
