@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from packaging.version import InvalidVersion, Version
@@ -79,16 +80,12 @@ def _version(info: ClusterInfo) -> Finding:
 
 def _plugins(info: ClusterInfo) -> list[Finding]:
     if not info.nodes:
-        advice = (
-            "Grant cluster:monitor/nodes/info to see them, or look at GET _cat/plugins as an administrator"
-        )
+        advice = "Grant cluster:monitor/nodes/info to see them, or ask an administrator for GET _cat/plugins"
         return [Finding("cluster", "plugins", "skipped", "the user may not see the nodes' plugins", advice)]
     missing = [name for name in PLUGINS if name not in info.plugins]
     if not missing:
         return [Finding("cluster", "plugins", "ok", ", ".join(PLUGINS))]
-    advice = (
-        "Install it on every node: bin/opensearch-plugin install, the plugin in the cluster's own version"
-    )
+    advice = "Install it on every node, in the cluster's own version: bin/opensearch-plugin install"
     return [
         Finding("cluster", "plugins", "failure", f"no {name} on every node: {PLUGINS[name]}", advice)
         for name in missing
@@ -119,7 +116,6 @@ def _settings(client: OpenSearch) -> list[Finding]:
 
 def _memory(client: OpenSearch) -> list[Finding]:
     """Breakers that have tripped since the nodes started; ML Commons reports an open one misleadingly."""
-
     try:
         with cluster_errors("read the nodes' memory"):
             nodes = client.nodes.stats(metric="breaker,jvm,os")["nodes"].values()
@@ -134,42 +130,30 @@ def _memory_of(node: dict[str, Any]) -> Finding:
         f"{node['os']['mem']['free_percent']}% of the machine's memory free"
     )
     name = f"memory of {node['name']}"
-    tripped = _tripped(node["breakers"])
+    counts = {breaker: state["tripped"] for breaker, state in node["breakers"].items()}
+    tripped = ", ".join(f"{breaker} {count}x" for breaker, count in counts.items() if count)
     if tripped:
         advice = "Give the node a larger heap, or send less at once"
         return Finding("cluster", name, "warning", f"{detail}; breakers tripped: {tripped}", advice)
     return Finding("cluster", name, "ok", detail)
 
 
-def _tripped(breakers: dict[str, dict[str, int]]) -> str:
-    return ", ".join(
-        f"{name} {breaker['tripped']}x" for name, breaker in breakers.items() if breaker["tripped"]
-    )
-
-
 def _permissions(client: OpenSearch) -> list[Finding]:
     """What every command needs to read; writing is not tried, since a check must not change anything."""
 
-    def readable(call: Callable[[], object], action: str) -> Callable[[], str]:
-        def check() -> str:
-            with cluster_errors(action):
-                call()
-            return "permitted"
+    def permitted(action: str, call: Callable[[], object]) -> str:
+        with cluster_errors(action):
+            call()
+        return "permitted"
 
-        return check
-
+    calls: dict[str, Callable[[], object]] = {
+        "list models": lambda: list_models(client),
+        "list indexes": lambda: client.indices.get_alias(index="*"),
+        "list pipelines": lambda: client.ingest.get_pipeline(params={"ignore": 404}),
+    }
     return [
-        attempt("cluster", "may list models", readable(lambda: list_models(client), "list the models")),
-        attempt(
-            "cluster",
-            "may list indexes",
-            readable(lambda: client.indices.get_alias(index="*"), "list indexes"),
-        ),
-        attempt(
-            "cluster",
-            "may list pipelines",
-            readable(lambda: client.ingest.get_pipeline(params={"ignore": 404}), "list ingest pipelines"),
-        ),
+        attempt("cluster", f"may {action}", partial(permitted, action, call))
+        for action, call in calls.items()
     ]
 
 

@@ -115,8 +115,7 @@ def _scenarios(
             )
         return f"the same weights after saving and loading (largest difference {difference:.1g})"
 
-    checks: list[tuple[str, Callable[[], str]]] = [("inference", inference), ("save and load", save_and_load)]
-    return [attempt(area, name, check) for name, check in checks]
+    return [attempt(area, "inference", inference), attempt(area, "save and load", save_and_load)]
 
 
 def _hub(*, offline: bool) -> Finding:
