@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -14,20 +15,14 @@ from sentence_transformers import SparseEncoder
 from exporters.archive import check_replaceable, file_stem, replacing, write_beside, write_zip
 from exporters.graph import BakedEncoder, check_bakeable, exportable
 from exporters.onnx import write_onnx
-from exporters.parity import (
-    Reference,
-    compare_documents,
-    compare_queries,
-    compute_reference,
-    shared_query_weights,
-)
+from exporters.parity import Reference, compare_documents, compare_queries, compute_reference
 from exporters.parts import EncoderParts, take_apart
-from exporters.texts import parity_texts, probe_texts
+from exporters.texts import PROBE_TEXTS, parity_texts
 from exporters.tokenizer import query_table
 from exporters.torchscript import write_torchscript
 from oskit.archive.archive import Archive, open_archive
 from oskit.archive.encoder import ArchiveEncoder
-from oskit.archive.idf import idf_json
+from oskit.archive.idf import idf_json, merged_idf
 from oskit.archive.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -106,7 +101,12 @@ def export_encoder(
     kinds: list[Kind] = [*formats]
     if parts.idf is not None:
         kinds.append("tokenizer")
-    report = _Steps(progress, 1 + 2 * len(kinds))
+    done = count()
+
+    def report(step: str) -> None:
+        if progress is not None:
+            progress(step, next(done), 1 + 2 * len(kinds))
+
     output_dir = Path(output_dir)
     for kind in kinds:
         check_replaceable(output_dir / kind)
@@ -131,19 +131,7 @@ class _Job:
     prune: Prune | None
 
 
-class _Steps:
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress = progress
-        self._total = total
-        self._done = 0
-
-    def __call__(self, step: str) -> None:
-        if self._progress is not None:
-            self._progress(step, self._done, self._total)
-        self._done += 1
-
-
-def _export(job: _Job, kind: Kind, staging: Path, report: _Steps) -> Path:
+def _export(job: _Job, kind: Kind, staging: Path, report: Callable[[str], None]) -> Path:
     """Write an archive, prove it, and write its register body and manifest beside it."""
     path = staging / kind / f"{file_stem(job.name, job.version, kind)}.zip"
     path.parent.mkdir()
@@ -217,13 +205,11 @@ def _manifest(job: _Job, opened: ArchiveEncoder, parity: Parity) -> Manifest:
 
 def _probes(opened: ArchiveEncoder, is_encoder: bool) -> tuple[Probe, ...]:
     key = opened.vocabulary.key_format
-    texts = probe_texts()
     encode = opened.document_weights if is_encoder else opened.query_weights
+    heaviest = [list(row.items())[:_PROBE_WEIGHTS] for row in encode(PROBE_TEXTS, key=key)]
     return tuple(
-        Probe(
-            text=text, weights={key: round(weight, 6) for key, weight in list(row.items())[:_PROBE_WEIGHTS]}
-        )
-        for text, row in zip(texts, encode(texts, key=key), strict=True)
+        Probe(text=text, weights={name: round(weight, 6) for name, weight in row})
+        for text, row in zip(PROBE_TEXTS, heaviest, strict=True)
     )
 
 
@@ -234,7 +220,7 @@ def _notes(parts: EncoderParts) -> list[str]:
         notes.append(
             f"{len(vocabulary.ambiguous_keys)} texts stand for several tokens each: use token ids as keys."
         )
-    if parts.idf is not None and (shared := shared_query_weights(parts.idf, vocabulary)):
+    if parts.idf is not None and (shared := int((merged_idf(parts.idf, vocabulary) != parts.idf).sum())):
         notes.append(
             f"{shared} tokens have another query weight on the cluster: it looks weights up by a token's "
             "text, so tokens with one text share the largest."

@@ -27,7 +27,6 @@ from oskit.archive.encoder import ArchiveEncoder
 from oskit.archive.idf import merged_idf
 from oskit.archive.manifest import Parity
 from oskit.archive.token_weights import Prune
-from oskit.archive.vocabulary import Vocabulary
 from oskit.errors import ExportError, ParityError, first_line
 
 if TYPE_CHECKING:
@@ -249,8 +248,3 @@ def _dense(encode: Callable[..., Any], texts: Sequence[str], batch_size: int) ->
 
 def _short(text: str) -> str:
     return repr(text if len(text) <= 40 else f"{text[:40]}…")
-
-
-def shared_query_weights(idf: NDArray[np.float32], vocabulary: Vocabulary) -> int:
-    """How many tokens get another query weight on the cluster, because they share their key with others."""
-    return int((merged_idf(idf, vocabulary) != idf).sum())

@@ -39,9 +39,17 @@ _ODD = (
 )
 
 
-def parity_texts(seed: int = 20240229) -> list[str]:
+PROBE_TEXTS = (
+    "hello world",
+    "How long must concrete cure before the bridge is opened?",
+    "Hur bygger man en bro?",
+)
+"""A few texts for the manifest, short enough to be read."""
+
+
+def parity_texts() -> list[str]:
     """At least 200 texts: empty, one token, beyond 512 tokens, other scripts, emoji, control characters."""
-    chosen = random.Random(seed)  # noqa: S311 - test material, not a secret
+    chosen = random.Random(20240229)  # noqa: S311 - test material, not a secret
     texts = ["", " ", "\n\t ", "a", "the", ".", "🙂", "混", "ö", *_ODD]
     texts += [" ".join(chosen.choices(_WORDS, k=chosen.randint(1, 60))) for _ in range(110)]
     texts += [" ".join(chosen.choices(_SWEDISH, k=chosen.randint(1, 40))) for _ in range(30)]
@@ -50,15 +58,6 @@ def parity_texts(seed: int = 20240229) -> list[str]:
     texts += [" ".join(chosen.choices(_WORDS, k=count)) for count in (509, 510, 511, 800)]
     texts += ["".join(chosen.choices(_CHINESE, k=600)), "x" * 5000]
     return texts
-
-
-def probe_texts() -> list[str]:
-    """A few texts for the manifest, short enough to be read."""
-    return [
-        "hello world",
-        "How long must concrete cure before the bridge is opened?",
-        "Hur bygger man en bro?",
-    ]
 
 
 def _mixed(chosen: random.Random) -> str:

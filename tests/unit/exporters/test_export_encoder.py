@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from exporters.texts import parity_texts
 from exporters.torchscript import UNKNOWN_OPERATORS, operators
 from oskit.archive.archive import Archive, open_archive
 from oskit.archive.encoder import ArchiveEncoder
+from oskit.archive.manifest import short_name
 from oskit.archive.token_weights import Prune, prune
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import ExportError, ParityError, UntrainedEncoderError, UsageError
@@ -328,7 +330,10 @@ def test_the_reference_is_sentence_transformers_own_pooling_of_all_logits_in_bou
     assert max(shape.numel() * 4 for shape in seen) <= bound
 
 
-def test_all_archives_are_put_in_place_or_none(folder: Path, tmp_path: Path) -> None:
+def test_all_archives_are_put_in_place_or_none(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporters.export.parity_texts", lambda: TEXTS)
     encoder = encoder_of("bert", folder)
     export_encoder(encoder, tmp_path)
     before = sorted(tmp_path.rglob("*"))
@@ -453,16 +458,21 @@ def test_a_folder_that_no_export_wrote_is_never_replaced(name: str, folder: Path
     assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
 
 
-@pytest.mark.parametrize(
-    ("place", "name"),
-    [("runs/quick/best", "quick"), ("my-encoder/model", "my-encoder"), ("bestiary", "bestiary")],
-)
-def test_the_default_name_is_the_runs_or_the_folders(place: str, name: str, tmp_path: Path) -> None:
-    encoder = NeuralSparseEncoder.from_pretrained(tiny.build("bert", tmp_path / place), device="cpu")
+def test_the_default_name_is_the_runs_or_the_folders(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporters.export.parity_texts", lambda: TEXTS)
+    shutil.copytree(folder / "bert", tmp_path / "runs" / "quick" / "best")
+    encoder = NeuralSparseEncoder.from_pretrained(tmp_path / "runs" / "quick" / "best", device="cpu")
     (archive,) = export_encoder(encoder, tmp_path / "out", formats=["onnx"])
-    assert (archive.name, archive.path.name) == (name, f"{name}-1.0.0-onnx.zip")
+    assert (archive.name, archive.path.name) == ("quick", "quick-1.0.0-onnx.zip")
     (archive,) = export_encoder(encoder, tmp_path / "out", formats=["onnx"], name="best")
     assert archive.name == "best"
+    monkeypatch.chdir(tmp_path / "runs" / "quick")
+    for place, name in (("best", "quick"), ("my-encoder/model", "my-encoder"), ("bestiary", "bestiary")):
+        Path(place).mkdir(parents=True, exist_ok=True)
+        assert short_name(place) == name
+    assert short_name("organisation/best") == "organisation/best"  # a repository
 
 
 def test_an_archive_opens_by_its_folder(exported: tuple[tiny.Kind, list[Archive]]) -> None:
