@@ -7,6 +7,7 @@ with ``idf.json``: it looks a token up by its text and takes 1 for what it does 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -42,8 +43,6 @@ def few_texts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def build(folder: Path, shape: Shape) -> Path:
     """A BERT with six columns too many, or no token at the id of ``hello``; its bias pulls these up."""
-    from transformers import AutoModelForMaskedLM
-
     tiny.build("bert", folder)
     content = json.loads((folder / "tokenizer.json").read_text())
     tokens = content["model"]["vocab"]
@@ -54,14 +53,17 @@ def build(folder: Path, shape: Shape) -> Path:
         (folder / "tokenizer.json").write_text(json.dumps(content))
         size += 1
     wide = size + 6 * ("padded" in shape)
-    model = AutoModelForMaskedLM.from_pretrained(folder)
-    model.resize_token_embeddings(wide, mean_resizing=False)
-    with torch.no_grad():
-        model.get_output_embeddings().bias[size:] = 5.0
-        if "hole" in shape:
-            model.get_output_embeddings().bias[hole] = 5.0
-    model.save_pretrained(folder)
+    resize(folder, wide, [*range(size, wide), *([hole] if "hole" in shape else [])])
     return folder
+
+
+def resize(folder: Path, width: int, pulled_up: Sequence[int] = ()) -> None:
+    from transformers import AutoModelForMaskedLM
+
+    model = AutoModelForMaskedLM.from_pretrained(folder)
+    model.resize_token_embeddings(width, mean_resizing=False)
+    model.get_output_embeddings().bias.data[list(pulled_up)] = 5.0
+    model.save_pretrained(folder)
 
 
 def with_table(folder: Path, weights: torch.Tensor) -> SparseEncoder:
@@ -138,6 +140,28 @@ def test_idf_json_of_an_odd_vocabulary_reaches_the_archive_whole(shape: Shape, t
         idf = json.loads(query.read("idf.json"))
         assert {token: idf[token] for token in table} == pytest.approx(table)
         assert set(idf) == set(base.tokenizer.get_vocab())
+
+
+def test_a_hole_with_only_a_special_token_behind_it_costs_nothing(tmp_path: Path) -> None:
+    """As in CamemBERT, whose last id is that of <mask>: the table has one weight a token, and is saved."""
+    folder = tiny.build("bert", tmp_path / "e")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    last = len(content["model"]["vocab"])
+    content["model"]["vocab"]["[MASK]"] = last
+    for token in content["added_tokens"]:
+        token["id"] = last if token["content"] == "[MASK]" else token["id"]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    resize(folder, last + 1)
+    base = NeuralSparseEncoder.from_pretrained(folder, device="cpu")
+    assert base.vocabulary.size == last + 1 == len(base.tokenizer) + 1
+    encoder = inference_free(base, base.vocabulary.weight_mask())
+    encoder.save_pretrained(str(tmp_path / "saved"))
+    plain = SparseEncoder(str(tmp_path / "saved"), device="cpu")
+    assert plain.encode_query([f"hello {LAST}"]).to_dense().sum() == 2
+    *_, query = export_encoder(encoder, tmp_path / "out", formats=["onnx"])
+    found = ArchiveEncoder.open(query).query_weights(TEXTS)
+    assert found == [pytest.approx(row) for row in encoder.query_weights(TEXTS)]
+    assert json.loads(query.read("idf.json"))["[MASK]"] == 0
 
 
 def test_a_table_that_would_not_load_again_is_not_saved(tmp_path: Path) -> None:
