@@ -17,7 +17,7 @@ from oskit.localnode.configuration import SETTINGS
 from oskit.localnode.diagnosis import start_error
 from oskit.localnode.engine import docker_engine, find_container
 from oskit.localnode.image import DEFAULT_TAG
-from oskit.localnode.node import Node, NodeStatus, describe, write_record
+from oskit.localnode.node import Node, write_record
 from oskit.localnode.ports import check_port, first_free
 
 OFFICIAL_IMAGE = f"opensearchproject/opensearch:{OPENSEARCH_VERSION}"
@@ -79,25 +79,20 @@ class DockerNode(Node):
         self._id, self._reaper, self._started_here = None, None, False
         return ran
 
-    def status(self) -> NodeStatus:
+    def _seen(self) -> dict[str, Any] | None:
         container = self._container()
         if container is None or container.status != "running":
-            return NodeStatus(self.name, "docker", "stopped")
+            return None
         started = datetime.datetime.fromisoformat(container.attrs["State"]["StartedAt"])
         uptime = datetime.datetime.now(datetime.UTC) - started
         usage = container.exec_run(["du", "-sk", _DATA])
         size = usage.output.split()[:1] if usage.exit_code == 0 else []
-        return describe(
-            NodeStatus(
-                self.name,
-                "docker",
-                "starting",
-                url=_url(container),
-                container=container.short_id,
-                uptime_seconds=round(uptime.total_seconds(), 1),
-                data_bytes=int(size[0]) * 1024 if size else None,
-            )
-        )
+        return {
+            "url": _url(container),
+            "container": container.short_id,
+            "uptime_seconds": round(uptime.total_seconds(), 1),
+            "data_bytes": int(size[0]) * 1024 if size else None,
+        }
 
     def logs(self, lines: int | None = None) -> str:
         container = self._container()

@@ -121,9 +121,22 @@ class Node(ABC):
     def stop(self) -> bool:
         """Stop it and wait until it has ended; False if it did not run."""
 
-    @abstractmethod
     def status(self) -> NodeStatus:
         """How it is now."""
+        seen = self._seen()
+        if seen is None:
+            return NodeStatus(self.name, self.kind, "stopped")
+        status = NodeStatus(self.name, self.kind, "starting", **seen)
+        # What it says of itself.
+        root = status.url and health.ask(status.url, "/")
+        cluster = status.url and health.ask(status.url, "/_cluster/health")
+        if not root or not cluster:
+            return status
+        return status._replace(state="running", version=root["version"]["number"], health=cluster["status"])
+
+    @abstractmethod
+    def _seen(self) -> dict[str, Any] | None:
+        """What is known of it from outside while it runs, by the names of :class:`NodeStatus`."""
 
     @abstractmethod
     def logs(self, lines: int | None = None) -> str:
@@ -217,14 +230,3 @@ def _still_runs(record: Mapping[str, Any]) -> bool:
         container = find_container(docker_engine(), record["container"])
         return container is not None and container.status == "running"
     return False
-
-
-def describe(status: NodeStatus) -> NodeStatus:
-    """Add what the node says of itself to what is known of it from outside."""
-    if status.url is None:
-        return status
-    root = health.ask(status.url, "/")
-    cluster = health.ask(status.url, "/_cluster/health")
-    if root is None or cluster is None:
-        return status
-    return status._replace(state="running", version=root["version"]["number"], health=cluster["status"])

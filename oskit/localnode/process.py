@@ -23,7 +23,7 @@ from oskit.localnode.diagnosis import start_error
 from oskit.localnode.distribution import distribution
 from oskit.localnode.java import find_java
 from oskit.localnode.natives import LIBRARY_PATH_VARIABLE
-from oskit.localnode.node import Node, NodeStatus, describe, read_record, write_record
+from oskit.localnode.node import Node, NodeStatus, read_record, write_record
 from oskit.localnode.paths import locked
 from oskit.localnode.ports import USUAL_PORTS, check_port
 from oskit.localnode.processes import ProcessId, process_of, stop_group
@@ -97,22 +97,18 @@ class LocalNode(Node):
         return process is not None
 
     def status(self) -> NodeStatus:
+        return super().status()._replace(folder=self._folders.root if self._folders else None)
+
+    def _seen(self) -> dict[str, Any] | None:
         record, process = self._record(), self._process()
-        folder = self._folders.root if self._folders else None
         if record is None or process is None or self._folders is None:
-            return NodeStatus(self.name, "process", "stopped", folder=folder)
-        return describe(
-            NodeStatus(
-                self.name,
-                "process",
-                "starting",
-                url=record.get("url"),
-                pid=process.pid,
-                uptime_seconds=round(process.age(), 1),
-                data_bytes=_disk_usage(self._folders.data),
-                folder=folder,
-            )
-        )
+            return None
+        return {
+            "url": record.get("url"),
+            "pid": process.pid,
+            "uptime_seconds": round(process.age(), 1),
+            "data_bytes": _disk_usage(self._folders.data),
+        }
 
     def logs(self, lines: int | None = None) -> str:
         if self._folders is None or not self._folders.console.is_file():
