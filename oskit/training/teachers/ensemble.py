@@ -112,6 +112,14 @@ class _Member:
     teacher: Teacher[Any, Any] | None = None
     reason: str | None = None
 
+    @property
+    def opened(self) -> Teacher[Any, Any]:
+        assert self.teacher is not None
+        return self.teacher
+
+
+_Scored = tuple[_Member, "NDArray[np.float32]"]
+
 
 class EnsembleTeacher:
     """Teachers whose scores are normalised for each query, averaged by weight, and scaled.
@@ -188,14 +196,8 @@ class EnsembleTeacher:
             TrainingError: A required teacher failed, or none is left.
         """
         offsets = _offsets(examples)
-        raw: dict[str, NDArray[np.float32]] = {}
-        for member in self._active():
-            scored = self._try(member, partial(self._score_all, member, examples, progress))
-            if scored is not None:
-                raw[member.kind] = scored
-        self._require_one()
-        labels = self._combine([(m, raw[m.kind]) for m in self._active()], offsets)
-        return _with_labels(examples, labels, offsets)
+        raw = self._ask(lambda member: self._score_all(member, examples, progress))
+        return _with_labels(examples, self._combine(raw, offsets), offsets)
 
     def score_matrix(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
         """Labels of each query and each text, ``[len(queries), len(texts)]``: for in-batch negatives.
@@ -205,12 +207,7 @@ class EnsembleTeacher:
         Raises:
             TrainingError: A required teacher failed, or none is left.
         """
-        raw: list[tuple[_Member, NDArray[np.float32]]] = []
-        for member in self._active():
-            found = self._try(member, partial(self._matrix, member, queries, texts))
-            if found is not None:
-                raw.append((member, found.ravel()))
-        self._require_one()
+        raw = self._ask(lambda member: _finite(member.opened.score_matrix(queries, texts)).ravel())
         offsets = np.arange(0, len(queries) * len(texts) + 1, max(1, len(texts)), dtype=np.int64)
         return self._combine(raw, offsets).reshape(len(queries), len(texts))
 
@@ -229,8 +226,7 @@ class EnsembleTeacher:
     def release(self) -> None:
         """Let go of the models that are loaded, to make room for the student."""
         for member in self._active():
-            assert member.teacher is not None
-            member.teacher.release()
+            member.opened.release()
 
     def _active(self) -> list[_Member]:
         return [member for member in self._members if member.teacher is not None and not member.reason]
@@ -283,23 +279,21 @@ class EnsembleTeacher:
     def _score_all(
         self, member: _Member, examples: Dataset, progress: Progress | None
     ) -> NDArray[np.float32]:
-        assert member.teacher is not None
         parts = [np.empty(0, dtype=np.float32)]
         for queries, texts, rows in _pairs(examples):
-            parts.append(_finite(member.teacher.pair_scores(queries, texts)))
+            parts.append(_finite(member.opened.pair_scores(queries, texts)))
             if progress is not None:
                 progress(member.kind, rows)
-        # One model in memory at a time.
-        member.teacher.release()
+        member.opened.release()  # one model in memory at a time
         return np.concatenate(parts)
 
-    def _matrix(self, member: _Member, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
-        assert member.teacher is not None
-        return _finite(member.teacher.score_matrix(queries, texts))
+    def _ask(self, score: Callable[[_Member], NDArray[np.float32]]) -> list[_Scored]:
+        """The scores of each teacher that gives some; one that fails is dropped."""
+        found = [(member, self._try(member, partial(score, member))) for member in self._active()]
+        self._require_one()
+        return [(member, scores) for member, scores in found if scores is not None]
 
-    def _combine(
-        self, raw: Sequence[tuple[_Member, NDArray[np.float32]]], offsets: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
+    def _combine(self, raw: Sequence[_Scored], offsets: NDArray[np.int64]) -> NDArray[np.float32]:
         total = sum(member.config.weight for member, _ in raw)
         labels = np.zeros(int(offsets[-1]), dtype=np.float64)
         for member, scores in raw:
