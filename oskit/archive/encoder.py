@@ -14,6 +14,7 @@ from oskit.archive.backends import Backend, open_backend
 from oskit.archive.batching import checked_texts, encode_in_batches, rows_to_csr
 from oskit.archive.text_encoder import SERVER_MAX_LENGTH, Architecture
 from oskit.archive.token_weights import TokenWeightsMixin
+from oskit.archive.truncation import Truncation
 from oskit.archive.vocabulary import Vocabulary
 from oskit.errors import ArchiveError, EncoderError
 
@@ -109,7 +110,19 @@ class ArchiveEncoder(TokenWeightsMixin):
         """Tokens a text is truncated to, special tokens included."""
         side = self._documents or self._queries
         assert side is not None
-        return side.tokenizer.max_length
+        return side.tokenizer.truncation.max_length
+
+    @property
+    def truncation(self) -> Truncation:
+        """What of all texts so far, documents and queries alike, was too long to be encoded."""
+        counts = [side.tokenizer.truncation for side in (self._documents, self._queries) if side is not None]
+        return counts[0] if len(counts) == 1 else counts[0] + counts[1]
+
+    def tokenize_documents(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each document as the model gets them; they count as :attr:`truncation` does."""
+        side = self._documents or self._queries
+        assert side is not None
+        return side.tokenizer.encode(checked_texts(texts, 1))
 
     def document_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix:
         """Document vectors, shape ``[len(texts), vocabulary.size]``, float32, special tokens zero.
@@ -178,14 +191,17 @@ class _ArchiveTokenizer:
                 hint="Export the encoder again with `oskit export`.",
             ) from error
         truncation = dict(self.tokenizer.truncation or {})
-        self.max_length = min(int(truncation.pop("max_length", SERVER_MAX_LENGTH)), SERVER_MAX_LENGTH)
-        self.tokenizer.enable_truncation(self.max_length, **truncation)
+        max_length = min(int(truncation.pop("max_length", SERVER_MAX_LENGTH)), SERVER_MAX_LENGTH)
+        # A stride repeats tokens in what is cut off, which nobody encodes but which is counted.
+        self.tokenizer.enable_truncation(max_length, **{**truncation, "stride": 0})
         self.tokenizer.no_padding()
         self._around = len(self.tokenizer.encode("").ids)
+        self.truncation = Truncation(max_length)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, special tokens around them; nothing at all for a text without tokens."""
         encodings = self.tokenizer.encode_batch_fast(list(texts))
+        self.truncation = self.truncation.with_texts(encodings)
         ids = (encoding.ids for encoding in encodings)
         return [row if len(row) > self._around else [] for row in ids]
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, get_args
 
 import numpy as np
 
@@ -202,6 +202,11 @@ class DelegatingEncoder(TokenWeightsMixin, Generic[Inner]):
     def vocabulary(self) -> Vocabulary:
         """The encoder's."""
         return self._encoder.vocabulary
+
+    @property
+    def truncation(self) -> Any:
+        """The encoder's; None where it does not count."""
+        return getattr(self._encoder, "truncation", None)
 
     def document_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix:
         """Document vectors, shape ``[len(texts), vocabulary.size]``."""

@@ -24,6 +24,7 @@ from oskit.archive.batching import checked_texts, encode_in_batches, rows_to_csr
 from oskit.archive.idf import merged_idf
 from oskit.archive.text_encoder import SERVER_MAX_LENGTH, Architecture
 from oskit.archive.token_weights import TokenWeightsMixin
+from oskit.archive.truncation import Truncation
 from oskit.encoder.head.projection import fingerprint, projection_of
 from oskit.encoder.head.streaming import attach, streamed
 from oskit.encoder.loader.hub import HubOptions
@@ -80,6 +81,8 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
 
     random_projection: str | None = None
     streaming: bool = True
+
+    _counted: Truncation | None = None
 
     @classmethod
     def from_pretrained(
@@ -410,6 +413,18 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
         """Tokens that a text is truncated to on the cluster, special tokens included."""
         return min(self.document_transformer.max_seq_length or SERVER_MAX_LENGTH, SERVER_MAX_LENGTH)
 
+    @property
+    def truncation(self) -> Truncation:
+        """What of all texts so far, documents and queries alike, was too long to be encoded.
+
+        Counts what goes through the methods of :class:`oskit.archive.text_encoder.TextEncoder`.
+        """
+        return Truncation(self.max_length) + (self._counted or Truncation(0))
+
+    def tokenize_documents(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each document as the model gets them; they count as :attr:`truncation` does."""
+        return self._token_ids(checked_texts(texts, 1))
+
     def query_idf(self) -> NDArray[np.float32] | None:
         """The weight of each token in a query, ``[vocabulary.size]``, special tokens 0; None if symmetric.
 
@@ -482,8 +497,9 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
         if not texts:
             return []
         around = tokenizer.num_special_tokens_to_add()
-        encoded = tokenizer(list(texts), truncation=True, max_length=self.max_length)["input_ids"]
-        return [ids if len(ids) > around else [] for ids in encoded]
+        encoded = tokenizer(list(texts), truncation=True, max_length=self.max_length)
+        self._counted = self.truncation.with_texts(encoded.encodings)
+        return [ids if len(ids) > around else [] for ids in encoded["input_ids"]]
 
     def _document_weights(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         length = max(map(len, ids))

@@ -54,9 +54,15 @@ def encode(
       oskit encode out "building permit" --query --json
       cat questions.txt | oskit encode out - --top 10
     """
+    from oskit.archive.truncation import truncation_from_now
+
     lines = _texts(texts)
     encoder = _open(model, loader)
+    counted = truncation_from_now(encoder)
     weights = (encoder.query_weights if query else encoder.document_weights)(lines, key=key)
+    cut = counted()
+    if cut is not None and cut.cut:
+        out.warn(cut.told("texts"))
     kept = [dict(list(row.items())[:top]) for row in weights]
     kind = "query" if query else "document"
     data = [{"text": text, "kind": kind, "weights": row} for text, row in zip(lines, kept, strict=True)]

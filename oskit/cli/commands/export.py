@@ -122,6 +122,7 @@ def _record(archive: Archive) -> dict[str, Any]:
         "model_format": archive.model_format,
         "size": archive.size,
         "sha256": archive.sha256,
+        "max_length": archive.manifest.max_length,
         "parity": archive.manifest.parity,
         "notes": archive.manifest.notes,
     }
@@ -145,6 +146,9 @@ def _print(console: Console, archives: Sequence[Archive]) -> None:
             str(parity.texts),
         )
     folder = archives[0].path.parent.parent
+    assert archives[0].manifest is not None
+    longest = archives[0].manifest.max_length
     console.print(f"{folder}/", style="bold", soft_wrap=True)
     console.print(table)
+    console.print(f"Of a text the first {longest} tokens are encoded, special tokens included.")
     console.print(f"\nNext: oskit deploy {folder}", soft_wrap=True)

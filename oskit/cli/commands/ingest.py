@@ -14,6 +14,7 @@ from oskit.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from oskit.archive.encoder import ArchiveEncoder
     from oskit.cli.output import Output
     from oskit.cluster.client.connection import ConnectionSettings
     from oskit.cluster.index.mapping import IndexSettings
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 _OPTIONS = [
     click.option("--encode", type=click.Choice(["client", "cluster"]),
                  help="Encode here with --archive, or by --model in an ingest pipeline."),
-    click.option("--archive", metavar="DIR", type=click.Path(), help="The exported encoder."),
+    click.option("--archive", metavar="DIR", type=click.Path(),
+                 help="The exported encoder; with --model it counts what is too long for it."),
     click.option("--query-archive", metavar="DIR", type=click.Path(),
                  help="Tokenizer archive of an inference-free encoder, where the manifest does not name it."),
     click.option("--model", metavar="NAME|ID", help="The deployed encoder."),
@@ -57,7 +59,8 @@ _OPTIONS = [
                  help="Requests in flight."),
     click.option("--dead-letter", metavar="FILE", type=click.Path(dir_okay=False),
                  help="File for refused documents, appended to.  [INDEX.refused.jsonl]"),
-    click.option("--dry-run", is_flag=True, help="Read and check the sources only; needs no cluster."),
+    click.option("--dry-run", is_flag=True,
+                 help="Read and check the sources only, with --archive also their length; needs no cluster."),
 ]
 # fmt: on
 
@@ -109,7 +112,7 @@ def ingest(
         from oskit.cluster.ingest.load import dry_run
 
         check_index_name(index)
-        report = dry_run(index, documents, settings)
+        report = dry_run(index, documents, settings, encoder=_encoder(options))
         out.result(report.to_dict(), lambda console: _print_report(console, report, dry=True))
     else:
         report = _run(index, sources, documents, settings, connection, out, options)
@@ -135,11 +138,7 @@ def _run(
     from oskit.data.files import count_records
 
     mode = _encode_mode(options)
-    encoder = None
-    if options["archive"] is not None:
-        from oskit.archive.encoder import ArchiveEncoder
-
-        encoder = ArchiveEncoder.open(options["archive"], query=options["query_archive"])
+    encoder = _encoder(options)
     total = count_records(sources, format=options["file_format"])
     with out.progress(f"Loading {index}", total=total) as bar:
         try:
@@ -165,6 +164,15 @@ def _run(
             if out.json:
                 out.result(interrupted.report.to_dict())
             raise
+
+
+def _encoder(options: dict[str, Any]) -> ArchiveEncoder | None:
+    """The archive that is named, opened."""
+    if options["archive"] is None:
+        return None
+    from oskit.archive.encoder import ArchiveEncoder
+
+    return ArchiveEncoder.open(options["archive"], query=options["query_archive"])
 
 
 def _encode_mode(options: dict[str, Any]) -> Any:
@@ -215,6 +223,7 @@ def _print_report(console: Console, report: IngestReport, *, dry: bool) -> None:
         rate = f"{report.seconds:.1f} s, {report.docs_per_second:,.1f} docs/s"
         console.print(f"Indexed {report.indexed:,} of {report.read:,} records into {report.index} ({rate})",
                       markup=False)  # fmt: skip
+    _print_truncation(console, report)
     if report.duplicates:
         console.print(f"  {report.duplicates:,} came more than once", markup=False)
     if report.retries:
@@ -224,6 +233,16 @@ def _print_report(console: Console, report: IngestReport, *, dry: bool) -> None:
         console.print(f"  {report.refused:,} were refused{where}", markup=False)
         for reason, count in report.reasons.items():
             console.print(f"    {count:,} times: {reason}", markup=False, soft_wrap=True)
+
+
+def _print_truncation(console: Console, report: IngestReport) -> None:
+    cut = report.truncation
+    if cut is None and report.indexed:
+        console.print(
+            "  documents too long for the encoder were not counted: name its --archive", markup=False
+        )
+    elif cut is not None and cut.cut:
+        console.print(f"  {cut.told('documents')}; {cut.advice}", markup=False, soft_wrap=True)
 
 
 def _next_step(report: IngestReport, options: dict[str, Any]) -> str:

@@ -148,11 +148,12 @@ def _proof(model: DeployedModel) -> str:
 
 
 def _print_deployed(console: Console, models: list[DeployedModel]) -> None:
-    header = ["name", "id", "version", "function", "format", "state"]
+    header = ["name", "id", "version", "function", "format", "state", "tokens of a text"]
     rows = [
-        [model.name, model.model_id, model.version, model.function_name, model.model_format, model.state]
+        [model.name, model.model_id, model.version, model.function_name, model.model_format, model.state,
+         f"up to {model.max_length}" if model.max_length is not None else ""]
         for model in models
-    ]
+    ]  # fmt: skip
     _print_table(console, header, rows)
     encoder = next((model for model in models if model.function_name == "SPARSE_ENCODING"), None)
     if encoder is not None:

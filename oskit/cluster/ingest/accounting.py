@@ -7,10 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from oskit.cluster.ingest.bulk import BulkOutcome
 from oskit.cluster.ingest.dead_letter import DeadLetterFile
 from oskit.data.documents import Document, Refusal
+
+if TYPE_CHECKING:
+    from oskit.archive.truncation import Truncation
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class IngestReport:
         dead_letter: File that holds what was refused, if anything was and a file was asked for.
         reasons: The most frequent reasons for refusing, and how often each was given.
         retries: Documents sent again because the cluster was busy.
+        truncation: What of the documents was too long for the encoder; None where nobody counted, as where
+            the cluster encodes and no archive is given.
     """
 
     index: str
@@ -38,6 +44,7 @@ class IngestReport:
     dead_letter: str | None = None
     reasons: dict[str, int] = field(default_factory=dict)
     retries: int = 0
+    truncation: Truncation | None = None
 
     @property
     def docs_per_second(self) -> float:
@@ -46,7 +53,8 @@ class IngestReport:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**asdict(self), "docs_per_second": round(self.docs_per_second, 2)}
+        cut = None if self.truncation is None else self.truncation.to_dict()
+        return {**asdict(self), "docs_per_second": round(self.docs_per_second, 2), "truncation": cut}
 
 
 class Account:
@@ -55,15 +63,26 @@ class Account:
     Args:
         index: The index.
         dead_letter: Where refused documents go.
-        progress: Told how many more documents have met their fate.
+        truncation: Asked what of the documents was too long, when a report is made.
+        progress: Told how many further records are done with.
+        answers: Whether documents that the cluster has answered for count as that; else whoever encodes them
+            tells ``progress``.
     """
 
     def __init__(
-        self, index: str, dead_letter: DeadLetterFile | None, progress: Callable[[int], object] | None
+        self,
+        index: str,
+        dead_letter: DeadLetterFile | None,
+        truncation: Callable[[], Truncation | None] = lambda: None,
+        progress: Callable[[int], object] = lambda _: None,
+        *,
+        answers: bool = False,
     ) -> None:
         self._index = index
         self._dead_letter = dead_letter
-        self._progress = progress
+        self._truncation = truncation
+        self.progress = progress
+        self._answers = answers
         self._lock = threading.Lock()
         self._start = time.perf_counter()
         self._reasons: Counter[str] = Counter()
@@ -73,32 +92,42 @@ class Account:
         self.duplicates = 0
         self.retries = 0
 
-    def refuse(self, item: Document | Refusal, reason: str, status: int | None = None) -> None:
-        """Count a record that is not indexed, and keep it in the dead-letter file.
+    def refuse(self, item: Document | Refusal, reason: str) -> None:
+        """Count a record that is not even sent, and keep it in the dead-letter file.
 
         Raises:
             DataError: The file cannot be written.
         """
+        self._refuse(item, reason)
+        self.progress(1)
+
+    def duplicate(self) -> None:
+        """Count a document that came before."""
+        with self._lock:
+            self.duplicates += 1
+        self.progress(1)
+
+    def settle(self, outcome: BulkOutcome) -> None:
+        """Count documents that the cluster has answered for.
+
+        Raises:
+            DataError: The dead-letter file cannot be written.
+        """
+        with self._lock:
+            self.indexed += outcome.indexed
+            self.retries += outcome.retries
+        for refused in outcome.refused:
+            self._refuse(refused.document, refused.reason, refused.status)
+        if self._answers:
+            self.progress(outcome.indexed + len(outcome.refused))
+
+    def _refuse(self, item: Document | Refusal, reason: str, status: int | None = None) -> None:
         with self._lock:
             self.refused += 1
             # Reasons name the document; without that, equal reasons are counted together.
             self._reasons[reason.replace(item.id or "\0", "…")[:200]] += 1
             if self._dead_letter is not None:
                 self._dead_letter.add(item, reason, status)
-        self._tell(1)
-
-    def index(self, count: int, retries: int = 0) -> None:
-        """Count indexed documents."""
-        with self._lock:
-            self.indexed += count
-            self.retries += retries
-        self._tell(count)
-
-    def duplicate(self) -> None:
-        """Count a document that came before."""
-        with self._lock:
-            self.duplicates += 1
-        self._tell(1)
 
     @property
     def settled(self) -> int:
@@ -124,8 +153,5 @@ class Account:
                 dead_letter=str(self._dead_letter.path) if self._dead_letter and written else None,
                 reasons=dict(self._reasons.most_common(5)),
                 retries=self.retries,
+                truncation=self._truncation(),
             )
-
-    def _tell(self, count: int) -> None:
-        if self._progress is not None:
-            self._progress(count)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from oskit.archive.truncation import truncation_from_now
 from oskit.cluster.index.mapping import IndexInfo
 from oskit.cluster.ingest.bulk import BulkItem
 from oskit.data.documents import MAX_ID_BYTES, Document
@@ -24,10 +25,13 @@ class ItemMaker:
     """Makes bulk items of documents.
 
     Args:
-        info: The index.
-        encoder: Encodes the passages here; None leaves that to the cluster's ingest pipeline.
+        info: The index; whether documents are encoded here or by the cluster's ingest pipeline.
+        encoder: Encodes the passages. Where the cluster does, it may be given to count what is too long.
         prune: Which weights to keep, for ``encoder``.
         batch_size: Passages that are encoded together.
+
+    Attributes:
+        truncation: Tells what of the documents so far was too long; None where nothing is known.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class ItemMaker:
         self._encoder = encoder
         self._prune = prune
         self._batch_size = batch_size
+        self.truncation = truncation_from_now(encoder)
         self._key_json: dict[str, str] = {}
 
     def check(self, document: Document) -> str | None:
@@ -56,21 +61,40 @@ class ItemMaker:
                 return f"its own field {ours!r} has the name of one of the index; {option} renames that"
         return None
 
-    def make(self, documents: Sequence[Document]) -> list[BulkItem]:
+    def make(
+        self, documents: Sequence[Document], encoded: Callable[[int], object] = lambda _: None
+    ) -> list[BulkItem]:
         """The bulk items of some documents, in their order.
+
+        Args:
+            documents: Those that are near each other in length are encoded together, which spares padding.
+            encoded: Told how many further documents were encoded here.
 
         Raises:
             EncoderError: The encoder fails.
         """
-        if self._encoder is None:
+        if self._encoder is None or self._info.encode == "cluster":
+            self.count(documents)
             return [BulkItem(document, self._payload(document, None)) for document in documents]
-        vectors = self._encoder.document_weights(
-            [document.passage for document in documents], batch_size=self._batch_size, key=self._info.key
-        )
-        return [
-            BulkItem(document, self._payload(document, self._vector(weights)))
-            for document, weights in zip(documents, vectors, strict=True)
-        ]
+        items: dict[int, BulkItem] = {}
+        passages = [document.passage for document in documents]
+        order = sorted(range(len(passages)), key=lambda place: len(passages[place]), reverse=True)
+        for start in range(0, len(order), self._batch_size):
+            batch = order[start : start + self._batch_size]
+            vectors = self._encoder.document_weights(
+                [passages[place] for place in batch], batch_size=self._batch_size, key=self._info.key
+            )
+            for place, weights in zip(batch, vectors, strict=True):
+                document = documents[place]
+                items[place] = BulkItem(document, self._payload(document, self._vector(weights)))
+            encoded(len(batch))
+        return [items[place] for place in range(len(documents))]
+
+    def count(self, documents: Sequence[Document]) -> None:
+        """Tokenize documents that are not encoded here, as far as the encoder can, to count what is cut."""
+        tokenize = getattr(self._encoder, "tokenize_documents", None)
+        if tokenize is not None:
+            tokenize([document.passage for document in documents])
 
     def _payload(self, document: Document, vector: str | None) -> bytes:
         action = json.dumps({"index": {"_id": clean_text(document.id)}}, ensure_ascii=False)

@@ -24,6 +24,7 @@ from oskit.cluster.index.mapping import (
 from oskit.cluster.index.refresh import RefreshPause
 from oskit.cluster.ingest.accounting import Account, IngestReport
 from oskit.cluster.ingest.actions import ItemMaker
+from oskit.cluster.ingest.bulk import BulkOutcome
 from oskit.cluster.ingest.dead_letter import DeadLetterFile
 from oskit.cluster.ingest.senders import Senders
 from oskit.cluster.models.predict import await_ready
@@ -42,6 +43,9 @@ __all__ = ["IngestInterrupted", "IngestReport", "dry_run", "ingest"]
 
 WINDOW_BATCHES = 16
 """Batches of documents that are encoded at a time, sorted by length."""
+
+DRY_WINDOW = 512
+"""Documents that a dry run tokenizes at a time."""
 
 WINDOW_CHARACTERS = 4_000_000
 """Text of a window, at most; bounds the memory where documents are long."""
@@ -85,7 +89,7 @@ def ingest(
     bulk_bytes: int = 5_000_000,
     workers: int = 2,
     dead_letter: str | Path | None = None,
-    progress: Callable[[int], object] | None = None,
+    progress: Callable[[int], object] = lambda _: None,
     notify: Callable[[str], None] | None = None,
 ) -> IngestReport:
     """Create an index unless it is there, and load documents into it.
@@ -99,7 +103,8 @@ def ingest(
         index: Its name.
         documents: From :func:`oskit.data.files.read_documents`, or your own.
         encode: ``"client"``: here, with ``encoder``. ``"cluster"``: by the model in an ingest pipeline.
-        encoder: For ``"client"``. With ``"cluster"`` it is optional and only checked against the index.
+        encoder: For ``"client"``. With ``"cluster"`` it is optional: it is checked against the index, and
+            counts what of the documents is too long.
         model_id: Name or id of the deployed model, for ``"cluster"``.
         query_model_id: Name or id of the model that encodes queries, if it is another; recorded for search.
         settings: How to create the index.
@@ -110,7 +115,8 @@ def ingest(
         bulk_bytes: Size of one bulk request, in bytes.
         workers: Requests in flight.
         dead_letter: File for what is refused, appended to; None keeps only the counts.
-        progress: Called with the number of further documents whose fate is known; from several threads.
+        progress: Called with the number of further records that are done with: encoded here, answered by a
+            cluster that encodes, refused, or duplicates. From several threads.
         notify: Told, in one line, that the model is being waited for, as after the restart of a node.
 
     Raises:
@@ -122,7 +128,7 @@ def ingest(
     """
     settings = settings or IndexSettings()
     info, model = _plan(client, index, settings, encode, encoder, model_id, query_model_id, prune)
-    maker = ItemMaker(info, encoder if encode == "client" else None, prune, batch_size)
+    maker = ItemMaker(info, encoder, prune, batch_size)
     documents, first = _check_first(documents, maker)
     if first is not None:
         info = replace(info, text_field=first.text_field, title_field=first.title_field)
@@ -136,7 +142,7 @@ def ingest(
             client, info, model.model_id, batch_size=batch_size, prune=str(prune) if prune else None
         )
     letters = DeadLetterFile(dead_letter) if dead_letter is not None else None
-    account = Account(index, letters, progress)
+    account = Account(index, letters, maker.truncation, progress, answers=model is not None)
     senders = Senders(
         client,
         index,
@@ -173,9 +179,15 @@ def _replaced(index: str) -> IndexingError:
 
 
 def dry_run(
-    index: str, documents: Iterable[Document | Refusal], settings: IndexSettings | None = None
+    index: str,
+    documents: Iterable[Document | Refusal],
+    settings: IndexSettings | None = None,
+    *,
+    encoder: TextEncoder | None = None,
 ) -> IngestReport:
     """What :func:`ingest` would do with the documents, without a cluster: ``indexed`` is what it would send.
+
+    With an ``encoder`` the documents are tokenized, not encoded, to count what of them is too long.
 
     Raises:
         DataError: A source cannot be read.
@@ -188,9 +200,11 @@ def dry_run(
         settings.embedding_field,
         settings.passage_field,
     )
-    account = Account(index, None, None)
-    for _ in _admitted(iter(documents), ItemMaker(info, None, None, 1), account, patient=True):
-        account.index(1)
+    maker = ItemMaker(info, encoder, None, 1)
+    account = Account(index, None, maker.truncation)
+    for window in _windows(_admitted(iter(documents), maker, account, patient=True), DRY_WINDOW):
+        maker.count(window)
+        account.settle(BulkOutcome(indexed=len(window)))
     return account.report()
 
 
@@ -300,10 +314,10 @@ def _load(
     refresh = RefreshPause(client, index)
     try:
         with senders:
-            for window in _windows(_admitted(documents, maker, account), batch_size):
+            for window in _windows(_admitted(documents, maker, account), batch_size * WINDOW_BATCHES):
                 if account.settled + len(window) > PAUSE_REFRESH_AFTER:
                     refresh.pause()
-                senders.put(maker.make(window))
+                senders.put(maker.make(window, account.progress))
                 _stop_if_hopeless(account)
     except BaseException as error:
         with suppress(OskitError), impatient(client):
@@ -344,13 +358,13 @@ def _admitted(
         seen.close()
 
 
-def _windows(documents: Iterator[Document], batch_size: int) -> Iterator[list[Document]]:
+def _windows(documents: Iterator[Document], size: int) -> Iterator[list[Document]]:
     window: list[Document] = []
     characters = 0
     for document in documents:
         window.append(document)
         characters += len(document.text)
-        if len(window) >= batch_size * WINDOW_BATCHES or characters >= WINDOW_CHARACTERS:
+        if len(window) >= size or characters >= WINDOW_CHARACTERS:
             yield window
             window, characters = [], 0
     if window:

@@ -96,15 +96,10 @@ class Senders:
                 try:
                     sender.send(items, outcome)
                 finally:
-                    self._settle(outcome)
+                    self._account.settle(outcome)
             except BaseException as error:
                 self._failure = self._failure or error
                 self._stop.set()
-
-    def _settle(self, outcome: BulkOutcome) -> None:
-        self._account.index(outcome.indexed, outcome.retries)
-        for refused in outcome.refused:
-            self._account.refuse(refused.document, refused.reason, refused.status)
 
     def __enter__(self) -> Self:
         for thread in self._threads:

@@ -78,6 +78,7 @@ class DeployedModel:
         compared_texts: How many texts were compared.
         replaced: Ids of older models of this name that were deleted.
         kept: Ids of older models of this name that stay, because pipelines use them.
+        max_length: Tokens that it reads of a text; None where the archive has no manifest.
     """
 
     model_id: str
@@ -92,6 +93,7 @@ class DeployedModel:
     compared_texts: int = 0
     replaced: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
+    max_length: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -269,6 +271,7 @@ class _Deployment:
             reused=plan.action in ("reuse", "await"),
             max_difference=difference,
             compared_texts=len(expected.texts) if expected is not None else 0,
+            max_length=self._archive.manifest.max_length if self._archive.manifest is not None else None,
         )
 
     def _registered(self, plan: DeploymentPlan, group: str | None) -> str:

@@ -37,6 +37,7 @@ def test_a_table_for_people(encoder: Path, tmp_path: Path, capsys: pytest.Captur
     for name in ("onnx", "torchscript"):
         assert f"{name}/my-encoder-1.0.0-{name}.zip" in out
     assert f"oskit deploy {tmp_path / 'out'}" in out
+    assert "the first 512 tokens are encoded" in out
     # What is worth knowing goes to stderr, once.
     assert err.count("use token ids as keys") == 1
 
@@ -50,6 +51,7 @@ def test_json_for_scripts(encoder: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert record["path"] == str(tmp_path / "onnx" / "n-2-onnx.zip")
     assert (record["sha256"], record["size"]) == (archive.sha256, archive.size)
     assert record["parity"]["tolerance"] == 0.5
+    assert record["max_length"] == 512
     assert archive.manifest is not None
     assert (archive.manifest.quantization, archive.manifest.prune) == ("int8", "top_k:30")
 

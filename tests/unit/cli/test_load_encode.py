@@ -125,3 +125,10 @@ def test_encode_without_a_line_on_stdin(
     code, out, err = run(capsys, "encode", folder, "-")
     assert (code, out) == (2, "")
     assert "no text on standard input" in err
+
+
+def test_encode_says_what_is_too_long(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options in (["--json"], ["--query"]):
+        _, _, err = run(capsys, "encode", folder, "bridge " * 31, "road", "--max-length", 32, *options)
+        told = "Warning: 1 of 2 texts is longer than 32 tokens: the rest is not encoded (3% of all tokens)\n"
+        assert err == told

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from archives import encoder_archive
 
+from oskit.archive.encoder import ArchiveEncoder
+from oskit.archive.truncation import Truncation
 from oskit.cluster.index.mapping import (
     EncoderIdentity,
     IndexInfo,
@@ -20,6 +24,7 @@ from oskit.cluster.index.mapping import (
 )
 from oskit.cluster.ingest.accounting import Account
 from oskit.cluster.ingest.actions import ItemMaker
+from oskit.cluster.ingest.bulk import BulkOutcome
 from oskit.cluster.ingest.dead_letter import DeadLetterFile
 from oskit.cluster.ingest.load import dry_run
 from oskit.cluster.search.search import _payload_weight
@@ -109,14 +114,46 @@ def test_no_refusal_makes_no_file(tmp_path: Path):
 
 def test_reasons_are_counted_without_the_ids():
     told: list[int] = []
-    account = Account("i", None, told.append)
+    account = Account("i", None, progress=told.append, answers=True)
     for n in range(3):
         account.refuse(Document(f"id-{n}", "x"), f"the id 'id-{n}' is bad")
-    account.index(5, retries=2)
+    account.settle(BulkOutcome(indexed=5, retries=2))
     account.duplicate()
     report = account.report()
     assert report.reasons == {"the id '…' is bad": 3}
     assert report.read == 9 == report.indexed + report.refused + report.duplicates == sum(told)
+
+
+def test_progress_moves_with_documents_encoded_and_their_order_stays():
+    """Not with requests of 500: each batch is told, and the index gets documents as they were read."""
+    documents = [Document(f"{n}", "x" * (n * 7 % 100)) for n in range(100)]
+    told: list[int] = []
+    items = ItemMaker(INFO, Fixed({"a": 1.0}), None, 8).make(documents, told.append)
+    assert told == [8] * 12 + [4]
+    assert [item.document for item in items] == documents
+    here, there = (Account("i", None, progress=told.append, answers=answers) for answers in (False, True))
+    told.clear()
+    here.settle(BulkOutcome(indexed=3))
+    there.settle(BulkOutcome(indexed=4))
+    assert told == [4], "what was encoded here has been told before the cluster answers"
+
+
+@pytest.mark.parametrize("encode", ["client", "cluster"])
+def test_a_load_counts_what_is_too_long(tmp_path: Path, encode: str):
+    """In both modes, without a second tokenization in the one and without encoding in the other."""
+    encoder = ArchiveEncoder.open(encoder_archive(tmp_path / "encoder.zip"))
+    documents = [Document(f"{n}", "quick fox " * n) for n in (1, 63, 64, 100)]
+    maker = ItemMaker(replace(INFO, encode=encode), encoder, None, 8)
+    items = maker.make(documents)
+    assert [b'"embedding"' in item.payload for item in items] == [encode == "client"] * 4
+    found = maker.truncation()
+    assert found == Truncation(128, texts=4, cut=2, tokens=456, lost=2 + 74)
+    report = Account("i", None, maker.truncation).report().to_dict()
+    assert (report["truncation"]["cut"], report["truncation"]["max_length"]) == (2, 128)
+    assert dry_run("i", documents, encoder=encoder).truncation == found
+    nobody = ItemMaker(replace(INFO, encode="cluster"), None, None, 8)
+    nobody.make(documents)
+    assert nobody.truncation() is None
 
 
 def test_a_dry_run_counts():

@@ -1,0 +1,40 @@
+"""``oskit ingest``, as far as it goes without a cluster."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from archives import encoder_archive
+
+from oskit.cli.main import main
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Four documents, two of them longer than the 128 tokens of the archive."""
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("".join(json.dumps({"text": "quick fox " * n}) + "\n" for n in (1, 63, 64, 100)))
+    return path
+
+
+def test_a_dry_run_says_what_is_too_long(corpus: Path, capsys: pytest.CaptureFixture[str]):
+    archive = str(encoder_archive(corpus.with_name("encoder.zip")))
+    assert main(["ingest", "i", str(corpus), "--dry-run", "--archive", archive]) == 0
+    said = capsys.readouterr().out
+    assert "4 of 4 records can be loaded into i" in said
+    told = "2 of 4 documents are longer than 128 tokens: the rest is not encoded (17% of all tokens)"
+    assert told in said and "split them into passages" in said
+    assert main(["ingest", "i", str(corpus), "--dry-run", "--archive", archive, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["truncation"] == {
+        "max_length": 128, "texts": 4, "cut": 2, "tokens": 456, "lost": 76, "lost_share": 0.1667,
+    }  # fmt: skip
+
+
+def test_what_cannot_be_counted_is_said_too(corpus: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["ingest", "i", str(corpus), "--dry-run"]) == 0
+    assert "were not counted" in capsys.readouterr().out
+    assert main(["ingest", "i", str(corpus), "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["truncation"] is None
