@@ -138,6 +138,7 @@ class _Evaluation:
             flops=whole.sparsity.flops,
             index_bytes=whole.sparsity.postings_bytes,
             sparsity=whole.sparsity,
+            truncation=whole.truncation,
             pruning=prune_points(whole, pruned, self._collection.qrels, k=self._k) if pruned else [],
         )
 

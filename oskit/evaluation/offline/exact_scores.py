@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from oskit.archive.truncation import Truncation, truncation_from_now
 from oskit.evaluation.offline.metrics import Run
 from oskit.evaluation.offline.sparsity import ActivationCounter, Sparsity, sparsity
 
@@ -146,11 +147,13 @@ class ExactRanking:
         run: Query id -> document id -> score (float64), best first.
         document_ids: The corpus, in its order.
         sparsity: Of the queries and the corpus.
+        truncation: What of the corpus was too long for the encoder; None where it does not count.
     """
 
     run: Run
     document_ids: list[str]
     sparsity: Sparsity
+    truncation: Truncation | None = None
 
 
 Watch = Callable[[slice, Scores], None]
@@ -181,6 +184,7 @@ def rank_exactly(
     query_ids = list(collection.queries)
     if queries is None:
         queries = encoder.query_matrix(list(collection.queries.values()), batch_size=batch_size).tocsr()
+    counted = truncation_from_now(encoder)
     top = TopK(len(query_ids), k)
     query_counter = ActivationCounter(encoder.vocabulary.size)
     query_counter.update(queries)
@@ -198,7 +202,7 @@ def rank_exactly(
             if watch is not None:
                 watch(rows, scores)
     return ExactRanking(
-        top.run(query_ids, document_ids), document_ids, sparsity(query_counter, document_counter)
+        top.run(query_ids, document_ids), document_ids, sparsity(query_counter, document_counter), counted()
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from oskit.archive.truncation import Truncation
 from oskit.evaluation.offline.metrics import Qrels, Run, measures_for_depth, overlap, percentiles, quality
 from oskit.evaluation.offline.pruning_levels import PrunePoint
 from oskit.evaluation.offline.significance import Significance
@@ -73,6 +74,7 @@ class EvaluationRow:
         index_bytes: Size of the index without any compression: 8 bytes a posting (a document's number and a
             weight), 4 bytes a dimension of a dense vector.
         sparsity: None for a dense model.
+        truncation: What of the documents was too long for the encoder; None where nobody counted.
         significance: Against the baseline, on each measure; empty for the baseline and without one.
         pruning: The encoder at each pruning level, all weights first; empty if none was asked for.
     """
@@ -83,6 +85,7 @@ class EvaluationRow:
     flops: float
     index_bytes: int
     sparsity: Sparsity | None = None
+    truncation: Truncation | None = None
     significance: list[Significance] = field(default_factory=list)
     pruning: list[PrunePoint] = field(default_factory=list)
 
@@ -100,6 +103,7 @@ class EvaluationRow:
             "flops": self.flops,
             "index_bytes": self.index_bytes,
             "sparsity": None if self.sparsity is None else self.sparsity.to_dict(),
+            "truncation": None if self.truncation is None else self.truncation.to_dict(),
             "significance": [item.to_dict() for item in self.significance],
             "pruning": [point.to_dict() for point in self.pruning],
         }

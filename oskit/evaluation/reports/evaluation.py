@@ -105,7 +105,9 @@ def _facts(report: EvaluationReport) -> list[tuple[str, str]]:
     for row in report.rows:
         told = row.description
         if row.kind == "sparse":
-            facts.append((row.name, f"{told['name']}, {told['architecture']}"))
+            cut = row.truncation
+            beyond = f"; {cut.told('documents')}" if cut is not None and cut.cut else ""
+            facts.append((row.name, f"{told['name']}, {told['architecture']}{beyond}"))
         elif row.kind == "bm25":
             facts.append((row.name, ", ".join(f"{key} {value}" for key, value in told["settings"].items())))
         else:

@@ -56,6 +56,10 @@ def print_evaluation(console: Console, report: EvaluationReport) -> None:
     for data in (quality_and_cost(report), significance_table(report), pruning_table(report)):
         if data is not None:
             console.print(plain_table(data.columns, data.rows))
+    for row in report.rows:
+        if row.truncation is not None and row.truncation.cut:
+            told = f"{row.name}: {row.truncation.told('documents')}; {row.truncation.advice}"
+            console.print(told, markup=False, soft_wrap=True)
 
 
 def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: bool = True) -> Table:

@@ -122,3 +122,16 @@ def test_errors_are_one_line(
     assert found == code
     assert message in err
     assert err.startswith("Error: ") and err.count("\n") == 1
+
+
+def test_documents_that_are_too_long_are_counted(
+    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    documents = [Document("d1", "bridge " * 600), Document("d2", "road"), Document("d3", "house " * 510)]
+    folder = Collection(QUERIES, QRELS, tuple(documents)).write(tmp_path / "long")
+    told = "1 of 3 documents is longer than 512 tokens: the rest is not encoded (8% of all tokens)"
+    code, out, _ = run(capsys, folder, encoder, "--bm25", "--report", tmp_path / "out")
+    assert code == 0 and out.count(told) == 1
+    assert told in (tmp_path / "out" / "evaluation.html").read_text()
+    ours, bm25 = json.loads((tmp_path / "out" / "evaluation.json").read_text())["encoders"]
+    assert (ours["truncation"]["cut"], ours["truncation"]["lost"], bm25["truncation"]) == (1, 90, None)
