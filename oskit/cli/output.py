@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json as jsonlib
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,23 +19,94 @@ if TYPE_CHECKING:
 
 
 class ProgressHandle:
-    """One line of progress. Without a terminal it counts and prints nothing."""
-
-    def __init__(self, progress: Progress | None = None, task: TaskID | None = None) -> None:
-        self._progress = progress
-        self._task = task
+    """Progress of one thing; this one shows nothing. Any thread may call it."""
 
     def advance(self, n: float = 1) -> None:
         """Say that ``n`` more units are done."""
-        if self._progress is not None and self._task is not None:
-            self._progress.advance(self._task, n)
 
     def update(
         self, description: str | None = None, completed: float | None = None, total: float | None = None
     ) -> None:
         """Change the text, the number of units done, or their total."""
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, description=description, completed=completed, total=total)
+
+
+class _Bar(ProgressHandle):
+    """On a terminal."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress = progress
+        self._task = task
+
+    def advance(self, n: float = 1) -> None:
+        self._progress.advance(self._task, n)
+
+    def update(
+        self, description: str | None = None, *, completed: float | None = None, total: float | None = None
+    ) -> None:
+        self._progress.update(self._task, description=description, completed=completed, total=total)
+
+
+LINE_EVERY_S = 30.0
+"""Seconds between two lines of progress where there is no terminal."""
+
+
+class _Lines(ProgressHandle):
+    """In a pipe or a file: a line on stderr now and then."""
+
+    def __init__(self, description: str, total: float | None, unit: str) -> None:
+        self._description = description
+        self._total = total
+        self._unit = unit
+        self._done = 0.0
+        self._begin: tuple[float, float] | None = None
+        """When the rate began to count, and what was done by then: a resumed run does not begin at 0."""
+        self._made = self._said = time.monotonic()
+        self._lock = threading.Lock()
+
+    def advance(self, n: float = 1) -> None:
+        with self._lock:
+            self._begin = self._begin or (self._made, 0.0)
+            self._done += n
+            self._say()
+
+    def update(
+        self, description: str | None = None, *, completed: float | None = None, total: float | None = None
+    ) -> None:
+        with self._lock:
+            self._description = self._description if description is None else description
+            self._total = self._total if total is None else total
+            if completed is not None:
+                if self._begin is None or completed < self._done:
+                    self._begin = time.monotonic(), completed
+                self._done = completed
+            self._say()
+
+    def _say(self) -> None:
+        now = time.monotonic()
+        if self._begin is None or now - self._said < LINE_EVERY_S:
+            return
+        self._said = now
+        since, before = self._begin
+        rate = (self._done - before) / max(now - since, 1e-9)
+        told = []
+        if self._unit:
+            total = f" of {self._total:,.0f}" if self._total else ""
+            told.append(f"{self._done:,.0f}{total} {self._unit}")
+            told += [f"{rate:,.1f} {self._unit}/s"] if rate > 0 else []
+        elif self._total:
+            told.append(f"{self._done / self._total:.0%}")
+        if rate > 0 and self._total and self._total > self._done:
+            told.append(f"{duration((self._total - self._done) / rate)} left")
+        click.echo(": ".join(filter(None, (self._description, ", ".join(told)))), err=True)
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it, such as ``2 min 5 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
 WIDTH_OFF_TERMINAL = 200
@@ -77,9 +150,12 @@ class Output:
     def progress(
         self, description: str, total: float | None = None, unit: str = "docs"
     ) -> Iterator[ProgressHandle]:
-        """A progress bar with rate and time left on stderr; silent off a terminal, with --json or -q."""
-        if self.quiet or self.json or not sys.stderr.isatty():
+        """A bar with rate and time left on stderr; lines off a terminal or with --json; nothing with -q."""
+        if self.quiet:
             yield ProgressHandle()
+            return
+        if self.json or not sys.stderr.isatty():
+            yield _Lines(description, total, unit)
             return
         from rich.console import Console
         from rich.progress import (
@@ -105,7 +181,7 @@ class Output:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            yield ProgressHandle(progress, progress.add_task(description, total=total))
+            yield _Bar(progress, progress.add_task(description, total=total))
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from oskit.cli.output import ProgressHandle
+from oskit.cli.output import ProgressHandle, duration
 from oskit.training.loop.events import Listener
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Display(Listener):
 
     def stage_finished(self, result: StageResult) -> None:
         self._close()
-        self._note(f"done in {_duration(result.seconds)}, nDCG@10 {result.after.ndcg:.4f}")
+        self._note(f"done in {duration(result.seconds)}, nDCG@10 {result.after.ndcg:.4f}")
 
     def _note(self, text: str) -> None:
         self._out.note(f"{self._stage}: {text}" if self._stage else text)
@@ -159,7 +159,7 @@ def _stage_lines(stage: StageResult) -> list[str]:
     measured = f"{stage.after.queries:,} {'held-out ' if data.held_out else ''}queries"
     lines = [
         f"nDCG@10 {_significance(stage.gain)}; {measured}, {stage.after.documents:,} documents",
-        f"{data.examples:,} examples, {stage.steps:,} steps in {_duration(stage.seconds)}; "
+        f"{data.examples:,} examples, {stage.steps:,} steps in {duration(stage.seconds)}; "
         + (f"the best encoder is that of step {stage.best_step:,}" if stage.best_step else "none was better"),
     ]
     if not stage.best_step:
@@ -202,11 +202,3 @@ def _significance(gain: Significance) -> str:
         f"{gain.difference:+.4f} ({gain.confidence:.0%} interval {gain.low:+.4f} to {gain.high:+.4f}, {p}"
         f"{verdict}; {gain.wins:,} queries better, {gain.losses:,} worse)"
     )
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
