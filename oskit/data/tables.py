@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from oskit.data.documents import Document, FieldNames, Record, Refusal, document
 from oskit.data.jsonl import MAX_LINE_BYTES
 from oskit.errors import DataError
 
-_CSV_DELIMITERS = (",", ";", "\t", "|")
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+
+_log = logging.getLogger(__name__)
 
 
 def read_table(source: str | Path, names: FieldNames, *, tabs: bool = False) -> Iterator[Document | Refusal]:
@@ -37,7 +40,8 @@ def read_rows(
 
     Args:
         source: The file, or ``-``.
-        wanted: Columns that may be there; the separator is the first that makes one of them appear.
+        wanted: Columns that may be there. The separator is one that makes them appear, else the one that
+            makes the most columns, which is logged.
         required: Columns that must be there, and the option that names another.
         tabs: Whether it is TSV.
 
@@ -97,7 +101,7 @@ def _rows(
     first = next(lines, "")
     if not first.strip():
         raise DataError(f"{name}:1 must be a header line with the columns' names")
-    delimiter = "\t" if tabs else _delimiter(first, wanted)
+    delimiter = "\t" if tabs else _delimiter(first, wanted, name)
     header = _header(_parser(_with_first(first, lines), delimiter, tabs), required, name)
     lines.take()
     parser = _parser(lines, delimiter, tabs)
@@ -129,12 +133,20 @@ def _parser(lines: Iterable[str], delimiter: str, tabs: bool) -> Iterator[list[s
     return csv.reader(lines, delimiter=delimiter, strict=True)
 
 
-def _delimiter(header: str, wanted: Sequence[str]) -> str:
-    for delimiter in _CSV_DELIMITERS:
-        columns = [column.strip().strip('"') for column in header.split(delimiter)]
-        if any(column in columns for column in wanted):
-            return delimiter
-    return ","
+def _delimiter(header: str, wanted: Sequence[str], name: str) -> str:
+    """The separator by which wanted columns appear, else the one that makes the most columns."""
+
+    def judged(delimiter: str) -> tuple[bool, int]:
+        try:
+            columns = [column.strip() for column in next(_parser([header], delimiter, tabs=False))]
+        except csv.Error:
+            return False, 0
+        return any(column in columns for column in wanted), len(columns)
+
+    best = max(_SEPARATORS, key=judged)
+    if best != "," and not judged(best)[0]:
+        _log.warning("%s is read as a table separated by %s", name, _SEPARATORS[best])
+    return best
 
 
 def _header(parser: Iterator[list[str]], required: Mapping[str, str], name: str) -> list[str]:

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from oskit.data import jsonl
-from oskit.data.documents import Document, FieldNames, Refusal
-from oskit.data.files import count_records, read_documents
+from oskit.data.documents import Document, FieldNames, Record, Refusal
+from oskit.data.files import count_records, read_documents, read_records
 from oskit.data.jsonl import parse_line
 from oskit.errors import DataError, UsageError
 
@@ -191,6 +192,31 @@ def test_csv_gives_back_what_was_written(tmp_path: Path, rows: list, delimiter: 
         writer.writerows(rows)
     found = documents_of(path)
     assert [(d.id, d.text, d.title) for d in found] == [(str(i), text, title) for i, text, title in rows]
+
+
+@pytest.mark.parametrize(
+    ("header", "columns", "told"),
+    [
+        ("Titel;Text", "'Titel', 'Text'", "semicolons"),
+        ("Titel|Body, long|Id", "'Titel', 'Body, long', 'Id'", "bars"),
+        ("Titel\tBody", "'Titel', 'Body'", "tabs"),
+        ('"Titel;long",Body', "'Titel;long', 'Body'", ""),
+        ("Body", "'Body'", ""),
+    ],
+)
+def test_a_separator_is_told_by_the_header_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, header: str, columns: str, told: str
+):
+    """No semicolon CSV is read as one column, whether its columns have the expected names or not."""
+    path = tmp_path / "excel.csv"
+    path.write_text(f"{header}\n{header.lower()}\n")
+    with pytest.raises(DataError, match=re.escape(f"no column 'text', but {columns}")):
+        read(path)
+    (record,) = read_records(path, wanted=["query"])
+    assert isinstance(record, Record) and ", ".join(map(repr, record.values)) == columns
+    assert {line.message for line in caplog.records} == (
+        {f"{path} is read as a table separated by {told}"} if told else set()
+    )
 
 
 @quick
