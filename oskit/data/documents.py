@@ -80,7 +80,7 @@ class Record:
     Args:
         where: ``file:line``.
         values: Its fields.
-        raw: As it stood in the file, where that is known.
+        raw: As it stood in the file, if that was a line of JSON.
     """
 
     where: str

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
 from oskit.data.collection import CORPUS, find_corpus
 from oskit.data.compression import COMPRESSION_SUFFIXES, STDIN
 from oskit.data.documents import Document, FieldNames, Record, Refusal
-from oskit.data.jsonl import read_jsonl, read_objects_of
-from oskit.data.parquet import count_rows, read_parquet, read_parquet_rows
-from oskit.data.tables import read_rows, read_table
+from oskit.data.jsonl import document_of, read_objects_of
+from oskit.data.parquet import count_rows, read_parquet_rows
+from oskit.data.tables import read_rows
 from oskit.errors import DataError, UsageError
 
 Format = Literal["jsonl", "csv", "tsv", "parquet"]
@@ -76,11 +76,7 @@ def read_records(
         DataError: The file cannot be read.
     """
     path, kind = _resolve(source, format)
-    if kind == "jsonl":
-        return read_objects_of(path)
-    if kind == "parquet":
-        return read_parquet_rows(Path(path), required={})
-    return read_rows(path, wanted=wanted, required={}, tabs=kind == "tsv")
+    return _records(path, kind, wanted, {})
 
 
 def count_records(sources: Sequence[str | Path], *, format: Format | None = None) -> int | None:
@@ -109,13 +105,20 @@ def _count(source: str | Path, kind: Format) -> int | None:
 
 
 def _read_all(files: list[tuple[str | Path, Format]], names: FieldNames) -> Iterator[Document | Refusal]:
+    required = {names.text: "--text-field"} | ({} if names.id is None else {names.id: "--id-field"})
     for source, kind in files:
-        if kind == "jsonl":
-            yield from read_jsonl(source, names)
-        elif kind == "parquet":
-            yield from read_parquet(Path(source), names)
-        else:
-            yield from read_table(source, names, tabs=kind == "tsv")
+        for item in _records(source, kind, (names.text,), required):
+            yield document_of(item, names)
+
+
+def _records(
+    source: str | Path, kind: Format, wanted: Sequence[str], required: Mapping[str, str]
+) -> Iterator[Record | Refusal]:
+    if kind == "jsonl":
+        return read_objects_of(source)
+    if kind == "parquet":
+        return read_parquet_rows(Path(source), required=required)
+    return read_rows(source, wanted=wanted, required=required, tabs=kind == "tsv")
 
 
 def _resolve(source: str | Path, format: Format | None) -> tuple[str | Path, Format]:

@@ -9,6 +9,7 @@ from typing import IO, Any, NoReturn
 
 from oskit.data.compression import DAMAGE, open_bytes, source_name
 from oskit.data.documents import OSKIT_KEY, Document, FieldNames, Record, Refusal, document_from_record
+from oskit.data.values import clean_value
 from oskit.errors import DataError
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
@@ -21,8 +22,8 @@ def read_jsonl(source: str | Path, names: FieldNames) -> Iterator[Document | Ref
     Raises:
         DataError: The file cannot be read, or is one JSON array instead of a record a line.
     """
-    for where, line in _record_lines(source, into="| oskit ingest INDEX -"):
-        yield parse_line(line, names, where)
+    for item in read_objects_of(source):
+        yield document_of(item, names)
 
 
 def read_objects_of(source: str | Path) -> Iterator[Record | Refusal]:
@@ -31,45 +32,47 @@ def read_objects_of(source: str | Path) -> Iterator[Record | Refusal]:
     Raises:
         DataError: The file cannot be read, or is one JSON array instead of a record a line.
     """
-    for where, line in _record_lines(source, into="> NEW.jsonl"):
-        raw = line.decode("utf-8", "surrogateescape") if len(line) <= MAX_LINE_BYTES else ""
-        try:
-            yield Record(where, load_object(line), raw)
-        except ValueError as error:
-            yield Refusal(where, str(error), raw)
-        except RecursionError:
-            yield Refusal(where, "the JSON is nested too deeply", raw)
-
-
-def _record_lines(source: str | Path, *, into: str) -> Iterator[tuple[str, bytes]]:
-    """``file:line`` and content of each line; ``into`` says what to do with the records of an array."""
     name = source_name(source)
     for number, line in enumerate_lines(source):
         where = f"{name}:{number}"
         if number == 1 and line.lstrip().startswith(b"["):
             raise DataError(
                 f"{where} begins a JSON array, not a record a line",
-                hint=f"Convert it: jq -c '.[]' {name} {into}",
+                hint=f"Convert it: jq -c '.[]' {name} > NEW.jsonl",
             )
-        yield where, line
+        yield parse_line(line, where)
 
 
-def parse_line(line: bytes, names: FieldNames, where: str) -> Document | Refusal:
-    """The document of one line, or why it has none."""
-    record: Any = None
+def parse_line(line: bytes, where: str) -> Record | Refusal:
+    """The record of one line, or why it has none."""
+    # Only the beginning of a line that is too long is known, and it is no use to anybody.
+    raw = line.decode("utf-8", "surrogateescape") if len(line) <= MAX_LINE_BYTES else ""
     try:
-        record = load_object(line)
-        note = record.get(OSKIT_KEY)
-        if isinstance(note, dict) and isinstance(raw := note.get("raw"), str):
-            # A dead letter that never was a record: judge the line that was refused, not its wrapping.
-            return parse_line(raw.encode("utf-8", "surrogateescape"), names, str(note.get("where", where)))
-        return document_from_record(record, names, where)
+        return Record(where, load_object(line), raw)
     except (ValueError, RecursionError) as error:
-        identity = record.get("_id") if isinstance(record, dict) else None
-        reason = "the JSON is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        # Only the beginning of a line that is too long is known, and it is no use to anybody.
-        raw = line.decode("utf-8", "surrogateescape") if len(line) <= MAX_LINE_BYTES else ""
-        return Refusal(where, reason, raw, str(identity) if identity else None)
+        return Refusal(where, _reason(error), raw)
+
+
+def document_of(item: Record | Refusal, names: FieldNames) -> Document | Refusal:
+    """The document of a record of whatever format, or why it has none."""
+    if isinstance(item, Refusal):
+        return item
+    note = item.values.get(OSKIT_KEY)
+    if isinstance(note, dict) and isinstance(line := note.get("raw"), str):
+        # A dead letter that never was a record: judge the line that was refused, not its wrapping.
+        inner = parse_line(line.encode("utf-8", "surrogateescape"), str(note.get("where", item.where)))
+        return document_of(inner, names)
+    try:
+        return document_from_record(item.values, names, item.where)
+    except (ValueError, RecursionError) as error:
+        identity = item.values.get("_id")
+        # A dead letter must be a line of JSON, to be read again by itself, perhaps with another --text-field.
+        raw = item.raw or json.dumps(clean_value(item.values))
+        return Refusal(item.where, _reason(error), raw, str(identity) if identity else None)
+
+
+def _reason(error: ValueError | RecursionError) -> str:
+    return "the JSON is nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 def load_object(line: bytes) -> dict[str, Any]:

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from oskit.data.documents import Document, FieldNames, Record, Refusal, document_from_record
-from oskit.data.values import clean_value
+from oskit.data.documents import Record, Refusal
 from oskit.errors import DataError, MissingDependencyError
 
 _BATCH_ROWS = 256
-
-
-def read_parquet(path: Path, names: FieldNames) -> Iterator[Document | Refusal]:
-    """The documents of a Parquet file, one a row.
-
-    Raises:
-        DataError: The file cannot be read, or lacks the columns.
-        MissingDependencyError: pyarrow is not installed.
-    """
-    required = {names.text: "--text-field"} | ({} if names.id is None else {names.id: "--id-field"})
-    for row in read_parquet_rows(path, required=required):
-        yield row if isinstance(row, Refusal) else _document(row, names)
 
 
 def read_parquet_rows(path: Path, *, required: Mapping[str, str]) -> Iterator[Record | Refusal]:
@@ -89,10 +75,3 @@ def _records(batch: Any) -> Iterator[dict[str, Any] | str]:
             yield from batch.slice(index, 1).to_pylist()
         except UnicodeDecodeError:
             yield "not UTF-8"
-
-
-def _document(row: Record, names: FieldNames) -> Document | Refusal:
-    try:
-        return document_from_record(row.values, names, row.where)
-    except ValueError as error:
-        return Refusal(row.where, str(error), json.dumps(clean_value(row.values)))

@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from oskit.data.compression import DAMAGE, open_bytes, source_name
-from oskit.data.documents import Document, FieldNames, Record, Refusal, document_from_record
+from oskit.data.documents import Record, Refusal
 from oskit.data.jsonl import MAX_LINE_BYTES
 from oskit.errors import DataError
 
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 _log = logging.getLogger(__name__)
-
-
-def read_table(source: str | Path, names: FieldNames, *, tabs: bool = False) -> Iterator[Document | Refusal]:
-    """The documents of a CSV file, or with ``tabs`` of a TSV file; see :func:`read_rows`.
-
-    Raises:
-        DataError: The file cannot be read, or its header does not fit.
-    """
-    required = {names.text: "--text-field"} | ({} if names.id is None else {names.id: "--id-field"})
-    for row in read_rows(source, wanted=(names.text,), required=required, tabs=tabs):
-        yield row if isinstance(row, Refusal) else _document(row, names)
 
 
 def read_rows(
@@ -171,12 +159,4 @@ def _record(header: list[str], values: list[str], raw: str, where: str) -> Recor
         return Refusal(where, f"{len(values)} values where the header has {len(header)} columns", raw)
     if not raw.isascii() and any("\udc80" <= letter <= "\udcff" for letter in raw):
         return Refusal(where, "not UTF-8; iconv -f LATIN1 -t UTF-8 converts a file", raw)
-    return Record(where, dict(zip(header, values, strict=True)), raw)
-
-
-def _document(row: Record, names: FieldNames) -> Document | Refusal:
-    try:
-        return document_from_record(row.values, names, row.where)
-    except ValueError as error:
-        # As JSON, so that the dead letter can be read again by itself, perhaps with another --text-field.
-        return Refusal(row.where, str(error), json.dumps(row.values))
+    return Record(where, dict(zip(header, values, strict=True)))

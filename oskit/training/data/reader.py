@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -13,7 +14,7 @@ from oskit.data.collection import QRELS, Collection
 from oskit.data.documents import Document, FieldNames, Record, Refusal
 from oskit.data.files import read_records
 from oskit.data.jsonl import read_jsonl
-from oskit.data.values import text_of
+from oskit.data.values import clean_value, text_of
 from oskit.errors import DataError, first_line
 from oskit.training.data.arrow import datasets_module
 from oskit.training.data.pseudo_queries import make_queries
@@ -87,7 +88,7 @@ def _read_by_columns(
         try:
             yield _parse(record.values, layout, source, seed)
         except ValueError as error:
-            yield Refusal(record.where, str(error), record.raw)
+            yield Refusal(record.where, str(error), record.raw or json.dumps(clean_value(record.values)))
 
 
 def _records(source: DataSource, path: Path | None) -> Iterator[Record | Refusal]:

@@ -29,7 +29,7 @@ from oskit.cluster.ingest.dead_letter import DeadLetterFile
 from oskit.cluster.ingest.load import dry_run
 from oskit.cluster.search.search import _payload_weight
 from oskit.data.documents import Document, FieldNames, Refusal
-from oskit.data.jsonl import parse_line
+from oskit.data.jsonl import document_of, parse_line
 from oskit.errors import DataError, UsageError
 
 INFO = IndexInfo("i", "rank_features", "token")
@@ -96,10 +96,10 @@ def test_dead_letters_are_read_back_as_they_were(tmp_path: Path):
     letters.add(Refusal("f:4", "not UTF-8", 'caf\udce9 "x"'), "not UTF-8")
     letters.close()
     first, second = (tmp_path / "refused.jsonl").read_bytes().splitlines()
-    assert parse_line(first, FieldNames("other", "else"), "g:1") == Document(
+    assert document_of(parse_line(first, "g:1"), FieldNames("other", "else")) == Document(
         "7", "b\ufffd", "t", {"n": None}, "body", "head"
     )
-    again = parse_line(second, FieldNames(), "g:2")
+    again = document_of(parse_line(second, "g:2"), FieldNames())
     assert isinstance(again, Refusal)
     assert (again.where, again.raw) == ("f:4", 'caf\udce9 "x"')
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from oskit.data import jsonl
 from oskit.data.documents import Document, FieldNames, Record, Refusal
 from oskit.data.files import count_records, read_documents, read_records
-from oskit.data.jsonl import parse_line
+from oskit.data.jsonl import document_of, parse_line
 from oskit.errors import DataError, UsageError
 
 quick = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -88,7 +88,7 @@ def test_zstd(tmp_path: Path):
     ],
 )
 def test_a_line_that_is_no_document_says_why(line: bytes, reason: str):
-    found = parse_line(line, FieldNames(), "f:1")
+    found = document_of(parse_line(line, "f:1"), FieldNames())
     assert isinstance(found, Refusal)
     assert found.where == "f:1"
     assert found.raw.encode("utf-8", "surrogateescape") == line
@@ -110,20 +110,20 @@ def test_a_line_that_is_no_document_says_why(line: bytes, reason: str):
     ],
 )
 def test_values_that_are_not_plain_strings(value: str, text: str):
-    found = parse_line(f'{{"text": {value}}}'.encode(), FieldNames(), "f:1")
+    found = document_of(parse_line(f'{{"text": {value}}}'.encode(), "f:1"), FieldNames())
     assert isinstance(found, Document)
     assert found.text == text
 
 
 def test_numbers_that_json_has_not_become_null():
-    found = parse_line(b'{"text": "a", "n": NaN, "m": [Infinity]}', FieldNames(), "f:1")
+    found = document_of(parse_line(b'{"text": "a", "n": NaN, "m": [Infinity]}', "f:1"), FieldNames())
     assert isinstance(found, Document)
     assert found.fields == {"n": None, "m": [None]}
 
 
 def test_an_id_is_made_of_the_content():
     def identity(line: str) -> str:
-        found = parse_line(line.encode(), FieldNames(), "f:1")
+        found = document_of(parse_line(line.encode(), "f:1"), FieldNames())
         assert isinstance(found, Document)
         return found.id
 
@@ -170,7 +170,7 @@ json_values = st.recursive(
     )
 )
 def test_every_record_can_be_sent_or_is_refused(record: dict):
-    found = parse_line(json.dumps(record).encode(), FieldNames(), "f:1")
+    found = document_of(parse_line(json.dumps(record).encode(), "f:1"), FieldNames())
     if isinstance(found, Refusal):
         assert found.reason
         return
