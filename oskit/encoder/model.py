@@ -82,6 +82,9 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
     random_projection: str | None = None
     streaming: bool = True
 
+    own_max_length: int | None = None
+    """What :attr:`max_length` was before ``max_seq_length`` changed it, as far as the loader knows."""
+
     _counted: Truncation | None = None
 
     @classmethod

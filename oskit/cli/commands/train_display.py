@@ -164,6 +164,7 @@ def _stage_lines(stage: StageResult) -> list[str]:
     ]
     if not stage.best_step:
         lines.append("training brought nothing: the encoder is the one it started from")
+    lines += stage.lengths.lines
     lines.append(_negatives(stage))
     teachers = (data.teachers or {}).get("teachers", [])
     lines += [_teacher(teacher) for teacher in teachers if teacher["status"] != "unused"]

@@ -30,6 +30,9 @@ def show_plan(recipe: Recipe, folder: Path, out: Output) -> None:
     for risk in dict.fromkeys(risk for stage in recipes for risk in risks(stage)):
         out.warn(risk)
     stages = [_stage_plan(stage, number, _count(stage, out)) for number, stage in enumerate(recipes, start=1)]
+    for stage in stages:
+        if stage["lengths"] and stage["lengths"].warning:
+            out.warn(stage["lengths"].warning)
     plan: dict[str, Any] = {"recipe": recipe.model_dump(mode="json"), "folder": folder, "stages": stages}
     if folder.is_dir() and any(folder.iterdir()):
         out.warn(f"{folder} is not empty: give another -o, or --resume to go on with the run in it")
@@ -46,9 +49,12 @@ def show_plan(recipe: Recipe, folder: Path, out: Output) -> None:
 
 def _count(recipe: Recipe, out: Output) -> dict[str, Any]:
     """Examples of the sources that are on this machine; a source of the Hub is not fetched for a dry run."""
+    from oskit.training.report.lengths import planned_lengths
+
     remote = [source.name for source in recipe.data.train if source.hub is not None or source.path == "-"]
     local = [source for source in recipe.data.train if source.name not in remote and source.path != "-"]
     found: dict[str, Any] = {"sources": [], "not_read": remote, "examples": None, "held_out": None}
+    found["lengths"] = planned_lengths(recipe.encoder, ())
     if not local:
         return found
     from oskit.training.data.training_data import load_training_data
@@ -56,6 +62,7 @@ def _count(recipe: Recipe, out: Output) -> dict[str, Any]:
     with out.progress("Reading training data", None, "records") as bar:
         data = load_training_data(local, seed=recipe.seed, progress=bar.advance)
     found["sources"] = [str(source) for source in data.sources]
+    found["lengths"] = planned_lengths(recipe.encoder, data.passages())
     if not remote:
         found["examples"], found["held_out"] = _after_hold_out(recipe, data)
     return found
@@ -81,6 +88,8 @@ def _stage_plan(recipe: Recipe, number: int, data: dict[str, Any]) -> dict[str, 
     if data["examples"] is not None:
         held = f", {data['held_out']:,} queries held out" if data["held_out"] else ""
         lines.append(f"  {data['examples']:,} examples to train on{held}")
+    unknown = "what is too long for the encoder is not counted: it is not on this machine"
+    lines += [f"  {line}" for line in (data["lengths"].lines if data["lengths"] else [unknown])]
     lines += [f"  {line}" for line in (_negatives(recipe), _losses(recipe), _evaluation(recipe))]
     count = f"{steps:,} steps" if steps is not None else f"{schedule.epochs:g} epochs"
     lines.append(f"  {count} of {schedule.batch_size} examples, learning rate {schedule.learning_rate:g}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from oskit.archive.text_encoder import SERVER_MAX_LENGTH
 from oskit.encoder.head.projection import fingerprint, projection_of
 from oskit.encoder.loader.failures import machine_errors, named_errors, out_of_memory
 from oskit.encoder.loader.hub import HubOptions
@@ -203,6 +204,8 @@ def _finish(encoder: NeuralSparseEncoder, source: str, options: LoadOptions) -> 
         )
     if length is not None and limit is not None:
         length = min(length, limit)
+    known = [one for one in (own, limit, SERVER_MAX_LENGTH) if one is not None]
+    encoder.own_max_length = min(known)
     if length is not None and length != own:
         encoder.max_seq_length = length
     # Made once here, so that a tokenizer or a table of another encoder is refused now.

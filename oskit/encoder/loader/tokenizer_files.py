@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from oskit.archive.archive import is_export, open_archive
+from oskit.archive.text_encoder import SERVER_MAX_LENGTH
 from oskit.archive.vocabulary import Vocabulary
-from oskit.encoder.loader.hub import local_or_fetched
+from oskit.encoder.loader.hub import HubOptions, local_or_fetched
 from oskit.errors import EncoderError, OskitError
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -34,6 +36,36 @@ def open_vocabulary(name: str | Path) -> Vocabulary:
     elif is_export(path):
         return _of_archive(path)
     return Vocabulary.from_file(_find(path, str(name)))
+
+
+def open_here(name: str | Path) -> tuple[Vocabulary, int] | None:
+    """The vocabulary of an encoder, and how many tokens it reads of a text, if it is on this machine.
+
+    The length is what its files say, and at most what the cluster reads. None where there is no such folder
+    or copy in the Hub's cache, or nothing in it that can be read: whoever loads it says why.
+    """
+    try:
+        folder = local_or_fetched(name, HubOptions(local_files_only=True))
+        return Vocabulary.from_file(_find(folder, str(name))), _max_length(folder)
+    except (OskitError, OSError, ValueError):
+        return None
+
+
+_LENGTHS = {
+    "sentence_bert_config.json": "max_seq_length",
+    "tokenizer_config.json": "model_max_length",
+    "config.json": "max_position_embeddings",
+}
+
+
+def _max_length(folder: Path) -> int:
+    found = [SERVER_MAX_LENGTH]
+    for name, key in _LENGTHS.items():
+        for path in (folder / name, *folder.glob(f"*/{name}")):
+            value = json.loads(path.read_bytes()).get(key) if path.is_file() else None
+            if isinstance(value, int | float) and value > 0:
+                found.append(int(value))
+    return min(found)
 
 
 def _of_archive(path: Path) -> Vocabulary:

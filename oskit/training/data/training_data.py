@@ -16,7 +16,7 @@ from oskit.data.documents import Refusal
 from oskit.data.duplicates import SeenTexts, digest_of
 from oskit.data.values import clean_text
 from oskit.errors import DataError, UsageError
-from oskit.training.data.arrow import CORPUS, EXAMPLES, DataFolder, RowWriter, open_rows
+from oskit.training.data.arrow import CORPUS, EXAMPLES, DataFolder, RowWriter, column_of, open_rows
 from oskit.training.data.normalising import query_keys
 from oskit.training.data.reader import Parsed, read_source
 from oskit.training.recipe.sources import DataSource, Kind, as_source
@@ -105,6 +105,12 @@ class TrainingData:
     def with_examples(self, examples: Dataset) -> TrainingData:
         """The same data with other examples."""
         return replace(self, examples=examples)
+
+    def passages(self) -> Iterator[str]:
+        """The corpus; where there is none, the positives."""
+        if self.corpus is not None:
+            return column_of(self.corpus, "text")
+        return column_of(self.examples, "positive")
 
     def __len__(self) -> int:
         return len(self.examples)

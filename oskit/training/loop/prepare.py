@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,7 +203,7 @@ class _Maker:
             return
         self._listener.doing("counting tokens")
         idf = corpus_idf(
-            _texts(data), self._vocabulary, progress=lambda n: self._listener.advance("texts", n)
+            data.passages(), self._vocabulary, progress=lambda n: self._listener.advance("texts", n)
         )
         np.save(self._folder / _IDF, idf)
 
@@ -275,10 +274,3 @@ def _filled(rows: dict[str, list[Any]], negatives: int) -> dict[str, list[Any]]:
             for label, row in zip(rows[LABEL], rows["negatives"], strict=True)
         ]
     return filled
-
-
-def _texts(data: TrainingData) -> Iterator[str]:
-    if data.corpus is not None:
-        yield from column_of(data.corpus, "text")
-    else:
-        yield from column_of(data.examples, "positive")

@@ -6,6 +6,8 @@ import json
 import math
 import re
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from sentence_transformers.sparse_encoder.callbacks.splade_callbacks import (
 )
 from sentence_transformers.sparse_encoder.training_args import SparseEncoderTrainingArguments
 
+from oskit.archive.truncation import Truncation
 from oskit.encoder.loader.quiet import quiet_libraries
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import TrainingError, TrainingInterrupted
@@ -39,6 +42,7 @@ from oskit.training.recipe.known_problems import risks
 from oskit.training.recipe.recipe import Recipe, SchedulePart
 from oskit.training.report.curves import write_curves, write_log
 from oskit.training.report.figures import Figures, RetrievalEvaluator, capped, measure
+from oskit.training.report.lengths import Lengths
 from oskit.training.report.result import BEST, StageResult
 from oskit.training.teachers.ensemble import EnsembleTeacher
 
@@ -75,6 +79,7 @@ class _Stage:
         self._name = name
         self._listener = listener
         self._warnings: list[str] = []
+        self._lengths = Lengths(0)
 
     def run(self) -> StageResult:
         listener = self._listener
@@ -82,6 +87,10 @@ class _Stage:
             self._warn(risk)
         listener.doing("loading the encoder")
         encoder = load_student(self._recipe.encoder, seed=self._recipe.seed)
+        own = encoder.own_max_length or encoder.max_length
+        self._lengths = Lengths(encoder.max_length, own if encoder.max_length < own else None)
+        if self._lengths.warning:
+            self._warn(self._lengths.warning)
         if is_first():
             prepare(self._recipe, self._folder / DATA, encoder.vocabulary, listener)
         else:
@@ -140,13 +149,26 @@ class _Stage:
                 loss=loss,
                 evaluator=RetrievalEvaluator(dev, self._listener.evaluated),
                 data_collator=ExampleCollator(
-                    preprocess_fn=encoder.preprocess,
+                    preprocess_fn=self._counting(encoder),
                     router_mapping=mapping,
                     negatives=negatives,
                     score_matrix=self._score_matrix(),
                 ),
                 callbacks=[ramp, self._telling, self._interruption],
             )
+
+    def _counting(self, encoder: NeuralSparseEncoder) -> Callable[..., Any]:
+        """The encoder's own preprocessing, with what it cuts off counted."""
+
+        def preprocess(*args: Any, **options: Any) -> Any:
+            features = encoder.preprocess(*args, **options)
+            # The table of an inference-free encoder tokenizes queries by itself and truncates none.
+            if encodings := getattr(features, "encodings", None):
+                before = self._lengths.truncation or Truncation(self._lengths.max_length)
+                self._lengths = replace(self._lengths, truncation=before.with_texts(encodings))
+            return features
+
+        return preprocess
 
     def _score_matrix(self) -> Any:
         distillation = self._recipe.loss.distillation
@@ -270,6 +292,7 @@ class _Stage:
             gain=gain,
             data=prepared.facts,
             seconds=seconds,
+            lengths=self._lengths,
             warnings=self._warnings,
         ).write(self._folder / RESULT)
 

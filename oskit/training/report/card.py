@@ -61,6 +61,8 @@ def model_card(recipe: Recipe, result: TrainingResult) -> str:
         'encoder.document_weights(["a text"])',
         "```",
         "",
+        *(f"* {line[0].upper()}{line[1:]}." for line in last.lengths.lines),
+        "",
         "It opens in sentence-transformers as a `SparseEncoder` too; `oskit export` makes an archive of it",
         "for OpenSearch.",
         "",

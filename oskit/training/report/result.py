@@ -12,6 +12,7 @@ from oskit.errors import DataError
 from oskit.evaluation.offline.significance import Significance
 from oskit.training.data.facts import DataFacts
 from oskit.training.report.figures import Figures
+from oskit.training.report.lengths import Lengths
 
 if TYPE_CHECKING:
     from oskit.encoder.model import NeuralSparseEncoder
@@ -35,6 +36,7 @@ class StageResult:
         gain: Significance of the difference, over queries.
         data: What became of the training data.
         seconds: Of training, evaluations in it included; of the last run only, if it was resumed.
+        lengths: What the encoder reads of a text, and what was cut off the texts of the last run.
         warnings: What one should know.
     """
 
@@ -48,6 +50,7 @@ class StageResult:
     gain: Significance
     data: DataFacts
     seconds: float
+    lengths: Lengths
     warnings: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,12 +66,14 @@ class StageResult:
             "gain": self.gain.to_dict(),
             "data": self.data.to_dict(),
             "seconds": round(self.seconds, 1),
+            "lengths": self.lengths.to_dict(),
             "warnings": self.warnings,
         }
 
     def write(self, path: Path) -> None:
         """Write all of it, figures of each query included, whole or not at all."""
-        write_whole(path, json.dumps({**asdict(self), "folder": "", "best": self.best.name}))
+        changed = {"folder": "", "best": self.best.name, "lengths": self.lengths.to_dict()}
+        write_whole(path, json.dumps({**asdict(self), **changed}))
 
     @classmethod
     def read(cls, path: Path) -> StageResult:
@@ -86,6 +91,7 @@ class StageResult:
                 "after": Figures(**values["after"]),
                 "gain": Significance(**values["gain"]),
                 "data": DataFacts(**values["data"]),
+                "lengths": Lengths.from_dict(values["lengths"]),
             }
             return cls(**{**values, **parts})
         except (OSError, ValueError, TypeError, KeyError) as error:

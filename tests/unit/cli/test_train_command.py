@@ -160,6 +160,51 @@ def test_recipes_are_listed_shown_and_copied(tmp_path: Path, capsys: pytest.Capt
 # --- training
 
 
+def test_what_the_recipe_shortens_and_cuts_is_said_before_and_after(
+    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the dry run and while it starts, in the closing table, in the model card and in both reports."""
+    rows = [
+        {"query": f"{word} {i}", "positive": f"{word} " * (1 + 8 * (i % 4))}
+        for i, word in enumerate(WORDS[:24])
+    ]
+    pairs = tmp_path / "long.jsonl"
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shortened = "encoder.max_length shortens the encoder from 512 to 16 tokens"
+    # A quarter each of 1, 9, 17 and 25 words, where 14 are read beside two special tokens.
+    cut = "12 of 24 training texts are longer than 16 tokens: the rest is not encoded (27% of all tokens)"
+    code, out, err = run(capsys, *quick(pairs, models, "--dry-run"))
+    assert code == 0 and shortened in err
+    assert "the encoder reads 16 tokens of a text, SHORTENED from 512 by encoder.max_length" in out
+    assert cut in out
+    _, out, _ = run(capsys, *quick(pairs, models, "--dry-run", "--json"))
+    (stage,) = json.loads(out)["stages"]
+    assert stage["lengths"]["truncation"]["lost"] == 6 * (3 + 11)
+
+    # Each of the 22 to 24 examples once, without negatives: what was read is what is counted.
+    options = ("--set", "data.negatives=null", "--set", "schedule.steps=null", "--set", "schedule.epochs=1")
+    folder = tmp_path / "run"
+    code, out, err = run(capsys, *quick(pairs, models, *options, "-o", str(folder)))
+    assert code == 0 and shortened in err
+    (stage,) = json.loads((folder / "report.json").read_text())["stages"]
+    found = stage["lengths"]
+    trained = [row for row in rows if row["query"] in _trained(folder)]
+    words = [len(row["positive"].split()) for row in trained]
+    assert (found["max_length"], found["shortened_from"]) == (16, 512)
+    assert found["truncation"]["cut"] == sum(count > 14 for count in words)
+    assert found["truncation"]["lost"] == sum(max(0, count - 14) for count in words)
+    assert found["truncation"]["texts"] == 2 * len(trained)
+    told = f"{found['truncation']['cut']} of {2 * len(trained)} training texts are longer than 16 tokens"
+    for text in (out, (folder / "README.md").read_text(), (folder / "best" / "README.md").read_text()):
+        assert "SHORTENED from 512 by encoder.max_length" in text and told in text
+
+
+def _trained(folder: Path) -> set[str]:
+    from datasets import Dataset
+
+    return set(Dataset.from_file(str(folder / "data" / "ready.arrow"))["query"])
+
+
 def quick(pairs: Path, models: dict[str, Path], *more: str) -> list[str]:
     overrides = {
         "data.train": pairs,

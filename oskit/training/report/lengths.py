@@ -1,0 +1,87 @@
+"""How much of a text the trained encoder reads, and what that cuts off the texts that it learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Self
+
+from oskit.archive.truncation import Truncation
+from oskit.encoder.loader.tokenizer_files import open_here
+from oskit.training.recipe.recipe import EncoderPart
+
+_BLOCK = 1000
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Lengths in tokens, special tokens included.
+
+    Attributes:
+        max_length: What the encoder reads of a text.
+        shortened_from: What it read before ``encoder.max_length`` shortened it; None where it did not.
+        truncation: What was cut off the training texts; None before they were tokenized.
+    """
+
+    max_length: int
+    shortened_from: int | None = None
+    truncation: Truncation | None = None
+
+    @property
+    def warning(self) -> str | None:
+        """What must not be overlooked: the encoder becomes a shorter one for good."""
+        if self.shortened_from is None:
+            return None
+        own = self.shortened_from
+        return (
+            f"encoder.max_length shortens the encoder from {own} to {self.max_length} tokens: no more of a "
+            f"text will be read, here and on the cluster; {own} keeps its length"
+        )
+
+    @property
+    def lines(self) -> list[str]:
+        """What people are told when it is done."""
+        short = f"SHORTENED from {self.shortened_from} by encoder.max_length"
+        before = f", {short}" if self.shortened_from is not None else ""
+        lines = [f"the encoder reads {self.max_length} tokens of a text{before}"]
+        if self.truncation is not None and self.truncation.cut:
+            lines.append(self.truncation.told("training texts"))
+        return lines
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; :meth:`from_dict` is the inverse."""
+        cut = None if self.truncation is None else self.truncation.to_dict()
+        return {"max_length": self.max_length, "shortened_from": self.shortened_from, "truncation": cut}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """What :meth:`to_dict` gave."""
+        cut = values["truncation"]
+        counts = {key: value for key, value in (cut or {}).items() if key != "lost_share"}
+        return cls(values["max_length"], values["shortened_from"], Truncation(**counts) if cut else None)
+
+
+def planned_lengths(part: EncoderPart, texts: Iterable[str]) -> Lengths | None:
+    """What training would come to, without loading the encoder; None where it is not on this machine.
+
+    Args:
+        part: What the recipe says.
+        texts: What would be learned from.
+    """
+    found = open_here(part.name)
+    if found is None:
+        return None
+    vocabulary, own = found
+    length = min(part.max_length or own, own)
+    tokenizer = vocabulary.tokenizer(length)
+    truncation = Truncation(length)
+    for block in _blocks(texts):
+        truncation = truncation.with_texts(tokenizer.encode_batch_fast(block))
+    return Lengths(length, own if length < own else None, truncation if truncation.texts else None)
+
+
+def _blocks(texts: Iterable[str]) -> Iterator[list[str]]:
+    stream = iter(texts)
+    while block := list(islice(stream, _BLOCK)):
+        yield block
