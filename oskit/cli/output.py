@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json as jsonlib
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,89 +14,58 @@ import click
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, TaskID
-
-
-class ProgressHandle:
-    """Progress of one thing; this one shows nothing. Any thread may call it."""
-
-    def advance(self, n: float = 1) -> None:
-        """Say that ``n`` more units are done."""
-
-    def update(
-        self, description: str | None = None, completed: float | None = None, total: float | None = None
-    ) -> None:
-        """Change the text, the number of units done, or their total."""
-
-
-class _Bar(ProgressHandle):
-    """On a terminal."""
-
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress = progress
-        self._task = task
-
-    def advance(self, n: float = 1) -> None:
-        self._progress.advance(self._task, n)
-
-    def update(
-        self, description: str | None = None, *, completed: float | None = None, total: float | None = None
-    ) -> None:
-        self._progress.update(self._task, description=description, completed=completed, total=total)
+    from rich.progress import Progress, Task, TaskID
 
 
 LINE_EVERY_S = 30.0
 """Seconds between two lines of progress where there is no terminal."""
 
 
-class _Lines(ProgressHandle):
-    """In a pipe or a file: a line on stderr now and then."""
+class ProgressHandle:
+    """Progress of one thing; without ``progress`` nothing is shown. Any thread may call it.
 
-    def __init__(self, description: str, total: float | None, unit: str) -> None:
-        self._description = description
-        self._total = total
+    Args:
+        progress: Keeps count.
+        task: The one thing.
+        unit: What is counted, where a line on stderr now and then stands for the bar.
+    """
+
+    def __init__(
+        self, progress: Progress | None = None, task: TaskID | None = None, unit: str | None = None
+    ) -> None:
+        self._progress = progress
+        self._task = task
         self._unit = unit
-        self._done = 0.0
-        self._begin: tuple[float, float] | None = None
-        """When the rate began to count, and what was done by then: a resumed run does not begin at 0."""
-        self._made = self._said = time.monotonic()
-        self._lock = threading.Lock()
+        self._said = time.monotonic()
 
     def advance(self, n: float = 1) -> None:
-        with self._lock:
-            self._begin = self._begin or (self._made, 0.0)
-            self._done += n
-            self._say()
+        """Say that ``n`` more units are done."""
+        if self._progress is not None and self._task is not None:
+            self._progress.advance(self._task, n)
+            self._tell(self._progress.tasks[0])
 
     def update(
-        self, description: str | None = None, *, completed: float | None = None, total: float | None = None
+        self, description: str | None = None, completed: float | None = None, total: float | None = None
     ) -> None:
-        with self._lock:
-            self._description = self._description if description is None else description
-            self._total = self._total if total is None else total
-            if completed is not None:
-                if self._begin is None or completed < self._done:
-                    self._begin = time.monotonic(), completed
-                self._done = completed
-            self._say()
+        """Change the text, the number of units done, or their total."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, description=description, completed=completed, total=total)
+            self._tell(self._progress.tasks[0])
 
-    def _say(self) -> None:
+    def _tell(self, task: Task) -> None:
         now = time.monotonic()
-        if self._begin is None or now - self._said < LINE_EVERY_S:
+        if self._unit is None or now - self._said < LINE_EVERY_S:
             return
         self._said = now
-        since, before = self._begin
-        rate = (self._done - before) / max(now - since, 1e-9)
         told = []
         if self._unit:
-            total = f" of {self._total:,.0f}" if self._total else ""
-            told.append(f"{self._done:,.0f}{total} {self._unit}")
-            told += [f"{rate:,.1f} {self._unit}/s"] if rate > 0 else []
-        elif self._total:
-            told.append(f"{self._done / self._total:.0%}")
-        if rate > 0 and self._total and self._total > self._done:
-            told.append(f"{duration((self._total - self._done) / rate)} left")
-        click.echo(": ".join(filter(None, (self._description, ", ".join(told)))), err=True)
+            told.append(f"{task.completed:,.0f}{f' of {task.total:,.0f}' if task.total else ''} {self._unit}")
+            told += [f"{task.speed:,.1f} {self._unit}/s"] if task.speed else []
+        elif task.total:
+            told.append(f"{task.percentage:.0f}%")
+        if task.time_remaining:
+            told.append(f"{duration(task.time_remaining)} left")
+        click.echo(": ".join(filter(None, (task.description, ", ".join(told)))), err=True)
 
 
 def duration(seconds: float) -> str:
@@ -154,9 +122,6 @@ class Output:
         if self.quiet:
             yield ProgressHandle()
             return
-        if self.json or not sys.stderr.isatty():
-            yield _Lines(description, total, unit)
-            return
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -170,6 +135,10 @@ class Output:
 
         from oskit.cli.rate import RateColumn
 
+        if self.json or not sys.stderr.isatty():
+            counted = Progress(get_time=time.monotonic, speed_estimate_period=20 * LINE_EVERY_S)
+            yield ProgressHandle(counted, counted.add_task(description, total=total), unit)
+            return
         columns = (
             SpinnerColumn(),
             TextColumn("[progress.description]{task.description}"),
@@ -181,7 +150,7 @@ class Output:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            yield _Bar(progress, progress.add_task(description, total=total))
+            yield ProgressHandle(progress, progress.add_task(description, total=total))
 
 
 def _plain(value: Any) -> Any:
