@@ -237,11 +237,18 @@ def test_a_pause_left_by_a_killed_load_is_ended_by_the_next(client, tiny: TinyMo
 
     ingest(client, index, documents(2), encoder=tiny.encoder)
     RefreshPause(client, index).pause()
-    ingest(client, index, documents(2), encoder=tiny.encoder)
+    # The next one also writes what it knows by now, and what others keep in _meta survives both.
+    mine = client.indices.get_mapping(index=index)[index]["mappings"]["_meta"]
+    client.indices.put_mapping(index=index, body={"_meta": {**mine, "theirs": {"owner": "somebody"}}})
+    ingest(client, index, documents(2), encoder=tiny.encoder, query_model_id=tiny.tokenizer_id)
     settings = client.indices.get_settings(index=index)[index]["settings"]["index"]
     assert "refresh_interval" not in settings
     info = read_index(client, index)
     assert info is not None and info.kind == "rank_features"
+    assert info.encoder.query_model_id == tiny.tokenizer_id
+    meta = client.indices.get_mapping(index=index)[index]["mappings"]["_meta"]
+    assert meta["theirs"] == {"owner": "somebody"}
+    assert "refresh_interval_before" not in meta["oskit"]
 
 
 def test_an_interrupt_says_what_was_done_and_ends_the_threads(client, tiny: TinyModels, index):
@@ -335,7 +342,13 @@ def test_the_command_tells_with_its_exit_code(cluster_url, client, tiny: TinyMod
     assert main([*arguments, "--model", tiny.encoder_id]) == 0
     said = capsys.readouterr()
     assert "Indexed 2 of 2 records" in said.out
+    assert "too long for the encoder were not counted" in said.out
     assert f"oskit search {index}" in said.err
+    with Path("docs.jsonl").open("a") as file:
+        file.write(json.dumps({"_id": "3", "text": "quick fox " * 100}) + "\n")
+    both = ["--encode", "cluster", "--model", tiny.encoder_id, "--archive", str(tiny.archive)]
+    assert main([*arguments, *both]) == 0
+    assert "1 of 3 documents is longer than 128 tokens" in capsys.readouterr().out
     assert main([*arguments, "--archive", str(tiny.archive), "--index-kind", "sparse_vector"]) == 7
     assert "--recreate" in capsys.readouterr().err
     assert main(["ingest", index, "missing.jsonl", "--url", cluster_url, "--archive", str(tiny.archive)]) == 3

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from oskit.archive.text_encoder import Architecture, KeyFormat
 from oskit.cluster.client.failures import cluster_errors
+from oskit.cluster.index.meta import META_KEY, change_own_meta, own_meta
 from oskit.errors import IndexingError, UsageError
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ INDEX_KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
 
 MAX_SPARSE_VECTOR_VOCABULARY = 32_768
 """Token ids from here on fail the shard when it is searched approximately."""
-
-META_KEY = "oskit"
 
 
 @dataclass(frozen=True)
@@ -277,8 +276,8 @@ def read_index(client: OpenSearch, name: str) -> IndexInfo | None:
     if not answer:
         return None
     mapping = next(iter(answer.values()))["mappings"]
-    meta = (mapping.get("_meta") or {}).get(META_KEY)
-    if isinstance(meta, Mapping) and meta.get("kind") in INDEX_KINDS:
+    meta = own_meta(mapping)
+    if meta.get("kind") in INDEX_KINDS:
         return IndexInfo.from_meta(name, meta)
     for field_name, properties in (mapping.get("properties") or {}).items():
         if properties.get("type") in INDEX_KINDS:
@@ -329,12 +328,11 @@ def ensure_index(
 
 def _record(client: OpenSearch, existing: IndexInfo, wanted: IndexInfo) -> IndexInfo:
     """Write what is known now and was not, or has changed (a model that was deployed anew)."""
-    before = existing.to_meta()
-    merged = {**before, **wanted.to_meta()}
-    if merged != before:
+    before, now = existing.to_meta(), wanted.to_meta()
+    if changes := {key: value for key, value in now.items() if value != before.get(key)}:
         with cluster_errors(f"update the index {wanted.name!r}", IndexingError):
-            client.indices.put_mapping(index=wanted.name, body={"_meta": {META_KEY: merged}})
-    return IndexInfo.from_meta(wanted.name, merged)
+            change_own_meta(client, wanted.name, changes)
+    return IndexInfo.from_meta(wanted.name, {**before, **now})
 
 
 def _check_same(existing: IndexInfo, wanted: IndexInfo) -> None:
@@ -367,7 +365,7 @@ def _delete_own_index(client: OpenSearch, name: str) -> None:
             return
         answer = client.indices.get_mapping(index=name)
     mapping = next(iter(answer.values()))["mappings"]
-    if META_KEY not in (mapping.get("_meta") or {}):
+    if not own_meta(mapping):
         raise IndexingError(
             f"the index {name!r} was not made by oskit, so it is not deleted",
             hint="Delete it yourself, or choose another name",
