@@ -25,7 +25,7 @@ _OPTIONS = [
     click.option("--encode", type=click.Choice(["client", "cluster"]),
                  help="Encode here with --archive, or by --model in an ingest pipeline."),
     click.option("--archive", metavar="DIR", type=click.Path(),
-                 help="The exported encoder; with --model it counts what is too long for it."),
+                 help="The exported encoder; with --encode cluster it counts what is too long."),
     click.option("--query-archive", metavar="DIR", type=click.Path(),
                  help="Tokenizer archive of an inference-free encoder, where the manifest does not name it."),
     click.option("--model", metavar="NAME|ID", help="The deployed encoder."),
@@ -223,7 +223,7 @@ def _print_report(console: Console, report: IngestReport, *, dry: bool) -> None:
         rate = f"{report.seconds:.1f} s, {report.docs_per_second:,.1f} docs/s"
         console.print(f"Indexed {report.indexed:,} of {report.read:,} records into {report.index} ({rate})",
                       markup=False)  # fmt: skip
-    _print_truncation(console, report)
+    _print_truncation(console, report, "--archive DIR" if dry else "--encode cluster --archive DIR")
     if report.duplicates:
         console.print(f"  {report.duplicates:,} came more than once", markup=False)
     if report.retries:
@@ -235,12 +235,10 @@ def _print_report(console: Console, report: IngestReport, *, dry: bool) -> None:
             console.print(f"    {count:,} times: {reason}", markup=False, soft_wrap=True)
 
 
-def _print_truncation(console: Console, report: IngestReport) -> None:
+def _print_truncation(console: Console, report: IngestReport, how: str) -> None:
     cut = report.truncation
     if cut is None and report.indexed:
-        console.print(
-            "  documents too long for the encoder were not counted: name its --archive", markup=False
-        )
+        console.print(f"  documents too long for the encoder were not counted: {how} does", markup=False)
     elif cut is not None and cut.cut:
         console.print(f"  {cut.told('documents')}; {cut.advice}", markup=False, soft_wrap=True)
 

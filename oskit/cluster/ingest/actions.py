@@ -21,8 +21,8 @@ _SMALLEST_WEIGHT = 1.1754944e-38
 """The smallest positive normal 32-bit float; ``rank_features`` refuses anything below."""
 
 _BATCHES = 2
-"""Batches that are encoded in one call. Progress moves by them, but the encoder sorts by tokens what is sorted
-by letters here, which spares padding: one at a time cost 2 to 8 % more of it than a whole window, two 1 to 4 %."""
+"""Batches that are encoded in one call, by which progress moves. The encoder sorts by tokens what is sorted
+by letters here: one batch a call would pad 2 to 8 % more than a whole window, two pad 1 to 4 % more."""
 
 
 class ItemMaker:

@@ -74,7 +74,8 @@ def planned_lengths(part: EncoderPart, texts: Iterable[str]) -> Lengths | None:
         return None
     vocabulary, own = found
     length = min(part.max_length or own, own)
-    tokenizer = vocabulary.tokenizer(length)
+    tokenizer = vocabulary.tokenizer()
+    tokenizer.enable_truncation(length)
     truncation = Truncation(length)
     for block in _blocks(texts):
         truncation = truncation.with_texts(tokenizer.encode_batch_fast(block))

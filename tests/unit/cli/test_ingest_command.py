@@ -35,6 +35,6 @@ def test_a_dry_run_says_what_is_too_long(corpus: Path, capsys: pytest.CaptureFix
 
 def test_what_cannot_be_counted_is_said_too(corpus: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["ingest", "i", str(corpus), "--dry-run"]) == 0
-    assert "were not counted" in capsys.readouterr().out
+    assert "were not counted: --archive DIR does\n" in capsys.readouterr().out
     assert main(["ingest", "i", str(corpus), "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["truncation"] is None

@@ -125,7 +125,7 @@ def test_reasons_are_counted_without_the_ids():
 
 
 def test_progress_moves_with_documents_encoded_and_their_order_stays():
-    """Not with requests of 500: every second batch is told, and the index gets documents as they were read."""
+    """Not with requests of 500: every second batch is told, and documents stay in the order of reading."""
     documents = [Document(f"{n}", "x" * (n * 7 % 100)) for n in range(100)]
     told: list[int] = []
     items = ItemMaker(INFO, Fixed({"a": 1.0}), None, 8).make(documents, told.append)
