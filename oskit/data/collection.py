@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,16 +81,13 @@ class Collection:
         if isinstance(self.corpus, tuple):
             yield from self.corpus
             return
-        seen = DuplicateFilter()
-        try:
+        with closing(DuplicateFilter()) as seen:
             for item in read_jsonl(self.corpus, FieldNames("_id")):
                 if isinstance(item, Refusal):
                     broken_line(item.where, item.reason)
                 if seen.check(item) != "new":
                     broken_line(item.where, f"the id {item.id!r} came before")
                 yield item
-        finally:
-            seen.close()
 
     def write(self, folder: str | Path, documents: Iterable[Document] | None = None) -> Path:
         """Write the collection as a folder in BEIR's layout, uncompressed; returns the folder.

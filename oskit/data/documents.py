@@ -16,8 +16,6 @@ OSKIT_KEY = "_oskit"
 MAX_ID_BYTES = 512
 """Longest ``_id`` that OpenSearch takes, in bytes of UTF-8; one longer id fails a whole bulk request."""
 
-DEFAULT_ID_FIELDS = ("_id", "id")
-
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -90,15 +88,11 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class FieldNames:
-    """Which fields of a record hold its id, text and title."""
+    """Which fields of a record hold its id (None: ``_id`` or ``id``), text and title."""
 
     id: str | None = None
     text: str = "text"
     title: str = "title"
-
-    def id_fields(self) -> tuple[str, ...]:
-        """The fields that are looked at for an id; without a choice, ``_id`` and ``id``."""
-        return DEFAULT_ID_FIELDS if self.id is None else (self.id,)
 
 
 def document_from_record(record: Mapping[str, Any], names: FieldNames, where: str) -> Document:
@@ -128,7 +122,7 @@ def document_from_record(record: Mapping[str, Any], names: FieldNames, where: st
 
 
 def _identity(record: Mapping[str, Any], names: FieldNames) -> str | None:
-    for name in names.id_fields():
+    for name in ("_id", "id") if names.id is None else (names.id,):
         if record.get(name) is None:
             continue
         identity = text_of(record[name], name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -335,27 +335,21 @@ def _admitted(
     documents: Iterator[Document | Refusal], maker: ItemMaker, account: Account, *, patient: bool = False
 ) -> Iterator[Document]:
     """The documents to index; refusals and duplicates are settled here."""
-    seen = DuplicateFilter()
-    try:
+    with closing(DuplicateFilter()) as seen:
         for item in documents:
             account.read += 1
             if isinstance(item, Refusal):
                 account.refuse(item, item.reason)
                 if not patient:
                     _stop_if_hopeless(account)
-                continue
-            if problem := maker.check(item):
+            elif problem := maker.check(item):
                 account.refuse(item, problem)
-                continue
-            known = seen.check(item)
-            if known == "same":
+            elif (known := seen.check(item)) == "same":
                 account.duplicate()
             elif known == "different":
                 account.refuse(item, f"the id {item.id!r} came before, with other content")
             else:
                 yield item
-    finally:
-        seen.close()
 
 
 def _windows(documents: Iterator[Document], size: int) -> Iterator[list[Document]]:

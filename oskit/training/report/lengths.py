@@ -50,16 +50,15 @@ class Lengths:
         return lines
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; :meth:`from_dict` is the inverse."""
+        """For JSON."""
         cut = None if self.truncation is None else self.truncation.to_dict()
         return {"max_length": self.max_length, "shortened_from": self.shortened_from, "truncation": cut}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """What :meth:`to_dict` gave."""
+    def from_values(cls, values: dict[str, Any]) -> Self:
+        """What ``asdict`` gave."""
         cut = values["truncation"]
-        counts = {key: value for key, value in (cut or {}).items() if key != "lost_share"}
-        return cls(values["max_length"], values["shortened_from"], Truncation(**counts) if cut else None)
+        return cls(**{**values, "truncation": Truncation(**cut) if cut else None})
 
 
 def planned_lengths(part: EncoderPart, texts: Iterable[str]) -> Lengths | None:

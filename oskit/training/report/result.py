@@ -72,8 +72,7 @@ class StageResult:
 
     def write(self, path: Path) -> None:
         """Write all of it, figures of each query included, whole or not at all."""
-        changed = {"folder": "", "best": self.best.name, "lengths": self.lengths.to_dict()}
-        write_whole(path, json.dumps({**asdict(self), **changed}))
+        write_whole(path, json.dumps({**asdict(self), "folder": "", "best": self.best.name}))
 
     @classmethod
     def read(cls, path: Path) -> StageResult:
@@ -91,7 +90,7 @@ class StageResult:
                 "after": Figures(**values["after"]),
                 "gain": Significance(**values["gain"]),
                 "data": DataFacts(**values["data"]),
-                "lengths": Lengths.from_dict(values["lengths"]),
+                "lengths": Lengths.from_values(values["lengths"]),
             }
             return cls(**{**values, **parts})
         except (OSError, ValueError, TypeError, KeyError) as error:
