@@ -346,9 +346,13 @@ def test_the_command_tells_with_its_exit_code(cluster_url, client, tiny: TinyMod
     assert f"oskit search {index}" in said.err
     with Path("docs.jsonl").open("a") as file:
         file.write(json.dumps({"_id": "3", "text": "quick fox " * 100}) + "\n")
-    both = ["--encode", "cluster", "--model", tiny.encoder_id, "--archive", str(tiny.archive)]
+    both = ["--model", tiny.encoder_id, "--archive", str(tiny.archive)]
+    assert main([*arguments, *both, "--encode", "cluster"]) == 0
+    said = capsys.readouterr()
+    assert "1 of 3 documents is longer than 128 tokens" in said.out
+    assert "no effect" not in said.err
     assert main([*arguments, *both]) == 0
-    assert "1 of 3 documents is longer than 128 tokens" in capsys.readouterr().out
+    assert "--model has no effect" in capsys.readouterr().err
     assert main([*arguments, "--archive", str(tiny.archive), "--index-kind", "sparse_vector"]) == 7
     assert "--recreate" in capsys.readouterr().err
     assert main(["ingest", index, "missing.jsonl", "--url", cluster_url, "--archive", str(tiny.archive)]) == 3

@@ -139,6 +139,10 @@ def _run(
 
     mode = _encode_mode(options)
     encoder = _encoder(options)
+    if mode == "client" and options["model"] is not None:
+        out.warn(
+            "--model has no effect: documents are encoded here, by --archive (--encode cluster uses both)"
+        )
     total = count_records(sources, format=options["file_format"])
     with out.progress(f"Loading {index}", total=total) as bar:
         try:
