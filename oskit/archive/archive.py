@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from zipfile import BadZipFile, ZipFile
 
 from oskit.archive.safety import inspect_zip
-from oskit.errors import ArchiveError
+from oskit.errors import ArchiveError, first_line
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
     from oskit.archive.manifest import Manifest
 
 ArchiveKind = Literal["encoder", "tokenizer"]
@@ -98,6 +100,23 @@ class Archive:
         except (KeyError, BadZipFile, OSError) as error:
             raise ArchiveError(f"{self.path}: {name} cannot be read: {error}") from error
 
+    def tokenizer(self) -> Tokenizer:
+        """Its ``tokenizer.json``.
+
+        Raises:
+            ArchiveError: It cannot be read.
+        """
+        from tokenizers import Tokenizer
+
+        content = self.read("tokenizer.json")
+        try:
+            return Tokenizer.from_buffer(content)
+        except Exception as error:  # tokenizers raises nothing more specific
+            raise ArchiveError(
+                f"{self.path}: tokenizer.json cannot be read: {first_line(error)}",
+                hint="Export the encoder again with `oskit export`.",
+            ) from error
+
     def query_archive(self) -> Path | None:
         """The tokenizer archive that the manifest names for queries, if it is there.
 
@@ -117,9 +136,11 @@ class Archive:
         return path if path.is_file() else None
 
 
-def is_export(folder: Path) -> bool:
-    """Whether it is the folder of an archive, or one with such folders, as ``oskit export`` writes it."""
-    return (folder / REGISTER_BODY_NAME).is_file() or any(folder.glob(f"*/{REGISTER_BODY_NAME}"))
+def is_archive(path: Path) -> bool:
+    """Whether it is a zip, an archive's folder, or one with such folders, as ``oskit export`` writes it."""
+    if path.is_file():
+        return path.suffix == ".zip"
+    return (path / REGISTER_BODY_NAME).is_file() or any(path.glob(f"*/{REGISTER_BODY_NAME}"))
 
 
 def open_archive(path: str | Path) -> Archive:

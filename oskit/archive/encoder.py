@@ -179,17 +179,7 @@ class _ArchiveTokenizer:
     """The archive's tokenizer, set up as the server does: its own truncation, at most 512, no padding."""
 
     def __init__(self, archive: Archive) -> None:
-        from tokenizers import Tokenizer
-
-        try:
-            self.tokenizer: Tokenizer = Tokenizer.from_buffer(archive.read("tokenizer.json"))
-        except ArchiveError:
-            raise
-        except Exception as error:  # tokenizers raises nothing more specific
-            raise ArchiveError(
-                f"{archive.path}: tokenizer.json cannot be read: {error}",
-                hint="Export the encoder again with `oskit export`.",
-            ) from error
+        self.tokenizer = archive.tokenizer()
         truncation = dict(self.tokenizer.truncation or {})
         max_length = min(int(truncation.pop("max_length", SERVER_MAX_LENGTH)), SERVER_MAX_LENGTH)
         # A stride repeats tokens in what is cut off, which nobody encodes but which is counted.

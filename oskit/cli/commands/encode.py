@@ -89,10 +89,10 @@ def _texts(texts: Sequence[str]) -> list[str]:
 
 
 def _open(model: str, loader: Loader) -> TextEncoder:
-    from oskit.archive.archive import is_export
+    from oskit.archive.archive import is_archive
 
     path = Path(model).expanduser()
-    if is_export(path) or (path.is_file() and path.suffix == ".zip"):
+    if is_archive(path):
         from oskit.archive.encoder import ArchiveEncoder
 
         return ArchiveEncoder.open(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from oskit.archive.archive import is_export, open_archive
+from oskit.archive.archive import is_archive, open_archive
 from oskit.archive.text_encoder import SERVER_MAX_LENGTH
 from oskit.archive.vocabulary import Vocabulary
 from oskit.encoder.loader.hub import HubOptions, local_or_fetched
@@ -29,12 +29,14 @@ def open_vocabulary(name: str | Path) -> Vocabulary:
         MissingDependencyError: It is on the Hub and huggingface_hub is not installed.
     """
     path = Path(name).expanduser()
+    if is_archive(path):
+        archive = open_archive(path)
+        size = archive.manifest.vocabulary.size if archive.manifest else None
+        return Vocabulary(archive.tokenizer(), size=size)
     if path.is_file():
-        return _of_archive(path) if path.suffix == ".zip" else Vocabulary.from_file(path)
+        return Vocabulary.from_file(path)
     if not path.is_dir():
         path = local_or_fetched(name)
-    elif is_export(path):
-        return _of_archive(path)
     return Vocabulary.from_file(_find(path, str(name)))
 
 
@@ -66,20 +68,6 @@ def _max_length(folder: Path) -> int:
             if isinstance(value, int | float) and value > 0:
                 found.append(int(value))
     return min(found)
-
-
-def _of_archive(path: Path) -> Vocabulary:
-    from tokenizers import Tokenizer
-
-    archive = open_archive(path)
-    size = archive.manifest.vocabulary.size if archive.manifest else None
-    try:
-        tokenizer = Tokenizer.from_buffer(archive.read(TOKENIZER_FILE))
-    except OskitError:
-        raise
-    except Exception as error:  # tokenizers raises nothing more specific
-        raise EncoderError(f"{archive.path}: {TOKENIZER_FILE} cannot be read: {error}") from error
-    return Vocabulary(tokenizer, size=size)
 
 
 def _find(folder: Path, name: str) -> Path:
