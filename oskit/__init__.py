@@ -95,17 +95,11 @@ def __getattr__(name: str) -> Any:
     try:
         value = getattr(importlib.import_module(home), name)
     except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package in _EXTRA:
-            from oskit.errors import MissingDependencyError
+        from oskit.extras import missing_dependency
 
-            raise MissingDependencyError.for_extra(f"oskit.{name}", package, "export") from error
-        raise
+        raise missing_dependency(f"oskit.{name}", error) or error from error
     globals()[name] = value
     return value
-
-
-_EXTRA = ("torch", "transformers", "sentence_transformers", "huggingface_hub", "safetensors")
 
 
 def __dir__() -> list[str]:

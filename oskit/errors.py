@@ -33,6 +33,7 @@ The command line prints ``str(error)`` and exits with ``error.exit_code``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -76,10 +77,13 @@ class MissingDependencyError(OskitError):
     exit_code = 4
 
     @classmethod
-    def for_extra(cls, purpose: str, package: str, extra: str) -> MissingDependencyError:
-        """The usual wording: ``purpose`` needs ``package``, which ``oskit[extra]`` brings."""
+    def for_extra(cls, purpose: str, package: str | Sequence[str], extra: str) -> MissingDependencyError:
+        """The usual wording: ``purpose`` needs a package, or several, which ``oskit[extra]`` brings."""
+        one = package if isinstance(package, str) else package[0] if len(package) == 1 else None
         return cls(
-            f"{purpose} needs the package {package!r}, which is not installed",
+            f"{purpose} needs the package {one!r}, which is not installed"
+            if one
+            else f"{purpose} needs packages that are not installed: {', '.join(package)}",
             hint=f"Install it with: pip install 'oskit[{extra}]'",
         )
 

@@ -130,7 +130,8 @@ def cli() -> None:
 def main(args: list[str] | None = None) -> int:
     """Run the command line and return its exit code; no exception leaves this function.
 
-    Errors that oskit raises on purpose become one line on stderr. Anything else is a bug: it is
+    Errors that oskit raises on purpose become one line on stderr, and so does an optional package that is
+    not installed. Anything else is a bug: it is
     reported as one, in one line, with the traceback only if ``OSKIT_TRACEBACK`` is set.
     """
     try:
@@ -154,6 +155,9 @@ def main(args: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:
+        missing = _missing_dependency(error, sys.argv[1:] if args is None else args)
+        if missing is not None:
+            return _fail(str(missing), missing.exit_code)
         if os.environ.get("OSKIT_TRACEBACK"):
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())
@@ -161,11 +165,15 @@ def main(args: list[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _missing_dependency(error: Exception, args: list[str]) -> OskitError | None:
+    """Whatever a command imports that only an extra brings, wherever it does: the extra to install."""
+    if not isinstance(error, ImportError):
+        return None
+    from oskit.extras import missing_dependency
+
+    return missing_dependency(" ".join(["oskit", *(arg for arg in args[:1] if arg in COMMANDS)]), error)
+
+
 def _fail(message: str, exit_code: int) -> int:
     click.echo(f"Error: {' '.join(message.split())}", err=True)
     return exit_code
-
-
-def _help_pointer(error: click.ClickException) -> str:
-    context = error.ctx if isinstance(error, click.UsageError) else None
-    return f" Try: {context.command_path} --help" if context else ""

@@ -118,6 +118,22 @@ def connection_options(function: Function) -> Function:
     return with_options(with_connection, _CONNECTION_OPTIONS)  # type: ignore[no-any-return]
 
 
+def report_option(name: str) -> Callable[[Any], Any]:
+    """``--report DIR``; whether a report can be made and written there is known before the work begins."""
+
+    def check(_context: click.Context, _option: click.Parameter, folder: str | None) -> str | None:
+        if folder is not None:
+            from oskit.extras import require
+            from oskit.folders import check_writable
+
+            require("--report", "report")
+            check_writable(folder)
+        return folder
+
+    told = f"Write {name}.json and {name}.html there."
+    return click.option("--report", metavar="DIR", callback=check, help=told)
+
+
 def output_options(function: Function) -> Function:
     """Add ``--json`` and ``--quiet``; the command receives ``out: Output``."""
 

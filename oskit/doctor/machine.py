@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from packaging.requirements import Requirement
-
 from oskit.doctor.finding import Finding
 from oskit.errors import OskitError
+from oskit.extras import requirements
 
 EXTRAS = {
     "export": "loading encoders with torch and exporting them",
@@ -126,13 +125,7 @@ def _extras() -> Iterator[Finding]:
 def _problems(extra: str | None) -> Iterator[str]:
     """What is missing or too old among the requirements of ``extra`` (of the core if None)."""
     missing: list[str] = []
-    for line in metadata.requires("oskit") or []:
-        requirement = Requirement(line)
-        if requirement.name == "oskit":
-            continue
-        wanted = requirement.marker is None if extra is None else _belongs_to(requirement, extra)
-        if not wanted:
-            continue
+    for requirement in requirements(extra):
         try:
             installed = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
@@ -142,14 +135,6 @@ def _problems(extra: str | None) -> Iterator[str]:
             yield f"{requirement.name} {installed} is not {requirement.specifier}"
     if missing:
         yield f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
-
-
-def _belongs_to(requirement: Requirement, extra: str) -> bool:
-    return (
-        requirement.marker is not None
-        and requirement.marker.evaluate({"extra": extra})
-        and not requirement.marker.evaluate({"extra": ""})
-    )
 
 
 def _gigabytes(size: int) -> str:

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
 INDEX = "light-install"
 MODEL = "light-install-encoder"
+TRAIN = ("train", "quick", "--set", "data.train=pairs.jsonl")
 ABSENT = ("torch", "transformers", "sentence_transformers", "onnx", "matplotlib", "jgo", "docker")
 
 
@@ -110,8 +111,14 @@ def test_deploy_ingest_search_and_verify_without_torch(
     assert proof["passed"] is True
 
 
-def test_what_needs_an_extra_says_which(environment: Path, tmp_path: Path) -> None:
-    done = subprocess.run([environment / "oskit", "load", str(tmp_path)], capture_output=True, text=True)
-    assert done.returncode == 4
-    assert "pip install 'oskit[export]'" in done.stderr
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [(("load", "."), "export"), (("demo",), "demo"), (TRAIN, "train"), ((*TRAIN, "--dry-run"), "train")],
+)
+def test_13_what_needs_an_extra_says_which(
+    environment: Path, tmp_path: Path, command: tuple[str, ...], extra: str
+) -> None:
+    done = subprocess.run([environment / "oskit", *command], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 4, done.stderr
+    assert f"pip install 'oskit[{extra}]'" in done.stderr
     assert done.stderr.count("\n") == 1

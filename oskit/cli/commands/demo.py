@@ -58,6 +58,9 @@ def demo(
     """
     from pathlib import Path
 
+    from oskit.extras import require
+
+    require("oskit demo", "demo")
     from oskit.demo.page import write_demo
     from oskit.demo.plan import FORMATS
     from oskit.demo.run import DemoOptions, run_demo

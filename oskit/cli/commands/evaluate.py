@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from oskit.cli.options import output_options
+from oskit.cli.options import output_options, report_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
               help="Documents in each ranking.")  # fmt: skip
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True,
               help="Texts that an encoder computes at once.")  # fmt: skip
-@click.option("--report", metavar="DIR", help="Write evaluation.json and evaluation.html there.")
+@report_option("evaluation")
 @output_options
 def evaluate(
     arguments: tuple[str, ...],

@@ -73,15 +73,9 @@ def _print_schema(out: Output) -> None:
 
 def _read(name: str, overrides: tuple[str, ...], output: Path | None, out: Output) -> tuple[Recipe, Path]:
     """The recipe and the folder of its run."""
-    from oskit.errors import MissingDependencyError
+    from oskit.training.recipe.errors import RecipeError
+    from oskit.training.recipe.file import load_recipe
 
-    try:
-        from oskit.training.recipe.errors import RecipeError
-        from oskit.training.recipe.file import load_recipe
-    except ModuleNotFoundError as error:
-        if error.name != "yaml":
-            raise
-        raise MissingDependencyError.for_extra("oskit train", "pyyaml", "train") from error
     run = Path(name)
     source = run / "recipe.yaml" if run.is_dir() and (run / "recipe.yaml").is_file() else name
     try:
@@ -101,16 +95,10 @@ def _read(name: str, overrides: tuple[str, ...], output: Path | None, out: Outpu
 
 def _train(recipe: Recipe, folder: Path, resume: bool, out: Output) -> None:
     from oskit.cli.commands.train_display import Display, print_result
-    from oskit.errors import MissingDependencyError, TrainingInterrupted
+    from oskit.errors import TrainingInterrupted
+    from oskit.training.loop.ranks import is_first
+    from oskit.training.loop.run import train as run
 
-    try:
-        from oskit.training.loop.ranks import is_first
-        from oskit.training.loop.run import train as run
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package == "oskit":
-            raise
-        raise MissingDependencyError.for_extra("oskit train", package, "train") from error
     try:
         with Display(out) as display, display.python_warnings():
             result = run(recipe, folder, resume=resume, listener=display)

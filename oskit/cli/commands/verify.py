@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from oskit.cli.options import connection_options, output_options
+from oskit.cli.options import connection_options, output_options, report_option
 from oskit.errors import SearchError, UsageError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 )
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True,
               help="Texts that the encoder computes at once.")  # fmt: skip
-@click.option("--report", metavar="DIR", help="Write verification.json and verification.html there.")
+@report_option("verification")
 @connection_options
 @output_options
 def verify(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import click
@@ -153,3 +155,57 @@ def test_the_command_line_reference_is_up_to_date() -> None:
     spec.loader.exec_module(module)
     written = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     assert written == module.reference(), "docs/cli.md is out of date: make docs"
+
+
+def test_13_a_missing_optional_package_is_exit_4_with_the_extra_wherever_it_is_imported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @click.command()
+    @click.argument("package")
+    def boom(package: str) -> None:
+        importlib.import_module(package)
+
+    monkeypatch.setattr(type(cli), "get_command", lambda *_: boom)
+    for package, extra in (("torch", "export"), ("jinja2", "report"), ("datasets", "train"), ("jgo", "node")):
+        monkeypatch.setitem(sys.modules, package, None)
+        assert main(["demo", package]) == 4
+        assert capsys.readouterr().err == (
+            f"Error: oskit demo needs the package '{package}', which is not installed. "
+            f"Install it with: pip install 'oskit[{extra}]'\n"
+        )
+    assert main(["demo", "no_such_module"]) == 1, "what no extra brings is a bug"
+    monkeypatch.setitem(sys.modules, "torch", sys)
+    assert main(["demo", "torch.no_such_module"]) == 1, "and so is what an installed package lacks"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("demo",),
+        ("verify", "no-collection", "--index", "i", "--archive", "a", "--report", "r"),
+        ("evaluate", "no-collection", "e", "--report", "r"),
+    ],
+    ids=lambda args: args[0],
+)
+def test_13_extras_of_the_last_step_are_looked_for_before_the_first(
+    args: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = metadata.version
+
+    def without_matplotlib(name: str) -> str:
+        if name == "matplotlib":
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(metadata, "version", without_matplotlib)
+    assert main([*args]) == 4
+    err = capsys.readouterr().err
+    assert "needs the package 'matplotlib'" in err and "pip install 'oskit[" in err and err.count("\n") == 1
+
+
+def test_13_a_report_that_cannot_be_written_is_no_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    code = main(["evaluate", "no-collection", "e", "--report", str(tmp_path / "file" / "report")])
+    assert (code, capsys.readouterr().err.count(f"{tmp_path / 'file'} is a file")) == (3, 1)
