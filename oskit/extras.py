@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 
 from packaging.requirements import Requirement
@@ -21,13 +21,19 @@ def requirements(extra: str | None) -> list[Requirement]:
     return [found for found in declared if found.name != "oskit" and _belongs_to(found, extra)]
 
 
-def require(purpose: str, extra: str) -> None:
-    """Make sure that everything of an extra is installed, before work begins that would need it at its end.
+def require(purpose: str, extra: str, packages: Iterable[str] | None = None) -> None:
+    """Make sure that packages are installed, before work begins that would need them at its end.
+
+    Args:
+        purpose: What needs them, such as ``oskit train``.
+        extra: The extra that brings them.
+        packages: Their distributions; None for all of the extra.
 
     Raises:
-        MissingDependencyError: Something is not.
+        MissingDependencyError: One is not.
     """
-    if missing := sorted(name for name in set(_names(extra)) if not _is_installed(name)):
+    wanted = set(_names(extra) if packages is None else packages)
+    if missing := sorted(name for name in wanted if not _is_installed(name)):
         raise MissingDependencyError.for_extra(purpose, missing, extra)
 
 

@@ -158,8 +158,8 @@ class Runner:
 
     def _trained(self, recipe: Recipe) -> tuple[NeuralSparseEncoder, float]:
         """The trained encoder, and the seconds of training alone."""
+        from oskit.training.loop.folder import CHECKPOINTS
         from oskit.training.loop.run import train
-        from oskit.training.loop.stages import CHECKPOINTS
 
         self._tell(f"{recipe['name']}, seed {recipe['seed']}: training")
         folder = self._folder(recipe)

@@ -22,9 +22,9 @@ RUNS = Path("runs")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
               help="Change a key of the recipe, such as schedule.steps=100; several times.")  # fmt: skip
 @click.option("-o", "--output", metavar="DIR", type=click.Path(path_type=Path),
-              help="Folder of the run; new or empty.  [runs/ and the recipe's name]")  # fmt: skip
+              help="Folder of the run.  [runs/ and the recipe's name]")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on with the run in that folder.")
-@click.option("--dry-run", is_flag=True, help="Check the recipe and the data, say what would be done.")
+@click.option("--dry-run", is_flag=True, help="Check all that can be known before, say what would be done.")
 @click.option("--print-schema", is_flag=True, help="Print the JSON schema of recipes: every key, explained.")
 @output_options
 def train(
@@ -59,7 +59,7 @@ def train(
     if dry_run:
         from oskit.cli.commands.train_plan import show_plan
 
-        show_plan(read, folder, out)
+        show_plan(read, folder, resume, out)
         return
     _train(read, folder, resume, out)
 
@@ -96,7 +96,11 @@ def _read(name: str, overrides: tuple[str, ...], output: Path | None, out: Outpu
 def _train(recipe: Recipe, folder: Path, resume: bool, out: Output) -> None:
     from oskit.cli.commands.train_display import Display, print_result
     from oskit.errors import TrainingInterrupted
+    from oskit.training.loop.preflight import check_packages
     from oskit.training.loop.ranks import is_first
+    from oskit.training.recipe.file import stages_of
+
+    check_packages(stages_of(recipe))
     from oskit.training.loop.run import train as run
 
     try:

@@ -16,15 +16,17 @@ if TYPE_CHECKING:
     from oskit.training.recipe.recipe import Recipe
 
 
-def show_plan(recipe: Recipe, folder: Path, out: Output) -> None:
-    """Print the plan; data that is on this machine is read and counted.
+def show_plan(recipe: Recipe, folder: Path, resume: bool, out: Output) -> None:
+    """Print the plan, if nothing stands in its way; data that is on this machine is read and counted.
 
     Raises:
-        DataError: Data cannot be read.
+        OskitError: What the run itself would end with.
     """
+    from oskit.training.loop.preflight import preflight
     from oskit.training.recipe.file import resolved_yaml, stages_of
     from oskit.training.recipe.known_problems import risks
 
+    beginning = preflight(recipe, folder, resume=resume, warn=out.warn)
     text = resolved_yaml(recipe)
     recipes = stages_of(recipe)
     for risk in dict.fromkeys(risk for stage in recipes for risk in risks(stage)):
@@ -34,15 +36,18 @@ def show_plan(recipe: Recipe, folder: Path, out: Output) -> None:
         if stage["lengths"] and stage["lengths"].warning:
             out.warn(stage["lengths"].warning)
     plan: dict[str, Any] = {"recipe": recipe.model_dump(mode="json"), "folder": folder, "stages": stages}
-    if folder.is_dir() and any(folder.iterdir()):
-        out.warn(f"{folder} is not empty: give another -o, or --resume to go on with the run in it")
 
     def show(console: Console) -> None:
         click.echo(text)
         for stage in stages:
             for line in stage["lines"]:
                 console.print(line, markup=False, soft_wrap=True)
-        console.print(f"The run would be in {folder}. Nothing was written.", markup=False, soft_wrap=True)
+        how = {"new": "", "again": ", in place of one without a checkpoint", "resumed": " and go on"}[
+            beginning
+        ]
+        console.print(
+            f"The run would be in {folder}{how}. Nothing was written.", markup=False, soft_wrap=True
+        )
 
     out.result(plan, show)
 
@@ -120,5 +125,4 @@ def _evaluation(recipe: Recipe) -> str:
     evaluation = recipe.evaluation
     if evaluation.collection is None:
         return "evaluation: the held-out queries"
-    missing = "" if evaluation.collection.is_dir() else " (there is no such folder)"
-    return f"evaluation: {evaluation.collection}, split {evaluation.split}{missing}"
+    return f"evaluation: {evaluation.collection}, split {evaluation.split}"

@@ -20,6 +20,8 @@ from oskit.training.data.holdout import hold_out
 from oskit.training.data.leakage import drop_leaking, find_leakage
 from oskit.training.data.training_data import TrainingData, load_training_data
 from oskit.training.loop.events import Listener
+from oskit.training.loop.folder import FACTS
+from oskit.training.loop.preflight import no_negatives
 from oskit.training.mining.miner import mine_negatives
 from oskit.training.recipe.recipe import Recipe
 from oskit.training.teachers.ensemble import LABEL, EnsembleTeacher
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 
     from oskit.archive.vocabulary import Vocabulary
 
-FACTS = "prepared.json"
 _EXAMPLES = "ready.arrow"
 _HELD_OUT = "held-out"
 _IDF = "idf.npy"
@@ -164,12 +165,6 @@ class _Maker:
         """Keep evaluation out of the training data."""
         recipe = self._recipe
         if recipe.evaluation.collection is None:
-            if not 0 < recipe.data.hold_out < 1:
-                raise TrainingError(
-                    "there is nothing to evaluate on: data.hold_out is "
-                    f"{recipe.data.hold_out:g} and evaluation.collection is not given",
-                    hint="Give a collection, or hold out a share such as 0.1.",
-                )
             # Not the recipe's seed: runs with other seeds are measured on the same queries.
             data, collection = hold_out(
                 data, fraction=recipe.data.hold_out, seed=0, folder=self._folder / _HELD_OUT
@@ -227,11 +222,7 @@ class _Maker:
         else:
             number, _ = Counter(counts[counts > 0].tolist()).most_common(1)[0] if counts.any() else (0, 0)
         if number == 0 and _labels_in_advance(self._recipe):
-            raise TrainingError(
-                "the examples have no negatives, and a teacher cannot tell anything from a positive alone",
-                hint="Mine some with data.negatives: {ranker: teacher}, or give "
-                "loss.distillation.candidates: batch.",
-            )
+            raise no_negatives()
         if number and (without := int((counts == 0).sum())):
             self._note(f"{without:,} examples without negatives are left out")
             examples = examples.select(np.flatnonzero(counts > 0))

@@ -8,19 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from oskit.errors import DataError, UsageError
 from oskit.evaluation.offline.significance import paired_bootstrap
 from oskit.training.loop.environment import write_environment
 from oskit.training.loop.events import Listener
+from oskit.training.loop.folder import open_folder, stage_folders
+from oskit.training.loop.preflight import preflight
 from oskit.training.loop.ranks import is_first
 from oskit.training.loop.stages import train_stage
-from oskit.training.recipe.file import load_recipe, resolved_yaml, stages_of
+from oskit.training.recipe.file import load_recipe, stages_of
 from oskit.training.recipe.notebook_config import is_legacy, legacy_output
 from oskit.training.recipe.recipe import Recipe
 from oskit.training.report.card import write_card
 from oskit.training.report.result import BEST, StageResult, TrainingResult
-
-RECIPE = "recipe.yaml"
 
 
 def train(
@@ -30,7 +29,7 @@ def train(
     resume: bool = False,
     listener: Listener | None = None,
 ) -> TrainingResult:
-    """Train an encoder as a recipe says.
+    """Train an encoder as a recipe says. What can be known to end the run is looked for before it begins.
 
     The folder keeps ``recipe.yaml`` (resolved), ``environment.json``, ``report.json``, ``README.md`` (a model
     card), ``best/`` (the encoder, as ``from_pretrained`` and ``oskit export`` take it), and for each stage
@@ -42,13 +41,14 @@ def train(
 
     Args:
         recipe: A recipe, or what ``load_recipe`` makes one of.
-        output: The run's folder; new or empty, unless the run is resumed. None is ``runs/NAME``,
-            or what a ``CONFIG`` of old says.
-        resume: Go on with the run in the folder; one that never began begins.
+        output: The run's folder: new or empty, or that of a run that ended before its first checkpoint,
+            unless the run is resumed. None is ``runs/NAME``, or what a ``CONFIG`` of old says.
+        resume: Go on with the run in the folder; one that has no checkpoint may begin by another recipe.
         listener: Told what happens.
 
     Raises:
         UsageError: The folder holds something else, or the run that is resumed had another recipe.
+        MissingDependencyError: Something that a part of the recipe needs is not installed.
         DataError: Data cannot be read, or the folder not be written.
         EncoderError: The encoder cannot be loaded.
         TrainingError: Training cannot start or cannot go on.
@@ -60,12 +60,14 @@ def train(
     folder = Path("runs", recipe.name) if output is None else Path(output)
     told = listener if listener is not None and is_first() else Listener()
     if is_first():
-        _open_folder(folder, recipe, resume=resume)
+        beginning = preflight(recipe, folder, resume=resume, warn=told.warning)
+        open_folder(folder, recipe, beginning)
+        if beginning != "resumed":
+            write_environment(folder)
     stages = stages_of(recipe)
     results: list[StageResult] = []
-    for number, stage in enumerate(stages, start=1):
-        name = f"stage-{number}" if len(stages) > 1 else recipe.name
-        own = folder / name if len(stages) > 1 else folder
+    for number, (stage, own) in enumerate(zip(stages, stage_folders(folder, stages), strict=True), start=1):
+        name = own.name if len(stages) > 1 else recipe.name
         told.stage_started(name, number, len(stages))
         stage = _with_folders(stage, [result.best for result in results])
         results.append(train_stage(stage, own, name=name, listener=told))
@@ -77,29 +79,6 @@ def train(
         result.write()
         write_card(recipe, result)
     return result
-
-
-def _open_folder(folder: Path, recipe: Recipe, *, resume: bool) -> None:
-    text = resolved_yaml(recipe)
-    kept = folder / RECIPE
-    if resume and kept.is_file():
-        if kept.read_text(encoding="utf-8") != text:
-            raise UsageError(
-                f"{kept} is another recipe than the one given, so its run cannot go on",
-                hint="Give the recipe of the run, or another output folder.",
-            )
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(
-            f"{folder} exists and is not empty",
-            hint="Give a new folder, or go on with the run in it: --resume.",
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        kept.write_text(text, encoding="utf-8")
-        write_environment(folder)
-    except OSError as error:
-        raise DataError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
 def _with_folders(stage: Recipe, folders: list[Path]) -> Recipe:

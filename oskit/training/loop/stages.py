@@ -25,9 +25,10 @@ from oskit.errors import TrainingError, TrainingInterrupted
 from oskit.evaluation.offline.significance import paired_bootstrap
 from oskit.training.loop.event_log import Telling
 from oskit.training.loop.events import Listener
+from oskit.training.loop.folder import CHECKPOINTS, DATA, FACTS, RESULT
 from oskit.training.loop.guards import Guards
 from oskit.training.loop.interruption import Interruption
-from oskit.training.loop.prepare import FACTS, Prepared, open_prepared, prepare
+from oskit.training.loop.prepare import Prepared, open_prepared, prepare
 from oskit.training.loop.ranks import is_first, share_of, wait_for, world_size
 from oskit.training.loop.student import (
     clear_negative_weights,
@@ -46,9 +47,6 @@ from oskit.training.report.lengths import Lengths
 from oskit.training.report.result import BEST, StageResult
 from oskit.training.teachers.ensemble import EnsembleTeacher
 
-DATA = "data"
-CHECKPOINTS = "checkpoints"
-RESULT = "stage.json"
 _BEFORE = "before.json"
 
 EVALUATIONS = 10
@@ -317,16 +315,10 @@ def total_steps(schedule: SchedulePart, examples: int) -> int:
 
 
 def precision_of(schedule: SchedulePart) -> tuple[bool, bool]:
-    """Whether to compute in bf16, and whether in fp16.
-
-    Raises:
-        TrainingError: fp16 is asked for without a GPU.
-    """
+    """Whether to compute in bf16, and whether in fp16."""
     gpu = torch.cuda.is_available()
     if schedule.precision == "auto":
         return gpu and torch.cuda.is_bf16_supported(), False
-    if schedule.precision == "fp16" and not gpu:
-        raise TrainingError("schedule.precision is fp16, which needs a GPU", hint="Use float32 or bf16.")
     return schedule.precision == "bf16", schedule.precision == "fp16"
 
 

@@ -23,7 +23,8 @@ from oskit.training.recipe.tree import RecipeTree, is_placeholder, plain, string
 from oskit.training.recipe.yaml_document import Keys, dotted, parse_scalar, parse_yaml, read_yaml
 
 _SUFFIX = ".yaml"
-_STAGE = re.compile(r"\{stage:(\d+)\}")
+STAGE = re.compile(r"\{stage:(\d+)\}")
+"""Stands for the folder of an earlier stage's encoder."""
 
 
 def included_recipes() -> list[str]:
@@ -146,7 +147,7 @@ def _validated_stage(tree: RecipeTree, number: int) -> Recipe:
         raise error_of([f"{tree.place(keys)}: a stage has no stages of its own"], hint=None)
     stage = tree.stage(number)
     for keys, text in strings(stage.values):
-        match = _STAGE.search(text)
+        match = STAGE.search(text)
         if match and not 1 <= int(match[1]) <= number:
             raise error_of(
                 [f"{stage.place(keys)}: {dotted(keys)}: {match[0]} is not before stage {number + 1}"],

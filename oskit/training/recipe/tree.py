@@ -13,14 +13,14 @@ from oskit.training.recipe.yaml_document import Keys, YamlDocument, dotted, pars
 
 FILES: tuple[Keys, ...] = (
     ("data", "train"),
-    ("data", "train", "*"),
+    ("data", "train", 0),
     ("data", "train", "path"),
-    ("data", "train", "*", "path"),
+    ("data", "train", 0, "path"),
     ("encoder", "idf"),
     ("evaluation", "collection"),
     ("teachers", "cache_folder"),
 )
-"""Keys that name a file or folder."""
+"""Keys that name a file or folder; 0 stands for every position of a list."""
 
 NAMES: tuple[Keys, ...] = (("encoder", "name"), ("encoder", "base"), ("teachers", "*", "name"))
 """Keys that name a folder or a repository of the Hub."""
@@ -162,7 +162,8 @@ def strings(values: Any, keys: Keys = ()) -> Iterator[tuple[Keys, str]]:
 
 def _matches(keys: Keys, patterns: tuple[Keys, ...]) -> bool:
     return any(
-        len(pattern) == len(keys) and all(p in ("*", k) for p, k in zip(pattern, keys, strict=True))
+        len(pattern) == len(keys)
+        and all(p in ("*", k) or (p == 0 and isinstance(k, int)) for p, k in zip(pattern, keys, strict=True))
         for pattern in patterns
     )
 

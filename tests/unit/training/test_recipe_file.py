@@ -238,6 +238,12 @@ def test_paths_are_those_of_the_file_or_of_the_working_folder(
     assert recipe.teachers.sparse.name == str(file.parent / "not-there"), "a dot means a folder"
 
 
+def test_one_source_alone_has_its_path_resolved_and_nothing_else(file: Path) -> None:
+    written(file, "name: x\nencoder: {name: e}\ndata: {train: {path: a.jsonl, kind: documents}}\n")
+    (source,) = load_recipe(file).data.train
+    assert (source.path, source.kind) == (str(file.parent / "a.jsonl"), "documents")
+
+
 # --- stages
 
 

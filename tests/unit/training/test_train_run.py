@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from oskit.data.collection import Collection
 from oskit.encoder.model import NeuralSparseEncoder
-from oskit.errors import TrainingError, TrainingInterrupted, UsageError
+from oskit.errors import TrainingError, TrainingInterrupted
 from oskit.training.loop.events import Listener
 from oskit.training.loop.run import train
 from oskit.training.report.result import StageResult
@@ -151,20 +151,6 @@ def test_a_run_that_was_interrupted_ends_with_the_same_encoder(
         recipe(base, pairs, schedule=short), tmp_path / "parts", resume=True, listener=again
     ).after == (whole.after)
     assert not again.steps
-
-
-def test_a_folder_with_something_in_it_is_left_alone(base: Path, pairs: Path, tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(UsageError, match="not empty"):
-        train(recipe(base, pairs), tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
-
-
-def test_a_run_goes_on_with_its_own_recipe_only(base: Path, pairs: Path, tmp_path: Path) -> None:
-    tiny_steps = {"steps": 1, "batch_size": 4}
-    train(recipe(base, pairs, schedule=tiny_steps), tmp_path / "run")
-    with pytest.raises(UsageError, match="another recipe"):
-        train(recipe(base, pairs, schedule={**tiny_steps, "steps": 2}), tmp_path / "run", resume=True)
 
 
 def test_two_stages_with_teachers_and_an_inference_free_end(base: Path, pairs: Path, tmp_path: Path) -> None:

@@ -1,0 +1,154 @@
+"""The folder of a run: whether one may begin, begin again or go on there, and what it begins with."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+from oskit.errors import DataError, OskitError, UsageError
+from oskit.folders import check_writable
+from oskit.training.loop.ranks import world_size
+from oskit.training.recipe.file import load_recipe, resolved_yaml
+from oskit.training.recipe.recipe import Recipe
+
+RECIPE = "recipe.yaml"
+MARKER = ".oskit-run"
+"""Says that what a run writes in this folder was written by one, so that another may replace it."""
+
+DATA, FACTS = "data", "prepared.json"
+"""What was prepared; the file comes last, so its presence says that the rest is whole."""
+CHECKPOINTS = "checkpoints"
+RESULT = "stage.json"
+
+Beginning = Literal["new", "again", "resumed"]
+"""``again``: in place of a run that ended before it had a checkpoint."""
+
+_STATE = ("checkpoints/checkpoint-*/trainer_state.json", "stage.json", "best")
+"""What a run would lose."""
+
+_REPLACED = (
+    *(RECIPE, "environment.json", "before.json", "log.jsonl"),
+    *("data/prepared.json", "data/idf.npy", "data/refused-*.jsonl"),
+    *(
+        f"data/{name}.arrow{part}"
+        for name in ("examples", "corpus", "mined", "ready")
+        for part in ("", ".part")
+    ),
+    *("data/held-out/corpus.jsonl", "data/held-out/queries.jsonl", "data/held-out/qrels/test.tsv"),
+)
+"""What a run writes before its first checkpoint."""
+
+_EMPTIED = ("data/held-out/qrels", "data/held-out", "data", "checkpoints", "")
+
+_HARMLESS = re.compile(
+    r"(stages\.\d+\.)?(name|description|guards\..*|schedule\.(keep_checkpoints|micro_batch_size"
+    r"|gradient_cache|gradient_checkpointing)|teachers\.(cache_folder|\w+\.(batch_size|device|required"
+    r"|trust_remote_code)))"
+)
+"""Keys that a run may go on with though they changed: neither its data nor its optimizer's state has them."""
+
+
+def stage_folders(folder: Path, stages: Sequence[Recipe]) -> list[Path]:
+    """Where each stage keeps its things."""
+    if len(stages) == 1:
+        return [folder]
+    return [folder / f"stage-{number}" for number in range(1, len(stages) + 1)]
+
+
+def check_folder(folder: Path, recipe: Recipe, *, resume: bool) -> Beginning:
+    """How a run of the recipe would begin in the folder; changes nothing.
+
+    Raises:
+        UsageError: It may not: the folder holds something else, or a run of another recipe.
+        DataError: The folder cannot be written.
+    """
+    there = check_writable(folder)
+    if there != folder.absolute() or not any(folder.iterdir()):
+        return "new"
+    replaceable = (folder / MARKER).is_file() and not any(_found(folder, _STATE))
+    if resume and (folder / RECIPE).is_file():
+        changed = _changed_keys(folder / RECIPE, recipe)
+        if not changed:
+            return "resumed"
+        if not replaceable:
+            raise UsageError(
+                f"the run in {folder} had another recipe: {', '.join(changed)}",
+                hint=f"To go on with its own: oskit train {folder} --resume. For another run give another "
+                "output folder.",
+            )
+    elif not replaceable:
+        raise UsageError(
+            f"{folder} exists and is not empty",
+            hint="Give a new folder, or go on with the run in it: --resume.",
+        )
+    if world_size() > 1:  # the other processes would take what is there for what the first one prepares
+        raise UsageError(
+            f"a run in {folder} ended before its first checkpoint",
+            hint="Several processes need a new folder: remove it, or give another one.",
+        )
+    return "again"
+
+
+def open_folder(folder: Path, recipe: Recipe, beginning: Beginning) -> None:
+    """Write the recipe there; of a run in whose place this one begins nothing stays, of other files all.
+
+    Raises:
+        DataError: The folder cannot be written.
+    """
+    try:
+        if beginning == "again":
+            _clear(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if beginning != "resumed":
+            told = "`oskit train` made this folder.\n"
+            (folder / MARKER).write_text(told, encoding="utf-8")
+        (folder / RECIPE).write_text(resolved_yaml(recipe), encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
+def _clear(folder: Path) -> None:
+    for path in _found(folder, _REPLACED):
+        path.unlink()
+    for path in _found(folder, ("checkpoints/checkpoint-*",)):
+        shutil.rmtree(path)  # none has a state: it was being written
+    for path in _found(folder, _EMPTIED):
+        if path != folder:
+            with suppress(OSError):  # something of somebody else is in it
+                path.rmdir()
+
+
+def _found(folder: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
+    """What is there, of the run itself and of its stages; nothing that a link leads out of the folder to."""
+    home = folder.resolve()
+    for own in (folder, *sorted(folder.glob("stage-*/"))):
+        for pattern in patterns:
+            for path in [own / pattern] if not pattern else list(own.glob(pattern)):
+                if path.resolve() == home or home in path.resolve().parents:
+                    yield path
+
+
+def _changed_keys(kept: Path, recipe: Recipe) -> list[str]:
+    """What the recipe of a run has otherwise, ``KEY is X and was Y`` each; keys that do no harm aside."""
+    try:
+        before = dict(_flat(load_recipe(kept).model_dump(mode="json")))
+    except OskitError as error:
+        return [f"{kept} cannot be read: {error.message}"]
+    now = dict(_flat(recipe.model_dump(mode="json")))
+    return [
+        f"{key} is {now.get(key, 'not given')} and was {before.get(key, 'not given')}"
+        for key in {**now, **before}
+        if now.get(key) != before.get(key) and not _HARMLESS.fullmatch(key)
+    ]
+
+
+def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, part in inner:
+        yield from _flat(part, f"{key}.{name}" if key else str(name))
+    if not inner:
+        yield key, value

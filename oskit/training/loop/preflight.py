@@ -1,0 +1,306 @@
+"""What can be known before a run begins: ``oskit train`` looks at all of it first, ``--dry-run`` at the same.
+
+Nothing is written, downloaded or read whole, and torch is loaded only where a recipe names a device.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from oskit.archive.idf import read_idf
+from oskit.data.collection import Collection
+from oskit.encoder.loader import hub
+from oskit.encoder.loader.layouts import detect_layout
+from oskit.errors import DataError, EncoderError, EncoderNotFoundError, OskitError, TrainingError, first_line
+from oskit.extras import require
+from oskit.folders import check_writable, user_cache
+from oskit.training.data.reader import Parsed, read_source
+from oskit.training.loop.folder import DATA, FACTS, RESULT, Beginning, check_folder, stage_folders
+from oskit.training.loop.ranks import share_of
+from oskit.training.recipe.file import STAGE, stages_of
+from oskit.training.recipe.recipe import EncoderPart, EvaluationPart, Recipe
+from oskit.training.recipe.sources import DataSource, Kind
+from oskit.training.recipe.teachers import TeacherConfig, TeachersConfig
+
+PACKAGES = (
+    "accelerate",
+    "datasets",
+    "matplotlib",
+    "pyarrow",
+    "sentence-transformers",
+    "torch",
+    "transformers",
+)
+"""What every run needs, at its end at the latest."""
+
+FIRST = 100
+"""Records that are looked at for a first one that is right."""
+
+_TIMEOUT = 30
+
+Warn = Callable[[str], object]
+"""Told in one line what a person should know."""
+
+
+def check_packages(stages: Iterable[Recipe]) -> None:
+    """Make sure that what the parts of a run import is installed.
+
+    Raises:
+        MissingDependencyError: Something is not.
+    """
+    mined = {stage.data.negatives.ranker for stage in stages if stage.data.negatives is not None}
+    require("oskit train", "train", (*PACKAGES, *(["bm25s"] if "bm25" in mined else [])))
+
+
+def preflight(recipe: Recipe, folder: Path, *, resume: bool, warn: Warn) -> Beginning:
+    """Look for what would end a run: packages, its folder, models, data, disk space, devices.
+
+    Args:
+        recipe: What is to be trained.
+        folder: The run's folder.
+        resume: Whether the run in it is to go on. What it has done and prepared needs its sources no more.
+        warn: Told what does not end it, and all problems but the one that is raised.
+
+    Returns:
+        How the run begins in its folder.
+
+    Raises:
+        OskitError: The first problem, of the kind that the run itself would end with.
+    """
+    stages = stages_of(recipe)
+    check_packages(stages)
+    beginning = check_folder(folder, recipe, resume=resume)
+    found = _Problems()
+    for stage, own in zip(stages, stage_folders(folder, stages), strict=True):
+        if beginning == "resumed" and (own / RESULT).exists():
+            continue
+        prepared = beginning == "resumed" and (own / DATA / FACTS).exists()
+        _check_stage(stage, found, warn, prepared=prepared)
+    if beginning != "resumed":
+        found.check(_check_room, stages, folder)
+    for problem in found.problems[1:]:
+        warn(str(problem))
+    if found.problems:
+        raise found.problems[0]
+    return beginning
+
+
+class _Problems:
+    """Every problem once: stages have much in common."""
+
+    def __init__(self) -> None:
+        self.problems: list[OskitError] = []
+
+    def check(self, work: Callable[..., object], *args: object) -> None:
+        """Do it, and keep what it finds."""
+        try:
+            work(*args)
+        except OskitError as error:
+            if str(error) not in map(str, self.problems):
+                self.problems.append(error)
+
+
+def _check_stage(stage: Recipe, found: _Problems, warn: Warn, *, prepared: bool) -> None:
+    found.check(_check_student, stage.encoder, warn)
+    if stage.encoder.idf is not None:
+        found.check(read_idf, stage.encoder.idf)
+    if not prepared:
+        found.check(_check_sources, stage)
+    found.check(_check_evaluation, stage.evaluation, stage.data.hold_out)
+    in_batch = stage.loss.distillation is not None and stage.loss.distillation.candidates == "batch"
+    if in_batch or not prepared:
+        found.check(_check_teachers, stage, warn)
+    found.check(share_of, stage.schedule.batch_size)
+    if stage.schedule.precision == "fp16":
+        found.check(_check_device, "cuda", "schedule.precision is fp16, which needs a GPU")
+
+
+def _check_student(part: EncoderPart, warn: Warn) -> None:
+    try:
+        check_model(part.name, part.revision)
+    except (hub.NotOnHubError, hub.HubUnreachableError) as error:
+        try:
+            check_model(part.base, None)
+        except EncoderError:
+            raise error from None
+        warn(
+            f"encoder.name: {error.message}; the base {part.base} with a random projection is trained instead"
+        )
+    if (local := Path(part.name).expanduser()).is_dir():
+        detect_layout(local)
+
+
+def check_model(name: str, revision: str | None) -> None:
+    """Make sure that a model is a folder, in the Hub's cache, or on the Hub.
+
+    Raises:
+        NotOnHubError: None of them.
+        HubUnreachableError: Neither of the first two, and the Hub gives no answer.
+        EncoderError: The Hub has it, but no such revision.
+    """
+    if STAGE.search(name) or Path(name).expanduser().is_dir():
+        return
+    hint = "Check the name of the model and the network."
+    if not hub.is_repository_name(name):
+        raise hub.NotOnHubError(f"there is no folder {name}", hint=hint)
+    try:
+        hub.fetch(name, hub.HubOptions(revision=revision, local_files_only=True))
+    except EncoderError:
+        try:
+            _ask_hub(name, revision, "model")
+        except (hub.NotOnHubError, hub.HubUnreachableError) as error:
+            raise type(error)(f"there is no folder {name}, and {error.message}", hint=hint) from error
+
+
+def _ask_hub(name: str, revision: str | None, kind: Literal["model", "dataset"]) -> None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    if hub.is_offline():
+        raise hub.HubUnreachableError("the Hub must not be asked (HF_HUB_OFFLINE)")
+    api = HfApi(endpoint=hub.endpoint())
+    try:
+        api.repo_info(name, revision=revision, repo_type=kind, timeout=_TIMEOUT)
+    except RevisionNotFoundError as error:
+        raise EncoderNotFoundError(f"the Hub's {kind} {name} has no revision {revision!r}") from error
+    except RepositoryNotFoundError as error:
+        raise hub.NotOnHubError(f"the Hub has no {kind} {name}, or you may not read it") from error
+    except Exception as error:  # whatever huggingface_hub and its HTTP library raise
+        raise hub.HubUnreachableError(f"no answer from the Hub: {first_line(error)}") from error
+
+
+def _check_teachers(stage: Recipe, warn: Warn) -> None:
+    """Those that are used: one that is not there is dropped, unless it is required or the last one."""
+    mining = stage.data.negatives
+    mines = mining is not None and mining.ranker == "teacher"
+    if stage.loss.distillation is None and not mines:
+        return
+    lost: list[tuple[str, OskitError]] = []
+    used = list(_used(stage.teachers))
+    if mines and "dense" not in dict(used):
+        raise TrainingError(
+            "data.negatives are mined with a dense teacher, and there is none",
+            hint="Give teachers.dense a name and a weight, or data.negatives.ranker: bm25.",
+        )
+    for kind, teacher in used:
+        try:
+            check_model(teacher.name or "", teacher.revision)
+            if teacher.device is not None:
+                _check_device(teacher.device, f"teachers.{kind}.device is {teacher.device}")
+        except OskitError as error:
+            if teacher.required or (mines and kind == "dense"):
+                raise
+            lost.append((kind, error))
+    if lost and len(lost) == len(used):
+        reasons = "; ".join(f"{kind}: {why.message}" for kind, why in lost)
+        raise TrainingError(f"no teacher is left: {reasons}", hint="Check the names under teachers.")
+    for kind, why in lost:
+        warn(f"the {kind} teacher would be DROPPED: {why.message}")
+    check_writable(stage.teachers.cache_folder or user_cache())
+
+
+def _used(teachers: TeachersConfig) -> Iterator[tuple[str, TeacherConfig]]:
+    parts = {"dense": teachers.dense, "sparse": teachers.sparse, "cross_encoder": teachers.cross_encoder}
+    yield from ((kind, part) for kind, part in parts.items() if part.weight > 0)
+
+
+def _check_sources(stage: Recipe) -> None:
+    kinds = [_first_record(source) for source in stage.data.train]
+    distillation = stage.loss.distillation
+    own = distillation is not None and distillation.candidates == "own"
+    bare = all(
+        kind == "documents" or source.kind == "pairs"
+        for kind, source in zip(kinds, stage.data.train, strict=True)
+    )
+    if own and bare and stage.data.negatives is None:
+        raise no_negatives()
+
+
+def no_negatives() -> TrainingError:
+    """Of distillation over a query's own candidates, where it has one."""
+    return TrainingError(
+        "the examples have no negatives, and a teacher cannot tell anything from a positive alone",
+        hint="Mine some with data.negatives: {ranker: teacher}, or give loss.distillation.candidates: batch.",
+    )
+
+
+def _first_record(source: DataSource) -> Kind | None:
+    """The kind of a source, by its first record; None where only reading it tells."""
+    if source.path == "-":
+        return None
+    if source.hub is not None:
+        try:
+            _ask_hub(source.hub, source.revision, "dataset")
+        except hub.HubUnreachableError:  # `datasets` may have it in its cache
+            return None
+        except EncoderNotFoundError as error:
+            raise DataError(
+                error.message, hint="Check its name, revision and the login, or give a file."
+            ) from error
+        return None
+    kinds: list[Kind] = []
+    for item in islice(read_source(source, lambda kind, _layout: kinds.append(kind)), FIRST):
+        if isinstance(item, Parsed):
+            break
+        if source.broken == "error":
+            raise DataError(
+                f"{item.where}: {item.reason}", hint="Correct it, or leave such records out with broken: skip"
+            )
+    return kinds[0] if kinds else None
+
+
+def _check_evaluation(evaluation: EvaluationPart, hold_out: float) -> None:
+    if evaluation.collection is not None:
+        next(Collection.open(evaluation.collection, evaluation.split).documents(), None)
+    elif not 0 < hold_out < 1:
+        raise TrainingError(
+            f"there is nothing to evaluate on: data.hold_out is {hold_out:g}, and evaluation.collection is "
+            "not given",
+            hint="Give a collection, or hold out a share such as 0.1.",
+        )
+
+
+def _check_device(name: str, what: str) -> None:
+    import torch
+
+    try:
+        device = torch.device(name)
+        there = device.type != "cuda" or (device.index or 0) < torch.cuda.device_count()
+        if device.type == "mps":
+            there = torch.backends.mps.is_available()
+    except RuntimeError:
+        there = False
+    if not there:
+        raise TrainingError(
+            f"{what}, and this machine has none", hint="Leave it out for the best that there is."
+        )
+
+
+def _check_room(stages: Iterable[Recipe], folder: Path) -> None:
+    """Whether the disk holds the checkpoints at least: the weights, and twice as much of the optimizer."""
+    free, needed = shutil.disk_usage(check_writable(folder)).free, 0
+    for stage in stages:
+        schedule = stage.schedule
+        kept = schedule.keep_checkpoints
+        if schedule.steps is not None and schedule.evaluate_every is not None:
+            kept = min(kept, -(-schedule.steps // schedule.evaluate_every))
+        needed += _weights(stage.encoder) * (1 + 3 * kept)
+    if needed > free:
+        raise DataError(
+            f"{folder} needs {needed / 1e9:.1f} GB for checkpoints and encoders, and {free / 1e9:.1f} GB are "
+            "free",
+            hint="Lower schedule.keep_checkpoints, or give another folder.",
+        )
+
+
+def _weights(part: EncoderPart) -> int:
+    """Bytes of an encoder's weights, as far as they are known: not on the Hub, nor if layers are cut off."""
+    local = Path(part.name).expanduser()
+    if part.layers is not None or not local.is_dir():
+        return 0
+    files = [*local.glob("*.safetensors")] or [*local.glob("*/model*.safetensors")]
+    return sum(path.stat().st_size for path in files)
