@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 
 from oskit.errors import MissingDependencyError
 
-_DISTRIBUTIONS = {"Stemmer": "pystemmer", "yaml": "pyyaml"}
+_DISTRIBUTIONS = {"Stemmer": "pystemmer", "ruamel": "ruamel.yaml"}
 """Modules that are not called like their distribution."""
 
 

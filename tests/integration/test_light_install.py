@@ -113,7 +113,13 @@ def test_deploy_ingest_search_and_verify_without_torch(
 
 @pytest.mark.parametrize(
     ("command", "extra"),
-    [(("load", "."), "export"), (("demo",), "demo"), (TRAIN, "train"), ((*TRAIN, "--dry-run"), "train")],
+    [
+        (("load", "."), "export"),
+        (("demo",), "demo"),
+        (("recipes", "list"), "train"),
+        (TRAIN, "train"),
+        ((*TRAIN, "--dry-run"), "train"),
+    ],
 )
 def test_13_what_needs_an_extra_says_which(
     environment: Path, tmp_path: Path, command: tuple[str, ...], extra: str

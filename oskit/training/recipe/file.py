@@ -12,7 +12,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from oskit.errors import DataError, UsageError
@@ -20,7 +19,7 @@ from oskit.training.recipe.errors import error_of, validation_error
 from oskit.training.recipe.notebook_config import is_legacy, recipe_values
 from oskit.training.recipe.recipe import Recipe
 from oskit.training.recipe.tree import RecipeTree, is_placeholder, plain, strings
-from oskit.training.recipe.yaml_document import Keys, dotted, parse_scalar, parse_yaml, read_yaml
+from oskit.training.recipe.yaml_document import Keys, dotted, parse_yaml, read_yaml, write_yaml
 
 _SUFFIX = ".yaml"
 STAGE = re.compile(r"\{stage:(\d+)\}")
@@ -100,9 +99,7 @@ def stages_of(recipe: Recipe) -> tuple[Recipe, ...]:
 
 def resolved_yaml(recipe: Recipe) -> str:
     """A recipe with every value, defaults too; :func:`load_recipe` reads it to the same recipe."""
-    values = recipe.model_dump(mode="json")
-    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
-    return text
+    return write_yaml(recipe.model_dump(mode="json"))
 
 
 def _folder() -> Any:
@@ -154,22 +151,3 @@ def _validated_stage(tree: RecipeTree, number: int) -> Recipe:
                 hint="A stage can only use what an earlier one made.",
             )
     return _validated(stage)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes texts that YAML 1.2 would take for something else, and writes 5.0e-05 rather than a tag."""
-
-
-def _write_float(dumper: yaml.SafeDumper, value: float) -> yaml.Node:
-    mantissa, e, exponent = repr(value).partition("e")
-    text = f"{mantissa if '.' in mantissa else f'{mantissa}.0'}{e}{exponent}" if e else mantissa
-    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
-
-
-def _write_text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
-    style = None if isinstance(parse_scalar(value), str) else "'"
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
-
-
-_Dumper.add_representer(float, _write_float)
-_Dumper.add_representer(str, _write_text)

@@ -1,18 +1,21 @@
-"""YAML that remembers on which line each value was written.
+"""YAML that remembers on which line each value was written, and the YAML that a recipe is written as.
 
-Scalars follow YAML 1.2's core schema, not PyYAML's 1.1: ``1e-5`` is a number, ``no`` and ``on`` are texts,
-``010`` is ten, and ``2024-01-01`` (a revision, say) stays a text. Anchors, aliases and merge keys work.
+Scalars follow YAML 1.2: ``1e-5`` is a number, ``no`` and ``on`` are texts, ``010`` is ten; ``2024-01-01``
+(a revision, say) stays a text. Anchors, aliases and merge keys work.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
+from ruamel.yaml.constructor import RoundTripConstructor
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.scalarbool import ScalarBoolean
 
 from oskit.errors import DataError
 
@@ -21,15 +24,7 @@ Keys = tuple[str | int, ...]
 
 MAX_DEPTH = 50
 
-_NULL = re.compile(r"~|null|Null|NULL|")
-_BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
-_INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
-_FLOAT = re.compile(
-    r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
-)
-
 _STANDARD = "tag:yaml.org,2002:"
-_SCALARS = ("null", "bool", "int", "float", "str", "timestamp", "value", "merge")
 
 
 @dataclass
@@ -82,26 +77,20 @@ def parse_yaml(text: str, name: str) -> YamlDocument:
         DataError: It is not YAML, or says something twice; names the line.
     """
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
+        _refuse_endless(text, name)
+        value = _yaml().load(text)
+    except YAMLError as error:
         raise _syntax_error(error, text, name) from error
-    except RecursionError as error:
-        raise DataError(f"{name}: nested too deeply") from error
     document = YamlDocument(name, None)
-    if node is not None:
-        document.value = _Builder(document).build(node, (), ())
+    document.value = _plain(value, (), document)
     return document
 
 
-def parse_scalar(text: str) -> Any:
-    """A plain scalar by YAML 1.2's core schema."""
-    if _NULL.fullmatch(text):
-        return None
-    if _BOOL.fullmatch(text):
-        return text.lower() == "true"
-    if _INT.fullmatch(text):
-        return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
-    return float(text.replace(".inf", "inf").replace(".nan", "nan")) if _FLOAT.fullmatch(text) else text
+def write_yaml(values: Any) -> str:
+    """Values as YAML."""
+    stream = StringIO()
+    _yaml().dump(values, stream)
+    return stream.getvalue()
 
 
 def dotted(keys: Keys) -> str:
@@ -109,80 +98,62 @@ def dotted(keys: Keys) -> str:
     return ".".join(map(str, keys))
 
 
-class _Builder:
-    """Makes values of nodes, and notes their lines."""
-
-    def __init__(self, document: YamlDocument) -> None:
-        self._document = document
-
-    def build(self, node: yaml.Node, keys: Keys, around: tuple[yaml.Node, ...]) -> Any:
-        if node in around:
-            raise self._error(node, "an alias that contains itself")
-        if len(around) > MAX_DEPTH:
-            raise self._error(node, "nested too deeply")
-        self._document.lines.setdefault(keys, node.start_mark.line + 1)
-        inner = (*around, node)
-        if isinstance(node, yaml.MappingNode):
-            return {
-                key: self._entry(key_node, value, (*keys, key), inner)
-                for key, (key_node, value) in self._entries(node, inner).items()
-            }
-        if isinstance(node, yaml.SequenceNode):
-            return [self.build(value, (*keys, number), inner) for number, value in enumerate(node.value)]
-        return self._scalar(node)
-
-    def _entry(self, key: yaml.Node, value: yaml.Node, keys: Keys, around: tuple[yaml.Node, ...]) -> Any:
-        self._document.lines[keys] = key.start_mark.line + 1
-        return self.build(value, keys, around)
-
-    def _entries(
-        self, node: yaml.MappingNode, around: tuple[yaml.Node, ...]
-    ) -> dict[str, tuple[yaml.Node, yaml.Node]]:
-        own: dict[str, tuple[yaml.Node, yaml.Node]] = {}
-        merged: dict[str, tuple[yaml.Node, yaml.Node]] = {}
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise self._error(key, "a key is not a single word")
-            if key.tag == f"{_STANDARD}merge":
-                for other in self._merged(value):
-                    if other in around:
-                        raise self._error(key, "an alias that contains itself")
-                    for name, entry in self._entries(other, (*around, other)).items():
-                        merged.setdefault(name, entry)
-                continue
-            if key.value in own:
-                first = own[key.value][0].start_mark.line + 1
-                raise self._error(
-                    key, f"the key {key.value!r} stands twice, first on line {first}", "Keep one of them."
-                )
-            own[key.value] = (key, value)
-        return {**merged, **own}
-
-    def _merged(self, node: yaml.Node) -> Iterator[yaml.MappingNode]:
-        for other in node.value if isinstance(node, yaml.SequenceNode) else [node]:
-            if not isinstance(other, yaml.MappingNode):
-                raise self._error(other, "<< needs a mapping")
-            yield other
-
-    def _scalar(self, node: yaml.Node) -> Any:
-        text, tag = str(node.value), node.tag.removeprefix(_STANDARD)
-        if tag not in _SCALARS:
-            raise self._error(node, f"the tag {node.tag} is not known", "Write the value without a tag.")
-        quoted = getattr(node, "style", None) is not None
-        # PyYAML resolved plain scalars by 1.1, so they are resolved again; what is quoted is a text.
-        return text if tag == "str" and (quoted or self._is_tagged(node)) else parse_scalar(text)
-
-    @staticmethod
-    def _is_tagged(node: yaml.Node) -> bool:
-        """``!!str 5``: a plain scalar that is said to be a text."""
-        mark = node.start_mark
-        return mark.buffer is not None and mark.buffer.startswith("!!str", mark.pointer)
-
-    def _error(self, node: yaml.Node, problem: str, hint: str | None = None) -> DataError:
-        return DataError(f"{self._document.name}:{node.start_mark.line + 1}: {problem}", hint=hint)
+class _Constructor(RoundTripConstructor):
+    """Leaves dates as they were written."""
 
 
-def _syntax_error(error: yaml.YAMLError, text: str, name: str) -> DataError:
+_Constructor.add_constructor(f"{_STANDARD}timestamp", lambda _constructor, node: node.value)
+
+
+def _yaml() -> Any:
+    yaml = YAML(pure=True)
+    yaml.Constructor = _Constructor
+    yaml.width = 100
+    return yaml
+
+
+def _refuse_endless(text: str, name: str) -> None:
+    """An alias within what it stands for, and what nobody wrote by hand."""
+    around: list[str | None] = []
+    for event in _yaml().parse(text):
+        kind = type(event).__name__
+        if kind == "AliasEvent" and event.anchor in around:
+            raise DataError(f"{name}:{event.start_mark.line + 1}: an alias that contains itself")
+        if kind in ("MappingStartEvent", "SequenceStartEvent"):
+            around.append(event.anchor)
+            if len(around) > MAX_DEPTH:
+                raise DataError(f"{name}:{event.start_mark.line + 1}: nested too deeply")
+        elif kind in ("MappingEndEvent", "SequenceEndEvent"):
+            around.pop()
+
+
+def _plain(value: Any, keys: Keys, document: YamlDocument) -> Any:
+    """Dictionaries, lists and scalars, the lines of whose keys are noted in the document."""
+    if isinstance(value, CommentedMap | CommentedSeq | TaggedScalar) and value.tag.value is not None:
+        if isinstance(value, TaggedScalar) and value.tag.value == f"{_STANDARD}str":
+            return str(value.value)
+        hint = "Write the value without a tag."
+        raise DataError(f"{document.place(keys)}: the tag {value.tag.value} is not known", hint=hint)
+    if isinstance(value, CommentedMap | CommentedSeq):
+        document.lines.setdefault(keys, value.lc.line + 1)
+        places = value.lc.data or {}
+        entries = value.items() if isinstance(value, CommentedMap) else enumerate(value)
+        found = {}
+        for key, inner in entries:
+            if isinstance(key, tuple):
+                raise DataError(f"{document.place(keys)}: a key is not a single word")
+            own = (*keys, key if isinstance(value, CommentedSeq) else str(key))
+            if key in places:
+                document.lines[own] = places[key][0] + 1
+            found[own[-1]] = _plain(inner, own, document)
+        return found if isinstance(value, CommentedMap) else list(found.values())
+    if isinstance(value, ScalarBoolean):
+        return bool(value)
+    plain = next((kind for kind in (bool, int, float, str) if isinstance(value, kind)), None)
+    return value if plain is None else plain(value)
+
+
+def _syntax_error(error: YAMLError, text: str, name: str) -> DataError:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     if mark is None:
         position = getattr(error, "position", None)

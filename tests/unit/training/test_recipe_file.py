@@ -100,7 +100,7 @@ def test_a_mistake_in_an_option_names_the_option(file: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb:\n  c: 1\n  c: 2\n", ":4: the key 'c' stands twice, first on line 3"),
+        ("a: 1\nb:\n  c: 1\n  c: 2\n", ':4: not YAML: found duplicate key "c"'),
         ("a:\n\tb: 1\n", ":2: a tab in the indentation"),
         ("a: [1\n", "not YAML"),
         ("", ": the recipe is empty"),
