@@ -59,8 +59,10 @@ def demo(
     from pathlib import Path
 
     from oskit.extras import require
+    from oskit.folders import check_writable
 
     require("oskit demo", "demo")
+    check_writable(output)
     from oskit.demo.page import write_demo
     from oskit.demo.plan import FORMATS
     from oskit.demo.run import DemoOptions, run_demo

@@ -96,11 +96,7 @@ def _read(name: str, overrides: tuple[str, ...], output: Path | None, out: Outpu
 def _train(recipe: Recipe, folder: Path, resume: bool, out: Output) -> None:
     from oskit.cli.commands.train_display import Display, print_result
     from oskit.errors import TrainingInterrupted
-    from oskit.training.loop.preflight import check_packages
     from oskit.training.loop.ranks import is_first
-    from oskit.training.recipe.file import stages_of
-
-    check_packages(stages_of(recipe))
     from oskit.training.loop.run import train as run
 
     try:

@@ -24,7 +24,6 @@ class Telling(TrainerCallback):
     def __init__(self, folder: Path, listener: Listener) -> None:
         self._path = folder / LOG
         self._listener = listener
-        self._told = -1
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -27,10 +27,6 @@ class Interruption(TrainerCallback):
         self.happened = False
         self._asked = False
 
-    def ask(self) -> None:
-        """End training after the current step."""
-        self._asked = True
-
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Listen to signals; does nothing outside the main thread, where Python has no signals."""
@@ -47,7 +43,7 @@ class Interruption(TrainerCallback):
     def _on_signal(self, number: int, _frame: Any) -> None:
         if self._asked:
             raise KeyboardInterrupt
-        self.ask()
+        self._asked = True
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -46,16 +46,6 @@ Warn = Callable[[str], object]
 """Told in one line what a person should know."""
 
 
-def check_packages(stages: Iterable[Recipe]) -> None:
-    """Make sure that what the parts of a run import is installed.
-
-    Raises:
-        MissingDependencyError: Something is not.
-    """
-    mined = {stage.data.negatives.ranker for stage in stages if stage.data.negatives is not None}
-    require("oskit train", "train", (*PACKAGES, *(["bm25s"] if "bm25" in mined else [])))
-
-
 def preflight(recipe: Recipe, folder: Path, *, resume: bool, warn: Warn) -> Beginning:
     """Look for what would end a run: packages, its folder, models, data, disk space, devices.
 
@@ -72,7 +62,7 @@ def preflight(recipe: Recipe, folder: Path, *, resume: bool, warn: Warn) -> Begi
         OskitError: The first problem, of the kind that the run itself would end with.
     """
     stages = stages_of(recipe)
-    check_packages(stages)
+    _check_packages(stages)
     beginning = check_folder(folder, recipe, resume=resume)
     found = _Problems()
     for stage, own in zip(stages, stage_folders(folder, stages), strict=True):
@@ -87,6 +77,11 @@ def preflight(recipe: Recipe, folder: Path, *, resume: bool, warn: Warn) -> Begi
     if found.problems:
         raise found.problems[0]
     return beginning
+
+
+def _check_packages(stages: Iterable[Recipe]) -> None:
+    mined = {stage.data.negatives.ranker for stage in stages if stage.data.negatives is not None}
+    require("oskit train", "train", (*PACKAGES, *(["bm25s"] if "bm25" in mined else [])))
 
 
 class _Problems:

@@ -6,20 +6,20 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oskit.evaluation.offline.significance import paired_bootstrap
-from oskit.training.loop.environment import write_environment
 from oskit.training.loop.events import Listener
 from oskit.training.loop.folder import open_folder, stage_folders
 from oskit.training.loop.preflight import preflight
 from oskit.training.loop.ranks import is_first
-from oskit.training.loop.stages import train_stage
 from oskit.training.recipe.file import load_recipe, stages_of
 from oskit.training.recipe.notebook_config import is_legacy, legacy_output
 from oskit.training.recipe.recipe import Recipe
-from oskit.training.report.card import write_card
-from oskit.training.report.result import BEST, StageResult, TrainingResult
+
+if TYPE_CHECKING:
+    from oskit.evaluation.offline.significance import Significance
+    from oskit.training.report.result import StageResult, TrainingResult
 
 
 def train(
@@ -59,8 +59,14 @@ def train(
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     folder = Path("runs", recipe.name) if output is None else Path(output)
     told = listener if listener is not None and is_first() else Listener()
-    if is_first():
-        beginning = preflight(recipe, folder, resume=resume, warn=told.warning)
+    beginning = preflight(recipe, folder, resume=resume, warn=told.warning) if is_first() else None
+    # Not before: what is wrong is told without waiting for torch.
+    from oskit.training.loop.environment import write_environment
+    from oskit.training.loop.stages import train_stage
+    from oskit.training.report.card import write_card
+    from oskit.training.report.result import BEST, TrainingResult
+
+    if beginning is not None:
         open_folder(folder, recipe, beginning)
         if beginning != "resumed":
             write_environment(folder)
@@ -89,7 +95,7 @@ def _with_folders(stage: Recipe, folders: list[Path]) -> Recipe:
     return Recipe.model_validate_json(text)
 
 
-def _gain(results: list[StageResult]) -> Any:
+def _gain(results: list[StageResult]) -> Significance | None:
     """What the last stage brought beside the one before."""
     if len(results) < 2 or results[-1].after.per_query.keys() != results[-2].after.per_query.keys():
         return None

@@ -7,7 +7,7 @@ import math
 import re
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from sentence_transformers.sparse_encoder.callbacks.splade_callbacks import (
 from sentence_transformers.sparse_encoder.training_args import SparseEncoderTrainingArguments
 
 from oskit.archive.truncation import Truncation
+from oskit.data.atomic import write_whole
 from oskit.encoder.loader.quiet import quiet_libraries
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import TrainingError, TrainingInterrupted
@@ -116,9 +117,9 @@ class _Stage:
         path = self._folder / _BEFORE
         if is_first() and not path.exists():
             self._listener.doing("measuring the encoder before training")
-            path.write_text(json.dumps(measure(encoder, prepared.collection).to_json()), encoding="utf-8")
+            write_whole(path, json.dumps(asdict(measure(encoder, prepared.collection))))
         wait_for(path)
-        return Figures.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return Figures(**json.loads(path.read_text(encoding="utf-8")))
 
     def _trainer(self, encoder: NeuralSparseEncoder, prepared: Prepared) -> OskitTrainer:
         recipe, schedule = self._recipe, self._recipe.schedule
@@ -278,7 +279,7 @@ class _Stage:
                 f"training made the encoder worse: nDCG@10 {before.ndcg:.3f} before, {after.ndcg:.3f} after"
             )
         start = {"step": 0, **{f"eval_{key}": value for key, value in before.logs().items()}}
-        write_curves([start, *trainer.state.log_history], self._folder, title=self._name)
+        write_curves([start, *trainer.state.log_history], self._folder, self._name)
         StageResult(
             name=self._name,
             folder=self._folder,

@@ -7,18 +7,10 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from oskit.training.recipe.recipe import Recipe
+from oskit.training.report.figures import MEASURES
 from oskit.training.report.result import BEST, StageResult, TrainingResult
 
 CARD = "README.md"
-
-_ROWS = (
-    ("nDCG@10", "ndcg", ".3f", "dot_ndcg@10"),
-    ("MRR@10", "mrr", ".3f", "dot_mrr@10"),
-    ("recall@100", "recall", ".3f", "dot_recall@100"),
-    ("FLOPS", "flops", ".2f", "avg_flops"),
-    ("active dimensions of a query", "query_active", ".1f", "query_active_dims"),
-    ("active dimensions of a document", "document_active", ".1f", "corpus_active_dims"),
-)
 
 
 def write_card(recipe: Recipe, result: TrainingResult) -> None:
@@ -85,11 +77,11 @@ def _header(recipe: Recipe, last: StageResult) -> str:
             task_name="Sparse Information Retrieval",
             dataset_type="unknown",
             dataset_name=_evaluation(recipe),
-            metric_type=metric,
-            metric_name=label,
-            metric_value=round(getattr(last.after, attribute), 4),
+            metric_type=measure.on_hub,
+            metric_name=measure.label,
+            metric_value=round(getattr(last.after, measure.attribute), 4),
         )
-        for label, attribute, _, metric in _ROWS
+        for measure in MEASURES
     ]
     data = ModelCardData(
         model_name=recipe.name,
@@ -113,8 +105,8 @@ def _table(result: TrainingResult) -> list[str]:
     if len(result.stages) == 1:
         columns[1] = ("after", result.after)
     rows = ["| | " + " | ".join(name for name, _ in columns) + " |", "|---|" + "---:|" * len(columns)]
-    for label, attribute, form, _ in _ROWS:
-        values = " | ".join(format(getattr(figures, attribute), form) for _, figures in columns)
+    for attribute, label, digits, *_ in MEASURES:
+        values = " | ".join(format(getattr(figures, attribute), digits) for _, figures in columns)
         rows.append(f"| {label} | {values} |")
     return rows
 

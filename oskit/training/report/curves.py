@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oskit.errors import MissingDependencyError
+from oskit.training.report.figures import MEASURES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,14 +20,7 @@ PICTURE = "curves.png"
 History = Sequence[Mapping[str, Any]]
 """Rows that the trainer logged, each with its ``step``; ``TrainerState.log_history``."""
 
-_NAMES = {
-    "eval_ndcg@10": "nDCG@10",
-    "eval_mrr@10": "MRR@10",
-    "eval_recall@100": "recall@100",
-    "eval_flops": "FLOPS",
-    "eval_query_active": "active dimensions of queries",
-    "eval_document_active": "active dimensions of documents",
-}
+_NAMES = {f"eval_{measure.logged}": measure.label for measure in MEASURES}
 _MANY_TIMES = 20
 """From here on a linear scale hides the smaller values."""
 
@@ -57,50 +50,33 @@ def write_log(history: History, folder: Path) -> None:
     (folder / LOG).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def write_curves(history: History, folder: Path, *, title: str = "") -> None:
-    """``curves.csv`` and ``curves.png``.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
-    """
+def write_curves(history: History, folder: Path, title: str) -> None:
+    """``curves.csv`` and ``curves.png``; needs matplotlib."""
     rows = curve_rows(history)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with (folder / TABLE).open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows(rows)
-    draw_curves(rows, folder / PICTURE, title=title)
+    _draw(rows, folder / PICTURE, title)
 
 
-def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str = "") -> None:
-    """Loss and its parts, quality, active dimensions, FLOPS: four panels over the steps.
+def _draw(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
+    """Loss and its parts, quality, active dimensions, FLOPS: four panels over the steps."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError.for_extra("drawing curves", "matplotlib", "train") from error
     figure = Figure(figsize=(10, 6.5), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(2, 2)
-    parts = [
-        key for key in ("distillation", "contrastive", "document_penalty", "query_penalty") if _has(rows, key)
-    ]
-    _panel(panels[0][0], rows, ["loss", *parts], "loss", log=True)
+    parts = ("loss", "distillation", "contrastive", "document_penalty", "query_penalty")
+    _panel(panels[0][0], rows, parts, "loss", log=True)
     _panel(panels[0][1], rows, ["nDCG@10", "MRR@10", "recall@100"], "quality", marker="o")
-    active = ["active dimensions of documents", "active dimensions of queries"]
+    active = ["active dimensions of a document", "active dimensions of a query"]
     _panel(panels[1][0], rows, active, "active dimensions", log=True, marker="o")
     _panel(panels[1][1], rows, ["FLOPS"], "FLOPS", log=True, marker="o")
-    if title:
-        figure.suptitle(title)
+    figure.suptitle(title)
     figure.savefig(path, dpi=110)
-
-
-def _has(rows: Sequence[Mapping[str, Any]], key: str) -> bool:
-    return any(key in row for row in rows)
 
 
 def _panel(

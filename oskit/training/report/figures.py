@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from sentence_transformers.base.evaluation import BaseEvaluator
@@ -19,6 +19,28 @@ if TYPE_CHECKING:
 
 DEPTH = 100
 """Of the rankings: recall@100 is the deepest measure."""
+
+
+class Measure(NamedTuple):
+    """One of the figures: its attribute, what people call it, its digits, its name in logs and on the Hub."""
+
+    attribute: str
+    label: str
+    digits: str
+    logged: str
+    on_hub: str
+
+
+MEASURES = (
+    Measure("ndcg", "nDCG@10", ".3f", "ndcg@10", "dot_ndcg@10"),
+    Measure("mrr", "MRR@10", ".3f", "mrr@10", "dot_mrr@10"),
+    Measure("recall", "recall@100", ".3f", "recall@100", "dot_recall@100"),
+    Measure("flops", "FLOPS", ".2f", "flops", "avg_flops"),
+    Measure("query_active", "active dimensions of a query", ".1f", "query_active", "query_active_dims"),
+    Measure(
+        "document_active", "active dimensions of a document", ".1f", "document_active", "corpus_active_dims"
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -54,25 +76,9 @@ class Figures:
         names = {"ndcg": "nDCG@10", "mrr": "MRR@10", "recall": "R@100"}
         return {names.get(name, name): value for name, value in found.items()}
 
-    def to_json(self) -> dict[str, Any]:
-        """All attributes, for :meth:`from_json`."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Figures:
-        """What :meth:`to_json` gave."""
-        return cls(**values)
-
     def logs(self) -> dict[str, float]:
         """As the trainer logs them."""
-        return {
-            "ndcg@10": self.ndcg,
-            "mrr@10": self.mrr,
-            "recall@100": self.recall,
-            "flops": self.flops,
-            "query_active": self.query_active,
-            "document_active": self.document_active,
-        }
+        return {measure.logged: getattr(self, measure.attribute) for measure in MEASURES}
 
     def __str__(self) -> str:
         return (
@@ -82,13 +88,13 @@ class Figures:
         )
 
 
-def measure(encoder: TextEncoder, collection: Collection, *, batch_size: int = 32) -> Figures:
+def measure(encoder: TextEncoder, collection: Collection) -> Figures:
     """Rank the collection exactly and measure.
 
     Raises:
         DataError: The collection cannot be read, or judges no query.
     """
-    ranking = rank_exactly(encoder, collection, k=DEPTH, batch_size=batch_size)
+    ranking = rank_exactly(encoder, collection, k=DEPTH)
     found = quality(ranking.run, collection.qrels)
     return Figures(
         found.mean["nDCG@10"],
@@ -103,18 +109,17 @@ def measure(encoder: TextEncoder, collection: Collection, *, batch_size: int = 3
     )
 
 
-def capped(collection: Collection, *, queries: int | None, corpus: int | None, seed: int = 0) -> Collection:
-    """A part of a collection, small enough to be measured often.
+def capped(collection: Collection, *, queries: int | None, corpus: int | None) -> Collection:
+    """A part of a collection, small enough to be measured often; the same one each time.
 
     Args:
         collection: The whole.
         queries: Judged queries to draw; None for all.
         corpus: Documents to take: all that are judged for these queries, then others at random; None for all.
-        seed: Of the draw.
     """
     if queries is None and corpus is None:
         return collection
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     judged = judged_queries(collection.qrels)
     if queries is not None and queries < len(judged):
         chosen = sorted(rng.choice(len(judged), queries, replace=False).tolist())
@@ -153,22 +158,18 @@ class RetrievalEvaluator(BaseEvaluator):
     Args:
         collection: What is measured.
         on_figures: Told the step and the figures.
-        batch_size: Texts that are encoded at once.
     """
 
-    def __init__(
-        self, collection: Collection, on_figures: Callable[[int, Figures], object], *, batch_size: int = 32
-    ) -> None:
+    def __init__(self, collection: Collection, on_figures: Callable[[int, Figures], object]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.primary_metric = "ndcg@10"
         self._collection = collection
         self._on_figures = on_figures
-        self._batch_size = batch_size
 
     def __call__(
         self, model: Any, output_path: str | None = None, epoch: float = -1, steps: int = -1
     ) -> dict[str, float]:
         """The figures as the trainer logs them."""
-        figures = measure(model, self._collection, batch_size=self._batch_size)
+        figures = measure(model, self._collection)
         self._on_figures(steps, figures)
         return figures.logs()

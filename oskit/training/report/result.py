@@ -55,20 +55,11 @@ class StageResult:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can carry it."""
-        return {
-            "name": self.name,
-            "folder": str(self.folder),
-            "best": str(self.best),
-            "steps": self.steps,
-            "best_step": self.best_step,
-            "before": self.before.to_dict(),
-            "after": self.after.to_dict(),
-            "gain": self.gain.to_dict(),
-            "data": self.data.to_dict(),
-            "seconds": round(self.seconds, 1),
-            "lengths": self.lengths.to_dict(),
-            "warnings": self.warnings,
+        parts = {
+            name: getattr(self, name).to_dict() for name in ("before", "after", "gain", "data", "lengths")
         }
+        paths = {"folder": str(self.folder), "best": str(self.best)}
+        return {**vars(self), **paths, **parts, "seconds": round(self.seconds, 1)}
 
     def write(self, path: Path) -> None:
         """Write all of it, figures of each query included, whole or not at all."""
@@ -97,9 +88,6 @@ class StageResult:
             raise DataError(
                 f"{path} cannot be read: {error}", hint="Remove it to train the stage anew."
             ) from error
-
-    def __str__(self) -> str:
-        return f"{self.name}: before {self.before}; after {self.after}"
 
 
 @dataclass(frozen=True)

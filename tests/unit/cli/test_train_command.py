@@ -136,10 +136,13 @@ def test_mistakes_end_with_a_line_and_a_code(
     assert message in err
 
 
-def test_neither_help_nor_dry_run_loads_torch(pairs: Path, models: dict[str, Path]) -> None:
+def test_neither_help_nor_dry_run_nor_a_run_that_cannot_begin_loads_torch(
+    pairs: Path, models: dict[str, Path]
+) -> None:
     script = (
         "import sys\nfrom oskit.cli import main\n"
         f"assert not main({quick(pairs, models, '--dry-run', '-q')})\n"
+        f"assert main({quick(pairs, models, '--set', 'data.train=nosuch.jsonl')}) == 3\n"
         "main(['recipes', 'list'])\nmain(['train', '--help'])\n"
         "print('torch' in sys.modules, file=sys.stderr)"
     )
