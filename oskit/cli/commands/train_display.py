@@ -127,7 +127,7 @@ def print_result(console: Console, result: TrainingResult) -> None:
             tell(f"{prefix}{line}")
     if result.gain is not None:
         tell(f"{result.stages[-1].name} beside {result.stages[-2].name}: {_significance(result.gain)}")
-    tell(f"\nEncoder   {result.encoder}")
+    tell(f"\nEncoder   {result.name}, in {result.encoder}")
     tell(
         f"Run       {result.folder}: recipe.yaml, report.json, README.md (model card), curves.png, curves.csv"
     )

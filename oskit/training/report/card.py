@@ -6,6 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from oskit.archive.manifest import short_name
 from oskit.training.recipe.recipe import Recipe
 from oskit.training.report.figures import MEASURES
 from oskit.training.report.result import BEST, StageResult, TrainingResult
@@ -25,13 +26,13 @@ def model_card(recipe: Recipe, result: TrainingResult) -> str:
     last = result.stages[-1]
     lines = [
         "---",
-        _header(recipe, last),
+        _header(recipe, result),
         "---",
         "",
-        f"# {recipe.name}",
+        f"# {result.name}",
         "",
         *([recipe.description, ""] if recipe.description else []),
-        f"A learned sparse encoder for OpenSearch, trained from `{recipe.encoder.name}`"
+        f"A learned sparse encoder for OpenSearch, trained from `{short_name(recipe.encoder.name)}`"
         + (f" in {len(result.stages)} stages." if len(result.stages) > 1 else "."),
         "",
         "## How good it is",
@@ -49,7 +50,7 @@ def model_card(recipe: Recipe, result: TrainingResult) -> str:
         "```python",
         "from oskit import NeuralSparseEncoder",
         "",
-        'encoder = NeuralSparseEncoder.from_pretrained("best")',
+        f'encoder = NeuralSparseEncoder.from_pretrained("{result.name}")  # its folder, or repository',
         'encoder.document_weights(["a text"])',
         "```",
         "",
@@ -68,7 +69,7 @@ def model_card(recipe: Recipe, result: TrainingResult) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _header(recipe: Recipe, last: StageResult) -> str:
+def _header(recipe: Recipe, result: TrainingResult) -> str:
     """What the Hub reads, with figures under the names that sentence-transformers' evaluators use."""
     name = recipe.encoder.name
     results = [
@@ -79,12 +80,12 @@ def _header(recipe: Recipe, last: StageResult) -> str:
             dataset_name=_evaluation(recipe),
             metric_type=measure.on_hub,
             metric_name=measure.label,
-            metric_value=round(getattr(last.after, measure.attribute), 4),
+            metric_value=round(getattr(result.after, measure.attribute), 4),
         )
         for measure in MEASURES
     ]
     data = ModelCardData(
-        model_name=recipe.name,
+        model_name=result.name,
         base_model=None if Path(name).exists() else name,
         library_name="sentence-transformers",
         pipeline_tag="feature-extraction",
@@ -133,11 +134,11 @@ def _leakage(stage: StageResult) -> list[str]:
 def _made(stage: StageResult) -> list[str]:
     data = stage.data
     teachers = [
-        f"{teacher['kind']} teacher {teacher['name']} ({teacher['effective_weight']:.0%})"
+        f"{teacher['kind']} teacher {short_name(teacher['name'])} ({teacher['effective_weight']:.0%})"
         for teacher in (data.teachers or {}).get("teachers", [])
         if teacher["status"] == "used"
     ]
-    sources = ", ".join(f"{source['name']} ({source['examples']:,})" for source in data.sources)
+    sources = ", ".join(f"{short_name(source['name'])} ({source['examples']:,})" for source in data.sources)
     told = [f"{data.examples:,} examples with {data.negatives} negatives each, of {sources}", *teachers]
     return [
         f"* {stage.name}: {stage.steps:,} steps, the best is step {stage.best_step:,}; {'; '.join(told)}."

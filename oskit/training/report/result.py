@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from oskit.archive.manifest import short_name
 from oskit.data.atomic import write_whole
 from oskit.errors import DataError
 from oskit.evaluation.offline.significance import Significance
@@ -114,6 +115,11 @@ class TrainingResult:
         return NeuralSparseEncoder.from_pretrained(self.encoder, fallback=False)
 
     @property
+    def name(self) -> str:
+        """What the encoder is called: like the run's folder, as by ``oskit export``."""
+        return short_name(str(self.encoder))
+
+    @property
     def before(self) -> Figures:
         """Figures of the encoder that the run started from."""
         return self.stages[0].before
@@ -126,6 +132,7 @@ class TrainingResult:
     def to_dict(self) -> dict[str, Any]:
         """As JSON can carry it."""
         return {
+            "name": self.name,
             "folder": str(self.folder),
             "encoder": str(self.encoder),
             "stages": [stage.to_dict() for stage in self.stages],
@@ -135,4 +142,4 @@ class TrainingResult:
     def write(self) -> None:
         """Write ``report.json`` into the run's folder."""
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
-        (self.folder / REPORT).write_text(text + "\n", encoding="utf-8")
+        write_whole(self.folder / REPORT, text + "\n")
