@@ -7,7 +7,6 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,10 +18,10 @@ PACKAGES = (
 )
 
 
-def describe_environment() -> dict[str, Any]:
-    """Versions of Python and of the packages that matter, the processor, the GPUs."""
+def write_environment(folder: Path) -> None:
+    """Write ``environment.json`` into the run's folder: versions of Python and packages, processor, GPUs."""
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    return {
+    found = {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "machine": platform.machine(),
@@ -31,9 +30,4 @@ def describe_environment() -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "packages": installed_versions(PACKAGES),
     }
-
-
-def write_environment(folder: Path) -> None:
-    """Write ``environment.json`` into the run's folder."""
-    text = json.dumps(describe_environment(), indent=1)
-    (folder / "environment.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "environment.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

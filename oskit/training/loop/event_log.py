@@ -10,7 +10,8 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from oskit.training.loop.events import Listener
-from oskit.training.report.curves import LOG, write_log
+
+LOG = "log.jsonl"
 
 
 class Telling(TrainerCallback):
@@ -30,7 +31,7 @@ class Telling(TrainerCallback):
     ) -> None:
         """What was logged after the checkpoint that training goes on from is logged anew."""
         if state.is_world_process_zero:
-            write_log(state.log_history, self._path.parent)
+            self._write("w", state.log_history)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -50,7 +51,10 @@ class Telling(TrainerCallback):
         """What the trainer logged."""
         if not state.is_world_process_zero or not logs:
             return
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(state.log_history[-1]) + "\n")
+        self._write("a", state.log_history[-1:])
         if "loss" in logs:
             self._listener.step(state.global_step, state.max_steps, logs)
+
+    def _write(self, mode: str, entries: list[dict[str, float]]) -> None:
+        with self._path.open(mode, encoding="utf-8") as file:
+            file.writelines(json.dumps(entry) + "\n" for entry in entries)

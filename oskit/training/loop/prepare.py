@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,7 @@ def prepare(recipe: Recipe, folder: Path, vocabulary: Vocabulary, listener: List
     maker = _Maker(recipe, folder, vocabulary, listener)
     facts = maker.make()
     # Last of all: its presence says that the rest is whole.
-    write_whole(folder / FACTS, json.dumps(facts.to_dict(), indent=1) + "\n")
+    write_whole(folder / FACTS, json.dumps(asdict(facts), indent=1) + "\n")
 
 
 def open_prepared(recipe: Recipe, folder: Path) -> Prepared:

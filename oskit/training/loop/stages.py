@@ -42,7 +42,7 @@ from oskit.training.objective.batches import ExampleCollator, KnownPairs, routes
 from oskit.training.objective.losses import TrainingLoss
 from oskit.training.recipe.known_problems import risks
 from oskit.training.recipe.recipe import Recipe, SchedulePart
-from oskit.training.report.curves import write_curves, write_log
+from oskit.training.report.curves import write_curves
 from oskit.training.report.figures import Figures, RetrievalEvaluator, capped, measure
 from oskit.training.report.lengths import Lengths
 from oskit.training.report.result import BEST, StageResult
@@ -243,9 +243,6 @@ class _Stage:
             kept = self._last_checkpoint()
             where = f" The last good checkpoint is {kept}." if kept else ""
             raise TrainingError(error.message, hint=f"{error.hint or ''}{where}") from error
-        finally:
-            if is_first():
-                write_log(trainer.state.log_history, self._folder)
         if self._interruption.happened:
             raise TrainingInterrupted(
                 f"interrupted at step {trainer.state.global_step} of {trainer.args.max_steps}; "

@@ -1,9 +1,8 @@
-"""What was logged in training, as a table, as lines of JSON and as a picture."""
+"""What was logged in training, as a table and as a picture."""
 
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,6 @@ from oskit.training.report.figures import MEASURES
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LOG = "log.jsonl"
 TABLE = "curves.csv"
 PICTURE = "curves.png"
 
@@ -42,12 +40,6 @@ def curve_rows(history: History) -> list[dict[str, Any]]:
             }
         )
     return [rows[step] for step in sorted(rows)]
-
-
-def write_log(history: History, folder: Path) -> None:
-    """``log.jsonl``: what was logged, one object a line."""
-    lines = [json.dumps(dict(entry), ensure_ascii=False) for entry in history]
-    (folder / LOG).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def write_curves(history: History, folder: Path, title: str) -> None:

@@ -56,11 +56,9 @@ class StageResult:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can carry it."""
-        parts = {
-            name: getattr(self, name).to_dict() for name in ("before", "after", "gain", "data", "lengths")
-        }
-        paths = {"folder": str(self.folder), "best": str(self.best)}
-        return {**vars(self), **paths, **parts, "seconds": round(self.seconds, 1)}
+        parts = {name: getattr(self, name).to_dict() for name in ("before", "after", "gain", "lengths")}
+        own = {"folder": str(self.folder), "best": str(self.best), "data": asdict(self.data)}
+        return {**vars(self), **parts, **own, "seconds": round(self.seconds, 1)}
 
     def write(self, path: Path) -> None:
         """Write all of it, figures of each query included, whole or not at all."""
