@@ -42,12 +42,9 @@ def show_plan(recipe: Recipe, folder: Path, resume: bool, out: Output) -> None:
         for stage in stages:
             for line in stage["lines"]:
                 console.print(line, markup=False, soft_wrap=True)
-        how = {"new": "", "again": ", in place of one without a checkpoint", "resumed": " and go on"}[
-            beginning
-        ]
-        console.print(
-            f"The run would be in {folder}{how}. Nothing was written.", markup=False, soft_wrap=True
-        )
+        hows = {"new": "", "again": ", in place of one without a checkpoint", "resumed": " and go on"}
+        told = f"The run would be in {folder}{hows[beginning]}. Nothing was written."
+        console.print(told, markup=False, soft_wrap=True)
 
     out.result(plan, show)
 

@@ -64,16 +64,16 @@ def preflight(recipe: Recipe, folder: Path, *, resume: bool, warn: Warn) -> Begi
     stages = stages_of(recipe)
     _check_packages(stages)
     beginning = check_folder(folder, recipe, resume=resume)
-    found = _Problems()
+    found, notes = _Problems(), list[str]()
     for stage, own in zip(stages, stage_folders(folder, stages), strict=True):
         if beginning == "resumed" and (own / RESULT).exists():
             continue
         prepared = beginning == "resumed" and (own / DATA / FACTS).exists()
-        _check_stage(stage, found, warn, prepared=prepared)
+        _check_stage(stage, found, notes.append, prepared=prepared)
     if beginning != "resumed":
         found.check(_check_room, stages, folder)
-    for problem in found.problems[1:]:
-        warn(str(problem))
+    for told in dict.fromkeys([*notes, *map(str, found.problems[1:])]):
+        warn(told)
     if found.problems:
         raise found.problems[0]
     return beginning
