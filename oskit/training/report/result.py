@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter
+
 from oskit.archive.manifest import short_name
 from oskit.data.atomic import write_whole
 from oskit.errors import DataError
@@ -73,16 +75,8 @@ class StageResult:
         """
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            parts = {
-                "folder": path.parent,
-                "best": path.parent / values["best"],
-                "before": Figures(**values["before"]),
-                "after": Figures(**values["after"]),
-                "gain": Significance(**values["gain"]),
-                "data": DataFacts(**values["data"]),
-                "lengths": Lengths.from_values(values["lengths"]),
-            }
-            return cls(**{**values, **parts})
+            places = {"folder": path.parent, "best": path.parent / values["best"]}
+            return TypeAdapter(cls).validate_python({**values, **places})
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise DataError(
                 f"{path} cannot be read: {error}", hint="Remove it to train the stage anew."
