@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Self
+from typing import Any
 
 from oskit.archive.truncation import Truncation
 from oskit.encoder.loader.tokenizer_files import open_here
@@ -53,12 +53,6 @@ class Lengths:
         """For JSON."""
         cut = None if self.truncation is None else self.truncation.to_dict()
         return {"max_length": self.max_length, "shortened_from": self.shortened_from, "truncation": cut}
-
-    @classmethod
-    def from_values(cls, values: dict[str, Any]) -> Self:
-        """What ``asdict`` gave."""
-        cut = values["truncation"]
-        return cls(**{**values, "truncation": Truncation(**cut) if cut else None})
 
 
 def planned_lengths(part: EncoderPart, texts: Iterable[str]) -> Lengths | None:

@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
-from oskit.cli import main
+from oskit.cli import main, output
+from oskit.cli.commands.train_display import Display
 from oskit.training.recipe.file import included_recipes, included_text
 from tests import tiny
 
@@ -295,3 +297,23 @@ def test_config_of_old_makes_a_sparse_teacher(
     }
     assert (found["dense"][1], found["sparse"][1]) == (0.5, 0.5)
     assert "dropped" not in {status for status, _ in found.values()}
+
+
+def test_part_3_training_off_a_terminal_tells_the_time_left_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(output, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    with Display(output.Output()) as display:
+        display.stage_started("quick", 1, 1)
+        display.training_started(1000, 400)
+        for step in range(401, 500):
+            clock.now += 1.0
+            display.step(step, 1000, {"loss": 1.5} if step % 10 == 0 else {})
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "quick: training, 1,000 steps, 400 of them done",
+        "quick: loss 1.500: 430 of 1,000 steps, 1.0 steps/s, 9 min 30 s left",
+        "quick: loss 1.500: 460 of 1,000 steps, 1.0 steps/s, 9 min 0 s left",
+        "quick: loss 1.500: 490 of 1,000 steps, 1.0 steps/s, 8 min 30 s left",
+    ]
