@@ -46,17 +46,16 @@ def missing_dependency(purpose: str, error: ImportError) -> MissingDependencyErr
     """
     module = (error.name or "").partition(".")[0]
     name = canonicalize_name(_DISTRIBUTIONS.get(module, module))
-    declared = {
-        extra: requirements(extra) for extra in metadata.metadata("oskit").get_all("Provides-Extra") or []
-    }
-    having = [
-        extra for extra, found in declared.items() if name in {canonicalize_name(one.name) for one in found}
-    ]
+    try:
+        extras = metadata.metadata("oskit").get_all("Provides-Extra") or []
+    except metadata.PackageNotFoundError:  # a source tree that nobody installed
+        return None
+    brought = {extra: {canonicalize_name(found.name) for found in requirements(extra)} for extra in extras}
+    having = [extra for extra in extras if name in brought[extra]]
     if not having or importlib.util.find_spec(module) is not None:
         return None
-    return MissingDependencyError.for_extra(
-        purpose, name, min(having, key=lambda extra: len(declared[extra]))
-    )
+    smallest = min(having, key=lambda extra: len(brought[extra]))
+    return MissingDependencyError.for_extra(purpose, name, smallest)
 
 
 def _names(extra: str) -> Iterator[str]:
