@@ -591,7 +591,7 @@ def test_missing_models_name_their_neighbours(client: OpenSearch, encoder: Archi
 def test_the_commands(
     cluster_url: str, client: OpenSearch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    archives.encoder_archive(tmp_path / "onnx" / f"{PREFIX}-pair.zip", seed=14)
+    archives.write_manifest(archives.encoder_archive(tmp_path / "onnx" / f"{PREFIX}-pair.zip", seed=14))
     archives.tokenizer_archive(tmp_path / "tokenizer" / f"{PREFIX}-pair-tokenizer.zip")
     url = ["--url", cluster_url]
 
@@ -605,6 +605,9 @@ def test_the_commands(
 
     deployed = oskit("deploy", str(tmp_path))
     assert [model["function_name"] for model in deployed] == ["SPARSE_ENCODING", "SPARSE_TOKENIZE"]
+    assert [model["max_length"] for model in deployed] == [128, None]  # one has a manifest
+    assert main(["deploy", str(tmp_path / "onnx"), *url]) == 0
+    assert "up to 128" in capsys.readouterr().out
     listed = {model["model_id"]: model for model in oskit("models")}
     assert all(listed[model["model_id"]]["state"] == "DEPLOYED" for model in deployed)
     assert all(model["name"] for model in listed.values())  # chunks of an archive are no models
