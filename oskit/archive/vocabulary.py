@@ -107,12 +107,14 @@ class Vocabulary:
         special.update(self._tokenizer.encode("").ids)
         special.update(self._token_ids[token] for token in _CONVENTIONAL if token in self._token_ids)
         special.update(i for i, key in enumerate(self.keys) if not key)
-        unknown = self._unknown_id()
+        unknown = self.unknown_id
         if unknown is not None:
             special.add(unknown)
         return frozenset(special)
 
-    def _unknown_id(self) -> int | None:
+    @property
+    def unknown_id(self) -> int | None:
+        """Id of what the tokenizer puts for what it does not know; None where it knows everything."""
         token = getattr(self._tokenizer.model, "unk_token", None)
         if token is not None:
             return self._tokenizer.token_to_id(token)

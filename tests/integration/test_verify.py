@@ -16,8 +16,11 @@ import numpy as np
 import pytest
 from opensearchpy import OpenSearch, helpers
 from scipy.sparse import csr_matrix
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 from oskit.archive.token_weights import TokenWeightsMixin
+from oskit.cli import main
 from oskit.cluster.index.mapping import (
     EncoderIdentity,
     IndexInfo,
@@ -29,7 +32,7 @@ from oskit.data.collection import Collection
 from oskit.data.documents import Document
 from oskit.errors import SearchError, UsageError, VerificationError
 from oskit.evaluation.live.verify import verify
-from oskit.evaluation.offline.exact_scores import exact_run
+from oskit.evaluation.offline.exact_scores import rank_exactly
 from oskit.evaluation.reports.verification import write_verification
 
 pytestmark = pytest.mark.integration
@@ -45,10 +48,16 @@ class WordVocabulary:
 
     keys: list[str]
 
+    unknown_id = None
+
     @property
     def size(self) -> int:
         """Number of words."""
         return len(self.keys)
+
+    def tokenizer(self) -> Tokenizer:
+        """Knows no piece: the texts are weights, not language."""
+        return Tokenizer(BPE())
 
 
 class WordEncoder(TokenWeightsMixin):
@@ -82,7 +91,7 @@ def collection() -> Collection:
     queries = {f"q{i}": text(8, 40, 5.0) for i in range(20)}
     plain = Collection(queries=queries, qrels={q: {"d0": 1} for q in queries}, corpus=documents)
     # What the exact ranking puts first is relevant, so that quality is known: 1.
-    best = {q: {next(iter(hits)): 1} for q, hits in exact_run(WordEncoder(), plain, k=1).items()}
+    best = {q: {next(iter(hits)): 1} for q, hits in rank_exactly(WordEncoder(), plain, k=1).run.items()}
     return dataclasses.replace(plain, qrels=best, name="by-hand")
 
 
@@ -247,6 +256,41 @@ def test_an_index_that_another_archive_made(client, collection, make_index):
     assert verify(client, make_index(sha256="a" * 64), collection, Archived(), k=5, sample=5).passed
     report = verify(client, make_index(sha256="b" * 64), collection, Archived(), k=5, sample=5)
     assert [line for line in report.failures if "another encoder" in line and "bbbbbbbbbbbb" in line]
+
+
+def test_point_15_a_right_index_of_a_bad_encoder(
+    client, collection, make_index, cluster_url, tmp_path, monkeypatch, capsys
+):
+    class Blind(WordEncoder):
+        """Every text is the same."""
+
+        def document_matrix(self, texts, *, batch_size=32):
+            return csr_matrix(np.eye(1, len(WORDS), dtype=np.float32)[[0] * len(texts)])
+
+        query_matrix = document_matrix
+
+    def change(stored):
+        for body in stored.values():
+            body["embedding"] = {WORDS[0]: 1.0}
+
+    texts = {document.id: document.passage for document in list(collection.documents())[::8]}
+    known = dataclasses.replace(collection, queries=texts, qrels={name: {name: 1} for name in texts})
+    index = make_index(change=change)
+    monkeypatch.setattr("oskit.cli.commands.verify._encoder", lambda *_: Blind())
+    command = ["verify", str(known.write(tmp_path / "known")), "--index", index, "--archive", "blind"]
+    command += ["--url", cluster_url, "--quiet"]
+    assert main([*command, "--json"]) == 0
+    said = capsys.readouterr()
+    report = json.loads(said.out)
+    assert report["passed"] is True
+    assert report["quality"]["verdict"] == "worse"
+    assert report["quality"]["difference"] < -0.5
+    assert "worse than BM25" in said.err
+    assert main([*command, "--require-quality"]) == 9
+    said = capsys.readouterr()
+    assert "The cluster agrees" in said.out
+    assert "Quality: BM25 in this index is better than the encoder by 0." in said.out
+    assert main([*command, "--no-bm25", "--require-quality"]) == 2
 
 
 def test_what_cannot_be_verified_is_one_line(client, collection, make_index):

@@ -33,8 +33,12 @@ if TYPE_CHECKING:
               help="Put before queries of dense models, such as 'query: '.  [the model's own]")  # fmt: skip
 @click.option("--dense-document-prompt", metavar="TEXT",
               help="Put before documents.  [the model's own]")  # fmt: skip
+@click.option("--label", "labels", metavar="NAME", multiple=True,
+              help="What a row is called: once for each ENCODER, then each --dense MODEL.  [the folder's "
+                   "or the run's name]")  # fmt: skip
 @click.option("--baseline", metavar="NAME",
-              help="Compare every row with this one (ENCODER, MODEL, BM25) by bootstrap.")  # fmt: skip
+              help="Compare every row with this one (a row's name, ENCODER, MODEL, BM25) by "
+                   "bootstrap.")  # fmt: skip
 @click.option("--resamples", type=click.IntRange(min=100), default=10_000, show_default=True,
               help="Bootstrap samples.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap samples.")
@@ -62,6 +66,7 @@ def evaluate(
     dense: tuple[str, ...],
     dense_query_prompt: str | None,
     dense_document_prompt: str | None,
+    labels: tuple[str, ...],
     baseline: str | None,
     resamples: int,
     seed: int,
@@ -84,6 +89,7 @@ def evaluate(
     Examples:
       oskit evaluate faq out
       oskit evaluate faq ./my-encoder --bm25 --dense intfloat/e5-small-v2 --baseline BM25
+      oskit evaluate faq runs/quick/best runs/strong/best --label fast --label good --baseline fast
       oskit evaluate faq ./my-encoder --prune-levels 0.05,0.1,0.2 --report figures
       oskit evaluate --nano-beir scifact,nfcorpus ./my-encoder --bm25
     """
@@ -94,6 +100,7 @@ def evaluate(
     from oskit.evaluation.offline.pruning_levels import parse_levels
 
     collections, encoders = _sources(arguments, nano_beir, nano_beir_source, split)
+    names = _names([*encoders, *dense], labels)
     settings = Bm25Settings(bm25_k1, bm25_b, bm25_language) if bm25 else None
     levels = parse_levels(prune_levels) if prune_levels is not None else []
     open_dense = partial(
@@ -104,13 +111,13 @@ def evaluate(
     )
     reports = [
         measure(
-            {name: partial(open_encoder, name) for name in encoders},
+            {names[source]: partial(open_encoder, source) for source in encoders},
             collection,
             k=k,
             batch_size=batch_size,
             bm25=settings,
-            dense={name: partial(open_dense, name) for name in dense},
-            baseline=baseline,
+            dense={names[source]: partial(open_dense, source) for source in dense},
+            baseline=names.get(str(baseline), baseline),
             prune_levels=levels,
             resamples=resamples,
             seed=seed,
@@ -119,6 +126,9 @@ def evaluate(
         for collection in collections
     ]
     _show(reports, out)
+    for found in reports:
+        for warning in found.warnings:
+            out.warn(warning)
     if report is not None:
         _write(reports, report, out)
 
@@ -140,6 +150,22 @@ def _sources(
     if not arguments:
         raise UsageError("no COLLECTION is given", hint="Name a folder in BEIR's layout, or use --nano-beir.")
     return iter([Collection.open(arguments[0], split)]), list(arguments[1:])
+
+
+def _names(sources: Sequence[str], labels: Sequence[str]) -> dict[str, str]:
+    """The name of each source's row."""
+    from oskit.errors import UsageError
+    from oskit.evaluation.offline.open_encoder import short_names
+
+    names = short_names(sources)
+    if labels and len(labels) != len(sources):
+        raise UsageError(
+            f"{len(labels)} labels for {len(sources)} rows",
+            hint="Give --label once for each ENCODER, then each --dense MODEL; BM25 has its own.",
+        )
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise UsageError(f"two rows would be called {twice[0]!r}", hint="Give each its own --label.")
+    return dict(zip(sources, labels or names, strict=True))
 
 
 def _show(reports: Sequence[EvaluationReport], out: Output) -> None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 @click.option("--top-n", type=int, metavar="N", help="Query tokens of an approximate search.  [10]")
 @click.option("--two-phase", is_flag=True, help="Also search in two phases, and tell what that loses.")
 @click.option("--bm25/--no-bm25", default=True, show_default=True, help="Also search with BM25.")
+@click.option("--require-quality", is_flag=True, help="Exit with 9 also where BM25 is better.")
 @click.option("--sample", type=click.IntRange(min=0), default=200, show_default=True,
               help="Documents whose stored weights are checked.")  # fmt: skip
 @click.option(
@@ -64,6 +65,7 @@ def verify(
     top_n: int | None,
     two_phase: bool,
     bm25: bool,
+    require_quality: bool,
     sample: int,
     tolerance: float | None,
     batch_size: int,
@@ -76,7 +78,8 @@ def verify(
     Asks the cluster every query of COLLECTION (a folder in BEIR's layout: corpus.jsonl, queries.jsonl,
     qrels/SPLIT.tsv) and computes the exact scores here. Quality, overlap and latency are reported beside each
     other. A score, a rank or a missing document that is not explained by how the index rounds weights is a
-    failure, and the command exits with 9.
+    failure, and the command exits with 9. Whether the encoder is any good here is the second verdict: it is
+    compared with BM25 in the same index by paired bootstrap.
 
     \b
     Examples:
@@ -87,8 +90,11 @@ def verify(
     from oskit.cluster.client.connection import connect
     from oskit.data.collection import Collection
     from oskit.evaluation.live import verify as proof
+    from oskit.evaluation.live.result import BETTER_ENCODER
     from oskit.evaluation.reports.terminal import print_verification
 
+    if require_quality and not bm25:
+        raise UsageError("--require-quality compares with BM25", hint="Leave out --no-bm25.")
     opened = Collection.open(collection, split)
     encoder = _encoder(archive, query_archive, model_encoder)
     client = connect(connection)
@@ -116,7 +122,11 @@ def verify(
 
         for path in write_verification(found, report):
             out.note(f"wrote {path}")
+    if found.is_worse_than_bm25:
+        out.warn(f"this encoder serves these texts worse than BM25 would. {BETTER_ENCODER}")
     found.raise_for_disagreement()
+    if require_quality:
+        found.raise_for_quality()
 
 
 def _encoder(archive: str | None, query_archive: str | None, model: str | None) -> TextEncoder:

@@ -8,8 +8,14 @@ from typing import Any
 from oskit.errors import VerificationError
 from oskit.evaluation.live.comparison import Comparison
 from oskit.evaluation.offline.result import RunFigures
+from oskit.evaluation.offline.significance import Significance
+from oskit.evaluation.offline.tokenization import Tokenization
 
 VERIFICATION_SCHEMA = "oskit.verification/1"
+
+BETTER_ENCODER = (
+    "Take an encoder of the texts' language, train this one on such texts (oskit train), or search by BM25."
+)
 
 
 @dataclass
@@ -51,6 +57,9 @@ class StoredVectors:
 class VerificationReport:
     """Everything :func:`oskit.evaluation.live.verify.verify` found.
 
+    There are two verdicts. ``passed``: the cluster returns what the encoder means. ``quality``: whether that
+    is any good, beside BM25 in the same index.
+
     Attributes:
         failures: One line for each reason why the cluster is not right; empty if it is.
         warnings: Things to know that are not wrong.
@@ -67,6 +76,8 @@ class VerificationReport:
         examples: A few queries with their hits.
         took: Milliseconds of each query of the cluster's run.
         wall: Milliseconds that the client waited for each.
+        against_bm25: The cluster's run beside BM25's, by nDCG@10; None where BM25 was not asked.
+        tokenization: How the encoder's tokenizer cuts the documents and the queries.
     """
 
     created: str
@@ -84,11 +95,36 @@ class VerificationReport:
     warnings: list[str]
     took: list[float] = field(repr=False)
     wall: list[float] = field(repr=False)
+    against_bm25: Significance | None = None
+    tokenization: dict[str, Tokenization] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
         """Whether the cluster retrieves what it should."""
         return not self.failures
+
+    @property
+    def quality(self) -> str | None:
+        """Is the encoder any good here? In words; None where BM25 was not asked."""
+        found = self.against_bm25
+        if found is None:
+            return None
+        chance = "p < 0.001" if found.p_value < 0.001 else f"p = {found.p_value:.3f}"
+        told = f"({chance}, {found.queries:,} queries)"
+        if found.verdict == "no difference":
+            return (
+                f"these queries show no difference between the encoder and BM25 in this index: "
+                f"{found.difference:+.3f} {found.measure} {told}"
+            )
+        gap = f"by {abs(found.difference):.3f} {found.measure} {told}"
+        if found.verdict == "better":
+            return f"the encoder is better than BM25 in this index {gap}"
+        return f"BM25 in this index is better than the encoder {gap}"
+
+    @property
+    def is_worse_than_bm25(self) -> bool:
+        """Whether the queries show that BM25 in the same index serves them better."""
+        return self.against_bm25 is not None and self.against_bm25.verdict == "worse"
 
     @property
     def wrong_hits(self) -> int:
@@ -114,6 +150,20 @@ class VerificationReport:
             hint="The report lists each disagreement; --report DIR writes it.",
         )
 
+    def raise_for_quality(self) -> None:
+        """Raise if BM25 serves the queries better, or if that is not known.
+
+        Raises:
+            VerificationError: Tells by how much.
+        """
+        if self.against_bm25 is None:
+            raise VerificationError(
+                f"index {self.index['name']}: whether the encoder is any good is not known without BM25",
+                hint="BM25 needs the texts in a field of the index; `oskit ingest` puts them there.",
+            )
+        if self.is_worse_than_bm25:
+            raise VerificationError(f"index {self.index['name']}: {self.quality}", hint=BETTER_ENCODER)
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; ``schema`` names its version."""
         return {
@@ -122,6 +172,14 @@ class VerificationReport:
             "passed": self.passed,
             "failures": self.failures,
             "warnings": self.warnings,
+            "quality": None
+            if self.against_bm25 is None
+            else {
+                "verdict": self.against_bm25.verdict,
+                "text": self.quality,
+                **self.against_bm25.to_dict(),
+            },
+            "tokenization": {side: found.to_dict() for side, found in self.tokenization.items()},
             "cluster": self.cluster,
             "index": self.index,
             "collection": self.collection,

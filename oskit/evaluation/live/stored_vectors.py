@@ -33,13 +33,6 @@ SKIP_NOTHING = 1e6
 """``heap_factor`` with which every cluster of documents is looked into."""
 
 
-def sample_positions(size: int, count: int) -> list[int]:
-    """At most ``count`` positions, spread evenly over ``size``."""
-    if size <= count:
-        return list(range(size))
-    return sorted({int(position) for position in np.linspace(0, size - 1, count)})
-
-
 def check_vectors(
     client: OpenSearch,
     facts: IndexFacts,

@@ -37,9 +37,9 @@ def failures(
     ]
 
 
-def warnings(facts: IndexFacts, cluster: RunFigures) -> list[str]:
-    """What is worth knowing although it is not wrong."""
-    found = []
+def warnings(facts: IndexFacts, cluster: RunFigures, shattering: str | None) -> list[str]:
+    """What is worth knowing although it is not wrong; ``shattering`` of the texts first."""
+    found = [] if shattering is None else [shattering]
     if facts.search_pipeline:
         found.append(f"queries run through the index's default search pipeline {facts.search_pipeline!r}")
     if facts.info.prune:

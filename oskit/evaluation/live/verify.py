@@ -18,11 +18,12 @@ from oskit.evaluation.live.index_facts import IndexFacts, read_facts
 from oskit.evaluation.live.query_modes import SearchBy, SearchRequest, bm25_clauses, sparse_clauses
 from oskit.evaluation.live.result import StoredVectors, VerificationReport
 from oskit.evaluation.live.retrieval import Clause, ClusterRun, retrieve
-from oskit.evaluation.live.stored_vectors import check_vectors, sample_positions
+from oskit.evaluation.live.stored_vectors import check_vectors
 from oskit.evaluation.offline.description import describe_encoder, known_sha256
 from oskit.evaluation.offline.metrics import Run
 from oskit.evaluation.offline.pruned_encoder import PrunedDocuments
-from oskit.evaluation.offline.result import RunFigures
+from oskit.evaluation.offline.result import BM25, RunFigures
+from oskit.evaluation.offline.tokenization import SAMPLED_TEXTS, shattering, spread, tokenizations
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
@@ -173,7 +174,7 @@ class _Verification:
         if bm25 and self.facts.passage_field:
             self.on_step("asking BM25")
             clauses = bm25_clauses(self.facts.passage_field, self.collection.queries)
-            runs.append(self._figures("BM25", retrieve(self.client, self.facts.name, clauses, k=k), None))
+            runs.append(self._figures(BM25, retrieve(self.client, self.facts.name, clauses, k=k), None))
         return runs
 
     def _figures(self, name: str, answered: ClusterRun, exact: Run | None) -> RunFigures:
@@ -202,6 +203,7 @@ class _Verification:
         chosen = choose_examples(answered.run, examples)
         passages = _passages(self.collection, comparison.document_ids, sample, chosen, answered)
         vectors = self._check_sample(passages.sample)
+        cuts = tokenizations(self.encoder, passages.cut, list(self.collection.queries.values()))
         collection, request = self.collection, self.request
         return VerificationReport(
             created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
@@ -227,9 +229,11 @@ class _Verification:
                 chosen, answered.run, collection.queries, collection.qrels, passages.shown, self.encoder
             ),
             failures=verdict.failures(self.facts, known_sha256(self.given), comparison, missing, vectors),
-            warnings=verdict.warnings(self.facts, runs[0]),
+            warnings=verdict.warnings(self.facts, runs[0], shattering(cuts)),
             took=answered.took,
             wall=answered.wall,
+            against_bm25=runs[0].against(runs[-1]) if runs[-1].name == BM25 else None,
+            tokenization=cuts,
         )
 
     def _check_sample(self, passages: Mapping[str, str]) -> StoredVectors:
@@ -260,19 +264,23 @@ def _tolerance(encoder: TextEncoder) -> float:
 
 @dataclass
 class _Passages:
-    """Texts that are needed once more: of the sampled documents and of the examples' hits."""
+    """Texts that are needed once more: sampled documents, the examples' hits, and some for the tokenizer."""
 
     sample: dict[str, str]
     shown: dict[str, str]
+    cut: list[str]
 
 
 def _passages(
     collection: Collection, ids: Sequence[str], sample: int, chosen: Sequence[str], answered: ClusterRun
 ) -> _Passages:
-    sampled = {ids[position] for position in sample_positions(len(ids), sample)}
+    sampled = {ids[position] for position in spread(len(ids), sample)}
+    cut = set(spread(len(ids), SAMPLED_TEXTS))
     shown = {document for query in chosen for document in list(answered.run[query])[:SHOWN_HITS]}
-    found = _Passages({}, {})
-    for document in collection.documents():
+    found = _Passages({}, {}, [])
+    for position, document in enumerate(collection.documents()):
+        if position in cut:
+            found.cut.append(document.passage)
         if document.id in sampled:
             found.sample[document.id] = document.passage
         if document.id in shown:

@@ -10,10 +10,11 @@ if TYPE_CHECKING:
 
 
 def describe_encoder(encoder: TextEncoder) -> dict[str, Any]:
-    """Name, architecture and sha256 of an encoder, as far as it knows them."""
-    archive = _archive(encoder)
+    """Name, source, architecture and sha256 of an encoder, as far as it knows them."""
+    archive, loaded = _archive(encoder), getattr(encoder, "load_report", None)
     return {
-        "name": archive.name if archive is not None else type(encoder).__name__,
+        "name": archive.name if archive else loaded.name if loaded else type(encoder).__name__,
+        "source": str(archive.path) if archive else loaded.source if loaded else None,
         "architecture": encoder.architecture,
         "sha256": archive.sha256 if archive is not None else None,
         "format": archive.model_format if archive is not None else None,

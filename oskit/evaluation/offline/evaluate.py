@@ -14,15 +14,13 @@ from oskit.evaluation.offline.dense import DenseEncoder, rank_dense
 from oskit.evaluation.offline.description import describe_encoder
 from oskit.evaluation.offline.metrics import Run, judged_queries
 from oskit.evaluation.offline.pruning_levels import prune_points, rank_pruned
-from oskit.evaluation.offline.result import EvaluationReport, EvaluationRow, RunFigures
-from oskit.evaluation.offline.significance import RESAMPLES, against
+from oskit.evaluation.offline.result import BM25, EvaluationReport, EvaluationRow, RunFigures
+from oskit.evaluation.offline.significance import RESAMPLES
+from oskit.evaluation.offline.tokenization import SAMPLED_TEXTS, Tokenization, spread, tokenizations
 
 if TYPE_CHECKING:
     from oskit.archive.text_encoder import TextEncoder
     from oskit.data.collection import Collection
-
-BM25 = "BM25"
-"""Name of its row."""
 
 _FLOAT_BYTES = 4
 
@@ -73,15 +71,13 @@ def evaluate(
     rows += [job.dense(name, open_it) for name, open_it in dense.items()]
     if baseline is not None:
         on_step(f"comparing with {baseline}")
-        found = against(
-            {row.name: row.figures.per_query for row in rows},
-            baseline,
-            list(rows[0].figures.quality),
-            resamples=resamples,
-            seed=seed,
-        )
+        base = next(row.figures for row in rows if row.name == baseline)
         for row in rows:
-            row.significance = found.get(row.name, [])
+            if row.figures is not base:
+                row.significance = [
+                    row.figures.against(base, measure, resamples=resamples, seed=seed)
+                    for measure in base.quality
+                ]
     return EvaluationReport(
         created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         collection={
@@ -122,6 +118,7 @@ class _Evaluation:
         self._levels = levels
         self._on_step = on_step
         self.documents = 0
+        self._sample: list[str] = []
 
     def sparse(self, name: str, open_it: Callable[[], TextEncoder]) -> EvaluationRow:
         self._on_step(f"{name}: loading")
@@ -140,7 +137,18 @@ class _Evaluation:
             sparsity=whole.sparsity,
             truncation=whole.truncation,
             pruning=prune_points(whole, pruned, self._collection.qrels, k=self._k) if pruned else [],
+            tokenization=self._tokenization(encoder),
         )
+
+    def _tokenization(self, encoder: TextEncoder) -> dict[str, Tokenization]:
+        if not self._sample:
+            chosen = set(spread(self.documents, SAMPLED_TEXTS))
+            self._sample = [
+                document.passage
+                for position, document in enumerate(self._collection.documents())
+                if position in chosen
+            ]
+        return tokenizations(encoder, self._sample, list(self._collection.queries.values()))
 
     def bm25(self, settings: Bm25Settings) -> EvaluationRow:
         self._on_step(f"{BM25}: indexing and ranking")

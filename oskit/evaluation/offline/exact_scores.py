@@ -204,20 +204,3 @@ def rank_exactly(
     return ExactRanking(
         top.run(query_ids, document_ids), document_ids, sparsity(query_counter, document_counter), counted()
     )
-
-
-def exact_run(
-    encoder: TextEncoder,
-    collection: TextCollection,
-    *,
-    k: int = 1000,
-    batch_size: int = 32,
-    block_documents: int = BLOCK_DOCUMENTS,
-) -> Run:
-    """The rankings of :func:`rank_exactly` alone.
-
-    Returns:
-        Query id -> document id -> score (float64), best first, ties in the corpus's order; documents that
-        share no token with the query are absent.
-    """
-    return rank_exactly(encoder, collection, k=k, batch_size=batch_size, block_documents=block_documents).run

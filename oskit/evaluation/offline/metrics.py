@@ -14,7 +14,10 @@ Run = dict[str, dict[str, float]]
 Qrels = Mapping[str, Mapping[str, int]]
 """Query id -> document id -> relevance; relevant from 1 on."""
 
-MEASURES = ("nDCG@10", "MRR@10", "R@100")
+MAIN_MEASURE = "nDCG@10"
+"""The one by which runs are compared."""
+
+MEASURES = (MAIN_MEASURE, "MRR@10", "R@100")
 """What every report shows. MRR@10 is what ir-measures calls RR@10, averaged."""
 
 DEEP_MEASURE = "R@1000"

@@ -7,12 +7,24 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from oskit.archive.truncation import Truncation
-from oskit.evaluation.offline.metrics import Qrels, Run, measures_for_depth, overlap, percentiles, quality
+from oskit.evaluation.offline.metrics import (
+    MAIN_MEASURE,
+    Qrels,
+    Run,
+    measures_for_depth,
+    overlap,
+    percentiles,
+    quality,
+)
 from oskit.evaluation.offline.pruning_levels import PrunePoint
-from oskit.evaluation.offline.significance import Significance
+from oskit.evaluation.offline.significance import RESAMPLES, Significance, paired_bootstrap
 from oskit.evaluation.offline.sparsity import Sparsity
+from oskit.evaluation.offline.tokenization import Tokenization, shattering
 
 EVALUATION_SCHEMA = "oskit.evaluation/1"
+
+BM25 = "BM25"
+"""Name of its run and its row."""
 
 
 @dataclass
@@ -61,6 +73,22 @@ class RunFigures:
             wall=percentiles(wall) if wall else None,
         )
 
+    def against(
+        self,
+        baseline: RunFigures,
+        measure: str = MAIN_MEASURE,
+        *,
+        resamples: int = RESAMPLES,
+        seed: int = 0,
+    ) -> Significance:
+        """How far this run is from another one of the same queries, by paired bootstrap."""
+        ours, theirs = (
+            {query: values[measure] for query, values in run.per_query.items()} for run in (self, baseline)
+        )
+        return paired_bootstrap(
+            ours, theirs, measure=measure, name=baseline.name, resamples=resamples, seed=seed
+        )
+
 
 @dataclass
 class EvaluationRow:
@@ -77,6 +105,7 @@ class EvaluationRow:
         truncation: What of the documents was too long for the encoder; None where nobody counted.
         significance: Against the baseline, on each measure; empty for the baseline and without one.
         pruning: The encoder at each pruning level, all weights first; empty if none was asked for.
+        tokenization: How a sparse encoder's tokenizer cuts documents and queries.
     """
 
     figures: RunFigures
@@ -88,6 +117,7 @@ class EvaluationRow:
     truncation: Truncation | None = None
     significance: list[Significance] = field(default_factory=list)
     pruning: list[PrunePoint] = field(default_factory=list)
+    tokenization: dict[str, Tokenization] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -106,6 +136,7 @@ class EvaluationRow:
             "truncation": None if self.truncation is None else self.truncation.to_dict(),
             "significance": [item.to_dict() for item in self.significance],
             "pruning": [point.to_dict() for point in self.pruning],
+            "tokenization": {side: found.to_dict() for side, found in self.tokenization.items()},
         }
 
 
@@ -128,9 +159,10 @@ class EvaluationReport:
     baseline: str | None = None
 
     @property
-    def runs(self) -> list[RunFigures]:
-        """The quality of each row."""
-        return [row.figures for row in self.rows]
+    def warnings(self) -> list[str]:
+        """What a reader of the figures must know, one line each."""
+        found = {row.name: shattering(row.tokenization) for row in self.rows}
+        return [f"{name}: {line}" for name, line in found.items() if line is not None]
 
     def row(self, name: str) -> EvaluationRow:
         """The row called ``name``."""
@@ -144,6 +176,7 @@ class EvaluationReport:
             "collection": self.collection,
             "k": self.k,
             "baseline": self.baseline,
+            "warnings": self.warnings,
             "encoders": [row.to_dict() for row in self.rows],
         }
 

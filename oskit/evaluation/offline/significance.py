@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from oskit.errors import DataError
+from oskit.evaluation.offline.metrics import MAIN_MEASURE
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
+
+Verdict = Literal["better", "worse", "no difference"]
 
 _BATCH = 500
 _TIE = 1e-9
@@ -54,6 +57,13 @@ class Significance:
         """Whether the p-value is below 1 - confidence."""
         return self.p_value < 1 - self.confidence
 
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the run is better or worse than the baseline, or these queries cannot tell."""
+        if not self.is_significant:
+            return "no difference"
+        return "better" if self.difference > 0 else "worse"
+
     def to_dict(self) -> dict[str, Any]:
         """All attributes, for JSON."""
         return {**asdict(self), "significant": self.is_significant}
@@ -63,7 +73,7 @@ def paired_bootstrap(
     run: Mapping[str, float],
     baseline: Mapping[str, float],
     *,
-    measure: str = "nDCG@10",
+    measure: str = MAIN_MEASURE,
     name: str = "baseline",
     resamples: int = RESAMPLES,
     confidence: float = CONFIDENCE,
@@ -132,37 +142,3 @@ def paired_bootstrap(
         resamples=resamples,
         seed=seed,
     )
-
-
-def against(
-    runs: Mapping[str, Mapping[str, Mapping[str, float]]],
-    baseline: str,
-    measures: Sequence[str] = ("nDCG@10",),
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> dict[str, list[Significance]]:
-    """Every other run against the baseline, on each measure.
-
-    Args:
-        runs: Name -> query -> measure -> value.
-        baseline: One of the names.
-        measures: Which measures.
-        resamples: Bootstrap samples.
-        seed: Of the samples.
-    """
-    return {
-        name: [
-            paired_bootstrap(
-                {query: values[measure] for query, values in per_query.items()},
-                {query: values[measure] for query, values in runs[baseline].items()},
-                measure=measure,
-                name=baseline,
-                resamples=resamples,
-                seed=seed,
-            )
-            for measure in measures
-        ]
-        for name, per_query in runs.items()
-        if name != baseline
-    }

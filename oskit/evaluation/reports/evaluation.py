@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from oskit.evaluation.offline.metrics import MAIN_MEASURE
 from oskit.evaluation.offline.result import EvaluationReport, EvaluationRow
 from oskit.evaluation.reports import plots
 from oskit.evaluation.reports.page import Page, Plot, Section, Table, write_report
 from oskit.evaluation.reports.verification import HOW_MEASURED, NOTHING, figure
-
-MAIN_MEASURE = "nDCG@10"
 
 _COST = (
     "FLOPS: expected number of products for one query and one document (Paria et al., 2020); for a dense "
@@ -88,7 +87,8 @@ def pruning_table(report: EvaluationReport) -> Table | None:
 def evaluation_page(report: EvaluationReport) -> Page:
     """The page of an evaluation."""
     best = max(report.rows, key=lambda row: row.figures.quality[MAIN_MEASURE])
-    sections = [_quality(report), _significance(report), _pruning(report)]
+    known = Section("Worth knowing", lines=report.warnings) if report.warnings else None
+    sections = [known, _quality(report), _significance(report), _pruning(report)]
     return Page(
         title=f"Encoders on {report.collection['name']}",
         subtitle=f"{report.collection['documents']:,} documents · {report.collection['queries']:,} queries · "
@@ -131,10 +131,7 @@ def _significance(report: EvaluationReport) -> Section | None:
         return None
     others = [row for row in report.rows if row.name != report.baseline]
     best = max(others, key=lambda row: row.figures.quality[MAIN_MEASURE])
-    baseline = report.row(report.baseline).figures.per_query
-    ours = [values[MAIN_MEASURE] for values in best.figures.per_query.values()]
-    theirs = [baseline[query][MAIN_MEASURE] for query in best.figures.per_query]
-    gains = plots.query_gains(ours, theirs, MAIN_MEASURE, report.baseline)
+    gains = plots.query_gains(best.figures, report.row(report.baseline).figures, MAIN_MEASURE)
     caption = f"{best.name} against {report.baseline}, query by query, best gain first."
     return Section(f"Against {report.baseline}", _SIGNIFICANCE, tables=[table], plots=[Plot(gains, caption)])
 

@@ -50,6 +50,7 @@ class Page:
         subtitle: One line under it.
         passed: The verdict; None shows none.
         verdict: The verdict in words.
+        quality: A second verdict in words, and whether it is a warning; None shows none.
         cards: Headline figures: label, value, small print.
         facts: Label and value of what was tested.
         sections: In order.
@@ -60,6 +61,7 @@ class Page:
     subtitle: str
     passed: bool | None = None
     verdict: str = ""
+    quality: tuple[str, bool] | None = None
     cards: list[tuple[str, str, str]] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)
     sections: list[Section] = field(default_factory=list)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from oskit.evaluation.offline.result import RunFigures
+
 # matplotlib knows no CSS variables: it draws with these stand-ins, and the SVG gets the variables instead.
 _INK, _GRID = "#010203", "#040506"
 _SERIES = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05", "#0a0b06")
@@ -77,9 +79,12 @@ def latency_curves(series: Mapping[str, Sequence[float]]) -> str:
     return _svg(figure, "latency")
 
 
-def query_gains(ours: Sequence[float], baseline: Sequence[float], measure: str, name: str = "BM25") -> str:
+def query_gains(ours: RunFigures, baseline: RunFigures, measure: str) -> str:
     """Each query's gain over a baseline, sorted: how many it wins, ties and loses."""
-    gains = np.sort(np.asarray(ours, dtype=np.float64) - np.asarray(baseline, dtype=np.float64))[::-1]
+    theirs = baseline.per_query
+    gains = np.sort([value[measure] - theirs[query][measure] for query, value in ours.per_query.items()])[
+        ::-1
+    ]
     figure, axes = _axes(height=2.6)
     positions = np.arange(len(gains))
     for sign, color, label in ((1, _SERIES[0], "better"), (-1, _SERIES[1], "worse")):
@@ -90,10 +95,10 @@ def query_gains(ours: Sequence[float], baseline: Sequence[float], measure: str, 
         )  # fmt: skip
     axes.axhline(0, color=_INK, lw=0.8)
     axes.set_xlabel(f"{len(gains)} queries, sorted")
-    axes.set_ylabel(f"{measure} minus {name}'s")
+    axes.set_ylabel(f"{measure} minus {baseline.name}'s")
     axes.margins(x=0.01)
     _legend(axes)
-    return _svg(figure, f"gains-{name}")
+    return _svg(figure, f"gains-{baseline.name}")
 
 
 def quality_against_flops(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from oskit.evaluation.offline.metrics import MAIN_MEASURE
 from oskit.evaluation.offline.result import EvaluationReport
-from oskit.evaluation.reports.evaluation import MAIN_MEASURE
 from oskit.evaluation.reports.terminal import plain_table
 from oskit.evaluation.reports.verification import figure
 

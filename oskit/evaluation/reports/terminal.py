@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from oskit.evaluation.live.result import Example, VerificationReport
-from oskit.evaluation.offline.result import EvaluationReport, RunFigures
-from oskit.evaluation.reports.verification import NOTHING, figure, milliseconds, percent
+from oskit.evaluation.offline.result import EvaluationReport
+from oskit.evaluation.reports import page
+from oskit.evaluation.reports.evaluation import pruning_table, quality_and_cost, significance_table
+from oskit.evaluation.reports.verification import disagreements_table, quality_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,7 +21,7 @@ LISTED = 10
 
 
 def print_verification(console: Console, report: VerificationReport) -> None:
-    """The verdict, the runs beside each other, and what disagrees."""
+    """The runs beside each other, what disagrees, and both verdicts."""
     from rich.markup import escape
 
     index, collection = report.index, report.collection
@@ -27,27 +30,28 @@ def print_verification(console: Console, report: VerificationReport) -> None:
         f"{index['search']} search; {collection['queries']:,} queries of {escape(collection['name'])} "
         f"by {report.search['by']}"
     )
-    console.print(runs_table(report.runs))
+    _print(console, quality_table(report.runs))
     console.print(
         f"{report.comparison.hits:,} hits compared, {report.wrong_hits:,} wrong; stored weights of "
         f"{report.vectors.checked:,} documents checked, {len(report.vectors.wrong):,} wrong; "
         f"{len(report.missing_documents):,} documents missing"
     )
     if report.comparison.disagreements and report.wrong_hits:
-        console.print(_disagreements(report))
+        _print(console, disagreements_table(report, LISTED))
     for warning in report.warnings:
         console.print(f"[yellow]Note:[/yellow] {escape(warning)}")
     for failure in report.failures:
         console.print(f"[red]Wrong:[/red] {escape(failure)}")
     if report.passed:
         console.print("[green]The cluster agrees with the exact scores.[/green]")
+    if report.quality is not None:
+        style = "bold yellow" if report.is_worse_than_bm25 else "bold"
+        console.print(f"[{style}]Quality: {report.quality}.[/{style}]")
 
 
 def print_evaluation(console: Console, report: EvaluationReport) -> None:
     """Quality and cost of each row, significance and pruning levels."""
     from rich.markup import escape
-
-    from oskit.evaluation.reports.evaluation import pruning_table, quality_and_cost, significance_table
 
     console.print(
         f"{escape(report.collection['name'])}: {report.collection['documents']:,} documents, "
@@ -55,7 +59,7 @@ def print_evaluation(console: Console, report: EvaluationReport) -> None:
     )
     for data in (quality_and_cost(report), significance_table(report), pruning_table(report)):
         if data is not None:
-            console.print(plain_table(data.columns, data.rows))
+            _print(console, data)
     for row in report.rows:
         if row.truncation is not None and row.truncation.cut:
             told = f"{row.name}: {row.truncation.told('documents')}; {row.truncation.advice}"
@@ -64,27 +68,15 @@ def print_evaluation(console: Console, report: EvaluationReport) -> None:
 
 def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: bool = True) -> Table:
     """Rows of text as they are, figures on the right."""
+    from rich import box
     from rich.markup import escape
+    from rich.table import Table
 
-    table = _table([escape(column) for column in columns], numeric=numeric)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(escape(column), justify="right" if numeric and number else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
-    return table
-
-
-def runs_table(runs: Sequence[RunFigures]) -> Table:
-    """A row for each run: measures, agreement with the exact ranking, latency."""
-    measures = list(runs[0].quality)
-    table = _table(["", *measures, "overlap@10", "exact found", "p50", "p99"])
-    for run in runs:
-        table.add_row(
-            run.name,
-            *(figure(run.quality[measure]) for measure in measures),
-            percent(run.overlap_at_10),
-            percent(run.recall_of_exact),
-            milliseconds(run.wall, "p50"),
-            milliseconds(run.wall, "p99"),
-        )
     return table
 
 
@@ -108,33 +100,24 @@ def print_examples(console: Console, examples: Sequence[Example]) -> None:
         console.print("[dim]* relevant; under each hit the tokens that matched and what each adds.[/dim]")
 
 
-def _disagreements(report: VerificationReport) -> Table:
-    from rich.markup import escape
+def _print(console: Console, table: page.Table) -> None:
+    """The table; one of figures that is wider than the terminal in parts, each with the first column."""
+    columns, rest = list(table.columns), list(range(1, len(table.columns)))
 
-    table = _table(["what", "query", "document", "cluster", "exact", "explained", "rank", "exact rank"])
-    for item in report.comparison.disagreements[:LISTED]:
-        table.add_row(
-            item.kind,
-            escape(item.query_id),
-            escape(item.document_id),
-            _score(item.cluster_score),
-            _score(item.exact_score),
-            f"{_score(item.low)} … {_score(item.high)}",
-            str(item.cluster_rank or NOTHING),
-            str(item.exact_rank or NOTHING),
-        )
-    return table
+    def part(chosen: Sequence[int]) -> Table:
+        rows = [[row[number] for number in (0, *chosen)] for row in table.rows]
+        return plain_table([columns[number] for number in (0, *chosen)], rows, numeric=table.numeric)
 
+    def fits(chosen: Sequence[int]) -> bool:
+        endless = console.options.update_width(10_000)
+        return console.measure(part(chosen), options=endless).maximum <= console.width
 
-def _table(columns: Sequence[str], *, numeric: bool = True) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    if not table.numeric or fits(rest):
+        console.print(part(rest))
+        return
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if numeric and number else "left", overflow="fold")
-    return table
-
-
-def _score(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.4f}"
+        columns[number] = fill(column, max(len(row[number]) for row in table.rows), break_long_words=False)
+    while rest:
+        count = next((count for count in range(len(rest), 1, -1) if fits(rest[:count])), 1)
+        console.print(part(rest[:count]))
+        rest = rest[count:]

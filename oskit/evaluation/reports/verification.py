@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from oskit.evaluation.live.result import VerificationReport, difference_summary
-from oskit.evaluation.offline.result import RunFigures
+from oskit.evaluation.offline.metrics import MAIN_MEASURE
+from oskit.evaluation.offline.result import BM25, RunFigures
 from oskit.evaluation.reports import plots
 from oskit.evaluation.reports.page import Page, Plot, Section, Table, write_report
 
@@ -43,8 +44,11 @@ def verification_page(report: VerificationReport) -> Page:
         subtitle=f"{report.collection['name']} · {report.created}",
         passed=report.passed,
         verdict="The cluster agrees with the exact scores" if report.passed else "The cluster disagrees",
+        quality=None
+        if report.quality is None
+        else (report.quality[0].upper() + report.quality[1:], report.is_worse_than_bm25),
         cards=[
-            ("nDCG@10", figure(cluster.quality["nDCG@10"]), _beside(report, "nDCG@10")),
+            (MAIN_MEASURE, figure(cluster.quality[MAIN_MEASURE]), _beside(report)),
             ("Overlap of the top 10", percent(cluster.overlap_at_10), "with the exact ranking"),
             (
                 "Hits compared",
@@ -112,6 +116,20 @@ def quality_table(runs: Sequence[RunFigures]) -> Table:
     )
 
 
+def disagreements_table(report: VerificationReport, count: int, what: Callable[[str], str] = str) -> Table:
+    """The first ``count`` disagreements; ``what`` says a kind in words."""
+    rows = [
+        [
+            what(item.kind), item.query_id, item.document_id, figure(item.cluster_score),
+            figure(item.exact_score), f"{figure(item.low)} … {figure(item.high)}",
+            f"{item.cluster_rank or NOTHING} / {item.exact_rank or NOTHING}",
+        ]
+        for item in report.comparison.disagreements[:count]
+    ]  # fmt: skip
+    columns = ["what", "query", "document", "cluster", "exact", "explained", "rank / exact"]
+    return Table(columns, rows, numeric=False)
+
+
 def examples_section(report: VerificationReport) -> Section:
     """A few queries with their hits and the tokens that matched."""
     return Section(
@@ -124,13 +142,10 @@ def examples_section(report: VerificationReport) -> Section:
 
 def gains_plot(report: VerificationReport) -> Plot | None:
     """Gain of each query over BM25, where both were run."""
-    names = {run.name for run in report.runs}
-    if "BM25" not in names:
+    if BM25 not in {run.name for run in report.runs}:
         return None
-    cluster, baseline = report.run("cluster"), report.run("BM25")
-    ours = [row["nDCG@10"] for row in cluster.per_query.values()]
-    theirs = [baseline.per_query[query]["nDCG@10"] for query in cluster.per_query]
-    return Plot(plots.query_gains(ours, theirs, "nDCG@10"), "Each query against BM25, best gain first.")
+    svg = plots.query_gains(report.run("cluster"), report.run(BM25), MAIN_MEASURE)
+    return Plot(svg, "Each query against BM25, best gain first.")
 
 
 def differences_plot(report: VerificationReport) -> Plot | None:
@@ -146,7 +161,7 @@ def differences_plot(report: VerificationReport) -> Plot | None:
 
 
 def figure(value: float | None) -> str:
-    """A measure between 0 and 1, four digits."""
+    """A measure or a score, four digits."""
     return NOTHING if value is None else f"{value:.4f}"
 
 
@@ -163,10 +178,9 @@ def milliseconds(summary: dict[str, float] | None, key: str) -> str:
     return NOTHING if not summary or summary[key] is None else f"{summary[key]:.1f} ms"
 
 
-def _beside(report: VerificationReport, measure: str) -> str:
-    return ", ".join(
-        f"{run.name} {figure(run.quality[measure])}" for run in report.runs if run.name in ("exact", "BM25")
-    )
+def _beside(report: VerificationReport) -> str:
+    beside = (run for run in report.runs if run.name in ("exact", BM25))
+    return ", ".join(f"{run.name} {figure(run.quality[MAIN_MEASURE])}" for run in beside)
 
 
 def _verdict(report: VerificationReport) -> Section | None:
@@ -237,22 +251,13 @@ def _cost(report: VerificationReport) -> Section:
 
 
 def _disagreements(report: VerificationReport) -> Section | None:
-    items = report.comparison.disagreements[:MAX_ROWS]
+    items = report.comparison.disagreements
     if not items and not report.missing_documents and not report.vectors.wrong:
         return None
-    rows = [
-        [
-            _what(report, item.kind), item.query_id, item.document_id,
-            _score(item.cluster_score), _score(item.exact_score), f"{_score(item.low)} … {_score(item.high)}",
-            f"{item.cluster_rank or NOTHING} / {item.exact_rank or NOTHING}",
-        ]
-        for item in items
-    ]  # fmt: skip
-    columns = ["What", "query", "document", "cluster", "exact", "explained", "rank (exact)"]
-    tables = [Table(columns, rows, numeric=False)] if rows else []
+    tables = [disagreements_table(report, MAX_ROWS, lambda kind: _what(report, kind))] if items else []
     if report.vectors.wrong:
         wrong = [
-            [item["document_id"], _score(item["found"]), f"{_score(item['low'])} … {_score(item['high'])}"]
+            [item["document_id"], figure(item["found"]), f"{figure(item['low'])} … {figure(item['high'])}"]
             for item in report.vectors.wrong[:MAX_ROWS]
         ]
         tables.append(
@@ -260,7 +265,7 @@ def _disagreements(report: VerificationReport) -> Section | None:
         )
     return Section(
         "Disagreements",
-        f"The first {MAX_ROWS} of each; the JSON has more." if len(items) == MAX_ROWS else "",
+        f"The first {MAX_ROWS} of each; the JSON has more." if len(items) >= MAX_ROWS else "",
         tables=tables,
         lines=[f"not in the index: {name}" for name in report.missing_documents[:MAX_ROWS]],
     )
@@ -270,7 +275,3 @@ def _what(report: VerificationReport, kind: str) -> str:
     if kind == "missing" and report.index["search"] == "approximate":
         return "skipped by the approximate search"
     return _WHAT_IS_WRONG[kind]
-
-
-def _score(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.4f}"

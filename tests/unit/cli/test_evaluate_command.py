@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from oskit.cli import main
 from oskit.data.collection import Collection
 from oskit.data.documents import Document
+from oskit.evaluation.offline.open_encoder import short_names
 from tests import tiny
 from tests.unit.training.teacher_models_tiny import build_dense
 
@@ -79,6 +81,61 @@ def test_everything_at_once(
     assert [point["rule"] for point in data["encoders"][0]["pruning"]] == ["none", "max_ratio:0.1"]
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == data
     assert "max_ratio:0.1" in (tmp_path / "out" / "evaluation.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("sources", "names"),
+    [
+        (["runs/quick/best", "runs/strong/best"], ["quick", "strong"]),
+        (["runs/quick/best", "runs/quick/archives"], ["quick/best", "quick/archives"]),
+        (["a/quick/best", "b/quick/best", "b/one"], ["a/quick/best", "b/quick/best", "one"]),
+        (["out/onnx/faq-1.0.0.zip", "org/e5-small-v2.1"], ["faq-1.0.0", "e5-small-v2.1"]),
+        (["org/e5", "other/e5"], ["org/e5", "other/e5"]),
+    ],
+)
+def test_point_14_rows_have_short_names(sources: list[str], names: list[str]) -> None:
+    assert short_names(sources) == names
+    assert short_names([f"/{source}" for source in sources]) == names
+
+
+def test_point_14_labels_and_the_baseline_by_either_name(
+    collection: Path, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_folder = tmp_path / "runs" / "quick" / "best"
+    shutil.copytree(encoder, run_folder)
+
+    def rows(*options: object) -> tuple[list[str], str]:
+        code, out, _ = run(capsys, collection, run_folder, encoder, "--bm25", "--json", *options)
+        assert code == 0
+        data = json.loads(out)
+        assert [row.get("source") for row in data["encoders"][:2]] == [str(run_folder), str(encoder)]
+        return [row["name"] for row in data["encoders"]], data["baseline"]
+
+    assert rows("--baseline", run_folder) == (["quick", "bert", "BM25"], "quick")
+    labels = ("--label", "fast", "--label", "good")
+    assert rows(*labels, "--baseline", "good") == (["fast", "good", "BM25"], "good")
+    code, out, _ = run(capsys, collection, run_folder, encoder, "--bm25", "-q", "--report", tmp_path / "out")
+    assert code == 0
+    assert str(tmp_path) not in out
+    header = (tmp_path / "out" / "evaluation.html").read_text()
+    assert "<td>quick</td>" in header
+    for wrong in (("--label", "one"), ("--label", "same", "--label", "same"), (run_folder,)):
+        assert run(capsys, collection, run_folder, encoder, *wrong)[0] == 2
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_point_14_the_table_fits_the_terminal(
+    width: int,
+    collection: Path,
+    encoder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("oskit.cli.output.WIDTH_OFF_TERMINAL", width)
+    _, out, _ = run(capsys, collection, encoder, "--bm25", "-q", "--label", "a-name-of-20-letters")
+    assert max(map(len, out.splitlines())) <= width
+    for whole in ("nDCG@10", "R@1000", "postings", "FLOPS", "1.0000", "a-name-of-20-letters"):
+        assert whole in out, f"{whole} is broken into two lines"
 
 
 def test_bm25_alone_needs_no_model(collection: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+
+from oskit.evaluation.offline.exact_scores import rank_exactly
+from oskit.evaluation.offline.metrics import Run
 
 
 @dataclass(frozen=True)
@@ -35,11 +41,16 @@ class WordVocabulary:
     """Words by id."""
 
     words: list[str]
+    unknown_id: int = -1
 
     @property
     def size(self) -> int:
         """Number of words."""
         return len(self.words)
+
+    def tokenizer(self) -> Tokenizer:
+        """Knows no piece: the texts are weights, not language."""
+        return Tokenizer(BPE())
 
 
 class WordEncoder:
@@ -62,3 +73,8 @@ class WordEncoder:
         return csr_matrix(dense)
 
     query_matrix = document_matrix
+
+
+def exact_run(*args: Any, **options: Any) -> Run:
+    """The rankings of ``rank_exactly`` alone."""
+    return rank_exactly(*args, **options).run

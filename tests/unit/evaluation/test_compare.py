@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from small_collection import SmallCollection, WordEncoder
+from small_collection import SmallCollection, WordEncoder, exact_run
 
 from oskit.evaluation.live.comparison import MAX_LISTED, compare
 from oskit.evaluation.live.rounding import EXACT, Storage, quantize_to_byte, truncate_to_feature
-from oskit.evaluation.offline.exact_scores import exact_run
 
 WORDS = [f"w{i}" for i in range(40)]
 

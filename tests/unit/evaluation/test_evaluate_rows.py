@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
-from small_collection import SmallCollection, WordEncoder
+from small_collection import SmallCollection, WordEncoder, exact_run
 
 from oskit.archive.token_weights import Prune
 from oskit.errors import DataError, EncoderError, EncoderNotFoundError, UsageError
 from oskit.evaluation.offline.bm25 import Bm25Settings
 from oskit.evaluation.offline.dense import DenseModel, rank_dense
 from oskit.evaluation.offline.evaluate import evaluate
-from oskit.evaluation.offline.exact_scores import exact_run
 from oskit.evaluation.offline.metrics import quality
 from oskit.evaluation.offline.pruned_encoder import PrunedDocuments
 from oskit.evaluation.offline.pruning_levels import parse_levels, rank_pruned

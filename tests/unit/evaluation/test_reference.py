@@ -6,9 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
-from small_collection import SmallCollection, WordEncoder
-
-from oskit.evaluation.offline.exact_scores import exact_run
+from small_collection import SmallCollection, WordEncoder, exact_run
 
 
 def test_scores_by_hand_with_ties_in_corpus_order(encoder, collection):

@@ -132,6 +132,46 @@ def test_a_failure_is_raised_with_its_reason_and_shown(make):
     make().raise_for_disagreement()
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "verdict", "words"),
+    [
+        (0.5, 0.8, "worse", "BM25 in this index is better than the encoder by 0.200 nDCG@10 (p < 0.001,"),
+        (0.8, 0.5, "better", "encoder is better than BM25 in this index by 0.400 nDCG@10 (p < 0.001,"),
+        (0.5, 0.6, "no difference", "no difference between the encoder and BM25 in this index: "),
+    ],
+)
+def test_point_15_quality_is_a_second_verdict(make, ours, theirs, verdict, words):
+    report = make()
+    cluster, bm25 = (
+        RunFigures(name, {}, {f"q{n}": {"nDCG@10": value + sign * (n % 2) / 10} for n in range(40)})
+        for name, value, sign in (("cluster", ours, 1), ("BM25", theirs, -1))
+    )
+    report.against_bm25 = cluster.against(bm25)
+    assert report.passed, "whether the cluster is right has nothing to do with it"
+    data = report.to_dict()["quality"]
+    assert (data["verdict"], data["queries"], data["baseline"]) == (verdict, 40, "BM25")
+    console = Console(file=io.StringIO(), width=160)
+    print_verification(console, report)
+    for text in (data["text"], console.file.getvalue(), render(verification_page(report))):
+        assert words.replace("<", "&lt;") in text or words in text
+    assert ('class="verdict warn"' in render(verification_page(report))) == (verdict == "worse")
+    if verdict == "worse":
+        with pytest.raises(VerificationError, match="BM25 in this index is better") as caught:
+            report.raise_for_quality()
+        assert caught.value.exit_code == 9
+    else:
+        report.raise_for_quality()
+    report.raise_for_disagreement()
+
+
+def test_point_15_without_bm25_quality_is_not_known(make):
+    report = make()
+    assert report.to_dict()["quality"] is None
+    assert "Quality: " not in render(verification_page(report))
+    with pytest.raises(VerificationError, match="not known"):
+        report.raise_for_quality()
+
+
 def test_what_an_approximate_search_skips_is_not_wrong(make):
     cluster = {"q1": {"d1": 3.5, "d4": 3.5}, "q2": {}, "q3": {}}
     assert make(cluster).wrong_hits == 3
@@ -194,7 +234,7 @@ def test_encoders_beside_each_other(named):
     other = WordEncoder(["dog", "cat"])
     other.document_matrix = lambda texts, **_: other.query_matrix([t.replace("cat", "dog") for t in texts])
     report = evaluate({"good": lambda: named, "bad": lambda: other}, collection, k=10)
-    assert [run.quality["MRR@10"] for run in report.runs] == [1.0, 1.0]
+    assert [run.quality["MRR@10"] for run in (row.figures for row in report.rows)] == [1.0, 1.0]
     assert report.to_dict()["schema"] == "oskit.evaluation/1"
     assert report.to_dict()["encoders"][0]["sparsity"]["query_active"] == 2.0
     html = render(evaluation_page(report))
