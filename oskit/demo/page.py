@@ -22,7 +22,7 @@ from oskit.evaluation.reports.verification import (
 
 def write_demo(report: DemoReport, folder: str | Path) -> list[Path]:
     """Write ``demo.json`` and ``demo.html`` into ``folder``; returns both paths."""
-    return write_report(folder, report.to_dict(), demo_page(report), "demo")
+    return write_report(folder, report.to_dict(), lambda: demo_page(report), "demo")
 
 
 def demo_page(report: DemoReport) -> Page:

@@ -286,7 +286,8 @@ def test_point_15_a_right_index_of_a_bad_encoder(
     assert report["quality"]["verdict"] == "worse"
     assert report["quality"]["difference"] < -0.5
     assert "worse than BM25" in said.err
-    assert main([*command, "--require-quality"]) == 9
+    assert main([*command, "--require-quality", "--report", str(tmp_path / "proof")]) == 9
+    assert 'class="verdict warn"' in (tmp_path / "proof" / "verification.html").read_text()
     said = capsys.readouterr()
     assert "The cluster agrees" in said.out
     assert "Quality: BM25 in this index is better than the encoder by 0." in said.out

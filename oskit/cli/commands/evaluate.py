@@ -169,14 +169,14 @@ def _names(sources: Sequence[str], labels: Sequence[str]) -> dict[str, str]:
 
 
 def _show(reports: Sequence[EvaluationReport], out: Output) -> None:
-    from oskit.evaluation.reports.several_collections import print_means, several_dict
-    from oskit.evaluation.reports.terminal import print_evaluation
+    from oskit.evaluation.reports.evaluation import means_table, several_dict
+    from oskit.evaluation.reports.terminal import print_evaluation, print_table
 
     def show(console: Any) -> None:
         for report in reports:
             print_evaluation(console, report)
         if len(reports) > 1:
-            print_means(console, reports)
+            print_table(console, means_table(reports))
 
     out.result(reports[0].to_dict() if len(reports) == 1 else several_dict(reports), show)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -70,10 +70,6 @@ class Disagreement:
     high: float | None
     cluster_rank: int | None
     exact_rank: int | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """All attributes, for JSON."""
-        return asdict(self)
 
 
 @dataclass
@@ -227,10 +223,8 @@ class _Hits:
         missing = absent & (low > cutoff * (1 + _FLOAT32_NOISE)) & (low > 0)
         for local, column in np.argwhere(missing):
             cell = (int(local), int(column))
-            self._note(
-                "missing", rows.start + cell[0], block.ids[cell[1]], None,
-                exact=exact[cell], low=low[cell], high=high[cell],
-            )  # fmt: skip
+            bounds = (exact[cell], low[cell], high[cell])
+            self._note("missing", rows.start + cell[0], block.ids[cell[1]], None, bounds)
 
     def close(self, exact: Run) -> None:
         """Judge the hits, once the whole corpus has been seen."""
@@ -250,10 +244,8 @@ class _Hits:
             self._note_hit("rank", int(row), int(rank))
 
     def _note_hit(self, kind: DisagreementKind, row: int, rank: int) -> None:
-        self._note(
-            kind, row, self.found[row][rank], rank, exact=self.exact[row, rank],
-            low=self.low[row, rank], high=self.high[row, rank],
-        )  # fmt: skip
+        bounds = (self.exact[row, rank], self.low[row, rank], self.high[row, rank])
+        self._note(kind, row, self.found[row][rank], rank, bounds)
 
     def _note(
         self,
@@ -261,37 +253,23 @@ class _Hits:
         row: int,
         document: str,
         rank: int | None,
-        *,
-        exact: float,
-        low: float,
-        high: float,
+        bounds: tuple[float, float, float],
     ) -> None:
+        """Count, and list the first ones; ``bounds`` are the exact, the smallest and the largest score."""
         self.counts[kind] += 1
         if self.counts[kind] > MAX_LISTED:
             return
-        self._listed.append(
-            Disagreement(
-                kind=kind,
-                query_id=self.query_ids[row],
-                document_id=document,
-                cluster_score=None if rank is None else _number(self.scores[row, rank]),
-                exact_score=_number(exact),
-                low=_number(low),
-                high=_number(high),
-                cluster_rank=None if rank is None else rank + 1,
-            )
-        )
+        exact, low, high = map(_number, bounds)
+        score, place = (None, None) if rank is None else (_number(self.scores[row, rank]), rank + 1)
+        query = self.query_ids[row]
+        self._listed.append(Disagreement(kind, query, document, score, exact, low, high, place))
 
     def listed(self, exact: Run) -> list[Disagreement]:
         """The disagreements, with the exact ranks that are known now."""
         ranks: dict[str, dict[str, int]] = {}
-        complete = []
-        for item in self._listed:
-            if item.query_id not in ranks:
-                ranks[item.query_id] = {d: rank for rank, d in enumerate(exact[item.query_id], start=1)}
-            rank = ranks[item.query_id].get(item.document_id)
-            complete.append(Disagreement(**{**asdict(item), "exact_rank": rank}))
-        return complete
+        for query in {item.query_id for item in self._listed}:
+            ranks[query] = {document: rank for rank, document in enumerate(exact[query], start=1)}
+        return [replace(item, exact_rank=ranks[item.query_id].get(item.document_id)) for item in self._listed]
 
     def relative_differences(self) -> Scores:
         """Of all hits with an exact score above 0."""

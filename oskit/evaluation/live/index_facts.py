@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,27 +52,15 @@ class IndexFacts:
         """What tokens are called in it."""
         return self.info.key
 
-    def clause(
-        self,
-        *,
-        query_tokens: dict[str, float] | None = None,
-        query_text: str | None = None,
-        model_id: str | None = None,
-        analyzer: str | None = None,
-        k: int = 10,
-        top_n: int | None = None,
-        heap_factor: float | None = None,
-    ) -> Clause:
-        """A ``neural_sparse`` clause on the field with the weights."""
-        given = {
-            "query_tokens": query_tokens,
-            "query_text": query_text,
-            "model_id": model_id,
-            "analyzer": analyzer,
-        }
-        body: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    def clause(self, query: Mapping[str, Any], **method: float | None) -> Clause:
+        """A ``neural_sparse`` clause on the field with the weights; what is None is left out.
+
+        Args:
+            query: ``query_tokens``, or ``query_text`` with ``model_id`` or ``analyzer``.
+            method: ``k``, ``top_n``, ``heap_factor``; told to ``sparse_vector`` only.
+        """
+        body = {name: value for name, value in query.items() if value is not None}
         if self.info.kind == "sparse_vector":
-            method = {"k": k, "top_n": top_n, "heap_factor": heap_factor}
             body["method_parameters"] = {name: value for name, value in method.items() if value is not None}
         return {"neural_sparse": {self.info.embedding_field: body}}
 

@@ -75,14 +75,9 @@ def sparse_clauses(
     if request.by == "model" and facts.info.kind == "rank_features" and facts.key == "id":
         # Left to itself the cluster would look for token texts, and the index has ids.
         return _token_clauses(facts, _predicted(client, str(request.model_id), texts), request)
+    by = {"model_id": request.model_id, "analyzer": request.analyzer}
     return {
-        query: facts.clause(
-            query_text=text,
-            model_id=request.model_id,
-            analyzer=request.analyzer,
-            k=request.k,
-            top_n=request.top_n,
-        )
+        query: facts.clause({"query_text": text, **by}, k=request.k, top_n=request.top_n)
         if text.strip()
         else None
         for query, text in texts.items()
@@ -98,7 +93,7 @@ def _token_clauses(
     facts: IndexFacts, weights: Mapping[str, TokenWeights], request: SearchRequest
 ) -> dict[str, Clause | None]:
     return {
-        query: facts.clause(query_tokens=tokens, k=request.k, top_n=request.top_n) if tokens else None
+        query: facts.clause({"query_tokens": tokens}, k=request.k, top_n=request.top_n) if tokens else None
         for query, tokens in weights.items()
     }
 

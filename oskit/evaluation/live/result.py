@@ -186,22 +186,17 @@ class VerificationReport:
             "encoder": self.encoder,
             "search": self.search,
             "runs": [asdict(run) for run in self.runs],
-            "comparison": comparison_dict(self.comparison),
+            "comparison": {
+                "hits": self.comparison.hits,
+                "counts": self.comparison.counts,
+                "relative_difference": difference_summary(self.comparison),
+                "sparsity": asdict(self.comparison.sparsity),
+                "disagreements": [asdict(item) for item in self.comparison.disagreements],
+            },
             "missing_documents": self.missing_documents,
             "stored_vectors": asdict(self.vectors),
             "examples": [asdict(example) for example in self.examples],
         }
-
-
-def comparison_dict(comparison: Comparison) -> dict[str, Any]:
-    """The JSON form of a comparison: counts, differences and the listed disagreements."""
-    return {
-        "hits": comparison.hits,
-        "counts": comparison.counts,
-        "relative_difference": difference_summary(comparison),
-        "sparsity": comparison.sparsity.to_dict(),
-        "disagreements": [item.to_dict() for item in comparison.disagreements],
-    }
 
 
 def difference_summary(comparison: Comparison) -> dict[str, float | None]:
@@ -209,8 +204,4 @@ def difference_summary(comparison: Comparison) -> dict[str, float | None]:
     differences = comparison.relative_differences
     if not differences.size:
         return {"min": None, "max": None, "mean": None}
-    return {
-        "min": float(differences.min()),
-        "max": float(differences.max()),
-        "mean": float(differences.mean()),
-    }
+    return {name: float(getattr(differences, name)()) for name in ("min", "max", "mean")}

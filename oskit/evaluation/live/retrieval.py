@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,6 @@ def retrieve(
     *,
     k: int,
     search_pipeline: dict[str, Any] | None = None,
-    on_query: Callable[[], object] | None = None,
 ) -> ClusterRun:
     """Ask every query and keep the best ``k`` hits.
 
@@ -54,7 +53,6 @@ def retrieve(
             asked for and which finds nothing.
         k: Number of hits.
         search_pipeline: Use this pipeline, defined in the request, in place of the index's default.
-        on_query: Called after each query, for a progress bar.
 
     Raises:
         SearchError: The cluster refused a query.
@@ -74,8 +72,6 @@ def retrieve(
             found.wall.append((time.perf_counter() - start) * 1000)
             found.took.append(float(answer["took"]))
             found.run[query] = {hit["_id"]: float(hit["_score"]) for hit in answer["hits"]["hits"]}
-            if on_query is not None:
-                on_query()
     return found
 
 

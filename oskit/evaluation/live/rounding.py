@@ -14,7 +14,9 @@ bound: a score of the cluster either follows from the encoder's weights or it do
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -63,33 +65,25 @@ class Storage:
         return self.bytes
 
     def document_bounds(self, weights: Array, tolerance: float) -> tuple[Array, Array]:
-        """Smallest and largest stored value of weights that are known to within ``tolerance``.
-
-        Both ways of storing are monotone, so the bounds are the stored forms of the two ends.
-        """
-        below = np.maximum(weights - np.float32(tolerance), np.float32(0))
-        above = weights + np.float32(tolerance)
-        lows, highs = [], []
-        if self.features:
-            lows.append(truncate_to_feature(below))
-            highs.append(truncate_to_feature(above))
-        if self.bytes:
-            lows.append(quantize_to_byte(below, self.ceiling_ingest))
-            highs.append(quantize_to_byte(above, self.ceiling_ingest))
-        return np.minimum.reduce(lows), np.maximum.reduce(highs)
+        """Smallest and largest stored value of weights that are known to within ``tolerance``."""
+        return self._bounds(weights, tolerance, truncate_to_feature, self.ceiling_ingest)
 
     def query_bounds(self, weights: Array, tolerance: float) -> tuple[Array, Array]:
         """Smallest and largest value that the cluster multiplies with, for a query's weights."""
+        return self._bounds(weights, tolerance, np.asarray, self.ceiling_search)
+
+    def _bounds(
+        self, weights: Array, tolerance: float, feature: Callable[[Array], Array], ceiling: float
+    ) -> tuple[Array, Array]:
+        """The stored forms of both ends, as both ways of storing are monotone."""
         below = np.maximum(weights - np.float32(tolerance), np.float32(0))
-        above = weights + np.float32(tolerance)
-        lows, highs = [], []
-        if self.features:
-            lows.append(below)
-            highs.append(above)
+        ways: list[Callable[[Array], Array]] = [feature] if self.features else []
         if self.bytes:
-            lows.append(quantize_to_byte(below, self.ceiling_search))
-            highs.append(quantize_to_byte(above, self.ceiling_search))
-        return np.minimum.reduce(lows), np.maximum.reduce(highs)
+            ways.append(partial(quantize_to_byte, ceiling=ceiling))
+        above = weights + np.float32(tolerance)
+        return np.minimum.reduce([way(below) for way in ways]), np.maximum.reduce(
+            [way(above) for way in ways]
+        )
 
 
 EXACT = Storage()

@@ -94,7 +94,7 @@ def _stored_sum(
     only = {"ids": {"values": [document]}}
     # Seismic would score a filtered document exactly, but neural-search does not rewrite such a filter and
     # then refuses `ids`. So it is told to skip nothing instead.
-    query = facts.clause(query_tokens=tokens, k=MAX_HITS, top_n=MAX_TOKENS, heap_factor=SKIP_NOTHING)
+    query = facts.clause({"query_tokens": tokens}, k=MAX_HITS, top_n=MAX_TOKENS, heap_factor=SKIP_NOTHING)
     body = {"size": 1, "_source": False, "query": {"bool": {"must": [query], "filter": [only]}}}
     with cluster_errors(f"search the index {facts.name!r}", SearchError):
         # The index's own search pipeline might prune the tokens; this looks at what is stored.

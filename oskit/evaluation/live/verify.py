@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from oskit.cluster.client.connection import cluster_info
 from oskit.cluster.client.failures import cluster_errors
@@ -21,7 +21,7 @@ from oskit.evaluation.live.retrieval import Clause, ClusterRun, retrieve
 from oskit.evaluation.live.stored_vectors import check_vectors
 from oskit.evaluation.offline.description import describe_encoder, known_sha256
 from oskit.evaluation.offline.metrics import Run
-from oskit.evaluation.offline.pruned_encoder import PrunedDocuments
+from oskit.evaluation.offline.pruning_levels import PrunedDocuments
 from oskit.evaluation.offline.result import BM25, RunFigures
 from oskit.evaluation.offline.tokenization import SAMPLED_TEXTS, shattering, spread, tokenizations
 
@@ -204,10 +204,10 @@ class _Verification:
         passages = _passages(self.collection, comparison.document_ids, sample, chosen, answered)
         vectors = self._check_sample(passages.sample)
         cuts = tokenizations(self.encoder, passages.cut, list(self.collection.queries.values()))
-        collection, request = self.collection, self.request
+        collection, request, info = self.collection, self.request, cluster_info(self.client)
         return VerificationReport(
             created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-            cluster=_cluster(self.client),
+            cluster={"distribution": info.distribution, "version": info.version},
             index=self.facts.to_dict(),
             collection={
                 "name": collection.name,
@@ -286,8 +286,3 @@ def _passages(
         if document.id in shown:
             found.shown[document.id] = document.passage
     return found
-
-
-def _cluster(client: OpenSearch) -> dict[str, Any]:
-    info = cluster_info(client)
-    return {"distribution": info.distribution, "version": info.version}

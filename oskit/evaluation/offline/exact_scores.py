@@ -34,18 +34,11 @@ _MAX_CELLS = 2_000_000
 """Scores held at once (queries times documents of a block): 16 MB in float64."""
 
 
-class TextDocument(Protocol):
-    """What is needed of a document: its id, and the text that is encoded."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def passage(self) -> str: ...
-
-
 class TextCollection(Protocol):
-    """What is needed of a collection; ``oskit.data.collection.Collection`` is one."""
+    """What is needed of a collection; ``oskit.data.collection.Collection`` is one.
+
+    Its documents have an ``id``, and the ``passage`` that is encoded.
+    """
 
     @property
     def queries(self) -> dict[str, str]: ...
@@ -66,22 +59,6 @@ class Block:
     start: int
     ids: list[str]
     weights: csr_matrix
-
-
-def document_blocks(
-    encoder: TextEncoder,
-    documents: Iterable[TextDocument],
-    *,
-    batch_size: int = 32,
-    block_documents: int = BLOCK_DOCUMENTS,
-) -> Iterator[Block]:
-    """Encode documents block by block, in the corpus's order."""
-    stream = iter(documents)
-    start = 0
-    while block := list(islice(stream, block_documents)):
-        weights = encoder.document_matrix([document.passage for document in block], batch_size=batch_size)
-        yield Block(start, [document.id for document in block], weights.tocsr())
-        start += len(block)
 
 
 def query_chunks(queries: int, block_documents: int) -> Iterator[slice]:
@@ -190,9 +167,10 @@ def rank_exactly(
     query_counter.update(queries)
     document_counter = ActivationCounter(encoder.vocabulary.size)
     document_ids: list[str] = []
-    for block in document_blocks(
-        encoder, collection.documents(), batch_size=batch_size, block_documents=block_documents
-    ):
+    stream = iter(collection.documents())
+    while documents := list(islice(stream, block_documents)):
+        weights = encoder.document_matrix([document.passage for document in documents], batch_size=batch_size)
+        block = Block(len(document_ids), [document.id for document in documents], weights.tocsr())
         document_ids.extend(block.ids)
         document_counter.update(block.weights)
         watch = None if on_block is None else on_block(block)

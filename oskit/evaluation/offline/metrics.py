@@ -96,12 +96,12 @@ def overlap(first: Mapping[str, float], second: Mapping[str, float], depth: int 
     return len(a & b) / longest if longest else 1.0
 
 
-def percentiles(values: Sequence[float]) -> dict[str, Any]:
-    """p50, p99, mean and number of ``values`` (milliseconds, usually), by linear interpolation."""
+def percentiles(values: Sequence[float]) -> dict[str, Any] | None:
+    """p50, p99, mean and number of ``values`` (milliseconds), by linear interpolation; None without any."""
     import numpy as np
 
     if not values:
-        return {"p50": None, "p99": None, "mean": None, "count": 0}
+        return None
     array = np.asarray(values, dtype=np.float64)
     p50, p99 = np.percentile(array, [50, 99])
     return {"p50": float(p50), "p99": float(p99), "mean": float(array.mean()), "count": len(values)}

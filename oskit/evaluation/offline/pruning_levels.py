@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from oskit.archive.token_weights import Prune, prune_matrix
+from oskit.archive.token_weights import DelegatingEncoder, Prune, prune_matrix
 from oskit.errors import UsageError
 from oskit.evaluation.offline.exact_scores import (
     BLOCK_DOCUMENTS,
@@ -19,7 +19,7 @@ from oskit.evaluation.offline.exact_scores import (
     rank_exactly,
     score_block,
 )
-from oskit.evaluation.offline.metrics import Qrels, Run, measures_for_depth, quality
+from oskit.evaluation.offline.metrics import MAIN_MEASURE, Qrels, Run, measures_for_depth, quality
 from oskit.evaluation.offline.sparsity import ActivationCounter, Sparsity, sparsity
 
 if TYPE_CHECKING:
@@ -48,9 +48,22 @@ class PrunePoint:
     quality_change: float
     postings_saved: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """All attributes, for JSON."""
-        return asdict(self)
+
+class PrunedDocuments(DelegatingEncoder["TextEncoder"]):
+    """Leaves queries as they are and keeps of each document what the rule of an index keeps.
+
+    Args:
+        encoder: Makes the weights.
+        rule: As recorded in the index, ``TYPE:RATIO``.
+    """
+
+    def __init__(self, encoder: TextEncoder, rule: str) -> None:
+        super().__init__(encoder)
+        self._rule = Prune.parse(rule)
+
+    def document_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix:
+        """Pruned document vectors, shape ``[len(texts), vocabulary.size]``."""
+        return prune_matrix(super().document_matrix(texts, batch_size=batch_size), self._rule)
 
 
 def parse_levels(text: str) -> list[Prune]:
@@ -133,22 +146,16 @@ def prune_points(
     whole: ExactRanking, pruned: Mapping[str, tuple[Run, Sparsity]], qrels: Qrels, *, k: int
 ) -> list[PrunePoint]:
     """Measure what :func:`rank_pruned` found; all weights come first."""
-    points: list[PrunePoint] = []
-    for rule, (run, cost) in {"none": (whole.run, whole.sparsity), **pruned}.items():
-        measured = quality(run, qrels, measures_for_depth(k)).mean
-        first = points[0] if points else None
-        full = first.quality["nDCG@10"] if first else 0.0
-        points.append(
-            PrunePoint(
-                rule=rule,
-                quality=measured,
-                sparsity=cost,
-                quality_change=measured["nDCG@10"] / full - 1 if full else 0.0,
-                postings_saved=_saved(first.sparsity if first else cost, cost),
-            )
+    rankings = {"none": (whole.run, whole.sparsity), **pruned}
+    measured = {rule: quality(run, qrels, measures_for_depth(k)).mean for rule, (run, _) in rankings.items()}
+    full, postings = measured["none"][MAIN_MEASURE], whole.sparsity.postings
+    return [
+        PrunePoint(
+            rule=rule,
+            quality=measured[rule],
+            sparsity=cost,
+            quality_change=measured[rule][MAIN_MEASURE] / full - 1 if full else 0.0,
+            postings_saved=1 - cost.postings / postings if postings else 0.0,
         )
-    return points
-
-
-def _saved(whole: Sparsity, pruned: Sparsity) -> float:
-    return 1 - pruned.postings / whole.postings if whole.postings else 0.0
+        for rule, (_, cost) in rankings.items()
+    ]

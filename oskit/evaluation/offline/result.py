@@ -69,8 +69,8 @@ class RunFigures:
             per_query=measured.per_query,
             overlap_at_10=None if exact is None else _mean(overlap(run[q], exact[q]) for q in exact),
             recall_of_exact=None if exact is None else _mean(_recall(run[q], exact[q]) for q in exact),
-            took=percentiles(took) if took else None,
-            wall=percentiles(wall) if wall else None,
+            took=percentiles(took),
+            wall=percentiles(wall),
         )
 
     def against(
@@ -132,10 +132,10 @@ class EvaluationRow:
             "kind": self.kind,
             "flops": self.flops,
             "index_bytes": self.index_bytes,
-            "sparsity": None if self.sparsity is None else self.sparsity.to_dict(),
+            "sparsity": None if self.sparsity is None else asdict(self.sparsity),
             "truncation": None if self.truncation is None else self.truncation.to_dict(),
             "significance": [item.to_dict() for item in self.significance],
-            "pruning": [point.to_dict() for point in self.pruning],
+            "pruning": [asdict(point) for point in self.pruning],
             "tokenization": {side: found.to_dict() for side, found in self.tokenization.items()},
         }
 

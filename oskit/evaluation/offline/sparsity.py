@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -62,10 +62,6 @@ class Sparsity:
     postings: int
     postings_terms: int
     postings_bytes: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """All attributes, for JSON."""
-        return asdict(self)
 
 
 def sparsity(queries: ActivationCounter, documents: ActivationCounter) -> Sparsity:

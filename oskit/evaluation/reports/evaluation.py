@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from oskit.evaluation.offline.metrics import MAIN_MEASURE
 from oskit.evaluation.offline.result import EvaluationReport, EvaluationRow
 from oskit.evaluation.reports import plots
 from oskit.evaluation.reports.page import Page, Plot, Section, Table, write_report
 from oskit.evaluation.reports.verification import HOW_MEASURED, NOTHING, figure
+
+SEVERAL_SCHEMA = "oskit.evaluations/1"
 
 _COST = (
     "FLOPS: expected number of products for one query and one document (Paria et al., 2020); for a dense "
@@ -28,7 +32,7 @@ def write_evaluation(report: EvaluationReport, folder: str | Path, name: str = "
         DataError: The folder cannot be written.
         MissingDependencyError: jinja2 or matplotlib is not installed.
     """
-    return write_report(folder, report.to_dict(), evaluation_page(report), name)
+    return write_report(folder, report.to_dict(), lambda: evaluation_page(report), name)
 
 
 def quality_and_cost(report: EvaluationReport) -> Table:
@@ -82,6 +86,41 @@ def pruning_table(report: EvaluationReport) -> Table | None:
     if not rows:
         return None
     return Table(["", "pruned", MAIN_MEASURE, "change", "doc tokens", "FLOPS", "postings saved"], rows)
+
+
+def means_table(reports: Sequence[EvaluationReport]) -> Table:
+    """nDCG@10 on each collection, and its mean."""
+    found = means(reports)
+    rows = [
+        [
+            name,
+            *(figure(report.row(name).figures.quality[MAIN_MEASURE]) for report in reports),
+            figure(found[name][MAIN_MEASURE]),
+        ]
+        for name in found
+    ]
+    return Table([MAIN_MEASURE, *(report.collection["name"] for report in reports), "mean"], rows)
+
+
+def means(reports: Sequence[EvaluationReport]) -> dict[str, dict[str, float]]:
+    """For each row the mean of each measure over the collections, every collection weighing the same."""
+    measures = list(reports[0].rows[0].figures.quality)
+    return {
+        row.name: {
+            measure: sum(report.row(row.name).figures.quality[measure] for report in reports) / len(reports)
+            for measure in measures
+        }
+        for row in reports[0].rows
+    }
+
+
+def several_dict(reports: Sequence[EvaluationReport]) -> dict[str, Any]:
+    """The JSON form: the means, and each evaluation."""
+    return {
+        "schema": SEVERAL_SCHEMA,
+        "means": means(reports),
+        "evaluations": [report.to_dict() for report in reports],
+    }
 
 
 def evaluation_page(report: EvaluationReport) -> Page:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,14 +89,16 @@ def render(page: Page) -> str:
     return environment.get_template("report.html.jinja").render(page=page)
 
 
-def write_report(folder: str | Path, data: dict[str, Any], page: Page, name: str = "report") -> list[Path]:
+def write_report(
+    folder: str | Path, data: dict[str, Any], page: Callable[[], Page], name: str = "report"
+) -> list[Path]:
     """Write ``NAME.json`` and ``NAME.html`` into ``folder``; returns both paths.
 
-    The JSON is written first: it needs no extra, so a machine without matplotlib still gets it.
+    The JSON is written before ``page`` is drawn: it needs no extra, so a machine without matplotlib gets it.
 
     Raises:
         DataError: The folder cannot be written.
-        MissingDependencyError: jinja2 is not installed (the JSON has been written).
+        MissingDependencyError: jinja2 or matplotlib is not installed (the JSON has been written).
     """
     import json
 
@@ -105,7 +107,7 @@ def write_report(folder: str | Path, data: dict[str, Any], page: Page, name: str
     try:
         folder.mkdir(parents=True, exist_ok=True)
         paths[0].write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        paths[1].write_text(render(page), encoding="utf-8")
+        paths[1].write_text(render(page()), encoding="utf-8")
     except OSError as error:
         raise DataError(
             f"the report cannot be written to {folder}: {error.strerror or error}",

@@ -69,9 +69,7 @@ def latency_curves(series: Mapping[str, Sequence[float]]) -> str:
         ordered = np.sort(np.asarray(values, dtype=np.float64))
         share = np.arange(1, len(ordered) + 1) / len(ordered) * 100
         axes.step(ordered, share, where="post", label=name, color=_SERIES[number % len(_SERIES)], lw=1.8)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if _first_digit(value) in (2, 5) else "")
+    _logarithmic(axes)
     axes.set_ylim(0, 101)
     axes.set_xlabel("milliseconds")
     axes.set_ylabel("% of queries within")
@@ -117,9 +115,7 @@ def quality_against_flops(
         axes.plot([cost], [value], marker="D", ms=6, ls="none", color=next(colors), label=name)
     for name, value in lines.items():
         axes.axhline(value, ls="--", lw=1.2, color=next(colors), label=name)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if _first_digit(value) in (2, 5) else "")
+    _logarithmic(axes)
     axes.set_xlabel("FLOPS (products for one query and one document)")
     axes.set_ylabel(measure)
     axes.margins(y=0.15)
@@ -142,8 +138,11 @@ def rate_bars(rates: Mapping[str, float], unit: str) -> str:
     return _svg(figure, f"rates-{unit}")
 
 
-def _first_digit(value: float) -> int:
-    return int(f"{value:e}"[0])
+def _logarithmic(axes: Axes) -> None:
+    """The x axis in powers of ten, with 2 and 5 between them."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
 
 
 def _axes(height: float) -> tuple[Figure, Axes]:

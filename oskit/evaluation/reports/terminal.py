@@ -30,14 +30,14 @@ def print_verification(console: Console, report: VerificationReport) -> None:
         f"{index['search']} search; {collection['queries']:,} queries of {escape(collection['name'])} "
         f"by {report.search['by']}"
     )
-    _print(console, quality_table(report.runs))
+    print_table(console, quality_table(report.runs))
     console.print(
         f"{report.comparison.hits:,} hits compared, {report.wrong_hits:,} wrong; stored weights of "
         f"{report.vectors.checked:,} documents checked, {len(report.vectors.wrong):,} wrong; "
         f"{len(report.missing_documents):,} documents missing"
     )
     if report.comparison.disagreements and report.wrong_hits:
-        _print(console, disagreements_table(report, LISTED))
+        print_table(console, disagreements_table(report, LISTED))
     for warning in report.warnings:
         console.print(f"[yellow]Note:[/yellow] {escape(warning)}")
     for failure in report.failures:
@@ -59,7 +59,7 @@ def print_evaluation(console: Console, report: EvaluationReport) -> None:
     )
     for data in (quality_and_cost(report), significance_table(report), pruning_table(report)):
         if data is not None:
-            _print(console, data)
+            print_table(console, data)
     for row in report.rows:
         if row.truncation is not None and row.truncation.cut:
             told = f"{row.name}: {row.truncation.told('documents')}; {row.truncation.advice}"
@@ -100,7 +100,7 @@ def print_examples(console: Console, examples: Sequence[Example]) -> None:
         console.print("[dim]* relevant; under each hit the tokens that matched and what each adds.[/dim]")
 
 
-def _print(console: Console, table: page.Table) -> None:
+def print_table(console: Console, table: page.Table) -> None:
     """The table; one of figures that is wider than the terminal in parts, each with the first column."""
     columns, rest = list(table.columns), list(range(1, len(table.columns)))
 

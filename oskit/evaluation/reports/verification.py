@@ -24,7 +24,7 @@ _WHAT_IS_WRONG = {
 
 def write_verification(report: VerificationReport, folder: str | Path) -> list[Path]:
     """Write ``verification.json`` and ``verification.html`` into ``folder``; returns both paths."""
-    return write_report(folder, report.to_dict(), verification_page(report), "verification")
+    return write_report(folder, report.to_dict(), lambda: verification_page(report), "verification")
 
 
 def verification_page(report: VerificationReport) -> Page:
@@ -175,7 +175,7 @@ def percent(value: float | None) -> str:
 
 def milliseconds(summary: dict[str, float] | None, key: str) -> str:
     """A latency out of a summary of percentiles."""
-    return NOTHING if not summary or summary[key] is None else f"{summary[key]:.1f} ms"
+    return NOTHING if not summary else f"{summary[key]:.1f} ms"
 
 
 def _beside(report: VerificationReport) -> str:

@@ -17,12 +17,10 @@ from oskit.evaluation.offline.bm25 import Bm25Settings
 from oskit.evaluation.offline.dense import DenseModel, rank_dense
 from oskit.evaluation.offline.evaluate import evaluate
 from oskit.evaluation.offline.metrics import quality
-from oskit.evaluation.offline.pruned_encoder import PrunedDocuments
-from oskit.evaluation.offline.pruning_levels import parse_levels, rank_pruned
+from oskit.evaluation.offline.pruning_levels import PrunedDocuments, parse_levels, rank_pruned
 from oskit.evaluation.offline.result import EvaluationReport
-from oskit.evaluation.reports.evaluation import evaluation_page, write_evaluation
+from oskit.evaluation.reports.evaluation import evaluation_page, several_dict, write_evaluation
 from oskit.evaluation.reports.page import render
-from oskit.evaluation.reports.several_collections import several_dict
 from oskit.evaluation.reports.terminal import print_evaluation
 from tests.unit.training.teacher_models_tiny import build_dense
 

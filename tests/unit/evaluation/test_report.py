@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 import re
+import sys
 from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
 from small_collection import SmallCollection, WordEncoder
 
-from oskit.errors import DataError, VerificationError
+from oskit.errors import DataError, MissingDependencyError, VerificationError
 from oskit.evaluation.live.comparison import compare
 from oskit.evaluation.live.examples import build_examples, choose_examples, contributions, shorten
 from oskit.evaluation.live.result import StoredVectors, VerificationReport
@@ -187,6 +188,13 @@ def test_files_are_written_and_a_bad_folder_is_one_line(make, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
         write_verification(make(), tmp_path / "file")
+
+
+def test_without_matplotlib_the_json_is_there(make, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingDependencyError, match="matplotlib"):
+        write_verification(make(), tmp_path)
+    assert json.loads((tmp_path / "verification.json").read_text())["passed"] is True
 
 
 def test_the_terminal_shows_the_same(make):
