@@ -251,7 +251,9 @@ def test_an_index_that_another_archive_made(client, collection, make_index):
     class Archived(WordEncoder):
         """Comes from an archive."""
 
-        archive = SimpleNamespace(name="words", sha256="a" * 64, model_format="ONNX", manifest=None)
+        archive = SimpleNamespace(
+            name="words", path="words.zip", sha256="a" * 64, model_format="ONNX", manifest=None
+        )
 
     assert verify(client, make_index(sha256="a" * 64), collection, Archived(), k=5, sample=5).passed
     report = verify(client, make_index(sha256="b" * 64), collection, Archived(), k=5, sample=5)
