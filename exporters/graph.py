@@ -9,16 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from oskit.archive.text_encoder import Activation, Pooling
 from oskit.archive.token_weights import Prune
 from oskit.errors import UsageError
-
-Activation = Literal["relu", "log1p_relu"]
-Pooling = Literal["max", "sum"]
 
 BAKEABLE = ("max_ratio", "top_k", "abs_value")
 """Pruning that can be part of the graph; ``alpha_mass`` sums in an order that a graph cannot promise."""
@@ -43,9 +41,7 @@ class BakedEncoder(nn.Module):
     Args:
         modules: Sentence-transformers modules that lead to ``token_embeddings``, logits over the vocabulary.
         pooling: How the weights of a text's tokens become one.
-        activation: ``relu`` for log1p(relu(x)) (Formal et al. 2021, "SPLADE v2"; OpenSearch v1 and v2),
-            ``log1p_relu`` for log1p(log1p(relu(x))) (Geng et al. 2024, "Towards Competitive Search Relevance
-            For Inference-Free Learned Sparse Retrievers"; OpenSearch v3).
+        activation: From a logit to a weight.
         weight_mask: ``[vocabulary]``, 0 for the tokens that never weigh anything.
         around: Tokens that the tokenizer puts around a text; a text of nothing else has no weights.
         prune: Which weights to keep, see :class:`oskit.archive.token_weights.Prune`.

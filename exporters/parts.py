@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from sentence_transformers import SparseEncoder
-from sentence_transformers.sparse_encoder.modules import (
-    Dense,
-    Router,
-    SparseStaticEmbedding,
-    SpladePooling,
-    Transformer,
-)
 from tokenizers import Tokenizer
 
-from exporters.graph import Activation, Pooling, exportable
 from oskit.archive.manifest import Source
-from oskit.archive.text_encoder import SERVER_MAX_LENGTH, Architecture
+from oskit.archive.text_encoder import Activation, Architecture, Pooling
 from oskit.archive.vocabulary import Vocabulary
-from oskit.encoder.loader.modules import positions
+from oskit.encoder.anatomy import Anatomy, dissect
 from oskit.errors import ExportError, first_line
 
 if TYPE_CHECKING:
@@ -72,44 +63,44 @@ class EncoderParts:
 
     def example(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and mask to trace with, int64 ``[2, length]``; the first row is padded."""
-        return _example(self.tokenizer)
+        rows = [self.tokenizer.encode(text).ids for text in _EXAMPLE]
+        length = max(map(len, rows))
+        # The padding's id does not matter behind the mask, but models that count positions expect their own.
+        pad = self.hf_tokenizer.pad_token_id or 0
+        input_ids = torch.tensor([row + [pad] * (length - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
+        return input_ids, mask
 
 
 def take_apart(encoder: SparseEncoder) -> EncoderParts:
     """Find the parts of a sentence-transformers ``SparseEncoder``.
 
     Raises:
-        ExportError: It has a module or a setting that an archive cannot have.
+        EncoderError: Its modules or its tokenizer are such that OpenSearch cannot use it.
+        ExportError: It has a setting that an archive cannot have.
     """
-    documents, queries = _routes(encoder)
-    modules, pooling = _until_pooling(documents)
+    anatomy = dissect(encoder, "the encoder")
     _refuse_prompts(encoder)
-    hf_tokenizer = modules[0].tokenizer
-    if not isinstance(getattr(hf_tokenizer, "backend_tokenizer", None), Tokenizer):
-        raise ExportError(
-            f"the encoder's {type(hf_tokenizer).__name__} has no fast version, and so no tokenizer.json",
-            hint="Convert it with transformers' convert_slow_tokenizer and save it with the encoder.",
-        )
+    vocabulary = anatomy.vocabulary
+    _check_runs(anatomy)
+    hf_tokenizer: Any = anatomy.transformer.tokenizer
     if hf_tokenizer.padding_side != "right":
         raise ExportError(
             "the encoder's tokenizer pads texts on the left, so that their positions depend on the batch; ML "
             "Commons pads on the right",
             hint='Load it, set tokenizer.padding_side = "right" and save it again.',
         )
-    max_length = _max_length(modules[0])
-    tokenizer = archive_tokenizer(hf_tokenizer, max_length)
-    vocabulary = Vocabulary(tokenizer, size=_width(modules, tokenizer))
     return EncoderParts(
-        modules=modules,
-        pooling=pooling.pooling_strategy,
-        activation=pooling.activation_function,
+        modules=anatomy.logit_modules,
+        pooling=anatomy.pooling.pooling_strategy,
+        activation=anatomy.pooling.activation_function,
         hf_tokenizer=hf_tokenizer,
-        tokenizer=tokenizer,
+        tokenizer=archive_tokenizer(hf_tokenizer, anatomy.max_length),
         vocabulary=vocabulary,
-        max_length=max_length,
-        idf=None if queries is None else _query_weights(queries, vocabulary),
-        trained=_head(encoder) != "random",
-        source=_source(encoder, modules[0]),
+        max_length=anatomy.max_length,
+        idf=_query_weights(anatomy, vocabulary),
+        trained=not anatomy.is_untrained,
+        source=_source(encoder, anatomy),
     )
 
 
@@ -131,41 +122,6 @@ def archive_tokenizer(hf_tokenizer: Any, max_length: int) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
 
 
-def _routes(encoder: SparseEncoder) -> tuple[list[Any], SparseStaticEmbedding | None]:
-    """The modules of the document route, and the query table of an inference-free encoder."""
-    modules = list(encoder.children())
-    if not modules or not isinstance(modules[0], Router):
-        return modules, None
-    sub_modules: Any = modules[0].sub_modules
-    routes = {name: list(route) for name, route in sub_modules.items()}
-    if set(routes) != {"query", "document"}:
-        raise ExportError(
-            f"the encoder's router has the routes {', '.join(routes)}, not query and document",
-            hint="Export an encoder built with Router.for_query_document.",
-        )
-    query, documents = routes["query"], [*routes["document"], *modules[1:]]
-    if query == routes["document"]:
-        return documents, None
-    if len(query) == 1 and isinstance(query[0], SparseStaticEmbedding):
-        return documents, query[0]
-    raise ExportError(
-        f"the encoder's query route is {' → '.join(type(module).__name__ for module in query)}; an archive "
-        "for queries is a tokenizer and a table of weights",
-        hint="Export an encoder whose query route is a SparseStaticEmbedding, or one without a router.",
-    )
-
-
-def _until_pooling(modules: Sequence[Any]) -> tuple[tuple[Any, ...], SpladePooling]:
-    known = bool(modules) and isinstance(modules[0], Transformer) and isinstance(modules[-1], SpladePooling)
-    if not known or not all(isinstance(module, Dense) for module in modules[1:-1]):
-        names = " → ".join(type(module).__name__ for module in modules) or "nothing"
-        raise ExportError(
-            f"an encoder of the modules {names} cannot be exported",
-            hint="An encoder of Transformer (→ Dense) → SpladePooling is needed.",
-        )
-    return tuple(modules[:-1]), modules[-1]
-
-
 def _refuse_prompts(encoder: SparseEncoder) -> None:
     prompts = {name: text for name, text in (encoder.prompts or {}).items() if text}
     used = [name for name in ("query", "document", encoder.default_prompt_name) if name in prompts]
@@ -176,59 +132,33 @@ def _refuse_prompts(encoder: SparseEncoder) -> None:
         )
 
 
-def _max_length(transformer: Transformer) -> int:
-    lengths = (transformer.max_seq_length, positions(transformer), SERVER_MAX_LENGTH)
-    return min(int(length) for length in lengths if length)
-
-
-def _example(tokenizer: Tokenizer) -> tuple[torch.Tensor, torch.Tensor]:
-    rows = [tokenizer.encode(text).ids for text in _EXAMPLE]
-    length = max(map(len, rows))
-    # The padding's id does not matter behind the mask, but models that count positions expect their own.
-    pad = next(
-        (tokenizer.token_to_id(token) for token in ("[PAD]", "<pad>") if tokenizer.token_to_id(token)), 0
-    )
-    input_ids = torch.tensor([row + [pad] * (length - len(row)) for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
-    return input_ids, mask
-
-
-def _width(modules: Sequence[torch.nn.Module], tokenizer: Tokenizer) -> int:
-    input_ids, mask = _example(tokenizer)
+def _check_runs(anatomy: Anatomy) -> None:
     try:
-        with exportable(modules) as traced:
-            features: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask}
-            for module in traced:
-                features = module(features)
-        return int(features["token_embeddings"].shape[-1])
+        width = anatomy.try_out().shape[-1]
     except Exception as error:  # any, of whatever architecture
         raise ExportError(
             f"the encoder does not run: {first_line(error)}",
             hint="Call its encode_document() by itself: the traceback says where it fails.",
         ) from error
-
-
-def _query_weights(queries: SparseStaticEmbedding, vocabulary: Vocabulary) -> NDArray[np.float32]:
-    weights = queries.weight.detach().cpu().float().numpy()
-    if len(weights) > vocabulary.size or (weights < 0).any() or not np.isfinite(weights).all():
+    if width != anatomy.width:
         raise ExportError(
-            f"the encoder's {len(weights)} query weights do not fit its vocabulary of {vocabulary.size} "
-            "tokens, or some are negative or not finite",
+            f"the encoder gives {width} logits for {anatomy.width} tokens of its vocabulary",
+            hint="Use an encoder with a projection to its vocabulary: a masked-language head, or a Dense.",
+        )
+
+
+def _query_weights(anatomy: Anatomy, vocabulary: Vocabulary) -> NDArray[np.float32] | None:
+    weights = anatomy.query_weights(vocabulary)
+    if weights is not None and ((weights < 0).any() or not np.isfinite(weights).all()):
+        raise ExportError(
+            "some of the encoder's query weights are negative or not finite",
             hint="Query weights are finite numbers from 0, one a token.",
         )
-    padded = np.zeros(vocabulary.size, dtype=np.float32)
-    padded[: len(weights)] = weights
-    return padded * vocabulary.weight_mask()
+    return weights
 
 
-def _head(encoder: SparseEncoder) -> Literal["pretrained", "random"] | None:
-    report = getattr(encoder, "load_report", None)
-    return None if report is None else report.head
-
-
-def _source(encoder: SparseEncoder, transformer: Any) -> Source:
+def _source(encoder: SparseEncoder, anatomy: Anatomy) -> Source:
     """From the loader's report, else from what sentence-transformers and transformers remember."""
-    config = transformer.model.config
     report = getattr(encoder, "load_report", None)
     if report is not None:
         return Source(
@@ -239,7 +169,8 @@ def _source(encoder: SparseEncoder, transformer: Any) -> Source:
             model_type=report.model_type,
         )
     return Source(
-        model=str(config._name_or_path or "unknown"),
-        revision=getattr(config, "_commit_hash", None),
-        model_type=config.model_type,
+        model=str(anatomy.config._name_or_path or "unknown"),
+        revision=getattr(anatomy.config, "_commit_hash", None),
+        head="random" if anatomy.is_untrained else None,
+        model_type=anatomy.config.model_type,
     )

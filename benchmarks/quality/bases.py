@@ -35,7 +35,7 @@ def first_layers(model: SavedModel, layers: int | None, work: Workspace) -> Path
         with staged(folder) as staging, quiet_libraries():
             encoder = NeuralSparseEncoder.from_pretrained(bert(model), max_seq_length=128)
             keep_layers(encoder, layers, texts)
-            encoder.document_transformer.model.save_pretrained(staging)
-            tokenizer: Any = encoder.document_transformer.tokenizer
+            encoder.anatomy.transformer.model.save_pretrained(staging)
+            tokenizer: Any = encoder.anatomy.transformer.tokenizer
             tokenizer.save_pretrained(staging)
     return folder

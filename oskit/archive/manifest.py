@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from oskit.archive.text_encoder import Architecture, KeyFormat
+from oskit.archive.text_encoder import Activation, Architecture, KeyFormat, Pooling
 from oskit.errors import ArchiveError
 
 MANIFEST_NAME = "manifest.json"
@@ -80,9 +80,8 @@ class Manifest(_Record):
     model_format: Literal["TORCH_SCRIPT", "ONNX"]
     architecture: Architecture
     source: Source
-    activation: Literal["relu", "log1p_relu"]
-    """``relu``: log1p(relu(x)), OpenSearch's v1 and v2; ``log1p_relu``: log1p(log1p(relu(x))), v3."""
-    pooling: Literal["max", "sum"] = "max"
+    activation: Activation
+    pooling: Pooling = "max"
     max_length: int
     """Tokens a text is truncated to, special tokens included."""
     prune: str | None = None

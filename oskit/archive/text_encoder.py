@@ -16,6 +16,14 @@ TokenWeights = dict[str, float]
 Architecture = Literal["symmetric", "inference-free"]
 """Whether queries run through the encoder as well, or through a tokenizer and an IDF table."""
 
+Activation = Literal["relu", "log1p_relu"]
+"""From a logit to a weight, by sentence-transformers' names: ``relu`` is log1p(relu(x)) (Formal et al. 2021,
+"SPLADE v2"; OpenSearch's v1 and v2), ``log1p_relu`` log1p(log1p(relu(x))) (Geng et al. 2024, "Towards
+Competitive Search Relevance For Inference-Free Learned Sparse Retrievers"; v3)."""
+
+Pooling = Literal["max", "sum"]
+"""How the weights of a text's tokens become one."""
+
 SERVER_MAX_LENGTH = 512
 """Tokens of a text that ML Commons gives a model at most, whatever the tokenizer says."""
 

@@ -6,10 +6,11 @@ import functools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
+from oskit.archive.text_encoder import Activation
 from oskit.cli.options import with_options
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Loader:
     cache_folder: str | None = None
     offline: bool = False
     device: str | None = None
-    activation: Literal["relu", "log1p_relu"] | None = None
+    activation: Activation | None = None
     max_seq_length: int | None = None
     seed: int = 0
     fallback: bool = True
@@ -78,7 +79,7 @@ _OPTIONS = [
     click.option("--no-fallback", is_flag=True, help="Fail rather than make up a random projection."),
     click.option(
         "--activation",
-        type=click.Choice(["relu", "log1p_relu"]),
+        type=click.Choice(get_args(Activation)),
         help="log1p(relu(x)), or one more log1p as in OpenSearch's v3.  [the encoder's own; relu]",
     ),
     click.option(

@@ -3,61 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from sentence_transformers import SparseEncoder
-from sentence_transformers.sparse_encoder.modules import (
-    Router,
-    SparseStaticEmbedding,
-    SpladePooling,
-    Transformer,
-)
 from torch import Tensor, nn
 
 from oskit.archive.batching import checked_texts, encode_in_batches, rows_to_csr
 from oskit.archive.idf import merged_idf
-from oskit.archive.text_encoder import SERVER_MAX_LENGTH, Architecture
+from oskit.archive.text_encoder import SERVER_MAX_LENGTH, Activation, Architecture
 from oskit.archive.token_weights import TokenWeightsMixin
 from oskit.archive.truncation import Truncation
-from oskit.encoder.head.projection import fingerprint, projection_of
+from oskit.encoder.anatomy import Anatomy, dissect, inference
+from oskit.encoder.head.projection import forget_mark
 from oskit.encoder.head.streaming import attach, streamed
 from oskit.encoder.loader.hub import HubOptions
 from oskit.encoder.loader.load import LoadOptions, load
-from oskit.encoder.loader.modules import config_of, hidden_size, layers, logits_width, vocabulary_of
 from oskit.encoder.loader.quiet import quiet_libraries
-from oskit.encoder.loader.report import Activation, Head, LoadAttempt, LoadReport, Tier
+from oskit.encoder.loader.report import LoadAttempt, LoadReport, Tier
 from oskit.encoder.loader.tiers import DEFAULT_BASE
-from oskit.errors import BrokenEncoderError, EncoderError, UsageError
+from oskit.encoder.surgery.survival import check_survives
+from oskit.errors import EncoderError, UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
     from oskit.archive.vocabulary import Vocabulary
-
-_KEY = "oskit"
-
-
-class TokenLogits(nn.Module):
-    """Token ids and attention mask, int64 ``[batch, length]``, to logits ``[batch, length, vocabulary]``."""
-
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.encoder = nn.ModuleList(modules)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        features: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
-        for module in self.encoder:
-            features = module(features)
-        logits = features["token_embeddings"]
-        assert isinstance(logits, Tensor)
-        return logits
 
 
 class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
@@ -75,11 +52,9 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
     way.
 
     Attributes:
-        random_projection: Fingerprint of the random projection that the loader made up; None if it made none.
         streaming: Whether to use the streaming vocabulary head.
     """
 
-    random_projection: str | None = None
     streaming: bool = True
 
     own_max_length: int | None = None
@@ -166,10 +141,8 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
         return streamed()
 
     def _attach_head(self) -> None:
-        for chain in [list(self), *(self._routes() or {}).values()]:
-            end = next((i for i, module in enumerate(chain) if isinstance(module, SpladePooling)), None)
-            if end is not None:
-                attach(chain[: end + 1])
+        with suppress(EncoderError):  # an encoder of other parts has no such head
+            attach(self.anatomy)
 
     def _replicate_for_data_parallel(self) -> Self:
         # Replicas live for one batch: what is found out about the head has to stay with the original.
@@ -178,37 +151,14 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
         replica: Self = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
         return replica
 
-    def check_routes(self, source: str) -> None:
-        """Refuse modules that documents or queries cannot go through as OpenSearch needs it.
-
-        Args:
-            source: Where the encoder is from, for the message.
+    @property
+    def anatomy(self) -> Anatomy:
+        """The encoder taken apart, as it is now.
 
         Raises:
-            EncoderError: Its dimensions are not tokens, or its router is not for queries and documents.
+            EncoderError: Documents or queries do not go through it as OpenSearch needs it.
         """
-        assert self.splade_pooling is not None
-        routes = self._routes()
-        if routes is None:
-            return
-        query, document = routes.get("query"), routes.get("document")
-        if document is None or query is None:
-            raise EncoderError(
-                f"the router of {source} has the routes {', '.join(routes)}, not query and document",
-                hint="Build it with Router.for_query_document().",
-            )
-        if not isinstance(query[0], SparseStaticEmbedding) and list(query) != list(document):
-            raise EncoderError(
-                f"{source} runs one encoder for queries and another for documents",
-                hint="Use an encoder whose queries are a table of token weights, or one encoder for both.",
-            )
-
-    def _routes(self) -> dict[str, list[nn.Module]] | None:
-        router = next((module for module in self if isinstance(module, Router)), None)
-        if router is None:
-            return None
-        parts: dict[str, Any] = dict(router.sub_modules.items())
-        return {name: list(part) for name, part in parts.items()}
+        return dissect(self)
 
     @property
     def load_report(self) -> LoadReport:
@@ -223,7 +173,6 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
                 folder="",
                 revision=None,
                 layout="modules",
-                head="random" if self.is_untrained else "pretrained",
                 attempts=(attempt,),
             )
         return replace(report, head="random" if self.is_untrained else "pretrained")
@@ -231,10 +180,7 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
     @property
     def is_untrained(self) -> bool:
         """Whether the projection to the vocabulary is still the random one that the loader made up."""
-        if self.random_projection is None:
-            return False
-        projection = projection_of(self.document_modules)
-        return projection is not None and fingerprint(projection) == self.random_projection
+        return self.anatomy.is_untrained
 
     def describe(
         self,
@@ -245,12 +191,11 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
         folder: str,
         revision: str | None,
         layout: str,
-        head: Head,
         attempts: tuple[LoadAttempt, ...],
     ) -> LoadReport:
         """A report on this encoder as it is now, with what the loader knows of its origin."""
         parameters = list(self.parameters())
-        transformer = self.document_transformer
+        anatomy = self.anatomy
         return LoadReport(
             name=name,
             tier=tier,
@@ -258,14 +203,14 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
             folder=folder,
             revision=revision,
             layout=layout,
-            head=head,
-            architecture=self.architecture,
-            activation=self.activation,
-            pooling=self.pooling,
-            model_type=str(config_of(transformer).model_type),
+            head="random" if self.is_untrained else "pretrained",
+            architecture=anatomy.architecture,
+            activation=anatomy.pooling.activation_function,
+            pooling=anatomy.pooling.pooling_strategy,
+            model_type=str(anatomy.config.model_type),
             vocabulary_size=self.vocabulary.size,
-            hidden_size=hidden_size(transformer),
-            layers=layers(transformer),
+            hidden_size=anatomy.hidden_size,
+            layers=anatomy.layers,
             parameters=sum(parameter.numel() for parameter in parameters),
             bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
             max_length=self.max_length,
@@ -277,10 +222,12 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
         """Save to a folder, as ``save_pretrained`` does; it opens in plain sentence-transformers.
 
         Raises:
-            EncoderError: Its table of query weights would not load again.
+            EncoderError: What was changed on it would not be there after loading; nothing is written.
             UsageError: The folder cannot be written.
         """
         self.check_saving()
+        if not self.is_untrained:
+            forget_mark(self.anatomy.config)
         try:
             with quiet_libraries():
                 super().save(str(path), *args, **kwargs)
@@ -291,30 +238,12 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
             ) from error
 
     def check_saving(self) -> None:
-        """Refuse a table of query weights that sentence-transformers would not load again.
+        """Refuse what would be something else after saving and loading.
 
         Raises:
-            EncoderError: The tokenizer's ids have holes, so that the table is wider than it has tokens.
+            EncoderError: Names the weights that would be lost.
         """
-        table = self.query_embedding
-        tokens = len(table.tokenizer.get_vocab()) if table is not None else 0
-        if table is not None and len(table.weight) > tokens:
-            raise EncoderError(
-                f"the table of {len(table.weight)} query weights cannot be saved: the tokenizer has {tokens} "
-                "tokens, its ids have holes, and sentence-transformers loads one weight a token",
-                hint="Export it without saving it, or use a tokenizer whose ids have no holes.",
-            )
-
-    def _get_model_config(self) -> dict[str, Any]:
-        """What goes into ``config_sentence_transformers.json``; other readers ignore our key."""
-        config: dict[str, Any] = super()._get_model_config()
-        if self.is_untrained:
-            config[_KEY] = {"random_projection": self.random_projection}
-        return config
-
-    def _parse_model_config(self, model_config: dict[str, Any]) -> None:
-        super()._parse_model_config(model_config)
-        self.random_projection = (model_config.get(_KEY) or {}).get("random_projection")
+        check_survives(self.modules())
 
     def _notes(self) -> list[str]:
         notes = []
@@ -327,7 +256,7 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
             notes.append(
                 f"encode() keeps the {self.max_active_dims} largest weights; on the cluster prune with top_k."
             )
-        own = self.document_transformer.max_seq_length
+        own = self.anatomy.transformer.max_seq_length
         if own is not None and own > SERVER_MAX_LENGTH:
             notes.append(f"It reads {own} tokens; the cluster reads {SERVER_MAX_LENGTH} of a text.")
         if self.vocabulary.is_ambiguous:
@@ -335,86 +264,23 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
         return notes
 
     def with_modules(self, modules: Sequence[nn.Module]) -> Self:
-        """An encoder of other modules, on the same device; it remembers a random projection as this one."""
-        made = type(self)(modules=list(modules), similarity_fn_name="dot", device=str(self.device))
-        made.random_projection = self.random_projection
-        return made
+        """An encoder of other modules, on the same device."""
+        return type(self)(modules=list(modules), similarity_fn_name="dot", device=str(self.device))
 
     @property
     def architecture(self) -> Architecture:
         """``"symmetric"``, or ``"inference-free"`` when queries are a table of token weights."""
-        return "symmetric" if self.query_embedding is None else "inference-free"
-
-    @property
-    def query_embedding(self) -> SparseStaticEmbedding | None:
-        """The table of an inference-free encoder's queries; None for a symmetric one."""
-        first = (self._routes() or {}).get("query", [None])[0]
-        return first if isinstance(first, SparseStaticEmbedding) else None
-
-    @property
-    def document_modules(self) -> list[nn.Module]:
-        """The modules that documents go through, the pooling last."""
-        routes = self._routes()
-        return list(self) if routes is None else routes["document"]
-
-    @property
-    def logit_modules(self) -> list[nn.Module]:
-        """The modules from token ids to ``token_embeddings``: logits over the vocabulary."""
-        modules = self.document_modules
-        return modules[: modules.index(self.splade_pooling)]
-
-    @property
-    def splade_pooling(self) -> SpladePooling:
-        """The pooling of the document side.
-
-        Raises:
-            EncoderError: This encoder's dimensions are not tokens.
-        """
-        for module in self.document_modules:
-            if isinstance(module, SpladePooling):
-                return module
-        raise EncoderError(
-            "this encoder has no SpladePooling, its dimensions are not tokens",
-            hint="OpenSearch needs weights of tokens: use an encoder with SpladePooling.",
-        )
-
-    @property
-    def document_transformer(self) -> Transformer:
-        """The transformer of the document side; ``.model`` is the transformers model."""
-        first = self.document_modules[0]
-        if not isinstance(first, Transformer):
-            raise EncoderError(
-                f"documents go through {type(first).__name__} first, not through a Transformer",
-                hint="OpenSearch needs an encoder of Transformer (→ Dense) → SpladePooling.",
-            )
-        return cast(Transformer, first)
-
-    def document_network(self) -> TokenLogits:
-        """The document side up to the logits as one module; it shares the weights of this encoder."""
-        return TokenLogits(self.logit_modules)
-
-    @property
-    def activation(self) -> Activation:
-        """``relu`` for log1p(relu(x)), ``log1p_relu`` for log1p(log1p(relu(x)))."""
-        activation: Activation = self.splade_pooling.activation_function
-        return activation
-
-    @property
-    def pooling(self) -> Literal["max", "sum"]:
-        """How the weights of a text's tokens become one."""
-        strategy: Literal["max", "sum"] = self.splade_pooling.pooling_strategy
-        return strategy
+        return self.anatomy.architecture
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """Token ids and the cluster's keys."""
-        source = config_of(self.document_transformer).name_or_path or "this encoder"
-        return vocabulary_of(self.document_transformer, logits_width(self.logit_modules), source)
+        return dissect(self, self.anatomy.config.name_or_path or "this encoder").vocabulary
 
     @property
     def max_length(self) -> int:
         """Tokens that a text is truncated to on the cluster, special tokens included."""
-        return min(self.document_transformer.max_seq_length or SERVER_MAX_LENGTH, SERVER_MAX_LENGTH)
+        return self.anatomy.max_length
 
     @property
     def truncation(self) -> Truncation:
@@ -434,18 +300,7 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
         Raises:
             BrokenEncoderError: The table is wider than the encoder's output.
         """
-        table = self.query_embedding
-        if table is None:
-            return None
-        weights = table.weight.detach().float().cpu().numpy()
-        if len(weights) > self.vocabulary.size:
-            raise BrokenEncoderError(
-                f"the table of query weights has {len(weights)} tokens, the encoder {self.vocabulary.size}",
-                hint="Use the table that was made for this encoder's tokenizer.",
-            )
-        vector = np.zeros(self.vocabulary.size, dtype=np.float32)
-        vector[: len(weights)] = weights
-        return vector * self.vocabulary.weight_mask()
+        return self.anatomy.query_weights(self.vocabulary)
 
     def document_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix:
         """Document vectors, shape ``[len(texts), vocabulary.size]``, float32, special tokens zero.
@@ -459,9 +314,7 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
             UsageError: ``texts`` is no list of texts.
         """
         texts = checked_texts(texts, batch_size)
-        training = self.training
-        self.eval()
-        try:
+        with inference(self):
             return encode_in_batches(
                 texts,
                 tokenize=self._token_ids,
@@ -469,8 +322,6 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
                 width=self.vocabulary.size,
                 batch_size=batch_size,
             )
-        finally:
-            self.train(training)
 
     def query_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix:
         """Query vectors, shape ``[len(texts), vocabulary.size]``, float32, special tokens zero.
@@ -495,30 +346,15 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
 
     def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, special tokens around them; nothing at all for a text without tokens."""
-        tokenizer = self.document_transformer.tokenizer
-        assert tokenizer is not None
-        if not texts:
-            return []
-        around = tokenizer.num_special_tokens_to_add()
-        encoded = tokenizer(list(texts), truncation=True, max_length=self.max_length)
-        self._counted = self.truncation.with_texts(encoded.encodings)
-        return [ids if len(ids) > around else [] for ids in encoded["input_ids"]]
+        anatomy = self.anatomy
+        encodings = anatomy.tokenize(texts)
+        self._counted = self.truncation.with_texts(encodings)
+        return [encoding.ids if len(encoding.ids) > anatomy.around else [] for encoding in encodings]
 
     def _document_weights(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        length = max(map(len, ids))
-        tokenizer: Any = self.document_transformer.tokenizer
-        padding = tokenizer.pad_token_id or 0  # masked, but RoBERTa counts its positions by it
-        input_ids = torch.full((len(ids), length), padding, dtype=torch.long)
-        mask = torch.zeros_like(input_ids)
-        for row, tokens in enumerate(ids):
-            input_ids[row, : len(tokens)] = torch.tensor(tokens)
-            mask[row, : len(tokens)] = 1
-        features: dict[str, Any] = {
-            "input_ids": input_ids.to(self.device),
-            "attention_mask": mask.to(self.device),
-        }
+        features = self.anatomy.features(ids)
         with torch.inference_mode(), self._head():
-            for module in self.document_modules:
+            for module in self.anatomy.document_modules:
                 features = module(features)
             weights = features["sentence_embedding"].float().cpu().numpy()
         return np.asarray(weights * self.vocabulary.weight_mask())

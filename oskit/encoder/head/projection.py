@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from sentence_transformers.sparse_encoder.modules import Dense
 from torch import Tensor, nn
@@ -54,8 +55,8 @@ def read_projection(path: Path, *, hidden_size: int) -> ProjectionFile:
     this state dict under a key of :data:`WRAPPERS`, beside plain values of which ``max_length`` is used.
 
     Raises:
-        BrokenEncoderError: It is truncated, holds more than tensors and plain values, or has other keys or
-            shapes.
+        BrokenEncoderError: It is truncated, holds more than tensors and plain values, or has other or more
+            keys, or other shapes.
     """
     state = _load(path)
     max_length = state.get("max_length")
@@ -67,6 +68,13 @@ def read_projection(path: Path, *, hidden_size: int) -> ProjectionFile:
         raise BrokenEncoderError(
             f"{path} has no projection under a known key, only {_names(tensors)}",
             hint="Rename its keys to 'weight' and 'bias'; docs/loading.md lists all that are understood.",
+        )
+    own = (f"{prefix}weight", f"{prefix}bias")
+    more = {name: value for name, value in tensors.items() if isinstance(value, Tensor) and name not in own}
+    if more:
+        raise BrokenEncoderError(
+            f"{path} holds more than a projection from hidden states to the vocabulary: {_names(more)}",
+            hint="A head of several layers cannot be used; save the one layer that makes the logits.",
         )
     weight, bias = tensors[f"{prefix}weight"].float(), tensors.get(f"{prefix}bias")
     if weight.ndim != 2 or weight.shape[1] != hidden_size:
@@ -134,15 +142,37 @@ def random_projection(hidden_size: int, vocabulary_size: int, *, std: float, see
     return projection_module(weight, torch.zeros(vocabulary_size))
 
 
-def projection_of(modules: Sequence[nn.Module]) -> Dense | None:
-    """The projection among the modules of a document side, if it is a module of its own."""
-    return next((module for module in modules if isinstance(module, Dense)), None)
+_MARK = "oskit_random_projection"
 
 
-def fingerprint(projection: Dense) -> str:
-    """sha256 over the projection's weights; tells whether a random one has been trained since."""
+def mark_random(projection: Dense, config: Any) -> None:
+    """Note a random projection in the transformers model's configuration.
+
+    That is ``config.json``, the one place which plain sentence-transformers keeps when it loads and saves.
+    """
+    setattr(config, _MARK, _fingerprint(projection))
+
+
+def is_random(projection: Dense, config: Any) -> bool:
+    """Whether a projection is still the one that was marked; training ends that, another type does not."""
+    mark = getattr(config, _MARK, None)
+    return mark is not None and mark == _fingerprint(projection)
+
+
+def forget_mark(config: Any) -> None:
+    """Take the mark of a projection that was trained out of the configuration."""
+    if hasattr(config, _MARK):
+        delattr(config, _MARK)
+
+
+def _fingerprint(projection: Dense) -> str:
+    """sha256 over the signs of the weights, and which biases are not 0.
+
+    Half precision keeps both. A step of training turns some of many thousand signs, and no bias stays 0.
+    """
+    linear = projection.linear
+    bits = [linear.weight.signbit(), *([] if linear.bias is None else [linear.bias != 0])]
     digest = hashlib.sha256()
-    for tensor in (projection.linear.weight, projection.linear.bias):
-        if tensor is not None:
-            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    for tensor in bits:
+        digest.update(np.packbits(tensor.cpu().numpy()).tobytes())
     return digest.hexdigest()

@@ -13,7 +13,7 @@ its logits, adds to them, or multiplies without calling its projection goes the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -21,9 +21,10 @@ from threading import Lock
 from typing import Any
 
 import torch
-from sentence_transformers.sparse_encoder.modules import Dense, SpladePooling, Transformer
+from sentence_transformers.sparse_encoder.modules import SpladePooling
 from torch import Tensor, nn
 
+from oskit.encoder.anatomy import Anatomy
 from oskit.encoder.head.maxima import Tokens, maximum_logits
 from oskit.errors import EncoderError
 
@@ -63,20 +64,20 @@ class VocabularyProjection(nn.Linear):
         return input
 
 
-def attach(modules: Sequence[nn.Module]) -> bool:
-    """Let modules from token ids to a ``SpladePooling``, the last of them, work together.
+def attach(encoder: Anatomy) -> bool:
+    """Let the projection to the vocabulary and the pooling of an encoder work together.
 
     Cheap when they do already, or when it was found out before that they cannot.
 
     Returns:
         Whether they do.
     """
-    pooling, projection = modules[-1], _projection(modules)
-    if projection is None or not isinstance(pooling, SpladePooling):
+    pooling, projection = encoder.pooling, encoder.output
+    if not _is_free(projection):
         return False
     with _attaching:
         if type(projection) is nn.Linear and _REFUSED not in projection.__dict__:
-            if _reaches(projection, modules[:-1]):
+            if _reaches(projection, encoder):
                 # As torch's parametrizations do: the parameters and their names stay.
                 projection.__class__ = VocabularyProjection
             else:
@@ -88,40 +89,26 @@ def attach(modules: Sequence[nn.Module]) -> bool:
     return attached
 
 
-def _projection(modules: Sequence[nn.Module]) -> nn.Linear | None:
-    """The layer that should make the logits; None where hooks or wrappers want to see them."""
-    last = modules[-2] if len(modules) > 1 else None
-    projection: Any = None
-    if isinstance(last, Transformer):
-        projection = getattr(last.model, "get_output_embeddings", lambda: None)()
-    elif isinstance(last, Dense):
-        projection = last.linear
+def _is_free(projection: Any) -> bool:
+    """Whether it is a linear layer that no hooks or wrappers want to see at work."""
     if not isinstance(projection, nn.Linear) or "forward" in projection.__dict__:
-        return None
+        return False
     hooks = projection._forward_hooks or projection._forward_pre_hooks or projection._backward_hooks
     # Sharded weights (ZeRO-3) are there only while the layer itself runs.
     sharded = projection.weight.shape != (projection.out_features, projection.in_features)
-    return None if hooks or sharded else projection
+    return not (hooks or sharded)
 
 
-def _reaches(projection: nn.Linear, modules: Sequence[nn.Module]) -> bool:
-    """Whether the last of the modules returns what the projection returned, seen on three tokens."""
+def _reaches(projection: nn.Linear, encoder: Anatomy) -> bool:
+    """Whether what reaches the pooling is what the projection returned, seen on three tokens."""
     seen: list[tuple[Tensor, Tensor]] = []
     handle = projection.register_forward_hook(lambda _, __, output: seen.append((output, output.clone())))
-    device = projection.weight.device
-    ids = torch.tensor([[0, 1, 2]], device=device)
-    features: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    # Dropout must not draw from the caller's random numbers: a resumed training would not repeat them.
-    devices = [device] if device.type == "cuda" else []
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=devices):
-            for module in modules:
-                features = module(features)
+        logits = encoder.try_out()
     except Exception:  # it needs other inputs: the usual way raises what there is to raise
         return False
     finally:
         handle.remove()
-    logits = features["token_embeddings"]
     return len(seen) == 1 and logits is seen[0][0] and torch.equal(logits, seen[0][1])
 
 

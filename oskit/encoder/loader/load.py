@@ -10,12 +10,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 import torch
 
-from oskit.archive.text_encoder import SERVER_MAX_LENGTH
-from oskit.encoder.head.projection import fingerprint, projection_of
+from oskit.archive.text_encoder import SERVER_MAX_LENGTH, Activation
+from oskit.encoder.anatomy import dissect
 from oskit.encoder.loader.failures import machine_errors, named_errors, out_of_memory
 from oskit.encoder.loader.hub import HubOptions
 from oskit.encoder.loader.layouts import Layout
@@ -24,11 +24,9 @@ from oskit.encoder.loader.modules import (
     build_modules,
     check_finite,
     check_weights,
-    positions,
 )
 from oskit.encoder.loader.quiet import quiet_libraries
 from oskit.encoder.loader.report import (
-    Activation,
     CachedCopyWarning,
     LoadReport,
     UntrainedProjectionWarning,
@@ -66,7 +64,7 @@ class LoadOptions:
     fallback: bool
 
     def __post_init__(self) -> None:
-        if self.activation not in (None, "relu", "log1p_relu"):
+        if self.activation not in (None, *get_args(Activation)):
             raise UsageError(f"unknown activation {self.activation!r}", hint="Use relu or log1p_relu.")
         if self.max_seq_length is not None and self.max_seq_length < SHORTEST:
             raise UsageError(
@@ -123,7 +121,6 @@ def load(kind: type[Encoder], name: str, options: LoadOptions) -> tuple[Encoder,
         folder=str(found.layout.folder),
         revision=found.revision,
         layout=found.layout.kind,
-        head="pretrained" if missing is None else "random",
         attempts=search.loaded(found, outcome),
     )
     # The third frame is the caller of from_pretrained.
@@ -153,21 +150,15 @@ def _open(kind: type[Encoder], found: Found, options: LoadOptions) -> tuple[Enco
     if layout.kind == "sentence-transformers" and not untrained:
         encoder = _open_saved(kind, layout, options)
         return encoder, _SAVED_UNTRAINED if encoder.is_untrained else None
-    built = build_modules(
+    modules, missing = build_modules(
         layout,
         activation=options.activation or "relu",
         seed=options.seed,
         trust=options.trust,
         untrained=untrained,
     )
-    encoder = kind(
-        modules=built.modules, device=options.device, similarity_fn_name="dot", local_files_only=True
-    )
-    if built.missing is not None:
-        projection = projection_of(encoder.document_modules)
-        assert projection is not None
-        encoder.random_projection = fingerprint(projection)
-    return encoder, built.missing
+    encoder = kind(modules=modules, device=options.device, similarity_fn_name="dot", local_files_only=True)
+    return encoder, missing
 
 
 def _open_saved(kind: type[Encoder], layout: Layout, options: LoadOptions) -> Encoder:
@@ -190,12 +181,11 @@ def _open_saved(kind: type[Encoder], layout: Layout, options: LoadOptions) -> En
 
 def _finish(encoder: NeuralSparseEncoder, source: str, options: LoadOptions) -> None:
     """Apply the caller's wishes and refuse now what could not work later."""
-    encoder.check_routes(source)
+    anatomy = dissect(encoder, source)
     check_finite(encoder, source)
     if options.activation is not None:
-        encoder.splade_pooling.activation_function = options.activation
-    limit = positions(encoder.document_transformer)
-    own = encoder.document_transformer.max_seq_length
+        anatomy.pooling.activation_function = options.activation
+    limit, own = anatomy.positions, anatomy.transformer.max_seq_length
     length = options.max_seq_length or own
     if options.max_seq_length is not None and limit is not None and options.max_seq_length > limit:
         raise UsageError(

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from sentence_transformers.sparse_encoder.modules import (
-    Router,
-    SparseStaticEmbedding,
-    SpladePooling,
-    Transformer,
-)
+from sentence_transformers.sparse_encoder.modules import SpladePooling, Transformer
 from torch import nn
 
 from oskit.archive.idf import idf_vector, read_idf
-from oskit.archive.vocabulary import Vocabulary
-from oskit.encoder.head.projection import projection_module, random_projection, read_projection
+from oskit.archive.text_encoder import Activation
+from oskit.encoder.anatomy import Anatomy
+from oskit.encoder.head.projection import mark_random, projection_module, random_projection, read_projection
 from oskit.encoder.loader.failures import named_errors
 from oskit.encoder.loader.layouts import Layout, TransformerPart
-from oskit.encoder.loader.report import Activation
-from oskit.errors import BrokenEncoderError, EncoderError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from oskit.encoder.surgery.inference_free import router_of
+from oskit.errors import BrokenEncoderError
 
 
 @dataclass(frozen=True)
@@ -43,14 +35,6 @@ class Trust:
         return {"trust_remote_code": self.code, "local_files_only": self.offline or not self.code}
 
 
-@dataclass(frozen=True)
-class Built:
-    """Modules for a ``SparseEncoder``, and what their head lacked, if it had to be made up."""
-
-    modules: list[nn.Module]
-    missing: str | None = None
-
-
 def build_modules(
     layout: Layout,
     *,
@@ -58,7 +42,7 @@ def build_modules(
     seed: int,
     trust: Trust,
     untrained: bool = False,
-) -> Built:
+) -> tuple[list[nn.Module], str | None]:
     """Modules of a folder that sentence-transformers' own files do not describe.
 
     Args:
@@ -67,6 +51,9 @@ def build_modules(
         seed: Of a random projection.
         trust: Whether the folder's own code may run.
         untrained: Ignore the head that the folder may have and make a random projection.
+
+    Returns:
+        Modules for a ``SparseEncoder``, and what their head lacked, if it had to be made up.
 
     Raises:
         EncoderError: The folder is broken, or needs its own code to run.
@@ -81,23 +68,25 @@ def build_modules(
     if not masked_lm:
         check_weights(TransformerPart(part.folder, masked_lm=False), trust)
     transformer = _transformer(layout, trust, masked_lm=masked_lm)
-    modules: list[nn.Module] = [transformer]
+    config: Any = transformer.model.config
+    dense = []
     if layout.head is not None and not untrained:
-        projection = read_projection(layout.head, hidden_size=hidden_size(transformer))
-        modules.append(projection_module(projection.weight, projection.bias))
+        projection = read_projection(layout.head, hidden_size=config.hidden_size)
+        dense.append(projection_module(projection.weight, projection.bias))
         if projection.max_length:
             own = transformer.max_seq_length or projection.max_length
             transformer.max_seq_length = min(projection.max_length, own)
     elif missing is not None:
-        config = config_of(transformer)
         std = getattr(config, "initializer_range", None) or 0.02
-        modules.append(random_projection(hidden_size(transformer), config.vocab_size, std=std, seed=seed))
-    width = logits_width(modules)
-    vocabulary = vocabulary_of(transformer, width, part.folder)
-    modules.append(SpladePooling("max", activation_function=activation, embedding_dimension=width))
-    if layout.idf is not None and not untrained:
-        modules = [_router(layout.idf, transformer, modules, vocabulary)]
-    return Built(modules, missing)
+        dense.append(random_projection(config.hidden_size, config.vocab_size, std=std, seed=seed))
+        mark_random(dense[0], config)
+    pooling = SpladePooling("max", activation_function=activation)
+    anatomy = Anatomy(transformer, tuple(dense), pooling, None, str(part.folder))
+    pooling.embedding_dimension = anatomy.width
+    vocabulary = anatomy.vocabulary  # refuses a tokenizer of another encoder
+    if layout.idf is None or untrained:
+        return list(anatomy.document_modules), missing
+    return [router_of(anatomy, idf_vector(read_idf(layout.idf), vocabulary))], missing
 
 
 def _transformer(layout: Layout, trust: Trust, *, masked_lm: bool) -> Transformer:
@@ -112,31 +101,9 @@ def _transformer(layout: Layout, trust: Trust, *, masked_lm: bool) -> Transforme
             config_kwargs=trust.options(),
             do_lower_case=bool(settings.get("do_lower_case", False)),
         )
-    length = settings.get("max_seq_length") or transformer.max_seq_length
-    limit = positions(transformer)
-    if length is not None or limit is not None:
-        transformer.max_seq_length = min(value for value in (length, limit) if value is not None)
+    if settings.get("max_seq_length"):
+        transformer.max_seq_length = settings["max_seq_length"]
     return transformer
-
-
-def _router(idf: Path, transformer: Transformer, documents: list[Any], vocabulary: Vocabulary) -> Router:
-    """Queries by a table, documents by the encoder."""
-    queries = query_table(transformer.tokenizer, idf_vector(read_idf(idf), vocabulary))
-    return Router.for_query_document(query_modules=[queries], document_modules=documents)
-
-
-def query_table(
-    tokenizer: Any, weights: NDArray[np.float32], *, frozen: bool = True
-) -> SparseStaticEmbedding:
-    """The query side of an inference-free encoder: ``weights [vocabulary]`` of its tokens.
-
-    It is as wide as sentence-transformers makes it when it loads it again, one weight a token. That is too
-    few where the token ids have holes: a table with weights beyond is wider, and cannot be saved.
-    """
-    width = len(tokenizer.get_vocab())
-    if weights[width:].any():
-        width = len(weights)
-    return SparseStaticEmbedding(tokenizer, torch.from_numpy(weights[:width]), frozen=frozen)
 
 
 def missing_head(part: TransformerPart, trust: Trust) -> str | None:
@@ -176,12 +143,13 @@ class Lacking:
 
 
 def check_weights(part: TransformerPart, trust: Trust) -> Lacking:
-    """Load a checkpoint once to see what it lacks; transformers itself only logs that.
+    """Load a checkpoint once to see what it lacks or has too much; transformers itself only logs that.
 
     The weights are mapped into memory, so this costs a tenth of the load that follows, or less.
 
     Raises:
-        BrokenEncoderError: Weights of the encoder are missing or have another shape.
+        BrokenEncoderError: Weights of the encoder are missing or have another shape, or there are some that
+            the model which ``config.json`` describes has no place for.
         EncoderError: It needs its own code to run.
     """
     from transformers import AutoModel, AutoModelForMaskedLM
@@ -209,6 +177,12 @@ def check_weights(part: TransformerPart, trust: Trust) -> Lacking:
             f"{part.folder}: the weight {name} has the shape {list(found)}, config.json says {list(needed)}",
             hint="config.json and the weights belong to two models: copy or download them again.",
         )
+    surplus = sorted(name for name in info["unexpected_keys"] if _is_lost(name, model))
+    if surplus:
+        raise BrokenEncoderError(
+            f"{part.folder} has weights that config.json has no place for: {_some(surplus)}",
+            hint="config.json and the weights belong to two models: copy them, or save the model, again.",
+        )
     # A projection tied to the embeddings is one parameter with them, so it is not among these names.
     return Lacking(sorted((missing & names) - encoder), sorted(names - encoder - missing))
 
@@ -218,89 +192,25 @@ def _of_encoder(name: str, model: Any) -> bool:
     return base is model or name.startswith(f"{model.base_model_prefix}.")
 
 
+_BUFFERS = ("position_ids", "token_type_ids", "inv_freq")
+"""What older versions of transformers saved and newer ones compute."""
+
+
+def _is_lost(name: str, model: Any) -> bool:
+    """Whether a weight that found no place belongs to a part which the model has: its encoder, or a layer.
+
+    Other heads (next sentence, classes) and the pooler, which only those read, are rightly left out.
+    """
+    path = name.removeprefix(f"{model.base_model_prefix}.").split(".")
+    if "pooler" in path or path[-1] in _BUFFERS:
+        return False
+    layer = name.rpartition(".")[0]
+    return hasattr(model.base_model, path[0]) or layer in dict(model.named_modules())
+
+
 def _some(names: list[str]) -> str:
     shown = ", ".join(names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
-
-
-def config_of(transformer: Transformer) -> Any:
-    """The configuration of the transformers model; its attributes differ from one architecture to another."""
-    return transformer.model.config
-
-
-def hidden_size(transformer: Transformer) -> int:
-    """Width of the transformer's hidden states."""
-    return int(config_of(transformer).hidden_size)  # also where the configuration calls it `dim`
-
-
-def layers(transformer: Transformer) -> int:
-    """Number of the transformer's layers."""
-    return int(getattr(config_of(transformer), "num_hidden_layers", 0))
-
-
-def logits_width(modules: list[nn.Module]) -> int:
-    """Width of the logits that these modules lead to."""
-    last = modules[-1]
-    if isinstance(last, Transformer):
-        output = last.model.get_output_embeddings()
-        return int(output.weight.shape[0] if output is not None else last.model.config.vocab_size)
-    return int(last.get_embedding_dimension())  # type: ignore[operator]
-
-
-# Their positions start behind the padding token's, so that many of the table's rows are no positions.
-_OFFSET_POSITIONS = (
-    "roberta",
-    "xlm-roberta",
-    "camembert",
-    "xlm-roberta-xl",
-    "data2vec-text",
-    "mpnet",
-    "longformer",
-)
-
-
-def positions(transformer: Transformer) -> int | None:
-    """Tokens that the transformer has positions for; None when it has no such limit."""
-    config = config_of(transformer)
-    rows = getattr(config, "max_position_embeddings", None)
-    if rows is None or rows < 1:
-        return None
-    offset = (config.pad_token_id or 0) + 1 if config.model_type in _OFFSET_POSITIONS else 0
-    return int(rows - offset)
-
-
-_PADDING_COLUMNS = 1024
-
-
-def vocabulary_of(transformer: Transformer, width: int, source: Path | str) -> Vocabulary:
-    """The vocabulary behind ``width`` columns of logits.
-
-    Raises:
-        BrokenEncoderError: The tokenizer is no fast tokenizer, or belongs to another encoder.
-    """
-    from tokenizers import Tokenizer
-
-    backend = getattr(transformer.tokenizer, "backend_tokenizer", None)
-    if not isinstance(backend, Tokenizer):
-        raise BrokenEncoderError(
-            f"the tokenizer in {source} cannot be written as tokenizer.json, which OpenSearch needs",
-            hint="Convert it to a fast tokenizer (class tokenizers.Tokenizer) and save it there.",
-        )
-    tokenizer = Tokenizer.from_str(backend.to_str())
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    try:
-        vocabulary = Vocabulary(tokenizer, size=width)
-    except EncoderError as error:
-        raise BrokenEncoderError(f"{source}: {error.message}", hint=error.hint) from error
-    known = tokenizer.get_vocab_size(with_added_tokens=True)
-    # Outputs are padded to a round number; more than that is a tokenizer of another encoder.
-    if width - known > max(_PADDING_COLUMNS, width // 10):
-        raise BrokenEncoderError(
-            f"{source}: the tokenizer has only {known} tokens, the encoder's output {width} columns",
-            hint="Use the tokenizer that it was trained with.",
-        )
-    return vocabulary
 
 
 def check_finite(module: nn.Module, source: Path | str) -> None:

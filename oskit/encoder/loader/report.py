@@ -6,12 +6,11 @@ import textwrap
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from oskit.archive.text_encoder import Architecture
+from oskit.archive.text_encoder import Activation, Architecture, Pooling
 
 Tier = Literal["local", "hub", "base"]
 Outcome = Literal["loaded", "missing", "unreachable", "skipped"]
 Head = Literal["pretrained", "random"]
-Activation = Literal["relu", "log1p_relu"]
 
 TIER_NAMES: dict[Tier, str] = {
     "local": "local folder",
@@ -63,8 +62,7 @@ class LoadReport:
         layout: How the folder is laid out; see docs/loading.md.
         head: Whether the projection to the vocabulary was read or is random.
         architecture: ``symmetric`` or ``inference-free``.
-        activation: Of the pooling, by the names of sentence-transformers: ``relu`` is log1p(relu(x)),
-            ``log1p_relu`` applies log1p once more.
+        activation: Of the pooling, by the names of sentence-transformers.
         pooling: ``max`` or ``sum`` over a text's tokens.
         model_type: The transformers architecture, for instance ``bert``.
         vocabulary_size: Width of the output.
@@ -86,7 +84,7 @@ class LoadReport:
     head: Head
     architecture: Architecture
     activation: Activation
-    pooling: Literal["max", "sum"]
+    pooling: Pooling
     model_type: str
     vocabulary_size: int
     hidden_size: int

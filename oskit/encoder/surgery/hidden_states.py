@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from oskit.encoder.anatomy import inference
 from oskit.errors import DataError
 
 if TYPE_CHECKING:
@@ -40,21 +41,17 @@ def token_states(
     Raises:
         DataError: There are no texts.
     """
-    states, ids, count = [], [], 0
-    training = encoder.training
-    encoder.eval()
-    try:
-        for features in _batches(encoder, texts, batch_size):
-            with torch.no_grad():
-                found = run(dict(features))
+    states, ids = [], []
+    anatomy = encoder.anatomy
+    with_tokens = [encoding.ids for encoding in anatomy.tokenize(texts) if encoding.ids]
+    with inference(encoder), torch.no_grad():
+        for start in range(0, len(with_tokens), batch_size):
+            features = anatomy.features(with_tokens[start : start + batch_size])
             mask = features["attention_mask"].bool()
-            states.append(found[mask].float().cpu())
             ids.append(features["input_ids"][mask].cpu())
-            count += len(ids[-1])
-            if count >= tokens:
+            states.append(run(features)[mask].float().cpu())
+            if sum(map(len, ids)) >= tokens:
                 break
-    finally:
-        encoder.train(training)
     if not states:
         raise DataError("there are no texts to fit a head to", hint="Give some passages.")
     return torch.cat(states), torch.cat(ids)
@@ -66,18 +63,3 @@ def ridge(inputs: Tensor, targets: Tensor) -> Tensor:
     gram += _RIDGE * gram.diagonal().mean() * torch.eye(len(gram))
     found: Tensor = torch.linalg.solve(gram, inputs.T @ targets)
     return found
-
-
-def _batches(
-    encoder: NeuralSparseEncoder, texts: Sequence[str], batch_size: int
-) -> Iterator[dict[str, Tensor]]:
-    tokenizer: Any = encoder.document_transformer.tokenizer
-    for start in range(0, len(texts), batch_size):
-        encoded = tokenizer(
-            list(texts[start : start + batch_size]),
-            truncation=True,
-            max_length=encoder.max_length,
-            padding=True,
-            return_tensors="pt",
-        )
-        yield {name: encoded[name].to(encoder.device) for name in ("input_ids", "attention_mask")}

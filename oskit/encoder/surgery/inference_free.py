@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sentence_transformers.sparse_encoder.modules import Router
+import torch
+from sentence_transformers.sparse_encoder.modules import Router, SparseStaticEmbedding
 
 from oskit.archive.idf import merged_idf
-from oskit.encoder.loader.modules import query_table
+from oskit.encoder.anatomy import Anatomy
 from oskit.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -42,8 +43,27 @@ def inference_free(
         )
     if not np.isfinite(idf).all() or (idf < 0).any():
         raise EncoderError("the table holds query weights that are negative or no finite numbers")
-    documents: list[Any] = list(encoder.document_modules)
-    merged = merged_idf(np.asarray(idf, dtype=np.float32), encoder.vocabulary)
-    queries = query_table(encoder.document_transformer.tokenizer, merged, frozen=not trainable)
-    router = Router.for_query_document(query_modules=[queries], document_modules=documents)
+    weights = merged_idf(np.asarray(idf, dtype=np.float32), encoder.vocabulary)
+    router = router_of(encoder.anatomy, weights, trainable=trainable)
     return encoder.with_modules([router])
+
+
+def router_of(documents: Anatomy, weights: NDArray[np.float32], *, trainable: bool = False) -> Router:
+    """Queries by a table, documents by an encoder.
+
+    The table is as wide as sentence-transformers makes it when it loads it again, one weight a token. That is
+    too few where the token ids have holes: a table with weights beyond is wider, and cannot be saved.
+
+    Args:
+        documents: The encoder.
+        weights: Weight of each token, float32 ``[vocabulary]``.
+        trainable: Whether training may change the table.
+    """
+    tokenizer: Any = documents.transformer.tokenizer
+    width = len(tokenizer.get_vocab())
+    if weights[width:].any():
+        width = len(weights)
+    weight = torch.from_numpy(weights[:width])
+    queries = SparseStaticEmbedding(tokenizer=tokenizer, weight=weight, frozen=not trainable)
+    modules: list[Any] = list(documents.document_modules)
+    return Router.for_query_document(query_modules=[queries], document_modules=modules)

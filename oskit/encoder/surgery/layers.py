@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from oskit.encoder.loader.modules import config_of
+from oskit.encoder.anatomy import Anatomy, inference
 from oskit.encoder.surgery.hidden_states import ridge, token_states
+from oskit.encoder.surgery.survival import shapes, skeleton
 from oskit.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -19,31 +21,22 @@ ENOUGH_TOKENS = 20_000
 """Tokens of text after which more texts change little."""
 
 
-def check_layers(encoder: NeuralSparseEncoder, number: int) -> list[nn.ModuleList]:
-    """The lists that hold the transformer's layers.
+def check_layers(encoder: NeuralSparseEncoder, number: int) -> None:
+    """Refuse what :func:`keep_layers` would refuse.
 
     Raises:
-        EncoderError: It has fewer than ``number``, or its layers are no list of modules.
+        EncoderError: As it does.
     """
-    transformer = encoder.document_transformer
-    config: Any = config_of(transformer)
-    there = int(config.num_hidden_layers)
-    if number > there:
+    anatomy = encoder.anatomy
+    if number > anatomy.layers:
         raise EncoderError(
-            f"{number} layers are to be kept, but {config.name_or_path} has {there}",
+            f"{number} layers are to be kept, but {anatomy.config.name_or_path} has {anatomy.layers}",
             hint="Keep fewer, or all of them.",
         )
-    lists = [
-        module
-        for module in transformer.model.modules()
-        if isinstance(module, nn.ModuleList) and len(module) == there
-    ]
-    if not lists:
-        raise EncoderError(
-            f"the layers of {config.name_or_path} are not found, so it cannot be cut",
-            hint="Keep all of them.",
-        )
-    return lists
+    if number < anatomy.layers:
+        _surplus(anatomy, number)
+        if not encoder.is_untrained:
+            _reader(encoder)
 
 
 def keep_layers(
@@ -58,9 +51,9 @@ def keep_layers(
 
     A head was trained behind the last layer, and understands little of what an earlier one says. So the
     affine map that predicts the states of the last layer from those of the last one that is kept, by least
-    squares over the texts' tokens, goes into the first linear layer of the head. That is the tuned lens of
-    Belrose et al. (2023, arXiv 2303.08112), which they train by gradients and for every layer. A random
-    projection understands nothing anyhow and stays as it is.
+    squares over the texts' tokens, goes into the first linear layer of the head; where that has no bias, the
+    linear map does. That is the tuned lens of Belrose et al. (2023, arXiv 2303.08112), which they train by
+    gradients and for every layer. A random projection understands nothing anyhow and stays as it is.
 
     Args:
         encoder: It is changed.
@@ -70,14 +63,16 @@ def keep_layers(
         batch_size: Texts in one run of the encoder.
 
     Raises:
-        EncoderError: It has fewer layers, or they are not found.
+        EncoderError: It has fewer layers, they are no list that can be cut, or no layer of the head can take
+            the map.
         DataError: There are no texts.
     """
-    lists = check_layers(encoder, number)
-    config: Any = config_of(encoder.document_transformer)
-    if number == config.num_hidden_layers:
+    check_layers(encoder, number)
+    anatomy = encoder.anatomy
+    if number == anatomy.layers:
         return
-    base, reader = _base(encoder), None if encoder.is_untrained else _reader(encoder)
+    base = anatomy.model.base_model
+    reader = None if encoder.is_untrained else _reader(encoder)
 
     def states() -> Tensor:
         found = token_states(
@@ -85,31 +80,28 @@ def keep_layers(
         )
         return found[0]
 
-    def cut() -> None:
-        for layers in lists:
-            del layers[number:]
-        config.num_hidden_layers = number
-        if getattr(config, "layer_types", None):
-            config.layer_types = config.layer_types[:number]
-
-    if reader is None:
-        cut()
-        return
-    whole = states()
-    cut()
-    _fold(reader, *translator(states(), whole))
+    if reader is not None:
+        whole = states()
+    for layers in _surplus(anatomy, number):
+        del layers[number:]
+    _set_layers(anatomy.config, number)
+    if reader is not None:
+        _fold(reader, *translator(states(), whole, offset=reader.bias is not None))
 
 
-def translator(states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def translator(states: Tensor, targets: Tensor, *, offset: bool = True) -> tuple[Tensor, Tensor]:
     """The affine map from states to targets by ridge regression.
 
     Args:
         states: ``[tokens, hidden]``.
         targets: ``[tokens, hidden]``.
+        offset: Whether it may move the origin.
 
     Returns:
         Weight ``[hidden, hidden]`` and bias ``[hidden]`` with ``targets ~ states @ weight.T + bias``.
     """
+    if not offset:
+        return ridge(states, targets).T, states.new_zeros(states.shape[1])
     middle, target_middle = states.mean(0), targets.mean(0)
     weight = ridge(states - middle, targets - target_middle).T
     return weight, target_middle - weight @ middle
@@ -117,28 +109,58 @@ def translator(states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 def _fold(reader: Any, weight: Tensor, bias: Tensor) -> None:
     """Let a layer compute what it does now behind the map."""
-    weight, bias = weight.to(reader.weight), bias.to(reader.weight)
     with torch.no_grad():
-        offset = reader.weight @ bias
-        reader.weight.copy_(reader.weight @ weight)
-        if reader.bias is None:
-            reader.bias = nn.Parameter(offset)
-        else:
-            reader.bias.add_(offset)
+        own = reader.weight.float()
+        weight, bias = weight.to(own), bias.to(own)
+        if reader.bias is not None:
+            reader.bias.add_((own @ bias).to(reader.bias))
+        reader.weight.copy_(own @ weight)
 
 
-def _base(encoder: NeuralSparseEncoder) -> Any:
-    """The transformers model without its masked-language head."""
-    model: Any = encoder.document_transformer.model
-    return model.base_model
+def _set_layers(config: Any, number: int) -> None:
+    """Let a configuration say that there are so many layers, also where it has a list with one entry each."""
+    there = config.num_hidden_layers
+    config.num_hidden_layers = number
+    for name, value in config.to_dict().items():
+        if "layer" in name and isinstance(value, list) and len(value) == there:
+            setattr(config, name, value[:number])
 
 
-def _reader(encoder: NeuralSparseEncoder) -> nn.Linear | None:
-    """The layer of the head that reads the transformer's last states, seen on three tokens.
+def _surplus(anatomy: Anatomy, number: int) -> list[nn.ModuleList]:
+    """The lists of modules that a model of ``number`` layers has fewer of.
 
-    None where there is none of its own: a projection that is tied to the embeddings cannot take the map.
+    Raises:
+        EncoderError: Such a model is not this one with those lists cut.
     """
-    base = _base(encoder)
+    config = deepcopy(anatomy.config)
+    _set_layers(config, number)
+    smaller = skeleton(anatomy.model, config)
+    lengths = {
+        name: len(module) for name, module in smaller.named_modules() if isinstance(module, nn.ModuleList)
+    }
+    lists = {
+        name: module
+        for name, module in anatomy.model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) > lengths.get(name, 0)
+    }
+    gone = tuple(f"{name}.{i}." for name, module in lists.items() for i in range(number, len(module)))
+    kept = {name: shape for name, shape in shapes(anatomy.model).items() if not name.startswith(gone)}
+    if not lists or kept != shapes(smaller):
+        raise EncoderError(
+            f"the layers of {anatomy.config.name_or_path} are no list, so it cannot be cut",
+            hint="Keep all of them.",
+        )
+    return list(lists.values())
+
+
+def _reader(encoder: NeuralSparseEncoder) -> Any:
+    """The linear layer of the head that reads the transformer's last states, seen on three tokens.
+
+    Raises:
+        EncoderError: There is none of its own: a projection that is tied to the embeddings cannot take a map.
+    """
+    anatomy = encoder.anatomy
+    base = anatomy.model.base_model
     inside = set(base.modules())
     embeddings = base.get_input_embeddings().weight
     last: list[Any] = []
@@ -148,20 +170,28 @@ def _reader(encoder: NeuralSparseEncoder) -> nn.Linear | None:
         if last and inputs[0] is last[0] and module.weight is not embeddings:
             readers.append(module)
 
-    handles = [base.register_forward_hook(lambda _, __, output: last.append(output[0]))]
-    handles += [
+    if base is anatomy.model:  # sentence-transformers calls its forward, past its hooks
+        handle = anatomy.transformer.register_forward_hook(
+            lambda _, __, out: last.append(out["token_embeddings"])
+        )
+    else:
+        handle = base.register_forward_hook(lambda _, __, output: last.append(output[0]))
+    handles = [handle] + [
         module.register_forward_pre_hook(read)
-        for part in encoder.logit_modules
+        for part in anatomy.logit_modules
         for module in part.modules()
         if isinstance(module, nn.Linear) and module not in inside
     ]
-    ids = torch.tensor([[0, 1, 2]], device=encoder.device)
-    features: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     try:
-        with torch.no_grad():
-            for part in encoder.logit_modules:
-                features = part(features)
+        with inference(encoder):
+            anatomy.try_out()
     finally:
         for handle in handles:
             handle.remove()
-    return readers[0] if len(readers) == 1 else None
+    if len(readers) != 1:
+        raise EncoderError(
+            f"no layer of the head of {anatomy.config.name_or_path} is the only one to read the last hidden "
+            "states, so that it cannot be fitted to those of an earlier layer",
+            hint="Keep all layers.",
+        )
+    return readers[0]

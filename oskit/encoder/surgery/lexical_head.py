@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from oskit.encoder.document_frequencies import corpus_idf
-from oskit.encoder.head.projection import projection_of
 from oskit.encoder.head.streaming import attach, streamed
 from oskit.encoder.surgery.hidden_states import ridge, token_states
 from oskit.errors import DataError, EncoderError
@@ -77,16 +76,26 @@ def fit_lexical_head(
         ``encoder``.
 
     Raises:
-        EncoderError: It has a masked-language head without biases, or one that does more than multiply.
+        EncoderError: It has a masked-language head without biases, or a head that does more than multiply.
         DataError: The texts have hardly any tokens.
     """
-    projection = projection_of(encoder.document_modules)
-    head = projection.linear if projection is not None else _masked_language_head(encoder)
-    transformer = encoder.document_transformer
+    anatomy = encoder.anatomy
+    projection, head = anatomy.projection, anatomy.output
+    if not attach(anatomy):
+        raise EncoderError(
+            "the head of this encoder does more than multiply, so it cannot be fitted",
+            hint="Train it as it is.",
+        )
+    if projection is None and head.bias is None:
+        raise EncoderError(
+            "the masked-language head of this encoder has no biases to fit", hint="Train it as it is."
+        )
 
-    def run(features: dict[str, Tensor]) -> Tensor:
-        with streamed():
-            found: Tensor = transformer(features)["token_embeddings"]
+    def run(features: dict[str, Any]) -> Tensor:
+        with streamed():  # leaves the last layer out
+            for module in anatomy.logit_modules:
+                features = module(features)
+        found: Tensor = features["token_embeddings"]
         return found
 
     if tokens is None:
@@ -96,8 +105,7 @@ def fit_lexical_head(
     if int((~special[ids]).sum()) < 2 * states.shape[1]:
         raise DataError(f"{len(texts)} texts have too few tokens to fit a head to", hint="Give more of them.")
     if projection is not None:
-        model: Any = transformer.model
-        embeddings: Tensor = model.get_input_embeddings().weight.detach().float().cpu()
+        embeddings: Tensor = anatomy.model.get_input_embeddings().weight.detach().float().cpu()
         _replace(projection, *discriminant(states, ids, embeddings, special))
     else:
         idf = torch.from_numpy(corpus_idf(texts, encoder, max_length=encoder.max_length))
@@ -106,22 +114,6 @@ def fit_lexical_head(
         with torch.no_grad():
             head.bias.copy_(fitted)
     return encoder
-
-
-def _masked_language_head(encoder: NeuralSparseEncoder) -> nn.Linear:
-    """Its last layer, which :func:`oskit.encoder.head.streaming.streamed` leaves out."""
-    if not attach(encoder.document_modules):
-        raise EncoderError(
-            "the masked-language head of this encoder does more than multiply, so it cannot be fitted",
-            hint="Train it as it is.",
-        )
-    model: Any = encoder.document_transformer.model
-    head: nn.Linear = model.get_output_embeddings()
-    if head.bias is None:
-        raise EncoderError(
-            "the masked-language head of this encoder has no biases to fit", hint="Train it as it is."
-        )
-    return head
 
 
 def idf_biases(states: Tensor, ids: Tensor, weight: Tensor, bias: Tensor, idf: Tensor) -> Tensor:
@@ -243,9 +235,9 @@ def _shrunk_means(states: Tensor, ids: Tensor, embeddings: Tensor) -> Tensor:
 
 def _replace(projection: Dense, weight: Tensor, bias: Tensor) -> None:
     linear: Any = projection.linear
+    if linear.bias is None:
+        linear.bias = nn.Parameter(torch.empty_like(linear.weight[:, 0]))
+        projection.bias = True  # what is saved says so too
     with torch.no_grad():
         linear.weight.copy_(weight)
-        if linear.bias is None:
-            linear.bias = torch.nn.Parameter(bias.to(linear.weight))
-        else:
-            linear.bias.copy_(bias)
+        linear.bias.copy_(bias)

@@ -128,7 +128,7 @@ class _Stage:
         known = KnownPairs(prepared.examples) if recipe.loss.contrastive is not None else None
         loss = TrainingLoss(encoder, recipe.loss, recipe.sparsity, idf=prepared.idf, known=known)
         dev = capped(prepared.collection, queries=recipe.evaluation.queries, corpus=recipe.evaluation.corpus)
-        mapping = routes(negatives) if encoder.query_embedding is not None else {}
+        mapping = routes(negatives) if encoder.anatomy.queries is not None else {}
         self._telling = Telling(self._folder, self._listener)
         self._interruption = Interruption()
         ramp = SpladeRegularizerWeightSchedulerCallback(loss, SchedulerType.QUADRATIC, recipe.sparsity.ramp)
@@ -226,7 +226,7 @@ class _Stage:
             names = [name for name, parameter in loss.named_parameters() if id(parameter) in head]
             if names:
                 rates[_any_of(names)] = schedule.head_learning_rate
-        table = encoder.query_embedding
+        table = encoder.anatomy.queries
         if table is not None and table.weight.requires_grad:
             names = [name for name, parameter in loss.named_parameters() if parameter is table.weight]
             rates[_any_of(names)] = schedule.query_learning_rate

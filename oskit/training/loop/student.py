@@ -82,7 +82,7 @@ def finish_student(
     if wanted == "symmetric":
         if encoder.architecture == "symmetric":
             return encoder
-        return encoder.with_modules(encoder.document_modules)
+        return encoder.with_modules(encoder.anatomy.document_modules)
     if part.idf is not None:
         idf = idf_vector(read_idf(part.idf), encoder.vocabulary)
     elif encoder.architecture == "inference-free":
@@ -101,7 +101,7 @@ def _is_base(encoder: NeuralSparseEncoder) -> bool:
 def set_dropout(encoder: NeuralSparseEncoder, share: float) -> None:
     """Let training drop this share of activations; the configuration that is saved stays as it is."""
     module: Any
-    for module in encoder.document_transformer.model.modules():
+    for module in encoder.anatomy.transformer.model.modules():
         if isinstance(module, nn.Dropout):
             module.p = share
         elif isinstance(getattr(module, "attention_dropout", None), float):  # ModernBERT and others
@@ -110,11 +110,11 @@ def set_dropout(encoder: NeuralSparseEncoder, share: float) -> None:
 
 def head_parameters(encoder: NeuralSparseEncoder) -> list[nn.Parameter]:
     """The parameters of the projection to the vocabulary that are not also those of the transformer."""
-    model: Any = encoder.document_transformer.model
+    model: Any = encoder.anatomy.transformer.model
     body = {id(parameter) for parameter in getattr(model, model.base_model_prefix, model).parameters()}
     return [
         parameter
-        for module in encoder.document_modules
+        for module in encoder.anatomy.document_modules
         for parameter in module.parameters()
         if id(parameter) not in body
     ]
@@ -122,7 +122,7 @@ def head_parameters(encoder: NeuralSparseEncoder) -> list[nn.Parameter]:
 
 def clear_negative_weights(encoder: NeuralSparseEncoder) -> None:
     """Query weights that training has pushed below 0 become 0: a token cannot count against a document."""
-    table = encoder.query_embedding
+    table = encoder.anatomy.queries
     if table is not None:
         with torch.no_grad():
             table.weight.clamp_(min=0)

@@ -338,7 +338,7 @@ class TrainingLoss(CachedLossMixin, SpladeLoss):
 
 
 def _is_fixed_table(model: NeuralSparseEncoder) -> bool:
-    table = model.query_embedding
+    table = model.anatomy.queries
     return table is not None and not table.weight.requires_grad
 
 

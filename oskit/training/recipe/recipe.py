@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from oskit.archive.text_encoder import Architecture
+from oskit.archive.text_encoder import Activation, Architecture
 from oskit.encoder.loader.tiers import DEFAULT_BASE
 from oskit.training.recipe.mining import MiningConfig
 from oskit.training.recipe.sources import DataSource
@@ -61,7 +61,7 @@ class EncoderPart(Part):
     architecture: Architecture | None = None
     idf: Path | None = None
     train_query_weights: bool = False
-    activation: Literal["relu", "log1p_relu"] | None = None
+    activation: Activation | None = None
     max_length: PositiveInt | None = None
     layers: PositiveInt | None = None
     dropout: Ratio | None = None

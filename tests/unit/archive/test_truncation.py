@@ -39,7 +39,7 @@ def by_hand(cutting: Tokenizer, texts: list[str], limit: int) -> Truncation:
 @pytest.mark.parametrize("kind", ["bert", "roberta", "xlmr"])
 def test_an_encoder_counts_what_it_cuts_off(tmp_path: Path, kind: tiny.Kind, side: str) -> None:
     encoder = NeuralSparseEncoder.from_pretrained(tiny.build(kind, tmp_path / kind), max_seq_length=24)
-    own = encoder.document_transformer.tokenizer
+    own = encoder.anatomy.transformer.tokenizer
     own.truncation_side = side
     texts = texts_of(tiny.WORDS, 24)
     expected = by_hand(own.backend_tokenizer, texts, 24)

@@ -194,7 +194,7 @@ def test_an_inference_free_encoder(folders: dict[str, Path], kind: tiny.Kind, tm
     for row, text in zip(presence, texts, strict=True):
         row[encoder.tokenizer(text)["input_ids"]] = 1
     np.testing.assert_allclose(free.query_matrix(texts).toarray(), presence * idf, rtol=1e-6)
-    assert not any(parameter.requires_grad for parameter in free.query_embedding.parameters())  # type: ignore[union-attr]
+    assert not any(parameter.requires_grad for parameter in free.anatomy.queries.parameters())  # type: ignore[union-attr]
     free.save_pretrained(str(tmp_path / "free"))
     again = NeuralSparseEncoder.from_pretrained(tmp_path / "free", device="cpu")
     assert abs(again.query_matrix(texts) - free.query_matrix(texts)).max() == 0
@@ -203,7 +203,7 @@ def test_an_inference_free_encoder(folders: dict[str, Path], kind: tiny.Kind, tm
 def test_a_trainable_table(folders: dict[str, Path]) -> None:
     encoder = NeuralSparseEncoder.from_pretrained(folders["bert"], device="cpu")
     free = inference_free(encoder, corpus_idf(sentences(5), encoder), trainable=True)
-    table = free.query_embedding
+    table = free.anatomy.queries
     assert table is not None and table.weight.requires_grad
     features = free.preprocess(["the road"], task="query")
     free(features, task="query")["sentence_embedding"].sum().backward()
@@ -222,7 +222,7 @@ def test_queries_weigh_what_the_cluster_takes_where_ids_share_a_key(
     encoder = NeuralSparseEncoder.from_pretrained(folders["xlmr"], device="cpu")
     free = inference_free(encoder, corpus_idf(sentences(5), encoder), trainable=True)
     inner, word = encoder.tokenizer.convert_tokens_to_ids(["hello", "▁hello"])
-    table = free.query_embedding
+    table = free.anatomy.queries
     assert table is not None
     table.weight.data[inner], table.weight.data[word] = 3.0, 1.0  # as training may leave them
     *_, archive = export_encoder(free, tmp_path / "out", formats=["onnx"])
@@ -238,13 +238,6 @@ def test_a_table_that_does_not_fit(folders: dict[str, Path]) -> None:
         inference_free(encoder, idf[:3])
     with pytest.raises(EncoderError, match="negative or no finite"):
         inference_free(encoder, -idf)
-
-
-def test_a_random_projection_stays_known_as_one(tmp_path: Path) -> None:
-    path = tiny.build("bert-headless", tmp_path / "headless")
-    with pytest.warns(UserWarning, match="RANDOM"):
-        encoder = NeuralSparseEncoder.from_pretrained(path, base=str(path), device="cpu")
-    assert inference_free(encoder, corpus_idf(["the road"], encoder)).is_untrained
 
 
 def test_vocabularies_without_their_encoder(folders: dict[str, Path], tmp_path: Path) -> None:

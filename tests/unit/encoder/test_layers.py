@@ -10,11 +10,9 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from oskit.encoder.head.projection import projection_of
-from oskit.encoder.loader.modules import layers
 from oskit.encoder.loader.report import UntrainedProjectionWarning
 from oskit.encoder.model import NeuralSparseEncoder
-from oskit.encoder.surgery.layers import check_layers, keep_layers, translator
+from oskit.encoder.surgery.layers import keep_layers, translator
 from oskit.errors import DataError, EncoderError
 from tests import tiny
 
@@ -23,7 +21,7 @@ def logits(encoder: NeuralSparseEncoder) -> torch.Tensor:
     """Of texts that nothing was fitted to."""
     features: Any = encoder.preprocess(tiny.sentences(20, seed=1))
     with torch.no_grad():
-        for module in encoder.logit_modules:
+        for module in encoder.anatomy.logit_modules:
             features = module(features)
     found: torch.Tensor = features["token_embeddings"]
     return found
@@ -35,26 +33,18 @@ def test_the_head_of_a_cut_encoder_says_nearly_what_it_said(kind: Any, tmp_path:
     expected = logits(whole)
     cut, bare = copy.deepcopy(whole), copy.deepcopy(whole)
     keep_layers(cut, 1, tiny.sentences(300))
-    for lists in check_layers(bare, 1):
-        del lists[1:]
+    for module in bare.anatomy.transformer.model.modules():
+        if isinstance(module, torch.nn.ModuleList):
+            del module[1:]
     errors = [float((logits(encoder) - expected).square().mean()) for encoder in (cut, bare)]
-    assert layers(cut.document_transformer) == 1
+    assert cut.anatomy.layers == 1
     assert errors[0] < 0.7 * errors[1]
-
-
-def test_a_cut_encoder_survives_saving(tmp_path: Path) -> None:
-    encoder = NeuralSparseEncoder.from_pretrained(tiny.build("bert", tmp_path / "bert"))
-    keep_layers(encoder, 1, tiny.sentences(200))
-    encoder.save_pretrained(str(tmp_path / "saved"))
-    again = NeuralSparseEncoder.from_pretrained(tmp_path / "saved")
-    assert again.load_report.layers == 1
-    assert again.document_weights(["a stone bridge"]) == encoder.document_weights(["a stone bridge"])
 
 
 def test_a_random_projection_stays_as_it_is(tmp_path: Path) -> None:
     with pytest.warns(UntrainedProjectionWarning):
         encoder = NeuralSparseEncoder.from_pretrained(tiny.build("bert-headless", tmp_path / "headless"))
-    projection: Any = projection_of(encoder.document_modules)
+    projection: Any = encoder.anatomy.projection
     before = projection.linear.weight.clone()
     keep_layers(encoder, 1, tiny.sentences(50))
     assert encoder.is_untrained
@@ -74,7 +64,7 @@ def test_more_layers_than_there_are_and_no_texts_are_refused(tmp_path: Path) -> 
         keep_layers(encoder, 3, tiny.sentences(50))
     with pytest.raises(DataError, match="no texts"):
         keep_layers(encoder, 1, [])
-    assert layers(encoder.document_transformer) == 2
+    assert encoder.anatomy.layers == 2
 
 
 def test_the_map_is_that_of_ridge_regression() -> None:

@@ -13,7 +13,6 @@ import pytest
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from oskit.encoder.head.projection import projection_of
 from oskit.encoder.loader.report import UntrainedProjectionWarning
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.encoder.surgery.lexical_head import discriminant, fit_lexical_head, idf_biases
@@ -27,7 +26,7 @@ def headless(folder: Path) -> NeuralSparseEncoder:
         warnings.simplefilter("ignore", UntrainedProjectionWarning)
         encoder = NeuralSparseEncoder.from_pretrained(tiny.build("bert-headless", folder))
     with torch.no_grad():
-        for name, parameter in encoder.document_transformer.model.named_parameters():
+        for name, parameter in encoder.anatomy.transformer.model.named_parameters():
             if "word_embeddings" not in name and "LayerNorm" not in name:
                 parameter.mul_(0.3)
     return encoder
@@ -54,21 +53,10 @@ def test_words_that_were_not_fitted_to_weigh_most(encoder: NeuralSparseEncoder) 
     assert recovered(encoder, unseen) > 0.8
 
 
-def test_it_counts_as_a_head_and_survives_saving(encoder: NeuralSparseEncoder, tmp_path: Path) -> None:
-    assert encoder.is_untrained
-    assert fit_lexical_head(encoder, tiny.sentences(200)) is encoder
-    assert (encoder.is_untrained, encoder.load_report.head) == (False, "pretrained")
-    encoder.save_pretrained(str(tmp_path / "saved"))
-    again = NeuralSparseEncoder.from_pretrained(tmp_path / "saved")
-    assert again.document_weights(["concrete bridge"]) == encoder.document_weights(["concrete bridge"])
-
-
 def test_the_same_texts_give_the_same_head(tmp_path: Path) -> None:
     heads = []
     for name in ("a", "b"):
-        projection = projection_of(
-            fit_lexical_head(headless(tmp_path / name), tiny.sentences(100)).document_modules
-        )
+        projection = fit_lexical_head(headless(tmp_path / name), tiny.sentences(100)).anatomy.projection
         assert projection is not None
         heads.append(projection.linear.weight.detach())
     assert torch.equal(*heads)
@@ -126,7 +114,7 @@ def zipf_sentences(count: int, seed: int = 0) -> list[str]:
 def masked(tmp_path: Path) -> NeuralSparseEncoder:
     """An encoder whose masked-language head predicts the tokens that are there, all with much certainty."""
     encoder = NeuralSparseEncoder.from_pretrained(tiny.build("bert", tmp_path / "masked"))
-    model: Any = encoder.document_transformer.model
+    model: Any = encoder.anatomy.transformer.model
     with torch.no_grad():
         for name, parameter in model.bert.encoder.named_parameters():
             if "LayerNorm" not in name:
@@ -170,13 +158,6 @@ def test_a_masked_language_head_then_weighs_words_by_the_root_of_their_idf(
     assert np.mean(found) == pytest.approx(np.mean(expected), rel=0.1)
 
 
-def test_a_fitted_masked_language_head_survives_saving(masked: NeuralSparseEncoder, tmp_path: Path) -> None:
-    fit_lexical_head(masked, zipf_sentences(200))
-    masked.save_pretrained(str(tmp_path / "saved"))
-    again = NeuralSparseEncoder.from_pretrained(tmp_path / "saved")
-    assert again.document_weights(["concrete bridge"]) == masked.document_weights(["concrete bridge"])
-
-
 def test_biases_by_hand() -> None:
     weight = torch.tensor([[9.0, 9.0], [4.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     bias = torch.tensor([0.5, 2.0, 0.0, 5.0])
@@ -200,12 +181,12 @@ def test_tokens_that_the_texts_lack_are_guessed_by_where_they_are_silent() -> No
 
 
 def test_a_head_without_biases_cannot_be_fitted(masked: NeuralSparseEncoder) -> None:
-    masked.document_transformer.model.get_output_embeddings().bias = None  # type: ignore[operator]
+    masked.anatomy.transformer.model.get_output_embeddings().bias = None  # type: ignore[operator]
     with pytest.raises(EncoderError, match="no biases"):
         fit_lexical_head(masked, zipf_sentences(200))
 
 
 def test_a_head_that_scales_its_logits_cannot_be_fitted(masked: NeuralSparseEncoder) -> None:
-    masked.document_transformer.model.cls.register_forward_hook(lambda _, __, logits: 2 * logits)  # type: ignore[operator,union-attr]
+    masked.anatomy.transformer.model.cls.register_forward_hook(lambda _, __, logits: 2 * logits)  # type: ignore[operator,union-attr]
     with pytest.raises(EncoderError, match="does more than multiply"):
         fit_lexical_head(masked, zipf_sentences(200))

@@ -140,7 +140,7 @@ def test_a_sparse_encoder_saved_by_sentence_transformers(
     plain.max_seq_length = 16
     plain.save_pretrained(str(tmp_path / "saved"))
     encoder = load(tmp_path / "saved")
-    assert (encoder.load_report.layout, encoder.activation, encoder.max_length) == (
+    assert (encoder.load_report.layout, encoder.load_report.activation, encoder.max_length) == (
         "sentence-transformers", "log1p_relu", 16,
     )  # fmt: skip
     torch.testing.assert_close(encoder.encode(TEXTS).to_dense(), plain.encode(TEXTS).to_dense())
@@ -149,7 +149,7 @@ def test_a_sparse_encoder_saved_by_sentence_transformers(
 def test_a_router_is_inference_free(tmp_path: Path) -> None:
     folder = tiny.build_inference_free(tmp_path / "router")
     encoder = load(folder)
-    assert (encoder.architecture, encoder.activation) == ("inference-free", "log1p_relu")
+    assert (encoder.architecture, encoder.load_report.activation) == ("inference-free", "log1p_relu")
     idf = encoder.query_idf()
     assert idf is not None and idf.shape == (encoder.vocabulary.size,)
     token = encoder.vocabulary.id_of("bridge")
@@ -192,7 +192,7 @@ def opensearch_doc_layout(folder: Path) -> Path:
 def test_opensearchs_doc_v3_layout(tmp_path: Path) -> None:
     folder = opensearch_doc_layout(tmp_path / "doc-v3")
     encoder = load(folder)
-    assert (encoder.architecture, encoder.activation) == ("inference-free", "log1p_relu")
+    assert (encoder.architecture, encoder.load_report.activation) == ("inference-free", "log1p_relu")
     whole = load(tmp_path / "whole")
     assert abs(encoder.document_matrix(TEXTS) - whole.document_matrix(TEXTS)).max() == 0
     assert abs(encoder.query_matrix(TEXTS) - whole.query_matrix(TEXTS)).max() == 0
@@ -313,7 +313,7 @@ def test_a_head_that_was_left_behind_does_not_count(copy: Callable[[str], Path])
     torch.save(dict(zip(("weight", "bias"), projection_for(folder), strict=True)), folder / HEAD_FILE)
     encoder = load(folder)
     with torch.no_grad():
-        encoder.logit_modules[-1].linear.weight.mul_(2)
+        encoder.anatomy.projection.linear.weight.mul_(2)
     encoder.save_pretrained(str(folder))
     assert load(folder).load_report.layout == "sentence-transformers"
     assert abs(load(folder).document_matrix(TEXTS) - encoder.document_matrix(TEXTS)).max() == 0
@@ -426,28 +426,11 @@ def test_a_default_device_does_not_matter(built: Callable[[str], Path]) -> None:
     assert abs(encoder.document_matrix(TEXTS) - expected).max() == 0
 
 
-def test_a_random_projection_is_known_as_one_until_it_is_trained(
-    built: Callable[[str], Path], tmp_path: Path
-) -> None:
-    encoder = load_untrained(built("bert-headless"))
-    encoder.save_pretrained(str(tmp_path / "untrained"))
-    again = load_untrained(tmp_path / "untrained")
-    assert again.load_report.head == "random"
-    assert abs(encoder.document_matrix(TEXTS) - again.document_matrix(TEXTS)).max() == 0
-    with pytest.raises(UntrainedEncoderError, match="saved with a random one"):
-        load(tmp_path / "untrained")
-    with torch.no_grad():
-        again.logit_modules[-1].linear.weight.add_(0.01)
-    assert again.load_report.head == "pretrained"
-    again.save_pretrained(str(tmp_path / "trained"))
-    assert load(tmp_path / "trained").load_report.head == "pretrained"
-
-
 def test_the_base_has_its_own_head_ignored(built: Callable[[str], Path], tmp_path: Path) -> None:
     encoder = load_untrained(tmp_path / "missing", base=built("bert"))
     report = encoder.load_report
     assert (report.tier, report.head, report.source) == ("base", "random", str(built("bert")))
-    assert len(encoder.logit_modules) == 2
+    assert encoder.anatomy.projection is not None
 
 
 def test_the_warning_is_one_box_that_says_what_is_missing(

@@ -13,7 +13,6 @@ import torch
 from sentence_transformers import SparseEncoder
 
 from oskit.archive.text_encoder import TextEncoder
-from oskit.encoder.loader.report import UntrainedProjectionWarning
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import UsageError
 from tests import tiny
@@ -173,34 +172,10 @@ def test_training_mode_is_left_as_it_was(folders: dict[str, Path]) -> None:
     assert encoder.training
 
 
-@pytest.mark.parametrize("name", ["symmetric", "head", "router"])
-def test_the_document_network_gives_the_logits_behind_the_weights(
-    folders: dict[str, Path], name: str
-) -> None:
-    encoder = load(folders[name])
-    encoded = encoder.document_transformer.tokenizer(["a concrete bridge"], return_tensors="pt")
-    with torch.no_grad():
-        logits = encoder.document_network()(encoded["input_ids"], encoded["attention_mask"])
-    weights = torch.log1p(torch.relu(logits)).amax(dim=1)
-    if encoder.activation == "log1p_relu":
-        weights = torch.log1p(weights)
-    expected = encoder.encode_document(["a concrete bridge"]).to_dense()
-    torch.testing.assert_close(weights, expected)
-
-
 def test_built_from_modules_it_has_a_report_too(folders: dict[str, Path]) -> None:
     encoder = NeuralSparseEncoder(str(folders["symmetric"]), device="cpu")
     assert encoder.load_report.head == "pretrained"
     assert encoder.load_report.vocabulary_size == encoder.vocabulary.size
-
-
-def test_opened_without_from_pretrained_an_untrained_one_is_known(
-    folders: dict[str, Path], tmp_path: Path
-) -> None:
-    with pytest.warns(UntrainedProjectionWarning):
-        encoder = NeuralSparseEncoder.from_pretrained(tmp_path / "no", base=folders["symmetric"])
-    encoder.save_pretrained(str(tmp_path / "saved"))
-    assert NeuralSparseEncoder(str(tmp_path / "saved"), device="cpu").load_report.head == "random"
 
 
 def test_notes_say_what_the_cluster_does_otherwise(folders: dict[str, Path]) -> None:

@@ -86,7 +86,16 @@ def gradients(encoder: SparseEncoder) -> dict[str, Tensor]:
 
 
 def is_streamed(encoder: NeuralSparseEncoder) -> bool:
-    return attach(encoder.document_modules) and "forward" in encoder.splade_pooling.__dict__
+    return attach(encoder.anatomy) and "forward" in encoder.anatomy.pooling.__dict__
+
+
+def logits(encoder: NeuralSparseEncoder, ids: Tensor, mask: Tensor) -> Tensor:
+    """What the modules compute outside of the streaming head, as the exporter runs them."""
+    features: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+    for module in encoder.anatomy.logit_modules:
+        features = module(features)
+    found: Tensor = features["token_embeddings"]
+    return found
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -125,7 +134,7 @@ def test_gradient_checkpointing(build: Callable[[str], NeuralSparseEncoder]) -> 
     encoder = build("bert").train()
     torch.manual_seed(12)
     expected = gradients(encoder)
-    encoder.document_transformer.model.activation_checkpointing_enable()
+    encoder.anatomy.transformer.model.activation_checkpointing_enable()
     torch.manual_seed(12)
     found = gradients(encoder)
     for key, gradient in expected.items():
@@ -166,11 +175,11 @@ def test_the_exporter_gets_logits(build: Callable[[str], NeuralSparseEncoder]) -
     features = encoder.preprocess(TEXTS)
     ids, mask = features["input_ids"], features["attention_mask"]
     with torch.no_grad():
-        before = encoder.document_network()(ids, mask)
+        before = logits(encoder, ids, mask)
         embed(encoder)
         assert is_streamed(encoder)
-        assert torch.equal(encoder.document_network()(ids, mask), before)
-        assert torch.equal(encoder.document_transformer.model(ids, attention_mask=mask).logits, before)
+        assert torch.equal(logits(encoder, ids, mask), before)
+        assert torch.equal(encoder.anatomy.transformer.model(ids, attention_mask=mask).logits, before)
     assert before.shape == (*ids.shape, encoder.vocabulary.size)
 
 
@@ -184,7 +193,7 @@ def test_a_copy_stands_alone(
     with torch.no_grad():
         for parameter in encoder.parameters():
             parameter.zero_()
-        encoder.splade_pooling.activation_function = "log1p_relu"
+        encoder.anatomy.pooling.activation_function = "log1p_relu"
     assert is_streamed(other)
     torch.testing.assert_close(embed(other), expected)
 
@@ -192,7 +201,7 @@ def test_a_copy_stands_alone(
 def test_sum_pooling_goes_the_usual_way(build: Callable[[str], NeuralSparseEncoder]) -> None:
     encoder = build("bert")
     embed(encoder)
-    encoder.splade_pooling.pooling_strategy = "sum"
+    encoder.anatomy.pooling.pooling_strategy = "sum"
     torch.testing.assert_close(embed(encoder), embed(plain(encoder)))
 
 
@@ -204,7 +213,7 @@ class Scaled(nn.Linear):
 
 
 def _change_logits(encoder: NeuralSparseEncoder, change: Callable[[Tensor], Tensor]) -> None:
-    model: Any = encoder.document_transformer.model
+    model: Any = encoder.anatomy.transformer.model
     forward = model.forward
 
     def changed(**inputs: Any) -> Any:
@@ -224,11 +233,11 @@ def _scale_in_place(encoder: NeuralSparseEncoder) -> None:
 
 
 def _other_class(encoder: NeuralSparseEncoder) -> None:
-    encoder.document_transformer.model.get_output_embeddings().__class__ = Scaled
+    encoder.anatomy.transformer.model.get_output_embeddings().__class__ = Scaled
 
 
 def _hook(encoder: NeuralSparseEncoder) -> None:
-    projection = encoder.document_transformer.model.get_output_embeddings()
+    projection = encoder.anatomy.transformer.model.get_output_embeddings()
     projection.register_forward_hook(lambda _, __, output: output / 2)
 
 
@@ -249,7 +258,7 @@ def test_what_it_does_not_fit_goes_the_usual_way(
 def test_a_dense_module_with_an_activation_goes_the_usual_way(
     build: Callable[[str], NeuralSparseEncoder],
 ) -> None:
-    transformer = build("dense").document_transformer
+    transformer = build("dense").anatomy.transformer
     projection = Dense(32, 50, activation_function=nn.Tanh(), module_input_name="token_embeddings")
     encoder = NeuralSparseEncoder(modules=[transformer, projection, SpladePooling()], device="cpu").eval()
     assert embed(encoder).max() <= torch.tensor(1.0).log1p()
@@ -273,7 +282,7 @@ def test_it_can_be_turned_off(build: Callable[[str], NeuralSparseEncoder]) -> No
     streamed = embed(encoder)
     encoder.streaming = False
     handed: list[torch.Size] = []
-    encoder.splade_pooling.register_forward_pre_hook(
+    encoder.anatomy.pooling.register_forward_pre_hook(
         lambda _, arguments: handed.append(arguments[0]["token_embeddings"].shape)
     )
     torch.testing.assert_close(embed(encoder), streamed, rtol=1e-6, atol=1e-6)
@@ -306,13 +315,13 @@ def test_replicas_of_data_parallel_know_the_head(build: Callable[[str], NeuralSp
 def test_threads(build: Callable[[str], NeuralSparseEncoder]) -> None:
     """Some encode while others want the logits of the same modules."""
     encoder = build("bert")
-    expected, logits = embed(plain(encoder)), deepcopy(encoder).document_network()
+    expected, alone = embed(plain(encoder)), deepcopy(encoder)
     features = encoder.preprocess(TEXTS)
     ids, mask = features["input_ids"], features["attention_mask"]
 
     def work(number: int) -> bool:
         if number % 2:
-            return torch.equal(encoder.document_network()(ids, mask), logits(ids, mask))
+            return torch.equal(logits(encoder, ids, mask), logits(alone, ids, mask))
         return bool(torch.allclose(embed(encoder), expected, atol=1e-5))
 
     with ThreadPoolExecutor(4) as pool:

@@ -316,6 +316,6 @@ def test_queries_of_a_table_are_penalised_only_if_it_is_trained(tmp_path: Path, 
     parts = loss(features, labels)
     assert ("query_penalty" in parts) is trainable
     torch.stack(list(parts.values())).sum().backward()
-    table = encoder.query_embedding
+    table = encoder.anatomy.queries
     assert table is not None
     assert (table.weight.grad is not None and bool(table.weight.grad.any())) is trainable

@@ -41,13 +41,13 @@ def test_a_lexical_head_is_for_bases_not_for_encoders_that_were_trained(saved, t
     folder = tiny.build("bert", tmp_path / "bert")
     encoder = NeuralSparseEncoder.from_pretrained(folder)
     with torch.no_grad():
-        encoder.document_transformer.model.get_output_embeddings().bias.fill_(50.0)
+        encoder.anatomy.transformer.model.get_output_embeddings().bias.fill_(50.0)
     if saved:
         encoder.save_pretrained(str(tmp_path / "kept"))
     else:
-        encoder.document_transformer.model.save_pretrained(folder)
+        encoder.anatomy.transformer.model.save_pretrained(folder)
     part = EncoderPart(name=str(tmp_path / "kept" if saved else folder), head="lexical")
     passages = Dataset.from_dict({"text": ["the old stone bridge over the water"] * 20})
     found = finish_student(load_student(part, seed=0), part, passages=passages, idf=None, seed=0)
-    bias = found.document_transformer.model.get_output_embeddings().bias
+    bias = found.anatomy.transformer.model.get_output_embeddings().bias
     assert bool((bias == 50).all()) is saved
