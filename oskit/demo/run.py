@@ -24,6 +24,9 @@ from oskit.demo.training import train_demo
 from oskit.encoder.loader.report import TIER_NAMES
 from oskit.errors import UsageError
 from oskit.localnode import DockerNode, LocalNode, Node
+from oskit.localnode.artifacts import ARTIFACTS_MB, OPENSEARCH_VERSION
+from oskit.localnode.distribution import distribution_folder
+from oskit.localnode.service_account import node_account
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
@@ -90,6 +93,11 @@ def run_demo(options: DemoOptions, tell: Tell = lambda _: None) -> DemoReport:
         collection={},
     )
     folder, collection = demo_encoder(), None
+    if options.connection is None and not options.docker and not distribution_folder(node_account()).is_dir():
+        tell(
+            f"This fetches OpenSearch {OPENSEARCH_VERSION} with its plugins on the way: {ARTIFACTS_MB} MB, "
+            "1.7 GB on the disk, kept for the next time."
+        )
     if options.train:
         folder, collection = train_demo(options.output / "training", report, steps)
     collection = _write_collection(options, collection or demo_collection(), report, steps)

@@ -33,6 +33,12 @@ RECIPE = "2"
 _PARTIAL = ".assembling-"
 
 
+def distribution_folder(account: Account | None) -> Path:
+    """Where the complete OpenSearch is, or will be."""
+    content = hashlib.sha256(" ".join([RECIPE, *(a.sha256 for a in ARTIFACTS)]).encode()).hexdigest()
+    return cache_root(account) / f"opensearch-{OPENSEARCH_VERSION}-{content[:12]}"
+
+
 def distribution(java: Java, account: Account | None, progress: Progress | None = None) -> Path:
     """The folder of a complete OpenSearch; fetches and assembles it if it is not cached.
 
@@ -42,9 +48,8 @@ def distribution(java: Java, account: Account | None, progress: Progress | None 
     Raises:
         NodeError: Fetching or assembling failed, or there is no OpenSearch for this machine.
     """
-    root = cache_root(account)
-    content = hashlib.sha256(" ".join([RECIPE, *(a.sha256 for a in ARTIFACTS)]).encode()).hexdigest()
-    home = root / f"opensearch-{OPENSEARCH_VERSION}-{content[:12]}"
+    home = distribution_folder(account)
+    root = home.parent
     if home.is_dir():
         return home
     _check_platform()
