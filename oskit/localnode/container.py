@@ -8,11 +8,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from oskit.errors import NodeError
-from oskit.localnode.artifacts import OPENSEARCH_VERSION, Progress
+from oskit.localnode.artifacts import OPENSEARCH_VERSION
 from oskit.localnode.configuration import SETTINGS
 from oskit.localnode.diagnosis import start_error
 from oskit.localnode.engine import docker_engine, find_container
@@ -24,6 +25,7 @@ OFFICIAL_IMAGE = f"opensearchproject/opensearch:{OPENSEARCH_VERSION}"
 _DATA = "/usr/share/opensearch/data"
 
 
+@dataclass(eq=False, kw_only=True)
 class DockerNode(Node):
     """A real OpenSearch in a container, without its security plugin, reachable from this machine only.
 
@@ -34,38 +36,16 @@ class DockerNode(Node):
             is there, then the official one.
     """
 
+    image: str | None = None
     kind = "docker"
 
-    def __init__(
-        self,
-        name: str | None = None,
-        *,
-        image: str | None = None,
-        port: int | None = None,
-        heap: str = "1g",
-        settings: Mapping[str, Any] | None = None,
-        timeout: float = 300,
-        progress: Progress | None = None,
-    ) -> None:
-        super().__init__(name, port=port, heap=heap, settings=settings, timeout=timeout, progress=progress)
-        self._image = image
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._id: str | None = None
         self._reaper: subprocess.Popen[bytes] | None = None
-        self._engine: Any = None
-
-    @property
-    def url(self) -> str:
-        container = self._container()
-        if container is None or container.status != "running":
-            raise NodeError(
-                f"The node {self.name or '(temporary)'!r} does not run",
-                hint="Start it: oskit node start --docker",
-            )
-        return _url(container)
 
     def stop(self) -> bool:
-        container = self._container()
-        ran = container is not None and container.status == "running"
+        container, ran = self._container(), self._runs()
         if container is not None:
             with contextlib.suppress(_docker_errors().NotFound):
                 if self.name is not None:
@@ -80,8 +60,8 @@ class DockerNode(Node):
         return ran
 
     def _seen(self) -> dict[str, Any] | None:
-        container = self._container()
-        if container is None or container.status != "running":
+        container = self._running()
+        if container is None:
             return None
         started = datetime.datetime.fromisoformat(container.attrs["State"]["StartedAt"])
         uptime = datetime.datetime.now(datetime.UTC) - started
@@ -102,18 +82,17 @@ class DockerNode(Node):
         return bytes(container.logs(tail=tail)).decode(errors="replace")
 
     def _start(self, *, detach: bool) -> None:
-        engine = self._docker()
         image = self._find_image()
-        if self._port:
-            check_port(self._port)
-        port = self._port or (first_free() if self.name else None)
+        if self.port:
+            check_port(self.port)
+        port = self.port or (first_free() if self.name else None)
         if (dead := self._container()) is not None:
             dead.remove(force=True, v=True)  # one that ended by itself still has its name
         volumes = {f"oskit-{self.name}-data": {"bind": _DATA, "mode": "rw"}} if self.name else {}
         errors = _docker_errors()
         self._started_here = True
         try:
-            container = engine.containers.create(
+            container = self._engine.containers.create(
                 image,
                 name=f"oskit-{self.name}" if self.name else None,
                 labels={"oskit.node": self.name or ""},
@@ -141,19 +120,22 @@ class DockerNode(Node):
         self._started_here = not detach
 
     def _environment(self) -> dict[str, str]:
-        merged = {**SETTINGS, **self._settings}
+        merged = {**SETTINGS, **(self.settings or {})}
         if self.name:
             merged.update({"cluster.name": self.name, "node.name": self.name})
         return {
-            "OPENSEARCH_JAVA_OPTS": f"-Xms{self._heap} -Xmx{self._heap}",
+            "OPENSEARCH_JAVA_OPTS": f"-Xms{self.heap} -Xmx{self.heap}",
             "DISABLE_SECURITY_PLUGIN": "true",
             "DISABLE_INSTALL_DEMO_CONFIG": "true",
             **{key: v if isinstance(v, str) else json.dumps(v) for key, v in merged.items()},
         }
 
+    def _url(self) -> str | None:
+        container = self._running()
+        return None if container is None else _url(container)
+
     def _runs(self) -> bool:
-        container = self._container()
-        return container is not None and container.status == "running"
+        return self._running() is not None
 
     def _listening(self) -> str | None:
         container = self._container()
@@ -167,17 +149,17 @@ class DockerNode(Node):
 
     def _find_image(self) -> str:
         """The image's name, pulled if it is not here."""
-        errors = _docker_errors()
-        wanted = self._image or os.environ.get("OSKIT_OPENSEARCH_IMAGE")
+        images, errors = self._engine.images, _docker_errors()
+        wanted = self.image or os.environ.get("OSKIT_OPENSEARCH_IMAGE")
         for candidate in (wanted,) if wanted else (DEFAULT_TAG, OFFICIAL_IMAGE):
             with contextlib.suppress(errors.ImageNotFound):
-                self._docker().images.get(candidate)
+                images.get(candidate)
                 return candidate
         name = wanted or OFFICIAL_IMAGE
-        if self._progress:
-            self._progress(f"Pulling {name}", 0, None)
+        if self.progress:
+            self.progress(f"Pulling {name}", 0, None)
         try:
-            self._docker().images.pull(*name.rsplit(":", 1) if ":" in name.rsplit("/", 1)[-1] else (name,))
+            images.pull(*name.rsplit(":", 1) if ":" in name.rsplit("/", 1)[-1] else (name,))
         except errors.DockerException as error:
             raise NodeError(
                 f"The image {name} is not here and cannot be pulled: {getattr(error, 'explanation', error)}",
@@ -185,15 +167,19 @@ class DockerNode(Node):
             ) from None
         return name
 
-    def _docker(self) -> Any:
-        if self._engine is None:
-            self._engine = docker_engine()
-        return self._engine
+    @cached_property
+    def _engine(self) -> Any:
+        return docker_engine()
 
     def _container(self) -> Any:
         """The container of this node, running or not; None if there is none."""
         reference = self._id or (f"oskit-{self.name}" if self.name else None)
-        return None if reference is None else find_container(self._docker(), reference)
+        return None if reference is None else find_container(self._engine, reference)
+
+    def _running(self) -> Any:
+        """The container, if it runs."""
+        container = self._container()
+        return container if container is not None and container.status == "running" else None
 
 
 def _url(container: Any) -> str:

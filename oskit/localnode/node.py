@@ -7,6 +7,7 @@ import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -18,7 +19,7 @@ from oskit.localnode.configuration import check_heap
 from oskit.localnode.engine import docker_engine, find_container
 from oskit.localnode.paths import check_name, locked, state_root
 from oskit.localnode.processes import process_of
-from oskit.localnode.service_account import node_account
+from oskit.localnode.service_account import Account, node_account
 
 Kind = Literal["process", "docker"]
 State = Literal["running", "starting", "stopped"]
@@ -54,6 +55,7 @@ class NodeStatus(NamedTuple):
     folder: Path | None = None
 
 
+@dataclass(eq=False)
 class Node(ABC):
     """A local OpenSearch; as a context manager it is stopped at the end, whatever happens.
 
@@ -65,35 +67,30 @@ class Node(ABC):
         settings: For OpenSearch, as in ``opensearch.yml``.
         timeout: Seconds that it may take to become ready.
         progress: Called with what happens, units done and units in all.
-        user: Who runs a process that root starts; see `node_account`.
     """
 
+    name: str | None = None
+    _: KW_ONLY
+    port: int | None = None
+    heap: str = "1g"
+    settings: Mapping[str, Any] | None = None
+    timeout: float = 300
+    progress: Progress | None = None
     kind: ClassVar[Kind]
 
-    def __init__(
-        self,
-        name: str | None,
-        *,
-        port: int | None,
-        heap: str,
-        settings: Mapping[str, Any] | None,
-        timeout: float,
-        progress: Progress | None,
-        user: str | None = None,
-    ) -> None:
-        self.name = name if name is None else check_name(name)
-        self._port = port
-        self._heap = check_heap(heap)
-        self._settings = dict(settings or {})
-        self._timeout = timeout
-        self._progress = progress
-        self._user = user
+    def __post_init__(self) -> None:
+        if self.name is not None:
+            check_name(self.name)
+        check_heap(self.heap)
         self._started_here = False
 
     @property
-    @abstractmethod
     def url(self) -> str:
         """Where it answers. Raises NodeError unless it runs."""
+        if (url := self._url()) is None:
+            hint = "Start it: oskit node start" + (" --docker" if self.kind == "docker" else "")
+            raise NodeError(f"The node {self.name or '(temporary)'!r} does not run", hint=hint)
+        return url
 
     def start(self, *, detach: bool = False) -> Self:
         """Start it and wait until it is ready; the same node twice is one node.
@@ -143,6 +140,10 @@ class Node(ABC):
         """The last ``lines`` lines of its output, or all of it."""
 
     @abstractmethod
+    def _url(self) -> str | None:
+        """Where it answers, if it runs."""
+
+    @abstractmethod
     def _runs(self) -> bool: ...
 
     @abstractmethod
@@ -160,18 +161,23 @@ class Node(ABC):
     def _wait(self) -> str:
         """Wait until it is ready; returns where it answers."""
         began = time.monotonic()
-        while (elapsed := time.monotonic() - began) < self._timeout:
-            if self._progress:
-                self._progress("Waiting for OpenSearch", round(elapsed), None)
+        while (elapsed := time.monotonic() - began) < self.timeout:
+            if self.progress:
+                self.progress("Waiting for OpenSearch", round(elapsed), None)
             url = self._listening()
             if url and health.is_ready(url):
                 return url
             time.sleep(0.2)
-        raise self._failed(f"not ready after {self._timeout:.0f} s")
+        raise self._failed(f"not ready after {self.timeout:.0f} s")
+
+    @property
+    def _account(self) -> Account | None:
+        """Who runs it; None for the current user."""
+        return node_account()
 
     @property
     def _state(self) -> Path:
-        return state_root(node_account(self._user))
+        return state_root(self._account)
 
     @property
     def _folder(self) -> Path:

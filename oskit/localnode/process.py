@@ -11,13 +11,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from oskit.errors import NodeError
 from oskit.localnode import supervisor
-from oskit.localnode.artifacts import Progress
 from oskit.localnode.configuration import Folders, write_configuration
 from oskit.localnode.diagnosis import start_error
 from oskit.localnode.distribution import distribution
@@ -27,12 +26,13 @@ from oskit.localnode.node import Node, NodeStatus, read_record, write_record
 from oskit.localnode.paths import locked
 from oskit.localnode.ports import USUAL_PORTS, check_port
 from oskit.localnode.processes import ProcessId, process_of, stop_group
-from oskit.localnode.service_account import give_to, node_account
+from oskit.localnode.service_account import Account, give_to, node_account
 
 #: Seconds that a server gets to close its indexes before it is killed.
 GRACE = 30.0
 
 
+@dataclass(eq=False, kw_only=True)
 class LocalNode(Node):
     """A real OpenSearch with k-NN, ML Commons and neural search, run by this machine's Java.
 
@@ -46,38 +46,16 @@ class LocalNode(Node):
         user: When root starts it: the user that runs it (``OSKIT_NODE_USER``, ``opensearch``, ``nobody``).
     """
 
+    java_home: str | Path | None = None
+    user: str | None = None
     kind = "process"
 
-    def __init__(
-        self,
-        name: str | None = None,
-        *,
-        port: int | None = None,
-        heap: str = "1g",
-        java_home: str | Path | None = None,
-        user: str | None = None,
-        settings: Mapping[str, Any] | None = None,
-        timeout: float = 300,
-        progress: Progress | None = None,
-    ) -> None:
-        super().__init__(
-            name, port=port, heap=heap, settings=settings, timeout=timeout, progress=progress, user=user
-        )
-        self._java_home = java_home
-        self._account = node_account(user)
-        self._folders = Folders(self._folder) if name else None
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._folders = Folders(self._folder) if self.name else None
         self._child: subprocess.Popen[bytes] | None = None
         self._owner: IO[str] | None = None  # held open while a temporary folder is in use
         self._creator = os.getpid()
-
-    @property
-    def url(self) -> str:
-        record = self._record()
-        if record is None or not record.get("url"):
-            raise NodeError(
-                f"The node {self.name or '(temporary)'!r} does not run", hint="Start it: oskit node start"
-            )
-        return str(record["url"])
 
     def stop(self) -> bool:
         process = self._process()
@@ -121,21 +99,28 @@ class LocalNode(Node):
         if os.getpid() == self._creator:
             self._leave()
 
+    @property
+    def _account(self) -> Account | None:
+        return node_account(self.user)
+
+    def _url(self) -> str | None:
+        return (self._record() or {}).get("url")
+
     def _runs(self) -> bool:
         return self._record() is not None
 
     def _start(self, *, detach: bool) -> None:
         _check_folder(self._state)
-        if self._port:
-            check_port(self._port)
-        java = find_java(self._java_home, self._account)
-        home = distribution(java, self._account, self._progress)
+        if self.port:
+            check_port(self.port)
+        java = find_java(self.java_home, self._account)
+        home = distribution(java, self._account, self.progress)
         if self.name is None:
             self._discard()
             self._folders = self._temporary_folders()
         assert self._folders is not None
         folders = self._folders
-        port = str(self._port or (f"{USUAL_PORTS.start}-{USUAL_PORTS.stop - 1}" if self.name else 0))
+        port = str(self.port or (f"{USUAL_PORTS.start}-{USUAL_PORTS.stop - 1}" if self.name else 0))
         try:
             write_configuration(
                 folders,
@@ -143,8 +128,8 @@ class LocalNode(Node):
                 java,
                 name=self.name or "oskit-temporary",
                 port=port,
-                heap=self._heap,
-                settings=self._settings,
+                heap=self.heap,
+                settings=self.settings or {},
             )
             folders.console.write_bytes(b"")
             for folder in (folders.config, folders.data, folders.logs, folders.tmp):
