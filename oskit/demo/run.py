@@ -167,8 +167,7 @@ def _cluster(options: DemoOptions, stack: ExitStack, report: DemoReport, steps: 
                 stack.enter_context(node)
             report.url = step.result = node.url
         client = connect(ConnectionSettings(url=node.url))
-    info = cluster_info(client)
-    report.machine[info.distribution] = info.version
+    report.machine["opensearch"] = cluster_info(client).version
     return client
 
 

@@ -60,7 +60,7 @@ def check_cluster(connection: ConnectionSettings) -> list[Finding]:
 def _nodes(info: ClusterInfo) -> str:
     if not info.nodes:
         return "its nodes may not be seen"
-    ml_nodes = sum("ml" in node.roles for node in info.nodes)
+    ml_nodes = sum("ml" in roles for roles in info.nodes)
     nodes = "1 node" if len(info.nodes) == 1 else f"{len(info.nodes)} nodes"
     return f"{nodes}, {ml_nodes} with the ml role"
 

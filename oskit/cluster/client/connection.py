@@ -7,15 +7,17 @@ variables. Passwords stay inside a :class:`pydantic.SecretStr` and never reach a
 from __future__ import annotations
 
 import base64
+import contextlib
 import logging
 import os
 import ssl
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from opensearchpy import OpenSearch, Urllib3HttpConnection
+from opensearchpy.exceptions import AuthorizationException
 from opensearchpy.exceptions import ConnectionError as TransportFailure
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_validator, model_validator
 
@@ -89,22 +91,14 @@ class ConnectionSettings(BaseModel):
     def _paths_as_text(cls, value: Any) -> Any:
         return str(value) if isinstance(value, Path) else value
 
-    @field_validator("timeout")
-    @classmethod
-    def _timeout_is_positive(cls, value: float) -> float:
-        if not 0 < value < float("inf"):
-            raise UsageError(f"{_named('timeout')} must be a positive number of seconds, not {value:g}")
-        return value
-
-    @field_validator("retry_for")
-    @classmethod
-    def _retrying_ends(cls, value: float) -> float:
-        if not 0 <= value < float("inf"):
-            raise UsageError(f"{_named('retry_for')} must be a number of seconds from 0 on, not {value:g}")
-        return value
-
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
+        if not 0 < self.timeout < float("inf"):
+            raise UsageError(f"{_named('timeout')} must be a positive number of seconds, not {self.timeout:g}")
+        if not 0 <= self.retry_for < float("inf"):
+            raise UsageError(
+                f"{_named('retry_for')} must be a number of seconds from 0 on, not {self.retry_for:g}"
+            )
         if (self.username is None) != (self.password is None):
             given, missing = ("username", "password") if self.password is None else ("password", "username")
             raise UsageError(
@@ -165,16 +159,7 @@ class ConnectionSettings(BaseModel):
 
 
 _ENVIRONMENT = {
-    "url": "OSKIT_URL",
-    "username": "OSKIT_USERNAME",
-    "password": "OSKIT_PASSWORD",
-    "ca_certs": "OSKIT_CA_CERTS",
-    "client_cert": "OSKIT_CLIENT_CERT",
-    "client_key": "OSKIT_CLIENT_KEY",
-    "aws_region": "OSKIT_AWS_REGION",
-    "aws_service": "OSKIT_AWS_SERVICE",
-    "timeout": "OSKIT_TIMEOUT",
-    "retry_for": "OSKIT_RETRY_FOR",
+    name: f"OSKIT_{name.upper()}" for name in ConnectionSettings.model_fields if name != "insecure"
 }
 
 
@@ -293,7 +278,9 @@ def _ssl_context(settings: ConnectionSettings) -> ssl.SSLContext:
     except OSError:  # ssl.SSLError is one too
         raise UsageError(f"{_named('ca_certs')}: {ca_certs!r} holds no usable PEM certificates") from None
     if ca_certs is None and not context.cert_store_stats()["x509_ca"]:
-        _add_certifi(context)
+        import certifi  # slim machines have no authorities of their own
+
+        context.load_verify_locations(cafile=certifi.where())
     if settings.client_cert is not None:
         _add_client_certificate(context, settings.client_cert, settings.client_key)
     if settings.insecure:
@@ -305,61 +292,33 @@ def _ssl_context(settings: ConnectionSettings) -> ssl.SSLContext:
     return context
 
 
-def _add_certifi(context: ssl.SSLContext) -> None:
-    """Trust certifi's authorities too: slim machines have none of their own."""
-    try:
-        import certifi
-    except ImportError:
-        return
-    context.load_verify_locations(cafile=certifi.where())
-
-
 def _add_client_certificate(context: ssl.SSLContext, certificate: str, key: str | None) -> None:
     try:
         # The empty password keeps OpenSSL from asking for one on the terminal.
         context.load_cert_chain(certificate, key, password="")
     except OSError as error:
+        reason = str(getattr(error, "reason", None) or error.strerror or "unreadable")
+        reason = reason.replace("_", " ").lower()
         raise UsageError(
-            f"{_named('client_cert')}: {certificate!r} and its key cannot be used ({_ssl_reason(error)})",
+            f"{_named('client_cert')}: {certificate!r} and its key cannot be used ({reason})",
             hint="Both must be PEM files that belong together, and the key must not be encrypted",
         ) from None
 
 
-def _ssl_reason(error: OSError) -> str:
-    reason = getattr(error, "reason", None) or error.strerror or "unreadable"
-    return str(reason).replace("_", " ").lower()
-
-
-class NodeInfo(BaseModel):
-    """One node of the cluster."""
-
-    model_config = ConfigDict(frozen=True)
-
-    id: str
-    name: str
-    version: str
-    roles: tuple[str, ...]
-    plugins: tuple[str, ...]
-
-
-class ClusterInfo(BaseModel):
+class ClusterInfo(NamedTuple):
     """What answers at the address.
 
     Attributes:
         name: The cluster's name.
         version: OpenSearch's version.
-        distribution: ``opensearch``.
-        nodes: Its nodes, by name; empty if we are not permitted to see them.
+        nodes: The roles of each node; empty if we are not permitted to see the nodes.
         plugins: Names of the plugins that every node has, for example ``opensearch-ml``.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     name: str
     version: str
-    distribution: str
-    nodes: tuple[NodeInfo, ...]
-    plugins: tuple[str, ...]
+    nodes: tuple[frozenset[str], ...]
+    plugins: frozenset[str]
 
 
 def cluster_info(client: OpenSearch) -> ClusterInfo:
@@ -379,33 +338,14 @@ def cluster_info(client: OpenSearch) -> ClusterInfo:
             f"What answers at this address is not OpenSearch but Elasticsearch {version['number']}",
             hint="oskit needs OpenSearch 2.15 or newer",
         )
-    nodes = _nodes(client)
-    shared = set.intersection(*(set(node.plugins) for node in nodes)) if nodes else set()
+    nodes: list[dict[str, Any]] = []
+    # The rest of oskit works without this permission.
+    with cluster_errors("list the cluster's nodes"), contextlib.suppress(AuthorizationException):
+        nodes = list(client.nodes.info(metric="plugins")["nodes"].values())
+    plugins = [{plugin["name"] for plugin in node.get("plugins", ())} for node in nodes]
     return ClusterInfo(
         name=str(root.get("cluster_name", "")),
         version=str(version["number"]),
-        distribution="opensearch",
-        nodes=nodes,
-        plugins=tuple(sorted(shared)),
+        nodes=tuple(frozenset(node.get("roles", ())) for node in nodes),
+        plugins=frozenset.intersection(*map(frozenset, plugins)) if plugins else frozenset(),
     )
-
-
-def _nodes(client: OpenSearch) -> tuple[NodeInfo, ...]:
-    from opensearchpy.exceptions import AuthorizationException
-
-    with cluster_errors("list the cluster's nodes"):
-        try:
-            answer = client.nodes.info(metric="plugins")
-        except AuthorizationException:  # the rest of oskit works without this permission
-            return ()
-    nodes = [
-        NodeInfo(
-            id=node_id,
-            name=node["name"],
-            version=node["version"],
-            roles=tuple(node.get("roles", ())),
-            plugins=tuple(sorted(plugin["name"] for plugin in node.get("plugins", ()))),
-        )
-        for node_id, node in answer["nodes"].items()
-    ]
-    return tuple(sorted(nodes, key=lambda node: node.name))

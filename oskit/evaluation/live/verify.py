@@ -207,7 +207,7 @@ class _Verification:
         collection, request, info = self.collection, self.request, cluster_info(self.client)
         return VerificationReport(
             created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-            cluster={"distribution": info.distribution, "version": info.version},
+            cluster={"distribution": "opensearch", "version": info.version},
             index=self.facts.to_dict(),
             collection={
                 "name": collection.name,
