@@ -94,7 +94,9 @@ class ConnectionSettings(BaseModel):
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
         if not 0 < self.timeout < float("inf"):
-            raise UsageError(f"{_named('timeout')} must be a positive number of seconds, not {self.timeout:g}")
+            raise UsageError(
+                f"{_named('timeout')} must be a positive number of seconds, not {self.timeout:g}"
+            )
         if not 0 <= self.retry_for < float("inf"):
             raise UsageError(
                 f"{_named('retry_for')} must be a number of seconds from 0 on, not {self.retry_for:g}"

@@ -10,26 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from opensearchpy.exceptions import (
-    ConnectionError as TransportFailure,
-)
-from opensearchpy.exceptions import (
-    ConnectionTimeout,
-    ImproperlyConfigured,
-    SerializationError,
-    TransportError,
-)
-from opensearchpy.exceptions import (
-    SSLError as TransportTlsFailure,
-)
+from opensearchpy import exceptions as raised
+from opensearchpy.exceptions import SerializationError, TransportError
 
 from oskit.cluster.client.server_words import Fault, Meaning, Scope, meaning
-from oskit.errors import (
-    ClusterAuthError,
-    ClusterConnectionError,
-    ClusterError,
-    ClusterSettingsError,
-)
+from oskit.errors import ClusterAuthError, ClusterConnectionError, ClusterError, ClusterSettingsError
 
 MAX_REASON_LENGTH = 400
 
@@ -65,13 +50,15 @@ def cluster_errors(
     """
     try:
         yield
-    except (TransportError, SerializationError, ImproperlyConfigured) as failure:
+    except (raised.OpenSearchException, raised.ImproperlyConfigured) as failure:
         raise _translate(failure, action, error, scope) from failure
 
 
 def _translate(failure: Exception, action: str, error: type[ClusterError], scope: Scope) -> ClusterError:
-    if isinstance(failure, TransportFailure):
-        return _connection_error(failure, action)
+    if isinstance(failure, raised.ConnectionError):
+        url = getattr(failure, "oskit_url", "the cluster")
+        problem, hint = _connection_problem(failure, url)
+        return ClusterConnectionError(f"Cannot {action}: {url} {problem}", hint=hint)
     status, reason = getattr(failure, "status_code", None), error_reason(failure)
     known = heard(failure, scope)
     if known is None:
@@ -114,7 +101,7 @@ def _index_of(failure: Exception) -> str | None:
 def error_reason(failure: BaseException) -> str:
     """The cluster's own words for a failed request, in one line: root cause first, then what it led to."""
     info = getattr(failure, "info", None)
-    if isinstance(failure, TransportFailure):
+    if isinstance(failure, raised.ConnectionError):
         return _shorten(str(info))
     detail = info.get("error") if isinstance(info, dict) else None
     if isinstance(detail, str):
@@ -189,24 +176,21 @@ def causes_of(failure: BaseException | None) -> Iterator[BaseException]:
         ]
 
 
-def _connection_error(failure: TransportFailure, action: str) -> ClusterConnectionError:
-    url = getattr(failure, "oskit_url", "the cluster")
-    problem, hint = _connection_problem(failure, url)
-    return ClusterConnectionError(f"Cannot {action}: {url} {problem}", hint=hint)
-
-
-def _connection_problem(failure: TransportFailure, url: str) -> tuple[str, str]:
+def _connection_problem(failure: raised.ConnectionError, url: str) -> tuple[str, str]:
     """What is wrong with the connection ("URL does ...") and what to do."""
     causes = list(causes_of(failure))
     tls = next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None)
-    if tls is not None or isinstance(failure, TransportTlsFailure):
+    if tls is not None or isinstance(failure, raised.SSLError):
         return _tls_problem(tls)
-    if isinstance(failure, ConnectionTimeout) or any(isinstance(c, TimeoutError) for c in causes):
+    if isinstance(failure, raised.ConnectionTimeout) or any(isinstance(c, TimeoutError) for c in causes):
         return "did not answer in time", "Try again, or raise --timeout"
     if any(isinstance(cause, socket.gaierror) for cause in causes) or "NameResolutionError" in str(failure):
         return "has a host name that cannot be resolved", "Check --url"
     if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
-        return "refuses connections: nothing listens there", _refused_hint(url)
+        hint = "Check --url (OSKIT_URL), or start a local one with: oskit node start"
+        if re.search(r":(80|443)(/|$)", url):
+            hint = "A URL without a port means 80 or 443; OpenSearch usually listens on 9200"
+        return "refuses connections: nothing listens there", hint
     if any(isinstance(cause, ConnectionResetError | BrokenPipeError) for cause in causes) or any(
         name in str(failure) for name in ("RemoteDisconnected", "BadStatusLine", "IncompleteRead")
     ):
@@ -215,12 +199,6 @@ def _connection_problem(failure: TransportFailure, url: str) -> tuple[str, str]:
             hint = f"If the cluster expects TLS, write https: in --url. {hint}"
         return "closed the connection", hint
     return f"cannot be reached ({error_reason(failure)})", "Check --url and the network"
-
-
-def _refused_hint(url: str) -> str:
-    if re.search(r":(80|443)(/|$)", url):
-        return "A URL without a port means 80 or 443; OpenSearch usually listens on 9200"
-    return "Check --url (OSKIT_URL), or start a local one with: oskit node start"
 
 
 def _tls_problem(error: ssl.SSLError | None) -> tuple[str, str]:

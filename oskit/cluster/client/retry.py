@@ -13,7 +13,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -69,11 +69,7 @@ DEFAULT_POLICY = RetryPolicy()
 
 
 class Patience:
-    """One request's failures in a row: whether to try again, and when.
-
-    Args:
-        policy: How long and how far apart.
-    """
+    """One request's failures in a row: whether to try again, and when."""
 
     def __init__(self, policy: RetryPolicy) -> None:
         self._policy = policy
@@ -119,17 +115,10 @@ def was_not_sent(error: BaseException) -> bool:
     )
 
 
-def may_be_repeated(method: str, path: str) -> bool:
-    """Whether a request that may have been carried out can be sent again: it is idempotent."""
-    return method in ("GET", "HEAD", "PUT", "DELETE") or (
-        method == "POST" and _SAFE_POSTS.search(path) is not None
-    )
-
-
 class RetryingTransport(Transport):
     """opensearch-py's transport, with our policy in the place of its own retries.
 
-    It waits and sends again what :func:`may_be_repeated` where the failure :func:`is_transient`, and anything
+    It waits and sends again what is idempotent where the failure :func:`is_transient`, and anything
     where :func:`was_not_sent`. A cluster that has not answered yet is not waited for: its address is probably
     wrong, and people want to know that at once.
 
@@ -143,14 +132,7 @@ class RetryingTransport(Transport):
         self._has_answered = False
 
     def perform_request(
-        self,
-        method: str,
-        url: str,
-        params: Mapping[str, Any] | None = None,
-        body: Any = None,
-        timeout: float | None = None,
-        ignore: Collection[int] = (),
-        headers: Mapping[str, str] | None = None,
+        self, method: str, url: str, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any
     ) -> Any:
         """See :class:`opensearchpy.Transport`; raises the last failure, untouched.
 
@@ -162,15 +144,7 @@ class RetryingTransport(Transport):
         while True:
             try:
                 # The base class takes things out of the dictionary that it is given.
-                answer = super().perform_request(
-                    method,
-                    url,
-                    params=dict(params or {}),
-                    body=body,
-                    timeout=timeout,
-                    ignore=ignore,
-                    headers=headers,
-                )
+                answer = super().perform_request(method, url, dict(params or {}), *args, **kwargs)
             except TransportError as failure:
                 self._has_answered |= isinstance(failure.status_code, int)
                 if answer_was_lost and _was_done_before(method, failure):
@@ -190,9 +164,8 @@ class RetryingTransport(Transport):
     def _wait_s(self, method: str, url: str, failure: TransportError, patience: Patience) -> float | None:
         if not self._has_answered or not is_transient(failure) or _OWN_RETRIES.search(url):
             return None
-        if not may_be_repeated(method, url) and not was_not_sent(failure):
-            return None
-        return patience.wait_s(heard(failure))
+        idempotent = method in ("GET", "HEAD", "PUT", "DELETE") or _SAFE_POSTS.search(url)
+        return patience.wait_s(heard(failure)) if idempotent or was_not_sent(failure) else None
 
 
 def policy_of(client: OpenSearch) -> RetryPolicy:

@@ -28,6 +28,7 @@ from oskit.cluster.models.registry import (
     ModelInfo,
     delete_empty_group,
     delete_model,
+    existing_model,
     get_model,
     pipelines_using,
     placement,
@@ -142,12 +143,20 @@ def deploy_archive(
         ModelError: Another model has the name, or the model cannot be uploaded or deployed. What this run
             made is removed again.
     """
-    _refuse_untrained(archive, allow_untrained)
+    if not allow_untrained and archive.manifest is not None and archive.manifest.source.head == "random":
+        raise UntrainedEncoderError(
+            f"{archive.path} was exported with a random projection: it retrieves nothing useful",
+            hint="Train the encoder first, or deploy it anyway with --allow-untrained",
+        )
     run = _Deployment(client, archive, wait_s, progress or _silent, notify or _silent)
     expected = run.expectation() if compare else None
     plan = plan_deployment(client, archive, name=name, group=group)
     if plan.others and not replace and plan.action not in ("reuse", "await"):
-        raise _name_is_taken(plan)
+        there = ", ".join(f"{model.model_id} ({model.state})" for model in plan.others)
+        raise ModelError(
+            f"The cluster has a model named {plan.name!r} with other content: {there}",
+            hint="Put this one in its place with --replace, or give this one another name with --name",
+        )
     if plan.name != (name or archive.name):
         run.notify(f"The cluster has this archive as {plan.name!r}; --name makes another model of it")
     run.prepare_cluster(plan, configure_cluster)
@@ -192,37 +201,19 @@ def _silent(*_told: object) -> None:
     return None
 
 
-def _refuse_untrained(archive: Archive, allow: bool) -> None:
-    if not allow and archive.manifest is not None and archive.manifest.source.head == "random":
-        raise UntrainedEncoderError(
-            f"{archive.path} was exported with a random projection: it retrieves nothing useful",
-            hint="Train the encoder first, or deploy it anyway with --allow-untrained",
-        )
-
-
-def _name_is_taken(plan: DeploymentPlan) -> ModelError:
-    there = ", ".join(f"{model.model_id} ({model.state})" for model in plan.others)
-    return ModelError(
-        f"The cluster has a model named {plan.name!r} with other content: {there}",
-        hint="Put this one in its place with --replace, or give this one another name with --name",
-    )
-
-
+@dataclass
 class _Deployment:
     """One run: what it made, so that a failure can take it back."""
 
-    def __init__(
-        self, client: OpenSearch, archive: Archive, wait_s: float, progress: Progress, notify: Notify
-    ) -> None:
-        self._client = client
-        self._archive = archive
-        self._wait_s = wait_s
-        self._progress = progress
-        self.notify = notify
-        self._made_model: str | None = None
-        self._made_group: str | None = None
-        self._deployed: str | None = None
-        self._unknown_since: float | None = None  # when no node knew the task of the deployment any more
+    _client: OpenSearch
+    _archive: Archive
+    _wait_s: float
+    _progress: Progress
+    notify: Notify
+    _made_model: str | None = None
+    _made_group: str | None = None
+    _deployed: str | None = None
+    _unknown_since: float | None = None  # when no node knew the task of the deployment any more
 
     def expectation(self) -> Expectation | None:
         """What the model must predict, found out before anything is sent."""
@@ -249,7 +240,10 @@ class _Deployment:
         try:
             model_id = self._registered(plan, group)
             model = self._deployed_model(model_id, plan)
-            difference = self._compared(model, expected)
+            difference = None
+            if expected is not None:
+                self._progress("Comparing predictions", 0, 0)
+                difference = compare_predictions(self._client, model, expected)
         except Exception as error:
             self._take_back(error)
             raise
@@ -282,20 +276,15 @@ class _Deployment:
                 self._made_model = model_id
                 self.notify(f"Going on with the interrupted upload of {model_id}")
                 present = chunks_present(self._client, model_id)
-                upload(self._client, self._archive, model_id, present=present, progress=self._progress)
+                upload(self._client, self._archive, model_id, self._progress, present)
             return model_id
-        group_id = self._group(group)
+        group_id = None  # lets the cluster make one of the model's name
+        if group is not None:
+            group_id, made = resolve_group(self._client, group, self._archive.description)
+            self._made_group = group_id if made else None
         self._made_model = register(self._client, self._archive, name=plan.name, group_id=group_id)
-        upload(self._client, self._archive, self._made_model, progress=self._progress)
+        upload(self._client, self._archive, self._made_model, self._progress)
         return self._made_model
-
-    def _group(self, group: str | None) -> str | None:
-        """The group's id, or None to let the cluster make one of the model's name."""
-        if group is None:
-            return None
-        group_id, made = resolve_group(self._client, group, self._archive.description)
-        self._made_group = group_id if made else None
-        return group_id
 
     def _deployed_model(self, model_id: str, plan: DeploymentPlan) -> ModelInfo:
         if plan.action == "reuse" and plan.model is not None:
@@ -312,14 +301,9 @@ class _Deployment:
             self.notify(f"The cluster calls the deployment of {model_id} failed: deploying it again")
             self._deploy_with_patience(model_id, end)
             model = self._wait_for_answers(model_id, end)
-        if model is None:
-            raise ModelError(
-                f"The model {model_id} was deployed, but does not answer", hint="Deploy it again"
-            )
-        if model.state == "DEPLOY_FAILED":
-            raise ModelError(
-                f"The deployment of the model {model_id} failed", hint="Deploy it again to see why"
-            )
+        if model is None or model.state == "DEPLOY_FAILED":
+            problem = "answers nothing once it is deployed" if model is None else "could not be deployed"
+            raise ModelError(f"The model {model_id} {problem}", hint="Deploy it again to see why")
         if not model.is_on_all_nodes:
             wait_s = min(ALL_NODES_WAIT_S, end - time.monotonic())
             model = wait_until(lambda: self._on_all_nodes(model_id), wait_s=wait_s) or model
@@ -343,9 +327,7 @@ class _Deployment:
         return wait_until(lambda: self._answering(model_id), wait_s=wait_s, max_pause_s=1.0)
 
     def _answering(self, model_id: str) -> ModelInfo | None:
-        model = get_model(self._client, model_id)
-        if model is None:
-            raise ModelError(f"The model {model_id} was deleted during its deployment")
+        model = existing_model(self._client, model_id, "deployment")
         self._progress(f"Deploying: {model.state}", 0, 0)
         if model.state == "DEPLOY_FAILED":
             return model
@@ -432,12 +414,6 @@ class _Deployment:
         now = time.monotonic()
         self._unknown_since = None if known else self._unknown_since or now
         return self._unknown_since is not None and now - self._unknown_since > LOST_AFTER_S
-
-    def _compared(self, model: ModelInfo, expected: Expectation | None) -> float | None:
-        if expected is None:
-            return None
-        self._progress("Comparing predictions", 0, 0)
-        return compare_predictions(self._client, model.model_id, expected, function_name=model.function_name)
 
     def _take_back(self, error: Exception) -> None:
         """Remove what this run made; if that fails too, say what is left."""

@@ -65,7 +65,7 @@ def plan_deployment(
 
     Args:
         client: The cluster.
-        archive: The archive.
+        archive: What is to be deployed.
         name: Name of the model; None takes the archive's, and any model of the same content will do.
         group: Name or id of a model group; None lets the cluster make one of the model's name.
 
@@ -73,7 +73,15 @@ def plan_deployment(
         ClusterError: The cluster cannot be asked.
     """
     wanted = name or archive.name
-    usable = [model for model in _same_content(client, archive, name, group) if _is_usable(model, archive)]
+    groups = None if group is None else groups_called(client, group)
+    usable = [
+        model
+        for model in list_models(client, {"term": {"model_content_hash_value": archive.sha256}})
+        if model.function_name == archive.function_name
+        and name in (None, model.name)
+        and (groups is None or model.group_id in groups)
+        and _is_usable(model, archive)
+    ]
     model = min(
         usable,
         key=lambda found: (_PREFERENCE.index(_ACTIONS[found.state]), found.name != wanted),
@@ -83,22 +91,14 @@ def plan_deployment(
     problems: list[SettingProblem] = []
     if action not in ("reuse", "await"):
         problems = model_setting_problems(client, uploads=action != "deploy")
-    others = _other_content(client, archive, model.name if model else wanted)
-    return DeploymentPlan(action, model.name if model else wanted, model, others, tuple(problems))
-
-
-def _same_content(
-    client: OpenSearch, archive: Archive, name: str | None, group: str | None
-) -> list[ModelInfo]:
-    same = [
-        model
-        for model in list_models(client, {"term": {"model_content_hash_value": archive.sha256}})
-        if model.function_name == archive.function_name and name in (None, model.name)
+    name = model.name if model else wanted
+    others = [
+        other
+        for other in list_models(client, {"term": {"name.keyword": name}})
+        if other.sha256 != archive.sha256
+        and (other.function_name, other.format) == (archive.function_name, archive.model_format)
     ]
-    if group is None:
-        return same
-    groups = groups_called(client, group)
-    return [model for model in same if model.group_id in groups]
+    return DeploymentPlan(action, name, model, tuple(others), tuple(problems))
 
 
 def _is_usable(model: ModelInfo, archive: Archive) -> bool:
@@ -109,15 +109,6 @@ def _is_usable(model: ModelInfo, archive: Archive) -> bool:
         return False
     # An upload in chunks of another size cannot be continued.
     return action != "resume" or model.total_chunks == archive.total_chunks
-
-
-def _other_content(client: OpenSearch, archive: Archive, name: str) -> tuple[ModelInfo, ...]:
-    return tuple(
-        model
-        for model in list_models(client, {"term": {"name.keyword": name}})
-        if model.sha256 != archive.sha256
-        and (model.function_name, model.format) == (archive.function_name, archive.model_format)
-    )
 
 
 def archives_in(path: str | Path, model_format: str | None = None) -> list[Archive]:

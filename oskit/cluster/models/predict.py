@@ -109,7 +109,7 @@ def await_ready(
         return
     if notify is not None:
         notify(f"The model {model.name!r} is not in memory yet, as after a restart: waiting for it")
-    if wait_until(lambda: is_ready(client, model) or None, wait_s=wait_s) is None:
+    if not wait_until(lambda: is_ready(client, model), wait_s=wait_s):
         raise ModelError(
             f"The model {model.name!r} ({model.model_id}) is called {model.state}, but does not answer",
             hint="Deploy its archive again with: oskit deploy ARCHIVE",

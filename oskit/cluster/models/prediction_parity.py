@@ -10,6 +10,7 @@ from opensearchpy import OpenSearch
 from oskit.archive.archive import Archive
 from oskit.archive.text_encoder import KeyFormat, TokenWeights
 from oskit.cluster.models.predict import predict
+from oskit.cluster.models.registry import ModelInfo
 from oskit.errors import MissingDependencyError, ModelError, PredictionMismatchError
 
 TOLERANCE = 1e-3
@@ -85,16 +86,16 @@ def expectation(archive: Archive, texts: Sequence[str] = TEXTS) -> Expectation |
     return Expectation(tuple(texts), tuple(run(texts, key=key)), key, tolerance, pruned, False, "the archive")
 
 
-def compare_predictions(
-    client: OpenSearch, model_id: str, expected: Expectation, *, function_name: str
-) -> float:
+def compare_predictions(client: OpenSearch, model: ModelInfo, expected: Expectation) -> float:
     """Largest difference of a weight between the cluster and ``expected``.
 
     Raises:
         PredictionMismatchError: It exceeds the tolerance; names text, token and both weights.
         ModelError: The model does not answer.
     """
-    answers = predict(client, model_id, expected.texts, function_name=function_name, key=expected.key)
+    answers = predict(
+        client, model.model_id, expected.texts, function_name=model.function_name, key=expected.key
+    )
     largest = 0.0
     for text, wanted, given in zip(expected.texts, expected.weights, answers, strict=True):
         if expected.partial:
@@ -103,14 +104,14 @@ def compare_predictions(
         token, difference = largest_difference(wanted, given, pruned=expected.pruned)
         if difference > expected.tolerance:
             raise PredictionMismatchError(
-                f"The deployed model {model_id} does not predict what {expected.source} does: for "
+                f"The deployed model {model.model_id} does not predict what {expected.source} does: for "
                 f"{_shown(text)} the token {token!r} weighs {given.get(token, 0.0):.4f} on the cluster and "
                 f"{wanted.get(token, 0.0):.4f} in {expected.source} (tolerance {expected.tolerance:g})",
                 hint="Export the encoder again, in the other format if that does not help",
             )
         largest = max(largest, difference)
     if not any(answers):
-        raise ModelError(f"The deployed model {model_id} gives no token any weight")
+        raise ModelError(f"The deployed model {model.model_id} gives no token any weight")
     return largest
 
 

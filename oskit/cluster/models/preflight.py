@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,15 +52,12 @@ def effective_settings(client: OpenSearch) -> dict[str, Any]:
     return {**answer.get("defaults", {}), **answer.get("persistent", {}), **answer.get("transient", {})}
 
 
-def model_setting_problems(
-    client: OpenSearch, *, uploads: bool = True, models: int = 1
-) -> list[SettingProblem]:
+def model_setting_problems(client: OpenSearch, *, uploads: bool = True) -> list[SettingProblem]:
     """What stands in the way of a local model; empty if nothing does, or if we may not look.
 
     Args:
         client: The cluster.
         uploads: Whether an archive is going to be uploaded too.
-        models: How many models are going to be deployed.
     """
     try:
         settings = effective_settings(client)
@@ -71,7 +70,7 @@ def model_setting_problems(
         *_nodes_and_roles(settings, nodes),
         *_heap(settings, nodes),
         *_disk(settings, nodes),
-        *_model_count(settings, client, models),
+        *_model_count(settings, client),
     ]
 
 
@@ -114,17 +113,13 @@ def _is_true(value: Any) -> bool:
 
 
 def _switches(settings: dict[str, Any], uploads: bool) -> Iterator[SettingProblem]:
-    local_models = f"{PREFIX}local_model.enabled"
-    if not _is_true(settings.get(local_models, True)):
-        yield SettingProblem(
-            local_models, "it runs no models of its own (local_model.enabled is false)", True
-        )
-    # Absent before OpenSearch 2.8; then archives may be uploaded.
-    allowed = f"{PREFIX}allow_registering_model_via_local_file"
-    if uploads and not _is_true(settings.get(allowed, True)):
-        yield SettingProblem(
-            allowed, "it takes no uploads (allow_registering_model_via_local_file is false)", True
-        )
+    needed = {"local_model.enabled": "it runs no models of its own"}
+    if uploads:
+        needed["allow_registering_model_via_local_file"] = "it takes no uploads"
+    for name, problem in needed.items():
+        # The second is absent before OpenSearch 2.8; then archives may be uploaded.
+        if not _is_true(settings.get(PREFIX + name, True)):
+            yield SettingProblem(PREFIX + name, f"{problem} ({name} is false)", True)
 
 
 def _nodes_and_roles(settings: dict[str, Any], nodes: dict[str, Any]) -> Iterator[SettingProblem]:
@@ -177,34 +172,20 @@ def _disk(settings: dict[str, Any], nodes: dict[str, Any]) -> Iterator[SettingPr
     )
 
 
-def _model_count(settings: dict[str, Any], client: OpenSearch, models: int) -> Iterator[SettingProblem]:
+def _model_count(settings: dict[str, Any], client: OpenSearch) -> Iterator[SettingProblem]:
     name = f"{PREFIX}max_model_on_node"
     limit = int(settings.get(name, 10))
-    on_node: dict[str, int] = {}
-    for model in list_models(client):
-        if model.is_deployed and model.function_name != "REMOTE":
-            for node in model.planned_nodes:
-                on_node[node] = on_node.get(node, 0) + 1
-    most = max(on_node.values(), default=0)
-    if most + models > limit:
+    local = [m for m in list_models(client) if m.is_deployed and m.function_name != "REMOTE"]
+    most = max(Counter(node for model in local for node in model.planned_nodes).values(), default=0)
+    if most >= limit:
         yield SettingProblem(
             name,
             f"a node holds {most} models, and more than {limit} are refused (max_model_on_node)",
-            most + models + 10,
+            most + 11,
         )
-
-
-_UNITS = {"kb": 1024, "mb": 1024**2, "gb": 1024**3, "tb": 1024**4, "pb": 1024**5, "b": 1}
 
 
 def parse_bytes(text: str) -> int | None:
     """A size as OpenSearch writes it (``5gb``, ``5368709120b``) in bytes; None if it is none."""
-    text = text.strip().lower()
-    for unit, factor in _UNITS.items():
-        number = text.removesuffix(unit)
-        if number != text:
-            try:
-                return int(float(number) * factor)
-            except ValueError:
-                return None
-    return None
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgtp]?)b\s*", text.lower())
+    return int(float(found[1]) * 1024 ** " kmgtp".index(found[2] or " ")) if found else None

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from opensearchpy import OpenSearch
@@ -21,7 +21,7 @@ from oskit.errors import ClusterError, ModelError
 Result = TypeVar("Result")
 
 ML = "/_plugins/_ml"
-MAX_MODELS = 10_000
+MAX_HITS = 10_000
 """Size of one search, OpenSearch's ``index.max_result_window``."""
 
 DEPLOYED_STATES = frozenset({"DEPLOYED", "PARTIALLY_DEPLOYED", "LOADED", "PARTIALLY_LOADED"})
@@ -119,16 +119,19 @@ def request(client: OpenSearch, method: str, path: str, body: Any = None) -> Any
     return client.transport.perform_request(method, ML + path, body=body)
 
 
-def _search(client: OpenSearch, what: str, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
-    """Hits; none where nothing was ever registered, and so no index is there to hold it."""
-    with cluster_errors(f"list the {what}", ModelError):
+def search(client: OpenSearch, kind: str, **body: Any) -> list[dict[str, Any]]:
+    """Hits among the ``models`` or the ``model_groups``.
+
+    There are none where nothing was ever registered, and so no index is there to hold it.
+    """
+    with cluster_errors(f"list the {kind.replace('_', ' ')}", ModelError):
         try:
-            hits: list[dict[str, Any]] = request(client, "POST", path, body)["hits"]["hits"]
+            answer = request(client, "POST", f"/{kind}/_search", {**body, "size": MAX_HITS})
         except TransportError as failure:
             if heard(failure) is NO_INDEX:
                 return []
             raise
-    return hits
+    return list(answer["hits"]["hits"])
 
 
 def list_models(client: OpenSearch, *filters: dict[str, Any]) -> list[ModelInfo]:
@@ -137,18 +140,13 @@ def list_models(client: OpenSearch, *filters: dict[str, Any]) -> list[ModelInfo]
     Raises:
         ModelError: The cluster has no ML Commons, or refuses.
     """
-    body = {
-        "query": {
-            "bool": {
-                "filter": [{"exists": {"field": "name"}}, *filters],
-                "must_not": {"exists": {"field": "chunk_number"}},
-            }
-        },
-        "_source": _SOURCE,
-        "sort": [{"created_time": {"order": "desc", "unmapped_type": "date"}}],
-        "size": MAX_MODELS,
+    whole = {
+        "filter": [{"exists": {"field": "name"}}, *filters],
+        "must_not": {"exists": {"field": "chunk_number"}},
     }
-    return [_model(hit["_id"], hit["_source"]) for hit in _search(client, "models", "/models/_search", body)]
+    newest_first = [{"created_time": {"order": "desc", "unmapped_type": "date"}}]
+    hits = search(client, "models", query={"bool": whole}, _source=_SOURCE, sort=newest_first)
+    return [_model(hit["_id"], hit["_source"]) for hit in hits]
 
 
 def get_model(client: OpenSearch, model_id: str) -> ModelInfo | None:
@@ -162,8 +160,20 @@ def get_model(client: OpenSearch, model_id: str) -> ModelInfo | None:
             raise
 
 
-def _existing(client: OpenSearch, model_id: str) -> ModelInfo:
+def existing_model(client: OpenSearch, model_id: str, during: str = "") -> ModelInfo:
+    """The model of this id as it is right now.
+
+    Args:
+        client: The cluster.
+        model_id: The id.
+        during: What is being done to the model, if it was there a moment ago.
+
+    Raises:
+        ModelError: There is none (any more).
+    """
     model = get_model(client, model_id)
+    if model is None and during:
+        raise ModelError(f"The model {model_id} was deleted during its {during}", hint="Deploy it again")
     if model is None:
         raise ModelError(f"There is no model with the id {model_id}", hint="List them with: oskit models")
     return model
@@ -204,15 +214,11 @@ def _short_format(model: ModelInfo) -> str:
 
 
 def _nearest(name: str, models: Sequence[ModelInfo]) -> str:
-    known = {model.name for model in models}
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    if near:
-        return f"Did you mean {' or '.join(near)}? All of them: oskit models"
-    return (
-        "List them with: oskit models"
-        if known
-        else "The cluster has no models; deploy one with: oskit deploy ARCHIVE"
-    )
+    if not models:
+        return "The cluster has no models; deploy one with: oskit deploy ARCHIVE"
+    near = difflib.get_close_matches(name, {model.name for model in models}, n=3, cutoff=0.4)
+    meant = f"Did you mean {' or '.join(near)}? All of them" if near else "List them with"
+    return f"{meant}: oskit models"
 
 
 def pipelines_using(client: OpenSearch, model_id: str) -> list[str]:
@@ -238,8 +244,7 @@ def _mentions(value: Any, text: str) -> bool:
     return isinstance(value, str) and value == text
 
 
-@dataclass(frozen=True)
-class ModelNodes:
+class ModelNodes(NamedTuple):
     """Where a model is in memory, by the names of nodes.
 
     Attributes:
@@ -249,10 +254,6 @@ class ModelNodes:
 
     running: tuple[str, ...]
     missing: tuple[str, ...]
-
-    def __str__(self) -> str:
-        missing = f", not on {', '.join(self.missing)}" if self.missing else ""
-        return f"on {', '.join(self.running) or 'no node'}{missing}"
 
 
 def model_nodes(client: OpenSearch, model: ModelInfo) -> ModelNodes:
@@ -264,12 +265,11 @@ def model_nodes(client: OpenSearch, model: ModelInfo) -> ModelNodes:
     with cluster_errors(f"see which nodes run the model {model.model_id}", ModelError):
         profile = request(client, "GET", f"/profile/models/{_quoted(model.model_id)}")
         nodes = client.nodes.info(metric="http")["nodes"]
-    states = {
-        node_id: found["models"][model.model_id].get("model_state")
+    running = {
+        node_id
         for node_id, found in (profile.get("nodes") or {}).items()
-        if model.model_id in found.get("models", {})
+        if found.get("models", {}).get(model.model_id, {}).get("model_state") in DEPLOYED_STATES
     }
-    running = {node_id for node_id, state in states.items() if state in DEPLOYED_STATES}
     names = {node_id: str(node["name"]) for node_id, node in nodes.items()}
     missing = [
         names.get(node_id, f"{node_id}, which left the cluster")
@@ -283,9 +283,11 @@ def placement(client: OpenSearch, model: ModelInfo) -> str:
     """``on 1 of 2 nodes: on a, not on b``; the names are left out where we may not see them."""
     counted = f"on {model.current} of {model.planned} nodes"
     try:
-        return f"{counted}: {model_nodes(client, model)}"
+        running, missing = model_nodes(client, model)
     except ClusterError:  # the permission is another one
         return counted
+    lacking = f", not on {', '.join(missing)}" if missing else ""
+    return f"{counted}: on {', '.join(running) or 'no node'}{lacking}"
 
 
 UNDEPLOY_AGAIN_S = 10.0
@@ -298,7 +300,7 @@ def undeploy_model(client: OpenSearch, model_id: str, *, wait_s: float = 60) -> 
     Raises:
         ModelError: There is no such model, or it is still deployed after ``wait_s`` seconds.
     """
-    model = _existing(client, model_id)
+    model = existing_model(client, model_id)
     if model.state not in IN_MEMORY_STATES | {"DEPLOY_FAILED"}:
         return model
     end = time.monotonic() + wait_s
@@ -307,16 +309,14 @@ def undeploy_model(client: OpenSearch, model_id: str, *, wait_s: float = 60) -> 
             request(client, "POST", f"/models/{_quoted(model_id)}/_undeploy")
         patience_s = min(UNDEPLOY_AGAIN_S, end - time.monotonic())
         left = wait_until(lambda: _gone_from_memory(client, model_id), wait_s=patience_s, first_pause_s=0.1)
-        if left is not None:
+        if left:
             return left
         if time.monotonic() >= end:
             raise ModelError(f"The model {model_id} is still deployed after {wait_s:g} s", hint="Try again")
 
 
 def _gone_from_memory(client: OpenSearch, model_id: str) -> ModelInfo | None:
-    model = get_model(client, model_id)
-    if model is None:
-        raise ModelError(f"The model {model_id} was deleted meanwhile")
+    model = existing_model(client, model_id)
     return None if model.state in IN_MEMORY_STATES else model
 
 
@@ -332,7 +332,7 @@ def delete_model(client: OpenSearch, model_id: str, *, force: bool = False, wait
     Raises:
         ModelError: There is no such model, or a pipeline uses it.
     """
-    model = _existing(client, model_id)
+    model = existing_model(client, model_id)
     users = [] if force else pipelines_using(client, model_id)
     if users:
         raise ModelError(
@@ -350,8 +350,7 @@ def delete_model(client: OpenSearch, model_id: str, *, force: bool = False, wait
 
 def search_groups(client: OpenSearch, query: dict[str, Any]) -> dict[str, str]:
     """Model groups that match the query: name by id."""
-    body = {"query": query, "_source": ["name"], "size": 1000}
-    found = _search(client, "model groups", "/model_groups/_search", body)
+    found = search(client, "model_groups", query=query, _source=["name"])
     return {hit["_id"]: hit["_source"]["name"] for hit in found}
 
 
@@ -369,30 +368,30 @@ def delete_empty_group(client: OpenSearch, group_id: str) -> bool:
     ):
         return False
 
-    def attempt() -> bool | None:
+    def attempt() -> bool:
         try:
             request(client, "DELETE", f"/model_groups/{_quoted(group_id)}")
         except (
             ConflictError
         ):  # a search still sees the model that was deleted just now, or there is a new one
-            return None
+            return False
         except NotFoundError:
             pass
         return True
 
     with cluster_errors("delete the model group", ModelError):
-        return bool(wait_until(attempt, wait_s=GROUP_REFRESH_S, first_pause_s=0.3))
+        return wait_until(attempt, wait_s=GROUP_REFRESH_S, first_pause_s=0.3) is True
 
 
 def wait_until(
-    look: Callable[[], Result | None], *, wait_s: float, first_pause_s: float = 0.2, max_pause_s: float = 2.0
+    look: Callable[[], Result], *, wait_s: float, first_pause_s: float = 0.2, max_pause_s: float = 2.0
 ) -> Result | None:
-    """Call ``look`` until it gives something, ever less often; None once ``wait_s`` seconds are over."""
+    """Call ``look`` until what it gives is true, ever less often; None once ``wait_s`` seconds are over."""
     end = time.monotonic() + wait_s
     pause = first_pause_s
     while True:
         found = look()
-        if found is not None:
+        if found:
             return found
         left = end - time.monotonic()
         if left <= 0:

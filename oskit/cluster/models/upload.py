@@ -6,7 +6,7 @@ neighbours, turns the model into REGISTERED, so it goes last and alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 from opensearchpy import OpenSearch
 from opensearchpy.exceptions import TransportError
@@ -14,7 +14,14 @@ from opensearchpy.exceptions import TransportError
 from oskit.archive.archive import CHUNK_SIZE, Archive
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.client.retry import is_transient, policy_of, with_retries
-from oskit.cluster.models.registry import get_model, groups_called, list_models, request, wait_until
+from oskit.cluster.models.registry import (
+    existing_model,
+    groups_called,
+    list_models,
+    request,
+    search,
+    wait_until,
+)
 from oskit.errors import ArchiveError, ModelError
 
 Progress = Callable[[str, int, int], None]
@@ -74,25 +81,13 @@ def _just_registered(client: OpenSearch, archive: Archive, name: str) -> str | N
 
 def chunks_present(client: OpenSearch, model_id: str) -> set[int]:
     """Numbers of the chunks that the cluster holds of a model."""
-    body = {
-        "query": {
-            "bool": {"filter": [{"term": {"model_id": model_id}}, {"exists": {"field": "chunk_number"}}]}
-        },
-        "_source": ["chunk_number"],
-        "size": 10_000,
-    }
-    with cluster_errors("see which parts of the upload are there", ModelError):
-        hits = request(client, "POST", "/models/_search", body)["hits"]["hits"]
+    chunks = {"bool": {"filter": [{"term": {"model_id": model_id}}, {"exists": {"field": "chunk_number"}}]}}
+    hits = search(client, "models", query=chunks, _source=["chunk_number"])
     return {int(hit["_source"]["chunk_number"]) for hit in hits}
 
 
 def upload(
-    client: OpenSearch,
-    archive: Archive,
-    model_id: str,
-    *,
-    present: set[int] | None = None,
-    progress: Progress,
+    client: OpenSearch, archive: Archive, model_id: str, progress: Progress, present: Set[int] = frozenset()
 ) -> None:
     """Send the chunks that are missing, the last one last, and wait until the model is REGISTERED.
 
@@ -100,15 +95,15 @@ def upload(
         client: The cluster.
         archive: Its file is read chunk by chunk.
         model_id: The registered model.
-        present: Chunks that the cluster holds already.
         progress: Told the bytes that are there.
+        present: Chunks that the cluster holds already.
 
     Raises:
         ClusterError: A chunk could not be sent, even after several attempts.
         ArchiveError: The file changed on disk meanwhile.
     """
     last = archive.total_chunks - 1
-    skipped = (present or set()) - {last}
+    skipped = present - {last}
     sent = min(len(skipped) * CHUNK_SIZE, archive.size)
     progress("Uploading", sent, archive.size)
     with archive.path.open("rb") as stream:
@@ -119,26 +114,19 @@ def upload(
             chunk = stream.read(CHUNK_SIZE)
             if len(chunk) != min(CHUNK_SIZE, archive.size - number * CHUNK_SIZE):
                 raise ArchiveError(f"{archive.path} changed while it was uploaded", hint="Deploy it again")
-            _send(client, model_id, number, archive.total_chunks, chunk)
+            part = f"chunk {number + 1} of {archive.total_chunks}"
+            with cluster_errors(f"upload {part} of the model {model_id}", ModelError):
+                # The content type stays JSON: ML Commons refuses application/octet-stream with 406.
+                request(client, "POST", f"/models/{model_id}/upload_chunk/{number}", chunk)
             sent += len(chunk)
             progress("Uploading", sent, archive.size)
     progress("Registering", 0, 0)
-    if wait_until(lambda: _registered(client, model_id), wait_s=REGISTERED_WAIT_S) is None:
+
+    def registered() -> bool:
+        return existing_model(client, model_id, "upload").state != "REGISTERING"
+
+    if not wait_until(registered, wait_s=REGISTERED_WAIT_S):
         raise ModelError(
             f"The model {model_id} did not become REGISTERED within {REGISTERED_WAIT_S:g} s of its upload",
             hint="Deploy it again; the node's log says more",
         )
-
-
-def _send(client: OpenSearch, model_id: str, number: int, total: int, chunk: bytes) -> None:
-    name = f"chunk {number + 1} of {total}"
-    with cluster_errors(f"upload {name} of the model {model_id}", ModelError):
-        # The content type stays JSON: ML Commons refuses application/octet-stream with 406.
-        request(client, "POST", f"/models/{model_id}/upload_chunk/{number}", chunk)
-
-
-def _registered(client: OpenSearch, model_id: str) -> bool | None:
-    model = get_model(client, model_id)
-    if model is None:
-        raise ModelError(f"The model {model_id} was deleted during its upload", hint="Deploy it again")
-    return True if model.state != "REGISTERING" else None

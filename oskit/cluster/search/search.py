@@ -6,6 +6,7 @@ import re
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from oskit.cluster.client.failures import cluster_errors
@@ -148,19 +149,19 @@ def search(
         raise SearchError(f"there is no index {index!r}", hint=f"Load one with: oskit ingest {index} FILE")
     by = by or _default_way(query, model_id, analyzer, encoder)
     _check(info, by, size, two_phase, method_parameters, explain)
-    if not isinstance(query, Mapping):
-        query = clean_text(query)
-        if not query.strip():
-            return SearchResult(
-                index, by, 0, 0, [], info.key
-            )  # no tokens; the cluster would call it an error
-    request = _Request(client, info, by, query, encoder, model_id, analyzer)
+    if isinstance(query, Mapping):
+        if by != "tokens":
+            raise UsageError("token weights can only be searched by tokens")
+    elif not (query := clean_text(query)).strip():
+        return SearchResult(index, by, 0, 0, [], info.key)  # no tokens; the cluster would call it an error
+    model = query_model(client, info, by, model_id) if by in ("model", "tokenizer") else None
+    request = _Request(client, info, by, query, encoder, analyzer or DEFAULT_ANALYZER, model)
 
     def ask() -> tuple[dict[str, Any] | None, dict[str, float] | None]:
         clause = request.clause(size, method_parameters)
         if clause is None:
             return None, {}
-        weights = request.weights() if explain or by == "tokens" else None
+        weights = request.weights if explain or by == "tokens" else None
         body: dict[str, Any] = {"query": clause, "size": size}
         if not explain:
             body["_source"] = {"excludes": [info.embedding_field]}
@@ -168,7 +169,7 @@ def search(
             body["search_pipeline"] = two_phase_pipeline()
         return _send(client, info, body), weights
 
-    answer, weights = _once_ready(client, request.model, ask, notify)
+    answer, weights = _once_ready(client, model, ask, notify)
     if answer is None:
         return SearchResult(index, by, 0, 0, [], info.key, weights)
     hits = [_hit(hit, info, weights if explain else None) for hit in answer["hits"]["hits"]]
@@ -233,104 +234,89 @@ def _check(
         raise UsageError(f"method parameters are for sparse_vector, and {info.name!r} is {info.kind}")
 
 
+@dataclass
 class _Request:
     """One query, and how it becomes a vector."""
 
-    def __init__(
-        self,
-        client: OpenSearch,
-        info: IndexInfo,
-        by: SearchBy,
-        query: str | Mapping[str, float],
-        encoder: TextEncoder | None,
-        model_id: str | None,
-        analyzer: str | None,
-    ) -> None:
-        self._client = client
-        self._info = info
-        self._by = by
-        self._query = query
-        self._encoder = encoder
-        self._analyzer = analyzer or DEFAULT_ANALYZER
-        if by != "tokens" and isinstance(query, Mapping):
-            raise UsageError("token weights can only be searched by tokens")
-        self.model = query_model(client, info, by, model_id) if by in ("model", "tokenizer") else None
-        self._weights: dict[str, float] | None = None
+    client: OpenSearch
+    info: IndexInfo
+    by: SearchBy
+    query: str | Mapping[str, float]
+    encoder: TextEncoder | None
+    analyzer: str
+    model: ModelInfo | None
+    """Encodes the query, if the cluster does."""
 
     def clause(self, size: int, method_parameters: Mapping[str, Any] | None) -> dict[str, Any] | None:
         """The query's clause; None if the query has no tokens."""
-        if self._by == "bm25":
-            return {"match": {str(self._info.passage_field): {"query": self._query}}}
-        neural: dict[str, Any] = {}
+        if self.by == "bm25":
+            return {"match": {str(self.info.passage_field): {"query": self.query}}}
+        neural: dict[str, Any]
         if self.model is not None and not self._keys_differ:
-            neural = {"query_text": self._query, "model_id": self.model.model_id}
-        elif self._by == "analyzer":
-            neural = {"query_text": self._query, "analyzer": self._analyzer}
+            neural = {"query_text": self.query, "model_id": self.model.model_id}
+        elif self.by == "analyzer":
+            neural = {"query_text": self.query, "analyzer": self.analyzer}
         else:
-            neural = {"query_tokens": self.weights()}
-            if not neural["query_tokens"]:
+            if not self.weights:
                 return None
-        if self._info.kind == "sparse_vector":
+            neural = {"query_tokens": self.weights}
+        if self.info.kind == "sparse_vector":
             neural["method_parameters"] = {"k": size, **(method_parameters or {})}
-        return {"neural_sparse": {self._info.embedding_field: neural}}
+        return {"neural_sparse": {self.info.embedding_field: neural}}
 
     @property
     def _keys_differ(self) -> bool:
         """Whether the cluster, left to itself, would look for token texts where the index has ids."""
-        return self._info.kind == "rank_features" and self._info.key == "id"
+        return self.info.kind == "rank_features" and self.info.key == "id"
 
+    @cached_property
     def weights(self) -> dict[str, float]:
         """The query's token weights, keyed as the index is."""
-        if self._weights is None:
-            self._weights = self._compute()
-        return self._weights
-
-    def _compute(self) -> dict[str, float]:
-        if isinstance(self._query, Mapping):
-            return {key: float(weight) for key, weight in self._query.items() if weight > 0}
+        if isinstance(self.query, Mapping):
+            return {key: float(weight) for key, weight in self.query.items() if weight > 0}
         if self.model is not None:
             function = self.model.function_name
             (found,) = predict(
-                self._client,
+                self.client,
                 self.model.model_id,
-                [self._query],
+                [self.query],
                 function_name=function if function.startswith("SPARSE_") else "SPARSE_ENCODING",
-                key=self._info.key,
+                key=self.info.key,
             )
             return found
-        if self._by == "analyzer":
+        if self.by == "analyzer":
             return self._analyzed()
-        if self._encoder is None:
+        if self.encoder is None:
             raise UsageError("token weights made here need an encoder", hint="Give --archive DIR")
-        return self._encoder.query_weights([self._query], key=self._info.key)[0]
+        return self.encoder.query_weights([self.query], key=self.info.key)[0]
 
     def mismatch(self) -> str | None:
         """A warning if the query's encoder is known not to be that of the documents."""
-        recorded = self._info.encoder
+        recorded = self.info.encoder
         used, due = None, recorded.sha256
         if self.model is not None:
             used = self.model.sha256
             due = recorded.query_sha256 if self.model.function_name == "SPARSE_TOKENIZE" else due
-        elif self._by == "tokens" and self._encoder is not None:
-            used = getattr(getattr(self._encoder, "archive", None), "sha256", None)
+        elif self.by == "tokens" and self.encoder is not None:
+            used = getattr(getattr(self.encoder, "archive", None), "sha256", None)
         if not used or not due or used == due:
             return None
         return (
-            f"{self._info.name} was made with another archive ({recorded.name or 'unnamed'}, {due[:12]}) "
+            f"{self.info.name} was made with another archive ({recorded.name or 'unnamed'}, {due[:12]}) "
             f"than the one that encoded the query ({used[:12]}); "
             "scores mean nothing unless both hold the same encoder"
         )
 
     def _analyzed(self) -> dict[str, float]:
-        found = analyzer_weights(self._client, self._info, self._analyzer, str(self._query))
-        if self._info.key == "token":
+        found = analyzer_weights(self.client, self.info, self.analyzer, str(self.query))
+        if self.info.key == "token":
             return found
-        if self._encoder is None:
+        if self.encoder is None:
             raise UsageError(
-                f"{self._info.name!r} is keyed by token ids, which an analyzer does not tell",
+                f"{self.info.name!r} is keyed by token ids, which an analyzer does not tell",
                 hint="Explain by model, or give the encoder with --archive DIR",
             )
-        ids = {self._encoder.vocabulary.id_of(token): weight for token, weight in found.items()}
+        ids = {self.encoder.vocabulary.id_of(token): weight for token, weight in found.items()}
         return {str(token_id): weight for token_id, weight in ids.items() if token_id is not None}
 
 
@@ -381,8 +367,7 @@ def analyzer_weights(client: OpenSearch, info: IndexInfo, analyzer: str, text: s
     body = {"analyzer": analyzer, "text": text, "explain": True, "attributes": ["payload"]}
     with cluster_errors(f"search the index {info.name!r}", SearchError):
         answer = client.indices.analyze(index=info.name, body=body)
-    detail = answer["detail"]
-    tokens = (detail.get("analyzer") or {}).get("tokens") or []
+    tokens = (answer["detail"].get("analyzer") or {}).get("tokens") or []
     return {token["token"]: _payload_weight(token.get("payload")) for token in tokens}
 
 
