@@ -33,6 +33,7 @@ from oskit.cluster.models.predict import await_ready, predict
 from oskit.cluster.models.registry import (
     delete_empty_group,
     delete_model,
+    existing_model,
     find_model,
     get_model,
     list_models,
@@ -116,7 +117,9 @@ def test_a_deployed_model_predicts_what_the_archive_does(client: OpenSearch, enc
     assert deployed.max_difference < 1e-5
     assert "Uploading" in stages
     assert any(stage.startswith("Deploying") for stage in stages)
-    (weights,) = predict(client, deployed.model_id, ["a building permit over 7 words"])
+    (weights,) = predict(
+        client, existing_model(client, deployed.model_id), ["a building permit over 7 words"]
+    )
     assert weights == pytest.approx(expected_weights("a building permit over 7 words", seed=1), abs=1e-5)
     assert list(weights.values()) == sorted(weights.values(), reverse=True)
 
@@ -124,8 +127,8 @@ def test_a_deployed_model_predicts_what_the_archive_does(client: OpenSearch, enc
 def test_predictions_by_token_id(client: OpenSearch, encoder: Archive) -> None:
     model_id = deploy_archive(client, encoder).model_id
     tokenizer = archives.tokenizer()
-    (by_token,) = predict(client, model_id, ["sparse retrieval"])
-    (by_id,) = predict(client, model_id, ["sparse retrieval"], key="id")
+    (by_token,) = predict(client, existing_model(client, model_id), ["sparse retrieval"])
+    (by_id,) = predict(client, existing_model(client, model_id), ["sparse retrieval"], key="id")
     assert {tokenizer.decode([int(key)]): weight for key, weight in by_id.items()} == by_token
 
 
@@ -154,7 +157,7 @@ def test_a_model_that_is_only_called_deployed(
         params={"refresh": "true"},
     )
     with pytest.raises(ModelError, match="not ready"):
-        predict(client, model_id, ["a permit"])
+        predict(client, existing_model(client, model_id), ["a permit"])
     model, notes = find_model(client, model_id), list[str]()
     with pytest.raises(ModelError, match="is called DEPLOYED, but does not answer") as raised:
         await_ready(client, model, notify=notes.append, wait_s=0.5)
@@ -162,7 +165,7 @@ def test_a_model_that_is_only_called_deployed(
     assert len(notes) == 1 and "waiting for it" in notes[0]
     deployed = deploy_archive(client, encoder)
     assert (deployed.model_id, deployed.state) == (model_id, "DEPLOYED")
-    assert predict(client, model_id, ["a permit"])
+    assert predict(client, existing_model(client, model_id), ["a permit"])
     await_ready(client, model, notify=notes.append, wait_s=0)
     assert len(notes) == 1
 
@@ -200,7 +203,7 @@ def test_a_tokenizer_archive(client: OpenSearch, tmp_path: Path) -> None:
     assert deployed.function_name == "SPARSE_TOKENIZE"
     assert deployed.max_difference == pytest.approx(0, abs=1e-6)
     tokenizer = archives.tokenizer()
-    (weights,) = predict(client, deployed.model_id, ["the permit the"], function_name="SPARSE_TOKENIZE")
+    (weights,) = predict(client, existing_model(client, deployed.model_id), ["the permit the"])
     ids = {token: tokenizer.token_to_id(token) for token in ("the", "permit")}
     assert weights == {token: 1 + (token_id % 7) / 2 for token, token_id in ids.items()}
     delete_model(client, deployed.model_id)

@@ -64,9 +64,9 @@ def _translate(failure: Exception, action: str, error: type[ClusterError], scope
     if known is None:
         return error(f"Cannot {action}: {reason}" + (f" ({status})" if status else ""))
     said = f"{status}: {reason}" if status else reason
-    return error_class(known, error)(
-        f"Cannot {action}: {known.means} ({said})", hint=known.advice(_index_of(failure))
-    )
+    detail = _detail(failure)
+    index = detail.get("index") if isinstance(detail, dict) else None
+    return error_class(known, error)(f"Cannot {action}: {known.means} ({said})", hint=known.advice(index))
 
 
 def heard(failure: object, scope: Scope = "request") -> Meaning | None:
@@ -74,7 +74,7 @@ def heard(failure: object, scope: Scope = "request") -> Meaning | None:
     if isinstance(failure, SerializationError):  # of a status that means success
         return meaning("", 200, scope)
     if isinstance(failure, TransportError) and isinstance(failure.status_code, int):
-        detail = failure.info.get("error") if isinstance(failure.info, dict) else None
+        detail = _detail(failure)
         words = error_words(detail) if isinstance(detail, dict) else error_reason(failure)
         return meaning(words, failure.status_code, scope)
     return None
@@ -92,10 +92,10 @@ _CLASSES: dict[Fault, type[ClusterError]] = {
 }
 
 
-def _index_of(failure: Exception) -> str | None:
+def _detail(failure: BaseException) -> Any:
+    """What the cluster says of the error: a dictionary, or words; None if the answer is not its own."""
     info = getattr(failure, "info", None)
-    detail = info.get("error") if isinstance(info, dict) else None
-    return detail.get("index") if isinstance(detail, dict) else None
+    return info.get("error") if isinstance(info, dict) else None
 
 
 def error_reason(failure: BaseException) -> str:
@@ -103,7 +103,7 @@ def error_reason(failure: BaseException) -> str:
     info = getattr(failure, "info", None)
     if isinstance(failure, raised.ConnectionError):
         return _shorten(str(info))
-    detail = info.get("error") if isinstance(info, dict) else None
+    detail = _detail(failure)
     if isinstance(detail, str):
         return _shorten(detail)
     if isinstance(detail, dict):

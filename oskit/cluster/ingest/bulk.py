@@ -31,12 +31,14 @@ MAX_REASON_LENGTH = 1000
 _MAX_DOCUMENTS = 100_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BulkItem:
     """A document and the two lines that index it."""
 
     document: Document
     payload: bytes
+    patience: Patience | None = None
+    """Begins with the item's first refusal that may pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +57,6 @@ class BulkOutcome:
     indexed: int = 0
     refused: list[RefusedItem] = field(default_factory=list)
     retries: int = 0
-
-
-@dataclass
-class _Pending:
-    item: BulkItem
-    patience: Patience | None = None
-    """Begins with the item's first refusal that may pass."""
 
 
 class BulkSender:
@@ -111,7 +106,7 @@ class BulkSender:
             ClusterError: The cluster cannot be reached, or refuses every document alike.
         """
         outcome = BulkOutcome() if outcome is None else outcome
-        waiting = deque(_Pending(item) for item in items)
+        waiting = deque(items)
         while waiting and not self._stop.is_set():
             batch = [waiting.popleft() for _ in range(min(self._limit, len(waiting)))]
             again, wait_s = self._send_batch(batch, outcome)
@@ -124,9 +119,9 @@ class BulkSender:
             waiting.extendleft(reversed(again))
         return outcome
 
-    def _send_batch(self, batch: list[_Pending], outcome: BulkOutcome) -> tuple[list[_Pending], float]:
+    def _send_batch(self, batch: list[BulkItem], outcome: BulkOutcome) -> tuple[list[BulkItem], float]:
         """One request; returns what has to be sent again, and after how many seconds."""
-        body = b"".join(pending.item.payload for pending in batch)
+        body = b"".join(item.payload for item in batch)
         with cluster_errors(f"index documents into {self._index!r}", IndexingError):
             try:
                 answer = self._client.bulk(body=body, index=self._index, params=dict(self._params))
@@ -139,8 +134,8 @@ class BulkSender:
         return self._after_answer(items, batch, outcome)
 
     def _after_failure(
-        self, failure: TransportError, batch: list[_Pending], outcome: BulkOutcome
-    ) -> tuple[list[_Pending], float]:
+        self, failure: TransportError, batch: list[BulkItem], outcome: BulkOutcome
+    ) -> tuple[list[BulkItem], float]:
         """The request failed as a whole: wait, split it, or give up."""
         known, status = heard(failure, "item"), failure.status_code
         if status in (400, 413) and (known is None or known.scope == "item"):
@@ -148,7 +143,7 @@ class BulkSender:
             if len(batch) == 1:
                 reason = error_reason(failure)
                 reason = f"{known.means} ({reason})" if known else reason
-                outcome.refused.append(RefusedItem(batch[0].item.document, status, reason))
+                outcome.refused.append(RefusedItem(batch[0].document, status, reason))
                 return [], 0
             self._limit = max(1, len(batch) // 2)
             if status == 413:
@@ -161,12 +156,12 @@ class BulkSender:
         return batch, wait
 
     def _after_answer(
-        self, items: list[dict[str, Any]], batch: list[_Pending], outcome: BulkOutcome
-    ) -> tuple[list[_Pending], float]:
-        again: list[_Pending] = []
+        self, answers: list[dict[str, Any]], batch: list[BulkItem], outcome: BulkOutcome
+    ) -> tuple[list[BulkItem], float]:
+        again: list[BulkItem] = []
         pause_s, busy = 0.0, ""
         ending: IndexingError | None = None  # raised when the whole answer has been counted
-        for pending, answer in zip(batch, items, strict=True):
+        for item, answer in zip(batch, answers, strict=True):
             (result,) = answer.values()
             status = int(result.get("status", 500))
             if 200 <= status < 300:
@@ -177,10 +172,10 @@ class BulkSender:
             if known is None or known.scope == "item":
                 advice = known.advice(self._index) if known else None
                 reason = f"{reason}; {advice}" if advice else reason
-                outcome.refused.append(RefusedItem(pending.item.document, status, reason))
-            elif (wait := self._item_wait_s(pending, known)) is not None:
+                outcome.refused.append(RefusedItem(item.document, status, reason))
+            elif (wait := self._item_wait_s(item, known)) is not None:
                 pause_s, busy = max(pause_s, wait), f"{status}: {reason}"
-                again.append(pending)
+                again.append(item)
             else:
                 ending = ending or IndexingError(
                     f"cannot index documents into {self._index!r}: {known.means} ({status}: {reason})",
@@ -192,8 +187,8 @@ class BulkSender:
             tell(f"The cluster is too busy for {len(again)} of {len(batch)} documents ({busy})", pause_s)
         return again, pause_s
 
-    def _item_wait_s(self, pending: _Pending, known: Meaning) -> float | None:
+    def _item_wait_s(self, item: BulkItem, known: Meaning) -> float | None:
         if known.passes != "soon":
             return None
-        pending.patience = pending.patience or Patience(self._policy)
-        return pending.patience.wait_s(known)
+        item.patience = item.patience or Patience(self._policy)
+        return item.patience.wait_s(known)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import quote
 
 from opensearchpy import OpenSearch
 
 from oskit.archive.text_encoder import KeyFormat, TokenWeights
 from oskit.cluster.client.failures import cluster_errors, heard
-from oskit.cluster.models.registry import ModelInfo, request, wait_until
+from oskit.cluster.models.registry import ModelInfo, quoted, request, wait_until
 from oskit.data.values import clean_text
 from oskit.errors import ClusterError, ModelError
 
@@ -20,19 +19,17 @@ READY_WAIT_S = 120.0
 
 def predict(
     client: OpenSearch,
-    model_id: str,
+    model: ModelInfo,
     texts: Sequence[str],
     *,
-    function_name: str = "SPARSE_ENCODING",
     key: KeyFormat = "token",
 ) -> list[TokenWeights]:
     """Token weights of each text, heaviest first.
 
     Args:
         client: The cluster.
-        model_id: A deployed sparse model.
+        model: A deployed sparse model.
         texts: The texts, sent in one request; the model takes them one at a time.
-        function_name: ``SPARSE_ENCODING`` or ``SPARSE_TOKENIZE``.
         key: ``"token"`` for token texts, ``"id"`` for token ids (OpenSearch 3.2 and newer).
 
     Raises:
@@ -43,9 +40,11 @@ def predict(
     body: dict[str, Any] = {"text_docs": [clean_text(text) for text in texts]}
     if key == "id":
         body["parameters"] = {"sparse_embedding_format": "TOKEN_ID"}
-    path = f"/_predict/{function_name.lower()}/{quote(model_id, safe='')}"
+    # What runs elsewhere, as function REMOTE, is asked as an encoder too.
+    function = model.function_name if model.function_name.startswith("SPARSE_") else "SPARSE_ENCODING"
+    model_id = model.model_id
     with cluster_errors(f"get token weights from the model {model_id}", ModelError):
-        answer = request(client, "POST", path, body)
+        answer = request(client, "POST", f"/_predict/{function.lower()}/{quoted(model_id)}", body)
     try:
         rows = [_weights(result) for result in answer["inference_results"]]
     except (KeyError, IndexError, TypeError, AttributeError):
@@ -73,7 +72,7 @@ def is_ready(client: OpenSearch, model: ModelInfo) -> bool:
         ModelError: It fails for another reason.
     """
     try:
-        predict(client, model.model_id, ["ready"], function_name=model.function_name)
+        predict(client, model, ["ready"])
     except ModelError as error:
         if means_not_ready(error):
             return False

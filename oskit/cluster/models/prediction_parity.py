@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from opensearchpy import OpenSearch
@@ -33,13 +33,12 @@ class Expectation:
     """What a model must predict.
 
     Attributes:
-        texts: The texts.
-        weights: Token weights of each.
+        texts: For these texts,
+        weights: these token weights.
         key: What names the tokens.
         tolerance: Largest difference of a weight that is none.
         pruned: Whether the graph drops small weights: a token at the threshold may then be on one side only.
-        partial: Whether ``weights`` holds the heaviest tokens only.
-        source: Where the weights come from, for people: ``"the archive"`` or ``"the manifest's probes"``.
+        partial: Whether the manifest's probes stand in for the archive, which hold the heaviest tokens only.
     """
 
     texts: tuple[str, ...]
@@ -48,10 +47,9 @@ class Expectation:
     tolerance: float
     pruned: bool
     partial: bool
-    source: str
 
 
-def expectation(archive: Archive, texts: Sequence[str] = TEXTS) -> Expectation | None:
+def expectation(archive: Archive) -> Expectation | None:
     """Run the archive here, or take the probes that its manifest holds; None if neither is possible.
 
     A TorchScript archive runs only where torch is installed; its manifest's probes stand in elsewhere.
@@ -79,11 +77,10 @@ def expectation(archive: Archive, texts: Sequence[str] = TEXTS) -> Expectation |
             tolerance,
             pruned,
             True,
-            "the manifest's probes",
         )
     key = encoder.vocabulary.key_format
     run = encoder.query_weights if archive.kind == "tokenizer" else encoder.document_weights
-    return Expectation(tuple(texts), tuple(run(texts, key=key)), key, tolerance, pruned, False, "the archive")
+    return Expectation(TEXTS, tuple(run(TEXTS, key=key)), key, tolerance, pruned, False)
 
 
 def compare_predictions(client: OpenSearch, model: ModelInfo, expected: Expectation) -> float:
@@ -93,9 +90,8 @@ def compare_predictions(client: OpenSearch, model: ModelInfo, expected: Expectat
         PredictionMismatchError: It exceeds the tolerance; names text, token and both weights.
         ModelError: The model does not answer.
     """
-    answers = predict(
-        client, model.model_id, expected.texts, function_name=model.function_name, key=expected.key
-    )
+    answers = predict(client, model, expected.texts, key=expected.key)
+    source = "the manifest's probes" if expected.partial else "the archive"
     largest = 0.0
     for text, wanted, given in zip(expected.texts, expected.weights, answers, strict=True):
         if expected.partial:
@@ -104,9 +100,9 @@ def compare_predictions(client: OpenSearch, model: ModelInfo, expected: Expectat
         token, difference = largest_difference(wanted, given, pruned=expected.pruned)
         if difference > expected.tolerance:
             raise PredictionMismatchError(
-                f"The deployed model {model.model_id} does not predict what {expected.source} does: for "
+                f"The deployed model {model.model_id} does not predict what {source} does: for "
                 f"{_shown(text)} the token {token!r} weighs {given.get(token, 0.0):.4f} on the cluster and "
-                f"{wanted.get(token, 0.0):.4f} in {expected.source} (tolerance {expected.tolerance:g})",
+                f"{wanted.get(token, 0.0):.4f} in {source} (tolerance {expected.tolerance:g})",
                 hint="Export the encoder again, in the other format if that does not help",
             )
         largest = max(largest, difference)

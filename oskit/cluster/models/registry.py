@@ -153,7 +153,7 @@ def get_model(client: OpenSearch, model_id: str) -> ModelInfo | None:
     """The model of this id as it is right now, or None if there is none."""
     with cluster_errors(f"read the model {model_id}", ModelError):
         try:
-            return _model(model_id, request(client, "GET", f"/models/{_quoted(model_id)}"))
+            return _model(model_id, request(client, "GET", f"/models/{quoted(model_id)}"))
         except TransportError as failure:
             if failure.status_code == 404 or heard(failure) is NO_INDEX:
                 return None
@@ -179,7 +179,8 @@ def existing_model(client: OpenSearch, model_id: str, during: str = "") -> Model
     return model
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """A name or id as a part of a path."""
     return quote(name, safe="")
 
 
@@ -263,7 +264,7 @@ def model_nodes(client: OpenSearch, model: ModelInfo) -> ModelNodes:
         ModelError: The cluster does not say.
     """
     with cluster_errors(f"see which nodes run the model {model.model_id}", ModelError):
-        profile = request(client, "GET", f"/profile/models/{_quoted(model.model_id)}")
+        profile = request(client, "GET", f"/profile/models/{quoted(model.model_id)}")
         nodes = client.nodes.info(metric="http")["nodes"]
     running = {
         node_id
@@ -306,7 +307,7 @@ def undeploy_model(client: OpenSearch, model_id: str, *, wait_s: float = 60) -> 
     end = time.monotonic() + wait_s
     while True:
         with cluster_errors(f"undeploy the model {model_id}", ModelError):
-            request(client, "POST", f"/models/{_quoted(model_id)}/_undeploy")
+            request(client, "POST", f"/models/{quoted(model_id)}/_undeploy")
         patience_s = min(UNDEPLOY_AGAIN_S, end - time.monotonic())
         left = wait_until(lambda: _gone_from_memory(client, model_id), wait_s=patience_s, first_pause_s=0.1)
         if left:
@@ -342,7 +343,7 @@ def delete_model(client: OpenSearch, model_id: str, *, force: bool = False, wait
     undeploy_model(client, model_id, wait_s=wait_s)
     # 404: there was a first attempt whose answer was lost
     with cluster_errors(f"delete the model {model_id}", ModelError), contextlib.suppress(NotFoundError):
-        request(client, "DELETE", f"/models/{_quoted(model_id)}")
+        request(client, "DELETE", f"/models/{quoted(model_id)}")
     own = search_groups(client, {"ids": {"values": [model.group_id]}}) if model.group_id else {}
     if model.group_id and own.get(model.group_id) == model.name:
         delete_empty_group(client, model.group_id)
@@ -370,7 +371,7 @@ def delete_empty_group(client: OpenSearch, group_id: str) -> bool:
 
     def attempt() -> bool:
         try:
-            request(client, "DELETE", f"/model_groups/{_quoted(group_id)}")
+            request(client, "DELETE", f"/model_groups/{quoted(group_id)}")
         except (
             ConflictError
         ):  # a search still sees the model that was deleted just now, or there is a new one

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.index.mapping import IndexInfo, read_index
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
     from oskit.archive.text_encoder import KeyFormat, TextEncoder
-
-Answer = TypeVar("Answer")
 
 SearchBy = Literal["model", "tokenizer", "analyzer", "tokens", "bm25"]
 
@@ -169,29 +167,19 @@ def search(
             body["search_pipeline"] = two_phase_pipeline()
         return _send(client, info, body), weights
 
-    answer, weights = _once_ready(client, model, ask, notify)
+    try:
+        answer, weights = ask()
+    except ClusterError as error:
+        if model is None or not means_not_ready(error):
+            raise
+        await_ready(client, model, notify=notify)
+        answer, weights = ask()
     if answer is None:
         return SearchResult(index, by, 0, 0, [], info.key, weights)
     hits = [_hit(hit, info, weights if explain else None) for hit in answer["hits"]["hits"]]
     total = int(answer["hits"]["total"]["value"])
     warning = request.mismatch()
     return SearchResult(index, by, int(answer["took"]), total, hits, info.key, weights, warning)
-
-
-def _once_ready(
-    client: OpenSearch,
-    model: ModelInfo | None,
-    ask: Callable[[], Answer],
-    notify: Callable[[str], None] | None,
-) -> Answer:
-    """Ask; where the model turns out not to be in memory yet, wait for it and ask again."""
-    try:
-        return ask()
-    except ClusterError as error:
-        if model is None or not means_not_ready(error):
-            raise
-    await_ready(client, model, notify=notify)
-    return ask()
 
 
 def two_phase_pipeline() -> dict[str, Any]:
@@ -275,15 +263,7 @@ class _Request:
         if isinstance(self.query, Mapping):
             return {key: float(weight) for key, weight in self.query.items() if weight > 0}
         if self.model is not None:
-            function = self.model.function_name
-            (found,) = predict(
-                self.client,
-                self.model.model_id,
-                [self.query],
-                function_name=function if function.startswith("SPARSE_") else "SPARSE_ENCODING",
-                key=self.info.key,
-            )
-            return found
+            return predict(self.client, self.model, [self.query], key=self.info.key)[0]
         if self.by == "analyzer":
             return self._analyzed()
         if self.encoder is None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from oskit.cluster.models.predict import predict
-from oskit.cluster.models.registry import get_model
+from oskit.cluster.models.registry import existing_model
 from oskit.data.values import clean_text
-from oskit.errors import ModelError, UsageError
+from oskit.errors import UsageError
 from oskit.evaluation.live.index_facts import IndexFacts
 from oskit.evaluation.live.retrieval import Clause
 
@@ -99,13 +99,8 @@ def _token_clauses(
 
 
 def _predicted(client: OpenSearch, model_id: str, texts: Mapping[str, str]) -> dict[str, TokenWeights]:
-    model = get_model(client, model_id)
-    if model is None:
-        raise ModelError(f"There is no model with the id {model_id}", hint="List them with: oskit models")
-    found: dict[str, TokenWeights] = {}
-    for query, text in texts.items():
-        blank = not text.strip()
-        found[query] = (
-            {} if blank else predict(client, model_id, [text], function_name=model.function_name, key="id")[0]
-        )
-    return found
+    model = existing_model(client, model_id)
+    return {
+        query: predict(client, model, [text], key="id")[0] if text.strip() else {}
+        for query, text in texts.items()
+    }
