@@ -47,7 +47,9 @@ class DockerNode(Node):
     def stop(self) -> bool:
         container, ran = self._container(), self._runs()
         if container is not None:
-            with contextlib.suppress(_docker_errors().NotFound):
+            import docker.errors
+
+            with contextlib.suppress(docker.errors.NotFound):
                 if self.name is not None:
                     container.stop(timeout=30)  # its indexes are closed, because its data stay
                 container.remove(force=True, v=True)
@@ -83,13 +85,14 @@ class DockerNode(Node):
 
     def _start(self, *, detach: bool) -> None:
         image = self._find_image()
+        import docker.errors
+
         if self.port:
             check_port(self.port)
         port = self.port or (first_free() if self.name else None)
         if (dead := self._container()) is not None:
             dead.remove(force=True, v=True)  # one that ended by itself still has its name
         volumes = {f"oskit-{self.name}-data": {"bind": _DATA, "mode": "rw"}} if self.name else {}
-        errors = _docker_errors()
         self._started_here = True
         try:
             container = self._engine.containers.create(
@@ -111,7 +114,7 @@ class DockerNode(Node):
             self._wait()
             if self.name is not None:
                 write_record(self._folder, {"kind": self.kind, "container": self._id})
-        except errors.DockerException as error:
+        except docker.errors.DockerException as error:
             self.stop()
             raise NodeError(f"Docker cannot start {image}: {getattr(error, 'explanation', error)}") from None
         except BaseException:
@@ -149,10 +152,12 @@ class DockerNode(Node):
 
     def _find_image(self) -> str:
         """The image's name, pulled if it is not here."""
-        images, errors = self._engine.images, _docker_errors()
+        images = self._engine.images  # without docker this says what to install
+        import docker.errors
+
         wanted = self.image or os.environ.get("OSKIT_OPENSEARCH_IMAGE")
         for candidate in (wanted,) if wanted else (DEFAULT_TAG, OFFICIAL_IMAGE):
-            with contextlib.suppress(errors.ImageNotFound):
+            with contextlib.suppress(docker.errors.ImageNotFound):
                 images.get(candidate)
                 return candidate
         name = wanted or OFFICIAL_IMAGE
@@ -160,7 +165,7 @@ class DockerNode(Node):
             self.progress(f"Pulling {name}", 0, None)
         try:
             images.pull(*name.rsplit(":", 1) if ":" in name.rsplit("/", 1)[-1] else (name,))
-        except errors.DockerException as error:
+        except docker.errors.DockerException as error:
             raise NodeError(
                 f"The image {name} is not here and cannot be pulled: {getattr(error, 'explanation', error)}",
                 hint="Build one without any public image: oskit node image build",
@@ -187,9 +192,3 @@ def _url(container: Any) -> str:
     if not bindings:
         raise NodeError(f"The container {container.short_id} publishes no port 9200")
     return f"http://127.0.0.1:{bindings[0]['HostPort']}"
-
-
-def _docker_errors() -> Any:
-    import docker.errors
-
-    return docker.errors

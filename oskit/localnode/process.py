@@ -164,32 +164,6 @@ class LocalNode(Node):
     def _spawn(self, command: list[str], environment: dict[str, str], *, detach: bool) -> ProcessId:
         assert self._folders is not None
         account = self._account.subprocess_options() if self._account else {}
-        try:
-            if detach:
-                with self._folders.console.open("ab") as log:
-                    self._child = subprocess.Popen(
-                        command,
-                        env=environment,
-                        cwd="/",
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=log,
-                        start_new_session=True,
-                        **account,
-                    )
-                pid = self._child.pid
-            else:
-                pid = self._supervised(command, environment, account)
-        except OSError as error:
-            who = f" as the user {self._account.name!r}" if self._account else ""
-            raise NodeError(f"Cannot start OpenSearch{who}: {error.strerror or error}") from None
-        process = ProcessId.of(pid)
-        if process is None:
-            raise self._failed("it ended at once")
-        return process
-
-    def _supervised(self, command: list[str], environment: dict[str, str], account: dict[str, Any]) -> int:
-        assert self._folders is not None
         request = {
             "command": command,
             "environment": environment,
@@ -198,23 +172,32 @@ class LocalNode(Node):
             "grace": GRACE,
             "delete": None if self.name else str(self._folders.root),
         }
-        with self._folders.console.open("ab") as log:
-            self._child = subprocess.Popen(
-                [sys.executable, "-I", "-S", supervisor.__file__, json.dumps(request)],
-                cwd="/",
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,
-                # It holds the lock on the temporary folder for as long as it needs the folder.
-                pass_fds=(self._owner.fileno(),) if self._owner else (),
-            )
-        assert self._child.stdout is not None
-        with self._child.stdout as answer:
-            line = answer.readline()
-        if not line:
-            raise self._failed("its supervisor failed")
-        return int(line)
+        supervised: dict[str, Any] = {
+            "args": [sys.executable, "-I", "-S", supervisor.__file__, json.dumps(request)],
+            "stdin": subprocess.PIPE,
+            "stdout": subprocess.PIPE,
+            # It holds the lock on the temporary folder for as long as it needs the folder.
+            "pass_fds": (self._owner.fileno(),) if self._owner else (),
+        }
+        alone = {"args": command, "env": environment, "stdin": subprocess.DEVNULL, **account}
+        try:
+            with self._folders.console.open("ab") as log:
+                common: dict[str, Any] = {"cwd": "/", "stdout": log, "stderr": log, "start_new_session": True}
+                self._child = subprocess.Popen(**{**common, **(alone if detach else supervised)})
+        except OSError as error:
+            who = f" as the user {self._account.name!r}" if self._account else ""
+            raise NodeError(f"Cannot start OpenSearch{who}: {error.strerror or error}") from None
+        pid = self._child.pid
+        if self._child.stdout is not None:
+            with self._child.stdout as answer:
+                line = answer.readline()
+            if not line:
+                raise self._failed("its supervisor failed")
+            pid = int(line)
+        process = ProcessId.of(pid)
+        if process is None:
+            raise self._failed("it ended at once")
+        return process
 
     def _wait(self) -> str:
         url = super()._wait()
