@@ -13,12 +13,14 @@ from oskit.errors import NodeError
 # A proxy of the environment is for the network, not for this machine.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
+_NO_ANSWER = (OSError, http.client.HTTPException, ValueError)
+
 
 def ask(url: str, path: str, *, body: Any = None, timeout: float = 5) -> Any:
     """The node's JSON answer to a request, or None if it does not (yet) answer with success."""
     try:
         return _send(url, path, body, timeout)
-    except (OSError, http.client.HTTPException, ValueError):
+    except _NO_ANSWER:
         return None
 
 
@@ -31,12 +33,7 @@ def is_ready(url: str) -> bool:
     health = ask(url, "/_cluster/health?wait_for_status=yellow&timeout=2s")
     if not health or health["timed_out"] or ask(url, "/_plugins/_ml/stats") is None:
         return False
-    _check_locales(url)
-    return True
-
-
-def _check_locales(url: str) -> None:
-    """A trimmed Java has no Thai locale data; then every creation of an index fails, saying [thai]."""
+    # A trimmed Java has no Thai locale data; then every creation of an index fails, saying [thai].
     try:
         _send(url, "/_analyze", {"analyzer": "thai", "text": "ไทย"}, 30)
     except urllib.error.HTTPError as error:
@@ -44,8 +41,9 @@ def _check_locales(url: str) -> None:
             f"This Java cannot run OpenSearch's analyzers ({error.read().decode(errors='replace')[:200]})",
             hint="It is a trimmed runtime; name a full JDK 21 or newer in OSKIT_JAVA_HOME.",
         ) from None
-    except (OSError, http.client.HTTPException, ValueError):
-        return  # it stopped in between; the caller notices
+    except _NO_ANSWER:
+        pass  # it stopped in between; the caller notices
+    return True
 
 
 def _send(url: str, path: str, body: Any, timeout: float) -> Any:

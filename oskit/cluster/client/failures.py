@@ -112,14 +112,10 @@ def error_reason(failure: BaseException) -> str:
     if isinstance(info, dict) and (message := info.get("message") or info.get("Message")):
         return _shorten(str(message))
     if isinstance(failure, TransportError) and len(failure.args) > 1:
-        return _shorten(_page_title(str(failure.args[1])) or f"status {failure.args[0]}")
+        text = str(failure.args[1])
+        title = re.search(r"<title>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)  # of a proxy's page
+        return _shorten((title[1] if title else text) or f"status {failure.args[0]}")
     return _shorten(str(failure))
-
-
-def _page_title(text: str) -> str:
-    """The title of a proxy's error page; any other text as it is."""
-    found = re.search(r"<title>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
-    return found[1] if found else text
 
 
 def error_words(error: Any) -> str:

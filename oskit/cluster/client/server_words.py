@@ -78,15 +78,12 @@ class Meaning:
 
     def found_in(self, text: str) -> re.Match[str] | None:
         """The words in ``text``."""
-        return re.search(_pattern(self.words), text, re.IGNORECASE)
+        pattern = re.escape(self.words).replace(r"\ \|\ ", "|").replace("…", ".*?")
+        return re.search(pattern, text, re.IGNORECASE)
 
     def advice(self, index: str | None = None) -> str | None:
         """What to do, about this index."""
         return (self.do.replace("INDEX", index) if index else self.do) or None
-
-
-def _pattern(words: str) -> str:
-    return re.escape(words).replace(r"\ \|\ ", "|").replace("…", ".*?")
 
 
 def _allow(setting: str, value: object) -> str:

@@ -64,8 +64,6 @@ def plan_deployment(
     """Look at the cluster and decide what deploying the archive takes; changes nothing.
 
     Args:
-        client: The cluster.
-        archive: What is to be deployed.
         name: Name of the model; None takes the archive's, and any model of the same content will do.
         group: Name or id of a model group; None lets the cluster make one of the model's name.
 

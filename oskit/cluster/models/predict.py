@@ -18,16 +18,11 @@ READY_WAIT_S = 120.0
 
 
 def predict(
-    client: OpenSearch,
-    model: ModelInfo,
-    texts: Sequence[str],
-    *,
-    key: KeyFormat = "token",
+    client: OpenSearch, model: ModelInfo, texts: Sequence[str], *, key: KeyFormat = "token"
 ) -> list[TokenWeights]:
     """Token weights of each text, heaviest first.
 
     Args:
-        client: The cluster.
         model: A deployed sparse model.
         texts: The texts, sent in one request; the model takes them one at a time.
         key: ``"token"`` for token texts, ``"id"`` for token ids (OpenSearch 3.2 and newer).
@@ -96,8 +91,6 @@ def await_ready(
     """Wait until a model that is called DEPLOYED answers.
 
     Args:
-        client: The cluster.
-        model: A deployed model.
         notify: Told, in one line, when there is something to wait for.
         wait_s: How long, in seconds.
 

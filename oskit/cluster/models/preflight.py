@@ -56,7 +56,6 @@ def model_setting_problems(client: OpenSearch, *, uploads: bool = True) -> list[
     """What stands in the way of a local model; empty if nothing does, or if we may not look.
 
     Args:
-        client: The cluster.
         uploads: Whether an archive is going to be uploaded too.
     """
     try:

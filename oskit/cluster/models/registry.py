@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -164,8 +165,6 @@ def existing_model(client: OpenSearch, model_id: str, during: str = "") -> Model
     """The model of this id as it is right now.
 
     Args:
-        client: The cluster.
-        model_id: The id.
         during: What is being done to the model, if it was there a moment ago.
 
     Raises:
@@ -231,18 +230,11 @@ def pipelines_using(client: OpenSearch, model_id: str) -> list[str]:
                 pipelines = client.transport.perform_request("GET", path)
             except NotFoundError:  # there are none
                 continue
+            named = json.dumps(model_id)
             users += [
-                f"{kind} pipeline {name!r}" for name, body in pipelines.items() if _mentions(body, model_id)
+                f"{kind} pipeline {name!r}" for name, body in pipelines.items() if named in json.dumps(body)
             ]
     return users
-
-
-def _mentions(value: Any, text: str) -> bool:
-    if isinstance(value, dict):
-        return any(_mentions(item, text) for item in value.values())
-    if isinstance(value, list):
-        return any(_mentions(item, text) for item in value)
-    return isinstance(value, str) and value == text
 
 
 class ModelNodes(NamedTuple):
@@ -325,8 +317,6 @@ def delete_model(client: OpenSearch, model_id: str, *, force: bool = False, wait
     """Undeploy and delete a model, its chunks, and its group if that was made for it alone.
 
     Args:
-        client: The cluster.
-        model_id: Id of the model.
         force: Delete it even if a pipeline uses it.
         wait_s: Limit for undeploying, in seconds.
 

@@ -64,19 +64,14 @@ def register(client: OpenSearch, archive: Archive, *, name: str, group_id: str |
             return str(request(client, "POST", "/models/_register_meta", body)["model_id"])
         except TransportError as failure:
             # Each request makes a model: one whose answer was lost must be found, not made again.
-            if is_transient(failure) and (lost := _just_registered(client, archive, name)):
-                return lost
+            if is_transient(failure):
+                for model in list_models(client, {"term": {"model_content_hash_value": archive.sha256}}):
+                    if (model.state, model.name) == ("REGISTERING", name):
+                        return model.model_id
             raise
 
     with cluster_errors(f"register {name!r}", ModelError, "deployment"):
         return with_retries(attempt, policy_of(client))
-
-
-def _just_registered(client: OpenSearch, archive: Archive, name: str) -> str | None:
-    found = list_models(client, {"term": {"model_content_hash_value": archive.sha256}})
-    return next(
-        (model.model_id for model in found if model.state == "REGISTERING" and model.name == name), None
-    )
 
 
 def chunks_present(client: OpenSearch, model_id: str) -> set[int]:
@@ -92,7 +87,6 @@ def upload(
     """Send the chunks that are missing, the last one last, and wait until the model is REGISTERED.
 
     Args:
-        client: The cluster.
         archive: Its file is read chunk by chunk.
         model_id: The registered model.
         progress: Told the bytes that are there.
