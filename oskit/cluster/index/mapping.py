@@ -15,7 +15,7 @@ Facts of OpenSearch 3.6 behind the choices here, each tried on a node:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from oskit.archive.text_encoder import Architecture, KeyFormat
@@ -142,50 +142,26 @@ class IndexInfo:
     text_field: str | None = None
     title_field: str | None = None
 
-    @property
-    def pipeline(self) -> str | None:
-        """Name of the ingest pipeline of an index whose documents the cluster encodes."""
-        return pipeline_name(self.name) if self.encode == "cluster" else None
-
     def to_meta(self) -> dict[str, Any]:
         """What stands in the mapping's ``_meta.oskit``."""
-        identity = {key: value for key, value in asdict(self.encoder).items() if key in _OWN_NAMES}
-        meta = {
-            "kind": self.kind,
-            "key": self.key,
-            "field": self.embedding_field,
-            "passage_field": self.passage_field,
-            "encode": self.encode,
-            "encoder_sha256": self.encoder.sha256,
-            "encoder_name": self.encoder.name,
-            **identity,
-            "prune": self.prune,
-            "text_field": self.text_field,
-            "title_field": self.title_field,
-        }
-        return {key: value for key, value in meta.items() if value is not None}
+        own = {**vars(self), **vars(self.encoder)}  # the index's own name gives way to the encoder's
+        del own["encoder"]
+        return {_RENAMED.get(name, name): value for name, value in own.items() if value is not None}
 
     @classmethod
     def from_meta(cls, name: str, meta: Mapping[str, Any]) -> IndexInfo:
         """The inverse of :meth:`to_meta`; entries of a later oskit are ignored."""
-        own = {key: meta.get(key) for key in _OWN_NAMES}
-        encoder = EncoderIdentity(meta.get("encoder_sha256"), meta.get("encoder_name"), **own)
-        return cls(
-            name=name,
-            kind=meta["kind"],
-            key=meta.get("key") or key_for(meta["kind"], "token"),
-            embedding_field=meta.get("field") or "embedding",
-            passage_field=meta.get("passage_field"),
-            encode=meta.get("encode"),
-            encoder=encoder,
-            prune=meta.get("prune"),
-            text_field=meta.get("text_field"),
-            title_field=meta.get("title_field"),
-        )
+        names = [attribute.name for attribute in (*fields(cls), *fields(EncoderIdentity))]
+        own: dict[str, Any] = {key: meta.get(_RENAMED.get(key, key)) for key in names}
+        encoder = {attribute.name: own.pop(attribute.name) for attribute in fields(EncoderIdentity)}
+        own["encoder"] = EncoderIdentity(**encoder)
+        own["key"] = own["key"] or key_for(meta["kind"], "token")
+        own["embedding_field"] = own["embedding_field"] or "embedding"
+        return cls(**{**own, "name": name})
 
 
-_OWN_NAMES = ("architecture", "model_id", "query_sha256", "query_model_id")
-"""Attributes of :class:`EncoderIdentity` that have the same name in the mapping."""
+_RENAMED = {"embedding_field": "field", "sha256": "encoder_sha256", "name": "encoder_name"}
+"""Attributes of :class:`IndexInfo` and :class:`EncoderIdentity` that have another name in the mapping."""
 
 
 def pipeline_name(index: str) -> str:
@@ -322,26 +298,17 @@ def ensure_index(
     if existing is None:
         create_index(client, wanted, settings)
         return wanted
-    _check_same(existing, wanted)
-    return _record(client, existing, wanted)
-
-
-def _record(client: OpenSearch, existing: IndexInfo, wanted: IndexInfo) -> IndexInfo:
-    """Write what is known now and was not, or has changed (a model that was deployed anew)."""
+    if other := _difference(existing, wanted):
+        raise IndexingError(
+            f"the index {wanted.name!r} exists and {other}",
+            hint="Choose another name, or replace the index and its documents with --recreate",
+        )
+    # Write what is known now and was not, or has changed (a model that was deployed anew).
     before, now = existing.to_meta(), wanted.to_meta()
     if changes := {key: value for key, value in now.items() if value != before.get(key)}:
         with cluster_errors(f"update the index {wanted.name!r}", IndexingError):
             change_own_meta(client, wanted.name, changes)
     return IndexInfo.from_meta(wanted.name, {**before, **now})
-
-
-def _check_same(existing: IndexInfo, wanted: IndexInfo) -> None:
-    other = _difference(existing, wanted)
-    if other is not None:
-        raise IndexingError(
-            f"the index {wanted.name!r} exists and {other}",
-            hint="Choose another name, or replace the index and its documents with --recreate",
-        )
 
 
 def _difference(existing: IndexInfo, wanted: IndexInfo) -> str | None:
@@ -361,11 +328,10 @@ def _difference(existing: IndexInfo, wanted: IndexInfo) -> str | None:
 
 def _delete_own_index(client: OpenSearch, name: str) -> None:
     with cluster_errors(f"read the index {name!r}", IndexingError):
-        if not client.indices.exists(index=name):
-            return
-        answer = client.indices.get_mapping(index=name)
-    mapping = next(iter(answer.values()))["mappings"]
-    if not own_meta(mapping):
+        answer = client.indices.get_mapping(index=name, params={"ignore_unavailable": "true"})
+    if not answer:
+        return
+    if not own_meta(next(iter(answer.values()))["mappings"]):
         raise IndexingError(
             f"the index {name!r} was not made by oskit, so it is not deleted",
             hint="Delete it yourself, or choose another name",

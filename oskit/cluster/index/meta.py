@@ -19,18 +19,12 @@ def own_meta(mapping: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_own_meta(client: OpenSearch, index: str) -> dict[str, Any]:
     """``_meta.oskit`` of an index."""
-    return own_meta(_mapping(client, index))
+    return own_meta(next(iter(client.indices.get_mapping(index=index).values()))["mappings"])
 
 
 def change_own_meta(client: OpenSearch, index: str, changes: Mapping[str, Any]) -> None:
     """Set entries of ``_meta.oskit``, or remove those that are None; the cluster replaces it whole."""
-    mapping = _mapping(client, index)
+    mapping = next(iter(client.indices.get_mapping(index=index).values()))["mappings"]
     own = {key: value for key, value in {**own_meta(mapping), **changes}.items() if value is not None}
     meta = {**(mapping.get("_meta") or {}), META_KEY: own}
     client.indices.put_mapping(index=index, body={"_meta": meta})
-
-
-def _mapping(client: OpenSearch, index: str) -> dict[str, Any]:
-    answer = client.indices.get_mapping(index=index)
-    found: dict[str, Any] = next(iter(answer.values()))["mappings"]
-    return found

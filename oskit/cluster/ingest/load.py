@@ -24,7 +24,7 @@ from oskit.cluster.index.mapping import (
 from oskit.cluster.index.refresh import RefreshPause
 from oskit.cluster.ingest.accounting import Account, IngestReport
 from oskit.cluster.ingest.actions import ItemMaker
-from oskit.cluster.ingest.bulk import BulkOutcome
+from oskit.cluster.ingest.bulk import BulkOutcome, BulkSender
 from oskit.cluster.ingest.dead_letter import DeadLetterFile
 from oskit.cluster.ingest.senders import Senders
 from oskit.cluster.models.predict import await_ready
@@ -143,13 +143,11 @@ def ingest(
         )
     letters = DeadLetterFile(dead_letter) if dead_letter is not None else None
     account = Account(index, letters, maker.truncation, progress, answers=model is not None)
+    timeout = CLUSTER_REQUEST_TIMEOUT_S if model else None
     senders = Senders(
-        client,
-        index,
+        lambda stop: BulkSender(client, index, pipeline=pipeline, request_timeout=timeout, stop=stop),
         account,
         workers=workers,
-        pipeline=pipeline,
-        request_timeout=CLUSTER_REQUEST_TIMEOUT_S if model else None,
         bulk_documents=bulk_documents or (100 if model else 500),
         bulk_bytes=bulk_bytes,
     )
@@ -159,7 +157,12 @@ def ingest(
         if letters is not None:
             letters.close()
     if index_uuid(client, index) != uuid:
-        raise _replaced(index)
+        # A bulk request to an index that is gone makes the cluster create another one.
+        raise IndexingError(
+            f"the index {index!r} was deleted while it was loaded, and what came later is in another one of "
+            "that name, without a mapping for vectors",
+            hint=f"Delete that one (DELETE {index}), and run the same command again",
+        )
     report = account.report()
     if account.read != account.settled:
         raise IndexingError(
@@ -167,15 +170,6 @@ def ingest(
             hint="This is a bug in oskit; please report it",
         )
     return report
-
-
-def _replaced(index: str) -> IndexingError:
-    # A bulk request to an index that is gone makes the cluster create another one.
-    return IndexingError(
-        f"the index {index!r} was deleted while it was loaded, and what came later is in another one of that "
-        "name, without a mapping for vectors",
-        hint=f"Delete that one (DELETE {index}), and run the same command again",
-    )
 
 
 def dry_run(
@@ -261,12 +255,7 @@ def find_encoder_model(client: OpenSearch, name_or_id: str) -> ModelInfo:
             f"the model {model.name!r} is a tokenizer, which encodes queries and not documents",
             hint="Give the encoder's model with --model, and this one with --query-model",
         )
-    if not model.is_deployed:
-        raise IndexingError(
-            f"the model {model.name!r} ({model.model_id}) is not deployed: {model.state}",
-            hint="Deploy its archive with: oskit deploy ARCHIVE",
-        )
-    return model
+    return model.deployed(IndexingError)
 
 
 def _identity(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from queue import Queue
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -14,14 +14,13 @@ from oskit.cluster.ingest.bulk import BulkItem, BulkOutcome, BulkSender
 if TYPE_CHECKING:
     from typing import Self
 
-    from opensearchpy import OpenSearch
-
 
 class Senders:
     """A bounded queue of bulk requests and the threads that send them.
 
     As a context manager: leaving it waits until everything is sent, or, after an exception, until the
-    requests in flight are answered; what was not sent then stays unaccounted for.
+    requests in flight are answered; what was not sent then stays unaccounted for. ``sender`` makes the sender
+    of a thread, which returns early once the event is set.
 
     Raises:
         OskitError: From :meth:`put` and on leaving: what the first failing thread raised.
@@ -29,13 +28,10 @@ class Senders:
 
     def __init__(
         self,
-        client: OpenSearch,
-        index: str,
+        sender: Callable[[threading.Event], BulkSender],
         account: Account,
         *,
         workers: int,
-        pipeline: str,
-        request_timeout: float | None,
         bulk_documents: int,
         bulk_bytes: int,
     ) -> None:
@@ -50,18 +46,7 @@ class Senders:
         # Daemons, so that a second Ctrl-C ends the process at once.
         self._threads = [
             threading.Thread(
-                target=self._run,
-                args=(
-                    BulkSender(
-                        client,
-                        index,
-                        pipeline=pipeline,
-                        request_timeout=request_timeout,
-                        stop=self._stop,
-                    ),
-                ),
-                name=f"oskit-bulk-{number}",
-                daemon=True,
+                target=self._run, args=(sender(self._stop),), name=f"oskit-bulk-{number}", daemon=True
             )
             for number in range(workers)
         ]

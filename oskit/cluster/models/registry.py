@@ -87,6 +87,15 @@ class ModelInfo:
         """Whether every node that should run it does."""
         return self.state == "DEPLOYED" and self.current >= self.planned
 
+    def deployed(self, error: type[ClusterError]) -> ModelInfo:
+        """The model itself; raises ``error`` unless it is deployed."""
+        if not self.is_deployed:
+            raise error(
+                f"the model {self.name!r} ({self.model_id}) is not deployed: {self.state}",
+                hint="Deploy its archive with: oskit deploy ARCHIVE",
+            )
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         values = asdict(self)

@@ -317,12 +317,7 @@ def query_model(client: OpenSearch, info: IndexInfo, by: SearchBy, model_id: str
         raise SearchError(
             f"the model {model.name!r} is no tokenizer but {model.function_name}", hint="Use --by model"
         )
-    if not model.is_deployed:
-        raise SearchError(
-            f"the model {model.name!r} ({model.model_id}) is not deployed: {model.state}",
-            hint="Deploy its archive with: oskit deploy ARCHIVE",
-        )
-    return model
+    return model.deployed(SearchError)
 
 
 def _recorded_model(client: OpenSearch, info: IndexInfo, by: SearchBy) -> ModelInfo | None:

@@ -184,7 +184,6 @@ def test_the_mapping_tells_how_the_index_was_made():
     assert body["settings"]["index"]["sparse"] is True
     assert body["mappings"]["properties"]["embedding"]["method"]["parameters"] == {"approximate_threshold": 9}
     assert body["mappings"]["_source"] == {"excludes": ["passage"]}
-    assert info.pipeline == "i-sparse-encoding"
 
 
 def test_settings_that_do_not_fit():
