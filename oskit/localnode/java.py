@@ -129,8 +129,6 @@ def _candidates() -> Iterator[Path]:
         except OSError:
             continue
         # The newest first, as far as names tell: temurin-25 before temurin-21.
-        yield from sorted(folders, key=lambda folder: _numbers(folder.name), reverse=True)
-
-
-def _numbers(name: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", name))
+        yield from sorted(
+            folders, key=lambda folder: [int(n) for n in re.findall(r"\d+", folder.name)], reverse=True
+        )

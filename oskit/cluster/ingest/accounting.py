@@ -57,6 +57,7 @@ class IngestReport:
         return {**asdict(self), "docs_per_second": round(self.docs_per_second, 2), "truncation": cut}
 
 
+@dataclass
 class Account:
     """Counts from several threads.
 
@@ -69,28 +70,19 @@ class Account:
             tells ``progress``.
     """
 
-    def __init__(
-        self,
-        index: str,
-        dead_letter: DeadLetterFile | None,
-        truncation: Callable[[], Truncation | None] = lambda: None,
-        progress: Callable[[int], object] = lambda _: None,
-        *,
-        answers: bool = False,
-    ) -> None:
-        self._index = index
-        self._dead_letter = dead_letter
-        self._truncation = truncation
-        self.progress = progress
-        self._answers = answers
-        self._lock = threading.Lock()
-        self._start = time.perf_counter()
-        self._reasons: Counter[str] = Counter()
-        self.read = 0
-        self.indexed = 0
-        self.refused = 0
-        self.duplicates = 0
-        self.retries = 0
+    index: str
+    dead_letter: DeadLetterFile | None
+    truncation: Callable[[], Truncation | None] = lambda: None
+    progress: Callable[[int], object] = lambda _: None
+    answers: bool = False
+    read: int = 0
+    indexed: int = 0
+    refused: int = 0
+    duplicates: int = 0
+    retries: int = 0
+    _reasons: Counter[str] = field(default_factory=Counter)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _start: float = field(default_factory=time.perf_counter)
 
     def refuse(self, item: Document | Refusal, reason: str) -> None:
         """Count a record that is not even sent, and keep it in the dead-letter file.
@@ -118,7 +110,7 @@ class Account:
             self.retries += outcome.retries
         for refused in outcome.refused:
             self._refuse(refused.document, refused.reason, refused.status)
-        if self._answers:
+        if self.answers:
             self.progress(outcome.indexed + len(outcome.refused))
 
     def _refuse(self, item: Document | Refusal, reason: str, status: int | None = None) -> None:
@@ -126,8 +118,8 @@ class Account:
             self.refused += 1
             # Reasons name the document; without that, equal reasons are counted together.
             self._reasons[reason.replace(item.id or "\0", "…")[:200]] += 1
-            if self._dead_letter is not None:
-                self._dead_letter.add(item, reason, status)
+            if self.dead_letter is not None:
+                self.dead_letter.add(item, reason, status)
 
     @property
     def settled(self) -> int:
@@ -142,16 +134,16 @@ class Account:
     def report(self) -> IngestReport:
         """The figures so far; what was read but is still on its way is left out."""
         with self._lock:
-            written = self._dead_letter is not None and self._dead_letter.written
+            written = self.dead_letter is not None and self.dead_letter.written
             return IngestReport(
-                index=self._index,
+                index=self.index,
                 read=self.settled,
                 indexed=self.indexed,
                 refused=self.refused,
                 duplicates=self.duplicates,
                 seconds=round(time.perf_counter() - self._start, 3),
-                dead_letter=str(self._dead_letter.path) if self._dead_letter and written else None,
+                dead_letter=str(self.dead_letter.path) if self.dead_letter and written else None,
                 reasons=dict(self._reasons.most_common(5)),
                 retries=self.retries,
-                truncation=self._truncation(),
+                truncation=self.truncation(),
             )

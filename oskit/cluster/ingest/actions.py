@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from oskit.archive.truncation import truncation_from_now
@@ -46,7 +47,6 @@ class ItemMaker:
         self._prune = prune
         self._batch_size = batch_size
         self.truncation = truncation_from_now(encoder)
-        self._key_json: dict[str, str] = {}
 
     def check(self, document: Document) -> str | None:
         """Why a document cannot be indexed; None if it can, as far as can be told here."""
@@ -120,17 +120,16 @@ class ItemMaker:
             weights = prune(weights, self._prune)
         # 9 digits carry a 32-bit float without loss.
         entries = [
-            f"{self._key(key)}:{weight:.9g}"
+            f"{_key(key)}:{weight:.9g}"
             for key, weight in weights.items()
             if _SMALLEST_WEIGHT <= weight < math.inf
         ]
         return "{" + ",".join(entries) + "}" if entries else None
 
-    def _key(self, key: str) -> str:
-        encoded = self._key_json.get(key)
-        if encoded is None:
-            encoded = self._key_json[key] = json.dumps(key, ensure_ascii=False)
-        return encoded
+
+@cache
+def _key(key: str) -> str:
+    return json.dumps(key, ensure_ascii=False)
 
 
 def _dump(source: dict[str, Any]) -> str:

@@ -306,13 +306,13 @@ class _Deployment:
             raise ModelError(f"The model {model_id} {problem}", hint="Deploy it again to see why")
         if not model.is_on_all_nodes:
             wait_s = min(ALL_NODES_WAIT_S, end - time.monotonic())
-            model = wait_until(lambda: self._on_all_nodes(model_id), wait_s=wait_s) or model
+            wait_until(lambda: self._now(model_id).is_on_all_nodes, wait_s=wait_s)
+            model = self._now(model_id)
         self._tell_missing_nodes(model)
         return model
 
-    def _on_all_nodes(self, model_id: str) -> ModelInfo | None:
-        model = get_model(self._client, model_id)
-        return model if model is not None and model.is_on_all_nodes else None
+    def _now(self, model_id: str) -> ModelInfo:
+        return existing_model(self._client, model_id, "deployment")
 
     def _tell_missing_nodes(self, model: ModelInfo) -> None:
         if not model.is_on_all_nodes:
@@ -327,7 +327,7 @@ class _Deployment:
         return wait_until(lambda: self._answering(model_id), wait_s=wait_s, max_pause_s=1.0)
 
     def _answering(self, model_id: str) -> ModelInfo | None:
-        model = existing_model(self._client, model_id, "deployment")
+        model = self._now(model_id)
         self._progress(f"Deploying: {model.state}", 0, 0)
         if model.state == "DEPLOY_FAILED":
             return model

@@ -183,7 +183,9 @@ def _write_context(archive: tarfile.TarFile, root: Path, java: Java, home: Path)
             archive.add(path, f"opensearch/{path.name}", filter=_without_settings)
     settings = (home / "config" / "opensearch.yml").read_text()
     settings += to_yaml({"network.host": "0.0.0.0", **ML_SETTINGS})  # noqa: S104 - as the official image
-    _add_text(archive, "opensearch/config/opensearch.yml", settings)
+    info = tarfile.TarInfo("opensearch/config/opensearch.yml")
+    info.size, info.mode = len(settings.encode()), 0o644
+    archive.addfile(info, io.BytesIO(settings.encode()))
     for folder in ("logs", "data"):
         info = tarfile.TarInfo(f"opensearch/{folder}")
         info.type, info.mode = tarfile.DIRTYPE, 0o775
@@ -208,13 +210,6 @@ def _executable(info: tarfile.TarInfo) -> tarfile.TarInfo:
 
 def _without_settings(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return None if info.name == "opensearch/config/opensearch.yml" else info
-
-
-def _add_text(archive: tarfile.TarFile, name: str, text: str) -> None:
-    content = text.encode()
-    info = tarfile.TarInfo(name)
-    info.size, info.mode = len(content), 0o644
-    archive.addfile(info, io.BytesIO(content))
 
 
 def _build(engine: Any, name: str, recipe: str, context: IO[bytes], progress: Progress | None) -> None:
