@@ -56,8 +56,7 @@ class DockerNode(Node):
         if self._reaper is not None and self._reaper.stdin is not None:
             self._reaper.stdin.close()
             self._reaper.wait(60)
-        if self.name is not None:
-            self._forget(self._folder)
+        self._forget()
         self._id, self._reaper, self._started_here = None, None, False
         return ran
 

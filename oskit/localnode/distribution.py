@@ -52,7 +52,11 @@ def distribution(java: Java, account: Account | None, progress: Progress | None 
     root = home.parent
     if home.is_dir():
         return home
-    _check_platform()
+    if (found := f"{platform.system()} {platform.machine()}") not in ("Linux x86_64", "Linux AMD64"):
+        raise NodeError(
+            f"The PyTorch natives of the local OpenSearch are pinned for Linux x86_64, and this is {found}",
+            hint="Start one in a container (oskit node start --docker), or use a cluster by OSKIT_URL.",
+        )
     with locked(root / ".lock"):
         if home.is_dir():
             return home
@@ -112,12 +116,3 @@ def _install_plugins(home: Path, plugins: list[Path], java: Java) -> None:
         lines = [line for line in (answer.stdout + answer.stderr).splitlines() if line.strip()]
         cause = next((line for line in lines if "ERROR" in line or "Exception" in line), (lines or ["?"])[-1])
         raise NodeError(f"Installing OpenSearch's plugins failed: {cause[:300]}")
-
-
-def _check_platform() -> None:
-    found = f"{platform.system()} {platform.machine()}"
-    if found not in ("Linux x86_64", "Linux AMD64"):
-        raise NodeError(
-            f"The PyTorch natives of the local OpenSearch are pinned for Linux x86_64, and this is {found}",
-            hint="Start one in a container (oskit node start --docker), or use a cluster by OSKIT_URL.",
-        )

@@ -191,10 +191,10 @@ class Node(ABC):
             how = "as a process" if record["kind"] == "process" else "in a container"
             raise UsageError(f"The node {self.name!r} runs {how}", hint="Stop it first: oskit node stop")
 
-    def _forget(self, folder: Path) -> None:
-        """Remove the record of the last start, if it was one of this kind."""
-        if (read_record(folder) or {}).get("kind") == self.kind:
-            (folder / "node.json").unlink(missing_ok=True)
+    def _forget(self) -> None:
+        """Remove the record of a named node's last start, if it was one of this kind."""
+        if self.name and (read_record(self._folder) or {}).get("kind") == self.kind:
+            (self._folder / "node.json").unlink(missing_ok=True)
 
     def _leave(self) -> None:
         """Stop it at the end of ``with``, unless it ran before."""

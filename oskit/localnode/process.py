@@ -67,8 +67,7 @@ class LocalNode(Node):
                     self._child.stdin.close()
                 self._child.wait(GRACE)
             self._child = None
-        if self._folders is not None:
-            self._forget(self._folders.root)
+        self._forget()
         self._discard()
         self._started_here = False
         atexit.unregister(self._at_exit)

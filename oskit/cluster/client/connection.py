@@ -13,7 +13,7 @@ import os
 import ssl
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from opensearchpy import OpenSearch, Urllib3HttpConnection
@@ -25,9 +25,6 @@ from oskit.cluster.client.aws import signer
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.client.retry import RETRY_FOR_S, RetryingTransport, RetryPolicy
 from oskit.errors import ClusterConnectionError, UsageError
-
-if TYPE_CHECKING:
-    from typing import Self
 
 DEFAULT_URL = "http://localhost:9200"
 DEFAULT_TIMEOUT_S = 60.0

@@ -86,9 +86,8 @@ class IndexSettings:
     def __post_init__(self) -> None:
         if self.kind not in INDEX_KINDS:
             raise UsageError(f"unknown index kind {self.kind!r}", hint=f"Use {' or '.join(INDEX_KINDS)}")
-        if self.kind != "sparse_vector" and self.sparse_vector.to_dict():
-            given = ", ".join(self.sparse_vector.to_dict())
-            raise UsageError(f"{given}: only for sparse_vector, not for {self.kind}")
+        if self.kind != "sparse_vector" and (given := self.sparse_vector.to_dict()):
+            raise UsageError(f"{', '.join(given)}: only for sparse_vector, not for {self.kind}")
         if self.embedding_field == self.passage_field:
             raise UsageError(f"embedding and passage cannot both be the field {self.passage_field!r}")
 

@@ -5,14 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from queue import Queue
-from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import Self
 
 from oskit.cluster.ingest.accounting import Account
 from oskit.cluster.ingest.bulk import BulkItem, BulkOutcome, BulkSender
-
-if TYPE_CHECKING:
-    from typing import Self
 
 
 class Senders:
@@ -91,12 +87,7 @@ class Senders:
             thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         try:
             if error is None:
                 self._flush()

@@ -123,7 +123,11 @@ def archives_in(path: str | Path, model_format: str | None = None) -> list[Archi
     folder = Path(path)
     encoders = [name for name in ("onnx", "torchscript") if list((folder / name).glob("*.zip"))]
     if not encoders or list(folder.glob("*.zip")):
-        return [_of_format(open_archive(folder), model_format)]
+        archive = open_archive(folder)
+        actual = archive.model_format.replace("_", "").lower()
+        if model_format is not None and archive.kind == "encoder" and actual != model_format:
+            raise ArchiveError(f"{archive.path} is {actual}, not {model_format}", hint="Leave out --format")
+        return [archive]
     if model_format is not None and model_format not in encoders:
         raise ArchiveError(
             f"{folder} has no {model_format} archive, only {encoders[0]}",
@@ -133,10 +137,3 @@ def archives_in(path: str | Path, model_format: str | None = None) -> list[Archi
     if list((folder / "tokenizer").glob("*.zip")):
         found.append(open_archive(folder / "tokenizer"))
     return found
-
-
-def _of_format(archive: Archive, model_format: str | None) -> Archive:
-    actual = archive.model_format.replace("_", "").lower()
-    if model_format is not None and archive.kind == "encoder" and actual != model_format:
-        raise ArchiveError(f"{archive.path} is {actual}, not {model_format}", hint="Leave out --format")
-    return archive

@@ -305,21 +305,21 @@ def undeploy_model(client: OpenSearch, model_id: str, *, wait_s: float = 60) -> 
     model = existing_model(client, model_id)
     if model.state not in IN_MEMORY_STATES | {"DEPLOY_FAILED"}:
         return model
+
+    def gone() -> ModelInfo | None:
+        now = existing_model(client, model_id)
+        return None if now.state in IN_MEMORY_STATES else now
+
     end = time.monotonic() + wait_s
     while True:
         with cluster_errors(f"undeploy the model {model_id}", ModelError):
             request(client, "POST", f"/models/{quoted(model_id)}/_undeploy")
         patience_s = min(UNDEPLOY_AGAIN_S, end - time.monotonic())
-        left = wait_until(lambda: _gone_from_memory(client, model_id), wait_s=patience_s, first_pause_s=0.1)
+        left = wait_until(gone, wait_s=patience_s, first_pause_s=0.1)
         if left:
             return left
         if time.monotonic() >= end:
             raise ModelError(f"The model {model_id} is still deployed after {wait_s:g} s", hint="Try again")
-
-
-def _gone_from_memory(client: OpenSearch, model_id: str) -> ModelInfo | None:
-    model = existing_model(client, model_id)
-    return None if model.state in IN_MEMORY_STATES else model
 
 
 def delete_model(client: OpenSearch, model_id: str, *, force: bool = False, wait_s: float = 60) -> None:

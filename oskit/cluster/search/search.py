@@ -240,7 +240,9 @@ class _Request:
         if self.by == "bm25":
             return {"match": {str(self.info.passage_field): {"query": self.query}}}
         neural: dict[str, Any]
-        if self.model is not None and not self._keys_differ:
+        # Left to itself the cluster looks for token texts, also where rank_features are keyed by ids.
+        texts_mislead = self.info.kind == "rank_features" and self.info.key == "id"
+        if self.model is not None and not texts_mislead:
             neural = {"query_text": self.query, "model_id": self.model.model_id}
         elif self.by == "analyzer":
             neural = {"query_text": self.query, "analyzer": self.analyzer}
@@ -251,11 +253,6 @@ class _Request:
         if self.info.kind == "sparse_vector":
             neural["method_parameters"] = {"k": size, **(method_parameters or {})}
         return {"neural_sparse": {self.info.embedding_field: neural}}
-
-    @property
-    def _keys_differ(self) -> bool:
-        """Whether the cluster, left to itself, would look for token texts where the index has ids."""
-        return self.info.kind == "rank_features" and self.info.key == "id"
 
     @cached_property
     def weights(self) -> dict[str, float]:
