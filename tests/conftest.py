@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 pytest_plugins = ["incidents"]
 
 # Named nodes take the first free port from 9200 on and come back on it after a kill: one after the other.
-_NAMED_NODES = ("test_bad_days", "test_demo", "test_killed_node", "test_node", "test_several_nodes")
+_NAMED_NODES = ("test_bad_days", "test_killed_node", "test_node", "test_several_nodes")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
