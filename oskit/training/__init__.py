@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from oskit.training.data.training_data import TrainingData as TrainingData
     from oskit.training.data.training_data import load_training_data as load_training_data
     from oskit.training.mining.miner import mine_negatives as mine_negatives
-    from oskit.training.recipe.mining import MiningConfig as MiningConfig
+    from oskit.training.recipe.recipe import MiningConfig as MiningConfig
     from oskit.training.recipe.sources import DataSource as DataSource
     from oskit.training.recipe.teachers import TeachersConfig as TeachersConfig
     from oskit.training.recipe.teachers import teachers_from_legacy as teachers_from_legacy
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _HOME = {
     "DataSource": "oskit.training.recipe.sources",
     "EnsembleTeacher": "oskit.training.teachers.ensemble",
-    "MiningConfig": "oskit.training.recipe.mining",
+    "MiningConfig": "oskit.training.recipe.recipe",
     "TeachersConfig": "oskit.training.recipe.teachers",
     "TrainingData": "oskit.training.data.training_data",
     "find_leakage": "oskit.training.data.leakage",

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 
 from oskit.data.duplicates import digest_of
-from oskit.training.recipe.pseudo_queries import QueryKind, QuerySettings
+from oskit.training.recipe.sources import QueryKind, QuerySettings
 
 
 @dataclass(frozen=True)

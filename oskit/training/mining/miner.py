@@ -22,7 +22,7 @@ from oskit.errors import TrainingError
 from oskit.evaluation.offline.dense import DenseEncoder
 from oskit.training.data.arrow import EXAMPLES, DataFolder, RowWriter, blocks_of, column_of, open_rows
 from oskit.training.data.training_data import TrainingData
-from oskit.training.recipe.mining import MiningConfig as MiningConfig
+from oskit.training.recipe.recipe import MiningConfig as MiningConfig
 from oskit.training.teachers.ensemble import EnsembleTeacher
 
 if TYPE_CHECKING:

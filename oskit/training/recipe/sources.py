@@ -6,14 +6,15 @@ from collections.abc import Collection as Names
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from oskit.data.collection import QRELS, find_corpus
 from oskit.data.files import Format
 from oskit.errors import DataError, UsageError
-from oskit.training.recipe.pseudo_queries import QuerySettings
+from oskit.training.recipe.part import Part
 
 Kind = Literal["pairs", "triples", "beir", "documents"]
+QueryKind = Literal["title", "heading", "span"]
 
 QUERY_NAMES = ("query", "anchor", "question")
 POSITIVE_NAMES = (
@@ -25,62 +26,85 @@ TEXT_NAMES = ("text", "passage", "contents", "content", "body")
 TITLE_NAMES = ("title",)
 
 
-class Columns(BaseModel):
-    """Names of columns (or of keys), where they are others than the usual ones.
-
-    Attributes:
-        query: The query, of pairs and triples.
-        positive: The text that answers it, or a list of several.
-        negatives: Texts that do not: one column or more, each a text or a list of texts.
-        text: The text, of documents.
-        title: Their title.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Columns(Part):
+    """Names of columns (or of keys), where they are others than the usual ones."""
 
     query: str | None = None
+    """The query, of pairs and triples."""
     positive: str | None = None
+    """The text that answers it, or a list of several."""
     negatives: str | tuple[str, ...] | None = None
+    """Texts that do not: one column or more, each a text or a list of texts."""
     text: str | None = None
+    """The text, of documents."""
     title: str | None = None
+    """Their title."""
 
 
-class DataSource(BaseModel):
-    """One source of training data: a file, a folder, or a data set of the Hugging Face Hub.
+class QuerySettings(Part):
+    """How queries are made of documents."""
 
-    Attributes:
-        path: A JSONL, CSV, TSV or Parquet file, compressed or not; a folder in BEIR's layout; a data set that
-            ``datasets`` saved; or ``-`` for stdin.
-        hub: A data set on the Hub, instead of a path.
-        subset: Name of a part of the Hub's data set (its configuration).
-        revision: Branch, tag or commit of the Hub's data set.
-        split: Which part: of the Hub's data set, or the judgements ``qrels/<split>.tsv`` of a folder.
-        kind: ``triples`` (query, positive, negatives), ``pairs``, ``beir``, or ``documents`` that queries are
-            made of; ``auto`` tells by the columns of the first record.
-        format: Format of a file whose name does not tell it.
-        columns: Names of the columns, where they are odd.
-        limit: Take this many records that are right, and no more.
-        broken: Whether a record that is not right ends the reading, or is left out, counted and listed.
-        min_relevance: Of judgements: from which grade a document counts as a positive.
-        judged_negatives: Of judgements: whether documents that were judged 0 become negatives.
-        queries: How queries are made of documents.
-    """
+    kinds: tuple[QueryKind, ...] = ("title", "heading", "span")
+    """What they are made from: the title, headings (Markdown's ``#``, or a short first line of a document
+    without a title), spans (a sentence, or some words of a text that is one sentence)."""
+    spans: PositiveInt = 1
+    """Spans of one document at most."""
+    headings: PositiveInt = 2
+    """Headings of one document at most."""
+    remove: float = Field(default=0.9, ge=0, le=1)
+    """How often a query is taken out of the passage that it is to find."""
+    min_length: PositiveInt = 8
+    """Shortest query, in characters."""
+    max_length: PositiveInt = 240
+    """Longest query, in characters."""
+    min_passage: PositiveInt = 40
+    """Shortest passage, in characters; what would leave less is not taken out."""
+    reach: PositiveInt = 2000
+    """Characters from the beginning in which headings and spans are looked for; an encoder reads a few
+    hundred tokens of a text."""
+    max_documents: PositiveInt = 3
+    """A query that more documents than this would have (such as "Introduction") is dropped."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    @model_validator(mode="after")
+    def _in_order(self) -> QuerySettings:
+        if self.min_length > self.max_length:
+            raise ValueError("min_length is larger than max_length")
+        if not self.kinds:
+            raise ValueError("kinds is empty: name title, heading or span")
+        return self
+
+
+class DataSource(Part):
+    """One source of training data: a file, a folder, or a data set of the Hugging Face Hub."""
 
     path: str | None = None
+    """A JSONL, CSV, TSV or Parquet file, compressed or not; a folder in BEIR's layout; a data set that
+    ``datasets`` saved; or ``-`` for stdin."""
     hub: str | None = None
+    """A data set on the Hub, instead of a path."""
     subset: str | None = None
+    """Name of a part of the Hub's data set (its configuration)."""
     revision: str | None = None
+    """Branch, tag or commit of the Hub's data set."""
     split: str = "train"
+    """Which part: of the Hub's data set, or the judgements ``qrels/<split>.tsv`` of a folder."""
     kind: Kind | Literal["auto"] = "auto"
+    """``triples`` (query, positive, negatives), ``pairs``, ``beir``, or ``documents`` that queries are made
+    of; ``auto`` tells by the columns of the first record."""
     format: Format | None = None
+    """Format of a file whose name does not tell it."""
     columns: Columns = Columns()
+    """Names of the columns, where they are odd."""
     limit: PositiveInt | None = None
+    """Take this many records that are right, and no more."""
     broken: Literal["error", "skip"] = "error"
+    """Whether a record that is not right ends the reading, or is left out, counted and listed."""
     min_relevance: int = Field(default=1, ge=1)
+    """Of judgements: from which grade a document counts as a positive."""
     judged_negatives: bool = True
+    """Of judgements: whether documents that were judged 0 become negatives."""
     queries: QuerySettings = QuerySettings()
+    """How queries are made of documents."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     PositiveInt,
@@ -17,6 +16,7 @@ from pydantic import (
 )
 
 from oskit.errors import UsageError
+from oskit.training.recipe.part import Part
 
 Normalization = Literal["minmax", "none"]
 Precision = Literal["float32", "float16", "bfloat16"]
@@ -27,32 +27,29 @@ PUBLISHED_SCALE = 30.0
 """``score_scale`` of the published training (:class:`oskit.training.teachers.ensemble.EnsembleTeacher`)."""
 
 
-class TeacherConfig(BaseModel):
-    """What all teachers have in common.
+class TeacherConfig(Part):
+    """What all teachers have in common."""
 
-    Attributes:
-        name: A folder, or a repository on the Hugging Face Hub.
-        weight: Its share in the average of the scores; 0 leaves it unused, it is not even loaded.
-        required: Whether training ends if it fails; else it is dropped, loudly.
-        revision: Branch, tag or commit on the Hub.
-        max_length: Tokens that it reads of a text; None for its own limit.
-        batch_size: Texts that it computes at once; halved where memory does not suffice.
-        device: Where torch puts it; None takes the best there is.
-        precision: Of its weights.
-        trust_remote_code: Run Python code that the model brings. Read it first.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(validate_default=True)
 
     name: str | None = None
+    """A folder, or a repository on the Hugging Face Hub."""
     weight: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Its share in the average of the scores; 0 leaves it unused, it is not even loaded."""
     required: bool = False
+    """Whether training ends if it fails; else it is dropped, loudly."""
     revision: str | None = None
+    """Branch, tag or commit on the Hub."""
     max_length: PositiveInt | None = None
+    """Tokens that it reads of a text; None for its own limit."""
     batch_size: PositiveInt = 32
+    """Texts that it computes at once; halved where memory does not suffice."""
     device: str | None = None
+    """Where torch puts it; None takes the best there is."""
     precision: Precision = "float32"
+    """Of its weights."""
     trust_remote_code: bool = False
+    """Run Python code that the model brings. Read it first."""
 
     @field_validator("name", mode="before")
     @classmethod
@@ -69,17 +66,16 @@ class TeacherConfig(BaseModel):
 
 
 class DenseTeacherConfig(TeacherConfig):
-    """A sentence-transformers model.
-
-    Attributes:
-        query_prompt: Put before each query, such as ``"query: "``; None for the model's own prompt.
-        document_prompt: The same for documents, such as ``"passage: "``.
-    """
+    """A sentence-transformers model."""
 
     name: str | None = DEFAULT_DENSE_TEACHER
+    """A folder, or a repository on the Hugging Face Hub."""
     weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    """Its share in the average of the scores; 0 leaves it unused, it is not even loaded."""
     query_prompt: str | None = None
+    """Put before each query, such as ``"query: "``; None for the model's own prompt."""
     document_prompt: str | None = None
+    """The same for documents, such as ``"passage: "``."""
 
 
 class SparseTeacherConfig(TeacherConfig):
@@ -90,27 +86,22 @@ class CrossEncoderConfig(TeacherConfig):
     """A sentence-transformers ``CrossEncoder``."""
 
 
-class TeachersConfig(BaseModel):
-    """Who labels the examples, and how the scores become labels. The dense teacher alone is the default.
-
-    Attributes:
-        dense: The dense teacher.
-        sparse: The sparse teacher.
-        cross_encoder: The cross-encoder.
-        scale: What normalised scores are multiplied by: the sharpness of the distribution to be learned.
-        normalize: ``minmax``: each teacher's scores of a query's candidates become [0, 1] before they are
-            averaged. ``none``: scores as they are, only sensible for teachers of one kind.
-        cache_folder: Where scores are kept; None for ``OSKIT_CACHE_DIR`` or the user's cache folder.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class TeachersConfig(Part):
+    """Who labels the examples, and how the scores become labels. The dense teacher alone is the default."""
 
     dense: DenseTeacherConfig = DenseTeacherConfig()
+    """The dense teacher."""
     sparse: SparseTeacherConfig = SparseTeacherConfig()
+    """The sparse teacher."""
     cross_encoder: CrossEncoderConfig = CrossEncoderConfig()
+    """The cross-encoder."""
     scale: float = Field(default=PUBLISHED_SCALE, gt=0, allow_inf_nan=False)
+    """What normalised scores are multiplied by: the sharpness of the distribution to be learned."""
     normalize: Normalization = "minmax"
+    """``minmax``: each teacher's scores of a query's candidates become [0, 1] before they are averaged.
+    ``none``: scores as they are, only sensible for teachers of one kind."""
     cache_folder: Path | None = None
+    """Where scores are kept; None for ``OSKIT_CACHE_DIR`` or the user's cache folder."""
 
     @model_validator(mode="after")
     def _some_weight(self) -> Self:

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from oskit.training.data.pseudo_queries import MadeQueries, make_queries
-from oskit.training.recipe.pseudo_queries import QuerySettings
+from oskit.training.recipe.sources import QuerySettings
 
 TEXT = """# How the bridge was built
 
