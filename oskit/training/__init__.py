@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from oskit.training.data.training_data import TrainingData as TrainingData
     from oskit.training.data.training_data import load_training_data as load_training_data
     from oskit.training.mining.miner import mine_negatives as mine_negatives
+    from oskit.training.recipe.notebook_config import teachers_from_legacy as teachers_from_legacy
     from oskit.training.recipe.recipe import MiningConfig as MiningConfig
     from oskit.training.recipe.sources import DataSource as DataSource
     from oskit.training.recipe.teachers import TeachersConfig as TeachersConfig
-    from oskit.training.recipe.teachers import teachers_from_legacy as teachers_from_legacy
     from oskit.training.teachers.ensemble import EnsembleTeacher as EnsembleTeacher
 
 _HOME = {
@@ -30,7 +30,7 @@ _HOME = {
     "hold_out": "oskit.training.data.holdout",
     "load_training_data": "oskit.training.data.training_data",
     "mine_negatives": "oskit.training.mining.miner",
-    "teachers_from_legacy": "oskit.training.recipe.teachers",
+    "teachers_from_legacy": "oskit.training.recipe.notebook_config",
 }
 
 __all__ = sorted(_HOME)

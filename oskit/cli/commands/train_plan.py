@@ -109,9 +109,7 @@ def _negatives(recipe: Recipe) -> str:
 def _losses(recipe: Recipe) -> str:
     told = []
     if recipe.loss.distillation is not None:
-        teachers = recipe.teachers
-        named = {"dense": teachers.dense, "sparse": teachers.sparse, "cross-encoder": teachers.cross_encoder}
-        used = [f"{one.name} ({kind}, {one.weight:g})" for kind, one in named.items() if one.weight]
+        used = [f"{one.name} ({kind}, {one.weight:g})" for kind, one in recipe.teachers.used.items()]
         told.append(f"{recipe.loss.distillation.kind} distillation from {' and '.join(used)}")
     if recipe.loss.contrastive is not None:
         told.append(f"InfoNCE with weight {recipe.loss.contrastive.weight:g}")

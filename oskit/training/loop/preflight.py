@@ -6,7 +6,7 @@ Nothing is written, downloaded or read whole, and torch is loaded only where a r
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -24,7 +24,6 @@ from oskit.training.loop.ranks import share_of
 from oskit.training.recipe.file import STAGE, stages_of
 from oskit.training.recipe.recipe import EncoderPart, EvaluationPart, Recipe
 from oskit.training.recipe.sources import DataSource, Kind
-from oskit.training.recipe.teachers import TeacherConfig, TeachersConfig
 
 PACKAGES = (
     "accelerate",
@@ -175,17 +174,17 @@ def _check_teachers(stage: Recipe, warn: Warn) -> None:
     if stage.loss.distillation is None and not mines:
         return
     lost: list[tuple[str, OskitError]] = []
-    used = list(_used(stage.teachers))
-    if mines and "dense" not in dict(used):
+    used = stage.teachers.used
+    if mines and "dense" not in used:
         raise TrainingError(
             "data.negatives are mined with a dense teacher, and there is none",
             hint="Give teachers.dense a name and a weight, or data.negatives.ranker: bm25.",
         )
-    for kind, teacher in used:
+    for kind, teacher in used.items():
         try:
             check_model(teacher.name or "", teacher.revision)
             if teacher.device is not None:
-                _check_device(teacher.device, f"teachers.{kind}.device is {teacher.device}")
+                _check_device(teacher.device, f"teachers.{kind.replace('-', '_')}.device is {teacher.device}")
         except OskitError as error:
             if teacher.required or (mines and kind == "dense"):
                 raise
@@ -196,11 +195,6 @@ def _check_teachers(stage: Recipe, warn: Warn) -> None:
     for kind, why in lost:
         warn(f"the {kind} teacher would be DROPPED: {why.message}")
     check_writable(stage.teachers.cache_folder or user_cache())
-
-
-def _used(teachers: TeachersConfig) -> Iterator[tuple[str, TeacherConfig]]:
-    parts = {"dense": teachers.dense, "sparse": teachers.sparse, "cross_encoder": teachers.cross_encoder}
-    yield from ((kind, part) for kind, part in parts.items() if part.weight > 0)
 
 
 def _check_sources(stage: Recipe) -> None:

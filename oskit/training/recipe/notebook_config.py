@@ -27,8 +27,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from oskit.errors import UsageError
-from oskit.training.recipe.teachers import teachers_from_legacy
+from oskit.training.recipe.teachers import DEFAULT_DENSE_TEACHER, TeachersConfig
 
 _PHASE = (
     *("enabled", "num_steps", "batch_size", "gradient_accumulation_steps", "num_hard_negatives"),
@@ -100,7 +102,10 @@ def recipe_values(config: Mapping[str, Any]) -> dict[str, Any]:
         raise UsageError("CONFIG['model']['use_relu'] is False", hint="Weights of tokens cannot be negative.")
     encoder = {"name": str(model["base_model"]), "max_length": model.get("max_doc_length")}
     output = legacy_output(config)
-    teachers = teachers_from_legacy(config)
+    section = dict(_section(config, "knowledge_distillation"))
+    if "scale_constant_S" in phase and section:
+        section.setdefault("score_scale", phase["scale_constant_S"])
+    teachers = teachers_from_legacy({"knowledge_distillation": section})
     miner = "teacher" if teachers is not None and teachers.dense.weight > 0 else "bm25"
     values: dict[str, Any] = {
         "name": config.get("name") or _name_of(output),
@@ -108,7 +113,7 @@ def recipe_values(config: Mapping[str, Any]) -> dict[str, Any]:
         "data": _data(config["data"], phase, miner),
         "sparsity": _sparsity(config, phase),
         "schedule": _schedule(config, phase),
-        **_learning(config, phase),
+        **_learning(section, teachers),
     }
     return {**values, **{key: config[key] for key in ("evaluation", "seed") if key in config}}
 
@@ -201,12 +206,8 @@ def _schedule(config: Mapping[str, Any], phase: Mapping[str, Any]) -> dict[str, 
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _learning(config: Mapping[str, Any], phase: Mapping[str, Any]) -> dict[str, Any]:
+def _learning(section: Mapping[str, Any], teachers: TeachersConfig | None) -> dict[str, Any]:
     """Teachers and losses."""
-    section = dict(_section(config, "knowledge_distillation"))
-    if "scale_constant_S" in phase and section:
-        section.setdefault("score_scale", phase["scale_constant_S"])
-    teachers = teachers_from_legacy({"knowledge_distillation": section} if section else {})
     if teachers is None:
         return {"loss": {"distillation": None, "contrastive": {}}}
     distillation = {"temperature": section["temperature"]} if "temperature" in section else {}
@@ -214,3 +215,49 @@ def _learning(config: Mapping[str, Any], phase: Mapping[str, Any]) -> dict[str, 
         "teachers": teachers.model_dump(mode="json", exclude_unset=True),
         "loss": {"distillation": distillation},
     }
+
+
+def teachers_from_legacy(config: Mapping[str, Any]) -> TeachersConfig | None:
+    """The teachers of a ``CONFIG`` dictionary's ``knowledge_distillation``.
+
+    A teacher that is None has the weight 0, whatever ``teacher_weights`` says. Without ``teacher_weights``
+    the sparse teacher is not used, and a ``cross_encoder`` only with a weight of its own there.
+    ``use_normalization: False`` takes scores as they are. ``temperature`` belongs to the loss.
+
+    Args:
+        config: The whole dictionary.
+
+    Returns:
+        The teachers; None where there is no ``knowledge_distillation`` or it is not enabled.
+
+    Raises:
+        UsageError: A key is unknown, or a value cannot be right.
+    """
+    name = "knowledge_distillation"
+    section = _section(config, name)
+    _refuse_unknown(f"CONFIG[{name!r}]", section, SECTIONS[name])
+    if not _enabled(config, name):
+        return None
+    weights = section.get("teacher_weights") or {"dense": 1.0, "sparse": 0.0}
+    if not isinstance(weights, Mapping) or set(weights) - {"dense", "sparse", "cross_encoder"}:
+        raise UsageError(
+            f"CONFIG[{name!r}]['teacher_weights'] is not {{'dense': ..., 'sparse': ...}}",
+            hint="For example {'dense': 0.5, 'sparse': 0.5}.",
+        )
+    dense, sparse = section.get("dense_teacher", DEFAULT_DENSE_TEACHER), section.get("sparse_teacher")
+    cross = section.get("cross_encoder")
+    values: dict[str, Any] = {
+        "dense": {"name": dense, "weight": weights.get("dense", 1.0) if dense else 0.0},
+        "sparse": {"name": sparse, "weight": weights.get("sparse", 0.0) if sparse else 0.0},
+        "cross_encoder": {"name": cross, "weight": weights.get("cross_encoder", 0.0) if cross else 0.0},
+    }
+    if section.get("use_normalization") is False:
+        values["normalize"] = "none"
+    if "score_scale" in section:
+        values["scale"] = section["score_scale"]
+    try:
+        return TeachersConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UsageError(f"CONFIG[{name!r}]{f' ({where})' if where else ''}: {first['msg']}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -10,12 +9,10 @@ from pydantic import (
     ConfigDict,
     Field,
     PositiveInt,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
-from oskit.errors import UsageError
 from oskit.training.recipe.part import Part
 
 Normalization = Literal["minmax", "none"]
@@ -105,81 +102,12 @@ class TeachersConfig(Part):
 
     @model_validator(mode="after")
     def _some_weight(self) -> Self:
-        if not any(teacher.weight for teacher in (self.dense, self.sparse, self.cross_encoder)):
+        if not self.used:
             raise ValueError("all teachers have the weight 0: give at least one a weight")
         return self
 
-
-_LEGACY_KEYS = (
-    *("enabled", "dense_teacher", "sparse_teacher", "cross_encoder", "teacher_weights", "score_scale"),
-    *("temperature", "use_normalization"),
-)
-
-
-def teachers_from_legacy(config: Mapping[str, Any]) -> TeachersConfig | None:
-    """The teachers of a ``CONFIG``-like dictionary, as notebooks have it.
-
-    ::
-
-        CONFIG = {
-            "knowledge_distillation": {
-                "enabled": True,
-                "dense_teacher": "a model, or None",
-                "sparse_teacher": "outputs/sparse_teacher_v1, or None",
-                "teacher_weights": {"dense": 0.5, "sparse": 0.5},
-            },
-        }
-
-    A teacher that is None has the weight 0, whatever ``teacher_weights`` says. Without ``teacher_weights``
-    the sparse teacher is not used, and a ``cross_encoder`` only with a weight of its own there.
-    ``use_normalization: False`` takes scores as they are. ``temperature`` belongs to the loss.
-
-    Args:
-        config: The whole dictionary.
-
-    Returns:
-        The teachers; None where there is no ``knowledge_distillation`` or it is not enabled.
-
-    Raises:
-        UsageError: A key is unknown, or a value cannot be right.
-    """
-    section = config.get("knowledge_distillation")
-    if section is None or section is False:
-        return None
-    if not isinstance(section, Mapping):
-        raise UsageError("CONFIG['knowledge_distillation'] is not a dictionary", hint=_LEGACY_HINT)
-    if unknown := sorted(set(section) - set(_LEGACY_KEYS)):
-        raise UsageError(
-            f"CONFIG['knowledge_distillation'] has the unknown key {unknown[0]!r}", hint=_LEGACY_HINT
-        )
-    if not section.get("enabled", True):
-        return None
-    weights = section.get("teacher_weights") or {"dense": 1.0, "sparse": 0.0}
-    if not isinstance(weights, Mapping) or set(weights) - {"dense", "sparse", "cross_encoder"}:
-        raise UsageError(
-            "CONFIG['knowledge_distillation']['teacher_weights'] is not {'dense': ..., 'sparse': ...}",
-            hint="For example {'dense': 0.5, 'sparse': 0.5}.",
-        )
-    dense, sparse = section.get("dense_teacher", DEFAULT_DENSE_TEACHER), section.get("sparse_teacher")
-    cross = section.get("cross_encoder")
-    values: dict[str, Any] = {
-        "dense": {"name": dense, "weight": weights.get("dense", 1.0) if dense else 0.0},
-        "sparse": {"name": sparse, "weight": weights.get("sparse", 0.0) if sparse else 0.0},
-        "cross_encoder": {"name": cross, "weight": weights.get("cross_encoder", 0.0) if cross else 0.0},
-    }
-    if section.get("use_normalization") is False:
-        values["normalize"] = "none"
-    if "score_scale" in section:
-        values["scale"] = section["score_scale"]
-    try:
-        return TeachersConfig.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UsageError(
-            f"CONFIG['knowledge_distillation']{f' ({where})' if where else ''}: {first['msg']}",
-            hint=_LEGACY_HINT,
-        ) from error
-
-
-_LEGACY_HINT = f"Its keys are {', '.join(_LEGACY_KEYS)}."
+    @property
+    def used(self) -> dict[str, TeacherConfig]:
+        """The teachers that have a weight, by their kind."""
+        every = {"dense": self.dense, "sparse": self.sparse, "cross-encoder": self.cross_encoder}
+        return {kind: teacher for kind, teacher in every.items() if teacher.weight > 0}

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import TrainingError, UsageError
-from oskit.training.recipe.teachers import TeachersConfig, teachers_from_legacy
+from oskit.training.recipe.notebook_config import teachers_from_legacy
+from oskit.training.recipe.teachers import TeachersConfig
 from oskit.training.teachers import models as teacher_models
 from oskit.training.teachers.ensemble import EnsembleTeacher, TeacherWarning, normalize_scores
 from tests import tiny
