@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
@@ -26,7 +26,7 @@ class Loader:
     revision: str | None = None
     base: str | None = None
     cache_folder: str | None = None
-    offline: bool = False
+    local_files_only: bool = False
     device: str | None = None
     activation: Activation | None = None
     max_seq_length: int | None = None
@@ -50,19 +50,10 @@ class Loader:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                encoder = oskit.NeuralSparseEncoder.from_pretrained(
-                    model,
-                    **({} if self.base is None else {"base": self.base}),
-                    revision=self.revision,
-                    cache_folder=self.cache_folder,
-                    local_files_only=self.offline,
-                    device=self.device,
-                    activation=self.activation,
-                    max_seq_length=self.max_seq_length,
-                    seed=self.seed,
-                    fallback=self.fallback,
-                    trust_remote_code=self.trust_remote_code,
-                )
+                options = {name: value for name, value in vars(self).items() if name != "allowance"}
+                if self.base is None:
+                    del options["base"]
+                encoder = oskit.NeuralSparseEncoder.from_pretrained(model, **options)
             except UntrainedEncoderError as error:
                 error.hint = f"Train a projection first, or allow a random one {self.allowance}."
                 raise
@@ -76,19 +67,34 @@ class Loader:
 _OPTIONS = [
     click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub repository."),
     click.option("--base", metavar="BASE", help="Base encoder, where MODEL is not found."),
-    click.option("--no-fallback", is_flag=True, help="Fail rather than make up a random projection."),
+    click.option(
+        "--no-fallback",
+        "fallback",
+        flag_value=False,
+        default=True,
+        help="Fail rather than make up a random projection.",
+    ),
     click.option(
         "--activation",
         type=click.Choice(get_args(Activation)),
         help="log1p(relu(x)), or one more log1p as in OpenSearch's v3.  [the encoder's own; relu]",
     ),
     click.option(
-        "--max-length", metavar="TOKENS", type=int, help="Truncate texts to this.  [the encoder's own]"
+        "--max-length",
+        "max_seq_length",
+        metavar="TOKENS",
+        type=int,
+        help="Truncate texts to this.  [the encoder's own]",
     ),
     click.option("--seed", type=int, default=0, show_default=True, help="Of a random projection."),
     click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps.  [the best; cpu for export]"),
     click.option("--cache-folder", metavar="DIR", type=click.Path(file_okay=False), help="Cache of the Hub."),
-    click.option("--offline", is_flag=True, help="Never ask the Hub, use its cache.  [HF_HUB_OFFLINE]"),
+    click.option(
+        "--offline",
+        "local_files_only",
+        is_flag=True,
+        help="Never ask the Hub, use its cache.  [HF_HUB_OFFLINE]",
+    ),
     click.option(
         "--trust-remote-code", is_flag=True, help="Run Python code that the encoder brings. Read it first."
     ),
@@ -99,10 +105,8 @@ def loader_options(function: Function) -> Function:
     """Add the loader's options; the command receives ``loader: Loader``."""
 
     @functools.wraps(function)
-    def with_loader(*args: Any, no_fallback: bool, max_length: int | None, **kwargs: Any) -> Any:
-        names = ("revision", "base", "activation", "seed", "device", "cache_folder", "offline")
-        given = {name: kwargs.pop(name) for name in (*names, "trust_remote_code")}
-        loader = Loader(fallback=not no_fallback, max_seq_length=max_length, **given)
-        return function(*args, loader=loader, **kwargs)
+    def with_loader(*args: Any, **kwargs: Any) -> Any:
+        given = {part.name: kwargs.pop(part.name) for part in fields(Loader) if part.name in kwargs}
+        return function(*args, loader=Loader(**given), **kwargs)
 
     return with_options(with_loader, _OPTIONS)  # type: ignore[no-any-return]

@@ -9,56 +9,34 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import NamedTuple
 
 import click
 
 from oskit.errors import OskitError
 
-
-class LazyCommand(NamedTuple):
-    """Where a command is found, and what ``oskit --help`` says of it."""
-
-    module: str
-    attribute: str
-    short_help: str
-
-
-COMMANDS: dict[str, LazyCommand] = {
-    "demo": LazyCommand("oskit.cli.commands.demo", "demo", "Run the whole path on a small collection."),
-    "doctor": LazyCommand(
-        "oskit.cli.commands.doctor", "doctor", "Check the machine, an encoder and a cluster."
-    ),
-    "load": LazyCommand("oskit.cli.commands.load", "load", "Load an encoder and report how it was found."),
-    "encode": LazyCommand("oskit.cli.commands.encode", "encode", "Print the token weights of texts."),
-    "idf": LazyCommand("oskit.cli.commands.idf", "idf", "Compute idf.json, the query weights of a corpus."),
-    "train": LazyCommand("oskit.cli.commands.train", "train", "Train an encoder by a recipe."),
-    "recipes": LazyCommand("oskit.cli.commands.recipes", "recipes", "List, show and copy training recipes."),
-    "export": LazyCommand(
-        "oskit.cli.commands.export",
-        "export",
-        "Pack MODEL (a folder or a Hub repository) into archives for ML Commons.",
-    ),
-    "deploy": LazyCommand("oskit.cli.commands.models", "deploy", "Register and deploy an archive."),
-    "models": LazyCommand("oskit.cli.commands.models", "models", "List the models of a cluster."),
-    "undeploy": LazyCommand("oskit.cli.commands.models", "undeploy", "Take models out of memory."),
-    "delete": LazyCommand("oskit.cli.commands.models", "delete", "Undeploy and delete models."),
-    "ingest": LazyCommand(
-        "oskit.cli.commands.ingest", "ingest", "Create an index and load documents into it."
-    ),
-    "search": LazyCommand("oskit.cli.commands.search", "search", "Search an index."),
-    "verify": LazyCommand(
-        "oskit.cli.commands.verify", "verify", "Prove that a cluster retrieves what it should."
-    ),
-    "evaluate": LazyCommand(
-        "oskit.cli.commands.evaluate", "evaluate", "Measure retrieval quality without a cluster."
-    ),
-    "node": LazyCommand(
-        "oskit.cli.commands.node",
-        "node",
-        "Run a real OpenSearch on this machine, as a process or a container.",
-    ),
+COMMANDS = {
+    "demo": "Run the whole path on a small collection.",
+    "doctor": "Check the machine, an encoder and a cluster.",
+    "load": "Load an encoder and report how it was found.",
+    "encode": "Print the token weights of texts.",
+    "idf": "Compute idf.json, the query weights of a corpus.",
+    "train": "Train an encoder by a recipe.",
+    "recipes": "List, show and copy training recipes.",
+    "export": "Pack MODEL (a folder or a Hub repository) into archives for ML Commons.",
+    "deploy": "Register and deploy an archive.",
+    "models": "List the models of a cluster.",
+    "undeploy": "Take models out of memory.",
+    "delete": "Undeploy and delete models.",
+    "ingest": "Create an index and load documents into it.",
+    "search": "Search an index.",
+    "verify": "Prove that a cluster retrieves what it should.",
+    "evaluate": "Measure retrieval quality without a cluster.",
+    "node": "Run a real OpenSearch on this machine, as a process or a container.",
 }
+"""Each command and what ``oskit --help`` says of it."""
+
+_TOGETHER = {"deploy": "models", "undeploy": "models", "delete": "models"}
+"""Commands in another command's module; the others are in one of their name."""
 
 
 class LazyGroup(click.Group):
@@ -68,38 +46,21 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        entry = COMMANDS.get(cmd_name)
-        if entry is None:
+        if cmd_name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(entry.module), entry.attribute)
-        assert isinstance(command, click.Command), f"{entry.module}.{entry.attribute} is not a command"
+        module = f"oskit.cli.commands.{_TOGETHER.get(cmd_name, cmd_name)}"
+        command: click.Command = getattr(importlib.import_module(module), cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.short_help) for name, entry in COMMANDS.items()])
-
-
-def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
-    if not value or ctx.resilient_parsing:
-        return
-    from importlib.metadata import version
-
-    click.echo(f"oskit {version('oskit')}")
-    ctx.exit()
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 @click.group(
     cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
 )
-@click.option(
-    "--version",
-    is_flag=True,
-    expose_value=False,
-    is_eager=True,
-    callback=_print_version,
-    help="Print the version and exit.",
-)
+@click.version_option(package_name="oskit", message="oskit %(version)s", help="Print the version and exit.")
 def cli() -> None:
     """From a neural sparse encoder to proven retrieval in OpenSearch.
 
@@ -131,8 +92,8 @@ def main(args: list[str] | None = None) -> int:
     """Run the command line and return its exit code; no exception leaves this function.
 
     Errors that oskit raises on purpose become one line on stderr, and so does an optional package that is
-    not installed. Anything else is a bug: it is
-    reported as one, in one line, with the traceback only if ``OSKIT_TRACEBACK`` is set.
+    not installed. Anything else is a bug: it is reported as one, in one line, with the traceback only if
+    ``OSKIT_TRACEBACK`` is set.
     """
     try:
         code = cli.main(args=args, prog_name="oskit", standalone_mode=False)

@@ -70,21 +70,6 @@ _CONNECTION_OPTIONS = [
 ]
 
 
-_CONNECTION_NAMES = (
-    "url",
-    "username",
-    "password_file",
-    "ca_certs",
-    "client_cert",
-    "client_key",
-    "insecure",
-    "aws_region",
-    "aws_service",
-    "timeout",
-    "retry_for",
-)
-
-
 def with_options(function: Callable[..., Any], options: Sequence[Callable[[Any], Any]]) -> Any:
     """Add click options to a command's function; its help shows them in their order."""
     decorated: Any = function
@@ -100,7 +85,8 @@ def connection_options(function: Function) -> Function:
     def with_connection(*args: Any, password_stdin: bool, **kwargs: Any) -> Any:
         from oskit.cluster.client.connection import ConnectionSettings, split_url
 
-        given: dict[str, Any] = {name: kwargs.pop(name) for name in _CONNECTION_NAMES}
+        names = (*ConnectionSettings.model_fields, "password_file")
+        given: dict[str, Any] = {name: kwargs.pop(name) for name in names if name in kwargs}
         if password_stdin:
             given["password"] = sys.stdin.readline().rstrip("\r\n")
         overrides = {name: value for name, value in given.items() if value is not None}

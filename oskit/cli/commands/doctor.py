@@ -69,9 +69,9 @@ def doctor(
     from oskit.doctor import check_cluster, check_encoder, check_loading, check_machine
 
     model = model or named
-    if model is None and replace(loader, offline=False) != Loader():
+    if model is None and replace(loader, local_files_only=False) != Loader():
         raise click.UsageError("options of the loader were given, but no MODEL to load")
-    findings = check_machine() + check_loading(offline=loader.offline)
+    findings = check_machine() + check_loading(offline=loader.local_files_only)
     if model:
         findings += check_encoder(model, partial(loader.load, quiet=True))
     if _names_a_cluster(ctx):
