@@ -130,25 +130,19 @@ def _record(archive: Archive) -> dict[str, Any]:
 
 def _print(console: Console, archives: Sequence[Archive]) -> None:
     from rich.filesize import decimal
-    from rich.table import Table
 
-    table = Table(box=None, pad_edge=False)
-    table.add_column("archive", overflow="fold")
-    for title in ("size", "largest difference", "texts"):
-        table.add_column(title, justify="right", no_wrap=True)
+    from oskit.evaluation.reports.terminal import plain_table
+
+    rows = []
     for archive in archives:
         assert archive.manifest is not None
-        parity = archive.manifest.parity
-        table.add_row(
-            f"{archive.path.parent.name}/{archive.path.name}",
-            decimal(archive.size),
-            f"{parity.max_difference:.1e} of {parity.tolerance:g}",
-            str(parity.texts),
-        )
+        name, parity = f"{archive.path.parent.name}/{archive.path.name}", archive.manifest.parity
+        difference = f"{parity.max_difference:.1e} of {parity.tolerance:g}"
+        rows.append([name, decimal(archive.size), difference, str(parity.texts)])
     folder = archives[0].path.parent.parent
     assert archives[0].manifest is not None
     longest = archives[0].manifest.max_length
     console.print(f"{folder}/", style="bold", soft_wrap=True)
-    console.print(table)
+    console.print(plain_table(["archive", "size", "largest difference", "texts"], rows))
     console.print(f"Of a text the first {longest} tokens are encoded, special tokens included.")
     console.print(f"\nNext: oskit deploy {folder}", soft_wrap=True)

@@ -309,12 +309,6 @@ def _find_all(connection: ConnectionSettings, names: tuple[str, ...]) -> tuple[O
 
 
 def _print_table(console: Console, header: list[str], rows: list[list[str]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
+    from oskit.evaluation.reports.terminal import plain_table
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in header:
-        table.add_column(title.upper(), overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # names may hold what looks like markup
-    console.print(table)
+    console.print(plain_table(header, rows, numeric=False))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from oskit.cli.options import output_options
+from oskit.cli.output import duration
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -197,7 +198,7 @@ def _print_status(console: Console, status: NodeStatus) -> None:
         ("container", status.container),
         ("version", status.version),
         ("health", status.health),
-        ("uptime", _duration(status.uptime_seconds)),
+        ("uptime", None if status.uptime_seconds is None else duration(status.uptime_seconds)),
         ("data", None if status.data_bytes is None else f"{status.data_bytes / 1e6:.1f} MB"),
         ("folder", status.folder),
     ]
@@ -205,11 +206,3 @@ def _print_status(console: Console, status: NodeStatus) -> None:
         if value is not None:
             table.add_row(label, str(value))
     console.print(table)
-
-
-def _duration(seconds: float | None) -> str | None:
-    if seconds is None:
-        return None
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -9,7 +9,6 @@ from math import isfinite
 import torch
 
 from oskit.errors import TrainingError
-from oskit.training.objective.losses import BatchFacts
 from oskit.training.recipe.recipe import GuardsPart, Recipe
 
 FEWEST_TOO_MANY = 2000
@@ -34,12 +33,6 @@ class StepFacts:
     query_dims: float
     document_dims: float
     flops: float
-
-    @classmethod
-    def read(cls, step: int, facts: BatchFacts) -> StepFacts:
-        """Fetch the numbers from the device."""
-        numbers = torch.stack([facts.query_dims, facts.document_dims, facts.flops]).tolist()
-        return cls(step, *numbers)
 
 
 class Guards:

@@ -16,10 +16,10 @@ from sentence_transformers.sparse_encoder.trainer import SparseEncoderTrainer
 from torch import Tensor, nn
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 
+from oskit.encoder.loader.failures import out_of_memory
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import TrainingError
 from oskit.training.loop.guards import Guards, StepFacts, check_gradient, check_loss
-from oskit.training.memory import is_out_of_memory
 from oskit.training.objective.batches import ExampleCollator, LengthBatchSampler
 from oskit.training.objective.losses import TrainingLoss
 
@@ -119,12 +119,12 @@ class OskitTrainer(SparseEncoderTrainer):
                 loss = self._step(model, inputs, num_items_in_batch)
                 break
             except RuntimeError as error:
-                if not is_out_of_memory(error):
+                if out_of_memory(error, "a batch") is None:
                     raise
                 reason = str(error)
             self._shrink(reason)
         assert self.loss.facts is not None
-        self.facts = StepFacts.read(self.state.global_step + 1, self.loss.facts)
+        self.facts = StepFacts(self.state.global_step + 1, *self.loss.facts.tolist())
         self._unlogged.append(self.facts)
         self._guards.check(self.facts)
         return loss

@@ -12,7 +12,6 @@ It is sentence-transformers' ``SpladeLoss`` with its gradient cache and its loss
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -213,26 +212,15 @@ def _distillation(model: SparseEncoder, part: DistillationPart) -> Distillation:
     return SparseDistillKLDivLoss(model, temperature=part.temperature)
 
 
-@dataclass
-class BatchFacts:
-    """What the vectors of a batch are like; tensors of one number, left on the device until they are read.
+@torch.no_grad()
+def batch_facts(queries: Tensor, documents: Tensor) -> Tensor:
+    """Mean active dimensions of vectors ``[B, vocabulary]`` and ``[B * (1 + n), vocabulary]``; their FLOPS.
 
-    Attributes:
-        query_dims: Mean number of active dimensions of a query.
-        document_dims: The same of a document.
-        flops: Expected products of a query and a document, as in :mod:`oskit.evaluation.offline.sparsity`.
+    One tensor of three numbers, left on the device until they are read; FLOPS are the expected products of a
+    query and a document, as in :mod:`oskit.evaluation.offline.sparsity`.
     """
-
-    query_dims: Tensor
-    document_dims: Tensor
-    flops: Tensor
-
-    @classmethod
-    @torch.no_grad()
-    def of(cls, queries: Tensor, documents: Tensor) -> BatchFacts:
-        """Facts of vectors ``[B, vocabulary]`` and ``[B * (1 + n), vocabulary]``."""
-        asked, there = (queries > 0).float().mean(0), (documents > 0).float().mean(0)
-        return cls(asked.sum(), there.sum(), asked @ there)
+    asked, there = (queries > 0).float().mean(0), (documents > 0).float().mean(0)
+    return torch.stack([asked.sum(), there.sum(), asked @ there])
 
 
 class TrainingLoss(CachedLossMixin, SpladeLoss):
@@ -250,7 +238,7 @@ class TrainingLoss(CachedLossMixin, SpladeLoss):
         mini_batch_size: Texts that are computed at once, with a gradient cache; None for all, without one.
         labels_whole_batch: Whether teachers score all documents of a batch for each of its queries.
         uses_batch_negatives: Whether a query's loss depends on other queries' documents.
-        facts: Of the last batch.
+        facts: :func:`batch_facts` of the last batch.
     """
 
     weight_mask: Tensor
@@ -285,7 +273,7 @@ class TrainingLoss(CachedLossMixin, SpladeLoss):
         self.mini_batch_size = None
         self.labels_whole_batch = parts.distillation is not None and parts.distillation.candidates == "batch"
         self.uses_batch_negatives = parts.contrastive is not None or self.labels_whole_batch
-        self.facts: BatchFacts | None = None
+        self.facts: Tensor | None = None
         self._values: dict[str, Tensor] = {}
         mask = torch.as_tensor(model.vocabulary.weight_mask(), dtype=torch.float32)
         self.register_buffer("weight_mask", mask, persistent=False)
@@ -294,7 +282,7 @@ class TrainingLoss(CachedLossMixin, SpladeLoss):
         """Each part of the loss of columns ``[B, vocabulary]``; their sum is minimised."""
         vectors = [self._as_on_the_cluster(embedding) for embedding in embeddings]
         documents = torch.cat(vectors[1:])
-        self.facts = BatchFacts.of(vectors[0], documents)
+        self.facts = batch_facts(vectors[0], documents)
         losses = self.loss.compute_loss_from_embeddings(vectors, labels)
         penalty = self.document_regularizer.compute_loss_from_embeddings(documents)
         losses["document_penalty"] = self.document_regularizer_weight * penalty

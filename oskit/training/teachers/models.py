@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from oskit.data.duplicates import digest_of
+from oskit.encoder.loader.failures import out_of_memory
 from oskit.encoder.loader.hub import HubOptions, local_or_fetched
 from oskit.encoder.loader.quiet import quiet_libraries
 from oskit.errors import TrainingError, UntrainedEncoderError
 from oskit.evaluation.offline.dense import DenseModel
-from oskit.training.memory import is_out_of_memory
 from oskit.training.recipe.teachers import (
     CrossEncoderConfig,
     DenseTeacherConfig,
@@ -316,7 +316,7 @@ def _with_memory(batch_size: int, run: Callable[[int], Result]) -> Result:
         try:
             return run(batch_size)
         except RuntimeError as error:
-            if batch_size == 1 or not is_out_of_memory(error):
+            if batch_size == 1 or out_of_memory(error, "a batch") is None:
                 raise
             torch.cuda.empty_cache()
         batch_size //= 2

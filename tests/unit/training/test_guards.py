@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from oskit.encoder.loader.failures import out_of_memory
 from oskit.errors import TrainingError
 from oskit.training.loop.guards import Guards, StepFacts, check_gradient, check_loss
-from oskit.training.memory import is_out_of_memory
 from oskit.training.recipe.recipe import Recipe
 
 VOCABULARY = 30_000
@@ -108,4 +108,4 @@ def test_gradients_that_are_no_numbers_stop_the_training() -> None:
     ],
 )
 def test_what_counts_as_out_of_memory(error: Exception, expected: bool) -> None:
-    assert is_out_of_memory(error) is expected
+    assert (out_of_memory(error, "a batch") is not None) is expected

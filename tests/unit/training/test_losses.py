@@ -301,9 +301,8 @@ def test_facts_are_those_of_the_vectors(encoder: NeuralSparseEncoder) -> None:
     documents[0, 20:22] = 1.0
     loss = loss_of(encoder, {"contrastive": {}, "distillation": None})
     loss.parts([queries, documents], targets(2, 1))
-    facts = loss.facts
-    assert facts is not None
-    assert (facts.query_dims.item(), facts.document_dims.item(), facts.flops.item()) == (1.0, 1.0, 0.5)
+    assert loss.facts is not None
+    assert loss.facts.tolist() == [1.0, 1.0, 0.5]
 
 
 @pytest.mark.parametrize("trainable", [False, True])
