@@ -6,8 +6,9 @@ neither torch nor anything else that costs time.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from oskit.lazy import importer
 
 if TYPE_CHECKING:
     from oskit.archive.archive import Archive as Archive
@@ -81,6 +82,7 @@ _HOME = {
 }
 
 __all__ = sorted(_HOME)
+_import = importer(__name__, _HOME)
 
 
 def __getattr__(name: str) -> Any:
@@ -89,17 +91,7 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("oskit")
-    home = _HOME.get(name)
-    if home is None:
-        raise AttributeError(f"module 'oskit' has no attribute {name!r}")
-    try:
-        value = getattr(importlib.import_module(home), name)
-    except ModuleNotFoundError as error:
-        from oskit.extras import missing_dependency
-
-        raise missing_dependency(f"oskit.{name}", error) or error from error
-    globals()[name] = value
-    return value
+    return _import(name)
 
 
 def __dir__() -> list[str]:

@@ -127,25 +127,33 @@ class Output:
             BarColumn,
             MofNCompleteColumn,
             Progress,
+            ProgressColumn,
             SpinnerColumn,
             TextColumn,
             TimeElapsedColumn,
             TimeRemainingColumn,
         )
-
-        from oskit.cli.rate import RateColumn
+        from rich.text import Text
 
         if self.json or not sys.stderr.isatty():
             counted = Progress(get_time=time.monotonic, speed_estimate_period=20 * LINE_EVERY_S)
             yield ProgressHandle(counted, counted.add_task(description, total=total), unit)
             return
+
+        class Rate(ProgressColumn):
+            """Units per second, once that is known."""
+
+            def render(self, task: Task) -> Text:
+                speed = task.finished_speed or task.speed
+                return Text(f"{speed:,.1f} {unit}/s" if speed else "", style="progress.data.speed")
+
         columns = (
             SpinnerColumn(),
             TextColumn("[progress.description]{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn(unit),
-            RateColumn(unit),
+            Rate(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )

@@ -5,8 +5,9 @@ The names below are imported when they are first used, so the parts that need no
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from oskit.lazy import importer
 
 if TYPE_CHECKING:
     from oskit.training.data.holdout import hold_out as hold_out
@@ -35,12 +36,4 @@ _HOME = {
 
 __all__ = sorted(_HOME)
 
-
-def __getattr__(name: str) -> Any:
-    """Import a name when it is first used (PEP 562)."""
-    home = _HOME.get(name)
-    if home is None:
-        raise AttributeError(f"module 'oskit.training' has no attribute {name!r}")
-    value = getattr(importlib.import_module(home), name)
-    globals()[name] = value
-    return value
+__getattr__ = importer(__name__, _HOME)

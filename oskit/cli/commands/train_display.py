@@ -136,22 +136,14 @@ def print_result(console: Console, result: TrainingResult) -> None:
 
 def _table(result: TrainingResult) -> Any:
     from oskit.evaluation.reports.terminal import plain_table
+    from oskit.training.report.figures import MEASURES
 
-    columns = ["", "nDCG@10", "MRR@10", "recall@100", "FLOPS", "active (query)", "active (document)"]
-    rows = [_row("before", result.before)]
-    rows += [_row(f"after {stage.name}", stage.after) for stage in result.stages]
-    return plain_table(columns, rows)
-
-
-def _row(name: str, figures: Figures) -> list[str]:
-    quality = [f"{value:.4f}" for value in (figures.ndcg, figures.mrr, figures.recall)]
-    return [
-        name,
-        *quality,
-        f"{figures.flops:.2f}",
-        f"{figures.query_active:.1f}",
-        f"{figures.document_active:.1f}",
+    measured = {"before": result.before, **{f"after {stage.name}": stage.after for stage in result.stages}}
+    rows = [
+        [name, *(format(getattr(figures, measure.attribute), measure.digits) for measure in MEASURES)]
+        for name, figures in measured.items()
     ]
+    return plain_table(["", *(measure.label for measure in MEASURES)], rows)
 
 
 def _stage_lines(stage: StageResult) -> list[str]:

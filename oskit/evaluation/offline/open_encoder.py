@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from oskit.archive.archive import is_archive
 from oskit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -14,14 +15,6 @@ if TYPE_CHECKING:
 
 _ALIKE = frozenset({"best", "model", "encoder", "archives", "onnx", "torchscript"})
 """What folders are called whatever is in them: the one around them tells more."""
-
-
-def is_archive(path: str | Path) -> bool:
-    """Whether ``path`` is an archive, or a folder that holds some, and not a model's folder."""
-    path = Path(path)
-    if path.is_file():
-        return path.suffix == ".zip"
-    return path.is_dir() and (any(path.glob("*.zip")) or any(path.glob("*/*.zip")))
 
 
 def open_encoder(source: str) -> TextEncoder:
@@ -32,7 +25,7 @@ def open_encoder(source: str) -> TextEncoder:
         EncoderError: The model cannot be loaded.
         MissingDependencyError: A model is named and torch is not installed.
     """
-    if is_archive(source):
+    if is_archive(Path(source).expanduser()):
         from oskit.archive.encoder import ArchiveEncoder
 
         return ArchiveEncoder.open(source)

@@ -20,7 +20,7 @@ from oskit.encoder.loader.failures import out_of_memory
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import TrainingError
 from oskit.training.loop.guards import Guards, StepFacts, check_gradient, check_loss
-from oskit.training.objective.batches import ExampleCollator, LengthBatchSampler
+from oskit.training.objective.batches import LengthBatchSampler
 from oskit.training.objective.losses import TrainingLoss
 
 _TARGETS = ("label", "query_ids", "document_ids")
@@ -213,10 +213,6 @@ class OskitTrainer(SparseEncoderTrainer):
         """Batches of documents of similar length."""
         self._epochs.sampler = LengthBatchSampler(dataset, **kwargs)
         return self._epochs.sampler
-
-    def get_data_collator(self, model: Any, args: Any, processing_class: Any = None) -> ExampleCollator:
-        """Never reached with a collator of its own; the base class would take rows for columns."""
-        raise NotImplementedError("OskitTrainer needs an ExampleCollator")
 
 
 def _chunks(inputs: dict[str, Any], size: int) -> Iterator[dict[str, Any]]:

@@ -32,9 +32,9 @@ class Measure(NamedTuple):
 
 
 MEASURES = (
-    Measure("ndcg", "nDCG@10", ".3f", "ndcg@10", "dot_ndcg@10"),
-    Measure("mrr", "MRR@10", ".3f", "mrr@10", "dot_mrr@10"),
-    Measure("recall", "recall@100", ".3f", "recall@100", "dot_recall@100"),
+    Measure("ndcg", "nDCG@10", ".4f", "ndcg@10", "dot_ndcg@10"),
+    Measure("mrr", "MRR@10", ".4f", "mrr@10", "dot_mrr@10"),
+    Measure("recall", "recall@100", ".4f", "recall@100", "dot_recall@100"),
     Measure("flops", "FLOPS", ".2f", "flops", "avg_flops"),
     Measure("query_active", "active dimensions of a query", ".1f", "query_active", "query_active_dims"),
     Measure(
