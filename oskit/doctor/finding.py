@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 from oskit.errors import OskitError
@@ -29,10 +29,6 @@ class Finding:
     status: Status
     detail: str
     advice: str | None = None
-
-    def to_dict(self) -> dict[str, str | None]:
-        """The finding as a dictionary for JSON."""
-        return asdict(self)
 
 
 def attempt(area: str, name: str, check: Callable[[], str]) -> Finding:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -78,7 +78,7 @@ def doctor(
         findings += check_cluster(connection)
     else:
         out.note("No cluster was looked at: name one with --url or OSKIT_URL.")
-    out.result([finding.to_dict() for finding in findings], lambda console: _print(console, findings))
+    out.result([asdict(finding) for finding in findings], lambda console: _print(console, findings))
     failed = [finding for finding in findings if finding.status == "failure"]
     if failed:
         ctx.exit(EXIT_CODES[failed[0].area])

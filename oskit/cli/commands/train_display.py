@@ -147,6 +147,8 @@ def _table(result: TrainingResult) -> Any:
 
 
 def _stage_lines(stage: StageResult) -> list[str]:
+    from oskit.training.teachers.ensemble import TeacherReport
+
     data = stage.data
     measured = f"{stage.after.queries:,} {'held-out ' if data.held_out else ''}queries"
     lines = [
@@ -159,7 +161,7 @@ def _stage_lines(stage: StageResult) -> list[str]:
     lines += stage.lengths.lines
     lines.append(_negatives(stage))
     teachers = (data.teachers or {}).get("teachers", [])
-    lines += [_teacher(teacher) for teacher in teachers if teacher["status"] != "unused"]
+    lines += [str(TeacherReport(**teacher)) for teacher in teachers if teacher["status"] != "unused"]
     if data.leakage is not None:
         lines.append(_leakage(data.leakage, data.dropped_leaks))
     return lines
@@ -172,12 +174,6 @@ def _negatives(stage: StageResult) -> str:
         return f"negatives: {own}none mined"
     dropped = f", {mining['false_negatives']:,} likely answers left out" if mining["filtered"] else ""
     return f"negatives: {stage.data.negatives} an example, {mining['mined']:,} mined{dropped}"
-
-
-def _teacher(teacher: Mapping[str, Any]) -> str:
-    if teacher["status"] == "dropped":
-        return f"{teacher['kind']} teacher {teacher['name']}: DROPPED, {teacher['reason']}"
-    return f"{teacher['kind']} teacher {teacher['name']}: weight {teacher['effective_weight']:.2f}"
 
 
 def _leakage(leakage: Mapping[str, Any], dropped: int) -> str:

@@ -6,6 +6,7 @@ Scalars follow YAML 1.2: ``1e-5`` is a number, ``no`` and ``on`` are texts, ``01
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -163,14 +164,10 @@ def _syntax_error(error: YAMLError, text: str, name: str) -> DataError:
     place = name if line is None else f"{name}:{line}"
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     lines = text.splitlines()
-    if line is not None and line <= len(lines) and "\t" in lines[line - 1][: _indent(lines[line - 1])]:
+    if line is not None and line <= len(lines) and re.match(r" *\t", lines[line - 1]):
         return DataError(f"{place}: a tab in the indentation", hint="YAML is indented by spaces.")
     if "expected a single document" in str(error):
         return DataError(f"{place}: a second document begins", hint="A recipe is one document; remove '---'.")
     return DataError(
         f"{place}: not YAML: {problem}", hint="Look at the indentation, colons and quotes there."
     )
-
-
-def _indent(line: str) -> int:
-    return len(line) - len(line.lstrip())
