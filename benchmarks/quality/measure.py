@@ -117,7 +117,7 @@ def measure_encoder(
 def measure_bm25(collection: Collection) -> Measured:
     """BM25 with Lucene's settings."""
     found = rank_bm25(collection, Bm25Settings(), k=DEPTH)
-    return _measured(found.run, collection.qrels, found.documents)
+    return _measured(found.run, collection.qrels, len(found.document_ids))
 
 
 def measure_dense(name: str, collection: Collection, max_length: int) -> Measured:

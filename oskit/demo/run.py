@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from oskit.demo.steps import Steps, Tell
 from oskit.demo.training import train_demo
 from oskit.encoder.loader.report import TIER_NAMES
 from oskit.errors import UsageError
+from oskit.evaluation.offline.result import now
 from oskit.localnode import DockerNode, LocalNode, Node
 from oskit.localnode.artifacts import ARTIFACTS_MB, OPENSEARCH_VERSION
 from oskit.localnode.distribution import distribution_folder
@@ -87,7 +87,7 @@ def run_demo(options: DemoOptions, tell: Tell = lambda _: None) -> DemoReport:
     start = time.perf_counter()
     steps = Steps(tell)
     report = DemoReport(
-        created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        created=now(),
         machine=describe_machine(),
         load={},
         collection={},

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -51,12 +51,8 @@ class Disagreement:
     Attributes:
         kind: ``score``: outside of its interval. ``missing``: belongs among the hits. ``unknown``: not a
             document of the corpus. ``rank``: stands before a document that must be ahead of it.
-        query_id: The query.
-        document_id: The document.
-        cluster_score: The cluster's score; None if it did not return the document.
-        exact_score: The exact score; None for an unknown document.
-        low: The smallest score that rounding explains.
-        high: The largest one.
+        cluster_score: None if the cluster did not return the document.
+        exact_score: None for an unknown document; so are ``low`` and ``high``, what rounding explains.
         cluster_rank: From 1; None if not returned.
         exact_rank: From 1; None if beyond the depth of the comparison.
     """
@@ -122,8 +118,8 @@ def compare(
         block_documents: Documents that are held at once.
     """
     queries = encoder.query_matrix(list(collection.queries.values()), batch_size=batch_size).tocsr()
-    hits = _Hits(cluster, list(collection.queries), queries, k)
-    hits.bound_queries(storage, query_tolerance)
+    tolerances = document_tolerance, query_tolerance
+    hits = _Hits(cluster, list(collection.queries), queries, k, storage, tolerances)
     ranking = rank_exactly(
         encoder,
         collection,
@@ -131,15 +127,14 @@ def compare(
         batch_size=batch_size,
         block_documents=block_documents,
         queries=queries,
-        on_block=partial(hits.take_block, storage=storage, tolerance=document_tolerance),
+        on_block=hits.take_block,
     )
-    exact = ranking.run
-    hits.close(exact)
+    hits.close()
     return Comparison(
-        exact=exact,
+        exact=ranking.run,
         counts={kind: hits.counts.get(kind, 0) for kind in ("score", "missing", "unknown", "rank")},
-        disagreements=hits.listed(exact),
-        hits=hits.compared,
+        disagreements=hits.listed(ranking.run),
+        hits=int(np.isfinite(hits.scores).sum()),
         relative_differences=hits.relative_differences(),
         sparsity=ranking.sparsity,
         document_ids=ranking.document_ids,
@@ -150,16 +145,23 @@ class _Hits:
     """The cluster's hits as arrays ``[queries, k]``, filled with their intervals block by block."""
 
     def __init__(
-        self, cluster: Mapping[str, Mapping[str, float]], query_ids: list[str], queries: csr_matrix, k: int
+        self,
+        cluster: Mapping[str, Mapping[str, float]],
+        query_ids: list[str],
+        queries: csr_matrix,
+        k: int,
+        storage: Storage,
+        tolerances: tuple[float, float],
     ) -> None:
         shape = (len(query_ids), k)
         self.query_ids = query_ids
-        self.queries = queries
+        self.storage = storage
+        self.tolerance, self.query_tolerance = tolerances
+        low, high = storage.query_bounds(queries.data.astype(np.float32), self.query_tolerance)
+        self.queries_low, self.queries_high = _with_data(queries, low), _with_data(queries, high)
+        self.query_mass = np.asarray(self.queries_high.sum(axis=1), dtype=np.float64).ravel()
         self.found = [list(cluster.get(query, {}))[:k] for query in query_ids]
-        self.scores: Scores = np.full(shape, np.nan)
-        self.exact: Scores = np.full(shape, np.nan)
-        self.low: Scores = np.full(shape, np.nan)
-        self.high: Scores = np.full(shape, np.nan)
+        self.scores, self.exact, self.low, self.high = (np.full(shape, np.nan) for _ in range(4))
         self.places: dict[str, list[tuple[int, int]]] = defaultdict(list)
         for row, (query, documents) in enumerate(zip(query_ids, self.found, strict=True)):
             for rank, document in enumerate(documents):
@@ -172,39 +174,25 @@ class _Hits:
         self.counts: dict[str, int] = defaultdict(int)
         self._listed: list[Disagreement] = []
 
-    @property
-    def compared(self) -> int:
-        return int(np.isfinite(self.scores).sum())
-
-    def bound_queries(self, storage: Storage, tolerance: float) -> None:
-        """Prepare both ends of the queries' weights."""
-        low, high = storage.query_bounds(self.queries.data.astype(np.float32), tolerance)
-        self.queries_low = _with_data(self.queries, low)
-        self.queries_high = _with_data(self.queries, high)
-        self.query_tolerance = tolerance
-        self.query_mass = np.asarray(self.queries_high.sum(axis=1), dtype=np.float64).ravel()
-
-    def take_block(self, block: Block, *, storage: Storage, tolerance: float) -> Watch:
+    def take_block(self, block: Block) -> Watch:
         """Bound a block; what is returned keeps the bounds of its hits and notices what should be a hit."""
-        low, high = storage.document_bounds(block.weights.data.astype(np.float32), tolerance)
-        documents_low = _with_data(block.weights, low)
-        documents_high = _with_data(block.weights, high)
+        low, high = self.storage.document_bounds(block.weights.data.astype(np.float32), self.tolerance)
+        documents_low, documents_high = _with_data(block.weights, low), _with_data(block.weights, high)
         # Tokens that weigh nothing here may weigh up to the tolerance there, on either side.
         mass = np.asarray(documents_high.sum(axis=1), dtype=np.float64).ravel()
 
         def take(rows: slice, exact: Scores) -> None:
             lowest = score_block(self.queries_low[rows], documents_low)
             highest = score_block(self.queries_high[rows], documents_high)
-            highest += tolerance * self.query_mass[rows, None] + self.query_tolerance * mass[None, :]
+            highest += self.tolerance * self.query_mass[rows, None] + self.query_tolerance * mass[None, :]
             lowest *= 1 - _FLOAT32_NOISE
             highest *= 1 + _FLOAT32_NOISE
-            absent = self._record(block, rows, exact, lowest, highest)
-            self._note_missing(block, rows, exact, lowest, highest, absent)
+            self._record(block, rows, exact, lowest, highest)
 
         return take
 
-    def _record(self, block: Block, rows: slice, exact: Scores, low: Scores, high: Scores) -> Any:
-        """Store the bounds of this block's hits; returns which documents are absent, ``[rows, block]``."""
+    def _record(self, block: Block, rows: slice, exact: Scores, low: Scores, high: Scores) -> None:
+        """Store the bounds of this block's hits, and note what is absent although it should be a hit."""
         absent = np.ones(exact.shape, dtype=bool)
         for column, document in enumerate(block.ids):
             for row, rank in self.places.get(document, ()):
@@ -214,11 +202,6 @@ class _Hits:
                     self.exact[row, rank] = exact[cell]
                     self.low[row, rank] = low[cell]
                     self.high[row, rank] = high[cell]
-        return absent
-
-    def _note_missing(
-        self, block: Block, rows: slice, exact: Scores, low: Scores, high: Scores, absent: Any
-    ) -> None:
         cutoff = self.cutoff[rows, None]
         missing = absent & (low > cutoff * (1 + _FLOAT32_NOISE)) & (low > 0)
         for local, column in np.argwhere(missing):
@@ -226,26 +209,19 @@ class _Hits:
             bounds = (exact[cell], low[cell], high[cell])
             self._note("missing", rows.start + cell[0], block.ids[cell[1]], None, bounds)
 
-    def close(self, exact: Run) -> None:
+    def close(self) -> None:
         """Judge the hits, once the whole corpus has been seen."""
-        with np.errstate(invalid="ignore"):
-            wrong = (self.scores < self.low) | (self.scores > self.high)
+        wrong = (self.scores < self.low) | (self.scores > self.high)
         unknown = np.isfinite(self.scores) & np.isnan(self.low)
-        for row, rank in np.argwhere(wrong):
-            self._note_hit("score", int(row), int(rank))
-        for row, rank in np.argwhere(unknown):
-            self._note_hit("unknown", int(row), int(rank))
         # The largest lower bound among all hits that come after: above our upper bound, they are swapped.
         low = np.where(np.isnan(self.low), -np.inf, self.low)
         after = np.maximum.accumulate(low[:, ::-1], axis=1)[:, ::-1]
-        with np.errstate(invalid="ignore"):
-            swapped = after[:, 1:] > self.high[:, :-1]
-        for row, rank in np.argwhere(swapped):
-            self._note_hit("rank", int(row), int(rank))
-
-    def _note_hit(self, kind: DisagreementKind, row: int, rank: int) -> None:
-        bounds = (self.exact[row, rank], self.low[row, rank], self.high[row, rank])
-        self._note(kind, row, self.found[row][rank], rank, bounds)
+        swapped = after[:, 1:] > self.high[:, :-1]
+        found: dict[DisagreementKind, Any] = {"score": wrong, "unknown": unknown, "rank": swapped}
+        for kind, cells in found.items():
+            for row, rank in np.argwhere(cells).tolist():
+                bounds = (self.exact[row, rank], self.low[row, rank], self.high[row, rank])
+                self._note(kind, row, self.found[row][rank], rank, bounds)
 
     def _note(
         self,
@@ -266,9 +242,8 @@ class _Hits:
 
     def listed(self, exact: Run) -> list[Disagreement]:
         """The disagreements, with the exact ranks that are known now."""
-        ranks: dict[str, dict[str, int]] = {}
-        for query in {item.query_id for item in self._listed}:
-            ranks[query] = {document: rank for rank, document in enumerate(exact[query], start=1)}
+        wrong = {item.query_id for item in self._listed}
+        ranks = {query: dict(zip(exact[query], count(1), strict=False)) for query in wrong}
         return [replace(item, exact_rank=ranks[item.query_id].get(item.document_id)) for item in self._listed]
 
     def relative_differences(self) -> Scores:

@@ -26,15 +26,7 @@ MAX_DEPTH = 10_000
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """How the queries are asked.
-
-    Attributes:
-        by: ``tokens``: the weights are made here. ``model``: the cluster runs ``model_id`` on the text.
-            ``analyzer``: the cluster runs ``analyzer``.
-        model_id: An encoder model or, for an inference-free encoder, a tokenizer model.
-        analyzer: Name of the analyzer.
-        k: Hits to compare for each query, at most 10,000.
-        top_n: Query tokens that an approximate search looks up; the cluster's default is 10.
+    """How the queries are asked, as :func:`oskit.evaluation.live.verify.verify` explains.
 
     Raises:
         UsageError: Options that do not go together.

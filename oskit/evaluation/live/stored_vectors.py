@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from opensearchpy import OpenSearch
     from scipy.sparse import csr_matrix
 
+    from oskit.archive.vocabulary import Vocabulary
     from oskit.evaluation.live.index_facts import IndexFacts
 
 MAX_TOKENS = 1000
@@ -38,7 +39,7 @@ def check_vectors(
     facts: IndexFacts,
     document_ids: Sequence[str],
     weights: csr_matrix,
-    keys: Sequence[str],
+    vocabulary: Vocabulary,
     tolerance: float,
 ) -> StoredVectors:
     """Compare the stored weights of documents with the encoder's.
@@ -48,21 +49,19 @@ def check_vectors(
         facts: Of the index.
         document_ids: The documents.
         weights: Their vectors, ``[documents, vocabulary]``.
-        keys: The index's key of each column.
+        vocabulary: Names their columns.
         tolerance: How far weights may be apart before they are rounded.
     """
-    storage = facts.storage
-    wrong = []
-    checked = 0
+    by_token, checked, wrong = facts.key == "token", 0, []
     for document, columns, values in _rows(document_ids, weights):
         if not len(columns):
             continue
-        tokens = {keys[column]: 1.0 for column in columns}
+        tokens = {vocabulary.keys[column] if by_token else str(column): 1.0 for column in columns}
         found = _stored_sum(client, facts, document, tokens)
         if found is None:
             continue  # a document that is not there is reported as missing
         checked += 1
-        low, high = _sum_bounds(storage, values, tolerance)
+        low, high = _sum_bounds(facts.storage, values, tolerance)
         if not low <= found <= high:
             wrong.append({"document_id": document, "found": found, "low": low, "high": high})
     return StoredVectors(checked, wrong)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from oskit.cluster.client.connection import cluster_info
@@ -12,17 +11,17 @@ from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.search.search import two_phase_pipeline
 from oskit.errors import SearchError, UsageError
 from oskit.evaluation.live import verdict
-from oskit.evaluation.live.comparison import Comparison, compare
+from oskit.evaluation.live.comparison import compare
 from oskit.evaluation.live.examples import SHOWN_HITS, build_examples, choose_examples
-from oskit.evaluation.live.index_facts import IndexFacts, read_facts
+from oskit.evaluation.live.index_facts import read_facts
 from oskit.evaluation.live.query_modes import SearchBy, SearchRequest, bm25_clauses, sparse_clauses
-from oskit.evaluation.live.result import StoredVectors, VerificationReport
-from oskit.evaluation.live.retrieval import Clause, ClusterRun, retrieve
+from oskit.evaluation.live.result import VerificationReport
+from oskit.evaluation.live.retrieval import ClusterRun, retrieve
 from oskit.evaluation.live.stored_vectors import check_vectors
 from oskit.evaluation.offline.description import describe_encoder, known_sha256
 from oskit.evaluation.offline.metrics import Run
 from oskit.evaluation.offline.pruning_levels import PrunedDocuments
-from oskit.evaluation.offline.result import BM25, RunFigures
+from oskit.evaluation.offline.result import BM25, RunFigures, Step, now
 from oskit.evaluation.offline.tokenization import SAMPLED_TEXTS, shattering, spread, tokenizations
 
 if TYPE_CHECKING:
@@ -40,9 +39,6 @@ by less than 1e-6 for most texts, by up to 0.11 in 500 texts between 1.16.3 (Ope
 
 _MISSING_LISTED = 200
 _MGET_BATCH = 1000
-
-Step = Callable[[str], object]
-"""Told what is being done now."""
 
 
 def verify(
@@ -102,146 +98,79 @@ def verify(
         raise UsageError(
             "two-phase search works on rank_features only", hint="Leave out --two-phase for this index."
         )
-    job = _Verification(client, facts, collection, encoder, request, tolerance, batch_size, on_step)
-    answered, comparison = job.ask_and_compare()
-    runs = job.measure(answered, comparison, two_phase=two_phase, bm25=baseline_bm25)
-    return job.report(answered, comparison, runs, sample, examples)
+    given, queries = encoder, collection.queries
+    if facts.info.prune:
+        encoder = PrunedDocuments(given, facts.info.prune)
+    if tolerance is None:
+        tolerance = _tolerance(given)
+    query_tolerance = tolerance if by == "model" and encoder.architecture == "symmetric" else 0.0
 
-
-class _Verification:
-    """The steps of :func:`verify`, with what they share."""
-
-    def __init__(
-        self,
-        client: OpenSearch,
-        facts: IndexFacts,
-        collection: Collection,
-        encoder: TextEncoder,
-        request: SearchRequest,
-        tolerance: float | None,
-        batch_size: int,
-        on_step: Step,
-    ) -> None:
-        self.client = client
-        self.facts = facts
-        self.collection = collection
-        self.request = request
-        self.batch_size = batch_size
-        self.on_step = on_step
-        self.given = encoder
-        self.encoder = PrunedDocuments(encoder, facts.info.prune) if facts.info.prune else encoder
-        self.tolerance = _tolerance(encoder) if tolerance is None else tolerance
-        computed_there = request.by == "model" and encoder.architecture == "symmetric"
-        self.query_tolerance = self.tolerance if computed_there else 0.0
-        self.clauses: dict[str, Clause | None] = {}
-
-    def ask_and_compare(self) -> tuple[ClusterRun, Comparison]:
-        """All queries to the cluster, then exact scores for the same."""
-        queries = self.collection.queries
-        self.on_step(f"asking {len(queries):,} queries by {self.request.by}")
-        self.clauses = sparse_clauses(
-            self.client, self.facts, queries, self.encoder, self.request, self.batch_size
-        )
-        answered = retrieve(self.client, self.facts.name, self.clauses, k=self.request.k)
-        self.on_step("computing exact scores")
-        comparison = compare(
-            answered.run,
-            self.encoder,
-            self.collection,
-            k=self.request.k,
-            storage=self.facts.storage,
-            document_tolerance=self.tolerance,
-            query_tolerance=self.query_tolerance,
-            batch_size=self.batch_size,
-        )
-        return answered, comparison
-
-    def measure(
-        self, answered: ClusterRun, comparison: Comparison, *, two_phase: bool, bm25: bool
-    ) -> list[RunFigures]:
-        """Figures of the cluster, the exact ranking, and what else is asked for."""
-        k, qrels = self.request.k, self.collection.qrels
-        runs = [
-            self._figures("cluster", answered, comparison.exact),
-            RunFigures.measure("exact", comparison.exact, qrels, k=k),
-        ]
-        if two_phase:
-            self.on_step("asking again in two phases")
-            again = retrieve(
-                self.client, self.facts.name, self.clauses, k=k, search_pipeline=two_phase_pipeline()
-            )
-            runs.append(self._figures("two-phase", again, comparison.exact))
-        if bm25 and self.facts.passage_field:
-            self.on_step("asking BM25")
-            clauses = bm25_clauses(self.facts.passage_field, self.collection.queries)
-            runs.append(self._figures(BM25, retrieve(self.client, self.facts.name, clauses, k=k), None))
-        return runs
-
-    def _figures(self, name: str, answered: ClusterRun, exact: Run | None) -> RunFigures:
+    def figures(name: str, answered: ClusterRun, exact: Run | None = None) -> RunFigures:
+        took, wall = answered.took, answered.wall
         return RunFigures.measure(
-            name,
-            answered.run,
-            self.collection.qrels,
-            k=self.request.k,
-            exact=exact,
-            took=answered.took,
-            wall=answered.wall,
+            name, answered.run, collection.qrels, k=k, exact=exact, took=took, wall=wall
         )
 
-    def report(
-        self,
-        answered: ClusterRun,
-        comparison: Comparison,
-        runs: list[RunFigures],
-        sample: int,
-        examples: int,
-    ) -> VerificationReport:
-        """Look at the documents themselves, and put everything together."""
-        self.on_step("looking for every document")
-        missing = missing_documents(self.client, self.facts.name, comparison.document_ids)
-        self.on_step("checking stored weights")
-        chosen = choose_examples(answered.run, examples)
-        passages = _passages(self.collection, comparison.document_ids, sample, chosen, answered)
-        vectors = self._check_sample(passages.sample)
-        cuts = tokenizations(self.encoder, passages.cut, list(self.collection.queries.values()))
-        collection, request, info = self.collection, self.request, cluster_info(self.client)
-        return VerificationReport(
-            created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-            cluster={"distribution": "opensearch", "version": info.version},
-            index=self.facts.to_dict(),
-            collection={
-                "name": collection.name,
-                "split": collection.split,
-                "documents": len(comparison.document_ids),
-                "queries": len(collection.queries),
-            },
-            encoder=describe_encoder(self.given),
-            search={
-                **asdict(request),
-                "document_tolerance": self.tolerance,
-                "query_tolerance": self.query_tolerance,
-            },
-            runs=runs,
-            comparison=comparison,
-            missing_documents=missing,
-            vectors=vectors,
-            examples=build_examples(
-                chosen, answered.run, collection.queries, collection.qrels, passages.shown, self.encoder
-            ),
-            failures=verdict.failures(self.facts, known_sha256(self.given), comparison, missing, vectors),
-            warnings=verdict.warnings(self.facts, runs[0], shattering(cuts)),
-            took=answered.took,
-            wall=answered.wall,
-            against_bm25=runs[0].against(runs[-1]) if runs[-1].name == BM25 else None,
-            tokenization=cuts,
-        )
-
-    def _check_sample(self, passages: Mapping[str, str]) -> StoredVectors:
-        vocabulary = self.encoder.vocabulary
-        by_token = self.facts.key == "token"
-        keys = vocabulary.keys if by_token else [str(number) for number in range(vocabulary.size)]
-        weights = self.encoder.document_matrix(list(passages.values()), batch_size=self.batch_size)
-        return check_vectors(self.client, self.facts, list(passages), weights.tocsr(), keys, self.tolerance)
+    on_step(f"asking {len(queries):,} queries by {by}")
+    clauses = sparse_clauses(client, facts, queries, encoder, request, batch_size)
+    answered = retrieve(client, facts.name, clauses, k=k)
+    on_step("computing exact scores")
+    comparison = compare(
+        answered.run,
+        encoder,
+        collection,
+        k=k,
+        storage=facts.storage,
+        document_tolerance=tolerance,
+        query_tolerance=query_tolerance,
+        batch_size=batch_size,
+    )
+    exact, ids = comparison.exact, comparison.document_ids
+    runs = [
+        figures("cluster", answered, exact),
+        RunFigures.measure("exact", exact, collection.qrels, k=k),
+    ]
+    if two_phase:
+        on_step("asking again in two phases")
+        again = retrieve(client, facts.name, clauses, k=k, search_pipeline=two_phase_pipeline())
+        runs.append(figures("two-phase", again, exact))
+    if baseline_bm25 and facts.passage_field:
+        on_step("asking BM25")
+        asked = bm25_clauses(facts.passage_field, queries)
+        runs.append(figures(BM25, retrieve(client, facts.name, asked, k=k)))
+    on_step("looking for every document")
+    missing = missing_documents(client, facts.name, ids)
+    on_step("checking stored weights")
+    chosen = choose_examples(answered.run, examples)
+    passages = _passages(collection, ids, sample, chosen, answered.run)
+    weights = encoder.document_matrix(list(passages.sample.values()), batch_size=batch_size).tocsr()
+    vectors = check_vectors(client, facts, list(passages.sample), weights, encoder.vocabulary, tolerance)
+    cuts = tokenizations(encoder, passages.cut, list(queries.values()))
+    info = cluster_info(client)
+    return VerificationReport(
+        created=now(),
+        cluster={"distribution": "opensearch", "version": info.version},
+        index=facts.to_dict(),
+        collection={
+            "name": collection.name,
+            "split": collection.split,
+            "documents": len(ids),
+            "queries": len(queries),
+        },
+        encoder=describe_encoder(given),
+        search={**asdict(request), "document_tolerance": tolerance, "query_tolerance": query_tolerance},
+        runs=runs,
+        comparison=comparison,
+        missing_documents=missing,
+        vectors=vectors,
+        examples=build_examples(chosen, answered.run, queries, collection.qrels, passages.shown, encoder),
+        failures=verdict.failures(facts, known_sha256(given), comparison, missing, vectors),
+        warnings=verdict.warnings(facts, runs[0], shattering(cuts)),
+        took=answered.took,
+        wall=answered.wall,
+        against_bm25=runs[0].against(runs[-1]) if runs[-1].name == BM25 else None,
+        tokenization=cuts,
+    )
 
 
 def missing_documents(client: OpenSearch, index: str, document_ids: Sequence[str]) -> list[str]:
@@ -272,11 +201,11 @@ class _Passages:
 
 
 def _passages(
-    collection: Collection, ids: Sequence[str], sample: int, chosen: Sequence[str], answered: ClusterRun
+    collection: Collection, ids: Sequence[str], sample: int, chosen: Sequence[str], run: Run
 ) -> _Passages:
     sampled = {ids[position] for position in spread(len(ids), sample)}
     cut = set(spread(len(ids), SAMPLED_TEXTS))
-    shown = {document for query in chosen for document in list(answered.run[query])[:SHOWN_HITS]}
+    shown = {document for query in chosen for document in list(run[query])[:SHOWN_HITS]}
     found = _Passages({}, {}, [])
     for position, document in enumerate(collection.documents()):
         if position in cut:

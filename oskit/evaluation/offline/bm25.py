@@ -15,17 +15,16 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from oskit.errors import DataError, MissingDependencyError, UsageError
+from oskit.errors import DataError, UsageError
+from oskit.evaluation.offline.exact_scores import ExactRanking, TextCollection
 from oskit.evaluation.offline.metrics import Run
 from oskit.evaluation.offline.sparsity import ActivationCounter, Sparsity, sparsity
-
-if TYPE_CHECKING:
-    from oskit.evaluation.offline.exact_scores import TextCollection
+from oskit.extras import require
 
 LANGUAGES = (
     *("danish", "dutch", "english", "french", "german", "italian"),
@@ -85,10 +84,9 @@ class Bm25Index:
 
     def __init__(self, texts: Iterable[str], settings: Bm25Settings | None = None) -> None:
         settings = settings or Bm25Settings()
-        try:
-            import bm25s
-        except ImportError as error:
-            raise MissingDependencyError.for_extra("BM25", "bm25s", "evaluate") from error
+        require("BM25", "evaluate", ["bm25s"])
+        import bm25s
+
         self._analyze = _analyzer(settings.language)
         vocabulary: dict[str, int] = {}
         ids = [
@@ -132,24 +130,9 @@ class Bm25Index:
         return [term for term in found if term is not None]
 
 
-@dataclass(frozen=True)
-class Bm25Ranking:
-    """The result of :func:`rank_bm25`.
-
-    Attributes:
-        run: Query id -> document id -> score, best first.
-        documents: Documents in the corpus.
-        sparsity: Of the index and the queries; query terms that no document has do not count.
-    """
-
-    run: Run
-    documents: int
-    sparsity: Sparsity
-
-
 def rank_bm25(
     collection: TextCollection, settings: Bm25Settings | None = None, *, k: int = 1000
-) -> Bm25Ranking:
+) -> ExactRanking:
     """Rank the whole corpus for every query. The index is in memory: about 100 bytes for each distinct
     word of each document.
 
@@ -171,7 +154,7 @@ def rank_bm25(
         run[query] = {
             document_ids[position]: float(score) for position, score in zip(positions, scores, strict=True)
         }
-    return Bm25Ranking(run, index.documents, index.sparsity(collection.queries.values()))
+    return ExactRanking(run, document_ids, index.sparsity(collection.queries.values()))
 
 
 def _best(scores: npt.NDArray[np.float32], k: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
@@ -186,10 +169,8 @@ def _best(scores: npt.NDArray[np.float32], k: int) -> tuple[npt.NDArray[np.int64
 def _analyzer(language: str | None) -> Callable[[str], list[str]]:
     if language is None:
         return split_words
-    try:
-        import Stemmer
-    except ImportError as error:
-        raise MissingDependencyError.for_extra("stemming for BM25", "PyStemmer", "evaluate") from error
+    require("stemming for BM25", "evaluate", ["PyStemmer"])
+    import Stemmer
     from bm25s.tokenization import _infer_stopwords
 
     stemmer, stop = Stemmer.Stemmer(language), frozenset(_infer_stopwords(language))

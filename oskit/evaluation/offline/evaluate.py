@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from oskit.archive.token_weights import Prune
@@ -14,7 +13,7 @@ from oskit.evaluation.offline.dense import DenseEncoder, rank_dense
 from oskit.evaluation.offline.description import describe_encoder
 from oskit.evaluation.offline.metrics import Run, judged_queries
 from oskit.evaluation.offline.pruning_levels import prune_points, rank_pruned
-from oskit.evaluation.offline.result import BM25, EvaluationReport, EvaluationRow, RunFigures
+from oskit.evaluation.offline.result import BM25, EvaluationReport, EvaluationRow, RunFigures, Step, now
 from oskit.evaluation.offline.significance import RESAMPLES
 from oskit.evaluation.offline.tokenization import SAMPLED_TEXTS, Tokenization, spread, tokenizations
 
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
     from oskit.data.collection import Collection
 
 _FLOAT_BYTES = 4
-
-Step = Callable[[str], object]
-"""Told what is being done now."""
 
 
 def evaluate(
@@ -79,7 +75,7 @@ def evaluate(
                     for measure in base.quality
                 ]
     return EvaluationReport(
-        created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        created=now(),
         collection={
             "name": collection.name,
             "split": collection.split,
@@ -106,19 +102,17 @@ def _checked(names: Sequence[str], baseline: str | None) -> str | None:
     return found[0]
 
 
+@dataclass
 class _Evaluation:
     """What the rows have in common."""
 
-    def __init__(
-        self, collection: Collection, k: int, batch_size: int, levels: Sequence[Prune], on_step: Step
-    ) -> None:
-        self._collection = collection
-        self._k = k
-        self._batch_size = batch_size
-        self._levels = levels
-        self._on_step = on_step
-        self.documents = 0
-        self._sample: list[str] = []
+    _collection: Collection
+    _k: int
+    _batch_size: int
+    _levels: Sequence[Prune]
+    _on_step: Step
+    documents: int = 0
+    _sample: list[str] = field(default_factory=list)
 
     def sparse(self, name: str, open_it: Callable[[], TextEncoder]) -> EvaluationRow:
         self._on_step(f"{name}: loading")
@@ -153,7 +147,7 @@ class _Evaluation:
     def bm25(self, settings: Bm25Settings) -> EvaluationRow:
         self._on_step(f"{BM25}: indexing and ranking")
         found = rank_bm25(self._collection, settings, k=self._k)
-        self.documents = found.documents
+        self.documents = len(found.document_ids)
         return EvaluationRow(
             self._measure(BM25, found.run),
             "bm25",

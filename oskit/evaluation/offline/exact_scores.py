@@ -48,13 +48,7 @@ class TextCollection(Protocol):
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive documents of a corpus.
-
-    Attributes:
-        start: Position of the first one in the corpus.
-        ids: Their ids.
-        weights: Their vectors, ``[len(ids), vocabulary]``.
-    """
+    """Consecutive documents of a corpus: from position ``start``, with vectors ``[len(ids), vocabulary]``."""
 
     start: int
     ids: list[str]
@@ -118,12 +112,11 @@ class TopK:
 
 @dataclass(frozen=True)
 class ExactRanking:
-    """The result of :func:`rank_exactly`.
+    """The corpus ranked for every query, best first.
 
     Attributes:
-        run: Query id -> document id -> score (float64), best first.
         document_ids: The corpus, in its order.
-        sparsity: Of the queries and the corpus.
+        sparsity: Of the queries and the corpus; query terms that no document has do not count for BM25.
         truncation: What of the corpus was too long for the encoder; None where it does not count.
     """
 
@@ -133,7 +126,7 @@ class ExactRanking:
     truncation: Truncation | None = None
 
 
-Watch = Callable[[slice, Scores], None]
+Watch = Callable[[slice, Scores], object]
 """Told the exact scores ``[queries in the slice, documents of the block]``."""
 
 
@@ -145,7 +138,7 @@ def rank_exactly(
     batch_size: int = 32,
     block_documents: int = BLOCK_DOCUMENTS,
     queries: csr_matrix | None = None,
-    on_block: Callable[[Block], Watch | None] | None = None,
+    on_block: Callable[[Block], Watch] = lambda _: lambda *_: None,
 ) -> ExactRanking:
     """Rank the whole corpus for every query by exact scores, in one pass.
 
@@ -173,12 +166,11 @@ def rank_exactly(
         block = Block(len(document_ids), [document.id for document in documents], weights.tocsr())
         document_ids.extend(block.ids)
         document_counter.update(block.weights)
-        watch = None if on_block is None else on_block(block)
+        watch = on_block(block)
         for rows in query_chunks(len(query_ids), len(block.ids)):
             scores = score_block(queries[rows], block.weights)
             top.update(rows, scores, block.start)
-            if watch is not None:
-                watch(rows, scores)
+            watch(rows, scores)
     return ExactRanking(
         top.run(query_ids, document_ids), document_ids, sparsity(query_counter, document_counter), counted()
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,6 @@ from oskit.evaluation.offline.exact_scores import (
     BLOCK_DOCUMENTS,
     Block,
     ExactRanking,
-    Scores,
     TextCollection,
     TopK,
     Watch,
@@ -96,13 +95,8 @@ def rank_pruned(
     levels = [_Level(rule, queries, k, encoder.vocabulary.size) for rule in rules]
 
     def on_block(block: Block) -> Watch:
-        watches = [level.take(block) for level in levels]
-
-        def watch(rows: slice, scores: Scores) -> None:
-            for one in watches:
-                one(rows, scores)
-
-        return watch
+        pruned = [level.take(block) for level in levels]
+        return lambda rows, _: [update(rows) for update in pruned]
 
     ranking = rank_exactly(
         encoder,
@@ -132,14 +126,10 @@ class _Level:
         self.top = TopK(queries.shape[0], k)
         self.counter = ActivationCounter(width)
 
-    def take(self, block: Block) -> Watch:
+    def take(self, block: Block) -> Callable[[slice], None]:
         weights = prune_matrix(block.weights, self.rule)
         self.counter.update(weights)
-
-        def watch(rows: slice, _: Scores) -> None:
-            self.top.update(rows, score_block(self.queries[rows], weights), block.start)
-
-        return watch
+        return lambda rows: self.top.update(rows, score_block(self.queries[rows], weights), block.start)
 
 
 def prune_points(

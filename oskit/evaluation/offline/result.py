@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from oskit.archive.truncation import Truncation
@@ -25,6 +26,14 @@ EVALUATION_SCHEMA = "oskit.evaluation/1"
 
 BM25 = "BM25"
 """Name of its run and its row."""
+
+Step = Callable[[str], object]
+"""Told what is being done now."""
+
+
+def now() -> str:
+    """The time of a report: ISO 8601, UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 @dataclass
