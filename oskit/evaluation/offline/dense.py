@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from oskit.errors import EncoderError, MissingDependencyError
+from oskit.errors import EncoderError
 from oskit.evaluation.offline.exact_scores import TopK, query_chunks
 from oskit.evaluation.offline.metrics import Run
+from oskit.extras import require
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,29 +64,22 @@ class DenseModel:
         precision: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
-        try:
-            from sentence_transformers import SentenceTransformer
-        except ImportError as error:
-            raise MissingDependencyError.for_extra(
-                "a dense model", "sentence-transformers", "export"
-            ) from error
+        require("a dense model", "export", ["sentence-transformers"])
         import torch
+        from sentence_transformers import SentenceTransformer
 
+        from oskit.encoder.loader.failures import named_errors
         from oskit.encoder.loader.hub import HubOptions, local_or_fetched
         from oskit.encoder.loader.quiet import quiet_libraries
 
         folder = local_or_fetched(name, HubOptions(code=trust_remote_code))
-        try:
-            with quiet_libraries():
-                self._model: Any = SentenceTransformer(
-                    str(folder),
-                    device=device,
-                    trust_remote_code=trust_remote_code,
-                    model_kwargs={} if precision is None else {"dtype": getattr(torch, precision)},
-                )
-        except Exception as error:  # whatever transformers and safetensors raise at a broken folder
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            raise EncoderError(f"the dense model {name} cannot be loaded: {reason}") from error
+        with named_errors(folder), quiet_libraries():
+            self._model: Any = SentenceTransformer(
+                str(folder),
+                device=device,
+                trust_remote_code=trust_remote_code,
+                model_kwargs={} if precision is None else {"dtype": getattr(torch, precision)},
+            )
         if max_length is not None:
             self._model.max_seq_length = max_length
         if self._model.similarity_fn_name not in ("cosine", "dot"):
@@ -117,13 +111,7 @@ class DenseModel:
 
 @dataclass(frozen=True)
 class DenseRanking:
-    """The result of :func:`rank_dense`.
-
-    Attributes:
-        run: Query id -> document id -> score, best first.
-        documents: Documents in the corpus.
-        dimensions: Of a vector.
-    """
+    """The corpus ranked for every query, best first, and the number of documents and dimensions."""
 
     run: Run
     documents: int

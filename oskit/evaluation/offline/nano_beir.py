@@ -10,25 +10,17 @@ from typing import Any
 
 from oskit.data.collection import Collection
 from oskit.data.documents import Document
-from oskit.errors import DataError, MissingDependencyError, UsageError, first_line
+from oskit.errors import DataError, UsageError, first_line
+from oskit.extras import require
 
 SOURCE = "sentence-transformers/NanoBEIR-en"
 
-SPLITS = {
-    "arguana": "NanoArguAna",
-    "climatefever": "NanoClimateFEVER",
-    "dbpedia": "NanoDBPedia",
-    "fever": "NanoFEVER",
-    "fiqa2018": "NanoFiQA2018",
-    "hotpotqa": "NanoHotpotQA",
-    "msmarco": "NanoMSMARCO",
-    "nfcorpus": "NanoNFCorpus",
-    "nq": "NanoNQ",
-    "quoraretrieval": "NanoQuoraRetrieval",
-    "scidocs": "NanoSCIDOCS",
-    "scifact": "NanoSciFact",
-    "touche2020": "NanoTouche2020",
-}
+_NAMES = (
+    *("ArguAna", "ClimateFEVER", "DBPedia", "FEVER", "FiQA2018", "HotpotQA", "MSMARCO", "NFCorpus", "NQ"),
+    *("QuoraRetrieval", "SCIDOCS", "SciFact", "Touche2020"),
+)
+SPLITS = {name.lower(): f"Nano{name}" for name in _NAMES}
+"""The split of each name."""
 
 
 def nano_beir_names(text: str) -> list[str]:
@@ -77,10 +69,9 @@ def load_nano_beir(name: str, source: str = SOURCE) -> Collection:
 
 
 def _rows(source: str, part: str, split: str, columns: tuple[str, ...]) -> list[dict[str, Any]]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingDependencyError.for_extra("NanoBEIR", "datasets", "train") from error
+    require("NanoBEIR", "train", ["datasets"])
+    import datasets
+
     try:
         table = datasets.load_dataset(source, part, split=split)
     except Exception as error:  # the Hub's, the network's or the builder's: there is no common base

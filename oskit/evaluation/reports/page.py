@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from oskit.errors import DataError, MissingDependencyError
+from oskit.errors import DataError
 from oskit.evaluation.live.result import Example
+from oskit.extras import require
 
 
 @dataclass
@@ -74,10 +75,8 @@ def render(page: Page) -> str:
     Raises:
         MissingDependencyError: jinja2 is not installed.
     """
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError as error:
-        raise MissingDependencyError.for_extra("an HTML report", "jinja2", "report") from error
+    require("an HTML report", "report", ["jinja2"])
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader("oskit.evaluation.reports"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from oskit.errors import MissingDependencyError
+from oskit.extras import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -147,10 +147,8 @@ def _logarithmic(axes: Axes) -> None:
 
 def _axes(height: float) -> tuple[Figure, Axes]:
     """A bare figure, drawn without pyplot's global state and without a display."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError.for_extra("an HTML report", "matplotlib", "report") from error
+    require("an HTML report", "report", ["matplotlib"])
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.6, height), layout="constrained")
     figure.patch.set_alpha(0)

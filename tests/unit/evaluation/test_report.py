@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import json
 import re
-import sys
 from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
 from small_collection import SmallCollection, WordEncoder
 
+from oskit import extras
 from oskit.errors import DataError, MissingDependencyError, VerificationError
 from oskit.evaluation.live.comparison import compare
 from oskit.evaluation.live.examples import build_examples, choose_examples, contributions, shorten
@@ -191,7 +191,7 @@ def test_files_are_written_and_a_bad_folder_is_one_line(make, tmp_path):
 
 
 def test_without_matplotlib_the_json_is_there(make, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr(extras, "_is_installed", lambda name: name != "matplotlib")
     with pytest.raises(MissingDependencyError, match="matplotlib"):
         write_verification(make(), tmp_path)
     assert json.loads((tmp_path / "verification.json").read_text())["passed"] is True
