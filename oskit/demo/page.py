@@ -11,11 +11,9 @@ from oskit.evaluation.reports import plots
 from oskit.evaluation.reports.page import Page, Plot, Section, Table, write_report
 from oskit.evaluation.reports.verification import (
     FOOTER,
+    cards,
     differences_plot,
     examples_section,
-    figure,
-    milliseconds,
-    percent,
     quality_section,
 )
 
@@ -28,7 +26,6 @@ def write_demo(report: DemoReport, folder: str | Path) -> list[Path]:
 def demo_page(report: DemoReport) -> Page:
     """The page: verdict, headline figures, and a section for each station of the path."""
     proof = tables.headline(report).verification
-    cluster, exact, bm25 = proof.run("cluster"), proof.run("exact"), proof.run("BM25")
     wrong = sum(index.verification.wrong_hits for index in report.indexes)
     trained, quality = tables.training(report), quality_section(proof)
     hits = sum(index.verification.comparison.hits for index in report.indexes)
@@ -39,20 +36,7 @@ def demo_page(report: DemoReport) -> Page:
         verdict=f"{len(report.indexes)} indexes agree with the exact scores"
         if report.passed
         else "The cluster disagrees",
-        cards=[
-            (
-                "nDCG@10",
-                figure(cluster.quality["nDCG@10"]),
-                f"exact {figure(exact.quality['nDCG@10'])}, BM25 {figure(bm25.quality['nDCG@10'])}",
-            ),
-            ("Overlap of the top 10", percent(cluster.overlap_at_10), "with the exact ranking"),
-            ("Hits compared", f"{hits:,}", f"{wrong:,} wrong"),
-            (
-                "Query latency p50",
-                milliseconds(cluster.wall, "p50"),
-                f"p99 {milliseconds(cluster.wall, 'p99')}",
-            ),
-        ],
+        cards=cards(proof, hits, wrong),
         facts=[(label, value) for label, value in tables.loaded(report).rows],
         sections=[
             *([Section("What is wrong", lines=report.failures)] if report.failures else []),

@@ -16,15 +16,12 @@ SHOWN_HITS = 3
 SHOWN_CHARACTERS = 240
 
 
-def choose_examples(run: Run, count: int = 3) -> list[str]:
+def choose_examples(run: Run, count: int) -> list[str]:
     """``count`` queries with hits, spread evenly over the run: not the best ones."""
     answered = [query for query, hits in run.items() if hits]
-    step = len(answered) / count if count else 0
-    return (
-        list(dict.fromkeys(answered[int((number + 0.5) * step)] for number in range(count)))
-        if answered
-        else []
-    )
+    step = len(answered) / max(1, count)
+    places = (int((number + 0.5) * step) for number in range(count if answered else 0))
+    return list(dict.fromkeys(answered[place] for place in places))
 
 
 def build_examples(
@@ -35,13 +32,9 @@ def build_examples(
     passages: Mapping[str, str],
     encoder: TextEncoder,
 ) -> list[Example]:
-    """Examples of the queries ``chosen``.
+    """Examples of the queries ``chosen``, with their hits in the cluster's ``run``.
 
     Args:
-        chosen: Ids of queries.
-        run: The cluster's rankings.
-        queries: Text of each query.
-        qrels: Relevance judgements.
         passages: Texts of the documents among the first hits of the chosen queries.
         encoder: Tells the weights of both sides; a token's contribution is their product.
     """

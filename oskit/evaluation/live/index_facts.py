@@ -16,10 +16,8 @@ from oskit.evaluation.live.rounding import EXACT, Storage
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
-# Defaults of the seismic method, neural-search's SparseConstants.
+# Default of the seismic method, neural-search's SparseConstants.
 _APPROXIMATE_THRESHOLD = 1_000_000
-_CEILING_INGEST = 3.0
-_CEILING_SEARCH = 16.0
 
 
 @dataclass(frozen=True)
@@ -27,12 +25,9 @@ class IndexFacts:
     """What a verification needs to know of an index.
 
     Attributes:
-        info: How it was made.
         passage_field: The field with the text, for BM25; None if it has none.
-        storage: How it keeps weights.
-        documents: Number of documents.
         bytes: Size of its primary shards.
-        search_pipeline: Its default search pipeline, if any.
+        search_pipeline: Its default one.
     """
 
     info: IndexInfo
@@ -135,6 +130,6 @@ def _storage(definition: dict[str, Any], segments: dict[str, Any]) -> Storage:
     return Storage(
         features=not sizes or any(size < threshold for size in sizes),
         bytes=any(size >= threshold for size in sizes),
-        ceiling_ingest=float(parameters.get("quantization_ceiling_ingest", _CEILING_INGEST)),
-        ceiling_search=float(parameters.get("quantization_ceiling_search", _CEILING_SEARCH)),
+        ceiling_ingest=float(parameters.get("quantization_ceiling_ingest", EXACT.ceiling_ingest)),
+        ceiling_search=float(parameters.get("quantization_ceiling_search", EXACT.ceiling_search)),
     )

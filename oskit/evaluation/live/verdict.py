@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from oskit.evaluation.live.comparison import Comparison, DisagreementKind
+from oskit.evaluation.live.comparison import Comparison
 from oskit.evaluation.live.index_facts import IndexFacts
 from oskit.evaluation.live.result import StoredVectors
 from oskit.evaluation.offline.result import RunFigures
@@ -20,15 +20,7 @@ def failures(
     missing: Sequence[str],
     vectors: StoredVectors,
 ) -> list[str]:
-    """Why the cluster is not right; empty if it is.
-
-    Args:
-        facts: Of the index.
-        encoder_sha256: Of the archives of the encoder that it is compared with; empty if unknown.
-        comparison: Hit by hit.
-        missing: Documents of the corpus that the index lacks.
-        vectors: The check of stored weights.
-    """
+    """Why the cluster is not right; empty if it is. ``encoder_sha256`` is empty where it is not known."""
     return [
         *_identity(facts, encoder_sha256),
         *_documents(facts, len(comparison.document_ids), missing),
@@ -74,32 +66,27 @@ def _documents(facts: IndexFacts, corpus: int, missing: Sequence[str]) -> list[s
     return found
 
 
+_WRONG = {
+    "score": "have a score that rounding does not explain",
+    "missing": "are missing",
+    "unknown": "are not in the corpus",
+    "rank": "are ahead of a document that must come before them",
+}
+
+
 def _hits(comparison: Comparison, *, approximate: bool) -> list[str]:
-    counts, found = comparison.counts, []
-    if counts["score"]:
-        first = next(item for item in comparison.disagreements if item.kind == "score")
-        found.append(
-            f"{counts['score']:,} of {comparison.hits:,} hits have a score that rounding does not explain, "
-            f"such as document {first.document_id!r} for query {first.query_id!r}: "
-            f"{first.cluster_score:.4f} where {first.low:.4f} to {first.high:.4f} is due"
-        )
-    if counts["missing"] and not approximate:
-        found.append(f"{counts['missing']:,} hits are missing, such as {_first(comparison, 'missing')}")
-    if counts["unknown"]:
-        found.append(
-            f"{counts['unknown']:,} hits are not in the corpus, such as {_first(comparison, 'unknown')}"
-        )
-    if counts["rank"]:
-        found.append(
-            f"{counts['rank']:,} hits are ahead of a document that must come before them, such as "
-            f"{_first(comparison, 'rank')}"
-        )
+    found = []
+    for kind, count in comparison.counts.items():
+        if not count or (kind == "missing" and approximate):
+            continue
+        first = next(item for item in comparison.disagreements if item.kind == kind)
+        of, due = "", ""
+        if kind == "score":
+            of = f" of {comparison.hits:,}"
+            due = f": {first.cluster_score:.4f} where {first.low:.4f} to {first.high:.4f} is due"
+        such = f"such as document {first.document_id!r} for query {first.query_id!r}"
+        found.append(f"{count:,}{of} hits {_WRONG[kind]}, {such}{due}")
     return found
-
-
-def _first(comparison: Comparison, kind: DisagreementKind) -> str:
-    item = next(item for item in comparison.disagreements if item.kind == kind)
-    return f"document {item.document_id!r} for query {item.query_id!r}"
 
 
 def _vectors(vectors: StoredVectors) -> list[str]:

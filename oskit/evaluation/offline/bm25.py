@@ -13,9 +13,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +22,7 @@ from oskit.errors import DataError, UsageError
 from oskit.evaluation.offline.exact_scores import ExactRanking, TextCollection
 from oskit.evaluation.offline.metrics import Run
 from oskit.evaluation.offline.sparsity import ActivationCounter, Sparsity, sparsity
+from oskit.evaluation.offline.tokenization import CJK, splitter
 from oskit.extras import require
 
 LANGUAGES = (
@@ -32,9 +31,8 @@ LANGUAGES = (
 )
 """Languages that have both stop words (in bm25s) and a Snowball stemmer (in PyStemmer)."""
 
-# Han, Hiragana, Katakana and Hangul, as Lucene's CJKBigramFilter takes them.
-_CJK = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
-_CJK_RUN = re.compile(f"[{_CJK}]{{2,}}")
+_CJK_RUN = re.compile(f"[{CJK}]{{2,}}")
+_WORDS = f"[{CJK}]+|[\\w&&[^{CJK}]]+"
 
 
 @dataclass(frozen=True)
@@ -109,10 +107,8 @@ class Bm25Index:
         """
         for query in queries:
             terms = self._terms(query)
-            if not terms:
-                yield np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
-                continue
-            yield _best(np.asarray(self._index.get_scores_from_ids(terms), dtype=np.float32), k)
+            scores = self._index.get_scores_from_ids(terms) if terms else []
+            yield _best(np.asarray(scores, dtype=np.float32), k)
 
     def sparsity(self, queries: Iterable[str]) -> Sparsity:
         """As for a sparse encoder: distinct terms of queries and documents, FLOPS, postings."""
@@ -180,18 +176,9 @@ def _analyzer(language: str | None) -> Callable[[str], list[str]]:
 def split_words(text: str) -> list[str]:
     """Lower-cased words; runs of Chinese, Japanese or Korean characters as overlapping pairs."""
     words: list[str] = []
-    for word, _ in _splitter().pre_tokenize_str(unicodedata.normalize("NFKC", text).lower()):
+    for word, _ in splitter(_WORDS).pre_tokenize_str(unicodedata.normalize("NFKC", text).lower()):
         if not word.isascii() and _CJK_RUN.match(word):
             words.extend(first + second for first, second in pairwise(word))
         else:
             words.append(word)
     return words
-
-
-@lru_cache(maxsize=1)
-def _splitter() -> Any:
-    """Words, by a library whose ``\\w`` has combining marks in it: Python's cuts Hindi at its vowel signs."""
-    from tokenizers import Regex
-    from tokenizers.pre_tokenizers import Split
-
-    return Split(Regex(f"[{_CJK}]+|[\\w&&[^{_CJK}]]+"), "removed", invert=True)

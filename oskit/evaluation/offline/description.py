@@ -52,10 +52,8 @@ def _siblings(archive: Archive) -> list[str]:
             other = Manifest.read(path)
         except ArchiveError:
             continue  # whatever that is, it is not the archive that was asked for
-        same = (other.name, other.version, other.source) == (
-            archive.manifest.name,
-            archive.manifest.version,
-            archive.manifest.source,
+        same = all(
+            getattr(other, key) == getattr(archive.manifest, key) for key in ("name", "version", "source")
         )
         if same and other.kind == "encoder":
             found.append(other.sha256)

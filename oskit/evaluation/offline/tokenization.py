@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,11 +44,12 @@ SAMPLED_TEXTS = 200
 
 _MAX_CHARACTERS = 5_000
 
+CJK = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
+"""Han, Hiragana, Katakana and Hangul, as Lucene's CJKBigramFilter takes them."""
+
 # Scripts written without spaces, and Korean syllables, of which a few make a word: each character is a word.
-_NO_SPACES = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
-    "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
-)
+_NO_SPACES = f"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff{CJK}"  # Thai, Lao, Burmese, Khmer
+_WORDS = f"[{_NO_SPACES}]|[\\w&&[^{_NO_SPACES}]]+"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def measure_tokenization(vocabulary: Vocabulary, texts: Iterable[str]) -> Tokeni
     for text in texts:
         text = text[:_MAX_CHARACTERS]
         inside = np.zeros(len(text) + 1, dtype=np.int64)
-        for _, (start, end) in _word_splitter().pre_tokenize_str(text):
+        for _, (start, end) in splitter(_WORDS).pre_tokenize_str(text):
             words += 1
             inside[start + 1 : end + 1] = 1
         before = np.cumsum(inside)
@@ -133,9 +134,10 @@ def spread(size: int, count: int) -> list[int]:
     return sorted({int(position) for position in np.linspace(0, size - 1, count)})
 
 
-@lru_cache(maxsize=1)
-def _word_splitter() -> Any:
+@cache
+def splitter(words: str) -> Any:
+    """Words, by a library whose ``\\w`` has combining marks in it: Python's cuts Hindi at its vowel signs."""
     from tokenizers import Regex
     from tokenizers.pre_tokenizers import Split
 
-    return Split(Regex(f"[{_NO_SPACES}]|[\\w&&[^{_NO_SPACES}]]+"), "removed", invert=True)
+    return Split(Regex(words), "removed", invert=True)

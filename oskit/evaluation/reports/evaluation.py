@@ -26,12 +26,7 @@ _PRUNING = "Documents keep the weights that the rule leaves, queries all of thei
 
 
 def write_evaluation(report: EvaluationReport, folder: str | Path, name: str = "evaluation") -> list[Path]:
-    """Write ``NAME.json`` and ``NAME.html`` into ``folder``; returns both paths.
-
-    Raises:
-        DataError: The folder cannot be written.
-        MissingDependencyError: jinja2 or matplotlib is not installed.
-    """
+    """Write ``NAME.json`` and ``NAME.html`` into ``folder``, as :func:`write_report` does."""
     return write_report(folder, report.to_dict(), lambda: evaluation_page(report), name)
 
 
@@ -58,14 +53,8 @@ def significance_table(report: EvaluationReport) -> Table | None:
     ]
     if not rows:
         return None
-    columns = [
-        f"{MAIN_MEASURE} minus {report.baseline}'s",
-        "difference",
-        "95 % interval",
-        "p",
-        "wins / ties / losses",
-    ]
-    return Table(columns, rows)
+    first = f"{MAIN_MEASURE} minus {report.baseline}'s"
+    return Table([first, "difference", "95 % interval", "p", "wins / ties / losses"], rows)
 
 
 def pruning_table(report: EvaluationReport) -> Table | None:
@@ -127,14 +116,13 @@ def evaluation_page(report: EvaluationReport) -> Page:
     """The page of an evaluation."""
     best = max(report.rows, key=lambda row: row.figures.quality[MAIN_MEASURE])
     known = Section("Worth knowing", lines=report.warnings) if report.warnings else None
-    sections = [known, _quality(report), _significance(report), _pruning(report)]
     return Page(
         title=f"Encoders on {report.collection['name']}",
         subtitle=f"{report.collection['documents']:,} documents · {report.collection['queries']:,} queries · "
         f"{report.created}",
         cards=[(f"Best {MAIN_MEASURE}", figure(best.figures.quality[MAIN_MEASURE]), best.name)],
         facts=_facts(report),
-        sections=[section for section in sections if section is not None],
+        sections=[known, _quality(report), _significance(report), _pruning(report)],
         footer=HOW_MEASURED,
     )
 
@@ -170,7 +158,7 @@ def _significance(report: EvaluationReport) -> Section | None:
         return None
     others = [row for row in report.rows if row.name != report.baseline]
     best = max(others, key=lambda row: row.figures.quality[MAIN_MEASURE])
-    gains = plots.query_gains(best.figures, report.row(report.baseline).figures, MAIN_MEASURE)
+    gains = plots.query_gains(best.figures, report.row(report.baseline).figures)
     caption = f"{best.name} against {report.baseline}, query by query, best gain first."
     return Section(f"Against {report.baseline}", _SIGNIFICANCE, tables=[table], plots=[Plot(gains, caption)])
 
@@ -188,7 +176,7 @@ def _pruning(report: EvaluationReport) -> Section | None:
             lines[row.name] = value
         else:
             points[row.name] = (row.flops, value)
-    svg = plots.quality_against_flops(curves, points, lines, MAIN_MEASURE)
+    svg = plots.quality_against_flops(curves, points, lines)
     return Section(
         "Pruning",
         _PRUNING,

@@ -47,14 +47,12 @@ class Page:
     """Everything on the page.
 
     Attributes:
-        title: Of the browser's tab and the page.
-        subtitle: One line under it.
         passed: The verdict; None shows none.
         verdict: The verdict in words.
         quality: A second verdict in words, and whether it is a warning; None shows none.
         cards: Headline figures: label, value, small print.
         facts: Label and value of what was tested.
-        sections: In order.
+        sections: In order; None is left out.
         footer: Small print.
     """
 
@@ -65,7 +63,7 @@ class Page:
     quality: tuple[str, bool] | None = None
     cards: list[tuple[str, str, str]] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)
-    sections: list[Section] = field(default_factory=list)
+    sections: list[Section | None] = field(default_factory=list)
     footer: str = ""
 
 

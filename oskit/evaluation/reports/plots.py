@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from oskit.evaluation.offline.metrics import MAIN_MEASURE
 from oskit.extras import require
 
 if TYPE_CHECKING:
@@ -77,12 +78,11 @@ def latency_curves(series: Mapping[str, Sequence[float]]) -> str:
     return _svg(figure, "latency")
 
 
-def query_gains(ours: RunFigures, baseline: RunFigures, measure: str) -> str:
+def query_gains(ours: RunFigures, baseline: RunFigures) -> str:
     """Each query's gain over a baseline, sorted: how many it wins, ties and loses."""
-    theirs = baseline.per_query
-    gains = np.sort([value[measure] - theirs[query][measure] for query, value in ours.per_query.items()])[
-        ::-1
-    ]
+    theirs, measure = baseline.per_query, MAIN_MEASURE
+    found = [value[measure] - theirs[query][measure] for query, value in ours.per_query.items()]
+    gains = np.sort(found)[::-1]
     figure, axes = _axes(height=2.6)
     positions = np.arange(len(gains))
     for sign, color, label in ((1, _SERIES[0], "better"), (-1, _SERIES[1], "worse")):
@@ -103,7 +103,6 @@ def quality_against_flops(
     curves: Mapping[str, Sequence[tuple[float, float]]],
     points: Mapping[str, tuple[float, float]],
     lines: Mapping[str, float],
-    measure: str,
 ) -> str:
     """Quality over FLOPS: a curve for each pruned encoder, points without levels, lines without FLOPS."""
     figure, axes = _axes(height=3.0)
@@ -117,7 +116,7 @@ def quality_against_flops(
         axes.axhline(value, ls="--", lw=1.2, color=next(colors), label=name)
     _logarithmic(axes)
     axes.set_xlabel("FLOPS (products for one query and one document)")
-    axes.set_ylabel(measure)
+    axes.set_ylabel(MAIN_MEASURE)
     axes.margins(y=0.15)
     _legend(axes)
     return _svg(figure, "pruning")
@@ -159,10 +158,8 @@ def _axes(height: float) -> tuple[Figure, Axes]:
     axes.spines["bottom"].set_color(_GRID)
     axes.tick_params(colors=_INK, labelcolor=_INK, labelsize=9, length=0)
     axes.tick_params(which="minor", colors=_INK, labelcolor=_INK, labelsize=8, length=0)
-    axes.xaxis.label.set_color(_INK)
-    axes.yaxis.label.set_color(_INK)
-    axes.xaxis.label.set_fontsize(9)
-    axes.yaxis.label.set_fontsize(9)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set(color=_INK, fontsize=9)
     axes.grid(axis="y", color=_GRID, lw=0.7)
     axes.set_axisbelow(True)
     return figure, axes

@@ -29,16 +29,6 @@ def write_verification(report: VerificationReport, folder: str | Path) -> list[P
 
 def verification_page(report: VerificationReport) -> Page:
     """The page of one verification."""
-    cluster = report.run("cluster")
-    sections = [
-        _verdict(report),
-        quality_section(report),
-        _agreement(report),
-        _cost(report),
-        _disagreements(report),
-    ]
-    if report.examples:
-        sections.append(examples_section(report))
     return Page(
         title=f"Retrieval from {report.index['name']}",
         subtitle=f"{report.collection['name']} · {report.created}",
@@ -47,24 +37,32 @@ def verification_page(report: VerificationReport) -> Page:
         quality=None
         if report.quality is None
         else (report.quality[0].upper() + report.quality[1:], report.is_worse_than_bm25),
-        cards=[
-            (MAIN_MEASURE, figure(cluster.quality[MAIN_MEASURE]), _beside(report)),
-            ("Overlap of the top 10", percent(cluster.overlap_at_10), "with the exact ranking"),
-            (
-                "Hits compared",
-                f"{report.comparison.hits:,}",
-                f"{report.wrong_hits:,} wrong",
-            ),
-            (
-                "Query latency p50",
-                milliseconds(cluster.wall, "p50"),
-                f"p99 {milliseconds(cluster.wall, 'p99')}",
-            ),
+        cards=cards(report, report.comparison.hits, report.wrong_hits),
+        facts=_facts(report),
+        sections=[
+            _verdict(report),
+            quality_section(report),
+            _agreement(report),
+            _cost(report),
+            _disagreements(report),
+            examples_section(report) if report.examples else None,
         ],
-        facts=facts(report),
-        sections=[section for section in sections if section is not None],
         footer=FOOTER,
     )
+
+
+def cards(report: VerificationReport, hits: int, wrong: int) -> list[tuple[str, str, str]]:
+    """The headline figures, with how many hits were compared and wrong."""
+    cluster = report.run("cluster")
+    beside = (run for run in report.runs if run.name in ("exact", BM25))
+    others = ", ".join(f"{run.name} {figure(run.quality[MAIN_MEASURE])}" for run in beside)
+    p50, p99 = (milliseconds(cluster.wall, key) for key in ("p50", "p99"))
+    return [
+        (MAIN_MEASURE, figure(cluster.quality[MAIN_MEASURE]), others),
+        ("Overlap of the top 10", percent(cluster.overlap_at_10), "with the exact ranking"),
+        ("Hits compared", f"{hits:,}", f"{wrong:,} wrong"),
+        ("Query latency p50", p50, f"p99 {p99}"),
+    ]
 
 
 HOW_MEASURED = (
@@ -77,7 +75,7 @@ NOTHING = "-"
 """What a table shows where there is no value."""
 
 
-def facts(report: VerificationReport) -> list[tuple[str, str]]:
+def _facts(report: VerificationReport) -> list[tuple[str, str]]:
     """What was tested: label and value."""
     index, encoder, search = report.index, report.encoder, report.search
     return [
@@ -140,14 +138,6 @@ def examples_section(report: VerificationReport) -> Section:
     )
 
 
-def gains_plot(report: VerificationReport) -> Plot | None:
-    """Gain of each query over BM25, where both were run."""
-    if BM25 not in {run.name for run in report.runs}:
-        return None
-    svg = plots.query_gains(report.run("cluster"), report.run(BM25), MAIN_MEASURE)
-    return Plot(svg, "Each query against BM25, best gain first.")
-
-
 def differences_plot(report: VerificationReport) -> Plot | None:
     """Histogram of the score differences with what rounding explains."""
     differences = report.comparison.relative_differences
@@ -178,11 +168,6 @@ def milliseconds(summary: dict[str, float] | None, key: str) -> str:
     return NOTHING if not summary else f"{summary[key]:.1f} ms"
 
 
-def _beside(report: VerificationReport) -> str:
-    beside = (run for run in report.runs if run.name in ("exact", BM25))
-    return ", ".join(f"{run.name} {figure(run.quality[MAIN_MEASURE])}" for run in beside)
-
-
 def _verdict(report: VerificationReport) -> Section | None:
     lines = [*report.failures, *report.warnings]
     if not lines:
@@ -203,8 +188,9 @@ def quality_section(report: VerificationReport) -> Section:
             )
         ],
     )
-    if (gains := gains_plot(report)) is not None:
-        section.plots.append(gains)
+    if BM25 in {run.name for run in report.runs}:
+        gains = plots.query_gains(report.run("cluster"), report.run(BM25))
+        section.plots.append(Plot(gains, "Each query against BM25, best gain first."))
     return section
 
 
