@@ -33,7 +33,7 @@ def require(purpose: str, extra: str, packages: Iterable[str] | None = None) -> 
         MissingDependencyError: One is not.
     """
     wanted = set(_names(extra) if packages is None else packages)
-    if missing := sorted(name for name in wanted if not _is_installed(name)):
+    if missing := sorted(name for name in wanted if not is_installed(name)):
         raise MissingDependencyError.for_extra(purpose, missing, extra)
 
 
@@ -74,7 +74,8 @@ def _belongs_to(requirement: Requirement, extra: str | None) -> bool:
     return requirement.marker.evaluate({"extra": extra}) and not requirement.marker.evaluate({"extra": ""})
 
 
-def _is_installed(name: str) -> bool:
+def is_installed(name: str) -> bool:
+    """Whether a distribution of that name is there."""
     try:
         metadata.version(name)
     except metadata.PackageNotFoundError:

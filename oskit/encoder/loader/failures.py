@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 
 import torch
 
 from oskit.errors import BrokenEncoderError, EncoderError, MissingDependencyError, OskitError, first_line
+from oskit.extras import is_installed
 
 _ASKS_FOR = re.compile(r"pip install (?:-\S+ )*([\w.-]*\w)|requires? the (\w+) library|need to have (\w+)")
 
@@ -109,7 +109,7 @@ def _of_a_package(error: Exception, what: str) -> OskitError | None:
         package = (getattr(error, "name", None) or "").partition(".")[0]
     if package == "tiktoken" and not isinstance(error, ImportError):
         package = "sentencepiece"  # for want of it transformers takes the file for one of tiktoken's
-    if package and not _is_installed(package):
+    if package and not is_installed(package):
         return MissingDependencyError(
             f"{what} needs the package {package!r}, which is not installed",
             hint=f"Install it with: pip install {package}",
@@ -120,13 +120,6 @@ def _of_a_package(error: Exception, what: str) -> OskitError | None:
             hint="Install the versions that it was made with.",
         )
     return None
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return bool(metadata.version(package))
-    except metadata.PackageNotFoundError:
-        return False
 
 
 def _of_the_system(error: Exception, what: str) -> EncoderError | None:

@@ -19,9 +19,9 @@ from oskit.errors import (
     EncoderError,
     EncoderNotFoundError,
     HubAccessError,
-    MissingDependencyError,
     first_line,
 )
+from oskit.extras import require
 
 Result = TypeVar("Result")
 
@@ -64,7 +64,6 @@ class Snapshot:
     """A repository's files on this machine.
 
     Attributes:
-        folder: Where they are.
         revision: Their commit.
         reason: One line on how they came there.
         warning: One line where it may not be the commit that was asked for: which one it is, and why.
@@ -119,14 +118,11 @@ def local_or_fetched(name: str | Path, options: HubOptions | None = None) -> Pat
     if local.is_dir():
         return local
     nothing = f"there is no file or folder {name}"
+    require(f"{nothing}, and asking the Hub for it", "export", ["huggingface_hub"])
+    if not is_repository_name(str(name)):
+        raise EncoderNotFoundError(nothing, hint="Check the name of the model.")
     try:
-        if not is_repository_name(str(name)):
-            raise EncoderNotFoundError(nothing, hint="Check the name of the model.")
         snapshot = fetch(str(name), options or HubOptions())
-    except ImportError as error:
-        raise MissingDependencyError.for_extra(
-            f"{nothing}, and asking the Hub for it", "huggingface_hub", "export"
-        ) from error
     except (NotOnHubError, HubUnreachableError) as error:
         raise EncoderNotFoundError(
             f"{nothing}, and the Hub does not give it either: {error.message}",
@@ -208,11 +204,7 @@ def _cached(name: str, options: HubOptions, error: EncoderError, *, asked: bool)
 
 
 def _repository(name: str, options: HubOptions) -> CachedRepository:
-    return CachedRepository(name, _cache_folder(options), options.code)
-
-
-def _cache_folder(options: HubOptions) -> Path:
-    """The cache, by the environment as it is now; huggingface_hub reads it once, when it is imported."""
+    """In the cache by the environment as it is now; huggingface_hub reads it once, when it is imported."""
     from huggingface_hub import constants
 
     home = os.environ.get("HF_HOME")
@@ -221,7 +213,7 @@ def _cache_folder(options: HubOptions) -> Path:
         or os.environ.get("HF_HUB_CACHE")
         or (Path(home) / "hub" if home else os.environ.get("SENTENCE_TRANSFORMERS_HOME"))
     )
-    return Path(chosen or constants.HF_HUB_CACHE).expanduser()
+    return CachedRepository(name, Path(chosen or constants.HF_HUB_CACHE).expanduser(), options.code)
 
 
 def _progress_class() -> Any:
@@ -272,8 +264,6 @@ def _named(name: str, options: HubOptions, *, downloading: bool = False) -> Iter
     """Turn what huggingface_hub raises in a block into our errors, one line each."""
     try:
         yield
-    except EncoderError:
-        raise
     except Exception as error:
         raise _in_words(error, name, options, downloading=downloading) from error
 

@@ -25,8 +25,7 @@ class CachedRepository:
     """Branches and tags in ``refs`` point to commits; each has its files in a folder of ``snapshots``.
 
     Attributes:
-        name: Of the repository.
-        cache: Folder of the cache.
+        cache: Folder of the whole cache.
         code: Whether its Python files are wanted.
     """
 

@@ -55,19 +55,14 @@ class LoadReport:
 
     Attributes:
         name: The name or path that was asked for.
-        tier: Where it came from: ``local``, ``hub`` or ``base``.
         source: The folder or the repository.
         folder: The folder on this machine that was read.
         revision: The commit of a Hub snapshot, else None.
         layout: How the folder is laid out; see docs/loading.md.
         head: Whether the projection to the vocabulary was read or is random.
-        architecture: ``symmetric`` or ``inference-free``.
         activation: Of the pooling, by the names of sentence-transformers.
-        pooling: ``max`` or ``sum`` over a text's tokens.
         model_type: The transformers architecture, for instance ``bert``.
         vocabulary_size: Width of the output.
-        hidden_size: Width of the transformer.
-        layers: Its layers.
         parameters: Parameters of all modules; tied ones count once.
         bytes: What the parameters take in memory.
         max_length: Tokens that a text is truncated to, special tokens included.

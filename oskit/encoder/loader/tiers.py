@@ -1,8 +1,4 @@
-"""Where an encoder is looked for: a local folder, else the Hub, else a base encoder.
-
-What is missing leads to the next tier. What is there but broken, or refused, is an error: an encoder that
-was trained must never be replaced by one that was not.
-"""
+"""Where an encoder is looked for: a local folder, else the Hub, else a base encoder."""
 
 from __future__ import annotations
 

@@ -42,8 +42,7 @@ class RunFigures:
 
     Attributes:
         name: ``cluster``, ``exact``, ``BM25``, ``two-phase``, …
-        quality: Mean of each measure over the judged queries.
-        per_query: The measures of each judged query.
+        quality: Mean of each measure over the judged queries, of which ``per_query`` has each one's.
         overlap_at_10: Mean share of the top 10 in common with the exact ranking; None for BM25 and exact.
         recall_of_exact: Mean share of the exact top ``k`` that was returned; None for BM25 and exact.
         took: Milliseconds in the cluster (its ``took``): p50, p99, mean, count. None without a cluster.
@@ -104,8 +103,6 @@ class EvaluationRow:
     """One way of retrieving, with its quality and its cost.
 
     Attributes:
-        figures: Name and quality.
-        kind: ``sparse``, ``bm25`` or ``dense``.
         description: What it is: name, architecture, settings.
         flops: Expected number of products for one query and one document; of a dense model its dimensions.
         index_bytes: Size of the index without any compression: 8 bytes a posting (a document's number and a
@@ -138,11 +135,9 @@ class EvaluationRow:
         return {
             **self.description,
             **asdict(self.figures),
-            "kind": self.kind,
-            "flops": self.flops,
-            "index_bytes": self.index_bytes,
-            "sparsity": None if self.sparsity is None else asdict(self.sparsity),
-            "truncation": None if self.truncation is None else self.truncation.to_dict(),
+            **{name: getattr(self, name) for name in ("kind", "flops", "index_bytes")},
+            "sparsity": self.sparsity and asdict(self.sparsity),
+            "truncation": self.truncation and self.truncation.to_dict(),
             "significance": [item.to_dict() for item in self.significance],
             "pruning": [asdict(point) for point in self.pruning],
             "tokenization": {side: found.to_dict() for side, found in self.tokenization.items()},
@@ -154,7 +149,6 @@ class EvaluationReport:
     """Figures side by side, without a cluster.
 
     Attributes:
-        created: ISO 8601, UTC.
         collection: As in :class:`oskit.evaluation.live.result.VerificationReport`.
         k: Depth of the rankings.
         rows: Encoders, then BM25, then dense models.
@@ -179,15 +173,9 @@ class EvaluationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; ``schema`` names its version."""
-        return {
-            "schema": EVALUATION_SCHEMA,
-            "created": self.created,
-            "collection": self.collection,
-            "k": self.k,
-            "baseline": self.baseline,
-            "warnings": self.warnings,
-            "encoders": [row.to_dict() for row in self.rows],
-        }
+        told = {name: value for name, value in vars(self).items() if name != "rows"}
+        rows = [row.to_dict() for row in self.rows]
+        return {"schema": EVALUATION_SCHEMA, **told, "warnings": self.warnings, "encoders": rows}
 
 
 def _recall(run: Mapping[str, float], exact: Mapping[str, float]) -> float:

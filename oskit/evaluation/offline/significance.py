@@ -25,18 +25,11 @@ class Significance:
     """The difference between a run and a baseline over the same queries.
 
     Attributes:
-        measure: Which measure.
-        baseline: Name of the baseline.
         difference: Mean of the run's value minus the baseline's.
-        low: Lower end of the confidence interval of the difference.
-        high: Upper end.
+        low: Lower end of the confidence interval of the difference; ``high`` is the upper one.
         p_value: How often chance alone would give a difference at least as large, in either direction.
-        queries: Queries that were compared.
-        wins: Queries on which the run is better.
-        losses: Queries on which it is worse.
-        confidence: Of the interval.
+        wins: Queries on which the run is better; ``losses``: on which it is worse.
         resamples: Bootstrap samples.
-        seed: Of the samples.
     """
 
     measure: str

@@ -191,7 +191,7 @@ def test_files_are_written_and_a_bad_folder_is_one_line(make, tmp_path):
 
 
 def test_without_matplotlib_the_json_is_there(make, tmp_path, monkeypatch):
-    monkeypatch.setattr(extras, "_is_installed", lambda name: name != "matplotlib")
+    monkeypatch.setattr(extras, "is_installed", lambda name: name != "matplotlib")
     with pytest.raises(MissingDependencyError, match="matplotlib"):
         write_verification(make(), tmp_path)
     assert json.loads((tmp_path / "verification.json").read_text())["passed"] is True
