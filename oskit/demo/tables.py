@@ -124,20 +124,17 @@ def print_demo(console: Console, report: DemoReport) -> None:
     """The final table, section by section, the examples and the verdict."""
     from rich.markup import escape
 
-    from oskit.evaluation.reports.terminal import plain_table, print_examples
+    from oskit.evaluation.reports.terminal import print_examples, print_table
 
     if not console.is_terminal:
         console.width = FILE_WIDTH
 
-    def show(table: Table) -> None:
-        console.print(plain_table(table.columns, table.rows, numeric=table.numeric))
-
-    show(loaded(report))
+    print_table(console, loaded(report))
     if (trained := training(report)) is not None:
-        show(trained)
+        print_table(console, trained)
         console.print(training_verdict(report))
     for table in (archives(report), models(report), indexes(report), quality(report)):
-        show(table)
+        print_table(console, table)
     print_examples(console, headline(report).verification.examples)
     for failure in report.failures:
         console.print(f"[red]Wrong:[/red] {escape(failure)}")

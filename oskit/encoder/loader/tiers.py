@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -100,7 +98,7 @@ class Search:
 
     def _repository(self, name: str, tier: Tier) -> Found | None:
         location = f"{hub.endpoint()}/{name}"
-        if _looks_like_a_path(name) or not hub.is_repository_name(name):
+        if not hub.is_repository_name(name):
             self._note(tier, name, "skipped", "a path, not the name of a repository on the Hub")
             return None
         try:
@@ -114,13 +112,3 @@ class Search:
         layout = detect_layout(snapshot.folder)
         reason = f"{snapshot.reason}, laid out as {layout.kind}"
         return Found(tier, name, snapshot.revision, layout, reason, snapshot.warning)
-
-
-def _looks_like_a_path(name: str) -> bool:
-    return (
-        name.startswith(("/", "~", ".", os.sep))
-        or name.endswith(("/", os.sep))
-        or "\\" in name
-        or name.count("/") > 1
-        or re.match(r"^[A-Za-z]:", name) is not None
-    )

@@ -19,7 +19,6 @@ import numpy as np
 
 from oskit.evaluation.live.rounding import EXACT, Storage
 from oskit.evaluation.offline.exact_scores import (
-    BLOCK_DOCUMENTS,
     Block,
     Scores,
     TextCollection,
@@ -74,8 +73,7 @@ class Comparison:
 
     Attributes:
         exact: The exact ranking of each query, ``k`` deep.
-        counts: Number of disagreements of each kind.
-        disagreements: The first :data:`MAX_LISTED` of each kind.
+        disagreements: The first :data:`MAX_LISTED` of each kind, of which there are ``counts``.
         hits: Number of hits compared.
         relative_differences: ``(cluster - exact) / exact`` of every hit.
         sparsity: Of the queries and the corpus.
@@ -101,21 +99,16 @@ def compare(
     document_tolerance: float = 2e-4,
     query_tolerance: float = 0.0,
     batch_size: int = 32,
-    block_documents: int = BLOCK_DOCUMENTS,
 ) -> Comparison:
     """Compare a cluster's rankings with exact scores, streaming over the corpus.
 
     Args:
         cluster: Query id -> document id -> score, best first, at most ``k`` deep.
         encoder: The encoder that the index was made with.
-        collection: Queries and documents.
         k: How many hits the cluster was asked for.
-        storage: How the index keeps weights.
         document_tolerance: How far a document's weight on the cluster may be from the encoder's before it
             is rounded: two runtimes that compute one encoder differ by this much at most.
         query_tolerance: The same for queries; 0 where the cluster was sent the weights.
-        batch_size: Texts that the encoder computes at once.
-        block_documents: Documents that are held at once.
     """
     queries = encoder.query_matrix(list(collection.queries.values()), batch_size=batch_size).tocsr()
     tolerances = document_tolerance, query_tolerance
@@ -125,7 +118,6 @@ def compare(
         collection,
         k=k,
         batch_size=batch_size,
-        block_documents=block_documents,
         queries=queries,
         on_block=hits.take_block,
     )

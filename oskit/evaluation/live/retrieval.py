@@ -47,11 +47,8 @@ def retrieve(
     """Ask every query and keep the best ``k`` hits.
 
     Args:
-        client: The cluster.
-        index: Index or alias.
         clauses: For each query id its clause; None where a query has no tokens, which no cluster can be
             asked for and which finds nothing.
-        k: Number of hits.
         search_pipeline: Use this pipeline, defined in the request, in place of the index's default.
 
     Raises:

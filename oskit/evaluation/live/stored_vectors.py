@@ -42,15 +42,9 @@ def check_vectors(
     vocabulary: Vocabulary,
     tolerance: float,
 ) -> StoredVectors:
-    """Compare the stored weights of documents with the encoder's.
+    """Compare the stored weights of documents with the encoder's, ``[documents, vocabulary]``.
 
-    Args:
-        client: The cluster.
-        facts: Of the index.
-        document_ids: The documents.
-        weights: Their vectors, ``[documents, vocabulary]``.
-        vocabulary: Names their columns.
-        tolerance: How far weights may be apart before they are rounded.
+    ``tolerance`` is how far they may be apart before they are rounded.
     """
     by_token, checked, wrong = facts.key == "token", 0, []
     for document, columns, values in _rows(document_ids, weights):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from oskit.cluster.client.connection import cluster_info
@@ -142,10 +142,13 @@ def verify(
     missing = missing_documents(client, facts.name, ids)
     on_step("checking stored weights")
     chosen = choose_examples(answered.run, examples)
-    passages = _passages(collection, ids, sample, chosen, answered.run)
-    weights = encoder.document_matrix(list(passages.sample.values()), batch_size=batch_size).tocsr()
-    vectors = check_vectors(client, facts, list(passages.sample), weights, encoder.vocabulary, tolerance)
-    cuts = tokenizations(encoder, passages.cut, list(queries.values()))
+    sampled, cut = ([ids[place] for place in spread(len(ids), size)] for size in (sample, SAMPLED_TEXTS))
+    shown = {document for query in chosen for document in list(answered.run[query])[:SHOWN_HITS]}
+    wanted = shown.union(sampled, cut)
+    texts = {document.id: document.passage for document in collection.documents() if document.id in wanted}
+    weights = encoder.document_matrix([texts[name] for name in sampled], batch_size=batch_size).tocsr()
+    vectors = check_vectors(client, facts, sampled, weights, encoder.vocabulary, tolerance)
+    cuts = tokenizations(encoder, [texts[name] for name in cut], list(queries.values()))
     info = cluster_info(client)
     return VerificationReport(
         created=now(),
@@ -163,7 +166,7 @@ def verify(
         comparison=comparison,
         missing_documents=missing,
         vectors=vectors,
-        examples=build_examples(chosen, answered.run, queries, collection.qrels, passages.shown, encoder),
+        examples=build_examples(chosen, answered.run, queries, collection.qrels, texts, encoder),
         failures=verdict.failures(facts, known_sha256(given), comparison, missing, vectors),
         warnings=verdict.warnings(facts, runs[0], shattering(cuts)),
         took=answered.took,
@@ -189,29 +192,3 @@ def missing_documents(client: OpenSearch, index: str, document_ids: Sequence[str
 def _tolerance(encoder: TextEncoder) -> float:
     manifest = getattr(getattr(encoder, "archive", None), "manifest", None)
     return QUANTIZED_TOLERANCE if getattr(manifest, "quantization", None) else WEIGHT_TOLERANCE
-
-
-@dataclass
-class _Passages:
-    """Texts that are needed once more: sampled documents, the examples' hits, and some for the tokenizer."""
-
-    sample: dict[str, str]
-    shown: dict[str, str]
-    cut: list[str]
-
-
-def _passages(
-    collection: Collection, ids: Sequence[str], sample: int, chosen: Sequence[str], run: Run
-) -> _Passages:
-    sampled = {ids[position] for position in spread(len(ids), sample)}
-    cut = set(spread(len(ids), SAMPLED_TEXTS))
-    shown = {document for query in chosen for document in list(run[query])[:SHOWN_HITS]}
-    found = _Passages({}, {}, [])
-    for position, document in enumerate(collection.documents()):
-        if position in cut:
-            found.cut.append(document.passage)
-        if document.id in sampled:
-            found.sample[document.id] = document.passage
-        if document.id in shown:
-            found.shown[document.id] = document.passage
-    return found

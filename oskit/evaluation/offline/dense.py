@@ -40,7 +40,6 @@ class DenseModel:
         name: A folder, or a repository on the Hugging Face Hub.
         query_prompt: Put before each query; None for the model's own prompt.
         document_prompt: The same for documents.
-        batch_size: Texts that it computes at once.
         max_length: Tokens that it reads of a text; None for its own limit.
         device: Where torch puts it; None takes the best there is.
         precision: Of its weights, by torch's name; None leaves them as they are stored.

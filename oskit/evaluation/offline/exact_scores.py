@@ -75,8 +75,6 @@ class TopK:
     indexed in that order.
 
     Args:
-        queries: Their number.
-        k: Depth of the rankings.
         above: A score that is not above this is no match; 0 fits sparse vectors.
     """
 
@@ -136,18 +134,14 @@ def rank_exactly(
     *,
     k: int = 1000,
     batch_size: int = 32,
-    block_documents: int = BLOCK_DOCUMENTS,
     queries: csr_matrix | None = None,
     on_block: Callable[[Block], Watch] = lambda _: lambda *_: None,
 ) -> ExactRanking:
     """Rank the whole corpus for every query by exact scores, in one pass.
 
     Args:
-        encoder: Gives the weights of both sides.
-        collection: Its ``queries`` (id -> text) and ``documents()``.
         k: Depth of each ranking.
         batch_size: Texts that the encoder computes at once.
-        block_documents: Documents that are held at once.
         queries: The queries' vectors, where they are known already, ``[queries, vocabulary]``.
         on_block: Shown each block before it is scored; what it returns is told the block's scores.
     """
@@ -161,7 +155,7 @@ def rank_exactly(
     document_counter = ActivationCounter(encoder.vocabulary.size)
     document_ids: list[str] = []
     stream = iter(collection.documents())
-    while documents := list(islice(stream, block_documents)):
+    while documents := list(islice(stream, BLOCK_DOCUMENTS)):
         weights = encoder.document_matrix([document.passage for document in documents], batch_size=batch_size)
         block = Block(len(document_ids), [document.id for document in documents], weights.tocsr())
         document_ids.extend(block.ids)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from oskit.archive.token_weights import DelegatingEncoder, Prune, prune_matrix
 from oskit.errors import UsageError
 from oskit.evaluation.offline.exact_scores import (
-    BLOCK_DOCUMENTS,
     Block,
     ExactRanking,
     TextCollection,
@@ -49,12 +48,7 @@ class PrunePoint:
 
 
 class PrunedDocuments(DelegatingEncoder["TextEncoder"]):
-    """Leaves queries as they are and keeps of each document what the rule of an index keeps.
-
-    Args:
-        encoder: Makes the weights.
-        rule: As recorded in the index, ``TYPE:RATIO``.
-    """
+    """Leaves queries as they are and keeps of each document what an index's rule, ``TYPE:RATIO``, keeps."""
 
     def __init__(self, encoder: TextEncoder, rule: str) -> None:
         super().__init__(encoder)
@@ -84,7 +78,6 @@ def rank_pruned(
     *,
     k: int = 1000,
     batch_size: int = 32,
-    block_documents: int = BLOCK_DOCUMENTS,
 ) -> tuple[ExactRanking, dict[str, tuple[Run, Sparsity]]]:
     """Rank with all weights and by each rule, with one pass over the corpus.
 
@@ -103,7 +96,6 @@ def rank_pruned(
         collection,
         k=k,
         batch_size=batch_size,
-        block_documents=block_documents,
         queries=queries,
         on_block=on_block,
     )

@@ -84,11 +84,7 @@ def paired_bootstrap(
     Args:
         run: Value of each query.
         baseline: Value of each query; the same queries.
-        measure: Name of the measure.
         name: Name of the baseline.
-        resamples: Bootstrap samples.
-        confidence: Of the interval.
-        seed: Of the samples.
 
     Raises:
         DataError: The runs have different queries, or none.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -75,6 +76,12 @@ class WordEncoder:
     query_matrix = document_matrix
 
 
-def exact_run(*args: Any, **options: Any) -> Run:
+def exact_run(*args: Any, block_documents: int = 512, **options: Any) -> Run:
     """The rankings of ``rank_exactly`` alone."""
-    return rank_exactly(*args, **options).run
+    with blocks_of(block_documents):
+        return rank_exactly(*args, **options).run
+
+
+def blocks_of(documents: int) -> Any:
+    """So many documents are encoded and scored together until the block ends."""
+    return patch("oskit.evaluation.offline.exact_scores.BLOCK_DOCUMENTS", documents)

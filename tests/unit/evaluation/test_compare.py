@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from small_collection import SmallCollection, WordEncoder, exact_run
+from small_collection import SmallCollection, WordEncoder, blocks_of, exact_run
 
 from oskit.evaluation.live.comparison import MAX_LISTED, compare
 from oskit.evaluation.live.rounding import EXACT, Storage, quantize_to_byte, truncate_to_feature
@@ -55,7 +55,8 @@ def _cluster(collection, k, *, storage=EXACT, noise=0.0, seed=1, change=None):
 def test_rounding_and_noise_are_not_differences(many, storage, block):
     actual = Storage(features=not storage.bytes, bytes=storage.bytes)
     cluster = _cluster(many, 50, storage=actual, noise=1.5e-4)
-    result = compare(cluster, WordEncoder(WORDS), many, k=50, storage=storage, block_documents=block)
+    with blocks_of(block):
+        result = compare(cluster, WordEncoder(WORDS), many, k=50, storage=storage)
     assert sum(result.counts.values()) == 0
     assert result.hits == sum(len(hits) for hits in cluster.values())
     # The rankings do differ, so the silence above means something.

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
-from small_collection import SmallCollection, WordEncoder, exact_run
+from small_collection import SmallCollection, WordEncoder, blocks_of, exact_run
 
 from oskit.archive.token_weights import Prune
 from oskit.errors import DataError, EncoderError, EncoderNotFoundError, UsageError
@@ -101,7 +101,8 @@ def test_baseline_is_compared_with_every_other_row(small: SmallCollection) -> No
 def test_pruning_levels_are_what_pruned_documents_give(small: SmallCollection) -> None:
     rules = parse_levels("0.2,top_k:1")
     encoder = WordEncoder(WORDS)
-    whole, pruned = rank_pruned(encoder, small, rules, k=10, block_documents=3)  # type: ignore[arg-type]
+    with blocks_of(3):
+        whole, pruned = rank_pruned(encoder, small, rules, k=10)  # type: ignore[arg-type]
     assert whole.run == exact_run(encoder, small, k=10)  # type: ignore[arg-type]
     assert list(pruned) == ["max_ratio:0.2", "top_k:1"]
     for rule, (run, cost) in pruned.items():
