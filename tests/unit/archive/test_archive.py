@@ -12,7 +12,7 @@ import pytest
 import tiny
 
 import oskit.archive.safety as checks
-from oskit.archive.archive import Archive, open_archive
+from oskit.archive.archive import Archive, is_archive, open_archive
 from oskit.archive.manifest import Manifest
 from oskit.errors import ArchiveError
 from tests.archives import add_entry, write_zip
@@ -102,6 +102,17 @@ def test_folders(tmp_path: Path) -> None:
     assert open_archive(tmp_path / "out" / "torchscript").model_format == "TORCH_SCRIPT"
     (tmp_path / "out" / "onnx" / "e-onnx.zip").unlink()
     assert open_archive(tmp_path / "out").model_format == "TORCH_SCRIPT"
+
+
+def test_what_opens_as_an_archive_is_taken_for_one(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "onnx" / "model.zip", GOOD)
+    for there in (path, path.parent, tmp_path):
+        assert is_archive(there)
+        assert open_archive(there).path == path
+    assert not is_archive(tmp_path / "no")
+    (tmp_path / "data").mkdir()
+    path.rename(tmp_path / "data" / "texts.zip")
+    assert not is_archive(tmp_path), "a zip in any other folder of a model makes it no export"
 
 
 def test_a_folder_without_archives_or_with_several(tmp_path: Path) -> None:
