@@ -140,13 +140,13 @@ def is_archive(path: Path) -> bool:
     """Whether it is a zip, an archive's folder, or one with such folders, as ``oskit export`` writes it."""
     if path.is_file():
         return path.suffix == ".zip"
-    exported = (
-        "*.zip",
-        *(f"{name}/*.zip" for name in FOLDERS),
+    patterns = [
         REGISTER_BODY_NAME,
         f"*/{REGISTER_BODY_NAME}",
-    )
-    return any(found for pattern in exported for found in path.glob(pattern))
+        "*.zip",
+        *(f"{name}/*.zip" for name in FOLDERS),
+    ]
+    return any(found for pattern in patterns for found in path.glob(pattern))
 
 
 def open_archive(path: str | Path) -> Archive:

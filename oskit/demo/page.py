@@ -39,7 +39,7 @@ def demo_page(report: DemoReport) -> Page:
         cards=cards(proof, hits, wrong),
         facts=[(label, value) for label, value in tables.loaded(report).rows],
         sections=[
-            *([Section("What is wrong", lines=report.failures)] if report.failures else []),
+            Section("What is wrong", lines=report.failures),
             *([Section("Training", tables.training_verdict(report), tables=[trained])] if trained else []),
             _path(report),
             replace(

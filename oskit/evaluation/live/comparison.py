@@ -194,12 +194,10 @@ class _Hits:
                     self.exact[row, rank] = exact[cell]
                     self.low[row, rank] = low[cell]
                     self.high[row, rank] = high[cell]
-        cutoff = self.cutoff[rows, None]
-        missing = absent & (low > cutoff * (1 + _FLOAT32_NOISE)) & (low > 0)
-        for local, column in np.argwhere(missing):
-            cell = (int(local), int(column))
-            bounds = (exact[cell], low[cell], high[cell])
-            self._note("missing", rows.start + cell[0], block.ids[cell[1]], None, bounds)
+        missing = absent & (low > self.cutoff[rows, None] * (1 + _FLOAT32_NOISE)) & (low > 0)
+        for local, column in np.argwhere(missing).tolist():
+            bounds = (exact[local, column], low[local, column], high[local, column])
+            self._note("missing", rows.start + local, block.ids[column], None, bounds)
 
     def close(self) -> None:
         """Judge the hits, once the whole corpus has been seen."""

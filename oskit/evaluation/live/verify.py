@@ -126,10 +126,7 @@ def verify(
         batch_size=batch_size,
     )
     exact, ids = comparison.exact, comparison.document_ids
-    runs = [
-        figures("cluster", answered, exact),
-        RunFigures.measure("exact", exact, collection.qrels, k=k),
-    ]
+    runs = [figures("cluster", answered, exact), RunFigures.measure("exact", exact, collection.qrels, k=k)]
     if two_phase:
         on_step("asking again in two phases")
         again = retrieve(client, facts.name, clauses, k=k, search_pipeline=two_phase_pipeline())

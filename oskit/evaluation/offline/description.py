@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -46,15 +47,13 @@ def _siblings(archive: Archive) -> list[str]:
     from oskit.archive.manifest import MANIFEST_NAME, Manifest
     from oskit.errors import ArchiveError
 
+    origin = attrgetter("name", "version", "source")
     found = []
     for path in archive.path.parent.parent.glob(f"*/{MANIFEST_NAME}"):
         try:
             other = Manifest.read(path)
         except ArchiveError:
             continue  # whatever that is, it is not the archive that was asked for
-        same = all(
-            getattr(other, key) == getattr(archive.manifest, key) for key in ("name", "version", "source")
-        )
-        if same and other.kind == "encoder":
+        if origin(other) == origin(archive.manifest) and other.kind == "encoder":
             found.append(other.sha256)
     return found

@@ -115,7 +115,7 @@ def several_dict(reports: Sequence[EvaluationReport]) -> dict[str, Any]:
 def evaluation_page(report: EvaluationReport) -> Page:
     """The page of an evaluation."""
     best = max(report.rows, key=lambda row: row.figures.quality[MAIN_MEASURE])
-    known = Section("Worth knowing", lines=report.warnings) if report.warnings else None
+    known = Section("Worth knowing", lines=report.warnings)
     return Page(
         title=f"Encoders on {report.collection['name']}",
         subtitle=f"{report.collection['documents']:,} documents · {report.collection['queries']:,} queries · "

@@ -32,7 +32,7 @@ class Plot:
 
 @dataclass
 class Section:
-    """A heading with what belongs under it; empty parts are left out."""
+    """A heading with what belongs under it; empty parts are left out, and so is one with none."""
 
     title: str
     text: str = ""

@@ -45,7 +45,7 @@ def verification_page(report: VerificationReport) -> Page:
             _agreement(report),
             _cost(report),
             _disagreements(report),
-            examples_section(report) if report.examples else None,
+            examples_section(report),
         ],
         footer=FOOTER,
     )
@@ -106,8 +106,7 @@ def quality_table(runs: Sequence[RunFigures]) -> Table:
                 *(figure(run.quality[measure]) for measure in measures),
                 percent(run.overlap_at_10),
                 percent(run.recall_of_exact),
-                milliseconds(run.wall, "p50"),
-                milliseconds(run.wall, "p99"),
+                *(milliseconds(run.wall, key) for key in ("p50", "p99")),
             ]
             for run in runs
         ],
@@ -168,11 +167,9 @@ def milliseconds(summary: dict[str, float] | None, key: str) -> str:
     return NOTHING if not summary else f"{summary[key]:.1f} ms"
 
 
-def _verdict(report: VerificationReport) -> Section | None:
-    lines = [*report.failures, *report.warnings]
-    if not lines:
-        return None
-    return Section("What is wrong" if report.failures else "Worth knowing", lines=lines)
+def _verdict(report: VerificationReport) -> Section:
+    title = "What is wrong" if report.failures else "Worth knowing"
+    return Section(title, lines=[*report.failures, *report.warnings])
 
 
 def quality_section(report: VerificationReport) -> Section:
@@ -225,10 +222,8 @@ def _cost(report: VerificationReport) -> Section:
     ]
     section = Section("Cost", tables=[Table(["Size", ""], cost)])
     if report.wall:
-        curves = {
-            "seen by the client": report.wall,
-            "in the cluster": [max(value, 0.5) for value in report.took],
-        }
+        took = [max(value, 0.5) for value in report.took]
+        curves = {"seen by the client": report.wall, "in the cluster": took}
         caption = (
             "Queries answered within a time, one query at a time; the cluster counts whole milliseconds."
         )
@@ -236,10 +231,8 @@ def _cost(report: VerificationReport) -> Section:
     return section
 
 
-def _disagreements(report: VerificationReport) -> Section | None:
+def _disagreements(report: VerificationReport) -> Section:
     items = report.comparison.disagreements
-    if not items and not report.missing_documents and not report.vectors.wrong:
-        return None
     tables = [disagreements_table(report, MAX_ROWS, lambda kind: _what(report, kind))] if items else []
     if report.vectors.wrong:
         wrong = [
