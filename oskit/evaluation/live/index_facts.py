@@ -27,7 +27,6 @@ class IndexFacts:
     Attributes:
         passage_field: The field with the text, for BM25; None if it has none.
         bytes: Size of its primary shards.
-        search_pipeline: Its default one.
     """
 
     info: IndexInfo

@@ -73,7 +73,6 @@ class Bm25Index:
 
     Args:
         texts: The documents, in the order in which results count them.
-        settings: How.
 
     Raises:
         MissingDependencyError: bm25s (or PyStemmer, where a language is given) is not installed.
