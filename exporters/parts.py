@@ -11,6 +11,7 @@ import torch
 from sentence_transformers import SparseEncoder
 from tokenizers import Tokenizer
 
+from oskit.archive.batching import padded
 from oskit.archive.manifest import Source
 from oskit.archive.text_encoder import Activation, Architecture, Pooling
 from oskit.archive.vocabulary import Vocabulary
@@ -64,12 +65,9 @@ class EncoderParts:
     def example(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and mask to trace with, int64 ``[2, length]``; the first row is padded."""
         rows = [self.tokenizer.encode(text).ids for text in _EXAMPLE]
-        length = max(map(len, rows))
         # The padding's id does not matter behind the mask, but models that count positions expect their own.
-        pad = self.hf_tokenizer.pad_token_id or 0
-        input_ids = torch.tensor([row + [pad] * (length - len(row)) for row in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
-        return input_ids, mask
+        input_ids, mask = padded(rows, self.hf_tokenizer.pad_token_id or 0)
+        return torch.from_numpy(input_ids), torch.from_numpy(mask)
 
 
 def take_apart(encoder: SparseEncoder) -> EncoderParts:

@@ -72,7 +72,7 @@ def encode_in_batches(
             for i, weights in zip(batch, run([ids[i] for i in batch]), strict=True):
                 columns = np.flatnonzero(weights > 0)
                 rows[i] = columns.astype(np.int32), weights[columns]
-        parts.append(rows_to_csr(rows, width))
+        parts.append(_rows_to_csr(rows, width))
     return vstack(parts, format="csr") if parts else csr_matrix((0, width), dtype=np.float32)
 
 
@@ -89,7 +89,27 @@ def _batches(ids: Sequence[TokenIds], batch_size: int, max_tokens: int) -> Itera
         start += size
 
 
-def rows_to_csr(rows: Sequence[tuple[NDArray[np.int32], NDArray[np.float32]]], width: int) -> csr_matrix:
+def padded(ids: Sequence[TokenIds], padding: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Token ids of texts, all as long as the longest, and their mask; both ``[batch, length]``."""
+    input_ids = np.full((len(ids), max(map(len, ids))), padding, dtype=np.int64)
+    mask = np.zeros_like(input_ids)
+    for row, tokens in enumerate(ids):
+        input_ids[row, : len(tokens)] = tokens
+        mask[row, : len(tokens)] = 1
+    return input_ids, mask
+
+
+def weigh_each_once(ids: Sequence[TokenIds], weights: NDArray[np.float32]) -> csr_matrix:
+    """Queries without a model, ``[len(ids), len(weights)]``: each token once, however often it occurs."""
+    rows = []
+    for tokens in ids:
+        columns = np.unique(np.array(tokens, dtype=np.int32))
+        columns = columns[weights[columns] > 0]
+        rows.append((columns, weights[columns]))
+    return _rows_to_csr(rows, len(weights))
+
+
+def _rows_to_csr(rows: Sequence[tuple[NDArray[np.int32], NDArray[np.float32]]], width: int) -> csr_matrix:
     """Columns and values of each row, ascending, as a matrix ``[len(rows), width]``."""
     from scipy.sparse import csr_matrix
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from oskit.archive.archive import Archive, open_archive
 from oskit.archive.backends import Backend, open_backend
-from oskit.archive.batching import checked_texts, encode_in_batches, rows_to_csr
+from oskit.archive.batching import checked_texts, encode_in_batches, padded, weigh_each_once
 from oskit.archive.text_encoder import SERVER_MAX_LENGTH, Architecture
 from oskit.archive.token_weights import TokenWeightsMixin
 from oskit.archive.truncation import Truncation
@@ -36,6 +36,7 @@ class ArchiveEncoder(TokenWeightsMixin):
         archive: The archive it was opened from.
         query: The tokenizer archive behind the queries of an inference-free encoder, else None.
         runtime: What runs the model, with its version; None for a tokenizer archive alone.
+        architecture: ``"symmetric"`` or ``"inference-free"``.
     """
 
     def __init__(
@@ -52,7 +53,10 @@ class ArchiveEncoder(TokenWeightsMixin):
         self.runtime = documents.backend.name if documents is not None else None
         self._documents = documents
         self._queries = queries
-        self._architecture = architecture
+        sides = [side for side in (documents, queries) if side is not None]
+        self._tokenizers = [side.tokenizer for side in sides]
+        self._vocabulary = sides[0].vocabulary
+        self.architecture: Architecture = architecture
 
     @classmethod
     def open(
@@ -94,35 +98,24 @@ class ArchiveEncoder(TokenWeightsMixin):
         )
 
     @property
-    def architecture(self) -> Architecture:
-        """``"symmetric"`` or ``"inference-free"``."""
-        return self._architecture
-
-    @property
     def vocabulary(self) -> Vocabulary:
         """Token ids and the cluster's keys."""
-        side = self._documents or self._queries
-        assert side is not None
-        return side.vocabulary
+        return self._vocabulary
 
     @property
     def max_length(self) -> int:
         """Tokens a text is truncated to, special tokens included."""
-        side = self._documents or self._queries
-        assert side is not None
-        return side.tokenizer.truncation.max_length
+        return self._tokenizers[0].truncation.max_length
 
     @property
     def truncation(self) -> Truncation:
         """What of all texts so far, documents and queries alike, was too long to be encoded."""
-        counts = [side.tokenizer.truncation for side in (self._documents, self._queries) if side is not None]
-        return counts[0] if len(counts) == 1 else counts[0] + counts[1]
+        first, *others = (tokenizer.truncation for tokenizer in self._tokenizers)
+        return sum(others, start=first)
 
     def tokenize_documents(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each document as the model gets them; they count as :attr:`truncation` does."""
-        side = self._documents or self._queries
-        assert side is not None
-        return side.tokenizer.encode(checked_texts(texts, 1))
+        return self._tokenizers[0].encode(checked_texts(texts, 1))
 
     def document_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix:
         """Document vectors, shape ``[len(texts), vocabulary.size]``, float32, special tokens zero.
@@ -150,7 +143,7 @@ class ArchiveEncoder(TokenWeightsMixin):
         """
         if self._queries is not None:
             return self._queries.encode(texts)
-        if self._architecture == "inference-free":
+        if self.architecture == "inference-free":
             named = self.archive.manifest.query_archive if self.archive.manifest else None
             raise ArchiveError(
                 f"{self.archive.path} needs its tokenizer archive for queries, which is not at {named}",
@@ -160,19 +153,16 @@ class ArchiveEncoder(TokenWeightsMixin):
 
 
 def _query_archive(archive: Archive, query: str | Path | Archive | None) -> Archive | None:
-    if query is None:
-        found = archive.query_archive()
-        return None if found is None else _tokenizer_archive(open_archive(found))
-    return _tokenizer_archive(query if isinstance(query, Archive) else open_archive(query))
-
-
-def _tokenizer_archive(archive: Archive) -> Archive:
-    if archive.kind != "tokenizer":
+    named = archive.query_archive() if query is None else query
+    if named is None:
+        return None
+    found = named if isinstance(named, Archive) else open_archive(named)
+    if found.kind != "tokenizer":
         raise ArchiveError(
-            f"{archive.path} is an encoder; inference-free queries need a tokenizer archive",
+            f"{found.path} is an encoder; inference-free queries need a tokenizer archive",
             hint="Give the archive in the export's folder `tokenizer`.",
         )
-    return archive
+    return found
 
 
 class _ArchiveTokenizer:
@@ -203,15 +193,13 @@ class _ModelSide:
         self.tokenizer = _ArchiveTokenizer(archive)
         self.backend: Backend = open_backend(archive, threads)
         # The output's width is the vocabulary's size; the file does not say it in both formats, a run does.
-        probe = np.array([self.tokenizer.tokenizer.encode("a").ids or [0]], dtype=np.int64)
-        width = self.backend.run(probe, np.ones_like(probe)).shape[1]
+        width = self.backend.run(*padded([self.tokenizer.tokenizer.encode("a").ids or [0]])).shape[1]
         self.vocabulary = _vocabulary(archive, self.tokenizer.tokenizer, width)
         self._mask = self.vocabulary.weight_mask()
 
     def encode(self, texts: Sequence[str], batch_size: int) -> csr_matrix:
-        texts = checked_texts(texts, batch_size)
         return encode_in_batches(
-            texts,
+            checked_texts(texts, batch_size),
             tokenize=self.tokenizer.encode,
             run=self._run,
             width=self.vocabulary.size,
@@ -219,13 +207,7 @@ class _ModelSide:
         )
 
     def _run(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        length = max(map(len, ids))
-        input_ids = np.zeros((len(ids), length), dtype=np.int64)
-        mask = np.zeros_like(input_ids)
-        for row, tokens in enumerate(ids):
-            input_ids[row, : len(tokens)] = tokens
-            mask[row, : len(tokens)] = 1
-        return self.backend.run(input_ids, mask) * self._mask
+        return self.backend.run(*padded(ids)) * self._mask
 
 
 class _TokenizerSide:
@@ -240,12 +222,7 @@ class _TokenizerSide:
         self.idf = np.array(weights, dtype=np.float32) * self.vocabulary.weight_mask()
 
     def encode(self, texts: Sequence[str]) -> csr_matrix:
-        rows = []
-        for ids in self.tokenizer.encode(checked_texts(texts, 1)):
-            columns = np.unique(np.array(ids, dtype=np.int32))
-            columns = columns[self.idf[columns] > 0]
-            rows.append((columns, self.idf[columns]))
-        return rows_to_csr(rows, self.vocabulary.size)
+        return weigh_each_once(self.tokenizer.encode(checked_texts(texts, 1)), self.idf)
 
 
 def _vocabulary(archive: Archive, tokenizer: Tokenizer, size: int | None) -> Vocabulary:

@@ -23,6 +23,7 @@ from sentence_transformers.sparse_encoder.modules import (
 )
 from torch import Tensor, nn
 
+from oskit.archive.batching import padded
 from oskit.archive.text_encoder import SERVER_MAX_LENGTH, Architecture
 from oskit.archive.vocabulary import Vocabulary
 from oskit.encoder.head.projection import is_random
@@ -198,16 +199,12 @@ class Anatomy:
 
     def features(self, ids: Sequence[Sequence[int]]) -> dict[str, Any]:
         """Token ids as the modules take them: ``input_ids`` and ``attention_mask``, padded at the end."""
-        length = max(map(len, ids))
         tokenizer: Any = self.transformer.tokenizer
-        padding = tokenizer.pad_token_id or 0  # masked, but RoBERTa counts its positions by it
-        input_ids = torch.full((len(ids), length), padding, dtype=torch.long)
-        mask = torch.zeros_like(input_ids)
-        for row, tokens in enumerate(ids):
-            input_ids[row, : len(tokens)] = torch.tensor(tokens)
-            mask[row, : len(tokens)] = 1
+        # The padding is masked, but RoBERTa counts its positions by it.
+        arrays = padded(ids, tokenizer.pad_token_id or 0)
         device = next(self.model.parameters()).device
-        return {"input_ids": input_ids.to(device), "attention_mask": mask.to(device)}
+        input_ids, mask = (torch.from_numpy(array).to(device) for array in arrays)
+        return {"input_ids": input_ids, "attention_mask": mask}
 
     def try_out(self) -> Tensor:
         """The logits of three tokens, so that hooks see what the modules do."""

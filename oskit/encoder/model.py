@@ -14,7 +14,7 @@ import torch
 from sentence_transformers import SparseEncoder
 from torch import Tensor, nn
 
-from oskit.archive.batching import checked_texts, encode_in_batches, rows_to_csr
+from oskit.archive.batching import checked_texts, encode_in_batches, weigh_each_once
 from oskit.archive.idf import merged_idf
 from oskit.archive.text_encoder import SERVER_MAX_LENGTH, Activation, Architecture
 from oskit.archive.token_weights import TokenWeightsMixin
@@ -337,12 +337,7 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
             return self.document_matrix(texts, batch_size=batch_size)
         if self.vocabulary.is_ambiguous:
             idf = merged_idf(idf, self.vocabulary)
-        rows = []
-        for ids in self._token_ids(checked_texts(texts, batch_size)):
-            columns = np.unique(np.array(ids, dtype=np.int32))
-            columns = columns[idf[columns] > 0]
-            rows.append((columns, idf[columns]))
-        return rows_to_csr(rows, self.vocabulary.size)
+        return weigh_each_once(self._token_ids(checked_texts(texts, batch_size)), idf)
 
     def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, special tokens around them; nothing at all for a text without tokens."""
