@@ -136,17 +136,15 @@ class Archive:
         return path if path.is_file() else None
 
 
-def is_archive(path: Path) -> bool:
-    """Whether it is a zip, an archive's folder, or one with such folders, as ``oskit export`` writes it."""
+def is_archive(path: str | Path) -> bool:
+    """Whether it is a zip, an archive's folder, or one with such folders, and not a model's folder."""
+    path = Path(path)
     if path.is_file():
         return path.suffix == ".zip"
-    patterns = [
-        REGISTER_BODY_NAME,
-        f"*/{REGISTER_BODY_NAME}",
-        "*.zip",
-        *(f"{name}/*.zip" for name in FOLDERS),
-    ]
-    return any(found for pattern in patterns for found in path.glob(pattern))
+    if any((path / name).is_file() for name in ("modules.json", "config.json")):
+        return False
+    patterns = (REGISTER_BODY_NAME, f"*/{REGISTER_BODY_NAME}", "*.zip", *(f"{name}/*.zip" for name in FOLDERS))
+    return any(any(path.glob(pattern)) for pattern in patterns)
 
 
 def open_archive(path: str | Path) -> Archive:
