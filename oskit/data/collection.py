@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -102,12 +103,10 @@ class Collection:
         folder = Path(folder)
         try:
             (folder / QRELS).mkdir(parents=True, exist_ok=True)
-            _write_lines(
-                folder / CORPUS, map(_corpus_line, self.documents() if documents is None else documents)
-            )
-            _write_lines(
-                folder / QUERIES, (_json({"_id": key, "text": text}) for key, text in self.queries.items())
-            )
+            corpus = self.documents() if documents is None else documents
+            _write_lines(folder / CORPUS, map(_corpus_line, corpus))
+            queries = ({"_id": key, "text": text} for key, text in self.queries.items())
+            _write_lines(folder / QUERIES, map(_json, queries))
             _write_lines(folder / QRELS / f"{self.split}.tsv", _qrels_lines(self.qrels))
         except OSError as error:
             raise DataError(f"cannot write {folder}: {error.strerror or error}") from error
@@ -160,9 +159,9 @@ def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
         if len(columns) != 3:
             broken_line(where, f"{len(columns)} columns where query-id, corpus-id and score are due")
         query, document, score = (column.strip() for column in columns)
-        if number == 1 and not _is_integer(score):
-            continue  # the header
-        if not _is_integer(score):
+        if not re.fullmatch("-?[0-9]+", score):
+            if number == 1:
+                continue  # the header
             broken_line(where, f"the score {score!r} is not an integer")
         judged = qrels.setdefault(query, {})
         if document in judged and judged[document] != int(score):
@@ -171,10 +170,6 @@ def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
     if not qrels:
         raise DataError(f"{path} holds no judgements", hint=f"Its lines are: {QRELS_HEADER!r}")
     return qrels
-
-
-def _is_integer(text: str) -> bool:
-    return text.removeprefix("-").isascii() and text.removeprefix("-").isdigit()
 
 
 def _corpus_line(document: Document) -> str:

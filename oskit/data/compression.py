@@ -55,6 +55,14 @@ def open_bytes(source: str | Path) -> Iterator[IO[bytes]]:
         ) from error
 
 
+def unreadable(name: str, line: int, error: Exception) -> DataError:
+    """Any of :data:`DAMAGE`, saying up to which line a file could be read."""
+    return DataError(
+        f"{name}:{line} cannot be read: {error}",
+        hint="The file seems damaged or cut off: fetch or compress it again",
+    )
+
+
 def source_name(source: str | Path) -> str:
     """How messages call a source."""
     return "<stdin>" if str(source) == STDIN else str(source)

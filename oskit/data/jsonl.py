@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
-from oskit.data.compression import DAMAGE, open_bytes, source_name
+from oskit.data.compression import DAMAGE, open_bytes, source_name, unreadable
 from oskit.data.documents import OSKIT_KEY, Document, FieldNames, Record, Refusal, document_from_record
 from oskit.data.values import clean_value
 from oskit.errors import DataError
@@ -93,18 +93,21 @@ def load_object(line: bytes) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
     if not isinstance(record, dict):
-        raise ValueError(f"a JSON {_json_type(record)}, not an object")
+        raise ValueError(f"a JSON {_JSON_TYPES[type(record)]}, not an object")
     return record
 
 
 _DECODER = json.JSONDecoder(strict=False)
 
 
-def _json_type(value: Any) -> str:
-    if value is None:
-        return "null"
-    names: dict[type, str] = {str: "string", list: "array", bool: "boolean", int: "number", float: "number"}
-    return names[type(value)]
+_JSON_TYPES: dict[type, str] = {
+    str: "string",
+    list: "array",
+    bool: "boolean",
+    int: "number",
+    float: "number",
+    type(None): "null",
+}
 
 
 def enumerate_lines(source: str | Path) -> Iterator[tuple[int, bytes]]:
@@ -119,25 +122,17 @@ def enumerate_lines(source: str | Path) -> Iterator[tuple[int, bytes]]:
         number = 0
         while True:
             try:
-                line = stream.readline(MAX_LINE_BYTES + 1)
+                line = rest = stream.readline(MAX_LINE_BYTES + 1)
+                while len(line) > MAX_LINE_BYTES and rest and not rest.endswith(b"\n"):
+                    rest = stream.readline(MAX_LINE_BYTES)
             except DAMAGE as error:
-                raise DataError(
-                    f"{source_name(source)}:{number + 1} cannot be read: {error}",
-                    hint="The file seems damaged or cut off: fetch or compress it again",
-                ) from error
+                raise unreadable(source_name(source), number + 1, error) from error
             if not line:
                 return
             number += 1
-            if len(line) > MAX_LINE_BYTES:
-                _skip_line(stream, line)
             stripped = line.rstrip(b"\r\n")
             if stripped.strip():
                 yield number, stripped
-
-
-def _skip_line(stream: IO[bytes], line: bytes) -> None:
-    while line and not line.endswith(b"\n"):
-        line = stream.readline(MAX_LINE_BYTES)
 
 
 def read_objects(path: Path, use: Callable[[dict[str, Any], str], None]) -> None:

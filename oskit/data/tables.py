@@ -6,9 +6,10 @@ import csv
 import io
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
-from oskit.data.compression import DAMAGE, open_bytes, source_name
+from oskit.data.compression import DAMAGE, open_bytes, source_name, unreadable
 from oskit.data.documents import Record, Refusal
 from oskit.data.jsonl import MAX_LINE_BYTES
 from oskit.errors import DataError
@@ -63,10 +64,7 @@ class _Lines:
         try:
             line = self._text.readline(MAX_LINE_BYTES)
         except DAMAGE as error:
-            raise DataError(
-                f"{self._name}:{self.number + 1} cannot be read: {error}",
-                hint="The file seems damaged or cut off: fetch or compress it again",
-            ) from error
+            raise unreadable(self._name, self.number + 1, error) from error
         if not line:
             raise StopIteration
         self.number += 1
@@ -90,7 +88,7 @@ def _rows(
     if not first.strip():
         raise DataError(f"{name}:1 must be a header line with the columns' names")
     delimiter = "\t" if tabs else _delimiter(first, wanted, name)
-    header = _header(_parser(_with_first(first, lines), delimiter, tabs), required, name)
+    header = _header(_parser(chain([first], lines), delimiter, tabs), required, name)
     lines.take()
     parser = _parser(lines, delimiter, tabs)
     while True:
@@ -108,17 +106,11 @@ def _rows(
         yield _record(header, values, raw, where)
 
 
-def _with_first(first: str, rest: Iterable[str]) -> Iterator[str]:
-    yield first
-    yield from rest
-
-
 def _parser(lines: Iterable[str], delimiter: str, tabs: bool) -> Iterator[list[str]]:
     csv.field_size_limit(MAX_LINE_BYTES)  # a setting of the whole process; its default is 128 KiB
-    if tabs:
-        return csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE, strict=True)
+    quoting = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
     # Strict, or a quote that is never closed would swallow the rest of the file without a word.
-    return csv.reader(lines, delimiter=delimiter, strict=True)
+    return csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
 
 
 def _delimiter(header: str, wanted: Sequence[str], name: str) -> str:
