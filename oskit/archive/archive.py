@@ -143,8 +143,9 @@ def is_archive(path: str | Path) -> bool:
         return path.suffix == ".zip"
     if any((path / name).is_file() for name in ("modules.json", "config.json")):
         return False
-    patterns = (REGISTER_BODY_NAME, f"*/{REGISTER_BODY_NAME}", "*.zip", *(f"{name}/*.zip" for name in FOLDERS))
-    return any(any(path.glob(pattern)) for pattern in patterns)
+    bodies = (REGISTER_BODY_NAME, f"*/{REGISTER_BODY_NAME}")
+    zips = ("*.zip", *(f"{name}/*.zip" for name in FOLDERS))
+    return any(any(path.glob(pattern)) for pattern in (*bodies, *zips))
 
 
 def open_archive(path: str | Path) -> Archive:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from oskit.archive.encoder import ArchiveEncoder
@@ -30,33 +31,18 @@ DEPTH = 100
 """Hits that are compared for each query."""
 
 
+@dataclass
 class ClusterJob:
-    """Deploys the archives, then makes and proves one index after the other.
+    """Deploys the archives, then makes and proves one index after the other, and fills the report."""
 
-    Args:
-        client: The cluster.
-        collection: What is ingested and asked.
-        archives: What is deployed.
-        report: Is filled.
-        steps: Runs the steps.
-    """
-
-    def __init__(
-        self,
-        client: OpenSearch,
-        collection: Collection,
-        archives: DemoArchives,
-        report: DemoReport,
-        steps: Steps,
-    ) -> None:
-        self._client = client
-        self._collection = collection
-        self._archives = archives
-        self._report = report
-        self._steps = steps
-        self._models: dict[str, DeployedModel] = {}
-        self._indexes: list[str] = []
-        self._memory: Memory = {}
+    client: OpenSearch
+    collection: Collection
+    archives: DemoArchives
+    report: DemoReport
+    steps: Steps
+    _models: dict[str, DeployedModel] = field(default_factory=dict, init=False)
+    _indexes: list[str] = field(default_factory=list, init=False)
+    _memory: Memory = field(default_factory=dict, init=False)
 
     def deploy(self, *, configure: bool) -> None:
         """Deploy every archive; each model's predictions are compared with the archive's.
@@ -67,10 +53,10 @@ class ClusterJob:
         Raises:
             ModelError: A model cannot be deployed, or predicts something else.
         """
-        for archive in self._archives.all():
-            with self._steps.step(f"Deploy {archive.path.name}") as step:
+        for archive in self.archives.all():
+            with self.steps.step(f"Deploy {archive.path.name}") as step:
                 model = deploy_archive(
-                    self._client,
+                    self.client,
                     archive,
                     name=archive.name,
                     replace=True,  # an older demo's model of the name gives way
@@ -78,11 +64,11 @@ class ClusterJob:
                     notify=self._say,
                 )
                 self._models[archive.sha256] = model
-                self._report.models.append(model)
+                self.report.models.append(model)
                 step.result = f"{model.state}, largest difference {model.max_difference or 0:.1e}"
 
     def _say(self, text: str) -> None:
-        self._steps.tell(f"    {text}")
+        self.steps.tell(f"    {text}")
 
     def prove(self, plan: IndexPlan) -> None:
         """Make the index of a plan, load the collection into it, and verify it.
@@ -90,29 +76,29 @@ class ClusterJob:
         Raises:
             OskitError: Loading failed, or the cluster refused a query.
         """
-        archive = self._archives.encoders[plan.model_format]
-        query_archive = self._archives.tokenizer if plan.inference_free else None
+        archive = self.archives.encoders[plan.model_format]
+        query_archive = self.archives.tokenizer if plan.inference_free else None
         encoder = ArchiveEncoder.open(archive, query=query_archive)
         query_model = self._models[(query_archive or archive).sha256].model_id
         loaded = self._ingest(plan, encoder, self._models[archive.sha256].model_id, query_model)
         proof = self._verify(plan, encoder, query_model)
-        self._report.indexes.append(
+        self.report.indexes.append(
             DemoIndex(plan.label, archive.model_format, plan.encode, loaded.to_dict(), proof)
         )
 
     def _ingest(
         self, plan: IndexPlan, encoder: ArchiveEncoder, model_id: str, query_model_id: str
     ) -> IngestReport:
-        existing = read_index(self._client, plan.index)
+        existing = read_index(self.client, plan.index)
         if existing is None or existing.encode is not None:
             self._indexes.append(plan.index)  # an index that oskit did not make is refused, and stays
-        with self._steps.step(f"Ingest into {plan.index}") as step:
+        with self.steps.step(f"Ingest into {plan.index}") as step:
             threshold = APPROXIMATE_THRESHOLD if plan.approximate else None
             parameters = SparseVectorParameters(approximate_threshold=threshold)
             loaded = ingest(
-                self._client,
+                self.client,
                 plan.index,
-                self._collection.documents(),
+                self.collection.documents(),
                 encode=plan.encode,
                 encoder=encoder,
                 model_id=model_id if plan.encode == "cluster" else None,
@@ -123,18 +109,18 @@ class ClusterJob:
             if plan.approximate:
                 # One segment, so that every document is searched in the same way.
                 with cluster_errors(f"merge the index {plan.index!r}", IndexingError):
-                    self._client.indices.forcemerge(index=plan.index, params={"max_num_segments": 1})
+                    self.client.indices.forcemerge(index=plan.index, params={"max_num_segments": 1})
             rate = loaded.docs_per_second
             step.result = f"{loaded.indexed:,} documents, {loaded.refused:,} refused, {rate:.0f}/s"
         return loaded
 
     def _verify(self, plan: IndexPlan, encoder: ArchiveEncoder, query_model_id: str) -> VerificationReport:
-        is_first = not self._report.indexes
-        with self._steps.step(f"Verify {plan.index}") as step:
+        is_first = not self.report.indexes
+        with self.steps.step(f"Verify {plan.index}") as step:
             proof = verify(
-                self._client,
+                self.client,
                 plan.index,
-                self._collection,
+                self.collection,
                 RememberingEncoder(encoder, self._memory),
                 by="model",
                 model_id=query_model_id,
@@ -159,6 +145,6 @@ class ClusterJob:
     def _attempt(self, delete: Callable[[OpenSearch, str], None], name: str) -> None:
         """Say what cannot be deleted, and go on: it must not hide the failure that may have led here."""
         try:
-            delete(self._client, name)
+            delete(self.client, name)
         except OskitError as error:
             self._say(str(error))

@@ -20,10 +20,7 @@ class IndexPlan:
     """One index to make and to prove.
 
     Attributes:
-        label: For people.
         model_format: Of the archive whose model encodes.
-        kind: Of the index.
-        encode: Where documents are encoded.
         inference_free: Queries by the tokenizer model instead of the encoder.
         approximate: Lower the threshold, so that the search is approximate.
     """

@@ -15,15 +15,7 @@ DEMO_SCHEMA = "oskit.demo/1"
 
 @dataclass
 class DemoIndex:
-    """One index: how it was loaded, and the proof.
-
-    Attributes:
-        label: For people.
-        model_format: Of the archive that encoded the documents.
-        encode: ``client`` or ``cluster``.
-        ingest: What became of the documents.
-        verification: The proof.
-    """
+    """One index: how it was loaded, and the proof. ``model_format`` is that of the documents' encoder."""
 
     label: str
     model_format: str
@@ -38,15 +30,7 @@ class DemoReport:
 
     Attributes:
         created: ISO 8601, UTC.
-        machine: Cores, memory, Python and versions.
-        load: The loader's report.
-        collection: Name, numbers of documents and queries.
         training: What training brought, before and after; None if the encoder was taken as it is.
-        archives: What was exported: files, sizes, and the parity of each.
-        models: What was deployed.
-        indexes: What was ingested and proved.
-        steps: What took how long.
-        seconds: All in all.
         url: Where the cluster is, for a node that runs on.
     """
 

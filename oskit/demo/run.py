@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +22,11 @@ from oskit.demo.training import train_demo
 from oskit.encoder.loader.report import TIER_NAMES
 from oskit.errors import UsageError
 from oskit.evaluation.offline.result import now
-from oskit.localnode import DockerNode, LocalNode, Node
+from oskit.localnode import DockerNode, LocalNode
 from oskit.localnode.artifacts import ARTIFACTS_MB, OPENSEARCH_VERSION
 from oskit.localnode.distribution import distribution_folder
 from oskit.localnode.service_account import node_account
+from oskit.versions import installed_versions
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
@@ -150,7 +150,7 @@ def describe_machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory": f"{memory / 2**30:.0f} GiB",
         "python": platform.python_version(),
-        **{package: version(package) for package in packages},
+        **installed_versions(packages),
     }
 
 
@@ -160,7 +160,9 @@ def _cluster(options: DemoOptions, stack: ExitStack, report: DemoReport, steps: 
         client = connect(options.connection)
     else:
         with steps.step("Start OpenSearch") as step:
-            node = _node(options, _say_once(steps.tell))
+            name = NODE_NAME if options.keep_node else None
+            kind = DockerNode if options.docker else LocalNode
+            node = kind(name, progress=_say_once(steps.tell))
             if options.keep_node:
                 node.start(detach=True)
             else:
@@ -169,11 +171,6 @@ def _cluster(options: DemoOptions, stack: ExitStack, report: DemoReport, steps: 
         client = connect(ConnectionSettings(url=node.url))
     report.machine["opensearch"] = cluster_info(client).version
     return client
-
-
-def _node(options: DemoOptions, progress: Callable[[str, float, float | None], None]) -> Node:
-    name = NODE_NAME if options.keep_node else None
-    return (DockerNode if options.docker else LocalNode)(name, progress=progress)
 
 
 def _say_once(tell: Tell) -> Callable[[str, float, float | None], None]:

@@ -25,7 +25,6 @@ def open_encoder(source: str) -> TextEncoder:
         EncoderError: The model cannot be loaded.
         MissingDependencyError: A model is named and torch is not installed.
     """
-    from oskit.archive.archive import is_archive
 
     if is_archive(Path(source).expanduser()):
         from oskit.archive.encoder import ArchiveEncoder
