@@ -122,7 +122,7 @@ def _check_limits(path: Path) -> None:
     import onnx
 
     model = onnx.load(str(path), load_external_data=False)
-    opset = onnx_opset(model)
+    opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if opset > MAX_OPSET or model.ir_version > MAX_IR_VERSION:
         raise ExportError(
             f"the ONNX model has opset {opset} and IR version {model.ir_version}; the server's ONNX Runtime "
@@ -132,8 +132,3 @@ def _check_limits(path: Path) -> None:
     external = [tensor.name for tensor in model.graph.initializer if tensor.external_data]
     if external:
         raise ExportError(f"the ONNX model keeps {len(external)} tensors in files of their own")
-
-
-def onnx_opset(model: Any) -> int:
-    """The opset of the standard operators."""
-    return max(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))

@@ -160,8 +160,8 @@ def open_archive(path: str | Path) -> Archive:
     """
     zip_path = _find_zip(Path(path))
     model_file = inspect_zip(zip_path)
-    sha256 = _sha256(zip_path)
-    size = zip_path.stat().st_size
+    with zip_path.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     manifest = _manifest_of(zip_path)
     registered = _register_body_of(zip_path)
     if manifest is not None:
@@ -177,7 +177,7 @@ def open_archive(path: str | Path) -> Archive:
         model_format="ONNX" if (model_file or "").endswith(".onnx") else "TORCH_SCRIPT",
         function_name="SPARSE_ENCODING" if kind == "encoder" else "SPARSE_TOKENIZE",
         sha256=sha256,
-        size=size,
+        size=zip_path.stat().st_size,
         name=str(named.get("name") or zip_path.stem),
         version=str(named.get("version") or "1.0.0"),
         description=str(named.get("description") or ""),
@@ -191,33 +191,18 @@ def _find_zip(path: Path) -> Path:
         raise ArchiveError(f"there is no archive at {path}", hint="Make one with: oskit export MODEL")
     if path.is_file():
         return path
-    zips = sorted(path.glob("*.zip"))
-    if not zips:
-        for name in FOLDERS:
-            zips = sorted((path / name).glob("*.zip"))
-            if zips:
-                path = path / name
-                break
-    if len(zips) == 1:
-        return zips[0]
+    folders = [path, *(path / name for name in FOLDERS)]
+    zips = next(filter(None, (sorted(folder.glob("*.zip")) for folder in folders)), [])
     if not zips:
         raise ArchiveError(f"there is no archive (*.zip) in {path}", hint="Make one with: oskit export MODEL")
-    described = path / "manifest.json"
-    if described.is_file():
-        from oskit.archive.manifest import Manifest
-
-        name = Manifest.read(described).file
-        if path / name in zips:
-            return path / name
+    if len(zips) == 1:
+        return zips[0]
+    if described := [found for found in zips if _manifest_of(found)]:
+        return described[0]
     raise ArchiveError(
-        f"{path} holds {len(zips)} archives: {', '.join(found.name for found in zips[:5])}",
+        f"{zips[0].parent} holds {len(zips)} archives: {', '.join(found.name for found in zips[:5])}",
         hint="Name the one that is meant.",
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _manifest_of(zip_path: Path) -> Manifest | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
 from oskit.archive.text_encoder import SERVER_MAX_LENGTH
@@ -40,13 +40,8 @@ class Truncation:
         return self + Truncation(self.max_length, texts, cut, tokens, lost)
 
     def __add__(self, other: Truncation) -> Truncation:
-        return Truncation(
-            self.max_length,
-            self.texts + other.texts,
-            self.cut + other.cut,
-            self.tokens + other.tokens,
-            self.lost + other.lost,
-        )
+        counts = zip(astuple(self)[1:], astuple(other)[1:], strict=True)
+        return Truncation(self.max_length, *map(sum, counts))
 
     def __sub__(self, earlier: Truncation) -> Truncation:
         return self + Truncation(0, -earlier.texts, -earlier.cut, -earlier.tokens, -earlier.lost)

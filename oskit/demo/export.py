@@ -66,9 +66,7 @@ def export_demo(
         archives = export_encoder(other, folder / "inference-free", formats=formats[:1], name=NAME)
         tokenizer = next(archive for archive in archives if archive.kind == "tokenizer")
         step.result = _describe(tokenizer)
-    by_format = {"ONNX": "onnx", "TORCH_SCRIPT": "torchscript"}
-    encoders = {by_format[archive.model_format]: archive for archive in made}
-    found = DemoArchives({name: encoders[name] for name in formats}, tokenizer)
+    found = DemoArchives(dict(zip(formats, made, strict=True)), tokenizer)
     report.archives = [_record(archive) for archive in found.all()]
     return found
 

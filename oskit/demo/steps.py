@@ -22,12 +22,7 @@ class Step:
 
 @dataclass
 class Steps:
-    """Runs steps one after the other and remembers them.
-
-    Attributes:
-        tell: Shows a line.
-        done: The steps that are over.
-    """
+    """Runs steps one after the other and remembers those that are over."""
 
     tell: Tell
     done: list[Step] = field(default_factory=list)
