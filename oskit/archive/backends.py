@@ -36,11 +36,7 @@ class Backend(Protocol):
 
 
 class OnnxBackend:
-    """An ONNX archive on ONNX Runtime.
-
-    Raises:
-        ArchiveError: ONNX Runtime cannot load the model, or its inputs are not those ML Commons gives.
-    """
+    """An ONNX archive on ONNX Runtime."""
 
     def __init__(self, archive: Archive, threads: int | None) -> None:
         import onnxruntime
@@ -80,12 +76,7 @@ class OnnxBackend:
 
 
 class TorchScriptBackend:
-    """A TorchScript archive on torch.
-
-    Raises:
-        MissingDependencyError: torch is not installed.
-        ArchiveError: torch cannot load the model.
-    """
+    """A TorchScript archive on torch."""
 
     def __init__(self, archive: Archive, threads: int | None) -> None:
         try:
@@ -140,7 +131,7 @@ def open_backend(archive: Archive, threads: int | None) -> Backend:
         threads: Threads that one batch may use; None lets the runtime decide.
 
     Raises:
-        ArchiveError: The model cannot be loaded.
+        ArchiveError: The model cannot be loaded, or its inputs are not those that ML Commons gives.
         MissingDependencyError: It is TorchScript and torch is not installed.
     """
     if archive.model_format == "ONNX":

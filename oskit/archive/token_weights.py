@@ -184,11 +184,7 @@ class TokenWeightsMixin:
 
 
 class DelegatingEncoder(TokenWeightsMixin, Generic[Inner]):
-    """An encoder that asks another one; subclasses change what they are about.
-
-    Args:
-        encoder: Makes the weights.
-    """
+    """An encoder that asks another one; subclasses change what they are about."""
 
     def __init__(self, encoder: Inner) -> None:
         self._encoder = encoder

@@ -18,12 +18,7 @@ Memory = dict[tuple[str, str, tuple[str, ...]], "csr_matrix"]
 
 
 class RememberingEncoder(DelegatingEncoder["ArchiveEncoder"]):
-    """Computes each list of texts once for each archive.
-
-    Args:
-        encoder: Computes.
-        memory: Remembers; may be shared by encoders, also of several archives.
-    """
+    """Computes each list of texts once for each archive; the memory may be shared by several encoders."""
 
     def __init__(self, encoder: ArchiveEncoder, memory: Memory) -> None:
         super().__init__(encoder)
