@@ -108,9 +108,10 @@ def _rows(
 
 def _parser(lines: Iterable[str], delimiter: str, tabs: bool) -> Iterator[list[str]]:
     csv.field_size_limit(MAX_LINE_BYTES)  # a setting of the whole process; its default is 128 KiB
-    quoting = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
     # Strict, or a quote that is never closed would swallow the rest of the file without a word.
-    return csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
+    return csv.reader(
+        lines, delimiter=delimiter, quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL, strict=True
+    )
 
 
 def _delimiter(header: str, wanted: Sequence[str], name: str) -> str:
