@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from oskit.errors import DataError, OskitError, UsageError
 from oskit.folders import check_writable
@@ -17,7 +18,8 @@ from oskit.training.recipe.recipe import Recipe
 
 RECIPE = "recipe.yaml"
 MARKER = ".oskit-run"
-"""Says that what a run writes in this folder was written by one, so that another may replace it."""
+"""Says that what a run writes in this folder was written by one, so that another may replace it; locked while
+a run goes on there."""
 
 DATA, FACTS = "data", "prepared.json"
 """What was prepared; the file comes last, so its presence says that the rest is whole."""
@@ -63,12 +65,15 @@ def check_folder(folder: Path, recipe: Recipe, *, resume: bool) -> Beginning:
     """How a run of the recipe would begin in the folder; changes nothing.
 
     Raises:
-        UsageError: It may not: the folder holds something else, or a run of another recipe.
+        UsageError: It may not: the folder holds something else, or a run of another recipe, or one goes on.
         DataError: The folder cannot be written.
     """
     there = check_writable(folder)
     if there != folder.absolute() or not any(folder.iterdir()):
         return "new"
+    if (folder / MARKER).is_file():
+        with (folder / MARKER).open(encoding="utf-8") as marker:
+            _lock(marker, fcntl.LOCK_SH, folder)
     replaceable = (folder / MARKER).is_file() and not any(_found(folder, _STATE))
     if resume and (folder / RECIPE).is_file():
         changed = _changed_keys(folder / RECIPE, recipe)
@@ -93,22 +98,40 @@ def check_folder(folder: Path, recipe: Recipe, *, resume: bool) -> Beginning:
     return "again"
 
 
-def open_folder(folder: Path, recipe: Recipe, beginning: Beginning) -> None:
+def open_folder(folder: Path, recipe: Recipe, beginning: Beginning) -> IO[str]:
     """Write the recipe there; of a run in whose place this one begins nothing stays, of other files all.
 
+    Returns:
+        What keeps other runs out of the folder until it is closed, or the process ends.
+
     Raises:
+        UsageError: A run goes on there.
         DataError: The folder cannot be written.
     """
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        marker = (folder / MARKER).open("a", encoding="utf-8")
+        _lock(marker, fcntl.LOCK_EX, folder)
+        if not marker.tell():
+            marker.write("`oskit train` made this folder.\n")
+            marker.flush()
         if beginning == "again":
             _clear(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        if beginning != "resumed":
-            told = "`oskit train` made this folder.\n"
-            (folder / MARKER).write_text(told, encoding="utf-8")
         (folder / RECIPE).write_text(resolved_yaml(recipe), encoding="utf-8")
     except OSError as error:
         raise DataError(f"cannot write {folder}: {error.strerror or error}") from error
+    return marker
+
+
+def _lock(marker: IO[str], kind: int, folder: Path) -> None:
+    try:
+        fcntl.flock(marker, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(
+            f"another run goes on in {folder}", hint="Wait until it has ended, or give another output folder."
+        ) from None
+    except OSError:
+        return  # a file system without locks
 
 
 def _clear(folder: Path) -> None:

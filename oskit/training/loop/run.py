@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,14 +63,18 @@ def train(
     beginning = preflight(recipe, folder, resume=resume, warn=told.warning) if is_first() else None
     # Not before: what is wrong is told without waiting for torch.
     from oskit.training.loop.environment import write_environment
+
+    with nullcontext() if beginning is None else open_folder(folder, recipe, beginning):
+        if beginning in ("new", "again"):
+            write_environment(folder)
+        return _train(recipe, folder, told)
+
+
+def _train(recipe: Recipe, folder: Path, told: Listener) -> TrainingResult:
     from oskit.training.loop.stages import train_stage
     from oskit.training.report.card import write_card
     from oskit.training.report.result import BEST, TrainingResult
 
-    if beginning is not None:
-        open_folder(folder, recipe, beginning)
-        if beginning != "resumed":
-            write_environment(folder)
     stages = stages_of(recipe)
     results: list[StageResult] = []
     for number, (stage, own) in enumerate(zip(stages, stage_folders(folder, stages), strict=True), start=1):

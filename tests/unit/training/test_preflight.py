@@ -17,6 +17,7 @@ from oskit.cli import main
 from oskit.data.collection import Collection
 from oskit.data.documents import Document
 from oskit.errors import DataError, UsageError
+from oskit.training.loop.events import Listener
 from oskit.training.loop.run import train
 from oskit.training.recipe.tree import merge
 from tests import tiny
@@ -253,6 +254,26 @@ def test_13_what_is_left_of_another_run_is_not_taken_for_this_ones(
             train(staged, folder)
     train(staged, folder, resume=True)
     assert not (folder / "stage-1").exists()
+
+
+def test_13_a_run_that_goes_on_keeps_others_out_of_its_folder(
+    values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, recipe = tmp_path / "run", tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(values))
+    told: list[str] = []
+
+    class Second(Listener):
+        """Comes while the first has no checkpoint, when its folder looks like a failed run's."""
+
+        def doing(self, what: str) -> None:
+            for resume in ((), ("--resume",), ("--dry-run",)):
+                assert main(["train", str(recipe), "-o", str(folder), *resume]) == 2
+                told.append(capsys.readouterr().err)
+
+    result = train(values, folder, listener=Second())
+    assert told and all("another run goes on" in said for said in told)
+    assert result.encoder.is_dir()
 
 
 def test_13_files_of_others_are_never_replaced(values: dict[str, Any], tmp_path: Path) -> None:
