@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -177,11 +178,14 @@ class _ArchiveTokenizer:
         self.tokenizer.no_padding()
         self._around = len(self.tokenizer.encode("").ids)
         self.truncation = Truncation(max_length)
+        self._lock = threading.Lock()  # ONNX Runtime runs in several threads at once, and so may callers
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, special tokens around them; nothing at all for a text without tokens."""
         encodings = self.tokenizer.encode_batch_fast(list(texts))
-        self.truncation = self.truncation.with_texts(encodings)
+        cut = Truncation(self.truncation.max_length).with_texts(encodings)
+        with self._lock:
+            self.truncation += cut
         ids = (encoding.ids for encoding in encodings)
         return [row if len(row) > self._around else [] for row in ids]
 

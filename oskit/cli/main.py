@@ -111,7 +111,7 @@ def main(args: list[str] | None = None) -> int:
         code = _fail("interrupted", 130)
     except OskitError as error:
         code = _fail(str(error), error.exit_code)
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # click makes the first the second, and leaves by nothing else
         # The reader of our stdout went away (`oskit … | head`); Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0

@@ -119,7 +119,8 @@ def _delimiter(header: str, wanted: Sequence[str], name: str) -> str:
 
     def judged(delimiter: str) -> tuple[bool, int]:
         try:
-            columns = [column.strip() for column in next(_parser([header], delimiter, tabs=False))]
+            # Not strict: a column's name may go on in the next line.
+            columns = [column.strip() for column in next(csv.reader([header], delimiter=delimiter))]
         except csv.Error:
             return False, 0
         return any(column in columns for column in wanted), len(columns)

@@ -343,7 +343,8 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
         """Token ids of each text, special tokens around them; nothing at all for a text without tokens."""
         anatomy = self.anatomy
         encodings = anatomy.tokenize(texts)
-        self._counted = self.truncation.with_texts(encodings)
+        cut = Truncation(self.max_length).with_texts(encodings)
+        self._counted = self.truncation + cut  # at once: other threads may count too
         return [encoding.ids if len(encoding.ids) > anatomy.around else [] for encoding in encodings]
 
     def _document_weights(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:

@@ -110,6 +110,11 @@ TABLE: tuple[Meaning, ...] = (
     # A document
     Meaning("mapper_parsing_exception: | strict_dynamic_mapping_exception:", "item", "never", "document",
             "a value does not fit the mapping of its field", ""),
+    # That server's own words, which may quote the text.
+    Meaning("Error from remote service", "cluster", "soon", "model", "the remote model's server is busy",
+            "Send less at once, or give it more room", (429, 502, 503, 504)),
+    Meaning("Error from remote service", "cluster", "never", "model", "the remote model's server refuses",
+            "Look at that server's log, and at the credential in its connector"),
     Meaning("Limit of total fields", "item", "never", "document",
             "it has fields that the index has no room for",
             "leave out fields, or allow more: "
@@ -286,10 +291,6 @@ TABLE: tuple[Meaning, ...] = (
             "Invalid JSON format | Remote service returned empty response body", "cluster", "never", "model",
             "the remote model's server does not answer with a list of {token: weight}, one for each text",
             "Correct that server or its connector"),
-    Meaning("Error from remote service", "cluster", "soon", "model", "the remote model's server is busy",
-            "Send less at once, or give it more room", (429, 502, 503, 504)),
-    Meaning("Error from remote service", "cluster", "never", "model", "the remote model's server refuses",
-            "Look at that server's log, and at the credential in its connector"),
 
     # Credentials
     Meaning("security token", "cluster", "never", "credentials", "AWS refuses the signature",

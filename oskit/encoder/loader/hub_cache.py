@@ -55,7 +55,8 @@ class CachedRepository:
         """
         refs = self.refs()
         asked = refs.pop(revision or NEWEST, revision)
-        ages = {path.name: path.stat().st_mtime for path in (self.folder / "snapshots").glob("*")}
+        folders = (path for path in (self.folder / "snapshots").glob("*") if path.is_dir())
+        ages = {path.name: path.stat().st_mtime for path in folders}
         # What another branch or tag points to was asked for by that name.
         commits = sorted(ages, key=lambda commit: (commit != asked, commit in refs.values(), -ages[commit]))
         if revision not in (None, NEWEST):
@@ -78,7 +79,10 @@ class CachedRepository:
         """The commit of each branch and tag."""
         folder = self.folder / "refs"
         files = [path for path in folder.rglob("*") if path.is_file()]
-        return {path.relative_to(folder).as_posix(): path.read_text("utf-8").strip() for path in files}
+        # Other programs leave files of their own there, such as .DS_Store, which are no text.
+        return {
+            path.relative_to(folder).as_posix(): path.read_text("utf-8", "replace").strip() for path in files
+        }
 
     def point(self, revision: str, commit: str) -> None:
         """Let a branch or tag point to a commit whose files are all there."""

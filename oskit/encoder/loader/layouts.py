@@ -164,7 +164,16 @@ def _model_type(folder: Path) -> str | None:
 
 def _settings(folder: Path) -> dict[str, Any] | None:
     path = folder / "sentence_bert_config.json"
-    return read_json(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    settings = read_json(path)
+    length = settings.get("max_seq_length") if isinstance(settings, dict) else ""
+    if length is not None and not isinstance(length, int):
+        raise BrokenEncoderError(
+            f"{path} is not what sentence-transformers writes: max_seq_length is {length!r}",
+            hint="Copy or download the encoder again.",
+        )
+    return dict(settings)
 
 
 def _encoder_beside(head: Path) -> Path:

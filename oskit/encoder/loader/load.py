@@ -107,6 +107,8 @@ def load(kind: type[Encoder], name: str, options: LoadOptions) -> tuple[Encoder,
         found = search.find(name, options.base if options.fallback else None)
         with machine_errors(found.source):
             encoder, missing = _open(kind, found, options)
+            if missing is None and encoder.is_untrained:
+                missing = _SAVED_UNTRAINED
             _finish(encoder, found.source, options)
     if missing is not None and not options.fallback:
         raise UntrainedEncoderError(
@@ -148,8 +150,7 @@ def _open(kind: type[Encoder], found: Found, options: LoadOptions) -> tuple[Enco
     layout = found.layout
     untrained = found.tier == "base"
     if layout.kind == "sentence-transformers" and not untrained:
-        encoder = _open_saved(kind, layout, options)
-        return encoder, _SAVED_UNTRAINED if encoder.is_untrained else None
+        return _open_saved(kind, layout, options), None
     modules, missing = build_modules(
         layout,
         activation=options.activation or "relu",
@@ -194,6 +195,11 @@ def _finish(encoder: NeuralSparseEncoder, source: str, options: LoadOptions) -> 
         )
     if length is not None and limit is not None:
         length = min(length, limit)
+    if length is not None and length < SHORTEST:
+        raise BrokenEncoderError(
+            f"{source} reads {length} tokens of a text, which leaves no room for one",
+            hint="Correct max_seq_length in its files, or give another: max_seq_length=.",
+        )
     known = [one for one in (own, limit, SERVER_MAX_LENGTH) if one is not None]
     encoder.own_max_length = min(known)
     if length is not None and length != own:

@@ -192,8 +192,9 @@ def _of_encoder(name: str, model: Any) -> bool:
     return base is model or name.startswith(f"{model.base_model_prefix}.")
 
 
-_BUFFERS = ("position_ids", "token_type_ids", "inv_freq")
-"""What older versions of transformers saved and newer ones compute."""
+_BUFFERS = ("position_ids", "token_type_ids", "inv_freq", "_weight")
+"""What older versions of transformers saved and newer ones compute; ``_weight`` is what DeBERTa-v3's training
+kept beside the embeddings' ``weight``, which is complete without it."""
 
 
 def _is_lost(name: str, model: Any) -> bool:

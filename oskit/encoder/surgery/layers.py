@@ -28,10 +28,10 @@ def check_layers(encoder: NeuralSparseEncoder, number: int) -> None:
         EncoderError: As it does.
     """
     anatomy = encoder.anatomy
-    if number > anatomy.layers:
+    if not 1 <= number <= anatomy.layers:
         raise EncoderError(
             f"{number} layers are to be kept, but {anatomy.config.name_or_path} has {anatomy.layers}",
-            hint="Keep fewer, or all of them.",
+            hint="Keep one at least, and no more than there are.",
         )
     if number < anatomy.layers:
         _surplus(anatomy, number)

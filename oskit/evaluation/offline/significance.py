@@ -117,6 +117,8 @@ def paired_bootstrap(
     elif len(differences) > 1 and abs(observed) > _TIE:
         # The same difference on every query: no sample of them can have another mean.
         p_value = 1 / (1 + resamples)
+    # Were the signs chance, n queries would all fall to one side as often as this: few queries prove nothing.
+    p_value = max(p_value, 2.0 ** (1 - len(differences)))
     return Significance(
         measure=measure,
         baseline=name,

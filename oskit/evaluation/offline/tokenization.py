@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from oskit.data.values import clean_text
+
 if TYPE_CHECKING:
     from oskit.archive.text_encoder import TextEncoder
     from oskit.archive.vocabulary import Vocabulary
@@ -84,7 +86,7 @@ def measure_tokenization(vocabulary: Vocabulary, texts: Iterable[str]) -> Tokeni
     tokenizer, unknown_id = vocabulary.tokenizer(), vocabulary.unknown_id
     words = letters = pieces = lost = 0
     for text in texts:
-        text = text[:_MAX_CHARACTERS]
+        text = clean_text(text[:_MAX_CHARACTERS])
         inside = np.zeros(len(text) + 1, dtype=np.int64)
         for _, (start, end) in splitter(_WORDS).pre_tokenize_str(text):
             words += 1

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from oskit.data.atomic import write_whole
 from oskit.errors import DataError, OskitError, UsageError
 from oskit.folders import check_writable
 from oskit.training.loop.ranks import world_size
@@ -112,15 +113,23 @@ def open_folder(folder: Path, recipe: Recipe, beginning: Beginning) -> IO[str]:
         folder.mkdir(parents=True, exist_ok=True)
         marker = (folder / MARKER).open("a", encoding="utf-8")
         _lock(marker, fcntl.LOCK_EX, folder)
+        if _taken(folder, beginning):
+            raise UsageError(f"another run began in {folder} meanwhile", hint="Give another output folder.")
         if not marker.tell():
             marker.write("`oskit train` made this folder.\n")
             marker.flush()
         if beginning == "again":
             _clear(folder)
-        (folder / RECIPE).write_text(resolved_yaml(recipe), encoding="utf-8")
+        write_whole(folder / RECIPE, resolved_yaml(recipe))  # in place of a link, not of what it leads to
     except OSError as error:
         raise DataError(f"cannot write {folder}: {error.strerror or error}") from error
     return marker
+
+
+def _taken(folder: Path, beginning: Beginning) -> bool:
+    """Whether there is more than when it was checked, which was before the folder was locked."""
+    more = {"new": (RECIPE, *_STATE), "again": _STATE, "resumed": ()}  # other processes of ours make folders
+    return any(_found(folder, more[beginning]))
 
 
 def _lock(marker: IO[str], kind: int, folder: Path) -> None:
@@ -138,7 +147,8 @@ def _clear(folder: Path) -> None:
     for path in _found(folder, _REPLACED):
         path.unlink()
     for path in _found(folder, ("checkpoints/checkpoint-*",)):
-        shutil.rmtree(path)  # none has a state: it was being written
+        if re.fullmatch(r"checkpoint-\d+", path.name) and not path.is_symlink():
+            shutil.rmtree(path)  # none has a state: it was being written
     for path in _found(folder, _EMPTIED):
         if path != folder:
             with suppress(OSError):  # something of somebody else is in it
@@ -148,7 +158,8 @@ def _clear(folder: Path) -> None:
 def _found(folder: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
     """What is there, of the run itself and of its stages; nothing that a link leads out of the folder to."""
     home = folder.resolve()
-    for own in (folder, *sorted(folder.glob("stage-*/"))):
+    stages = (path for path in folder.glob("stage-*/") if re.fullmatch(r"stage-\d+", path.name))
+    for own in (folder, *sorted(stages)):
         for pattern in patterns:
             for path in [own / pattern] if not pattern else list(own.glob(pattern)):
                 if path.resolve() == home or home in path.resolve().parents:

@@ -6,10 +6,11 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, replace
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from sentence_transformers.sparse_encoder.callbacks.splade_callbacks import (
@@ -20,10 +21,12 @@ from sentence_transformers.sparse_encoder.training_args import SparseEncoderTrai
 
 from oskit.archive.truncation import Truncation
 from oskit.data.atomic import write_whole
+from oskit.data.duplicates import SeenTexts
 from oskit.encoder.loader.quiet import quiet_libraries
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import TrainingError, TrainingInterrupted
 from oskit.evaluation.offline.significance import paired_bootstrap
+from oskit.training.data.arrow import column_of
 from oskit.training.loop.event_log import Telling
 from oskit.training.loop.events import Listener
 from oskit.training.loop.folder import CHECKPOINTS, DATA, FACTS, RESULT
@@ -48,7 +51,12 @@ from oskit.training.report.lengths import Lengths
 from oskit.training.report.result import BEST, StageResult
 from oskit.training.teachers.ensemble import EnsembleTeacher
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 _BEFORE = "before.json"
+
+_BLOCK = 1000
 
 EVALUATIONS = 10
 """In a run, unless the recipe says otherwise."""
@@ -98,6 +106,8 @@ class _Stage:
         encoder = finish_student(
             encoder, self._recipe.encoder, passages=prepared.corpus, idf=prepared.idf, seed=self._recipe.seed
         )
+        if is_first():
+            self._lengths = replace(self._lengths, truncation=self._counted(encoder, prepared.examples))
         before = self._before(encoder, prepared)
         started = time.monotonic()
         trainer = self._trainer(encoder, prepared)
@@ -148,7 +158,7 @@ class _Stage:
                 loss=loss,
                 evaluator=RetrievalEvaluator(dev, self._listener.evaluated),
                 data_collator=ExampleCollator(
-                    preprocess_fn=self._counting(encoder),
+                    preprocess_fn=encoder.preprocess,
                     router_mapping=mapping,
                     negatives=negatives,
                     score_matrix=self._score_matrix(),
@@ -156,18 +166,20 @@ class _Stage:
                 callbacks=[ramp, self._telling, self._interruption],
             )
 
-    def _counting(self, encoder: NeuralSparseEncoder) -> Callable[..., Any]:
-        """The encoder's own preprocessing, with what it cuts off counted."""
-
-        def preprocess(*args: Any, **options: Any) -> Any:
-            features = encoder.preprocess(*args, **options)
-            # The table of an inference-free encoder tokenizes queries by itself and truncates none.
-            if encodings := getattr(features, "encodings", None):
-                before = self._lengths.truncation or Truncation(self._lengths.max_length)
-                self._lengths = replace(self._lengths, truncation=before.with_texts(encodings))
-            return features
-
-        return preprocess
+    def _counted(self, encoder: NeuralSparseEncoder, examples: Dataset) -> Truncation | None:
+        """What is cut off the texts of the examples, each of which counts once, however often it is read."""
+        # The table of an inference-free encoder tokenizes queries by itself and truncates none.
+        columns = ["positive"] if encoder.anatomy.queries is not None else ["query", "positive"]
+        texts = chain(
+            *(column_of(examples, name) for name in columns),
+            chain.from_iterable(column_of(examples, "negatives")),
+        )
+        found, seen = Truncation(encoder.max_length), SeenTexts()
+        with closing(seen):
+            new = filter(seen.add, texts)
+            while block := list(islice(new, _BLOCK)):
+                found = found.with_texts(encoder.anatomy.tokenize(block))
+        return found if found.texts else None
 
     def _score_matrix(self) -> Any:
         distillation = self._recipe.loss.distillation
@@ -266,7 +278,8 @@ class _Stage:
         """Save the best encoder and measure it as whoever opens it would."""
         clear_negative_weights(trainer.model)
         best = self._folder / BEST
-        trainer.model.save_pretrained(str(best), create_model_card=False)
+        with quiet_libraries():
+            trainer.model.save_pretrained(str(best), create_model_card=False)
         self._listener.doing("measuring the best encoder")
         encoder = NeuralSparseEncoder.from_pretrained(best, fallback=False)
         after = measure(encoder, prepared.collection)

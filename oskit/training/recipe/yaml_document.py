@@ -18,12 +18,15 @@ from ruamel.yaml.constructor import RoundTripConstructor
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarbool import ScalarBoolean
 
-from oskit.errors import DataError
+from oskit.errors import DataError, first_line
 
 Keys = tuple[str | int, ...]
 """Where a value stands: ``("data", "train", 0, "path")``."""
 
 MAX_DEPTH = 50
+
+MAX_VALUES = 100_000
+"""With what aliases stand for: some lines of aliases of aliases are billions."""
 
 _STANDARD = "tag:yaml.org,2002:"
 
@@ -82,6 +85,8 @@ def parse_yaml(text: str, name: str) -> YamlDocument:
         value = _yaml().load(text)
     except YAMLError as error:
         raise _syntax_error(error, text, name) from error
+    except ValueError as error:  # a number of thousands of digits
+        raise DataError(f"{name}: not YAML: {first_line(error)}") from error
     document = YamlDocument(name, None)
     document.value = _plain(value, (), document)
     return document
@@ -116,16 +121,25 @@ def _yaml() -> Any:
 def _refuse_endless(text: str, name: str) -> None:
     """An alias within what it stands for, and what nobody wrote by hand."""
     around: list[str | None] = []
+    sizes: dict[str, int] = {}
+    begun: list[int] = []
+    count = 0
     for event in _yaml().parse(text):
         kind = type(event).__name__
+        count += sizes.get(event.anchor, 1) if kind == "AliasEvent" else 1
+        if count > MAX_VALUES:
+            raise DataError(f"{name}:{event.start_mark.line + 1}: aliases of aliases make too many values")
         if kind == "AliasEvent" and event.anchor in around:
             raise DataError(f"{name}:{event.start_mark.line + 1}: an alias that contains itself")
         if kind in ("MappingStartEvent", "SequenceStartEvent"):
             around.append(event.anchor)
+            begun.append(count)
             if len(around) > MAX_DEPTH:
                 raise DataError(f"{name}:{event.start_mark.line + 1}: nested too deeply")
         elif kind in ("MappingEndEvent", "SequenceEndEvent"):
-            around.pop()
+            anchor, before = around.pop(), begun.pop()
+            if anchor is not None:
+                sizes[anchor] = count - before + 1
 
 
 def _plain(value: Any, keys: Keys, document: YamlDocument) -> Any:

@@ -307,6 +307,31 @@ def test_other_heads_of_a_checkpoint_are_left_out(tmp_path: Path) -> None:
     assert abs(load(folder).document_matrix(TEXTS) - expected).max() == 0
 
 
+def test_what_deberta_v3_keeps_beside_its_embeddings_is_left_out(tmp_path: Path) -> None:
+    folder = tiny.build("deberta-v2", tmp_path / "plain")
+    expected = load(folder).document_matrix(TEXTS)
+    with weights_of(folder) as weights:
+        embeddings = "deberta.embeddings.word_embeddings."
+        weights[f"{embeddings}_weight"] = weights[f"{embeddings}weight"].clone()
+    assert abs(load(folder).document_matrix(TEXTS) - expected).max() == 0
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_some_layers_are_kept(number: int, tmp_path: Path) -> None:
+    with pytest.raises(EncoderError, match="layers"):
+        keep_layers(load(tiny.build("bert", tmp_path / "plain")), number, tiny.sentences(10))
+
+
+def test_an_untrained_projection_in_a_head_file_is_known(tmp_path: Path) -> None:
+    folder = tiny.build("bert-headless", tmp_path / "plain")
+    encoder = untrained(folder)
+    encoder.save_pretrained(str(tmp_path / "saved"))
+    (tmp_path / "saved" / "modules.json").unlink()
+    torch.save(encoder[1].linear.state_dict(), tmp_path / "saved" / "neural_sparse_head.pt")
+    with pytest.raises(UntrainedEncoderError):
+        load(tmp_path / "saved")
+
+
 def test_more_than_a_projection_in_a_head_file_is_refused(tmp_path: Path) -> None:
     folder = tiny.build("bert-headless", tmp_path / "plain")
     weight = torch.randn(json.loads((folder / "config.json").read_text())["vocab_size"], 32)
