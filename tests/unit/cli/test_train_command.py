@@ -199,7 +199,7 @@ def test_what_the_recipe_shortens_and_cuts_is_said_before_and_after(
     assert stage["lengths"]["truncation"]["lost"] == 6 * (3 + 11)
 
     # Each of the 22 to 24 examples once, without negatives: what was read is what is counted.
-    options = ("--set", "data.negatives=null", "--set", "schedule.steps=null", "--set", "schedule.epochs=1")
+    options = ("--set", "data.negatives=null", "--set", "schedule.steps=null", "--set", "schedule.epochs=2")
     folder = tmp_path / "run"
     code, out, err = run(capsys, *quick(pairs, models, *options, "-o", str(folder)))
     assert code == 0 and shortened in err

@@ -17,6 +17,7 @@ from oskit.cli import main
 from oskit.data.collection import Collection
 from oskit.data.documents import Document
 from oskit.errors import DataError, UsageError
+from oskit.training.loop import run
 from oskit.training.loop.events import Listener
 from oskit.training.loop.run import train
 from oskit.training.recipe.tree import merge
@@ -274,6 +275,37 @@ def test_13_a_run_that_goes_on_keeps_others_out_of_its_folder(
     result = train(values, folder, listener=Second())
     assert told and all("another run goes on" in said for said in told)
     assert result.encoder.is_dir()
+
+
+def test_13_what_others_call_like_a_stage_or_a_checkpoint_stays(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    folder, outside = tmp_path / "run", tmp_path / "outside.yaml"
+    corrected = fail(values, folder)
+    mine = [folder / "stage-notes" / "log.jsonl", folder / "checkpoints" / "checkpoint-old" / "mine", outside]
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    (folder / "recipe.yaml").unlink()
+    (folder / "recipe.yaml").symlink_to(outside)
+    train(corrected, folder)
+    assert [path.read_text() for path in mine] == ["mine"] * 3
+
+
+def test_13_a_run_that_began_and_ended_meanwhile_is_not_written_over(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, begin = tmp_path / "run", run.open_folder
+
+    def late(*args: Any) -> Any:
+        monkeypatch.setattr(run, "open_folder", begin)
+        train(values, folder)
+        return begin(*args)
+
+    monkeypatch.setattr(run, "open_folder", late)
+    with pytest.raises(UsageError, match="meanwhile"):
+        train(merge(values, {"seed": 5}), folder)
+    assert yaml.safe_load((folder / "recipe.yaml").read_text())["seed"] == 0
 
 
 def test_13_files_of_others_are_never_replaced(values: dict[str, Any], tmp_path: Path) -> None:
