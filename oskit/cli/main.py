@@ -89,12 +89,13 @@ def cli() -> None:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the command line and return its exit code; no exception leaves this function.
+    """Run the command line and return its exit code; no exception leaves this function, but SystemExit.
 
     Errors that oskit raises on purpose become one line on stderr, and so does an optional package that is
     not installed. Anything else is a bug: it is reported as one, in one line, with the traceback only if
     ``OSKIT_TRACEBACK`` is set.
     """
+    stdout = sys.stdout
     try:
         code = cli.main(args=args, prog_name="oskit", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -111,7 +112,9 @@ def main(args: list[str] | None = None) -> int:
         code = _fail("interrupted", 130)
     except OskitError as error:
         code = _fail(str(error), error.exit_code)
-    except (BrokenPipeError, SystemExit):  # click makes the first the second, and leaves by nothing else
+    except (BrokenPipeError, SystemExit) as error:
+        if isinstance(error, SystemExit) and sys.stdout is stdout:  # where a pipe broke, click replaces it
+            raise
         # The reader of our stdout went away (`oskit … | head`); Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0

@@ -144,7 +144,7 @@ def test_a_node_of_its_own_is_stopped_when_a_step_fails(
     urls: list[str] = []
 
     def failing(job, *, configure):
-        urls.append(str(job._report.url))
+        urls.append(str(job.report.url))
         with urllib.request.urlopen(urls[0], timeout=10) as answer:
             assert answer.status == 200
         raise UsageError("a step that fails")

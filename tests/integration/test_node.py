@@ -145,8 +145,8 @@ def test_nothing_is_left_of_a_temporary_node(state: Path, ending: str) -> None:
 AS_USER = """
 import os, sys
 # All that the commands need, while the folders of root can still be read: there may be Python itself.
-import encodings.idna, json, rich.console, rich.table
-import oskit.cli.log, oskit.cli.commands.node, oskit.localnode.process
+import encodings.idna, json, platformdirs.unix, rich.console, rich.progress, rich.table
+import oskit.cli.log, oskit.cli.commands.node, oskit.extras, oskit.localnode.process
 from oskit.cli.main import main
 uid, gid = int(sys.argv[1]), int(sys.argv[2])
 os.setgroups([]), os.setgid(gid), os.setuid(uid)

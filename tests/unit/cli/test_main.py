@@ -146,6 +146,15 @@ def _subclasses(cls: type[OskitError]) -> list[type[OskitError]]:
     return [found for child in cls.__subclasses__() for found in (child, *_subclasses(child))]
 
 
+def test_a_reader_that_goes_away_is_no_failure() -> None:
+    command = [sys.executable, "-m", "oskit", "recipes", "show", "quick"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
 def test_the_command_line_reference_is_up_to_date() -> None:
     spec = importlib.util.spec_from_file_location(
         "write_cli_reference", ROOT / "docs" / "write_cli_reference.py"

@@ -136,6 +136,13 @@ def test_known_words(
     assert means in known.means
 
 
+@pytest.mark.parametrize("quoted", ["Memory Circuit Breaker", "field [c] has null, cannot process it"])
+def test_what_a_remote_server_quotes_decides_nothing(quoted: str) -> None:
+    words = f'status_exception: Error from remote service: {{"error":"no such text: {quoted}"}}'
+    known = meaning(words, 400, "item")
+    assert known is not None and (known.scope, known.passes, known.fault) == ("cluster", "never", "model")
+
+
 def test_no_words_are_no_meaning() -> None:
     assert meaning("item_exception: because", 500, "item") is None
     assert meaning("", None, "deployment") is None

@@ -194,6 +194,13 @@ def test_csv_gives_back_what_was_written(tmp_path: Path, rows: list, delimiter: 
     assert [(d.id, d.text, d.title) for d in found] == [(str(i), text, title) for i, text, title in rows]
 
 
+def test_a_column_s_name_may_go_on_in_the_next_line(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text('id,"text\nmore",text\n1,other,mine\n')
+    (record,) = read_records(path, wanted=["text"])
+    assert isinstance(record, Record) and record.values["text"] == "mine"
+
+
 @pytest.mark.parametrize(
     ("header", "columns", "told"),
     [

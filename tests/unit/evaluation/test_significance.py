@@ -50,10 +50,17 @@ def test_seed_decides() -> None:
 def test_runs_without_spread() -> None:
     same = paired_bootstrap({"a": 0.5, "b": 0.1}, {"a": 0.5, "b": 0.1})
     assert (same.difference, same.low, same.high, same.p_value) == (0, 0, 0, 1)
-    better = paired_bootstrap({"a": 0.75, "b": 0.5}, {"a": 0.5, "b": 0.25})
+    better = paired_bootstrap(dict.fromkeys("abcdef", 0.75), dict.fromkeys("abcdef", 0.5))
     assert (better.low, better.high) == (0.25, 0.25)
     assert better.is_significant
-    assert paired_bootstrap({"a": 1.0}, {"a": 0.0}).p_value == 1, "one query tells nothing"
+
+
+@pytest.mark.parametrize("queries", ["a", "ab", "abcde"])
+def test_few_queries_prove_nothing(queries: str) -> None:
+    """Were the signs chance, n queries would all fall to one side once in 2 ** (n - 1) times."""
+    better = paired_bootstrap({q: 0.5 + i / 100 for i, q in enumerate(queries)}, dict.fromkeys(queries, 0.1))
+    assert better.p_value == 2.0 ** (1 - len(queries))
+    assert not better.is_significant
 
 
 @pytest.mark.parametrize(("run", "baseline"), [({"a": 1.0}, {"b": 1.0}), ({}, {})])
