@@ -46,7 +46,7 @@ class Parity(_Record):
 
     texts: int
     max_difference: float
-    """Largest difference of a weight, relative above 1; with pruning, one at the edge may be on both sides."""
+    """Largest difference of a weight, relative above 1; pruning may keep or cut one at the edge."""
     mean_cosine: float
     """Cosine of the two vectors of a text, the mean of all texts."""
     min_cosine: float
