@@ -162,6 +162,13 @@ def _model_type(folder: Path) -> str | None:
     return read_json(path).get("model_type") if path.is_file() else None
 
 
+def earlier_mark(folder: Path) -> str | None:
+    """What earlier versions noted of a random projection that they saved."""
+    path = folder / "config_sentence_transformers.json"
+    noted = read_json(path).get("oskit") if path.is_file() else None
+    return noted.get("random_projection") if isinstance(noted, dict) else None
+
+
 def _settings(folder: Path) -> dict[str, Any] | None:
     path = folder / "sentence_bert_config.json"
     if not path.is_file():

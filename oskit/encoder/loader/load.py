@@ -16,9 +16,10 @@ import torch
 
 from oskit.archive.text_encoder import SERVER_MAX_LENGTH, Activation
 from oskit.encoder.anatomy import dissect
+from oskit.encoder.head.projection import read_earlier_mark
 from oskit.encoder.loader.failures import machine_errors, named_errors, out_of_memory
 from oskit.encoder.loader.hub import HubOptions
-from oskit.encoder.loader.layouts import Layout
+from oskit.encoder.loader.layouts import Layout, earlier_mark
 from oskit.encoder.loader.modules import (
     Trust,
     build_modules,
@@ -172,12 +173,17 @@ def _open_saved(kind: type[Encoder], layout: Layout, options: LoadOptions) -> En
                 hint="Copy or download the encoder again.",
             )
     with named_errors(layout.folder):
-        return kind(
+        encoder = kind(
             str(layout.folder),
             device=options.device,
             model_kwargs={"dtype": torch.float32},
             **options.trust.options(),
         )
+    if mark := earlier_mark(layout.folder):
+        anatomy = dissect(encoder, str(layout.folder))
+        if anatomy.projection is not None:
+            read_earlier_mark(anatomy.projection, anatomy.config, mark)
+    return encoder
 
 
 def _finish(encoder: NeuralSparseEncoder, source: str, options: LoadOptions) -> None:

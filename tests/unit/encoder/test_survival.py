@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +321,26 @@ def test_what_deberta_v3_keeps_beside_its_embeddings_is_left_out(tmp_path: Path)
 def test_some_layers_are_kept(number: int, tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match="layers"):
         keep_layers(load(tiny.build("bert", tmp_path / "plain")), number, tiny.sentences(10))
+
+
+def test_what_earlier_versions_noted_of_an_untrained_projection_is_known(tmp_path: Path) -> None:
+    """sha256 over weights and biases, in sentence-transformers' settings; none in config.json."""
+    encoder = untrained(tiny.build("bert-headless", tmp_path / "plain"))
+    encoder.save_pretrained(str(tmp_path / "saved"))
+    linear = encoder[1].linear
+    digest = sha256(linear.weight.detach().numpy().tobytes() + linear.bias.detach().numpy().tobytes())
+    for name, change in {
+        "config.json": lambda config: config.pop("oskit_random_projection"),
+        "config_sentence_transformers.json": lambda config: config.update(
+            oskit={"random_projection": digest.hexdigest()}
+        ),
+    }.items():
+        path = tmp_path / "saved" / name
+        config = json.loads(path.read_text())
+        change(config)
+        path.write_text(json.dumps(config))
+    with pytest.raises(UntrainedEncoderError):
+        load(tmp_path / "saved")
 
 
 def test_an_untrained_projection_in_a_head_file_is_known(tmp_path: Path) -> None:
