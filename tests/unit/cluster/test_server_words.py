@@ -76,6 +76,9 @@ SEEN: list[tuple[Scope, int | None, str, str, str, str, str]] = [
     ("item", 403, "cluster_block_exception: index [a] blocked by: [FORBIDDEN/8/index write (api)];",
      "cluster", "never", "configuration", "block"),
     ("item", 400, "index_closed_exception: closed", "cluster", "never", "configuration", "closed"),
+    ("item", 403, "cluster_block_exception: index [a] blocked by: [FORBIDDEN/4/index preparing to close. "
+     "Reopen the index to allow writes again or retry closing the index to fully close the index.];",
+     "cluster", "never", "configuration", "closed"),
     ("item", 400, "illegal_argument_exception: pipeline with id [a-sparse-encoding] does not exist",
      "cluster", "never", "configuration", "pipeline"),
     ("item", 400, "illegal_argument_exception: Limit of total fields [1000] has been exceeded",
