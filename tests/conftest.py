@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["incidents"]
 
-# Named nodes take the first free port from 9200 on and come back on it after a kill: one after the other.
-_NAMED_NODES = ("test_bad_days", "test_killed_node", "test_node", "test_several_nodes")
+# Named nodes take the first free port from 9200 on: one after the other.
+_NAMED_NODES = ("test_container", "test_node")
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several processes (``-n 2 --dist loadgroup``) a file stays in one, which shares its fixtures."""
     for item in items:

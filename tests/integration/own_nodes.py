@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -18,7 +20,9 @@ from opensearchpy import OpenSearch
 from tiny_models import graph_that_keeps_words
 
 from oskit.cluster.client.connection import ConnectionSettings, connect
+from oskit.errors import OskitError
 from oskit.localnode import LocalNode
+from oskit.localnode.ports import check_port
 from oskit.localnode.processes import ProcessId
 
 
@@ -31,7 +35,10 @@ class OwnNode:
     """
 
     def __init__(self, name: str, **options: Any) -> None:
-        self._node = LocalNode(f"test-{name}-{uuid.uuid4().hex[:6]}", heap="768m", **options)
+        # A port of its own: it comes back on it after a kill, and nobody else has taken it meanwhile.
+        self._node = LocalNode(
+            f"test-{name}-{uuid.uuid4().hex[:6]}", heap="768m", **{"port": own_port(), **options}
+        )
         self._restart: threading.Thread | None = None
 
     @property
@@ -98,6 +105,15 @@ def client(node: OwnNode) -> OpenSearch:
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny encoder, which no other module deploys to a node of this one."""
     return encoder_archive(tmp_path_factory.mktemp("own") / "own-node.zip", model=graph_that_keeps_words())
+
+
+def own_port() -> int:
+    """One that nobody listens on, and that the system gives to nobody who asks for any port."""
+    while True:
+        port = random.randint(20_000, 30_000)
+        with contextlib.suppress(OskitError):
+            check_port(port)
+            return port
 
 
 def free_port() -> int:
