@@ -79,10 +79,14 @@ def with_options(function: Callable[..., Any], options: Sequence[Callable[[Any],
 
 
 def connection_options(function: Function) -> Function:
-    """Add the connection options; the command receives ``connection: ConnectionSettings``."""
+    """Add the connection options; the command receives ``connection: ConnectionSettings``.
+
+    At its end, whatever that is, stands a line on stderr with what it has changed in the cluster.
+    """
 
     @functools.wraps(function)
     def with_connection(*args: Any, password_stdin: bool, **kwargs: Any) -> Any:
+        from oskit.cluster.client.calls import changes
         from oskit.cluster.client.connection import ConnectionSettings, split_url
 
         names = (*ConnectionSettings.model_fields, "password_file")
@@ -99,7 +103,12 @@ def connection_options(function: Function) -> Function:
             )
         if connection.insecure:
             click.echo("Warning: the cluster's certificate is not verified (--insecure)", err=True)
-        return function(*args, connection=connection, **kwargs)
+        with changes() as made:
+            try:
+                return function(*args, connection=connection, **kwargs)
+            finally:
+                if made.calls and not kwargs.get("quiet"):
+                    click.echo(f"Changed in the cluster: {made}", err=True)
 
     return with_options(with_connection, _CONNECTION_OPTIONS)  # type: ignore[no-any-return]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import shutil
@@ -67,10 +66,12 @@ class OwnNode:
 
     def kill_and_restart(self) -> None:
         """Kill it, and start it again in the background."""
-        url = self.url
+        url, port = self.url, self._node.port
         self.kill()
 
         def start() -> None:
+            while not _is_free(port):  # its connections hold it for a moment longer than the process lives
+                time.sleep(0.1)
             self.start()
             assert self.url == url
 
@@ -109,11 +110,15 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def own_port() -> int:
     """One that nobody listens on, and that the system gives to nobody who asks for any port."""
-    while True:
-        port = random.randint(20_000, 30_000)
-        with contextlib.suppress(OskitError):
-            check_port(port)
-            return port
+    return next(port for port in iter(lambda: random.randint(20_000, 30_000), None) if _is_free(port))
+
+
+def _is_free(port: int) -> bool:
+    try:
+        check_port(port)
+    except OskitError:
+        return False
+    return True
 
 
 def free_port() -> int:

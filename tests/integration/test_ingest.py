@@ -203,8 +203,7 @@ def test_an_index_of_others_is_neither_used_nor_deleted(client, tiny: TinyModels
     assert client.indices.exists(index=index)
 
 
-def test_a_large_load_pauses_the_refresh_and_restores_it(client, tiny: TinyModels, index, monkeypatch):
-    monkeypatch.setattr(ingest_module, "PAUSE_REFRESH_AFTER", 10)
+def test_a_load_leaves_the_settings_and_the_meta_of_others_alone(client, tiny: TinyModels, index):
     seen: list[str | None] = []
 
     def interval() -> str | None:
@@ -221,34 +220,27 @@ def test_a_large_load_pauses_the_refresh_and_restores_it(client, tiny: TinyModel
 
     ingest(client, index, [], encoder=tiny.encoder)
     client.indices.put_settings(index=index, body={"index": {"refresh_interval": "7s"}})
+    mine = client.indices.get_mapping(index=index)[index]["mappings"]["_meta"]
+    client.indices.put_mapping(index=index, body={"_meta": {**mine, "theirs": {"owner": "somebody"}}})
     with pytest.raises(
         DataError, match=r"file:51 is damaged \(after \d+ documents were indexed and 0 refused"
     ):
         ingest(client, index, stream(broken=True), encoder=tiny.encoder, batch_size=1, bulk_documents=5)
-    assert interval() == "7s"
-    ingest(client, index, stream(broken=False), encoder=tiny.encoder, batch_size=1, bulk_documents=5)
-    assert interval() == "7s"
-    assert seen == ["-1", "-1"]
+    ingest(
+        client,
+        index,
+        stream(broken=False),
+        encoder=tiny.encoder,
+        query_model_id=tiny.tokenizer_id,  # known only now, and written down
+        batch_size=1,
+        bulk_documents=5,
+    )
+    assert [*seen, interval()] == ["7s"] * 3
     assert len(stored(client, index)) == 60
-
-
-def test_a_pause_left_by_a_killed_load_is_ended_by_the_next(client, tiny: TinyModels, index):
-    from oskit.cluster.index.refresh import RefreshPause
-
-    ingest(client, index, documents(2), encoder=tiny.encoder)
-    RefreshPause(client, index).pause()
-    # The next one also writes what it knows by now, and what others keep in _meta survives both.
-    mine = client.indices.get_mapping(index=index)[index]["mappings"]["_meta"]
-    client.indices.put_mapping(index=index, body={"_meta": {**mine, "theirs": {"owner": "somebody"}}})
-    ingest(client, index, documents(2), encoder=tiny.encoder, query_model_id=tiny.tokenizer_id)
-    settings = client.indices.get_settings(index=index)[index]["settings"]["index"]
-    assert "refresh_interval" not in settings
     info = read_index(client, index)
-    assert info is not None and info.kind == "rank_features"
-    assert info.encoder.query_model_id == tiny.tokenizer_id
+    assert info is not None and info.encoder.query_model_id == tiny.tokenizer_id
     meta = client.indices.get_mapping(index=index)[index]["mappings"]["_meta"]
     assert meta["theirs"] == {"owner": "somebody"}
-    assert "refresh_interval_before" not in meta["oskit"]
 
 
 def test_an_interrupt_says_what_was_done_and_ends_the_threads(client, tiny: TinyModels, index):

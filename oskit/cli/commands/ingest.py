@@ -108,7 +108,7 @@ def ingest(
         title_field=options["title_field"],
     )
     if options["dry_run"]:
-        from oskit.cluster.index.mapping import check_index_name
+        from oskit.cluster.index.names import check_index_name
         from oskit.cluster.ingest.load import dry_run
 
         check_index_name(index)

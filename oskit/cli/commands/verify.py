@@ -153,13 +153,13 @@ def _search(
     how = by or ("model" if model else "analyzer" if analyzer else "tokens")
     if how != "model":
         return cast("SearchBy", how), None
-    from oskit.cluster.index.mapping import read_index
+    from oskit.cluster.index.mapping import find_index
     from oskit.cluster.models.predict import await_ready
     from oskit.cluster.search.search import query_model
 
-    info = read_index(client, index)
-    if info is None:
+    known = find_index(client, index)
+    if known is None:
         raise SearchError(f"there is no index {index!r}", hint=f"Load one with: oskit ingest {index} FILE")
-    found = query_model(client, info, "model", model)
+    found = query_model(client, known[1], "model", model)
     await_ready(client, found, notify=out.note)
     return "model", found.model_id

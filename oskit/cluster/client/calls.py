@@ -16,6 +16,9 @@ from typing import Any
 
 CHANGES = logging.getLogger("oskit.cluster.changes")
 
+SHOWN = 12
+"""Calls that are told one by one."""
+
 _READING_POSTS = re.compile(
     r"/_(search|msearch|count|mget|analyze|refresh|validate/query|predict/[^/]+/[^/]+)$"
 )
@@ -73,7 +76,8 @@ class Changes(logging.Handler):
 
     def __str__(self) -> str:
         """Them all in one line; empty if nothing was changed."""
-        return ", ".join(f"{call} ({n:,} times)" if n > 1 else call for call, n in self.calls.items())
+        told = [f"{call} ({n:,} times)" if n > 1 else call for call, n in self.calls.items()]
+        return ", ".join(told[:SHOWN]) + (f", and {len(told) - SHOWN:,} more" if len(told) > SHOWN else "")
 
 
 @contextmanager

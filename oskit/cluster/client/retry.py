@@ -22,6 +22,7 @@ from opensearchpy import OpenSearch, Transport
 from opensearchpy.exceptions import ConnectionError as TransportFailure
 from opensearchpy.exceptions import SerializationError, SSLError, TransportError
 
+from oskit.cluster.client.calls import record_change
 from oskit.cluster.client.failures import causes_of, error_reason, heard
 from oskit.cluster.client.server_words import ALREADY_THERE, Meaning
 
@@ -159,6 +160,7 @@ class RetryingTransport(Transport):
                 self._has_answered = True
                 if isinstance(answer, str) and not _PLAIN_TEXT.search(url):
                     raise SerializationError(answer or "an empty answer")
+                record_change(method, url)
                 return answer
 
     def _wait_s(self, method: str, url: str, failure: TransportError, patience: Patience) -> float | None:

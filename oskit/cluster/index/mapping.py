@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 from oskit.archive.text_encoder import Architecture, KeyFormat
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.index.meta import META_KEY, change_own_meta, own_meta
+from oskit.cluster.index.names import Target, check_index_name, resolve
 from oskit.errors import IndexingError, UsageError
 
 if TYPE_CHECKING:
@@ -187,20 +188,6 @@ def check_vocabulary(kind: IndexKind, size: int) -> None:
         )
 
 
-def check_index_name(name: str) -> None:
-    """Refuse names that OpenSearch refuses, or that would mean several indexes.
-
-    Raises:
-        UsageError: The name cannot be an index's.
-    """
-    bad = sorted({letter for letter in name if letter in '\\/*?"<>|,#: ' or letter.isupper()})
-    if not name or bad or name[0] in "-_+." or len(name.encode()) > 255:
-        what = f"it holds {bad[0]!r}" if bad else "it is empty, too long, or begins with one of -_+."
-        raise UsageError(
-            f"{name!r} cannot be an index's name: {what}", hint="Use lower case, digits, - and _"
-        )
-
-
 def create_index(client: OpenSearch, info: IndexInfo, settings: IndexSettings) -> None:
     """Create an index.
 
@@ -238,19 +225,34 @@ def index_body(info: IndexInfo, settings: IndexSettings) -> dict[str, Any]:
     }
 
 
+def find_index(client: OpenSearch, name: str) -> tuple[Target, IndexInfo] | None:
+    """The index that a name stands for, to be searched, and how it was made; None if there is none.
+
+    Raises:
+        IndexingError: The name stands for several indexes or a data stream, the index has no field for sparse
+            vectors, or the cluster refuses.
+    """
+    target = resolve(client, name)
+    info = read_index(client, target.index) if target is not None else None
+    return None if target is None or info is None else (target, info)
+
+
 def read_index(client: OpenSearch, name: str) -> IndexInfo | None:
-    """How an index (or the one behind an alias) was made; None if there is none.
+    """How an index was made; None if there is none.
 
     An index that oskit did not make is read by its mapping: the first sparse field is taken.
+
+    Args:
+        name: Of the index itself (:func:`oskit.cluster.index.names.resolve`).
 
     Raises:
         IndexingError: The index has no field for sparse vectors, or the cluster refuses.
     """
     with cluster_errors(f"read the index {name!r}", IndexingError):
         answer = client.indices.get_mapping(index=name, params={"ignore_unavailable": "true"})
-    if not answer:
+    if name not in answer:
         return None
-    mapping = next(iter(answer.values()))["mappings"]
+    mapping = answer[name]["mappings"]
     meta = own_meta(mapping)
     if meta.get("kind") in INDEX_KINDS:
         return IndexInfo.from_meta(name, meta)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.client.retry import impatient
 from oskit.cluster.index.mapping import (
     EncodeMode,
@@ -21,7 +22,7 @@ from oskit.cluster.index.mapping import (
     key_for,
     put_pipeline,
 )
-from oskit.cluster.index.refresh import RefreshPause
+from oskit.cluster.index.names import Target, resolve
 from oskit.cluster.ingest.accounting import Account, IngestReport
 from oskit.cluster.ingest.actions import ItemMaker
 from oskit.cluster.ingest.bulk import BulkOutcome, BulkSender
@@ -49,9 +50,6 @@ DRY_WINDOW = 512
 
 WINDOW_CHARACTERS = 4_000_000
 """Text of a window, at most; bounds the memory where documents are long."""
-
-PAUSE_REFRESH_AFTER = 5_000
-"""Documents after which a load counts as a large one."""
 
 HOPELESS_AFTER = 1_000
 """A load whose first so many documents were all refused is stopped."""
@@ -100,7 +98,7 @@ def ingest(
 
     Args:
         client: From :func:`oskit.cluster.client.connection.connect`.
-        index: Its name.
+        index: Its name, or that of an alias: then its write index is loaded.
         documents: From :func:`oskit.data.files.read_documents`, or your own.
         encode: ``"client"``: here, with ``encoder``. ``"cluster"``: by the model in an ingest pipeline.
         encoder: For ``"client"``. With ``"cluster"`` it is optional: it is checked against the index, and
@@ -127,7 +125,14 @@ def ingest(
         OskitError: What reading or encoding raises; the message says what was indexed until then.
     """
     settings = settings or IndexSettings()
-    info, model = _plan(client, index, settings, encode, encoder, model_id, query_model_id, prune)
+    target = resolve(client, index, writing=True) or Target(index, index)
+    if target.is_alias and recreate:
+        raise UsageError(
+            f"{target} cannot be recreated: the alias would be left without it",
+            hint=f"Name the index itself: {target.index}",
+        )
+    name = target.index
+    info, model = _plan(client, name, settings, encode, encoder, model_id, query_model_id, prune)
     maker = ItemMaker(info, encoder, prune, batch_size)
     documents, first = _check_first(documents, maker)
     if first is not None:
@@ -135,34 +140,28 @@ def ingest(
     if model is not None:
         await_ready(client, model, notify=notify)
     info = ensure_index(client, info, settings, recreate=recreate)
-    uuid = index_uuid(client, index)
+    uuid = index_uuid(client, name)
     pipeline = "_none"
     if model is not None:
         pipeline = put_pipeline(
             client, info, model.model_id, batch_size=batch_size, prune=str(prune) if prune else None
         )
     letters = DeadLetterFile(dead_letter) if dead_letter is not None else None
-    account = Account(index, letters, maker.truncation, progress, answers=model is not None)
+    account = Account(name, letters, maker.truncation, progress, answers=model is not None)
     timeout = CLUSTER_REQUEST_TIMEOUT_S if model else None
     senders = Senders(
-        lambda stop: BulkSender(client, index, pipeline=pipeline, request_timeout=timeout, stop=stop),
+        lambda stop: BulkSender(client, name, pipeline=pipeline, request_timeout=timeout, stop=stop),
         account,
         workers=workers,
         bulk_documents=bulk_documents or (100 if model else 500),
         bulk_bytes=bulk_bytes,
     )
     try:
-        _load(client, index, documents, maker, senders, account, batch_size)
+        _load(client, name, documents, maker, senders, account, batch_size)
     finally:
         if letters is not None:
             letters.close()
-    if index_uuid(client, index) != uuid:
-        # A bulk request to an index that is gone makes the cluster create another one.
-        raise IndexingError(
-            f"the index {index!r} was deleted while it was loaded, and what came later is in another one of "
-            "that name, without a mapping for vectors",
-            hint=f"Delete that one (DELETE {index}), and run the same command again",
-        )
+    _check_that_it_stayed(client, target, uuid)
     report = account.report()
     if account.read != account.settled:
         raise IndexingError(
@@ -170,6 +169,27 @@ def ingest(
             hint="This is a bug in oskit; please report it",
         )
     return report
+
+
+def _check_that_it_stayed(client: OpenSearch, target: Target, uuid: str | None) -> None:
+    """Raises IndexingError if what was loaded is not behind the name any more."""
+    if index_uuid(client, target.index) != uuid:
+        # A bulk request to an index that is gone makes the cluster create another one.
+        raise IndexingError(
+            f"the index {target.index!r} was deleted while it was loaded, and what came later is in another "
+            "one of that name, without a mapping for vectors",
+            hint=f"Delete that one (DELETE {target.index}), and run the same command again",
+        )
+    if not target.is_alias:
+        return
+    now = resolve(client, target.asked, writing=True)
+    if now is None or now.index != target.index:
+        where = f"to {now.index!r}" if now is not None else "away"
+        raise IndexingError(
+            f"the alias {target.asked!r} was moved {where} while {target.index!r} was loaded, where all the "
+            "documents are",
+            hint=f"Move it back, or load {target.asked} again",
+        )
 
 
 def dry_run(
@@ -299,24 +319,26 @@ def _load(
     account: Account,
     batch_size: int,
 ) -> None:
-    """Run the load; whatever happens, threads end, and the refresh is as it was."""
-    refresh = RefreshPause(client, index)
+    """Run the load; whatever happens, threads end, and what was indexed can be found."""
+
+    def refresh() -> None:
+        with cluster_errors(f"refresh the index {index!r}", IndexingError):
+            client.indices.refresh(index=index)
+
     try:
         with senders:
             for window in _windows(_admitted(documents, maker, account), batch_size * WINDOW_BATCHES):
-                if account.settled + len(window) > PAUSE_REFRESH_AFTER:
-                    refresh.pause()
                 senders.put(maker.make(window, account.progress))
                 _stop_if_hopeless(account)
     except BaseException as error:
         with suppress(OskitError), impatient(client):
-            refresh.finish()
+            refresh()
         if isinstance(error, KeyboardInterrupt):
             raise IngestInterrupted(account.report()) from None
         if isinstance(error, OskitError):
             raise _with_progress(error, account.report()) from error
         raise
-    refresh.finish()
+    refresh()
     _stop_if_hopeless(account)
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from oskit.cluster.client.failures import cluster_errors
-from oskit.cluster.index.mapping import IndexInfo, read_index
+from oskit.cluster.index.mapping import IndexInfo, find_index
 from oskit.cluster.models.predict import await_ready, means_not_ready, predict
 from oskit.cluster.models.registry import ModelInfo, find_model, list_models
 from oskit.data.values import clean_text
@@ -142,9 +142,10 @@ def search(
         SearchError: There is no such index, or the cluster refuses.
         ModelError: There is no such model.
     """
-    info = read_index(client, index)
-    if info is None:
+    found = find_index(client, index)
+    if found is None:
         raise SearchError(f"there is no index {index!r}", hint=f"Load one with: oskit ingest {index} FILE")
+    target, info = found
     by = by or _default_way(query, model_id, analyzer, encoder)
     _check(info, by, size, two_phase, method_parameters, explain)
     if isinstance(query, Mapping):
@@ -160,6 +161,8 @@ def search(
         if clause is None:
             return None, {}
         weights = request.weights if explain or by == "tokens" else None
+        if target.filter is not None:  # what an alias hides stays hidden
+            clause = {"bool": {"should": [clause], "minimum_should_match": 1, "filter": [target.filter]}}
         body: dict[str, Any] = {"query": clause, "size": size}
         if not explain:
             body["_source"] = {"excludes": [info.embedding_field]}

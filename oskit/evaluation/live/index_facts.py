@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from oskit.archive.text_encoder import KeyFormat
 from oskit.cluster.client.failures import cluster_errors
-from oskit.cluster.index.mapping import IndexInfo, read_index
+from oskit.cluster.index.mapping import IndexInfo, find_index
 from oskit.errors import SearchError
 from oskit.evaluation.live.retrieval import Clause
 from oskit.evaluation.live.rounding import EXACT, Storage
@@ -38,7 +38,7 @@ class IndexFacts:
 
     @property
     def name(self) -> str:
-        """As it was asked for: an index or an alias."""
+        """The index itself, whatever it was asked for as."""
         return self.info.name
 
     @property
@@ -81,13 +81,19 @@ def read_facts(client: OpenSearch, index: str) -> IndexFacts:
         SearchError: There is no such index, or the name stands for several.
         IndexingError: It has no field with sparse weights.
     """
-    info = read_index(client, index)
-    if info is None:
+    found = find_index(client, index)
+    if found is None:
         raise SearchError(f"there is no index {index!r}", hint="List them with: GET _cat/indices")
+    target, info = found
+    if target.filter is not None:
+        raise SearchError(
+            f"{target} hides a part of the index behind a filter", hint=f"Name the index: {target.index}"
+        )
+    index = target.index
     with cluster_errors(f"read the index {index!r}", SearchError):
         client.indices.refresh(index=index)
-        mapping = _only(client.indices.get_mapping(index=index), index)["mappings"]
-        settings = _only(client.indices.get_settings(index=index), index)["settings"]["index"]
+        mapping = client.indices.get_mapping(index=index)[index]["mappings"]
+        settings = client.indices.get_settings(index=index)[index]["settings"]["index"]
         count = client.count(index=index)["count"]
         stats = client.indices.stats(index=index, metric="store")
         segments = client.indices.segments(index=index)
@@ -101,16 +107,6 @@ def read_facts(client: OpenSearch, index: str) -> IndexFacts:
         bytes=int(stats["_all"]["primaries"]["store"]["size_in_bytes"]),
         search_pipeline=settings.get("search", {}).get("default_pipeline"),
     )
-
-
-def _only(answer: dict[str, Any], index: str) -> dict[str, Any]:
-    if len(answer) != 1:
-        raise SearchError(
-            f"{index!r} stands for {len(answer)} indexes: {', '.join(sorted(answer)[:5])}",
-            hint="Name one of them.",
-        )
-    only: dict[str, Any] = next(iter(answer.values()))
-    return only
 
 
 def _storage(definition: dict[str, Any], segments: dict[str, Any]) -> Storage:

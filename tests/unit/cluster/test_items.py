@@ -17,11 +17,11 @@ from oskit.cluster.index.mapping import (
     IndexInfo,
     IndexSettings,
     SparseVectorParameters,
-    check_index_name,
     check_vocabulary,
     index_body,
     key_for,
 )
+from oskit.cluster.index.names import check_index_name
 from oskit.cluster.ingest.accounting import Account
 from oskit.cluster.ingest.actions import ItemMaker
 from oskit.cluster.ingest.bulk import BulkOutcome

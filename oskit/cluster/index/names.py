@@ -1,0 +1,98 @@
+"""What a name stands for on a cluster: an index, an alias, a data stream, or nothing.
+
+Names are resolved once, here, and everything after that goes by the concrete index: an alias may move at any
+moment, and neural-search resolves neither aliases nor patterns where a field is a ``sparse_vector``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from opensearchpy.exceptions import NotFoundError
+
+from oskit.cluster.client.failures import cluster_errors
+from oskit.errors import IndexingError, UsageError
+
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
+
+@dataclass(frozen=True)
+class Target:
+    """The one index that a name stands for.
+
+    Attributes:
+        asked: The name, as somebody gave it.
+        index: The concrete index.
+        filter: What an alias keeps of the index; None if everything.
+    """
+
+    asked: str
+    index: str
+    filter: dict[str, Any] | None = None
+
+    @property
+    def is_alias(self) -> bool:
+        """Whether the name is not the index's own."""
+        return self.asked != self.index
+
+    def __str__(self) -> str:
+        """For messages: ``'live' (the alias of 'articles-2')``."""
+        return f"{self.asked!r} (the alias of {self.index!r})" if self.is_alias else repr(self.index)
+
+
+def check_index_name(name: str) -> None:
+    """Refuse names that OpenSearch refuses, or that would mean several indexes.
+
+    Raises:
+        UsageError: The name cannot be an index's.
+    """
+    bad = sorted({letter for letter in name if letter in '\\/*?"<>|,#: ' or letter.isupper()})
+    if not name or bad or name[0] in "-_+." or len(name.encode()) > 255:
+        what = f"it holds {bad[0]!r}" if bad else "it is empty, too long, or begins with one of -_+."
+        raise UsageError(
+            f"{name!r} cannot be an index's name: {what}", hint="Use lower case, digits, - and _"
+        )
+
+
+def resolve(client: OpenSearch, name: str, *, writing: bool = False) -> Target | None:
+    """The index behind a name; None if there is none.
+
+    Args:
+        name: Of an index, or of an alias. A name that means several indexes is no name.
+        writing: Documents are to be written: of several indexes behind an alias its write index is meant.
+
+    Raises:
+        UsageError: The name cannot be an index's.
+        IndexingError: It stands for several indexes, or for a data stream, or the cluster refuses.
+    """
+    if any(letter in name for letter in "*?,<>") or not name:
+        check_index_name(name)
+    with cluster_errors(f"look up {name!r}", IndexingError):
+        try:
+            answer: dict[str, Any] = client.indices.get_alias(index=name)
+        except NotFoundError:
+            return None
+    if name in answer:
+        return Target(name, name)
+    behind = {index: found["aliases"].get(name) for index, found in answer.items()}
+    if not behind:
+        return None
+    if None in behind.values():
+        raise IndexingError(
+            f"{name!r} is a data stream, which takes a document once and never replaces it",
+            hint="Use an index, or an alias of one",
+        )
+    if writing:
+        chosen = [index for index, alias in behind.items() if alias.get("is_write_index")]
+        if not chosen and len(behind) == 1:
+            chosen = [index for index, alias in behind.items() if alias.get("is_write_index") is not False]
+        why = "none of which takes writes (is_write_index)"
+    else:
+        chosen, why = list(behind), "which is more than one"
+    if len(chosen) != 1:
+        listed = ", ".join(sorted(behind)[:5]) + (", …" if len(behind) > 5 else "")
+        count = f"{len(behind)} indexes" if len(behind) > 1 else "an index"
+        raise IndexingError(f"{name!r} is an alias of {count}, {why}: {listed}", hint="Name the index itself")
+    return Target(name, chosen[0], None if writing else behind[chosen[0]].get("filter"))
