@@ -12,6 +12,7 @@ import sys
 
 import click
 
+from oskit.cli.signals import INTERRUPTED, EndingSignals, SignalCame
 from oskit.errors import OskitError
 
 COMMANDS = {
@@ -81,7 +82,7 @@ def cli() -> None:
     \b
     Exit codes: 0 done, 1 unexpected, 2 usage, 3 input data, 4 missing dependency, 5 encoder,
     6 archive or export, 7 cluster, 8 local node, 9 proof failed, 10 some documents were refused,
-    11 training, 130 interrupted.
+    11 training, 130 interrupted (143 by SIGTERM, 129 by SIGHUP).
     """
     from oskit.cli.log import show_log
 
@@ -93,8 +94,13 @@ def main(args: list[str] | None = None) -> int:
 
     Errors that oskit raises on purpose become one line on stderr, and so does an optional package that is
     not installed. Anything else is a bug: it is reported as one, in one line, with the traceback only if
-    ``OSKIT_TRACEBACK`` is set.
+    ``OSKIT_TRACEBACK`` is set. SIGTERM and SIGHUP end a command as Ctrl-C does.
     """
+    with EndingSignals() as signals:
+        return signals.exit_code(_run(args))
+
+
+def _run(args: list[str] | None) -> int:
     stdout = sys.stdout
     try:
         code = cli.main(args=args, prog_name="oskit", standalone_mode=False)
@@ -108,8 +114,9 @@ def main(args: list[str] | None = None) -> int:
             else ""
         )
         code = _fail(f"{error.format_message()}{context}", error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        code = _fail("interrupted", 130)
+    except (click.Abort, KeyboardInterrupt) as error:
+        came = error.__cause__ or error  # click puts its own in the place of what was raised
+        code = _fail(str(came) if isinstance(came, SignalCame) else "interrupted", INTERRUPTED)
     except OskitError as error:
         code = _fail(str(error), error.exit_code)
     except (BrokenPipeError, SystemExit) as error:

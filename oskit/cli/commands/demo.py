@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -77,9 +76,6 @@ def demo(
         configure_cluster=configure_cluster,
         train=train,
     )
-    # A terminated demo cleans up like an interrupted one.
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    click.get_current_context().call_on_close(lambda: signal.signal(signal.SIGTERM, before))
     report = run_demo(options, out.note)
     out.result(report.to_dict(), lambda console: print_demo(console, report))
     for path in write_demo(report, output):
@@ -92,7 +88,3 @@ def demo(
 def _url_was_given() -> bool:
     source = click.get_current_context().get_parameter_source("url")
     return source is click.core.ParameterSource.COMMANDLINE
-
-
-def _interrupt(_signal: int, _frame: Any) -> None:
-    raise KeyboardInterrupt

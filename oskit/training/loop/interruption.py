@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM in training: the step is finished, a checkpoint saved, the run ends."""
+"""SIGINT, SIGTERM and SIGHUP in training: the step is finished, a checkpoint saved, the run ends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from oskit.training.loop.ranks import world_size
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interruption(TrainerCallback):
@@ -29,11 +29,15 @@ class Interruption(TrainerCallback):
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Listen to signals; does nothing outside the main thread, where Python has no signals."""
+        """Listen to signals, but to none that is ignored (``nohup``); outside the main thread to none."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        before = {
+            number: signal.signal(number, self._on_signal)
+            for number in _SIGNALS
+            if signal.getsignal(number) is not signal.SIG_IGN
+        }
         try:
             yield
         finally:

@@ -37,8 +37,8 @@ def train(
     ``data/``, ``checkpoints/``, ``curves.csv``, ``curves.png`` and ``log.jsonl``; those of a recipe with
     stages are in ``stage-1/`` and so on, each with a ``best/`` of its own.
 
-    SIGINT or SIGTERM in training saves a checkpoint and ends the run; with ``resume`` it goes on to the same
-    result, bit for bit on a CPU.
+    SIGINT, SIGTERM or SIGHUP in training saves a checkpoint and ends the run; with ``resume`` it goes on to
+    the same result, bit for bit on a CPU.
 
     Args:
         recipe: A recipe, or what ``load_recipe`` makes one of.
