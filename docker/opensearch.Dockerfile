@@ -3,6 +3,7 @@
 #
 #   docker build -f docker/opensearch.Dockerfile -t oskit-opensearch:3.6.0 .
 #
+# It is for x86-64; on another machine add --platform linux/amd64, which emulates one.
 # `oskit node image build` makes the same image where the official one cannot be pulled.
 ARG OPENSEARCH_VERSION=3.6.0
 ARG BASE_IMAGE=opensearchproject/opensearch:${OPENSEARCH_VERSION}

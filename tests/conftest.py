@@ -52,7 +52,7 @@ def cluster_url() -> Iterator[str]:
         return
     from oskit.localnode import LocalNode
 
-    with LocalNode() as node:
+    with LocalNode(heap="1g") as node:
         yield node.url
 
 

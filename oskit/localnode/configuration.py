@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -49,6 +51,17 @@ class Folders:
         self.console = self.logs / "console.log"
         #: Written by the server when it listens: one ``address:port`` a line.
         self.ports = self.logs / "http.ports"
+
+
+def default_heap() -> str:
+    """A quarter of the memory of this machine, or of the container that this is: 512m at least, 2g at most.
+
+    With a smaller heap the parent breaker answers 429 as soon as a model's chunks arrive.
+    """
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError):  # no limit, or another system
+        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return f"{min(2048, max(512, memory // 4 >> 20))}m"
 
 
 def check_heap(heap: str) -> str:

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -81,6 +82,10 @@ class DockerNode(Node):
             return ""
         tail: int | str = "all" if lines is None else lines
         return bytes(container.logs(tail=tail)).decode(errors="replace")
+
+    def follow(self, lines: int) -> Iterator[bytes]:
+        container = self._container()
+        return iter(()) if container is None else container.logs(stream=True, follow=True, tail=lines)
 
     def _start(self, *, detach: bool) -> None:
         image = self._find_image()

@@ -39,6 +39,19 @@ def distribution_folder(account: Account | None) -> Path:
     return cache_root(account) / f"opensearch-{OPENSEARCH_VERSION}-{content[:12]}"
 
 
+def check_platform(hint: str) -> None:
+    """Refuse another machine before anything is fetched. ONNX Runtime in the plugin ML Commons has no library
+    for others either (3.6: linux-x64 and win-x64), so that no pin more would make ONNX models run there.
+
+    Raises:
+        NodeError: This is not Linux on x86-64.
+    """
+    if (found := f"{platform.system()} {platform.machine()}") not in ("Linux x86_64", "Linux AMD64"):
+        raise NodeError(
+            f"The native libraries of a local OpenSearch are for Linux x86_64; this is {found}", hint=hint
+        )
+
+
 def distribution(java: Java, account: Account | None, progress: Progress | None = None) -> Path:
     """The folder of a complete OpenSearch; fetches and assembles it if it is not cached.
 
@@ -52,11 +65,7 @@ def distribution(java: Java, account: Account | None, progress: Progress | None 
     root = home.parent
     if home.is_dir():
         return home
-    if (found := f"{platform.system()} {platform.machine()}") not in ("Linux x86_64", "Linux AMD64"):
-        raise NodeError(
-            f"The PyTorch natives of the local OpenSearch are pinned for Linux x86_64, and this is {found}",
-            hint="Start one in a container (oskit node start --docker), or use a cluster by OSKIT_URL.",
-        )
+    check_platform("Start one in a container (oskit node start --docker), or use a cluster by OSKIT_URL")
     with locked(root / ".lock"):
         if home.is_dir():
             return home

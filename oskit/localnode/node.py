@@ -6,8 +6,8 @@ import contextlib
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -15,7 +15,7 @@ from oskit.data.atomic import write_whole
 from oskit.errors import MissingDependencyError, NodeError, UsageError
 from oskit.localnode import health
 from oskit.localnode.artifacts import Progress
-from oskit.localnode.configuration import check_heap
+from oskit.localnode.configuration import check_heap, default_heap
 from oskit.localnode.engine import docker_engine, find_container
 from oskit.localnode.paths import check_name, locked, state_root
 from oskit.localnode.processes import process_of
@@ -63,7 +63,8 @@ class Node(ABC):
         name: A named node keeps its data; one without a name is temporary.
         port: Where to listen on 127.0.0.1; by default any free port, or for a named node the first free
             one from 9200 on.
-        heap: Memory of the Java heap; models live outside of it.
+        heap: Memory of the Java heap, as ``1g`` or ``1500m``; models live outside of it. By default a quarter
+            of the memory, 512 MB at least and 2 GB at most.
         settings: For OpenSearch, as in ``opensearch.yml``.
         timeout: Seconds that it may take to become ready.
         progress: Called with what happens, units done and units in all.
@@ -72,7 +73,7 @@ class Node(ABC):
     name: str | None = None
     _: KW_ONLY
     port: int | None = None
-    heap: str = "1g"
+    heap: str = field(default_factory=default_heap)
     settings: Mapping[str, Any] | None = None
     timeout: float = 300
     progress: Progress | None = None
@@ -138,6 +139,10 @@ class Node(ABC):
     @abstractmethod
     def logs(self, lines: int | None = None) -> str:
         """The last ``lines`` lines of its output, or all of it."""
+
+    @abstractmethod
+    def follow(self, lines: int) -> Iterator[bytes]:
+        """The last ``lines`` lines of its output, and what it writes from then on, until it stops."""
 
     @abstractmethod
     def _url(self) -> str | None:

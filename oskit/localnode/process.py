@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -27,6 +28,7 @@ from oskit.localnode.paths import locked
 from oskit.localnode.ports import USUAL_PORTS, check_port
 from oskit.localnode.processes import ProcessId, process_of, stop_group
 from oskit.localnode.service_account import Account, give_to, node_account
+from oskit.localnode.tail import follow, tail
 
 #: Seconds that a server gets to close its indexes before it is killed.
 GRACE = 30.0
@@ -88,10 +90,10 @@ class LocalNode(Node):
         }
 
     def logs(self, lines: int | None = None) -> str:
-        if self._folders is None or not self._folders.console.is_file():
-            return ""
-        text = self._folders.console.read_text(errors="replace")
-        return text if lines is None else "".join(text.splitlines(keepends=True)[-lines:] if lines else [])
+        return tail(self._folders.console, lines) if self._folders else ""
+
+    def follow(self, lines: int) -> Iterator[bytes]:
+        return follow(self._folders.console, lines, self._runs) if self._folders else iter(())
 
     def _at_exit(self) -> None:
         # A forked child inherits this, and must not stop its parent's node.
@@ -130,7 +132,8 @@ class LocalNode(Node):
                 heap=self.heap,
                 settings=self.settings or {},
             )
-            folders.console.write_bytes(b"")
+            folders.console.unlink(missing_ok=True)  # another file: whoever follows it notices
+            folders.console.touch()
             for folder in (folders.config, folders.data, folders.logs, folders.tmp):
                 give_to(folder, self._account)
         except OSError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +16,13 @@ if TYPE_CHECKING:
 
     from oskit.cli.output import Output
     from oskit.localnode import Node, NodeStatus
+
+
+def _default_heap() -> str:
+    from oskit.localnode.configuration import default_heap
+
+    return default_heap()
+
 
 _name_option = click.option("--name", default="default", show_default=True, help="Which node.")
 
@@ -45,7 +51,12 @@ def node() -> None:
     metavar="PORT",
     help="Where to listen; by default 9200 or the next that is free.",
 )
-@click.option("--heap", default="1g", show_default=True, metavar="SIZE", help="Java heap, as 1g or 1500m.")
+@click.option(
+    "--heap",
+    default=_default_heap,
+    metavar="SIZE",
+    help="Java heap, as 1g or 1500m.  [default: a quarter of the memory, from 512m to 2g]",
+)
 @click.option("--docker", is_flag=True, help="In a container instead of a process.")
 @click.option(
     "--image",
@@ -135,13 +146,8 @@ def logs(name: str, lines: int, follow: bool) -> None:
     from oskit.localnode import find_node
 
     found = find_node(name)
-    text = found.logs()
-    click.echo("".join(text.splitlines(keepends=True)[-lines:] if lines else []), nl=False)
-    while follow and found.status().state != "stopped":
-        time.sleep(1)
-        longer = found.logs()
-        click.echo(longer.removeprefix(text), nl=False)
-        text = longer
+    for text in found.follow(lines) if follow else (found.logs(lines),):
+        click.echo(text, nl=False)
 
 
 @node.group("image")

@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple
 from oskit.errors import NodeError, UsageError
 from oskit.localnode.artifacts import ARTIFACTS, OPENSEARCH_VERSION, Progress
 from oskit.localnode.configuration import ML_SETTINGS, to_yaml
-from oskit.localnode.distribution import RECIPE, distribution
+from oskit.localnode.distribution import RECIPE, check_platform, distribution
 from oskit.localnode.engine import docker_engine
 from oskit.localnode.java import Java, find_java
 from oskit.localnode.service_account import node_account
@@ -56,6 +56,7 @@ def build_image(tag: str | None = None, *, force: bool = False, progress: Progre
     Raises:
         NodeError: No Docker engine, no debootstrap, not root, no Java, or a step failed.
     """
+    check_platform("Pull the official image instead: docker pull opensearchproject/opensearch")
     name = tag or DEFAULT_TAG
     java = find_java()
     recipe = _recipe(java)
@@ -108,8 +109,6 @@ def _up_to_date(engine: Any, name: str, recipe: str) -> Image | None:
 
 
 def _check_machine() -> None:
-    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-        raise NodeError("The image can be built on Linux x86_64 only", hint="Pull the official one instead.")
     if shutil.which("debootstrap", path=_path()) is None:
         raise NodeError(
             "The image is made of a Debian system, and debootstrap is not installed",

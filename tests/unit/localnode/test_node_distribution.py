@@ -8,6 +8,8 @@ import pytest
 
 from oskit.errors import NodeError
 from oskit.localnode import distribution as module
+from oskit.localnode import image
+from oskit.localnode.image import fetch_natives
 from oskit.localnode.java import Java
 
 JAVA = Java(Path("/nowhere"), "21", frozenset())
@@ -66,7 +68,15 @@ def test_a_full_disk_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, cache: 
         module.distribution(JAVA, None)
 
 
-def test_another_machine_is_told_what_it_can_do(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+def test_another_machine_is_told_what_it_can_do_before_anything_is_looked_for(
+    monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
     monkeypatch.setattr(module.platform, "machine", lambda: "aarch64")
     with pytest.raises(NodeError, match=r"aarch64.*--docker"):
         module.distribution(JAVA, None)
+    monkeypatch.setattr(image, "find_java", None)
+    with pytest.raises(NodeError, match=r"aarch64.*official image"):
+        image.build_image()
+    monkeypatch.setattr(fetch_natives, "write_natives", None)
+    with pytest.raises(NodeError, match=r"aarch64.*--platform linux/amd64"):
+        fetch_natives.main(cache)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,47 @@ def test_a_node_that_never_ran_is_stopped() -> None:
     assert node.logs() == ""
     with pytest.raises(NodeError, match="does not run"):
         _ = node.url
+
+
+def test_a_log_is_followed_through_cuts_and_changes_of_the_file_and_never_read_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    node = LocalNode("talks")
+    write_record(node_folder("talks"), {"kind": "process", **this_process()._asdict()})
+    log = Folders(node_folder("talks")).console
+    log.parent.mkdir(parents=True)
+    log.write_text("".join(f"line {number}\n" for number in range(1000)))
+
+    def add(text: str) -> None:
+        with log.open("a") as file:
+            file.write(text)
+
+    def rotate() -> None:
+        add("the old one's last\n")
+        log.rename(log.with_suffix(".1"))
+        log.write_text("a new file, which is longer than what was read of the one before it" * 1000)
+
+    def stop() -> None:
+        add("bye\n")
+        (node_folder("talks") / "node.json").unlink()
+
+    happens = iter(
+        [lambda: add("half a"), lambda: add(" line\n"), lambda: log.write_text("cut\n"), rotate, stop]
+    )
+    monkeypatch.setattr(time, "sleep", lambda _seconds: next(happens)())
+    told = [text for text in node.follow(2) if text]
+    assert told[:5] == [b"line 998\nline 999\n", b"half a", b" line\n", b"cut\n", b"the old one's last\n"]
+    assert told[5:] == [log.read_bytes().removesuffix(b"bye\n"), b"bye\n"]
+
+
+@pytest.mark.parametrize(("memory_mb", "heap"), [(1000, "512m"), (4000, "1000m"), (64000, "2048m")])
+def test_the_heap_is_sized_by_the_machine(monkeypatch: pytest.MonkeyPatch, memory_mb: int, heap: str) -> None:
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": memory_mb << 8, "SC_PAGE_SIZE": 4096}.__getitem__)
+    monkeypatch.setattr(Path, "read_text", lambda *_: "max\n")  # the limit of a container
+    assert LocalNode().heap == heap
+    monkeypatch.setattr(Path, "read_text", lambda *_: f"{2400 << 20}\n")
+    assert LocalNode().heap == ("512m" if memory_mb == 1000 else "600m")
+    assert LocalNode(heap="3g").heap == "3g"
 
 
 def test_a_record_of_a_process_whose_number_was_given_to_another_is_stale() -> None:
