@@ -13,6 +13,12 @@ from oskit.data.values import clean_value, text_of
 OSKIT_KEY = "_oskit"
 """Key of a record that a dead-letter file adds: why the record was refused, and how to read it again."""
 
+_OF_A_HIT = frozenset(
+    {"_index", "_type", "_id", "_score", "_source", "_version", "_seq_no", "_primary_term", "_routing",
+     "sort", "found"}
+)  # fmt: skip
+"""What stands around a document in OpenSearch's answers and in exports of them."""
+
 MAX_ID_BYTES = 512
 """Longest ``_id`` that OpenSearch takes, in bytes of UTF-8; one longer id fails a whole bulk request."""
 
@@ -98,12 +104,15 @@ class FieldNames:
 def document_from_record(record: Mapping[str, Any], names: FieldNames, where: str) -> Document:
     """Make a document of a record.
 
+    Of a hit, as a search or an export has it, ``_source`` is the record and ``_id`` its id.
+
     The id is the record's own, or a hash of the content, so that loading the same file twice gives
     the same ids. Lone surrogates become U+FFFD and NaN becomes null, since JSON has neither.
 
     Raises:
         ValueError: The record has no text, or an id that OpenSearch does not take; one line.
     """
+    record = _unwrapped(record)
     if isinstance(note := record.get(OSKIT_KEY), Mapping):
         names = FieldNames(
             "_id", str(note.get("text_field", names.text)), str(note.get("title_field", names.title))
@@ -119,6 +128,14 @@ def document_from_record(record: Mapping[str, Any], names: FieldNames, where: st
     if identity is None:
         identity = _digest({names.title: title, names.text: text, **fields}).hex()
     return Document(identity, text, title, fields, names.text, names.title, where)
+
+
+def _unwrapped(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The document inside of a hit; what is not one as it is."""
+    source = record.get("_source")
+    if not isinstance(source, Mapping) or not record.keys() <= _OF_A_HIT:
+        return record
+    return {**source, **{name: record[name] for name in ("_id", "_routing") if record.get(name) is not None}}
 
 
 def _identity(record: Mapping[str, Any], names: FieldNames) -> str | None:

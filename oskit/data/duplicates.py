@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
+from pathlib import Path
 from typing import Literal
 
 from oskit.data.documents import Document
 from oskit.data.values import clean_text
+from oskit.errors import DataError
 
 
 class SeenTexts:
@@ -19,14 +22,29 @@ class SeenTexts:
     def __init__(self) -> None:
         # An empty name is SQLite's private temporary database on disk.
         self._database = sqlite3.connect("", isolation_level=None)
-        self._database.execute("PRAGMA journal_mode = OFF")
-        self._database.execute("PRAGMA synchronous = OFF")
-        self._database.execute("CREATE TABLE seen (text BLOB PRIMARY KEY, content BLOB) WITHOUT ROWID")
+        self._execute("PRAGMA journal_mode = OFF")
+        self._execute("PRAGMA synchronous = OFF")
+        self._execute("CREATE TABLE seen (text BLOB PRIMARY KEY, content BLOB) WITHOUT ROWID")
 
     def add(self, *texts: str, content: bytes | None = None) -> bool:
-        """Remember the texts, and ``content`` with them; whether they were new."""
-        row = digest_of(*texts), content
-        return self._database.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", row).rowcount == 1
+        """Remember the texts, and ``content`` with them; whether they were new.
+
+        Raises:
+            DataError: The temporary folder is full, or cannot be used.
+        """
+        return (
+            self._execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", digest_of(*texts), content).rowcount
+            == 1
+        )
+
+    def _execute(self, statement: str, *values: bytes | None) -> sqlite3.Cursor:
+        try:
+            return self._database.execute(statement, values)
+        except sqlite3.OperationalError as error:
+            raise DataError(
+                f"cannot keep track of what was read in the temporary folder {_temporary_folder()}: {error}",
+                hint="Free some space there, or name another folder with TMPDIR",
+            ) from error
 
     def close(self) -> None:
         """Forget everything and remove the temporary file."""
@@ -41,9 +59,15 @@ class DuplicateFilter(SeenTexts):
         identity, content = clean_text(document.id), document.digest()
         if self.add(identity, content=content):
             return "new"
-        query = "SELECT content FROM seen WHERE text = ?"
-        (before,) = self._database.execute(query, (digest_of(identity),)).fetchone()
+        (before,) = self._execute("SELECT content FROM seen WHERE text = ?", digest_of(identity)).fetchone()
         return "same" if before == content else "different"
+
+
+def _temporary_folder() -> str:
+    """Where SQLite puts its temporary files (sqlite3TempFileName in its os_unix.c)."""
+    named = [os.environ.get("SQLITE_TMPDIR"), os.environ.get("TMPDIR"), "/var/tmp", "/usr/tmp", "/tmp"]  # noqa: S108
+    usable = (path for path in named if path and Path(path).is_dir() and os.access(path, os.W_OK | os.X_OK))
+    return next(usable, ".")
 
 
 def digest_of(*texts: str) -> bytes:

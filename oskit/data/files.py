@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
 from oskit.data.collection import CORPUS, find_corpus
 from oskit.data.compression import COMPRESSION_SUFFIXES, STDIN
-from oskit.data.documents import Document, FieldNames, Record, Refusal
+from oskit.data.documents import OSKIT_KEY, Document, FieldNames, Record, Refusal
 from oskit.data.jsonl import document_of, read_objects_of
 from oskit.data.parquet import count_rows, read_parquet_rows
 from oskit.data.tables import read_rows
 from oskit.errors import DataError, UsageError
 
+_log = logging.getLogger(__name__)
+
 Format = Literal["jsonl", "csv", "tsv", "parquet"]
 
 FORMATS: tuple[Format, ...] = get_args(Format)
+
+_SAMPLES, _SAMPLE_BYTES = 16, 1 << 16
 
 _SUFFIXES: dict[str, Format] = {
     ".jsonl": "jsonl",
@@ -82,6 +87,8 @@ def read_records(
 def count_records(sources: Sequence[str | Path], *, format: Format | None = None) -> int | None:
     """About how many records there are, for a progress bar; None where telling takes reading them.
 
+    Of a large file some parts are looked at.
+
     Raises:
         UsageError, DataError: As :func:`read_documents`.
     """
@@ -97,17 +104,38 @@ def _count(source: str | Path, kind: Format) -> int | None:
     if kind == "parquet":
         return count_rows(path)
     try:
-        with path.open("rb") as file:
-            lines = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+        lines = _count_lines(path)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     return lines if kind == "jsonl" else max(0, lines - 1)
 
 
+def _count_lines(path: Path) -> int:
+    """Exactly in a file of up to 1 MiB; else by parts that lie evenly in it."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= _SAMPLES * _SAMPLE_BYTES:
+            return file.read().count(b"\n")
+        found = 0
+        for number in range(_SAMPLES):
+            file.seek(number * (size - _SAMPLE_BYTES) // (_SAMPLES - 1))
+            found += file.read(_SAMPLE_BYTES).count(b"\n")
+    return max(1, round(found * size / (_SAMPLES * _SAMPLE_BYTES)))
+
+
 def _read_all(files: list[tuple[str | Path, Format]], names: FieldNames) -> Iterator[Document | Refusal]:
     required = {names.text: "--text-field"} | ({} if names.id is None else {names.id: "--id-field"})
+    told = names.id in (None, "_id")
     for source, kind in files:
         for item in _records(source, kind, (names.text,), required):
+            if (
+                not told
+                and isinstance(item, Record)
+                and "_id" in item.values
+                and OSKIT_KEY not in item.values
+            ):
+                _log.warning("%s has an '_id', which is left out: ids are in %r", item.where, names.id)
+                told = True
             yield document_of(item, names)
 
 

@@ -9,7 +9,10 @@ from typing import Any
 from oskit.data.documents import Record, Refusal
 from oskit.errors import DataError, MissingDependencyError
 
-_BATCH_ROWS = 256
+_BATCH_ROWS = 64
+
+_BATCH_BYTES = 4_000_000
+"""Of rows that are in memory together, about."""
 
 
 def read_parquet_rows(path: Path, *, required: Mapping[str, str]) -> Iterator[Record | Refusal]:
@@ -30,9 +33,10 @@ def read_parquet_rows(path: Path, *, required: Mapping[str, str]) -> Iterator[Re
         raise MissingDependencyError.for_extra(f"reading {path}", "pyarrow", "parquet") from error
     row = 0
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        # Buffered, a column is read page by page, and not as a whole, which may be all of the file.
+        with pyarrow.parquet.ParquetFile(path, buffer_size=1 << 16, pre_buffer=False) as file:
             _check_columns(file.schema_arrow.names, required, path)
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+            for batch in file.iter_batches(batch_size=_batch_rows(file.metadata)):
                 for record in _records(batch):
                     row += 1
                     where = f"{path}:{row}"
@@ -41,6 +45,13 @@ def read_parquet_rows(path: Path, *, required: Mapping[str, str]) -> Iterator[Re
         raise DataError(
             f"{path}:{row + 1} cannot be read as Parquet: {error}", hint="The file seems damaged or cut off"
         ) from error
+
+
+def _batch_rows(metadata: Any) -> int:
+    """Rows to read at once; of large ones few."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    largest = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
+    return max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, largest)))
 
 
 def count_rows(path: Path) -> int | None:

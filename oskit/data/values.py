@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import sys
 from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
 from typing import Any
@@ -38,6 +39,15 @@ def clean_value(value: Any) -> Any:
     if isinstance(value, bytes):
         return _bytes_text(value)
     return clean_text(str(value))
+
+
+def memory_of(value: Any) -> int:
+    """About the memory that a value of a record takes, in bytes."""
+    if isinstance(value, Mapping):
+        return 64 + sum(100 + memory_of(key) + memory_of(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return 64 + sum(8 + memory_of(item) for item in value)
+    return sys.getsizeof(value)
 
 
 def _bytes_text(value: bytes) -> str:

@@ -73,7 +73,8 @@ def idf(sources: tuple[str, ...], out: Output, **options: Any) -> None:
     )
     vocabulary = open_vocabulary(options["model"])
     texts = _Texts()
-    with out.progress("Counting tokens", count_records(sources, format=options["file_format"])) as bar:
+    total = None if out.quiet else count_records(sources, format=options["file_format"])
+    with out.progress("Counting tokens", total) as bar:
         try:
             counted = count_documents(
                 texts.of(documents), vocabulary, max_length=options["max_length"], progress=bar.advance

@@ -143,7 +143,7 @@ def _run(
         out.warn(
             "--model has no effect: documents are encoded here, by --archive (--encode cluster uses both)"
         )
-    total = count_records(sources, format=options["file_format"])
+    total = None if out.quiet else count_records(sources, format=options["file_format"])
     with out.progress(f"Loading {index}", total=total) as bar:
         try:
             return load(

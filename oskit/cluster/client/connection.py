@@ -17,13 +17,13 @@ from typing import Any, Literal, NamedTuple, Self
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from opensearchpy import OpenSearch, Urllib3HttpConnection
-from opensearchpy.exceptions import AuthorizationException
+from opensearchpy.exceptions import AuthorizationException, TransportError
 from opensearchpy.exceptions import ConnectionError as TransportFailure
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_validator, model_validator
 
 from oskit.cluster.client.aws import signer
-from oskit.cluster.client.failures import cluster_errors
-from oskit.cluster.client.retry import RETRY_FOR_S, RetryingTransport, RetryPolicy
+from oskit.cluster.client.failures import REDIRECTS, ForeignAnswer, cluster_errors
+from oskit.cluster.client.retry import PLAIN_TEXT, RETRY_FOR_S, RetryingTransport, RetryPolicy
 from oskit.errors import ClusterConnectionError, UsageError
 
 DEFAULT_URL = "http://localhost:9200"
@@ -216,12 +216,26 @@ class _Connection(Urllib3HttpConnection):
         for header in warning_headers or ():
             logging.getLogger("opensearch").debug("server warning: %s", header)
 
-    def perform_request(self, *args: Any, **kwargs: Any) -> Any:
+    def perform_request(
+        self, method: str, url: str, *args: Any, ignore: Collection[int] = (), **kwargs: Any
+    ) -> Any:
+        address = self.host + self.url_prefix
+        kwargs["ignore"] = (*ignore, *REDIRECTS)
         try:
-            return super().perform_request(*args, **kwargs)
+            status, headers, text = super().perform_request(method, url, *args, **kwargs)
         except TransportFailure as error:
-            error.oskit_url = self.host + self.url_prefix  # type: ignore[attr-defined]
+            error.oskit_url = address  # type: ignore[attr-defined]
             raise
+        if status in REDIRECTS:
+            redirect = TransportError(status, text, None)
+            # What follows a question mark may be somebody's secret.
+            redirect.oskit_location = headers.get("location", "").partition("?")[0]  # type: ignore[attr-defined]
+            raise redirect
+        kind = headers.get("content-type", "").partition(";")[0]
+        is_page = not text.strip() or (kind and "json" not in kind)
+        if is_page and 200 <= status < 300 and method != "HEAD" and not PLAIN_TEXT.search(url):
+            raise ForeignAnswer(status, kind, text, address)
+        return status, headers, text
 
 
 def connect(settings: ConnectionSettings, *, policy: RetryPolicy | None = None) -> OpenSearch:
@@ -256,6 +270,7 @@ def connect(settings: ConnectionSettings, *, policy: RetryPolicy | None = None) 
         pool_maxsize=POOL_SIZE,
         transport_class=RetryingTransport,
         policy=policy or RetryPolicy(retry_for_s=settings.retry_for),
+        own_timeout="timeout" in settings.model_fields_set,
     )
 
 

@@ -8,12 +8,12 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from opensearchpy import exceptions as raised
 from opensearchpy.exceptions import SerializationError, TransportError
 
-from oskit.cluster.client.server_words import Fault, Meaning, Scope, meaning
+from oskit.cluster.client.server_words import FOREIGN, Fault, Meaning, Scope, meaning
 from oskit.errors import ClusterAuthError, ClusterConnectionError, ClusterError, ClusterSettingsError
 
 MAX_REASON_LENGTH = 400
@@ -29,6 +29,49 @@ CERTIFICATE_PROBLEMS = {
     62: ("its certificate is for another host name", "Use a name in the certificate in --url"),
     64: ("its certificate is for another address", "Use a name in the certificate in --url"),
 }
+
+
+REDIRECTS = (301, 302, 303, 307, 308)
+
+
+class ForeignAnswer(SerializationError):
+    """An answer that means success and is none of OpenSearch's, as a gateway's login page.
+
+    Args:
+        status: Of the answer.
+        kind: Its content type.
+        text: What it says.
+        url: Who says it.
+    """
+
+    def __init__(self, status: int, kind: str, text: str, url: str) -> None:
+        said = (
+            f"{text[:100]}{'…' if len(text) > 100 else ''}"
+            if (text := _page_words(text))
+            else "an empty answer"
+        )
+        super().__init__(f"{url} says, as {kind or 'no content type'} with the status {status}: {said}")
+
+
+class NoSuchKey(ClusterConnectionError, KeyError):
+    """An answer lacks what OpenSearch always has in it."""
+
+
+class Answer(dict[str, Any]):
+    """An answer to a request. What is looked for and not there is told as an error of oskit.
+
+    Args:
+        answer: What was answered.
+        url: By whom.
+    """
+
+    def __init__(self, answer: dict[str, Any], url: str) -> None:
+        super().__init__(answer)
+        self._url = url
+
+    def __missing__(self, key: str) -> NoReturn:
+        failure = ForeignAnswer(200, "JSON", json.dumps(self), self._url)
+        raise NoSuchKey(f"{FOREIGN.means} ({failure}; no {key!r} in it)", hint=FOREIGN.do)
 
 
 @contextmanager
@@ -72,7 +115,7 @@ def _translate(failure: Exception, action: str, error: type[ClusterError], scope
 def heard(failure: object, scope: Scope = "request") -> Meaning | None:
     """What a failed request's answer means; None if there was no answer, or nobody knows."""
     if isinstance(failure, SerializationError):  # of a status that means success
-        return meaning("", 200, scope)
+        return FOREIGN
     if isinstance(failure, TransportError) and isinstance(failure.status_code, int):
         detail = _detail(failure)
         words = error_words(detail) if isinstance(detail, dict) else error_reason(failure)
@@ -103,6 +146,8 @@ def error_reason(failure: BaseException) -> str:
     info = getattr(failure, "info", None)
     if isinstance(failure, raised.ConnectionError):
         return _shorten(str(info))
+    if location := getattr(failure, "oskit_location", None):
+        return f"to {_shorten(location)}"
     detail = _detail(failure)
     if isinstance(detail, str):
         return _shorten(detail)
@@ -112,10 +157,14 @@ def error_reason(failure: BaseException) -> str:
     if isinstance(info, dict) and (message := info.get("message") or info.get("Message")):
         return _shorten(str(message))
     if isinstance(failure, TransportError) and len(failure.args) > 1:
-        text = str(failure.args[1])
-        title = re.search(r"<title>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)  # of a proxy's page
-        return _shorten((title[1] if title else text) or f"status {failure.args[0]}")
+        return _page_words(str(failure.args[1])) or f"status {failure.args[0]}"
     return _shorten(str(failure))
+
+
+def _page_words(text: str) -> str:
+    """What a proxy's page says, which is mostly in its title."""
+    title = re.search(r"<title>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
+    return _shorten(title[1] if title else text)
 
 
 def error_words(error: Any) -> str:

@@ -9,6 +9,7 @@ docs/reliability.md explains it to users.
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import re
@@ -23,7 +24,7 @@ from opensearchpy.exceptions import ConnectionError as TransportFailure
 from opensearchpy.exceptions import SerializationError, SSLError, TransportError
 
 from oskit.cluster.client.calls import record_change
-from oskit.cluster.client.failures import causes_of, error_reason, heard
+from oskit.cluster.client.failures import Answer, ForeignAnswer, causes_of, error_reason, heard
 from oskit.cluster.client.server_words import ALREADY_THERE, Meaning
 
 Result = TypeVar("Result")
@@ -38,8 +39,11 @@ _SAFE_POSTS = re.compile(
 )
 """Paths whose POST may be sent twice: they read, or leave the same behind."""
 
-_PLAIN_TEXT = re.compile(r"/_cat(/|$)|/hot_threads$")
+PLAIN_TEXT = re.compile(r"/_cat(/|$)|/hot_threads$")
 """Paths that OpenSearch itself answers with something else than JSON."""
+
+_BY_INDEX = re.compile(r"/_(mapping|settings|alias)(/|$)")
+"""Paths that OpenSearch answers with an object for each index."""
 
 _OWN_RETRIES = re.compile(r"/_bulk$")
 """Paths whose caller decides about every document."""
@@ -125,11 +129,15 @@ class RetryingTransport(Transport):
 
     Args:
         policy: How long and how far apart.
+        own_timeout: Whether somebody chose the limit of a request.
     """
 
-    def __init__(self, *args: Any, policy: RetryPolicy = DEFAULT_POLICY, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, policy: RetryPolicy = DEFAULT_POLICY, own_timeout: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **{**kwargs, "max_retries": 0})
         self.policy = policy
+        self.own_timeout = own_timeout
         self._has_answered = False
 
     def perform_request(
@@ -138,7 +146,7 @@ class RetryingTransport(Transport):
         """See :class:`opensearchpy.Transport`; raises the last failure, untouched.
 
         Raises:
-            SerializationError: The answer is a text, such as a gateway's page, or empty.
+            ForeignAnswer: The answer is none of OpenSearch's, such as a gateway's page, or empty.
         """
         patience = Patience(self.policy)
         answer_was_lost = False
@@ -156,18 +164,45 @@ class RetryingTransport(Transport):
                 answer_was_lost |= not was_not_sent(failure) and failure.status_code != 429
                 tell(failure, wait)
                 time.sleep(wait)
+            except ForeignAnswer:
+                raise
+            except SerializationError as failure:
+                raise self._foreign(failure.args[0] if failure.args else "") from failure
             else:
                 self._has_answered = True
-                if isinstance(answer, str) and not _PLAIN_TEXT.search(url):
-                    raise SerializationError(answer or "an empty answer")
+                if not _is_an_answer(method, url, answer):
+                    raise self._foreign(answer if isinstance(answer, str) else json.dumps(answer))
                 record_change(method, url)
-                return answer
+                return Answer(answer, self._address) if isinstance(answer, dict) else answer
+
+    @property
+    def _address(self) -> str:
+        connection = self.connection_pool.connections[0]
+        return f"{connection.host}{connection.url_prefix}"
+
+    def _foreign(self, text: object) -> ForeignAnswer:
+        return ForeignAnswer(200, "JSON", str(text), self._address)
 
     def _wait_s(self, method: str, url: str, failure: TransportError, patience: Patience) -> float | None:
         if not self._has_answered or not is_transient(failure) or _OWN_RETRIES.search(url):
             return None
         idempotent = method in ("GET", "HEAD", "PUT", "DELETE") or _SAFE_POSTS.search(url)
         return patience.wait_s(heard(failure)) if idempotent or was_not_sent(failure) else None
+
+
+def _is_an_answer(method: str, url: str, answer: Any) -> bool:
+    """Whether OpenSearch may have answered that, as far as can be told without knowing what is looked for."""
+    if method == "HEAD" or PLAIN_TEXT.search(url):
+        return True
+    if not isinstance(answer, dict | list) or method != "GET" or not _BY_INDEX.search(url):
+        return isinstance(answer, dict | list)
+    values = answer.values() if isinstance(answer, dict) else answer
+    return not values or any(isinstance(value, dict) for value in values)
+
+
+def request_timeout(client: OpenSearch, default_s: float) -> float | None:
+    """Limit of a request that takes longer than others, in seconds; None where somebody chose one."""
+    return None if getattr(client.transport, "own_timeout", False) else default_s
 
 
 def policy_of(client: OpenSearch) -> RetryPolicy:
@@ -204,6 +239,11 @@ def tell(failure: BaseException | str, wait_s: float) -> None:
     """
     problem = failure if isinstance(failure, str) else _problem(failure)
     _log.warning("%s; trying again in %.1f s", problem, wait_s)
+
+
+def tell_once(problem: str, policy: RetryPolicy) -> None:
+    """Log in one line what is waited for, and for how long at most."""
+    _log.warning("%s; waiting until that changes, %.0f s at most", problem, policy.retry_for_s)
 
 
 def _problem(failure: BaseException) -> str:

@@ -104,6 +104,12 @@ UNDER_WAY = Meaning(
     "Wait until `oskit models` calls it DEPLOYED; if it never does, `oskit undeploy` it and deploy it again",
 )  # fmt: skip
 
+FOREIGN = Meaning(
+    "", "cluster", "never", "gateway",
+    "the answer is not OpenSearch's JSON, but perhaps a gateway's login page",
+    "Check the address in --url, and what stands in front of the cluster", (200,),
+)  # fmt: skip
+
 # The first row that fits decides: what quotes a document comes first, what stands for much comes last.
 # fmt: off
 TABLE: tuple[Meaning, ...] = (
@@ -310,9 +316,7 @@ TABLE: tuple[Meaning, ...] = (
     Meaning("SSL certificate", "cluster", "never", "gateway",
             "the cluster wants another client certificate, or one at all",
             "Give --client-cert and --client-key", (400,)),
-    Meaning("", "cluster", "never", "gateway",
-            "the answer is not OpenSearch's JSON, but perhaps a gateway's login page",
-            "Check the address in --url, and what stands in front of the cluster", (200,)),
+    FOREIGN,
     Meaning("", "cluster", "never", "gateway", "what answers there sends one to another address",
             "Give the cluster's own address with --url", (301, 302, 303, 307, 308)),
     Meaning("", "cluster", "never", "credentials", "the cluster refuses the user name or password",

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from oskit.archive.truncation import Truncation
 
 
+MAX_REASONS = 1_000
+"""Different reasons that are counted apart; beyond that the rarer half is one."""
+
+OTHER_REASONS = "other reasons"
+
+
 @dataclass(frozen=True)
 class IngestReport:
     """What became of the documents; ``read == indexed + refused + duplicates``.
@@ -118,6 +124,10 @@ class Account:
             self.refused += 1
             # Reasons name the document; without that, equal reasons are counted together.
             self._reasons[reason.replace(item.id or "\0", "…")[:200]] += 1
+            if len(self._reasons) > MAX_REASONS:  # they may quote documents
+                rare = self._reasons.most_common()[MAX_REASONS // 2 :]
+                self._reasons -= Counter(dict(rare))
+                self._reasons[OTHER_REASONS] += sum(count for _, count in rare)
             if self.dead_letter is not None:
                 self.dead_letter.add(item, reason, status)
 

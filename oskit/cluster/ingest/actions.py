@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
 
 _SMALLEST_WEIGHT = 1.1754944e-38
 """The smallest positive normal 32-bit float; ``rank_features`` refuses anything below."""
+
+_METADATA = frozenset(
+    {"_id", "_index", "_routing", "_source", "_version", "_version_type", "_if_seq_no", "_if_primary_term",
+     "_seq_no", "_primary_term", "_field_names", "_ignored", "_nested_path", "_data_stream_timestamp"}
+)  # fmt: skip
+"""Names that OpenSearch refuses in a document, or that an ingest pipeline takes out of it (seen on 3.6)."""
+
+_log = logging.getLogger(__name__)
 
 _BATCHES = 2
 """Batches that are encoded in one call, by which progress moves. The encoder sorts by tokens what is sorted
@@ -46,13 +55,14 @@ class ItemMaker:
         self._encoder = encoder
         self._prune = prune
         self._batch_size = batch_size
+        self._told_of_dots = False
         self.truncation = truncation_from_now(encoder)
 
     def check(self, document: Document) -> str | None:
         """Why a document cannot be indexed; None if it can, as far as can be told here."""
         if not 0 < len(clean_text(document.id).encode()) <= MAX_ID_BYTES:
             return f"its id has not 1 to {MAX_ID_BYTES} bytes"
-        return self.collision(document)
+        return self.collision(document) or self._lost(document)
 
     def collision(self, document: Document) -> str | None:
         """Which of a document's own fields has a name that the index needs; None if none has."""
@@ -61,8 +71,32 @@ class ItemMaker:
             (self._info.embedding_field, "--embedding-field"),
             (self._info.passage_field, "--passage-field"),
         ):
-            if ours in names:
-                return f"its own field {ours!r} has the name of one of the index; {option} renames that"
+            for name in names if ours else ():
+                if f"{name}.".startswith(f"{ours}.") or f"{ours}.".startswith(f"{name}."):
+                    return f"its own field {name!r} has the name of one of the index; {option} renames that"
+        return None
+
+    def _lost(self, document: Document) -> str | None:
+        """Which field is refused by OpenSearch, or lost without a word where the cluster encodes."""
+        own = {document.text_field: "", document.title_field: "", **document.fields}
+        if name := next((name for name in own if name in _METADATA), None):
+            return (
+                f"its field {name!r} has a name that OpenSearch keeps for itself; rename it or leave it out"
+            )
+        # Encoded here, all of them are kept; the pipeline's processor takes names apart and keeps one of two.
+        for fields, dotted in _dotted_names(own) if self._info.encode == "cluster" else ():
+            parts = dotted.split(".")
+            before = next(
+                (name for n in range(1, len(parts)) if (name := ".".join(parts[:n])) in fields), None
+            )
+            if before is not None:
+                return f"its fields {before!r} and {dotted!r} are one object: write them as one"
+            if not self._told_of_dots:
+                self._told_of_dots = True
+                _log.warning(
+                    "the pipeline's processor takes names with dots apart: %r is stored as objects, as in "
+                    '{"%s": {"%s": …}}', dotted, parts[0], ".".join(parts[1:])
+                )  # fmt: skip
         return None
 
     def make(
@@ -125,6 +159,20 @@ class ItemMaker:
             if _SMALLEST_WEIGHT <= weight < math.inf
         ]
         return "{" + ",".join(entries) + "}" if entries else None
+
+
+def _dotted_names(value: Any) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """The names with dots in a value, however deep, with the object that each is in."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if "." in str(name):
+                yield value, str(name)
+            if isinstance(inner, Mapping | list | tuple):
+                yield from _dotted_names(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            if isinstance(inner, Mapping | list | tuple):
+                yield from _dotted_names(inner)
 
 
 @cache

@@ -2,12 +2,15 @@
 
 opensearch-py's helpers either raise at the first item that is refused or never retry it; here an item is
 retried for as long as its refusal is passing, and what is refused for good comes back with its reason. A
-refusal that is not about the document (:mod:`oskit.cluster.client.server_words`) ends the load: in a
-dead-letter file it would hide among the documents that somebody has to look at.
+refusal that is not about the document ends the load: in a dead-letter file it would hide among the documents
+that somebody has to look at. What the words mean says :mod:`oskit.cluster.client.server_words`; of words that
+nobody knows a document that was taken before tells (:mod:`oskit.cluster.ingest.witness`).
 """
 
 from __future__ import annotations
 
+import json
+import re
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -17,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 from opensearchpy.exceptions import TransportError
 
 from oskit.cluster.client.failures import cluster_errors, error_reason, error_words, heard
-from oskit.cluster.client.retry import Patience, is_transient, policy_of, tell
-from oskit.cluster.client.server_words import Meaning, meaning
+from oskit.cluster.client.retry import Patience, is_transient, policy_of, tell, tell_once
+from oskit.cluster.client.server_words import FOREIGN, Meaning, meaning
+from oskit.cluster.ingest.sizes import RequestSizes
+from oskit.cluster.ingest.witness import Witness
 from oskit.data.documents import Document
-from oskit.errors import IndexingError
+from oskit.errors import ClusterConnectionError, IndexingError
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
@@ -29,6 +34,11 @@ MAX_REASON_LENGTH = 1000
 """Of a refused document, in characters."""
 
 _MAX_DOCUMENTS = 100_000
+
+_MAX_BYTES = 5_000_000
+
+_NO_SUCH_VERSION = {"if_seq_no": 2**53 - 1, "if_primary_term": 1}
+"""Makes a cluster do all but write: pipelines and mapping have their say, and then comes a conflict (409)."""
 
 
 @dataclass(slots=True)
@@ -39,6 +49,8 @@ class BulkItem:
     payload: bytes
     patience: Patience | None = None
     """Begins with the item's first refusal that may pass."""
+    suspect: bool = False
+    """It was refused with words that nobody knows, while another document was still taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +71,25 @@ class BulkOutcome:
     retries: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What the cluster said to one item."""
+
+    item: BulkItem
+    status: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.status}: {self.reason}"
+
+    @property
+    def gist(self) -> str:
+        """The reason without what is a document's own."""
+        return re.sub(
+            r"\[[^\]]*\]|'[^']*'|\"[^\"]*\"|\d+", "…", self.reason.replace(self.item.document.id, "")
+        )
+
+
 class BulkSender:
     """Sends items, a request at a time; requests shrink when the cluster is busy or finds them too large.
 
@@ -70,6 +101,8 @@ class BulkSender:
         pipeline: Ingest pipeline that encodes the documents; ``"_none"`` for none.
         request_timeout: Limit of one request in seconds; None for the client's.
         stop: When it is set, :meth:`send` returns early, with the items that were not sent unaccounted for.
+        sizes: How large requests may be; shared by the senders of a load.
+        witness: What they know about the cluster; shared too.
     """
 
     def __init__(
@@ -80,17 +113,21 @@ class BulkSender:
         pipeline: str = "_none",
         request_timeout: float | None = None,
         stop: threading.Event | None = None,
+        sizes: RequestSizes | None = None,
+        witness: Witness | None = None,
     ) -> None:
         self._client = client
         self._index = index
+        self._action = f"index documents into {index!r}"
         self._policy = policy_of(client)
         self._stop = stop or threading.Event()
+        self._sizes = sizes or RequestSizes(_MAX_BYTES)
+        self._witness = witness or Witness()
         self._limit = _MAX_DOCUMENTS
-        self._ceiling = _MAX_DOCUMENTS
         self._patience = Patience(self._policy)  # with requests that fail as a whole
         self._params: dict[str, Any] = {
             "pipeline": pipeline,
-            "filter_path": "items.*.status,items.*.error",
+            "filter_path": "items.*.status,items.*.error,items.*.result",
         }
         if request_timeout is not None:
             self._params["request_timeout"] = request_timeout
@@ -108,87 +145,227 @@ class BulkSender:
         outcome = BulkOutcome() if outcome is None else outcome
         waiting = deque(items)
         while waiting and not self._stop.is_set():
-            batch = [waiting.popleft() for _ in range(min(self._limit, len(waiting)))]
-            again, wait_s = self._send_batch(batch, outcome)
+            batch = self._next(waiting)
+            with cluster_errors(self._action, IndexingError):
+                again, wait_s = self._send_batch(batch, outcome)
             if again and wait_s:
                 outcome.retries += len(again)
                 self._limit = max(1, len(batch) // 2)
                 self._stop.wait(wait_s)
             elif not again:
-                self._limit = min(self._limit * 2, self._ceiling)
+                self._limit = min(self._limit * 2, _MAX_DOCUMENTS)
             waiting.extendleft(reversed(again))
         return outcome
 
+    def _next(self, waiting: deque[BulkItem]) -> list[BulkItem]:
+        """The items of the next request: as many as may be; a large one goes alone."""
+        batch, budget = [waiting.popleft()], self._sizes.budget
+        size = len(batch[0].payload)
+        while waiting and len(batch) < self._limit and size + len(waiting[0].payload) <= budget:
+            size += len(waiting[0].payload)
+            batch.append(waiting.popleft())
+        return batch
+
     def _send_batch(self, batch: list[BulkItem], outcome: BulkOutcome) -> tuple[list[BulkItem], float]:
         """One request; returns what has to be sent again, and after how many seconds."""
-        body = b"".join(item.payload for item in batch)
-        with cluster_errors(f"index documents into {self._index!r}", IndexingError):
-            try:
-                answer = self._client.bulk(body=body, index=self._index, params=dict(self._params))
-            except TransportError as failure:
-                return self._after_failure(failure, batch, outcome)
+        try:
+            results = self._request([item.payload for item in batch])
+        except TransportError as failure:
+            return self._after_failure(failure, batch, outcome)
         self._patience = Patience(self._policy)
-        items = answer.get("items") or []
-        if len(items) != len(batch):
-            raise IndexingError(f"the cluster answered for {len(items)} of {len(batch)} documents")
-        return self._after_answer(items, batch, outcome)
+        return self._after_answer(results, batch, outcome)
+
+    def _request(self, payloads: list[bytes]) -> list[tuple[int, str]]:
+        """Status and reason of each document; the reason is empty where it was indexed.
+
+        Raises:
+            TransportError: The request fails as a whole.
+            ClusterConnectionError: The answer does not speak of these documents.
+        """
+        body = payloads[0] if len(payloads) == 1 else b"".join(payloads)
+        answer = self._client.bulk(body=body, index=self._index, params=dict(self._params))
+        self._sizes.passed(len(body))
+        try:
+            results = [_result(item) for item in answer["items"]]
+        except (KeyError, TypeError, ValueError, AttributeError):
+            results = []
+        if len(results) != len(payloads):
+            raise ClusterConnectionError(
+                f"cannot {self._action}: the answer speaks of {len(results)} of {len(payloads)} documents: "
+                f"{FOREIGN.means} ({json.dumps(answer)[:200]})",
+                hint=FOREIGN.do,
+            )
+        return results
 
     def _after_failure(
         self, failure: TransportError, batch: list[BulkItem], outcome: BulkOutcome
     ) -> tuple[list[BulkItem], float]:
         """The request failed as a whole: wait, split it, or give up."""
         known, status = heard(failure, "item"), failure.status_code
+        if status == 413:
+            self._sizes.refused(sum(len(item.payload) for item in batch))
         if status in (400, 413) and (known is None or known.scope == "item"):
-            # One document can fail a whole request: find it by halving.
-            if len(batch) == 1:
-                reason = error_reason(failure)
-                reason = f"{known.means} ({reason})" if known else reason
-                outcome.refused.append(RefusedItem(batch[0].document, status, reason))
-                return [], 0
-            self._limit = max(1, len(batch) // 2)
-            if status == 413:
-                self._ceiling = self._limit
-            return batch, 0
-        wait = self._patience.wait_s(known) if is_transient(failure) else None
+            # One document can fail a whole request: find it by halving, or by its size.
+            if len(batch) > 1:
+                if status == 400:
+                    self._limit = len(batch) // 2
+                return batch, 0
+            self._witness.check()
+            said = _Said(batch[0], status, error_reason(failure))
+            if known is None:
+                return self._judge([said], outcome)
+            outcome.refused.append(RefusedItem(said.item.document, status, f"{known.means} ({said.reason})"))
+            return [], 0
+        passes = is_transient(failure) or (known is not None and known.passes == "model")
+        wait = self._patience.wait_s(known) if passes else None
         if wait is None:
+            if status in (400, 404):
+                self._witness.check()  # what is gone may have gone with the index
             raise failure
         tell(failure, wait)
         return batch, wait
 
     def _after_answer(
-        self, answers: list[dict[str, Any]], batch: list[BulkItem], outcome: BulkOutcome
+        self, results: list[tuple[int, str]], batch: list[BulkItem], outcome: BulkOutcome
     ) -> tuple[list[BulkItem], float]:
         again: list[BulkItem] = []
-        pause_s, busy = 0.0, ""
+        suspects: list[_Said] = []
+        refused: list[RefusedItem] = []
+        pause_s = 0.0
+        busy: tuple[_Said, Meaning | None] | None = None
         ending: IndexingError | None = None  # raised when the whole answer has been counted
-        for item, answer in zip(batch, answers, strict=True):
-            (result,) = answer.values()
-            status = int(result.get("status", 500))
-            if 200 <= status < 300:
+        for item, (status, reason) in zip(batch, results, strict=True):
+            if not reason:
                 outcome.indexed += 1
+                self._witness.took(item)
                 continue
-            reason = error_words(result.get("error"))[:MAX_REASON_LENGTH]
-            known = meaning(reason, status, "item")
-            if known is None or known.scope == "item":
-                advice = known.advice(self._index) if known else None
-                reason = f"{reason}; {advice}" if advice else reason
-                outcome.refused.append(RefusedItem(item.document, status, reason))
+            said, known = _Said(item, status, reason), meaning(reason, status, "item")
+            if known is None and _may_be_about_it(said):
+                suspects.append(said)
+            elif known is not None and known.scope == "item":
+                advice = known.advice(self._index)
+                told = f"{reason}; {advice}" if advice else reason
+                refused.append(RefusedItem(item.document, status, told))
             elif (wait := self._item_wait_s(item, known)) is not None:
-                pause_s, busy = max(pause_s, wait), f"{status}: {reason}"
+                pause_s, busy = max(pause_s, wait), (said, known)
                 again.append(item)
             else:
-                ending = ending or IndexingError(
-                    f"cannot index documents into {self._index!r}: {known.means} ({status}: {reason})",
-                    hint=known.advice(self._index),
-                )
+                ending = ending or self._end(said, known)
+        if refused or suspects or ending is not None:
+            # Another index of that name has another mapping, which has nothing to do with these documents.
+            self._witness.check()
+        else:
+            self._witness.check_now_and_then()
+        outcome.refused += refused
         if ending is not None:
             raise ending
-        if again:
-            tell(f"The cluster is too busy for {len(again)} of {len(batch)} documents ({busy})", pause_s)
+        if busy is not None:
+            self._tell_busy(*busy, len(again), len(batch), pause_s)
+        if suspects:
+            more, wait = self._judge(suspects, outcome)
+            again, pause_s = again + more, max(pause_s, wait)
         return again, pause_s
 
-    def _item_wait_s(self, item: BulkItem, known: Meaning) -> float | None:
-        if known.passes != "soon":
+    def _judge(self, suspects: list[_Said], outcome: BulkOutcome) -> tuple[list[BulkItem], float]:
+        """Documents that were refused with words that nobody knows: is it them, or the cluster?
+
+        They are sent once more. Where a document that was taken before is taken before that and after it, and
+        they are not, it is them.
+
+        Raises:
+            IndexingError: It is the cluster, or nothing tells.
+        """
+        first, good = suspects[0], self._witness.good
+        if good is None:
+            if len({said.gist for said in suspects}) == 1:
+                raise self._end(first, None)
+        else:
+            wait = self._vouch(good, first)
+            if wait:
+                return [said.item for said in suspects], wait
+        again = []
+        for said in suspects:
+            if said.item.suspect:
+                outcome.refused.append(RefusedItem(said.item.document, said.status, said.reason))
+            else:
+                said.item.suspect = True
+                again.append(said.item)
+        return again, 0
+
+    def _vouch(self, good: BulkItem, suspect: _Said) -> float:
+        """Show a document once more that was taken, without writing it; after how many seconds to ask again.
+
+        Raises:
+            IndexingError: It is refused too.
+        """
+        action, source = good.payload.split(b"\n", 1)
+        asked = {"index": {**json.loads(action)["index"], **_NO_SUCH_VERSION}}
+        try:
+            ((status, reason),) = self._request([json.dumps(asked).encode() + b"\n" + source])
+        except TransportError as failure:
+            known = heard(failure, "item")
+            if is_transient(failure) and (wait := self._patience.wait_s(known)) is not None:
+                tell(failure, wait)
+                return wait
+            if known is not None:
+                raise
+            status, reason = failure.status_code, error_reason(failure)
+            raise self._end(_Said(suspect.item, status, reason), None) from failure
+        if not reason or status == 409:
+            return 0.0
+        known = meaning(reason, status, "item")
+        if known is not None and known.passes != "never" and (wait := self._patience.wait_s(known)):
+            tell(f"{known.means[0].upper()}{known.means[1:]} ({status}: {reason})", wait)
+            return wait
+        raise self._end(_Said(suspect.item, status, reason), known)
+
+    def _end(self, said: _Said, known: Meaning | None) -> IndexingError:
+        """The error that ends the load, since this is not about the document."""
+        if known is not None:
+            message = f"cannot {self._action}: {known.means} ({said})"
+            return IndexingError(message, hint=known.advice(self._index))
+        document = said.item.document
+        where = f" ({document.where})" if document.where else ""
+        if self._witness.good is None:
+            return IndexingError(
+                f"cannot {self._action}: none was taken, and all are refused alike, such as "
+                f"{document.id!r}{where} ({said})",
+                hint="Correct what the message names, in the index, its pipelines or the documents",
+            )
+        return IndexingError(
+            f"cannot {self._action}: {document.id!r}{where} is refused for a reason that is not its own "
+            f"({said})",
+            hint="Correct what the message names, in the cluster, the index or its pipelines; where it stays "
+            "with this document alone, leave that out",
+        )
+
+    def _tell_busy(self, said: _Said, known: Meaning | None, count: int, of: int, pause_s: float) -> None:
+        if known is not None and known.passes == "model":
+            if self._witness.is_news():
+                tell_once(f"{known.means[0].upper()}{known.means[1:]} ({said})", self._policy)
+        else:
+            tell(f"The cluster is too busy for {count} of {of} documents ({said})", pause_s)
+
+    def _item_wait_s(self, item: BulkItem, known: Meaning | None) -> float | None:
+        if known is not None and known.passes == "never":
             return None
         item.patience = item.patience or Patience(self._policy)
         return item.patience.wait_s(known)
+
+
+def _result(answer: dict[str, Any]) -> tuple[int, str]:
+    """Status and reason of one item of an answer."""
+    (result,) = answer.values()
+    status = int(result["status"])
+    if 200 <= status < 300:
+        # A drop processor answers that all is well.
+        return (400, "an ingest pipeline drops it") if result.get("result") == "noop" else (status, "")
+    return status, error_words(result.get("error"))[:MAX_REASON_LENGTH]
+
+
+def _may_be_about_it(said: _Said) -> bool:
+    """Whether words that nobody knows can be about one document.
+
+    The cluster's own failures (5xx) are not, but a ``fail`` processor in somebody's pipeline answers 500 too.
+    """
+    return said.status < 500 or "fail_processor_exception" in said.reason

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 from pathlib import Path
 from typing import IO, Any
@@ -38,7 +40,9 @@ class DeadLetterFile:
         except OSError as error:
             raise DataError(
                 f"cannot write the dead-letter file {self.path}: {error.strerror or error}",
-                hint="Name another with --dead-letter",
+                hint="Free some space there, or name another with --dead-letter"
+                if error.errno in (errno.ENOSPC, errno.EDQUOT)
+                else "Name another with --dead-letter",
             ) from error
 
     @property
@@ -49,7 +53,8 @@ class DeadLetterFile:
     def close(self) -> None:
         """Close the file, if there is one."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # what could not be written was told when it was to be
+                self._file.close()
 
 
 def dead_letter(item: Document | Refusal, reason: str, status: int | None = None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from oskit.cluster.client.failures import cluster_errors
-from oskit.cluster.client.retry import impatient
+from oskit.cluster.client.retry import impatient, request_timeout
 from oskit.cluster.index.mapping import (
     EncodeMode,
     EncoderIdentity,
@@ -28,10 +28,13 @@ from oskit.cluster.ingest.actions import ItemMaker
 from oskit.cluster.ingest.bulk import BulkOutcome, BulkSender
 from oskit.cluster.ingest.dead_letter import DeadLetterFile
 from oskit.cluster.ingest.senders import Senders
+from oskit.cluster.ingest.sizes import RequestSizes
+from oskit.cluster.ingest.witness import Witness
 from oskit.cluster.models.predict import await_ready
 from oskit.cluster.models.registry import ModelInfo, find_model
 from oskit.data.documents import Document, Refusal
 from oskit.data.duplicates import DuplicateFilter
+from oskit.data.values import memory_of
 from oskit.errors import ClusterError, IndexingError, OskitError, UsageError
 
 if TYPE_CHECKING:
@@ -49,13 +52,17 @@ DRY_WINDOW = 512
 """Documents that a dry run tokenizes at a time."""
 
 WINDOW_CHARACTERS = 4_000_000
-"""Text of a window, at most; bounds the memory where documents are long."""
+"""Text of a window, after which it is full."""
+
+WINDOW_BYTES = 16_000_000
+"""Memory of a window's documents with all their fields, after which it is full."""
 
 HOPELESS_AFTER = 1_000
 """A load whose first so many documents were all refused is stopped."""
 
 CLUSTER_REQUEST_TIMEOUT_S = 300.0
-"""Limit of a bulk request whose documents the cluster encodes: that takes tens of milliseconds each."""
+"""Limit of a bulk request whose documents the cluster encodes, which takes tens of milliseconds each; unless
+the client was given a limit."""
 
 _RESUME = "Run the same command again to go on: documents keep their ids, so none comes twice"
 
@@ -148,13 +155,22 @@ def ingest(
         )
     letters = DeadLetterFile(dead_letter) if dead_letter is not None else None
     account = Account(name, letters, maker.truncation, progress, answers=model is not None)
-    timeout = CLUSTER_REQUEST_TIMEOUT_S if model else None
+    timeout = request_timeout(client, CLUSTER_REQUEST_TIMEOUT_S) if model else None
+    sizes, witness = RequestSizes(bulk_bytes), Witness(lambda: _check_that_it_stayed(client, target, uuid))
     senders = Senders(
-        lambda stop: BulkSender(client, name, pipeline=pipeline, request_timeout=timeout, stop=stop),
+        lambda stop: BulkSender(
+            client,
+            name,
+            pipeline=pipeline,
+            request_timeout=timeout,
+            stop=stop,
+            sizes=sizes,
+            witness=witness,
+        ),
         account,
         workers=workers,
         bulk_documents=bulk_documents or (100 if model else 500),
-        bulk_bytes=bulk_bytes,
+        sizes=sizes,
     )
     try:
         _load(client, name, documents, maker, senders, account, batch_size)
@@ -365,13 +381,14 @@ def _admitted(
 
 def _windows(documents: Iterator[Document], size: int) -> Iterator[list[Document]]:
     window: list[Document] = []
-    characters = 0
+    characters = memory = 0
     for document in documents:
         window.append(document)
         characters += len(document.text)
-        if len(window) >= size or characters >= WINDOW_CHARACTERS:
+        memory += memory_of(document.fields) + len(document.text)
+        if len(window) >= size or characters >= WINDOW_CHARACTERS or memory >= WINDOW_BYTES:
             yield window
-            window, characters = [], 0
+            window, characters, memory = [], 0, 0
     if window:
         yield window
 
