@@ -183,6 +183,8 @@ TABLE: tuple[Meaning, ...] = (
             "the node is busy deploying other models", "Try again in a minute"),
     Meaning("version conflict", "deployment", "soon", "cluster",
             "another deployment or undeployment of the model ran at the same time", "Try again"),
+    Meaning("already being used by a model group", "deployment", "soon", "cluster",
+            "another registration made a group of this name at the same time", "Try again"),
     Meaning("only be called when model is in DEPLOYING state", "deployment", "soon", "cluster",
             "the cluster counted its nodes meanwhile and gave the model another state", "Try again"),
     Meaning("no eligible node found | No eligible worker node", "deployment", "never", "configuration",

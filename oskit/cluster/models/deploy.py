@@ -1,7 +1,8 @@
 """From an archive to a deployed model that predicts what the archive does.
 
 The same content is one model: it is found by its sha256 and reused, finished or deployed, whatever state an
-earlier run left it in. A run that fails removes what it made.
+earlier run left it in, and of runs at the same time one makes it (:mod:`oskit.cluster.models.rivals`). A run
+that fails removes what it made itself, and nothing else: what was deployed before it goes on serving.
 """
 
 from __future__ import annotations
@@ -16,35 +17,41 @@ from opensearchpy import OpenSearch
 from opensearchpy.exceptions import TransportError
 
 from oskit.archive.archive import Archive
-from oskit.cluster.client.failures import cluster_errors, error_class
+from oskit.cluster.client.failures import cluster_errors, error_class, heard
 from oskit.cluster.client.retry import is_transient, policy_of, with_retries
 from oskit.cluster.client.server_words import UNDER_WAY, Meaning, meaning
-from oskit.cluster.models.deployment_plan import DeploymentPlan, plan_deployment
+from oskit.cluster.models.configuration import Configuration
+from oskit.cluster.models.deployment_plan import DeploymentPlan, plan_deployment, refuse, refuse_untrained
 from oskit.cluster.models.predict import is_ready
 from oskit.cluster.models.prediction_parity import Expectation, compare_predictions, expectation
-from oskit.cluster.models.preflight import configure, raise_for_problems
+from oskit.cluster.models.preflight import all_settings
 from oskit.cluster.models.registry import (
+    DEPLOYED_STATES,
     IN_MEMORY_STATES,
     ModelInfo,
     delete_empty_group,
     delete_model,
     existing_model,
     get_model,
+    groups_called,
     pipelines_using,
     placement,
     request,
     undeploy_model,
     wait_until,
 )
+from oskit.cluster.models.rivals import earlier_model, follow_upload, models_of_content
 from oskit.cluster.models.upload import (
     Notify,
     Progress,
     chunks_present,
     register,
+    register_body,
     resolve_group,
+    sequence_numbers,
     upload,
 )
-from oskit.errors import ClusterError, ModelError, OskitError, UntrainedEncoderError
+from oskit.errors import ClusterError, ModelError, OskitError
 
 DEPLOY_ATTEMPTS = 4
 DEPLOY_PAUSE_S = 5.0
@@ -55,6 +62,18 @@ LOST_AFTER_S = 5.0
 
 ALL_NODES_WAIT_S = 30.0
 """The cluster counts the nodes of a model anew every 10 s."""
+
+COUNTED_AGAIN_S = 15.0
+"""After a failed deployment the cluster calls a model that nodes still hold DEPLOYED again by then."""
+
+OWNER_WAIT_S = 3.0
+"""How long the run that uploaded a model has to deploy it before another one does."""
+
+SETTLE_S = 2.0
+"""A run that fails and takes its model back has begun with it by then."""
+
+ROUNDS = 3
+"""How often to begin again where another run took back the model that this one waited for."""
 
 FINISHED_TASKS = frozenset(
     {"COMPLETED", "COMPLETED_WITH_ERROR", "FAILED", "CANCELLED", "EXPIRED", "UNREACHABLE"}
@@ -73,13 +92,14 @@ class DeployedModel:
         function_name: ``SPARSE_ENCODING`` or ``SPARSE_TOKENIZE``.
         model_format: ``ONNX`` or ``TORCH_SCRIPT``.
         sha256: Of the archive.
-        reused: Whether the cluster had it deployed already.
+        reused: Whether the cluster had it deployed already, or another run deployed it.
         max_difference: Largest difference of a weight between the cluster and the archive; None if they were
             not compared.
         compared_texts: How many texts were compared.
         replaced: Ids of older models of this name that were deleted.
         kept: Ids of older models of this name that stay, because pipelines use them.
         max_length: Tokens that it reads of a text; None where the archive has no manifest.
+        shared: Whether another run made the model at the same time.
     """
 
     model_id: str
@@ -95,6 +115,7 @@ class DeployedModel:
     replaced: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
     max_length: int | None = None
+    shared: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -127,10 +148,10 @@ def deploy_archive(
         replace: Where models of this name and format have other content: delete them once the new one answers
             right.
             Models that a pipeline uses are kept.
-        configure_cluster: Change the settings that stand in the way.
+        configure_cluster: Change the settings that stand in the way; put back if the deployment fails.
         allow_untrained: Accept an archive whose projection is random.
         redeploy: Deploy the model again if it is deployed already, as to bring it to nodes that lack it. The
-            nodes that have it go on answering.
+            nodes that have it go on answering, also if that fails.
         wait_s: Limit of the deployment, after the upload, in seconds.
         progress: Told what happens, bytes done and bytes in all (0 if it has no size).
         notify: Told what a person should know: changed settings, nodes that lack the model, models that stay.
@@ -141,28 +162,17 @@ def deploy_archive(
         ClusterSettingsError: A setting or a breaker stands in the way; the hint has the call that changes it.
         PredictionMismatchError: The model predicts something else than its archive.
         ModelError: Another model has the name, or the model cannot be uploaded or deployed. What this run
-            made is removed again.
+            made is removed again; a model that was deployed before stays deployed.
     """
-    if not allow_untrained and archive.manifest is not None and archive.manifest.source.head == "random":
-        raise UntrainedEncoderError(
-            f"{archive.path} was exported with a random projection: it retrieves nothing useful",
-            hint="Train the encoder first, or deploy it anyway with --allow-untrained",
-        )
-    run = _Deployment(client, archive, wait_s, progress or _silent, notify or _silent)
+    if not allow_untrained:
+        refuse_untrained(archive)
+    run = _Deployment(client, archive, name, group, redeploy, wait_s, progress or _silent, notify or _silent)
     expected = run.expectation() if compare else None
-    plan = plan_deployment(client, archive, name=name, group=group)
-    if plan.others and not replace and plan.action not in ("reuse", "await"):
-        there = ", ".join(f"{model.model_id} ({model.state})" for model in plan.others)
-        raise ModelError(
-            f"The cluster has a model named {plan.name!r} with other content: {there}",
-            hint="Put this one in its place with --replace, or give this one another name with --name",
-        )
+    plan = run.plan()
+    refuse(plan, replace=replace, configure_cluster=configure_cluster)
     if plan.name != (name or archive.name):
         run.notify(f"The cluster has this archive as {plan.name!r}; --name makes another model of it")
-    run.prepare_cluster(plan, configure_cluster)
-    if redeploy and plan.action == "reuse":
-        plan = replace_fields(plan, action="deploy")
-    deployed = run.execute(plan, group, expected)
+    deployed = run.execute(plan, expected, configure_cluster)
     return run.replace_others(plan, deployed) if replace else deployed
 
 
@@ -176,6 +186,15 @@ class _Failure(NamedTuple):
 
 _NODE_IS_GONE = Meaning(
     "", "deployment", "soon", "cluster", "the node that was loading it is gone or was restarted", "Try again"
+)
+
+_ANSWER_IS_LOST = Meaning(
+    "",
+    "deployment",
+    "soon",
+    "cluster",
+    "the answer to the deployment was lost",
+    "Try again",
 )
 
 _UNKNOWN = Meaning(
@@ -203,16 +222,23 @@ def _silent(*_told: object) -> None:
 
 @dataclass
 class _Deployment:
-    """One run: what it made, so that a failure can take it back."""
+    """One run: what it made and what it met, so that a failure takes back the one and leaves the other."""
 
     _client: OpenSearch
     _archive: Archive
+    _name: str | None
+    _group: str | None
+    _redeploy: bool
     _wait_s: float
     _progress: Progress
     notify: Notify
     _made_model: str | None = None
     _made_group: str | None = None
-    _deployed: str | None = None
+    _maybe_made: frozenset[str] = frozenset()  # by a registration whose answer was lost
+    _model_id: str | None = None  # the model of this run, whoever made it
+    _before: ModelInfo | None = None  # as it was, if it was there before this run
+    _shared: bool = False
+    _disproven: bool = False  # the model, not the cluster, is what is wrong
     _unknown_since: float | None = None  # when no node knew the task of the deployment any more
 
     def expectation(self) -> Expectation | None:
@@ -226,90 +252,220 @@ class _Deployment:
             )
         return expected
 
-    def prepare_cluster(self, plan: DeploymentPlan, configure_cluster: bool) -> None:
-        """Change the settings in the way, or refuse because of them."""
-        if not configure_cluster:
-            raise_for_problems(plan.problems)
-            return
-        for setting, value in configure(self._client, plan.problems).items():
-            self.notify(f"Changed the cluster's setting {setting} to {value}")
-        raise_for_problems([problem for problem in plan.problems if problem.value is None])
+    def plan(self) -> DeploymentPlan:
+        """What there is to do, as the cluster is now."""
+        return plan_deployment(
+            self._client, self._archive, name=self._name, group=self._group, redeploy=self._redeploy
+        )
 
-    def execute(self, plan: DeploymentPlan, group: str | None, expected: Expectation | None) -> DeployedModel:
-        """Upload, deploy and compare what the plan says; on a failure take back what was made."""
+    def execute(
+        self, plan: DeploymentPlan, expected: Expectation | None, configure_cluster: bool
+    ) -> DeployedModel:
+        """Upload, deploy and compare what the plan says; on a failure take back what was made and changed."""
+        configuration = Configuration(self._client, self.notify)
         try:
-            model_id = self._registered(plan, group)
-            model = self._deployed_model(model_id, plan)
-            difference = None
-            if expected is not None:
-                self._progress("Comparing predictions", 0, 0)
-                difference = compare_predictions(self._client, model, expected)
+            if configure_cluster:
+                configuration.change(plan.problems)
+            return self._until_it_stays(plan, expected)
         except Exception as error:
             self._take_back(error)
+            configuration.put_back()
             raise
-        except KeyboardInterrupt:
-            if self._made_model is not None:
-                self.notify(
-                    f"The model {self._made_model} is unfinished: the same command goes on with it, "
-                    f"`oskit delete {self._made_model}` removes it"
-                )
+        except BaseException:  # Ctrl-C or a signal: quickly
+            self._tell_what_is_left()
+            configuration.put_back()
             raise
+
+    def _until_it_stays(self, plan: DeploymentPlan, expected: Expectation | None) -> DeployedModel:
+        """Begin again where the model vanishes, which another run may have made and taken back."""
+        for rounds_left in reversed(range(ROUNDS)):
+            try:
+                return self._round(plan, expected)
+            except ClusterError:
+                if not rounds_left or not self._is_gone():
+                    raise
+            self.notify(f"The model {self._model_id} was deleted meanwhile: beginning again")
+            self._made_model = self._before = None
+            plan = self.plan()
+        raise AssertionError("a round returns or raises")
+
+    def _is_gone(self) -> bool:
+        try:
+            return self._model_id is not None and get_model(self._client, self._model_id) is None
+        except ClusterError:
+            return False
+
+    def _round(self, plan: DeploymentPlan, expected: Expectation | None) -> DeployedModel:
+        plan = self._whole(plan)
+        model = self._deployed_model(plan)
+        difference = self._compared(model, expected)
+        if self._shared:  # the other run may fail in its comparison and take the model back
+            time.sleep(SETTLE_S)
+        now = self._now(model.model_id)
+        if not now.is_deployed or (self._shared and not is_ready(self._client, now)):
+            self.notify(f"The model {now.model_id} became {now.state} meanwhile: deploying it again")
+            now = self._deployed_model(replace_fields(plan, action="deploy", model=now))
+            difference = self._compared(now, expected)
+        self._sweep()
         return DeployedModel(
-            model_id=model.model_id,
-            name=model.name,
-            version=model.version,
-            state=model.state,
-            function_name=model.function_name,
+            model_id=now.model_id,
+            name=now.name,
+            version=now.version,
+            state=now.state,
+            function_name=now.function_name,
             model_format=self._archive.model_format,
             sha256=self._archive.sha256,
             reused=plan.action in ("reuse", "await"),
             max_difference=difference,
             compared_texts=len(expected.texts) if expected is not None else 0,
             max_length=self._archive.manifest.max_length if self._archive.manifest is not None else None,
+            shared=self._shared,
         )
 
-    def _registered(self, plan: DeploymentPlan, group: str | None) -> str:
-        """The id of the model, uploaded whole."""
-        if plan.model is not None:
-            model_id = plan.model.model_id
-            if plan.action == "resume":
-                self._made_model = model_id
-                self.notify(f"Going on with the interrupted upload of {model_id}")
-                present = chunks_present(self._client, model_id)
-                upload(self._client, self._archive, model_id, self._progress, present)
-            return model_id
-        group_id = None  # lets the cluster make one of the model's name
-        if group is not None:
-            group_id, made = resolve_group(self._client, group, self._archive.description)
-            self._made_group = group_id if made else None
-        self._made_model = register(self._client, self._archive, name=plan.name, group_id=group_id)
-        upload(self._client, self._archive, self._made_model, self._progress)
-        return self._made_model
+    def _compared(self, model: ModelInfo, expected: Expectation | None) -> float | None:
+        if expected is None:
+            return None
+        self._progress("Comparing predictions", 0, 0)
+        try:
+            return compare_predictions(self._client, model, expected)
+        except ModelError as error:
+            known = heard(error.__cause__)
+            self._disproven = known is None or known.passes == "never"
+            raise
 
-    def _deployed_model(self, model_id: str, plan: DeploymentPlan) -> ModelInfo:
-        if plan.action == "reuse" and plan.model is not None:
-            if is_ready(self._client, plan.model):
-                self._tell_missing_nodes(plan.model)
-                return plan.model
-            self.notify(f"The model {model_id} is called DEPLOYED but does not answer: deploying it again")
+    # --- a model that is whole
+
+    def _whole(self, plan: DeploymentPlan) -> DeploymentPlan:
+        """The plan for a model that is uploaded whole, by this run or by another at the same time."""
+        while True:
+            if plan.action == "upload":
+                model_id = self._uploaded(plan)
+            elif plan.action == "resume" and plan.model is not None:
+                model_id = self._resumed(plan.model.model_id)
+            else:
+                if self._made_model is None and self._before is None and not self._shared:
+                    self._before = plan.model
+                return plan
+            if model_id is not None:
+                return replace_fields(plan, action="deploy", model=self._now(model_id))
+            plan = self.plan()
+
+    def _uploaded(self, plan: DeploymentPlan) -> str | None:
+        """The id of a new model; None where another run's takes its place."""
+        group_id = None  # lets the cluster make one of the model's name
+        if self._group is not None:
+            group_id, made = resolve_group(self._client, self._group, self._archive.description)
+            self._made_group = group_id if made else None
+        body = register_body(self._archive, plan.name, group_id)
+        self._made_model, self._maybe_made = register(self._client, body)
+        model_id = self._model_id = self._made_model
+        ticket = sequence_numbers(self._client, self._archive.sha256).get(model_id)
+
+        def yields() -> bool:
+            return self._yields(model_id, ticket)
+
+        whole = not yields() and upload(self._client, self._archive, model_id, self._progress, yields=yields)
+        return model_id if whole else None
+
+    def _yields(self, own: str, ticket: int | None) -> bool:
+        """Whether an earlier model of the content is there: then our own goes."""
+        groups = None if self._group is None else groups_called(self._client, self._group)
+        others = models_of_content(self._client, self._archive, self._name, groups)
+        earlier = earlier_model(self._client, self._archive, own, ticket, others)
+        if earlier is None:
+            return False
+        self._follows(earlier.model_id)
+        delete_model(self._client, own, force=True)
+        self._made_model = None
+        if self._made_group is not None and self._made_group != earlier.group_id:
+            delete_empty_group(self._client, self._made_group)
+        return True
+
+    def _follows(self, model_id: str) -> None:
+        if not self._shared or self._model_id != model_id:
+            self.notify(f"Another run deploys this archive at the same time: its model {model_id} is used")
+        self._shared, self._model_id = True, model_id
+
+    def _resumed(self, model_id: str) -> str | None:
+        """Send what is missing of an interrupted upload; None where another run goes on with it itself."""
+        self._model_id = model_id
+        told = self._shared
+        model = follow_upload(self._client, self._archive, model_id, self._progress)
+        if model is None or model.state != "REGISTERING":
+            if not told:
+                self._follows(model_id)
+            return None
+        self._made_model = model_id
+        self.notify(f"Going on with the interrupted upload of {model_id}")
+        present = chunks_present(self._client, model_id)
+        upload(self._client, self._archive, model_id, self._progress, present)
+        return model_id
+
+    def _sweep(self) -> None:
+        """Remove what a registration may have left whose answer was lost."""
+        for model_id in self._maybe_made - {self._model_id}:
+            model = get_model(self._client, model_id)
+            if model is not None and model.state == "REGISTERING":
+                delete_model(self._client, model_id, force=True)
+
+    # --- a model in memory
+
+    def _deployed_model(self, plan: DeploymentPlan) -> ModelInfo:
+        """The model once it answers."""
+        found = plan.model
+        assert found is not None  # it is whole
+        model_id = self._model_id = found.model_id
         end = time.monotonic() + self._wait_s
-        if plan.action != "await":  # else another run is deploying it right now
+        action = plan.action
+        if action == "reuse":
+            if is_ready(self._client, found):
+                self._tell_missing_nodes(found)
+                return found
+            self.notify(f"The model {model_id} is called DEPLOYED but does not answer: deploying it again")
+        if self._shared and self._made_model is None and action == "deploy":
+            # Whoever uploaded it deploys it now, unless that run is gone.
+            wait_until(lambda: self._now(model_id).state != found.state, wait_s=OWNER_WAIT_S)
+            action = "await" if self._now(model_id).state in IN_MEMORY_STATES else action
+        if action != "await":
             self._deploy_with_patience(model_id, end)
-        model = self._wait_for_answers(model_id, end)
-        if model is not None and model.state == "DEPLOY_FAILED":
-            # The cluster's own check can call it so after a restart, whatever the task said.
-            self.notify(f"The cluster calls the deployment of {model_id} failed: deploying it again")
+        model = self._answering_model(model_id, end)
+        if self._redeploy and action == "await" and not model.is_on_all_nodes:
             self._deploy_with_patience(model_id, end)
-            model = self._wait_for_answers(model_id, end)
-        if model is None or model.state == "DEPLOY_FAILED":
-            problem = "answers nothing once it is deployed" if model is None else "could not be deployed"
-            raise ModelError(f"The model {model_id} {problem}", hint="Deploy it again to see why")
         if not model.is_on_all_nodes:
             wait_s = min(ALL_NODES_WAIT_S, end - time.monotonic())
             wait_until(lambda: self._now(model_id).is_on_all_nodes, wait_s=wait_s)
             model = self._now(model_id)
         self._tell_missing_nodes(model)
         return model
+
+    def _answering_model(self, model_id: str, end: float) -> ModelInfo:
+        """The model once it answers, deployed again where the cluster gives it up."""
+        for _ in range(2):
+            wait_s = max(10.0, end - time.monotonic())
+            model = wait_until(lambda: self._settled(model_id), wait_s=wait_s, max_pause_s=1.0)
+            if model is None:
+                self._disproven = True
+                raise ModelError(
+                    f"The model {model_id} answers nothing once it is deployed",
+                    hint="Deploy it again to see why",
+                )
+            if model.is_deployed:
+                return model
+            # The cluster's own check can call it so after a restart, whatever the task said.
+            self.notify(f"The cluster calls the model {model_id} {model.state}: deploying it again")
+            self._deploy_with_patience(model_id, end)
+        model = wait_until(lambda: self._settled(model_id), wait_s=10.0, max_pause_s=1.0)
+        if model is None or not model.is_deployed:
+            raise ModelError(f"The model {model_id} could not be deployed", hint="Deploy it again to see why")
+        return model
+
+    def _settled(self, model_id: str) -> ModelInfo | None:
+        """The model, once it answers or nobody deploys it any more."""
+        model = self._now(model_id)
+        self._progress(f"Deploying: {model.state}", 0, 0)
+        if model.is_deployed:
+            return model if is_ready(self._client, model) else None
+        return None if model.state in IN_MEMORY_STATES else model
 
     def _now(self, model_id: str) -> ModelInfo:
         return existing_model(self._client, model_id, "deployment")
@@ -321,17 +477,9 @@ class _Deployment:
                 "Bring it to all with: oskit deploy ARCHIVE --redeploy"
             )
 
-    def _wait_for_answers(self, model_id: str, end: float) -> ModelInfo | None:
-        """The model once it answers or its deployment failed; None after ``end``."""
-        wait_s = max(10.0, end - time.monotonic())
-        return wait_until(lambda: self._answering(model_id), wait_s=wait_s, max_pause_s=1.0)
-
-    def _answering(self, model_id: str) -> ModelInfo | None:
-        model = self._now(model_id)
-        self._progress(f"Deploying: {model.state}", 0, 0)
-        if model.state == "DEPLOY_FAILED":
-            return model
-        return model if model.is_deployed and is_ready(self._client, model) else None
+    @property
+    def _was_deployed(self) -> bool:
+        return self._before is not None and self._before.is_deployed
 
     def _deploy_with_patience(self, model_id: str, end: float) -> None:
         """Deploy, again after a pause where the reason may pass by itself."""
@@ -344,20 +492,31 @@ class _Deployment:
             attempts += cause is not UNDER_WAY
             is_over = attempts == DEPLOY_ATTEMPTS or time.monotonic() + DEPLOY_PAUSE_S > end
             if is_over or cause.passes != "soon":
-                if partial:
+                if partial and not (self._redeploy and self._was_deployed):
                     self.notify(f"Some nodes cannot load the model: {cause.means} ({reason})")
                     return
+                where = " on all nodes" if partial else ""
                 raise error_class(cause, ModelError)(
-                    f"The model {self._archive.name!r} cannot be deployed: {cause.means} ({reason})",
-                    hint=cause.do,
+                    f"The model {self._archive.name!r} cannot be deployed{where}: {cause.means} ({reason})",
+                    hint=self._advice(cause),
                 )
             where = "on all nodes " if partial else ""
             self.notify(f"Not deployed {where}yet, trying again in {DEPLOY_PAUSE_S:g} s: {cause.means}")
             time.sleep(DEPLOY_PAUSE_S)
 
+    def _advice(self, cause: Meaning) -> str:
+        """What to do; a setting that is set transiently has to be changed there."""
+        try:
+            transient = all_settings(self._client)["transient"]
+        except ClusterError:
+            return cause.do
+        if any(f'"{name}"' in cause.do for name in transient):
+            return cause.do.replace('{"persistent": ', '{"transient": ')
+        return cause.do
+
     def _deploy_once(self, model_id: str, end: float) -> _Failure | None:
         """Deploy and wait; None if all nodes have the model."""
-        self._deployed, self._unknown_since = model_id, None
+        self._unknown_since = None
         task_id = self._start_deployment(model_id)
         task = wait_until(
             lambda: self._finished(task_id, model_id),
@@ -372,7 +531,8 @@ class _Deployment:
         if task["state"] == "COMPLETED":
             return None
         if task["state"] == "LOST":
-            return _Failure(f"the task {task_id} is lost", _NODE_IS_GONE)
+            lost = _ANSWER_IS_LOST if task_id is None else _NODE_IS_GONE
+            return _Failure(str(task["error"]), lost)
         reason = node_errors(str(task.get("error") or f"the task is {task['state']}"))
         cause = meaning(reason, None, "deployment") or _UNKNOWN
         return _Failure(reason, cause, partial=task["state"] == "COMPLETED_WITH_ERROR")
@@ -385,9 +545,10 @@ class _Deployment:
                 return str(request(self._client, "POST", f"/models/{model_id}/_deploy")["task_id"])
             except TransportError as failure:
                 if is_transient(failure):
-                    model = get_model(self._client, model_id)
-                    # A second deployment beside the first would make both fail with a version conflict.
-                    if model is not None and model.state in IN_MEMORY_STATES:
+                    # A second deployment beside the first would make both fail with a version conflict. One
+                    # over a deployed model leaves the nodes that have it alone, so that is sent again.
+                    state = self._now(model_id).state
+                    if state in IN_MEMORY_STATES and not (self._was_deployed and state in DEPLOYED_STATES):
                         return None
                 raise
 
@@ -397,13 +558,19 @@ class _Deployment:
     def _finished(self, task_id: str | None, model_id: str) -> dict[str, Any] | None:
         """The task once it is finished; the model's state stands in for a task that we do not know."""
         if task_id is None:
-            return {"state": "COMPLETED"} if self._answering(model_id) else None
+            model = self._settled(model_id)
+            if model is None:
+                return None
+            if model.state == "DEPLOYED":
+                return {"state": "COMPLETED"}
+            return {"state": "LOST", "error": f"the cluster calls it {model.state}"}
         with cluster_errors("watch the deployment", ModelError):
             task: dict[str, Any] = request(self._client, "GET", f"/tasks/{task_id}")
         self._progress(f"Deploying: {task['state']}", 0, 0)
         if task["state"] in FINISHED_TASKS:
             return task
-        return {"state": "LOST"} if self._is_lost(task_id) else None
+        is_lost = self._is_lost(task_id)
+        return {"state": "LOST", "error": f"the task {task_id} is lost"} if is_lost else None
 
     def _is_lost(self, task_id: str) -> bool:
         """Whether the task's node was restarted: the record of such a task stays unfinished for ever."""
@@ -415,28 +582,85 @@ class _Deployment:
         self._unknown_since = None if known else self._unknown_since or now
         return self._unknown_since is not None and now - self._unknown_since > LOST_AFTER_S
 
+    # --- a failure
+
     def _take_back(self, error: Exception) -> None:
-        """Remove what this run made; if that fails too, say what is left."""
+        """Remove what this run made, unless somebody may rely on it by now; say what is left."""
         self._progress("Cleaning up", 0, 0)
-        left = self._made_model
+        note = None
         try:
             if self._made_model is not None:
-                delete_model(self._client, self._made_model, force=True)
-            elif self._deployed is not None:
-                undeploy_model(self._client, self._deployed)
-            left = None
+                note = self._take_back_model(self._made_model)
+            elif self._before is not None:
+                note = self._as_before(self._before)
             if self._made_group is not None:
                 delete_empty_group(self._client, self._made_group)
         except ClusterError as second:
             self.notify(f"Cleaning up failed too: {second.message}")
-        if left is not None:
-            note = (
-                f"The unfinished model {left} is still there: deploy again to go on, or: oskit delete {left}"
+            if self._made_model is not None:
+                note = (
+                    f"The unfinished model {self._made_model} is still there: deploy again to go on, or: "
+                    f"oskit delete {self._made_model}"
+                )
+        if note is None:
+            return
+        if isinstance(error, OskitError):
+            error.hint = f"{error.hint}. {note}" if error.hint else note
+        else:
+            self.notify(note)
+
+    def _take_back_model(self, model_id: str) -> str | None:
+        model = get_model(self._client, model_id)
+        if model is not None and model.is_deployed and not self._disproven:
+            # Another run may have found it good, and traffic may have begun.
+            return (
+                f"The model {model_id} is deployed, but not proven: the same command again proves it, "
+                f"`oskit delete {model_id}` removes it"
             )
-            if isinstance(error, OskitError):
-                error.hint = f"{error.hint}. {note}" if error.hint else note
-            else:
-                self.notify(note)
+        if model is not None:
+            delete_model(self._client, model_id, force=True)
+        for maybe in self._maybe_made:
+            if (left := get_model(self._client, maybe)) is not None and left.state == "REGISTERING":
+                delete_model(self._client, maybe, force=True)
+        return None
+
+    def _as_before(self, before: ModelInfo) -> str | None:
+        """Undo our deployment of a model that was there but not deployed; one that was deployed is let be."""
+        if before.is_deployed:
+            return self._what_serves(before.model_id)
+        model = get_model(self._client, before.model_id)
+        if model is None or before.state in IN_MEMORY_STATES:
+            return None
+        if model.is_deployed and not self._disproven:
+            return f"The model {model.model_id} is deployed, but not proven: the same command again proves it"
+        if model.state in IN_MEMORY_STATES | {"DEPLOY_FAILED"}:
+            undeploy_model(self._client, model.model_id)
+        return None
+
+    def _what_serves(self, model_id: str) -> str:
+        """The truth about a model that was deployed before a deployment of it failed."""
+
+        def counted_again() -> ModelInfo | None:
+            model = get_model(self._client, model_id)
+            return model if model is None or model.is_deployed else None
+
+        wait_until(counted_again, wait_s=COUNTED_AGAIN_S)
+        model = get_model(self._client, model_id)
+        if model is None:
+            return f"The model {model_id} is not there any more"
+        if is_ready(self._client, model):
+            where = placement(self._client, model)
+            return f"The model {model_id} goes on answering, and is {model.state} {where}"
+        return f"The model {model_id} is called {model.state} and does not answer"
+
+    def _tell_what_is_left(self) -> None:
+        if self._made_model is not None:
+            self.notify(
+                f"The model {self._made_model} is unfinished: the same command goes on with it, "
+                f"`oskit delete {self._made_model}` removes it"
+            )
+        elif self._was_deployed and self._before is not None:
+            self.notify(f"The model {self._before.model_id} is left as it is: its nodes go on answering")
 
     def replace_others(self, plan: DeploymentPlan, deployed: DeployedModel) -> DeployedModel:
         """Delete the older models of the name, except those that pipelines use."""

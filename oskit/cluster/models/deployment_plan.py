@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,11 +10,26 @@ from typing import Any, Literal
 from opensearchpy import OpenSearch
 
 from oskit.archive.archive import Archive, open_archive
-from oskit.cluster.models.preflight import SettingProblem, model_setting_problems
-from oskit.cluster.models.registry import ModelInfo, groups_called, list_models
-from oskit.errors import ArchiveError
+from oskit.cluster.client.calls import Call
+from oskit.cluster.models.preflight import (
+    SettingProblem,
+    model_setting_problems,
+    raise_for_problems,
+    settings_call,
+)
+from oskit.cluster.models.registry import (
+    IN_MEMORY_STATES,
+    ML,
+    ModelInfo,
+    groups_called,
+    list_models,
+    running_nodes,
+)
+from oskit.cluster.models.rivals import models_of_content
+from oskit.cluster.models.upload import chunks_present, group_body, register_body
+from oskit.errors import ArchiveError, ClusterError, ModelError, UntrainedEncoderError
 
-Action = Literal["reuse", "await", "deploy", "resume", "upload"]
+Action = Literal["reuse", "await", "redeploy", "deploy", "resume", "upload"]
 
 _ACTIONS: dict[str, Action] = {
     "DEPLOYED": "reuse",
@@ -32,13 +48,16 @@ class DeploymentPlan:
     """What deploying an archive would do.
 
     Attributes:
-        action: ``reuse`` a deployed model, ``await`` one that is being deployed, ``deploy`` a registered one,
-            ``resume`` an interrupted upload, or ``upload`` a new one.
+        action: ``reuse`` a deployed model, ``await`` one that is being deployed, ``redeploy`` one that is
+            deployed to nodes that lack it, ``deploy`` a registered one, ``resume`` an interrupted upload, or
+            ``upload`` a new one.
         name: Name of the model.
         model: The model of this content that is there already.
         others: Models of the same name, function and format with other content, newest first. The other
             format of an encoder is no other content: ML Commons tells them apart, and both may be deployed.
         problems: Settings in the way.
+        group: Name or id of the model group that was asked for.
+        makes_group: Whether there is none of this name yet.
     """
 
     action: Action
@@ -46,6 +65,8 @@ class DeploymentPlan:
     model: ModelInfo | None
     others: tuple[ModelInfo, ...]
     problems: tuple[SettingProblem, ...]
+    group: str | None = None
+    makes_group: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -59,36 +80,44 @@ class DeploymentPlan:
 
 
 def plan_deployment(
-    client: OpenSearch, archive: Archive, *, name: str | None = None, group: str | None = None
+    client: OpenSearch,
+    archive: Archive,
+    *,
+    name: str | None = None,
+    group: str | None = None,
+    redeploy: bool = False,
 ) -> DeploymentPlan:
     """Look at the cluster and decide what deploying the archive takes; changes nothing.
 
     Args:
         name: Name of the model; None takes the archive's, and any model of the same content will do.
         group: Name or id of a model group; None lets the cluster make one of the model's name.
+        redeploy: Deploy a model again that is deployed already.
 
     Raises:
         ClusterError: The cluster cannot be asked.
     """
     wanted = name or archive.name
     groups = None if group is None else groups_called(client, group)
-    usable = [
-        model
-        for model in list_models(client, {"term": {"model_content_hash_value": archive.sha256}})
-        if model.function_name == archive.function_name
-        and name in (None, model.name)
-        and (groups is None or model.group_id in groups)
-        and _is_usable(model, archive)
-    ]
+    usable = [model for model in models_of_content(client, archive, name, groups) if model.state in _ACTIONS]
+    # Of two unfinished uploads the one goes on that all runs choose.
     model = min(
         usable,
-        key=lambda found: (_PREFERENCE.index(_ACTIONS[found.state]), found.name != wanted),
+        key=lambda found: (
+            _PREFERENCE.index(_ACTIONS[found.state]),
+            found.name != wanted,
+            found.created.timestamp() if found.created else 0.0,
+            found.model_id,
+        ),
         default=None,
     )
     action: Action = "upload" if model is None else _ACTIONS[model.state]
+    if redeploy and action == "reuse":
+        action = "redeploy"
     problems: list[SettingProblem] = []
     if action not in ("reuse", "await"):
-        problems = model_setting_problems(client, uploads=action != "deploy")
+        running = _running(client, model) if model is not None and action == "redeploy" else ()
+        problems = model_setting_problems(client, uploads=action in ("upload", "resume"), running=running)
     name = model.name if model else wanted
     others = [
         other
@@ -96,17 +125,76 @@ def plan_deployment(
         if other.sha256 != archive.sha256
         and (other.function_name, other.format) == (archive.function_name, archive.model_format)
     ]
-    return DeploymentPlan(action, name, model, tuple(others), tuple(problems))
+    makes_group = action == "upload" and groups == []
+    return DeploymentPlan(action, name, model, tuple(others), tuple(problems), group, makes_group)
 
 
-def _is_usable(model: ModelInfo, archive: Archive) -> bool:
-    action = _ACTIONS.get(model.state)
-    if action == "reuse":
-        return True
-    if action is None or model.has_config:  # with a model_config it can never be deployed
-        return False
-    # An upload in chunks of another size cannot be continued.
-    return action != "resume" or model.total_chunks == archive.total_chunks
+def _running(client: OpenSearch, model: ModelInfo) -> Collection[str]:
+    try:
+        return running_nodes(client, model.model_id)
+    except ClusterError:  # the permission is another one; all nodes are judged then
+        return ()
+
+
+def refuse_untrained(archive: Archive) -> None:
+    """Refuse an archive whose projection is random.
+
+    Raises:
+        UntrainedEncoderError: It is.
+    """
+    if archive.manifest is not None and archive.manifest.source.head == "random":
+        raise UntrainedEncoderError(
+            f"{archive.path} was exported with a random projection: it retrieves nothing useful",
+            hint="Train the encoder first, or deploy it anyway with --allow-untrained",
+        )
+
+
+def refuse(plan: DeploymentPlan, *, replace: bool, configure_cluster: bool) -> None:
+    """Refuse a plan that was not meant so, or that the cluster would refuse.
+
+    Raises:
+        ModelError: Another model has the name.
+        ClusterSettingsError: A setting stands in the way.
+    """
+    if plan.others and not replace and plan.action not in ("reuse", "await", "redeploy"):
+        there = ", ".join(f"{model.model_id} ({model.state})" for model in plan.others)
+        raise ModelError(
+            f"The cluster has a model named {plan.name!r} with other content: {there}",
+            hint="Put this one in its place with --replace, or give this one another name with --name",
+        )
+    raise_for_problems([p for p in plan.problems if p.value is None or not configure_cluster])
+
+
+def planned_calls(
+    client: OpenSearch, archive: Archive, plan: DeploymentPlan, *, replace: bool, configure_cluster: bool
+) -> Iterator[Call]:
+    """The calls that carry the plan out, if nothing comes in between; asks the cluster, changes nothing."""
+    if configure_cluster and (settings := settings_call(plan.problems)).body:
+        yield Call("PUT", settings.path, settings.body, "put back if the deployment fails")
+    model_id = "…" if plan.model is None else plan.model.model_id
+    if plan.action == "upload":
+        group = None if plan.group is None else "…"
+        if plan.makes_group and plan.group is not None:
+            body = group_body(plan.group, archive.description)
+            yield _ml_call("POST", "/model_groups/_register", body)
+        elif plan.group is not None:
+            group = groups_called(client, plan.group)[0]
+        yield _ml_call("POST", "/models/_register_meta", register_body(archive, plan.name, group))
+    if plan.action in ("upload", "resume"):
+        present = chunks_present(client, model_id) if plan.action == "resume" else set()
+        missing = archive.total_chunks - len(present - {archive.total_chunks - 1})
+        note = f"{missing} of {archive.total_chunks} chunks, a request each"
+        yield _ml_call("POST", f"/models/{model_id}/upload_chunk/…", note=note)
+    if plan.action not in ("reuse", "await"):
+        yield _ml_call("POST", f"/models/{model_id}/_deploy")
+    for other in plan.others if replace else ():
+        if other.state in IN_MEMORY_STATES | {"DEPLOY_FAILED"}:
+            yield _ml_call("POST", f"/models/{other.model_id}/_undeploy", note="unless it is in use")
+        yield _ml_call("DELETE", f"/models/{other.model_id}", note="unless it is in use")
+
+
+def _ml_call(method: str, path: str, body: Any = None, note: str = "") -> Call:
+    return Call(method, f"{ML}{path}".lstrip("/"), body, note)
 
 
 def archives_in(path: str | Path, model_format: str | None = None) -> list[Archive]:

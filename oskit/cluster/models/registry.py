@@ -264,14 +264,9 @@ def model_nodes(client: OpenSearch, model: ModelInfo) -> ModelNodes:
     Raises:
         ModelError: The cluster does not say.
     """
+    running = running_nodes(client, model.model_id)
     with cluster_errors(f"see which nodes run the model {model.model_id}", ModelError):
-        profile = request(client, "GET", f"/profile/models/{quoted(model.model_id)}")
         nodes = client.nodes.info(metric="http")["nodes"]
-    running = {
-        node_id
-        for node_id, found in (profile.get("nodes") or {}).items()
-        if found.get("models", {}).get(model.model_id, {}).get("model_state") in DEPLOYED_STATES
-    }
     names = {node_id: str(node["name"]) for node_id, node in nodes.items()}
     missing = [
         names.get(node_id, f"{node_id}, which left the cluster")
@@ -279,6 +274,21 @@ def model_nodes(client: OpenSearch, model: ModelInfo) -> ModelNodes:
         if node_id not in running
     ]
     return ModelNodes(tuple(sorted(names.get(node_id, node_id) for node_id in running)), tuple(missing))
+
+
+def running_nodes(client: OpenSearch, model_id: str) -> set[str]:
+    """Ids of the nodes that have the model in memory now, as they themselves say.
+
+    Raises:
+        ModelError: The cluster does not say.
+    """
+    with cluster_errors(f"see which nodes run the model {model_id}", ModelError):
+        profile = request(client, "GET", f"/profile/models/{quoted(model_id)}")
+    return {
+        node_id
+        for node_id, found in (profile.get("nodes") or {}).items()
+        if found.get("models", {}).get(model_id, {}).get("model_state") in DEPLOYED_STATES
+    }
 
 
 def placement(client: OpenSearch, model: ModelInfo) -> str:

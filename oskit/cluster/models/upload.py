@@ -6,18 +6,22 @@ neighbours, turns the model into REGISTERED, so it goes last and alone.
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable, Set
+from typing import Any
 
 from opensearchpy import OpenSearch
 from opensearchpy.exceptions import TransportError
 
 from oskit.archive.archive import CHUNK_SIZE, Archive
-from oskit.cluster.client.failures import cluster_errors
-from oskit.cluster.client.retry import is_transient, policy_of, with_retries
+from oskit.cluster.client.failures import cluster_errors, heard
+from oskit.cluster.client.retry import Patience, impatient, is_transient, policy_of, tell, with_retries
 from oskit.cluster.models.registry import (
     existing_model,
     groups_called,
     list_models,
+    quoted,
     request,
     search,
     wait_until,
@@ -32,6 +36,9 @@ Notify = Callable[[str], None]
 
 REGISTERED_WAIT_S = 60.0
 
+MEETING_PAUSES_S = (0.2, 0.4, 0.8, 1.6, 3.2, 3.2)
+"""Before another attempt, where registrations of several runs met in one model group."""
+
 
 def resolve_group(client: OpenSearch, group: str, description: str) -> tuple[str, bool]:
     """The id of a model group given by name or id, and whether it was made now.
@@ -39,39 +46,89 @@ def resolve_group(client: OpenSearch, group: str, description: str) -> tuple[str
     Raises:
         ModelError: The cluster refuses the group.
     """
-    if known := groups_called(client, group):
-        return known[0], False
-    with cluster_errors(f"create the model group {group!r}", ModelError):
+    made = True
+
+    def attempt() -> str:
+        nonlocal made
+        if known := groups_called(client, group):
+            made = False
+            return known[0]
         # Not retried: a second request after a lost answer would be refused, the name being taken.
-        body = {"name": group, "description": description}
-        answer = request(client, "POST", "/model_groups/_register", body)
-    return str(answer["model_group_id"]), True
+        return str(
+            request(client, "POST", "/model_groups/_register", group_body(group, description))[
+                "model_group_id"
+            ]
+        )
+
+    with cluster_errors(f"create the model group {group!r}", ModelError, "deployment"):
+        return _beside_others(attempt), made
 
 
-def register(client: OpenSearch, archive: Archive, *, name: str, group_id: str | None) -> str:
-    """Announce the archive to the cluster and return the model's id.
+def group_body(name: str, description: str) -> dict[str, Any]:
+    """Body for ``POST /_plugins/_ml/model_groups/_register``."""
+    return {"name": name, "description": description}
+
+
+def register_body(archive: Archive, name: str, group_id: str | None) -> dict[str, Any]:
+    """Body for ``POST /_plugins/_ml/models/_register_meta``."""
+    body = {**archive.register_body(), "name": name}
+    return body if group_id is None else {**body, "model_group_id": group_id}
+
+
+def register(client: OpenSearch, body: dict[str, Any]) -> tuple[str, frozenset[str]]:
+    """Announce an archive to the cluster.
+
+    Returns:
+        The model's id, and ids of others that may be ours: where an answer was lost, nobody can tell.
 
     Raises:
         ClusterSettingsError: A setting forbids it.
         ModelError: The cluster refuses it for another reason.
     """
-    body = {**archive.register_body(), "name": name}
-    if group_id is not None:
-        body["model_group_id"] = group_id
+
+    def unfinished() -> set[str]:
+        found = list_models(client, {"term": {"model_content_hash_value": body["model_content_hash_value"]}})
+        return {m.model_id for m in found if (m.state, m.name) == ("REGISTERING", body["name"])}
+
+    before = unfinished()
+    was_lost = False
 
     def attempt() -> str:
+        nonlocal was_lost
         try:
             return str(request(client, "POST", "/models/_register_meta", body)["model_id"])
         except TransportError as failure:
             # Each request makes a model: one whose answer was lost must be found, not made again.
-            if is_transient(failure):
-                for model in list_models(client, {"term": {"model_content_hash_value": archive.sha256}}):
-                    if (model.state, model.name) == ("REGISTERING", name):
-                        return model.model_id
+            was_lost |= is_transient(failure)
+            found = unfinished() - before if was_lost else None
+            if found:
+                tickets = sequence_numbers(client, body["model_content_hash_value"])
+                return min(found, key=lambda model_id: tickets.get(model_id, 0))
             raise
 
-    with cluster_errors(f"register {name!r}", ModelError, "deployment"):
-        return with_retries(attempt, policy_of(client))
+    with cluster_errors(f"register {body['name']!r}", ModelError, "deployment"):
+        model_id = _beside_others(lambda: with_retries(attempt, policy_of(client)))
+        return model_id, frozenset(unfinished() - before - {model_id} if was_lost else ())
+
+
+def _beside_others(call: Callable[[], str]) -> str:
+    """The call's answer; made again where a registration at the same moment was in its way."""
+    for pause_s in MEETING_PAUSES_S:
+        try:
+            return call()
+        except TransportError as failure:
+            known = heard(failure, "deployment")
+            if is_transient(failure) or known is None or known.passes != "soon":
+                raise
+            time.sleep(random.uniform(pause_s / 2, pause_s))  # noqa: S311 - not a secret
+    return call()
+
+
+def sequence_numbers(client: OpenSearch, sha256: str) -> dict[str, int]:
+    """Of the last write to each model of this content, by id: the order in which they were registered."""
+    content = {"term": {"model_content_hash_value": sha256}}
+    hits = search(client, "models", query=content, _source=False, seq_no_primary_term=True)
+    return {hit["_id"]: hit["_seq_no"] for hit in hits if "_seq_no" in hit}
 
 
 def chunks_present(client: OpenSearch, model_id: str) -> set[int]:
@@ -82,8 +139,13 @@ def chunks_present(client: OpenSearch, model_id: str) -> set[int]:
 
 
 def upload(
-    client: OpenSearch, archive: Archive, model_id: str, progress: Progress, present: Set[int] = frozenset()
-) -> None:
+    client: OpenSearch,
+    archive: Archive,
+    model_id: str,
+    progress: Progress,
+    present: Set[int] = frozenset(),
+    yields: Callable[[], bool] = lambda: False,
+) -> bool:
     """Send the chunks that are missing, the last one last, and wait until the model is REGISTERED.
 
     Args:
@@ -91,6 +153,10 @@ def upload(
         model_id: The registered model.
         progress: Told the bytes that are there.
         present: Chunks that the cluster holds already.
+        yields: Asked before the last chunk whether another model takes this one's place.
+
+    Returns:
+        Whether the model is whole; else another one takes its place.
 
     Raises:
         ClusterError: A chunk could not be sent, even after several attempts.
@@ -104,23 +170,47 @@ def upload(
         for number in range(archive.total_chunks):
             if number in skipped:
                 continue
+            if number == last and yields():
+                return False
             stream.seek(number * CHUNK_SIZE)
             chunk = stream.read(CHUNK_SIZE)
             if len(chunk) != min(CHUNK_SIZE, archive.size - number * CHUNK_SIZE):
                 raise ArchiveError(f"{archive.path} changed while it was uploaded", hint="Deploy it again")
             part = f"chunk {number + 1} of {archive.total_chunks}"
             with cluster_errors(f"upload {part} of the model {model_id}", ModelError):
+                path = f"/models/{quoted(model_id)}/upload_chunk/{number}"
                 # The content type stays JSON: ML Commons refuses application/octet-stream with 406.
-                request(client, "POST", f"/models/{model_id}/upload_chunk/{number}", chunk)
+                if number == last:
+                    _send_last(client, path, chunk, model_id)
+                else:
+                    request(client, "POST", path, chunk)
             sent += len(chunk)
             progress("Uploading", sent, archive.size)
     progress("Registering", 0, 0)
-
-    def registered() -> bool:
-        return existing_model(client, model_id, "upload").state != "REGISTERING"
-
-    if not wait_until(registered, wait_s=REGISTERED_WAIT_S):
+    if not wait_until(lambda: _is_whole(client, model_id), wait_s=REGISTERED_WAIT_S):
         raise ModelError(
             f"The model {model_id} did not become REGISTERED within {REGISTERED_WAIT_S:g} s of its upload",
             hint="Deploy it again; the node's log says more",
         )
+    return True
+
+
+def _send_last(client: OpenSearch, path: str, chunk: bytes, model_id: str) -> None:
+    """Send the last chunk, and never blindly: it would take its state from a model that is whole."""
+    patience = Patience(policy_of(client))
+    while not _is_whole(client, model_id):
+        try:
+            with impatient(client):
+                request(client, "POST", path, chunk)
+        except TransportError as failure:
+            wait_s = patience.wait_s(heard(failure)) if is_transient(failure) else None
+            if wait_s is None:
+                raise
+            tell(failure, wait_s)
+            time.sleep(wait_s)
+        else:
+            return
+
+
+def _is_whole(client: OpenSearch, model_id: str) -> bool:
+    return existing_model(client, model_id, "upload").state != "REGISTERING"
