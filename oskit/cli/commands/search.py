@@ -37,6 +37,7 @@ EXPLAINED_TOKENS = 12
     help="Tokenizer archive of an inference-free encoder, where the manifest does not name it.",
 )
 @click.option("--analyzer", metavar="NAME", help="bert-uncased or mbert-uncased.")
+@click.option("--field", metavar="PATH", help="The vectors' field, where the index has several.")
 @click.option("-n", "--size", type=click.IntRange(1, 10_000), default=10, show_default=True, help="Hits.")
 @click.option("--two-phase", is_flag=True, help="Score by the heavy tokens first; rank_features only.")
 @click.option("--explain", is_flag=True, help="Tell which tokens matched, with what weight.")
@@ -56,6 +57,7 @@ def search(
     archive: str | None,
     query_archive: str | None,
     analyzer: str | None,
+    field: str | None,
     size: int,
     two_phase: bool,
     explain: bool,
@@ -68,6 +70,7 @@ def search(
 
     The query is encoded by a deployed model (--model), by an analyzer of OpenSearch (--analyzer), or here
     by an exported encoder (--archive). Without any of them, by the model that the index was made with.
+    A model and an archive together must be the same encoder.
     --by bm25 searches the same texts without an encoder, for comparison.
 
     \b
@@ -95,6 +98,7 @@ def search(
         model_id=model,
         analyzer=analyzer,
         encoder=encoder,
+        field=field,
         size=size,
         two_phase=two_phase,
         explain=explain,
@@ -112,8 +116,10 @@ def _print_result(console: Console, result: SearchResult, encoder: ArchiveEncode
     for rank, hit in enumerate(result.hits, start=1):
         _print_hit(console, rank, hit, namer)
     found = "no document" if not result.total else f"{result.total:,} documents"
-    console.print(f"{found} matched in {result.index}, by {result.by}, {result.took_ms} ms",
-                  markup=False, style="dim")  # fmt: skip
+    least = "at least " if result.total and result.total_relation == "gte" else ""
+    through = f", through the search pipeline {result.search_pipeline}" if result.search_pipeline else ""
+    console.print(f"{least}{found} matched in {result.index}, by {result.by}, {result.took_ms} ms{through}",
+                  markup=False, style="dim", soft_wrap=True)  # fmt: skip
 
 
 def _print_hit(console: Console, rank: int, hit: Hit, encoder: ArchiveEncoder | None) -> None:

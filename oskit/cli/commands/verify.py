@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 )
 @click.option("--model", metavar="NAME_OR_ID", help="Deployed model for the queries.")
 @click.option("--analyzer", metavar="NAME", help="Analyzer for the queries, such as bert-uncased.")
+@click.option("--field", metavar="PATH", help="The vectors' field, where the index has several.")
 @click.option("--split", default="test", show_default=True, help="Relevance judgements to use.")
 @click.option("-k", "--depth", "k", type=int, default=100, show_default=True, help="Hits of each query.")
 @click.option("--top-n", type=int, metavar="N", help="Query tokens of an approximate search.  [10]")
@@ -60,6 +61,7 @@ def verify(
     by: str | None,
     model: str | None,
     analyzer: str | None,
+    field: str | None,
     split: str,
     k: int,
     top_n: int | None,
@@ -98,7 +100,7 @@ def verify(
     opened = Collection.open(collection, split)
     encoder = _encoder(archive, query_archive, model_encoder)
     client = connect(connection)
-    how, model_id = _search(client, index, by, model, analyzer, out)
+    how, model_id = _search(client, index, field, by, model, analyzer)
     found = proof.verify(
         client,
         index,
@@ -107,6 +109,7 @@ def verify(
         by=how,
         model_id=model_id,
         analyzer=analyzer,
+        field=field,
         k=k,
         top_n=top_n,
         tolerance=tolerance,
@@ -147,19 +150,24 @@ def _encoder(archive: str | None, query_archive: str | None, model: str | None) 
 
 
 def _search(
-    client: OpenSearch, index: str, by: str | None, model: str | None, analyzer: str | None, out: Output
+    client: OpenSearch,
+    index: str,
+    field: str | None,
+    by: str | None,
+    model: str | None,
+    analyzer: str | None,
 ) -> tuple[SearchBy, str | None]:
     """Who makes the weights of the queries, and the id of the model that does."""
     how = by or ("model" if model else "analyzer" if analyzer else "tokens")
+    for option, given, fits in (("--model", model, "model"), ("--analyzer", analyzer, "analyzer")):
+        if given is not None and how != fits:
+            raise UsageError(f"{option} does not go with queries by {how}", hint="Leave one of the two out")
     if how != "model":
         return cast("SearchBy", how), None
     from oskit.cluster.index.mapping import find_index
-    from oskit.cluster.models.predict import await_ready
-    from oskit.cluster.search.search import query_model
+    from oskit.cluster.search.query_model import query_model
 
-    known = find_index(client, index)
+    known = find_index(client, index, field)
     if known is None:
         raise SearchError(f"there is no index {index!r}", hint=f"Load one with: oskit ingest {index} FILE")
-    found = query_model(client, known[1], "model", model)
-    await_ready(client, found, notify=out.note)
-    return "model", found.model_id
+    return "model", query_model(client, known[1], "model", model).model_id

@@ -22,6 +22,7 @@ from oskit.archive.text_encoder import Architecture, KeyFormat
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.index.meta import META_KEY, change_own_meta, own_meta
 from oskit.cluster.index.names import Target, check_index_name, resolve
+from oskit.cluster.index.sparse_fields import sparse_fields
 from oskit.errors import IndexingError, UsageError
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ class IndexInfo:
         prune: Which weights were kept, as ``TYPE:RATIO``.
         text_field: Name of the documents' own field with the text, if known; for showing hits.
         title_field: The same for the title.
+        nested: The ``nested`` objects that hold the vectors; None where a document has one vector.
     """
 
     name: str
@@ -141,6 +143,7 @@ class IndexInfo:
     prune: str | None = None
     text_field: str | None = None
     title_field: str | None = None
+    nested: str | None = None
 
     def to_meta(self) -> dict[str, Any]:
         """What stands in the mapping's ``_meta.oskit``."""
@@ -225,28 +228,33 @@ def index_body(info: IndexInfo, settings: IndexSettings) -> dict[str, Any]:
     }
 
 
-def find_index(client: OpenSearch, name: str) -> tuple[Target, IndexInfo] | None:
+def find_index(client: OpenSearch, name: str, field: str | None = None) -> tuple[Target, IndexInfo] | None:
     """The index that a name stands for, to be searched, and how it was made; None if there is none.
+
+    Args:
+        field: Of the vectors, where the index has several.
 
     Raises:
         IndexingError: The name stands for several indexes or a data stream, the index has no field for sparse
-            vectors, or the cluster refuses.
+            vectors or several, or the cluster refuses.
     """
     target = resolve(client, name)
-    info = read_index(client, target.index) if target is not None else None
+    info = read_index(client, target.index, field) if target is not None else None
     return None if target is None or info is None else (target, info)
 
 
-def read_index(client: OpenSearch, name: str) -> IndexInfo | None:
+def read_index(client: OpenSearch, name: str, field: str | None = None) -> IndexInfo | None:
     """How an index was made; None if there is none.
 
-    An index that oskit did not make is read by its mapping: the first sparse field is taken.
+    An index that oskit did not make is read by its mapping.
 
     Args:
         name: Of the index itself (:func:`oskit.cluster.index.names.resolve`).
+        field: Of the vectors; without it the one that oskit made, or else the only one there is.
 
     Raises:
-        IndexingError: The index has no field for sparse vectors, or the cluster refuses.
+        IndexingError: The index has no field for sparse vectors, not this one, or several, or the cluster
+            refuses.
     """
     with cluster_errors(f"read the index {name!r}", IndexingError):
         answer = client.indices.get_mapping(index=name, params={"ignore_unavailable": "true"})
@@ -255,14 +263,35 @@ def read_index(client: OpenSearch, name: str) -> IndexInfo | None:
     mapping = answer[name]["mappings"]
     meta = own_meta(mapping)
     if meta.get("kind") in INDEX_KINDS:
-        return IndexInfo.from_meta(name, meta)
-    for field_name, properties in (mapping.get("properties") or {}).items():
-        if properties.get("type") in INDEX_KINDS:
-            kind = cast(IndexKind, properties["type"])
-            return IndexInfo(name, kind, key_for(kind, "token"), field_name, None)
-    raise IndexingError(
-        f"the index {name!r} has no field of the types {' or '.join(INDEX_KINDS)}",
-        hint="Load documents with `oskit ingest` into an index of another name",
+        own = IndexInfo.from_meta(name, meta)
+        if field in (None, own.embedding_field):
+            return own
+    candidates = sparse_fields(mapping.get("properties") or {})
+    chosen = [found for found in candidates if field in (None, found.path)]
+    names = ", ".join(found.path for found in candidates)
+    if not candidates:
+        raise IndexingError(
+            f"the index {name!r} has no field of the types {' or '.join(INDEX_KINDS)}",
+            hint="Load documents with `oskit ingest` into an index of another name",
+        )
+    if not chosen:
+        raise IndexingError(f"the index {name!r} has no sparse vectors in {field!r}", hint=f"It has: {names}")
+    if len(chosen) > 1:
+        raise IndexingError(
+            f"the index {name!r} has sparse vectors in {len(chosen)} fields: {names}",
+            hint="Choose one with --field",
+        )
+    (found,) = chosen
+    kind = cast(IndexKind, found.type)
+    return IndexInfo(
+        name,
+        kind,
+        key_for(kind, "token"),
+        found.path,
+        found.text,
+        encoder=EncoderIdentity(model_id=found.model_id, query_model_id=found.query_model_id),
+        text_field=found.text,
+        nested=found.nested,
     )
 
 

@@ -26,11 +26,13 @@ class Target:
         asked: The name, as somebody gave it.
         index: The concrete index.
         filter: What an alias keeps of the index; None if everything.
+        routing: What an alias searches of the index: the shards of these routing values; None for all.
     """
 
     asked: str
     index: str
     filter: dict[str, Any] | None = None
+    routing: str | None = None
 
     @property
     def is_alias(self) -> bool:
@@ -95,4 +97,5 @@ def resolve(client: OpenSearch, name: str, *, writing: bool = False) -> Target |
         listed = ", ".join(sorted(behind)[:5]) + (", …" if len(behind) > 5 else "")
         count = f"{len(behind)} indexes" if len(behind) > 1 else "an index"
         raise IndexingError(f"{name!r} is an alias of {count}, {why}: {listed}", hint="Name the index itself")
-    return Target(name, chosen[0], None if writing else behind[chosen[0]].get("filter"))
+    alias = {} if writing else behind[chosen[0]]
+    return Target(name, chosen[0], alias.get("filter"), alias.get("search_routing"))

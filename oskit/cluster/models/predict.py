@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from opensearchpy import OpenSearch
 
 from oskit.archive.text_encoder import KeyFormat, TokenWeights
 from oskit.cluster.client.failures import cluster_errors, heard
+from oskit.cluster.client.retry import policy_of
 from oskit.cluster.models.registry import ModelInfo, quoted, request, wait_until
 from oskit.data.values import clean_text
 from oskit.errors import ClusterError, ModelError
 
-READY_WAIT_S = 120.0
-"""After a restart the cluster took 20 to 60 seconds here to have its models in memory again."""
+Result = TypeVar("Result")
+
+_AGAIN_S = 0.2
+"""Between two attempts, where a model answers a probe but not what is asked: one node of several lacks it."""
 
 
 def predict(
@@ -64,19 +68,23 @@ def is_ready(client: OpenSearch, model: ModelInfo) -> bool:
     then the cluster deploys it again by itself, if ``model_auto_redeploy.enable`` is on.
 
     Raises:
-        ModelError: It fails for another reason.
+        ClusterError: It fails for another reason.
     """
+    return _why_not_ready(client, model) is None
+
+
+def _why_not_ready(client: OpenSearch, model: ModelInfo) -> ClusterError | None:
     try:
         predict(client, model, ["ready"])
-    except ModelError as error:
+    except ClusterError as error:
         if means_not_ready(error):
-            return False
+            return error
         raise
-    return True
+    return None
 
 
 def means_not_ready(error: ClusterError) -> bool:
-    """Whether a request failed because a model is called DEPLOYED, but is not in memory (yet)."""
+    """Whether a request failed because a model is not in memory (yet), or local models are paused."""
     known = heard(error.__cause__)
     return known is not None and known.passes == "model"
 
@@ -85,27 +93,75 @@ def await_ready(
     client: OpenSearch,
     model: ModelInfo,
     *,
-    notify: Callable[[str], None] | None = None,
-    wait_s: float = READY_WAIT_S,
+    notify: Callable[[str], object] | None = None,
+    wait_s: float | None = None,
 ) -> None:
-    """Wait until a model that is called DEPLOYED answers.
+    """Wait until a model answers that is not in memory yet, is being deployed anew, or is paused.
 
     Args:
         notify: Told, in one line, when there is something to wait for.
-        wait_s: How long, in seconds.
+        wait_s: How long, in seconds; as long as the client tries any request again (``--retry-for``) if None.
 
     Raises:
-        ModelError: It does not answer in time, or fails for another reason.
+        ModelError: It does not answer in time.
+        ClusterError: It fails for another reason, such as that it was deleted.
     """
-    if is_ready(client, model):
+    why = _why_not_ready(client, model)
+    if why is None:
         return
-    if notify is not None:
-        notify(f"The model {model.name!r} is not in memory yet, as after a restart: waiting for it")
-    if not wait_until(lambda: is_ready(client, model), wait_s=wait_s):
+    wait_s = policy_of(client).retry_for_s if wait_s is None else wait_s
+    if notify is not None and wait_s > 0:
+        known = heard(why.__cause__)
+        notify(f"The model {model.name!r} does not answer ({known and known.means}): waiting for it")
+
+    def answers() -> bool:
+        nonlocal why
+        why = _why_not_ready(client, model)
+        return why is None
+
+    if not wait_until(answers, wait_s=wait_s) and why is not None:
         raise ModelError(
-            f"The model {model.name!r} ({model.model_id}) is called {model.state}, but does not answer",
-            hint="Deploy its archive again with: oskit deploy ARCHIVE",
-        )
+            f"The model {model.name!r} ({model.model_id}) did not answer for {wait_s:g} s: {why.message}",
+            hint=why.hint,
+        ) from why.__cause__
+
+
+def with_model(
+    client: OpenSearch,
+    model: ModelInfo | None,
+    ask: Callable[[], Result],
+    *,
+    notify: Callable[[str], object] | None = None,
+) -> Result:
+    """What ``ask`` returns, once the model that it needs is there.
+
+    A node may restart, and a model be deployed anew or paused, at any moment; so every question may be one
+    that has to wait, as long in all as the client tries any request again.
+
+    Args:
+        model: What encodes; None if nothing on the cluster does.
+        ask: Safe to call again; raises a :class:`ClusterError` of the model.
+        notify: Told, in one line, when there is something to wait for.
+
+    Raises:
+        ClusterError: What ``ask`` raises for another reason.
+        ModelError: The model does not answer in time.
+    """
+    end: float | None = None
+    while True:
+        try:
+            return ask()
+        except ClusterError as error:
+            if model is None or not means_not_ready(error):
+                raise
+            now = time.monotonic()
+            if end is None:
+                end = now + policy_of(client).retry_for_s
+            elif now >= end:
+                raise
+            await_ready(client, model, notify=notify, wait_s=end - now)
+            notify = None
+            time.sleep(_AGAIN_S)
 
 
 def _weights(result: dict[str, Any]) -> TokenWeights:

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from oskit.archive.text_encoder import KeyFormat
 from oskit.cluster.client.failures import cluster_errors
-from oskit.cluster.index.mapping import IndexInfo, find_index
+from oskit.cluster.index.mapping import IndexInfo, find_index, index_uuid
+from oskit.cluster.index.names import Target, resolve
+from oskit.cluster.index.sparse_fields import definition_of
+from oskit.cluster.search.answers import complete_search
+from oskit.cluster.search.search import with_key
 from oskit.errors import SearchError
 from oskit.evaluation.live.retrieval import Clause
 from oskit.evaluation.live.rounding import EXACT, Storage
@@ -27,6 +31,11 @@ class IndexFacts:
     Attributes:
         passage_field: The field with the text, for BM25; None if it has none.
         bytes: Size of its primary shards.
+        search_pipeline: The default one of its searches.
+        target: The name that was asked, and what it stood for.
+        uuid: Tells the index from a later one of its name.
+        writes: Counts what was written to it.
+        max_hits: Of one search, ``index.max_result_window``.
     """
 
     info: IndexInfo
@@ -35,6 +44,10 @@ class IndexFacts:
     documents: int
     bytes: int
     search_pipeline: str | None
+    target: Target
+    uuid: str
+    writes: int
+    max_hits: int
 
     @property
     def name(self) -> str:
@@ -74,39 +87,99 @@ class IndexFacts:
         }
 
 
-def read_facts(client: OpenSearch, index: str) -> IndexFacts:
+def read_facts(client: OpenSearch, index: str, field: str | None = None) -> IndexFacts:
     """Ask the cluster what ``index`` is. Refreshes it first, so that everything indexed is counted.
 
+    Args:
+        field: Of the vectors, where the index has several.
+
     Raises:
-        SearchError: There is no such index, or the name stands for several.
-        IndexingError: It has no field with sparse weights.
+        SearchError: There is no such index, or not all of it can be seen by this name.
+        IndexingError: It has no field with sparse weights, or the name stands for several indexes.
     """
-    found = find_index(client, index)
+    found = find_index(client, index, field)
     if found is None:
         raise SearchError(f"there is no index {index!r}", hint="List them with: GET _cat/indices")
     target, info = found
-    if target.filter is not None:
+    if target.filter is not None or target.routing is not None:
+        what = "behind a filter" if target.filter is not None else "by its routing"
         raise SearchError(
-            f"{target} hides a part of the index behind a filter", hint=f"Name the index: {target.index}"
+            f"{target} hides a part of the index {what}", hint=f"Name the index: {target.index}"
+        )
+    if info.nested:
+        raise SearchError(
+            f"a document of {target} has several vectors, in the nested {info.nested!r}, and only one for "
+            "each document can be verified",
+            hint="Look at single queries with: oskit search --explain",
         )
     index = target.index
     with cluster_errors(f"read the index {index!r}", SearchError):
         client.indices.refresh(index=index)
         mapping = client.indices.get_mapping(index=index)[index]["mappings"]
         settings = client.indices.get_settings(index=index)[index]["settings"]["index"]
-        count = client.count(index=index)["count"]
-        stats = client.indices.stats(index=index, metric="store")
         segments = client.indices.segments(index=index)
+    info = with_key(client, info)
     properties = mapping.get("properties", {})
     passage = info.passage_field
+    searchable = definition_of(properties, passage or "").get("type") in ("text", "semantic")
+    bytes_, writes = _size_and_writes(client, index)
     return IndexFacts(
         info=info,
-        passage_field=passage if passage and properties.get(passage, {}).get("type") == "text" else None,
-        storage=_storage(properties.get(info.embedding_field, {}), segments),
-        documents=int(count),
-        bytes=int(stats["_all"]["primaries"]["store"]["size_in_bytes"]),
+        passage_field=passage if searchable else None,
+        storage=_storage(definition_of(properties, info.embedding_field), segments),
+        documents=count_documents(client, index),
+        bytes=bytes_,
         search_pipeline=settings.get("search", {}).get("default_pipeline"),
+        target=target,
+        uuid=settings["uuid"],
+        writes=writes,
+        max_hits=int(settings.get("max_result_window", 10_000)),
     )
+
+
+def count_documents(client: OpenSearch, index: str) -> int:
+    """Documents that a search sees, on all shards."""
+    body = {"size": 0, "track_total_hits": True}
+    return int(complete_search(client, index, body, search_pipeline="_none")["hits"]["total"]["value"])
+
+
+def _size_and_writes(client: OpenSearch, index: str) -> tuple[int, int]:
+    """Bytes of the primary shards, and the sum of their highest sequence numbers."""
+    with cluster_errors(f"read the index {index!r}", SearchError):
+        stats = client.indices.stats(index=index, metric="store", params={"level": "shards"})
+    copies = [copy for shard in stats["indices"][index]["shards"].values() for copy in shard]
+    writes = sum(int(copy["seq_no"]["max_seq_no"]) for copy in copies if copy["routing"]["primary"])
+    return int(stats["_all"]["primaries"]["store"]["size_in_bytes"]), writes
+
+
+def check_that_it_stayed(client: OpenSearch, facts: IndexFacts) -> None:
+    """Refuse to speak of an index that is not what was looked at.
+
+    Raises:
+        SearchError: It was deleted, made anew, or its alias was moved.
+    """
+    uuid = index_uuid(client, facts.name)
+    if uuid != facts.uuid:
+        how = "deleted" if uuid is None else "deleted and made anew"
+        raise SearchError(
+            f"the index {facts.name!r} was {how} while it was verified, so nothing can be said of it",
+            hint="Verify again once nobody changes it",
+        )
+    target = facts.target
+    if not target.is_alias:
+        return
+    now = resolve(client, target.asked)
+    if now is None or now.index != target.index:
+        where = f"to {now.index!r}" if now is not None else "away"
+        raise SearchError(
+            f"the alias {target.asked!r} was moved {where} while {target.index!r} behind it was verified",
+            hint=f"Verify again, or verify the index itself: {target.index}",
+        )
+
+
+def was_written(client: OpenSearch, facts: IndexFacts) -> bool:
+    """Whether documents were written or deleted since the facts were read."""
+    return _size_and_writes(client, facts.name)[1] != facts.writes
 
 
 def _storage(definition: dict[str, Any], segments: dict[str, Any]) -> Storage:

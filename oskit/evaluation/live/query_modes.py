@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from oskit.cluster.models.predict import predict
-from oskit.cluster.models.registry import existing_model
+from oskit.cluster.models.predict import predict, with_model
+from oskit.cluster.search.query_weights import MAX_TOKENS, MAX_WEIGHT
 from oskit.data.values import clean_text
 from oskit.errors import UsageError
 from oskit.evaluation.live.index_facts import IndexFacts
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
     from oskit.archive.text_encoder import TextEncoder, TokenWeights
+    from oskit.cluster.models.registry import ModelInfo
 
 SearchBy = Literal["tokens", "model", "analyzer"]
 
@@ -54,19 +55,32 @@ def sparse_clauses(
     encoder: TextEncoder,
     request: SearchRequest,
     batch_size: int,
+    model: ModelInfo | None = None,
+    notify: Callable[[str], object] | None = None,
 ) -> dict[str, Clause | None]:
     """The ``neural_sparse`` clause of each query; None for one without tokens, which nobody can ask.
 
+    Args:
+        model: What ``request.model_id`` stands for.
+        notify: Told, in one line, that the model is being waited for.
+
     Raises:
-        ModelError: There is no such model.
+        ModelError: The model does not answer in time.
+        UsageError: A query has more tokens, or heavier ones, than OpenSearch takes; or an analyzer would look
+            for texts where the index has ids.
     """
     texts = {query: clean_text(text) for query, text in queries.items()}
     if request.by == "tokens":
         made = encoder.query_weights(list(texts.values()), batch_size=batch_size, key=facts.key)
         return _token_clauses(facts, dict(zip(texts, made, strict=True)), request)
-    if request.by == "model" and facts.info.kind == "rank_features" and facts.key == "id":
+    if facts.info.kind == "rank_features" and facts.key == "id":
         # Left to itself the cluster would look for token texts, and the index has ids.
-        return _token_clauses(facts, _predicted(client, str(request.model_id), texts), request)
+        if model is None:
+            raise UsageError(
+                f"{facts.name!r} is keyed by token ids, which an analyzer does not tell",
+                hint="Verify by tokens or by model",
+            )
+        return _token_clauses(facts, _predicted(client, model, texts, notify), request)
     by = {"model_id": request.model_id, "analyzer": request.analyzer}
     return {
         query: facts.clause({"query_text": text, **by}, k=request.k, top_n=request.top_n)
@@ -84,15 +98,27 @@ def bm25_clauses(field: str, queries: Mapping[str, str]) -> dict[str, Clause | N
 def _token_clauses(
     facts: IndexFacts, weights: Mapping[str, TokenWeights], request: SearchRequest
 ) -> dict[str, Clause | None]:
+    for query, tokens in weights.items():
+        heaviest = max(tokens.values(), default=0.0)
+        if len(tokens) > MAX_TOKENS or heaviest > MAX_WEIGHT:
+            raise UsageError(
+                f"query {query!r} has {len(tokens):,} tokens, of weights up to {heaviest:g}: "
+                f"OpenSearch takes {MAX_TOKENS:,}, of weights up to {MAX_WEIGHT:g}",
+                hint="Leave the query out, or give the encoder's queries fewer tokens",
+            )
     return {
         query: facts.clause({"query_tokens": tokens}, k=request.k, top_n=request.top_n) if tokens else None
         for query, tokens in weights.items()
     }
 
 
-def _predicted(client: OpenSearch, model_id: str, texts: Mapping[str, str]) -> dict[str, TokenWeights]:
-    model = existing_model(client, model_id)
-    return {
-        query: predict(client, model, [text], key="id")[0] if text.strip() else {}
-        for query, text in texts.items()
-    }
+def _predicted(
+    client: OpenSearch,
+    model: ModelInfo,
+    texts: Mapping[str, str],
+    notify: Callable[[str], object] | None,
+) -> dict[str, TokenWeights]:
+    def ask(text: str) -> TokenWeights:
+        return with_model(client, model, lambda: predict(client, model, [text], key="id")[0], notify=notify)
+
+    return {query: ask(text) if text.strip() else {} for query, text in texts.items()}

@@ -43,7 +43,8 @@ class Example:
 @dataclass
 class StoredVectors:
     """Documents that the cluster was asked for by their own tokens; ``wrong`` are those whose stored weights
-    are not the encoder's, with the sums found and due."""
+    are not the encoder's, with the sums found and due, and, where the index tells, the weights of the tokens
+    that they lack (``lacks``), have besides (``extra``), or with another weight (``other``)."""
 
     checked: int
     wrong: list[dict[str, Any]]
@@ -66,7 +67,8 @@ class VerificationReport:
         search: ``by``, ``model_id``, ``k``, tolerances.
         runs: The cluster's, the exact and the BM25 run, and variants of the cluster's.
         comparison: Hit by hit; holds the counts.
-        missing_documents: Ids of the corpus that the index lacks (the first 200).
+        missing_documents: Ids of the corpus that the index lacks (the first 200 of ``missing``).
+        extra_documents: Ids of the index that the corpus lacks (some of ``extra``).
         took: Milliseconds of each query of the cluster's run.
         wall: Milliseconds that the client waited for each.
         against_bm25: The cluster's run beside BM25's, by nDCG@10; None where BM25 was not asked.
@@ -89,6 +91,9 @@ class VerificationReport:
     took: list[float] = field(repr=False)
     wall: list[float] = field(repr=False)
     against_bm25: Significance | None = None
+    missing: int = 0
+    extra: int = 0
+    extra_documents: list[str] = field(default_factory=list)
     tokenization: dict[str, Tokenization] = field(default_factory=dict)
 
     @property

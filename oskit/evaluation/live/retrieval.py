@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from oskit.cluster.client.failures import cluster_errors
-from oskit.errors import SearchError
+from oskit.cluster.models.predict import with_model
+from oskit.cluster.search.answers import complete_search
 from oskit.evaluation.offline.metrics import Run
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
+
+    from oskit.cluster.models.registry import ModelInfo
 
 Clause = dict[str, Any]
 """A query clause of the search body."""
@@ -43,6 +46,8 @@ def retrieve(
     *,
     k: int,
     search_pipeline: dict[str, Any] | None = None,
+    model: ModelInfo | None = None,
+    notify: Callable[[str], object] | None = None,
 ) -> ClusterRun:
     """Ask every query and keep the best ``k`` hits.
 
@@ -50,29 +55,31 @@ def retrieve(
         clauses: For each query id its clause; None where a query has no tokens, which no cluster can be
             asked for and which finds nothing.
         search_pipeline: Use this pipeline, defined in the request, in place of the index's default.
+        model: What encodes the queries on the cluster; it is waited for, the waiting not timed.
+        notify: Told, in one line, when that is so.
 
     Raises:
         SearchError: The cluster refused a query.
+        ModelError: The model does not answer in time.
     """
-    extra: Clause = {"search_pipeline": search_pipeline} if search_pipeline else {}
-    asked = [clause for clause in clauses.values() if clause is not None]
+    body: dict[str, Any] = {"size": k, "_source": False, "track_total_hits": False}
+    body |= {"search_pipeline": search_pipeline} if search_pipeline else {}
     found = ClusterRun({}, [], [])
-    with cluster_errors(f"search the index {index!r}", SearchError):
-        for clause in asked[:WARM_UP_QUERIES]:
-            _search(client, index, clause, k, extra)
-        for query, question in clauses.items():
-            if question is None:
-                found.run[query] = {}
-                continue
-            start = time.perf_counter()
-            answer = _search(client, index, question, k, extra)
-            found.wall.append((time.perf_counter() - start) * 1000)
-            found.took.append(float(answer["took"]))
-            found.run[query] = {hit["_id"]: float(hit["_score"]) for hit in answer["hits"]["hits"]}
+
+    def ask(clause: Clause) -> tuple[dict[str, Any], float]:
+        start = time.perf_counter()
+        answer = complete_search(client, index, {"query": clause, **body})
+        return answer, (time.perf_counter() - start) * 1000
+
+    asked = [clause for clause in clauses.values() if clause is not None]
+    for clause in asked[:WARM_UP_QUERIES]:
+        with_model(client, model, partial(ask, clause), notify=notify)
+    for query, question in clauses.items():
+        if question is None:
+            found.run[query] = {}
+            continue
+        answer, wall = with_model(client, model, partial(ask, question), notify=notify)
+        found.wall.append(wall)
+        found.took.append(float(answer["took"]))
+        found.run[query] = {hit["_id"]: float(hit["_score"]) for hit in answer["hits"]["hits"]}
     return found
-
-
-def _search(client: OpenSearch, index: str, clause: Clause, k: int, extra: Clause) -> dict[str, Any]:
-    body = {"query": clause, "size": k, "_source": False, "track_total_hits": False, **extra}
-    answer: dict[str, Any] = client.search(index=index, body=body)
-    return answer

@@ -2,18 +2,19 @@
 
 Queries only ever see the weights of their own tokens. So each sampled document is also searched for by all
 of its own tokens, each with weight 1: the score is the sum of its stored weights, which must lie between the
-sums of the smallest and largest values that rounding allows.
+sums of the smallest and largest values that rounding allows. A sum does not show tokens that a document has
+besides; what was sent to the index, which it keeps in ``_source``, shows them, and names what is wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from oskit.cluster.client.failures import cluster_errors
-from oskit.errors import SearchError
+from oskit.cluster.index.sparse_fields import vectors_of
+from oskit.cluster.search.answers import complete_search
 from oskit.evaluation.live.result import StoredVectors
 from oskit.evaluation.live.rounding import Storage
 
@@ -29,6 +30,9 @@ MAX_TOKENS = 1000
 
 MAX_HITS = 10_000
 """Hits of an approximate search among which a document is looked for."""
+
+_BATCH = 100
+_FLOAT32_NOISE = 1e-5
 
 SKIP_NOTHING = 1e6
 """``heap_factor`` with which every cluster of documents is looked into."""
@@ -47,25 +51,71 @@ def check_vectors(
     ``tolerance`` is how far they may be apart before they are rounded.
     """
     by_token, checked, wrong = facts.key == "token", 0, []
+    sent = _sent_vectors(client, facts, document_ids)
     for document, columns, values in _rows(document_ids, weights):
-        if not len(columns):
+        keys = [vocabulary.keys[column] if by_token else str(column) for column in columns]
+        due = dict(zip(keys, map(float, values), strict=True))
+        heaviest = list(due)[:MAX_TOKENS]
+        has = sent.get(document)
+        if not due and not has:
             continue
-        tokens = {vocabulary.keys[column] if by_token else str(column): 1.0 for column in columns}
-        found = _stored_sum(client, facts, document, tokens)
+        found = _stored_sum(client, facts, document, dict.fromkeys(heaviest, 1.0)) if due else 0.0
         if found is None:
             continue  # a document that is not there is reported as missing
         checked += 1
-        low, high = _sum_bounds(facts.storage, values, tolerance)
-        if not low <= found <= high:
-            wrong.append({"document_id": document, "found": found, "low": low, "high": high})
+        low, high = _sum_bounds(facts.storage, values[:MAX_TOKENS], tolerance)
+        difference = _difference(due, has, tolerance, pruned=facts.info.prune is not None) if has else {}
+        if difference or not low <= found <= high:
+            wrong.append({"document_id": document, "found": found, "low": low, "high": high, **difference})
     return StoredVectors(checked, wrong)
+
+
+def _sent_vectors(
+    client: OpenSearch, facts: IndexFacts, document_ids: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """The weights that stand in the documents' ``_source``; without those where they were left out of it."""
+    name, size = facts.info.embedding_field, min(_BATCH, facts.max_hits)
+    found: dict[str, dict[str, float]] = {}
+    for start in range(0, len(document_ids), size):
+        only = {"ids": {"values": document_ids[start : start + size]}}
+        body = {"size": size, "_source": [name], "query": only}
+        answer = complete_search(client, facts.name, body, search_pipeline="_none")
+        for hit in answer["hits"]["hits"]:
+            vectors = vectors_of(hit.get("_source") or {}, name)
+            if vectors:
+                found[hit["_id"]] = {key: weight for vector in vectors for key, weight in vector.items()}
+    return found
+
+
+def _difference(
+    due: Mapping[str, float], has: Mapping[str, float], tolerance: float, *, pruned: bool
+) -> dict[str, dict[str, float]]:
+    """Tokens that a document lacks, has besides, or with another weight: ``lacks``, ``extra``, ``other``.
+
+    Where vectors are pruned, two runtimes may differ about the lightest token that stays.
+    """
+    least = {id(side): min(side.values(), default=0.0) + tolerance if pruned else 0.0 for side in (due, has)}
+
+    def only_in(side: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+        floor = max(tolerance, least[id(side)])
+        return {key: weight for key, weight in side.items() if key not in other and weight > floor}
+
+    def apart(a: float, b: float) -> bool:
+        return abs(a - b) > tolerance + _FLOAT32_NOISE * max(a, b)
+
+    found = {
+        "lacks": only_in(due, has),
+        "extra": only_in(has, due),
+        "other": {key: has[key] for key in due if key in has and apart(due[key], has[key])},
+    }
+    return {what: tokens for what, tokens in found.items() if tokens}
 
 
 def _rows(ids: Sequence[str], weights: csr_matrix) -> Iterator[tuple[str, Any, Any]]:
     for row, document in enumerate(ids):
         start, end = weights.indptr[row], weights.indptr[row + 1]
         columns, values = weights.indices[start:end], weights.data[start:end]
-        heaviest = np.argsort(-values, kind="stable")[:MAX_TOKENS]
+        heaviest = np.argsort(-values, kind="stable")
         yield document, columns[heaviest], values[heaviest].astype(np.float32)
 
 
@@ -73,10 +123,9 @@ def _sum_bounds(storage: Storage, values: Any, tolerance: float) -> tuple[float,
     """Smallest and largest sum of stored weights, times the query weight 1 as the index rounds that."""
     low, high = storage.document_bounds(values, tolerance)
     query_low, query_high = storage.query_bounds(np.ones(1, dtype=np.float32), 0.0)
-    noise = 1e-5
     return (
-        float(low.sum(dtype=np.float64) * query_low[0]) * (1 - noise),
-        float(high.sum(dtype=np.float64) * query_high[0]) * (1 + noise),
+        float(low.sum(dtype=np.float64) * query_low[0]) * (1 - _FLOAT32_NOISE),
+        float(high.sum(dtype=np.float64) * query_high[0]) * (1 + _FLOAT32_NOISE),
     )
 
 
@@ -89,13 +138,11 @@ def _stored_sum(
     # then refuses `ids`. So it is told to skip nothing instead.
     query = facts.clause({"query_tokens": tokens}, k=MAX_HITS, top_n=MAX_TOKENS, heap_factor=SKIP_NOTHING)
     body = {"size": 1, "_source": False, "query": {"bool": {"must": [query], "filter": [only]}}}
-    with cluster_errors(f"search the index {facts.name!r}", SearchError):
-        # The index's own search pipeline might prune the tokens; this looks at what is stored.
-        answer = client.search(index=facts.name, body=body, params={"search_pipeline": "_none"})
-        hits = answer["hits"]["hits"]
-        if hits:
-            return float(hits[0]["_score"])
-        if facts.storage.approximate:
-            return None
-        count = client.count(index=facts.name, body={"query": only})
-    return 0.0 if count["count"] else None
+    # The index's own search pipeline might prune the tokens; this looks at what is stored.
+    answer = complete_search(client, facts.name, body, search_pipeline="_none")
+    if hits := answer["hits"]["hits"]:
+        return float(hits[0]["_score"])
+    if facts.storage.approximate:
+        return None
+    there = complete_search(client, facts.name, {"size": 0, "query": only}, search_pipeline="_none")
+    return 0.0 if there["hits"]["total"]["value"] else None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from oskit.evaluation.live.comparison import Comparison
 from oskit.evaluation.live.index_facts import IndexFacts
+from oskit.evaluation.live.presence import Presence
 from oskit.evaluation.live.result import StoredVectors
 from oskit.evaluation.offline.result import RunFigures
 
@@ -15,23 +17,39 @@ LOW_RECALL = 0.9
 
 def failures(
     facts: IndexFacts,
-    encoder_sha256: frozenset[str],
+    encoder: Mapping[str, frozenset[str]],
     comparison: Comparison,
-    missing: Sequence[str],
+    presence: Presence,
     vectors: StoredVectors,
+    query_side: str | None = None,
 ) -> list[str]:
-    """Why the cluster is not right; empty if it is. ``encoder_sha256`` is empty where it is not known."""
-    return [
-        *_identity(facts, encoder_sha256),
-        *_documents(facts, len(comparison.document_ids), missing),
-        *_hits(comparison, approximate=facts.storage.approximate),
-        *_vectors(vectors),
-    ]
+    """Why the cluster is not right; empty if it is.
+
+    Args:
+        encoder: sha256 by which the encoder's ``documents`` and ``queries`` are known; empty where they are
+            not.
+        query_side: What makes the cluster's query weights other than the encoder's, if that is known.
+    """
+    hits = _hits(comparison, approximate=facts.storage.approximate)
+    documents = _documents(facts, len(comparison.document_ids), presence)
+    stored = _vectors(facts, vectors)
+    cause = [query_side] if hits and query_side else []
+    if hits and not (cause or documents or stored) and vectors.checked:
+        pipeline = f", such as its search pipeline {facts.search_pipeline!r}" if facts.search_pipeline else ""
+        hits.append(
+            f"the stored vectors are the encoder's ({vectors.checked:,} checked), so it is the queries that "
+            f"the cluster changes{pipeline}"
+        )
+    return [*_identity(facts, encoder), *documents, *cause, *stored, *hits]
 
 
-def warnings(facts: IndexFacts, cluster: RunFigures, shattering: str | None) -> list[str]:
+def warnings(
+    facts: IndexFacts, cluster: RunFigures, shattering: str | None, *, was_written: bool = False
+) -> list[str]:
     """What is worth knowing although it is not wrong; ``shattering`` of the texts first."""
     found = [] if shattering is None else [shattering]
+    if was_written:
+        found.append("documents were written to the index meanwhile: what disagrees may be newer than this")
     if facts.search_pipeline:
         found.append(f"queries run through the index's default search pipeline {facts.search_pipeline!r}")
     if facts.info.prune:
@@ -47,22 +65,31 @@ def warnings(facts: IndexFacts, cluster: RunFigures, shattering: str | None) -> 
     return found
 
 
-def _identity(facts: IndexFacts, known: frozenset[str]) -> list[str]:
-    made_with = facts.info.encoder.sha256
-    if not known or made_with is None or made_with in known:
-        return []
-    name = f" {facts.info.encoder.name}" if facts.info.encoder.name else ""
-    ours = ", ".join(sorted(sha256[:12] for sha256 in known))
-    return [f"the index was made with another encoder:{name} with sha256 {made_with[:12]}…, not {ours}…"]
+def _identity(facts: IndexFacts, known: Mapping[str, frozenset[str]]) -> list[str]:
+    recorded = facts.info.encoder
+    name = f" {recorded.name}" if recorded.name else ""
+    made_with = {
+        "documents": (recorded.sha256, f"the index was made with another encoder:{name} with"),
+        "queries": (recorded.query_sha256, "the index's queries are made with another tokenizer:"),
+    }
+    return [
+        f"{said} sha256 {sha256[:12]}…, not {', '.join(sorted(other[:12] for other in known[side]))}…"
+        for side, (sha256, said) in made_with.items()
+        if sha256 is not None and known.get(side) and sha256 not in known[side]
+    ]
 
 
-def _documents(facts: IndexFacts, corpus: int, missing: Sequence[str]) -> list[str]:
+def _documents(facts: IndexFacts, corpus: int, presence: Presence) -> list[str]:
     found = []
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        found.append(f"the index lacks document {missing[0]!r}{more} of the corpus")
-    if facts.documents > corpus - len(missing):
-        found.append(f"the index holds {facts.documents:,} documents, the corpus {corpus:,}")
+    if presence.missing:
+        more = f" and {presence.missing - 1:,} more" if presence.missing > 1 else ""
+        found.append(f"the index lacks document {presence.missing_ids[0]!r}{more} of the corpus")
+    if presence.extra:
+        such = f", such as {presence.extra_ids[0]!r}" if presence.extra_ids else ""
+        found.append(
+            f"the index holds {facts.documents:,} documents, the corpus {corpus:,}: {presence.extra:,} are "
+            f"not of the corpus{such}"
+        )
     return found
 
 
@@ -89,10 +116,28 @@ def _hits(comparison: Comparison, *, approximate: bool) -> list[str]:
     return found
 
 
-def _vectors(vectors: StoredVectors) -> list[str]:
+def _vectors(facts: IndexFacts, vectors: StoredVectors) -> list[str]:
     if not vectors.wrong:
         return []
+    first, rule = vectors.wrong[0], facts.info.prune
+    told = [
+        f"{what} {len(tokens):,} token{'s' * (len(tokens) > 1)} ({_tokens(tokens)})"
+        for key, what in (("lacks", "lacks"), ("extra", "has besides"), ("other", "weighs otherwise"))
+        if (tokens := first.get(key))
+    ]
+    such = f"{first['document_id']!r}" + (f", which {' and '.join(told)}" if told else "")
+    cause = ""
+    if all("lacks" in each and not {"extra", "other"} & set(each) for each in vectors.wrong):
+        recorded = f"more than by {rule}, which it records" if rule else "and records no pruning"
+        cause = f"; the index lacks weights, as if it was loaded with --prune, {recorded}"
+    elif rule and all("extra" in each and not {"lacks", "other"} & set(each) for each in vectors.wrong):
+        cause = f"; the index records pruning by {rule}, and they look as if loaded without it"
     return [
         f"{len(vectors.wrong):,} of {vectors.checked:,} documents have other weights in the index than the "
-        f"encoder gives, such as {vectors.wrong[0]['document_id']!r}"
+        f"encoder gives, such as {such}{cause}"
     ]
+
+
+def _tokens(weights: Mapping[str, Any]) -> str:
+    heaviest: Iterable[tuple[str, float]] = sorted(weights.items(), key=lambda item: -item[1])[:3]
+    return ", ".join(f"{token!r} {weight:.4g}" for token, weight in heaviest)

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
+from oskit.archive.siblings import known_sha256
 from oskit.cluster.client.connection import cluster_info
-from oskit.cluster.client.failures import cluster_errors
+from oskit.cluster.models.prediction_parity import largest_difference
+from oskit.cluster.search.query_model import check_same_encoder, query_model
+from oskit.cluster.search.query_weights import analyzer_weights
 from oskit.cluster.search.search import two_phase_pipeline
-from oskit.errors import SearchError, UsageError
+from oskit.data.values import clean_text
+from oskit.errors import ClusterError, UsageError
 from oskit.evaluation.live import verdict
-from oskit.evaluation.live.comparison import compare
+from oskit.evaluation.live.comparison import Comparison, compare
 from oskit.evaluation.live.examples import SHOWN_HITS, build_examples, choose_examples
-from oskit.evaluation.live.index_facts import read_facts
+from oskit.evaluation.live.index_facts import IndexFacts, check_that_it_stayed, read_facts, was_written
+from oskit.evaluation.live.presence import look_for
 from oskit.evaluation.live.query_modes import SearchBy, SearchRequest, bm25_clauses, sparse_clauses
-from oskit.evaluation.live.result import VerificationReport
+from oskit.evaluation.live.result import StoredVectors, VerificationReport
 from oskit.evaluation.live.retrieval import ClusterRun, retrieve
 from oskit.evaluation.live.stored_vectors import check_vectors
-from oskit.evaluation.offline.description import describe_encoder, known_sha256
+from oskit.evaluation.offline.description import describe_encoder
 from oskit.evaluation.offline.metrics import Run
 from oskit.evaluation.offline.pruning_levels import PrunedDocuments
 from oskit.evaluation.offline.result import BM25, RunFigures, Step, now
@@ -37,8 +43,11 @@ QUANTIZED_TOLERANCE = 0.2
 """Two ONNX Runtimes round an int8 activation to different sides now and then, and all that follows differs:
 by less than 1e-6 for most texts, by up to 0.11 in 500 texts between 1.16.3 (OpenSearch 3.6) and 1.32."""
 
-_MISSING_LISTED = 200
-_MGET_BATCH = 1000
+_SUSPECTS = 100
+"""Documents of wrong hits whose stored weights are looked at, where the sample showed nothing."""
+
+_ANALYZED_QUERIES = 20
+"""Queries whose weights by an analyzer are compared with the encoder's."""
 
 
 def verify(
@@ -50,6 +59,7 @@ def verify(
     by: SearchBy = "tokens",
     model_id: str | None = None,
     analyzer: str | None = None,
+    field: str | None = None,
     k: int = 100,
     top_n: int | None = None,
     tolerance: float | None = None,
@@ -64,14 +74,16 @@ def verify(
 
     Args:
         client: The cluster.
-        index: Index or alias that holds the collection's corpus.
+        index: Index, or alias of one, that holds the collection's corpus.
         collection: Corpus, queries and relevance judgements.
         encoder: The encoder that the index was made with; an :class:`~oskit.archive.encoder.ArchiveEncoder`
             will do, so no torch is needed.
         by: ``tokens``: the weights are made here. ``model``: the cluster runs ``model_id`` on the text.
             ``analyzer``: the cluster runs ``analyzer``.
-        model_id: An encoder model or, for an inference-free encoder, a tokenizer model.
+        model_id: Name or id of an encoder model or, for an inference-free encoder, of a tokenizer model.
+            It is waited for, as after the restart of a node.
         analyzer: Name of the analyzer.
+        field: Of the vectors, where the index has several.
         k: Hits to compare for each query, at most 10,000.
         top_n: Query tokens that an approximate search looks up; the cluster's default is 10.
         tolerance: How far a weight on the cluster may be from the encoder's before it is rounded. Default:
@@ -81,28 +93,64 @@ def verify(
         sample: Documents whose stored weights are checked directly.
         examples: Queries that the report shows with their hits.
         batch_size: Texts that the encoder computes at once.
-        on_step: Told what is being done.
+        on_step: Told what is being done, and that the model is being waited for.
 
     Returns:
         The report; ``report.raise_for_disagreement()`` raises if the cluster disagrees.
 
     Raises:
         UsageError: Options that do not go together.
-        SearchError: The cluster refused a query, or there is no such index.
+        SearchError: The cluster refused a query, there is no such index, it was replaced meanwhile, or the
+            model is another encoder.
+        ModelError: There is no such model, or it does not answer.
         DataError: The collection cannot be read, or judges no query.
     """
     request = SearchRequest(by, model_id, analyzer, k, top_n)
     on_step(f"looking at {index}")
-    facts = read_facts(client, index)
+    facts = read_facts(client, index, field)
+    if k > facts.max_hits:
+        raise UsageError(f"{facts.target} gives {facts.max_hits:,} hits at most (index.max_result_window)")
     if two_phase and facts.info.kind == "sparse_vector":
         raise UsageError(
             "two-phase search works on rank_features only", hint="Leave out --two-phase for this index."
         )
+    try:
+        report = _verify(
+            client, facts, collection, encoder, request, tolerance, baseline_bm25, two_phase, sample,
+            examples, batch_size, on_step,
+        )  # fmt: skip
+    except ClusterError:
+        check_that_it_stayed(client, facts)  # which is the reason, if it did not
+        raise
+    check_that_it_stayed(client, facts)
+    return report
+
+
+def _verify(
+    client: OpenSearch,
+    facts: IndexFacts,
+    collection: Collection,
+    encoder: TextEncoder,
+    request: SearchRequest,
+    tolerance: float | None,
+    baseline_bm25: bool,
+    two_phase: bool,
+    sample: int,
+    examples: int,
+    batch_size: int,
+    on_step: Step,
+) -> VerificationReport:
+    """The report about the index that was found."""
     given, queries = encoder, collection.queries
     if facts.info.prune:
         encoder = PrunedDocuments(given, facts.info.prune)
     if tolerance is None:
         tolerance = _tolerance(given)
+    k, by, model = request.k, request.by, None
+    if by == "model":
+        model = query_model(client, facts.info, "model", request.model_id)
+        request = replace(request, model_id=model.model_id)
+        check_same_encoder(client, model, given, queries=True, notify=on_step)
     query_tolerance = tolerance if by == "model" and encoder.architecture == "symmetric" else 0.0
 
     def figures(name: str, answered: ClusterRun, exact: Run | None = None) -> RunFigures:
@@ -112,8 +160,9 @@ def verify(
         )
 
     on_step(f"asking {len(queries):,} queries by {by}")
-    clauses = sparse_clauses(client, facts, queries, encoder, request, batch_size)
-    answered = retrieve(client, facts.name, clauses, k=k)
+    ask = partial(retrieve, client, facts.name, k=k, model=model, notify=on_step)
+    clauses = sparse_clauses(client, facts, queries, encoder, request, batch_size, model, on_step)
+    answered = ask(clauses)
     on_step("computing exact scores")
     comparison = compare(
         answered.run,
@@ -129,22 +178,29 @@ def verify(
     runs = [figures("cluster", answered, exact), RunFigures.measure("exact", exact, collection.qrels, k=k)]
     if two_phase:
         on_step("asking again in two phases")
-        again = retrieve(client, facts.name, clauses, k=k, search_pipeline=two_phase_pipeline())
+        again = ask(clauses, search_pipeline=two_phase_pipeline())
         runs.append(figures("two-phase", again, exact))
     if baseline_bm25 and facts.passage_field:
         on_step("asking BM25")
-        asked = bm25_clauses(facts.passage_field, queries)
-        runs.append(figures(BM25, retrieve(client, facts.name, asked, k=k)))
+        runs.append(figures(BM25, ask(bm25_clauses(facts.passage_field, queries))))
     on_step("looking for every document")
-    missing = missing_documents(client, facts.name, ids)
+    presence = look_for(client, facts, ids)
     on_step("checking stored weights")
     chosen = choose_examples(answered.run, examples)
     sampled, cut = ([ids[place] for place in spread(len(ids), size)] for size in (sample, SAMPLED_TEXTS))
     shown = {document for query in chosen for document in list(answered.run[query])[:SHOWN_HITS]}
-    wanted = shown.union(sampled, cut)
+    suspects = _suspects(comparison, sampled, approximate=facts.storage.approximate)
+    wanted = shown.union(sampled, cut, suspects)
     texts = {document.id: document.passage for document in collection.documents() if document.id in wanted}
-    weights = encoder.document_matrix([texts[name] for name in sampled], batch_size=batch_size).tocsr()
-    vectors = check_vectors(client, facts, sampled, weights, encoder.vocabulary, tolerance)
+
+    def stored(names: list[str]) -> StoredVectors:
+        weights = encoder.document_matrix([texts[name] for name in names], batch_size=batch_size).tocsr()
+        return check_vectors(client, facts, names, weights, encoder.vocabulary, tolerance)
+
+    vectors = stored(sampled)
+    if suspects and not vectors.wrong:
+        more = stored(suspects)
+        vectors = StoredVectors(vectors.checked + more.checked, more.wrong)
     cuts = tokenizations(encoder, [texts[name] for name in cut], list(queries.values()))
     info = cluster_info(client)
     return VerificationReport(
@@ -161,11 +217,21 @@ def verify(
         search={**asdict(request), "document_tolerance": tolerance, "query_tolerance": query_tolerance},
         runs=runs,
         comparison=comparison,
-        missing_documents=missing,
+        missing=presence.missing,
+        missing_documents=presence.missing_ids,
+        extra=presence.extra,
+        extra_documents=presence.extra_ids,
         vectors=vectors,
         examples=build_examples(chosen, answered.run, queries, collection.qrels, texts, encoder),
-        failures=verdict.failures(facts, known_sha256(given), comparison, missing, vectors),
-        warnings=verdict.warnings(facts, runs[0], shattering(cuts)),
+        failures=verdict.failures(
+            facts,
+            _known(given),
+            comparison,
+            presence,
+            vectors,
+            _analyzer_differs(client, facts, request.analyzer, queries, given) if by == "analyzer" else None,
+        ),
+        warnings=verdict.warnings(facts, runs[0], shattering(cuts), was_written=was_written(client, facts)),
         took=answered.took,
         wall=answered.wall,
         against_bm25=runs[0].against(runs[-1]) if runs[-1].name == BM25 else None,
@@ -173,17 +239,38 @@ def verify(
     )
 
 
-def missing_documents(client: OpenSearch, index: str, document_ids: Sequence[str]) -> list[str]:
-    """Ids that the index lacks, the first 200 of them."""
-    missing: list[str] = []
-    for start in range(0, len(document_ids), _MGET_BATCH):
-        ids = document_ids[start : start + _MGET_BATCH]
-        with cluster_errors(f"look for documents in {index!r}", SearchError):
-            answer = client.mget(index=index, body={"ids": list(ids)}, params={"_source": "false"})
-        missing.extend(item["_id"] for item in answer["docs"] if not item.get("found"))
-        if len(missing) >= _MISSING_LISTED:
-            break
-    return missing[:_MISSING_LISTED]
+def _known(encoder: TextEncoder) -> dict[str, frozenset[str]]:
+    """sha256 by which both sides of an encoder are known."""
+    query = getattr(getattr(encoder, "query", None), "sha256", None)
+    return {"documents": known_sha256(encoder), "queries": frozenset({query} if query else ())}
+
+
+def _suspects(comparison: Comparison, sampled: Sequence[str], *, approximate: bool) -> list[str]:
+    """Documents of wrong hits, other than the sampled ones: what is wrong may be in few documents."""
+    counted = (item for item in comparison.disagreements if not (approximate and item.kind == "missing"))
+    known = set(comparison.document_ids) - set(sampled)
+    return list(dict.fromkeys(item.document_id for item in counted if item.document_id in known))[:_SUSPECTS]
+
+
+def _analyzer_differs(
+    client: OpenSearch,
+    facts: IndexFacts,
+    analyzer: str | None,
+    queries: Mapping[str, str],
+    encoder: TextEncoder,
+) -> str | None:
+    """That an analyzer gives queries other weights than the encoder, in words; None if it does not."""
+    for query, text in list(queries.items())[:_ANALYZED_QUERIES]:
+        (due,) = encoder.query_weights([clean_text(text)])
+        found = analyzer_weights(client, facts.info, str(analyzer), clean_text(text))
+        token, difference = largest_difference(due, found)
+        if difference > WEIGHT_TOLERANCE:
+            return (
+                f"the analyzer {analyzer!r} gives queries weights of its own, which are built into "
+                f"OpenSearch: {token!r} of query {query!r} weighs {found.get(token, 0.0):.4f} by it, and "
+                f"{due.get(token, 0.0):.4f} by the encoder"
+            )
+    return None
 
 
 def _tolerance(encoder: TextEncoder) -> float:

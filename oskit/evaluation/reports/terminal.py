@@ -34,7 +34,7 @@ def print_verification(console: Console, report: VerificationReport) -> None:
     console.print(
         f"{report.comparison.hits:,} hits compared, {report.wrong_hits:,} wrong; stored weights of "
         f"{report.vectors.checked:,} documents checked, {len(report.vectors.wrong):,} wrong; "
-        f"{len(report.missing_documents):,} documents missing"
+        f"{report.missing:,} documents missing, {report.extra:,} not of the corpus"
     )
     if report.comparison.disagreements and report.wrong_hits:
         print_table(console, disagreements_table(report, LISTED))

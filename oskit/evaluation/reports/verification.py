@@ -196,7 +196,8 @@ def _agreement(report: VerificationReport) -> Section:
     rows = [
         ["Hits compared", f"{report.comparison.hits:,}"],
         *([f"Hits: {_what(report, kind)}", f"{count:,}"] for kind, count in counts.items()),
-        ["Documents of the corpus that the index lacks", f"{len(report.missing_documents):,}"],
+        ["Documents of the corpus that the index lacks", f"{report.missing:,}"],
+        ["Documents of the index that the corpus lacks", f"{report.extra:,}"],
         ["Documents whose stored weights were checked", f"{report.vectors.checked:,}"],
         ["… and are not the encoder's", f"{len(report.vectors.wrong):,}"],
     ]
@@ -246,7 +247,10 @@ def _disagreements(report: VerificationReport) -> Section:
         "Disagreements",
         f"The first {MAX_ROWS} of each; the JSON has more." if len(items) >= MAX_ROWS else "",
         tables=tables,
-        lines=[f"not in the index: {name}" for name in report.missing_documents[:MAX_ROWS]],
+        lines=[
+            *(f"not in the index: {name}" for name in report.missing_documents[:MAX_ROWS]),
+            *(f"not in the corpus: {name}" for name in report.extra_documents[:MAX_ROWS]),
+        ],
     )
 
 

@@ -27,7 +27,7 @@ from oskit.cluster.ingest.actions import ItemMaker
 from oskit.cluster.ingest.bulk import BulkOutcome
 from oskit.cluster.ingest.dead_letter import DeadLetterFile
 from oskit.cluster.ingest.load import dry_run
-from oskit.cluster.search.search import _payload_weight
+from oskit.cluster.search.query_weights import _payload_weight
 from oskit.data.documents import Document, FieldNames, Refusal
 from oskit.data.jsonl import document_of, parse_line
 from oskit.errors import DataError, UsageError
