@@ -6,6 +6,7 @@ the short help of every command stands in the table and a test compares it with 
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -129,6 +130,11 @@ def _run(args: list[str] | None) -> int:
         missing = _missing_dependency(error, sys.argv[1:] if args is None else args)
         if missing is not None:
             return _fail(str(missing), missing.exit_code)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            import tempfile
+
+            where = error.filename or f"this machine, perhaps in the temporary folder {tempfile.gettempdir()}"
+            return _fail(f"no space is left on {where}. Free some, or name another folder with TMPDIR", 3)
         if os.environ.get("OSKIT_TRACEBACK"):
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())

@@ -6,7 +6,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from oskit.archive.archive import open_archive
 from oskit.archive.encoder import ArchiveEncoder
 from oskit.cluster.client.connection import ConnectionSettings, connect
 from oskit.cluster.index.mapping import delete_index, pipeline_name
+from oskit.cluster.ingest import witness
 from oskit.cluster.ingest.load import IngestReport, ingest
 from oskit.cluster.models.deploy import deploy_archive
 from oskit.cluster.models.registry import list_models, wait_until
@@ -198,6 +199,102 @@ def test_an_open_breaker(client: OpenSearch, model_id: str, index: str, incident
     check(client, index, report, incident)
 
 
+@pytest.mark.incident(
+    during=f"{LOAD}, encoded by the cluster",
+    what="local models are disabled for a while",
+    then="it waits until they are allowed again, and goes on; no document is refused",
+)
+def test_local_models_that_are_disabled_for_a_while(
+    client: OpenSearch, model_id: str, index: str, tmp_path: Path, incident: Incident
+) -> None:
+    letters = tmp_path / "refused.jsonl"
+    documents = docs()
+    with ExitStack() as stack:
+
+        def disable() -> None:
+            put_back = stack.enter_context(changed(client, LOCAL_MODELS_OFF))
+            threading.Timer(3, put_back).start()
+            incident.begins()
+
+        report = ingest(
+            client,
+            index,
+            meanwhile(documents, disable),
+            encode="cluster",
+            model_id=model_id,
+            dead_letter=letters,
+            **SMALL_BATCHES,
+        )
+        incident.is_over()
+    assert report.retries > 0
+    assert not letters.exists()
+    check(client, index, report, incident)
+
+
+LOCAL_MODELS_OFF = {"plugins.ml_commons.local_model.enabled": False}
+
+
+@pytest.mark.incident(
+    during=f"{LOAD}, encoded by the cluster",
+    what="local models are disabled for good",
+    then="after --retry-for it ends and names the setting; no document is refused; the same command again "
+    "loads the rest",
+)
+def test_local_models_that_are_disabled(
+    node: OwnNode, client: OpenSearch, model_id: str, index: str, tmp_path: Path, incident: Incident
+) -> None:
+    letters = tmp_path / "refused.jsonl"
+    options: dict[str, Any] = {"encode": "cluster", "model_id": model_id, "dead_letter": letters}
+    hasty = connect(ConnectionSettings(url=node.url, retry_for=1))
+    with ExitStack() as stack:
+        stream = meanwhile(docs(), lambda: stack.enter_context(changed(client, LOCAL_MODELS_OFF)))
+        with pytest.raises(IndexingError, match=r"local_model\.enabled.*same command again"):
+            ingest(hasty, index, stream, **options, **SMALL_BATCHES)
+    report = ingest(client, index, docs(), **options)
+    assert not letters.exists()
+    check(client, index, report, incident)
+
+
+def refuses(condition: str) -> dict[str, Any]:
+    """Somebody's pipeline that refuses documents in words of its own."""
+    return {"processors": [{"fail": {"if": condition, "message": "not on a Saturday"}}]}
+
+
+@pytest.mark.incident(
+    during=LOAD,
+    what="somebody's pipeline begins to refuse all documents, in words that nobody knows",
+    then="it ends and says so, since what it took before is refused too; no document is a dead letter",
+)
+def test_a_pipeline_that_begins_to_refuse_all(
+    client: OpenSearch, encoder: ArchiveEncoder, index: str, tmp_path: Path, incident: Incident
+) -> None:
+    letters = tmp_path / "refused.jsonl"
+    name = f"{index}-somebody"
+    try:
+        client.ingest.put_pipeline(id=name, body=refuses("ctx._id == 'd7'"))
+        ingest(client, index, [], encoder=encoder)
+        client.indices.put_settings(index=index, body={"index.final_pipeline": name})
+
+        def refuse_all() -> None:
+            assert wait_until(lambda: indexed(client, index) or None, wait_s=20)
+            client.ingest.put_pipeline(id=name, body=refuses("true"))
+
+        with pytest.raises(IndexingError, match=r"reason that is not its own .*not on a Saturday"):
+            stream = meanwhile(docs(60)[20:], refuse_all)
+            ingest(client, index, stream, encoder=encoder, dead_letter=letters, **SMALL_BATCHES)
+        assert not letters.exists()
+        client.ingest.put_pipeline(id=name, body=refuses("ctx._id == 'd7'"))
+        report = ingest(client, index, docs(), encoder=encoder, dead_letter=letters)
+        assert only_letter(letters)["_id"] == "d7"
+        check(client, index, report, incident, refused=("d7",))
+        # What shows that the others are taken is not written once more.
+        versions = [client.get(index=index, id=f"d{number}")["_version"] for number in (0, 1, 2)]
+        assert versions == [1, 1, 1]
+    finally:
+        client.indices.put_settings(index=index, body={"index.final_pipeline": None})
+        client.ingest.delete_pipeline(id=name)
+
+
 @pytest.mark.incident(during=LOAD, what="a value that does not fit the mapping", then=LETTERS)
 def test_a_mapping_conflict(
     client: OpenSearch, encoder: ArchiveEncoder, index: str, tmp_path: Path, incident: Incident
@@ -244,7 +341,7 @@ def test_a_field_limit(
 @pytest.mark.incident(
     during=LOAD,
     what="a document over the size limit of a request",
-    then="it alone is refused, found by halving; the rest is loaded",
+    then="it travels alone and is refused; the rest is loaded in full requests",
 )
 def test_a_document_over_the_size_limit(
     client: OpenSearch, encoder: ArchiveEncoder, index: str, tmp_path: Path, incident: Incident
@@ -286,12 +383,30 @@ def test_a_closed_index(
 @pytest.mark.incident(
     during=LOAD,
     what="somebody deletes the index",
-    then="it ends and says so, although the cluster makes another; without that the same command loads all",
+    then="within seconds it ends and says so, although the cluster makes another, whose refusals are no dead "
+    "letters; without that the same command loads all",
 )
-def test_a_deleted_index(client: OpenSearch, encoder: ArchiveEncoder, index: str, incident: Incident) -> None:
-    stream = meanwhile(docs(), lambda: client.indices.delete(index=index))
+def test_a_deleted_index(
+    client: OpenSearch,
+    encoder: ArchiveEncoder,
+    index: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    incident: Incident,
+) -> None:
+    monkeypatch.setattr(witness, "CHECK_EVERY_S", 0.2)
+    letters = tmp_path / "refused.jsonl"
+    read: list[str] = []
+
+    def stream() -> Iterator[Document]:
+        for document in meanwhile(docs(4000), lambda: client.indices.delete(index=index)):
+            read.append(document.id)
+            yield document
+
     with pytest.raises(IndexingError, match=r"(was deleted.*DELETE|is gone).*same command"):
-        ingest(client, index, stream, encoder=encoder, **SMALL_BATCHES)
+        ingest(client, index, stream(), encoder=encoder, dead_letter=letters, **SMALL_BATCHES)
+    assert 2000 < len(read) < 4000, "it is noticed before the end"
+    assert not letters.exists()
     delete_index(client, index)
     report = ingest(client, index, docs(), encoder=encoder)
     check(client, index, report, incident)

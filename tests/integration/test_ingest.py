@@ -469,7 +469,7 @@ def test_ctrl_c_ends_the_command_with_130(cluster_url, client, tiny: TinyModels,
     assert "Traceback" not in warned
 
 
-def test_a_model_that_goes_away_ends_the_load(client, tiny: TinyModels, index, tmp_path):
+def test_a_model_that_goes_away_ends_the_load(cluster_url, client, tiny: TinyModels, index, tmp_path):
     """Its documents are no dead letters: nothing is wrong with them."""
     archive = encoder_archive(tmp_path / f"ingtest-gone-{index[-6:]}.zip", seed=11)
     model_id = deploy_archive(client, open_archive(archive), compare=False).model_id
@@ -482,9 +482,10 @@ def test_a_model_that_goes_away_ends_the_load(client, tiny: TinyModels, index, t
 
     try:
         gone = r"(Model not ready yet|has been closed already).*Deploy the model"
+        hasty = connect(ConnectionSettings(url=cluster_url, retry_for=1))
         with pytest.raises(IndexingError, match=gone):
             ingest(
-                client,
+                hasty,
                 index,
                 stream(),
                 encode="cluster",

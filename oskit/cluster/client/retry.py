@@ -194,10 +194,9 @@ def _is_an_answer(method: str, url: str, answer: Any) -> bool:
     """Whether OpenSearch may have answered that, as far as can be told without knowing what is looked for."""
     if method == "HEAD" or PLAIN_TEXT.search(url):
         return True
-    if not isinstance(answer, dict | list) or method != "GET" or not _BY_INDEX.search(url):
-        return isinstance(answer, dict | list)
-    values = answer.values() if isinstance(answer, dict) else answer
-    return not values or any(isinstance(value, dict) for value in values)
+    if not isinstance(answer, dict) or not answer or method != "GET" or not _BY_INDEX.search(url):
+        return isinstance(answer, dict)
+    return any(isinstance(one, dict) for one in answer.values())
 
 
 def request_timeout(client: OpenSearch, default_s: float) -> float | None:

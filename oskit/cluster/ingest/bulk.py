@@ -309,8 +309,8 @@ class BulkSender:
                 return wait
             if known is not None:
                 raise
-            status, reason = failure.status_code, error_reason(failure)
-            raise self._end(_Said(suspect.item, status, reason), None) from failure
+            said = _Said(suspect.item, int(failure.status_code), error_reason(failure))
+            raise self._end(said, None) from failure
         if not reason or status == 409:
             return 0.0
         known = meaning(reason, status, "item")

@@ -23,11 +23,12 @@ class RequestSizes:
 
     @property
     def budget(self) -> int:
-        """Up to which documents are put together: the largest that passed, or half of what did not."""
+        """Up to which documents are put together: a little more than has passed, or half of what did not."""
         with self._lock:
             if self._refused is None:
                 return self._most
-            return min(self._most, max(self._passed, self._refused // 2))
+            more = self._passed + self._passed // 4
+            return min(self._most, max(more if more < self._refused else self._passed, self._refused // 2))
 
     def passed(self, size: int) -> None:
         """A request of this size was answered."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.util
 import json
@@ -126,6 +127,18 @@ def test_a_bug_is_one_line_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "RuntimeError: first line second line" in err
+
+
+def test_a_full_disk_is_no_bug(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for path, named in (("/data/file", "/data/file"), (None, "temporary folder")):
+
+        def fail(**_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device", path)  # noqa: B023
+
+        monkeypatch.setattr(cli, "main", fail)
+        assert main(["x"]) == 3
+        said = capsys.readouterr().err
+        assert named in said and "TMPDIR" in said and said.count("\n") == 1 and "bug" not in said
 
 
 def test_usage_errors_point_to_the_help(capsys: pytest.CaptureFixture[str]) -> None:

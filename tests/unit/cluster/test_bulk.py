@@ -282,7 +282,7 @@ def test_a_document_that_a_pipeline_drops_is_not_counted_as_indexed():
         (200, b'{"ok":true}', "application/json", "speaks of 0 of 3 documents.*login page.*ok"),
         (200, b'{"items":[{"index":{"status":201}}]}', "application/json", "speaks of 1 of 3 documents"),
         (200, b'{"items":[1,2,3]}', "application/json", "speaks of 0 of 3 documents"),
-        (200, b"[]", "application/json", "speaks of 0 of 3 documents"),
+        (200, b"[]", "application/json", "login page.*says, as JSON"),
         (204, b"", "text/plain", "login page.*204: an empty answer"),
         (302, b"<html><title>302 Found</title></html>", "text/html", "another address"),
         (400, b"<title>400 The plain HTTP request was sent to HTTPS port</title>", "text/html", "https:"),

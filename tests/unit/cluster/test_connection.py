@@ -16,6 +16,12 @@ import trustme
 
 from oskit.cluster.client.connection import ConnectionSettings, cluster_info, connect, split_url
 from oskit.cluster.client.failures import cluster_errors
+from oskit.cluster.index.mapping import index_uuid
+from oskit.cluster.ingest.load import ingest
+from oskit.cluster.models.predict import predict
+from oskit.cluster.models.preflight import model_setting_problems
+from oskit.cluster.models.registry import ModelInfo, list_models
+from oskit.cluster.search.search import search
 from oskit.errors import (
     ClusterAuthError,
     ClusterConnectionError,
@@ -249,6 +255,36 @@ class TestAnswers:
         assert message in str(raised.value)
         assert "\n" not in str(raised.value)
         assert "backend_roles" not in str(raised.value)
+
+    def test_a_redirection_says_where_to(self) -> None:
+        location = "https://login.example.org/start?ticket=secret"
+
+        def answer(_: Request) -> Reply:
+            return Reply(301, b"", {"Location": location})
+
+        with HttpServer(answer) as server, pytest.raises(ClusterConnectionError) as raised:
+            ask(server.url)
+        assert "another address (301: to https://login.example.org/start). Give" in str(raised.value)
+        assert "secret" not in str(raised.value)
+
+    @pytest.mark.parametrize("body", [b'{"ok":true}', b'{"items":[]}', b"[]", b"null", b"7", b'"ok"'])
+    def test_json_of_somebody_else_is_no_bug(self, body: bytes) -> None:
+        """Whatever is asked: one error that says what answered."""
+        with serving(200, body) as (url, _):
+            client = connect(ConnectionSettings(url=url))
+            model = ModelInfo("m", "m", "1", "DEPLOYED", "SPARSE_ENCODING")
+            for asked in (
+                lambda: index_uuid(client, "i"),
+                lambda: cluster_info(client),
+                lambda: predict(client, model, ["x"]),
+                lambda: list_models(client),
+                lambda: model_setting_problems(client),
+                lambda: search(client, "i", {"x": 1.0}),
+                lambda: ingest(client, "i", [], encode="cluster", model_id="m"),
+            ):
+                with pytest.raises(ClusterError) as raised:
+                    asked()
+                assert "\n" not in str(raised.value)
 
     def test_a_refusal_is_of_the_class_that_the_caller_wants(self) -> None:
         with serving(400, b'{"error":"mapping"}') as (url, _), pytest.raises(IndexingError, match="create x"):

@@ -163,6 +163,38 @@ def test_a_dry_run_counts():
     assert (report.read, report.indexed, report.refused, report.duplicates) == (5, 1, 3, 1)
 
 
+@pytest.mark.parametrize("encode", ["client", "cluster"])
+@pytest.mark.parametrize(
+    "name",
+    ["embedding", "embedding.x", "passage.x", "_routing", "_version", "_index", "_source", "_if_seq_no",
+     "_version_type", "_id", "_seq_no", "_ignored"],
+)  # fmt: skip
+def test_fields_that_would_be_lost_are_refused_in_both_modes(encode: str, name: str):
+    """An ingest pipeline takes them for its own and drops them; without one they are refused."""
+    maker = ItemMaker(replace(INFO, encode=encode), None, None, 8)
+    assert repr(name) in (maker.check(Document("1", "x", fields={name: 1})) or "")
+    assert maker.check(Document("1", "x", fields={"my_embedding.x": 1, "_score": 1.5, "_type": "t"})) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "lost"),
+    [
+        ({"a": {"x": 1}, "a.b": 2}, "'a' and 'a.b'"),
+        ({"m": [{"a.b.c": 1, "a.b": {}}]}, "'a.b' and 'a.b.c'"),
+        ({"text.raw": 1}, "'text' and 'text.raw'"),
+        ({"ab": 1, "a.b": 2}, ""),
+    ],
+)
+def test_one_of_two_names_is_lost_where_the_cluster_encodes(fields, lost, caplog: pytest.LogCaptureFixture):
+    said = ItemMaker(replace(INFO, encode="cluster"), None, None, 8).check(Document("1", "x", fields=fields))
+    assert lost in (said or "") and bool(said) == bool(lost)
+    assert (
+        ItemMaker(replace(INFO, encode="client"), None, None, 8).check(Document("1", "x", fields=fields))
+        is None
+    )
+    assert bool(caplog.messages) == (not lost), "names that are taken apart are told"
+
+
 @pytest.mark.parametrize("name", ["", "A", "a b", "a*", "_all", "-a", "a,b", "a/b", ".a", "x" * 256, 'a"'])
 def test_names_that_mean_something_else(name: str):
     with pytest.raises(UsageError, match="cannot be an index's name"):

@@ -346,3 +346,42 @@ def test_records_are_counted_where_that_is_cheap(tmp_path: Path):
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b"{}\n"))
     assert count_records([path, tmp_path / "b.jsonl.gz"]) is None
     assert count_records(["-"]) is None
+
+
+def test_hits_are_read_as_they_are_exported(tmp_path: Path):
+    path = tmp_path / "dump.jsonl"
+    hit = {"_index": "old", "_type": "_doc", "_id": "7", "_score": 1, "_source": {"text": "fox", "n": 1}}
+    routed = {**hit, "_routing": "r"}
+    other = {**hit, "more": 1}
+    path.write_text("".join(json.dumps(line) + "\n" for line in (hit, routed, other)))
+    first, second, third = read(path)
+    assert (first.id, first.text, first.fields) == ("7", "fox", {"n": 1})
+    assert second.fields == {"n": 1, "_routing": "r"}, "which nobody drops in silence"
+    assert isinstance(third, Refusal) and "'more'" in third.reason
+
+
+def test_an_id_that_is_left_out_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"_id": {"$oid": "x"}, "sku": "1", "text": "a"}\n' * 2)
+    assert [item.id for item in read(path, id_field="sku")] == ["1", "1"]
+    (line,) = caplog.messages
+    assert "'_id', which is left out: ids are in 'sku'" in line
+
+
+def test_a_large_file_is_not_read_to_count_its_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "a.jsonl"
+    with path.open("w") as file:
+        for n in range(60_000):  # later records are longer
+            file.write('{"text": "' + "x" * (n // 300) + '"}\n')
+    assert path.stat().st_size > 6_000_000
+    assert count_records([path]) == pytest.approx(60_000, rel=0.2)
+
+
+def test_large_rows_of_parquet_are_read_a_few_at_a_time(tmp_path: Path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    table = pyarrow.table({"text": ["fox"] * 60, "page": ["x" * 1_000_000] * 60})
+    parquet.write_table(table, path, use_dictionary=False, write_batch_size=4, compression="none")
+    before = pyarrow.default_memory_pool().max_memory()
+    assert len(read(path)) == 60
+    assert pyarrow.default_memory_pool().max_memory() - before < 30_000_000

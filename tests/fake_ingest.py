@@ -1,0 +1,45 @@
+"""Just enough of a cluster for a load: an index comes into being and takes every document."""
+
+from __future__ import annotations
+
+import re
+
+from tests.http_server import HttpServer, Reply, Request
+
+
+class FakeIngest(HttpServer):
+    """Use as a context manager.
+
+    Args:
+        limit: Bytes of a request, beyond which it is refused as nginx does (``client_max_body_size``).
+
+    Attributes:
+        sizes: Bytes of each bulk request so far.
+        documents: Of all of them.
+    """
+
+    def __init__(self, limit: int = 1 << 40) -> None:
+        super().__init__(self._answer)
+        self.sizes: list[int] = []
+        self.documents = 0
+        self._limit = limit
+
+    def _answer(self, request: Request) -> Reply:
+        path = request.path.partition("?")[0]
+        name = path.split("/")[1]
+        if path.endswith("/_bulk"):
+            count = len(re.findall(rb'^\{"index"', request.body, re.MULTILINE))
+            self.sizes.append(len(request.body))
+            if len(request.body) > self._limit:
+                return Reply(
+                    413, b"<title>413 Request Entity Too Large</title>", {"Content-Type": "text/html"}
+                )
+            self.documents += count
+            return Reply(body={"items": [{"index": {"status": 201}}] * count})
+        if "_alias" in path:
+            return Reply(404, {"error": {"type": "aliases_not_found_exception"}, "status": 404})
+        if path.endswith("/_mapping"):
+            return Reply(body={})
+        if "_settings" in path:
+            return Reply(body={name: {"settings": {"index.uuid": "u"}}})
+        return Reply(body={"acknowledged": True, "_shards": {}})

@@ -1,0 +1,166 @@
+"""A whole load against a fake cluster: memory, what fails first, and what fails on this machine."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from oskit.cluster.client.connection import ConnectionSettings, connect
+from oskit.cluster.client.retry import request_timeout
+from oskit.cluster.ingest.accounting import MAX_REASONS, OTHER_REASONS, Account
+from oskit.cluster.ingest.bulk import BulkItem
+from oskit.cluster.ingest.dead_letter import DeadLetterFile
+from oskit.cluster.ingest.load import ingest
+from oskit.cluster.ingest.senders import Senders
+from oskit.cluster.ingest.sizes import RequestSizes
+from oskit.data.documents import Document
+from oskit.data.duplicates import SeenTexts
+from oskit.errors import DataError, IndexingError
+from tests.fake_ingest import FakeIngest
+
+
+class Fixed:
+    """An encoder that gives every text the same weights."""
+
+    architecture = "symmetric"
+    vocabulary = SimpleNamespace(size=10, key_format="token")
+
+    def document_weights(self, texts, *, batch_size=32, key="token"):
+        return [{"a": 1.0} for _ in texts]
+
+
+def peak() -> int:
+    """In bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def load_and_measure() -> None:
+    """Prints by how many bytes the memory grew; called in a process of its own."""
+    mebibyte = 1 << 20
+    documents = (
+        Document(f"{n}", "fox", fields={"page": f"{n}" + "x" * (40 if n == 50 else 2) * mebibyte})
+        for n in range(100)
+    )
+    with FakeIngest() as server:
+        client = connect(ConnectionSettings(url=server.url))
+        before = peak()
+        report = ingest(client, "i", documents, encoder=Fixed())
+        assert (report.indexed, server.documents) == (100, 100)
+        assert sorted(server.sizes)[-2] < 6_000_000, "the large one travels alone"
+        print(peak() - before)
+
+
+def test_memory_is_bounded_by_bytes_and_not_by_documents():
+    """240 MiB in 100 documents, the server's share included; the largest comes a few times over."""
+    command = [sys.executable, "-c", "from test_load import load_and_measure as run; run()"]
+    said = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
+    assert int(said.stdout) < 270 * 1024 * 1024
+
+
+@pytest.mark.parametrize("large", [0, 777])
+def test_one_document_over_a_proxys_limit_leaves_the_others_in_full_requests(large: int, tmp_path: Path):
+    """The first or another, with two senders: 8 requests without it, and a few to find it."""
+    letters = tmp_path / "refused.jsonl"
+    documents = (Document(f"{n}", "x" * (1_500_000 if n == large else 100)) for n in range(4000))
+    with FakeIngest(limit=1_000_000) as server:
+        client = connect(ConnectionSettings(url=server.url))
+        report = ingest(client, "i", documents, encoder=Fixed(), dead_letter=letters)
+        assert (report.indexed, report.refused, server.documents) == (3999, 1, 3999)
+        assert len(server.sizes) <= 8 + 5, server.sizes
+    (line,) = map(json.loads, letters.read_text().splitlines())
+    assert line["_id"] == f"{large}"
+    assert "too large" in line["_oskit"]["reason"]
+
+
+def account(**options: object) -> Account:
+    return Account("i", None, **options)  # type: ignore[arg-type]
+
+
+def test_what_failed_first_is_told():
+    failed = threading.Event()
+
+    class Failing:
+        def send(self, items, outcome):
+            failed.set()
+            raise IndexingError("the index is closed")
+
+    senders = Senders(
+        lambda _stop: Failing(), account(), workers=2, bulk_documents=1, sizes=RequestSizes(1000)
+    )
+    item = BulkItem(Document("1", "x"), b"{}\n{}\n")
+    with pytest.raises(IndexingError, match="the index is closed"), senders:
+        senders.put([item])
+        assert failed.wait(10)
+        while senders._failure is None:  # the thread has yet to say so
+            pass
+        raise IndexingError("a consequence of that")
+
+
+def test_different_reasons_are_bounded():
+    letters = account()
+    for n in range(20_000):
+        letters.refuse(Document(f"id-{n}", "x"), f"the value {n} is bad" if n % 10 else "the usual")
+    report = letters.report()
+    assert len(letters._reasons) <= MAX_REASONS + 1
+    assert report.reasons["the usual"] == 2000
+    assert sum(letters._reasons.values()) == report.refused == 20_000
+    assert report.reasons[OTHER_REASONS] > 10_000
+
+
+def test_a_full_disk_is_told_once(tmp_path: Path):
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full")
+    letters = DeadLetterFile("/dev/full")
+    with pytest.raises(DataError, match=r"/dev/full: No space left on device. Free some"):
+        letters.add(Document("1", "a"), "x")
+    letters.close()
+
+
+@pytest.mark.parametrize("problem", ["database or disk is full", "unable to open database file"])
+def test_a_full_temporary_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: str):
+    class Full:
+        def execute(self, statement, values=()):
+            raise sqlite3.OperationalError(problem)
+
+        def close(self):
+            pass
+
+    monkeypatch.delenv("SQLITE_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    seen = SeenTexts()
+    monkeypatch.setattr(seen, "_database", Full())
+    with pytest.raises(DataError, match=f"{tmp_path}: {problem}.*TMPDIR"):
+        seen.add("text")
+
+
+def test_the_temporary_folder_really_is_the_one_that_is_named(tmp_path: Path):
+    """SQLite reads the environment when a process first needs it."""
+    script = (
+        "from oskit.data.duplicates import SeenTexts, _temporary_folder; import os\n"
+        "seen = SeenTexts()\n"
+        "for n in range(100_000): seen.add(str(n))\n"
+        "files = [os.readlink(f'/proc/self/fd/{fd}') for fd in os.listdir('/proc/self/fd') if "
+        "os.path.islink(f'/proc/self/fd/{fd}')]\n"
+        "print([name for name in files if name.startswith(_temporary_folder() + '/')])"
+    )
+    command = [sys.executable, "-c", script]
+    environment = {"TMPDIR": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert str(tmp_path) in said.stdout, said
+
+
+def test_a_time_out_that_somebody_chose_holds_for_every_request():
+    def limit(**settings: float) -> float | None:
+        return request_timeout(connect(ConnectionSettings(**settings)), 300)  # type: ignore[arg-type]
+
+    assert limit() == 300
+    assert limit(timeout=60) is None
