@@ -65,6 +65,7 @@ class Meaning:
         do: What to do; ``INDEX`` stands for the index's name.
         statuses: HTTP statuses with which the words mean that; empty for any, and for none.
         pause_s: Least wait before another attempt, in seconds.
+        spreads: Whether documents that were encoded together with it are told the same.
     """
 
     words: str
@@ -75,6 +76,7 @@ class Meaning:
     do: str
     statuses: tuple[int, ...] = ()
     pause_s: float = 0.0
+    spreads: bool = False
 
     def found_in(self, text: str) -> re.Match[str] | None:
         """The words in ``text``."""
@@ -132,7 +134,7 @@ TABLE: tuple[Meaning, ...] = (
             "a list of texts that the pipeline encodes holds null", "leave it out"),
     Meaning("Infinite loop in property interpolation | Some parameter placeholder not filled", "item",
             "never", "document", "a text holds ${…}, which the remote model's connector replaces",
-            "change that text; the documents that were encoded together with it are right"),
+            "change that text", spreads=True),
     Meaning("Inconsistency of field data structures…expected 'NONE' | from index options=NONE to", "cluster",
             "never", "configuration",
             "an empty vector was the first of the sparse_vector field, which takes no real one since",

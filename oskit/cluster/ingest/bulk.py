@@ -10,7 +10,6 @@ nobody knows a document that was taken before tells (:mod:`oskit.cluster.ingest.
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -37,6 +36,9 @@ _MAX_DOCUMENTS = 100_000
 
 _MAX_BYTES = 5_000_000
 
+_MAX_HELD = 20
+"""Documents that are refused before any is taken, after which it is not them."""
+
 _NO_SUCH_VERSION = {"if_seq_no": 2**53 - 1, "if_primary_term": 1}
 """Makes a cluster do all but write: pipelines and mapping have their say, and then comes a conflict (409)."""
 
@@ -50,7 +52,7 @@ class BulkItem:
     patience: Patience | None = None
     """Begins with the item's first refusal that may pass."""
     suspect: bool = False
-    """It was refused with words that nobody knows, while another document was still taken."""
+    """It was refused for what may be another's fault, and goes alone now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +83,6 @@ class _Said:
 
     def __str__(self) -> str:
         return f"{self.status}: {self.reason}"
-
-    @property
-    def gist(self) -> str:
-        """The reason without what is a document's own."""
-        return re.sub(
-            r"\[[^\]]*\]|'[^']*'|\"[^\"]*\"|\d+", "…", self.reason.replace(self.item.document.id, "")
-        )
 
 
 class BulkSender:
@@ -124,6 +119,7 @@ class BulkSender:
         self._sizes = sizes or RequestSizes(_MAX_BYTES)
         self._witness = witness or Witness()
         self._limit = _MAX_DOCUMENTS
+        self._held: list[_Said] = []
         self._patience = Patience(self._policy)  # with requests that fail as a whole
         self._params: dict[str, Any] = {
             "pipeline": pipeline,
@@ -144,7 +140,11 @@ class BulkSender:
         """
         outcome = BulkOutcome() if outcome is None else outcome
         waiting = deque(items)
-        while waiting and not self._stop.is_set():
+        while not self._stop.is_set():
+            if not waiting or len(self._held) >= _MAX_HELD:
+                waiting.extend(self._released())
+            if not waiting:
+                break
             batch = self._next(waiting)
             with cluster_errors(self._action, IndexingError):
                 again, wait_s = self._send_batch(batch, outcome)
@@ -161,7 +161,10 @@ class BulkSender:
         """The items of the next request: as many as may be; a large one goes alone."""
         batch, budget = [waiting.popleft()], self._sizes.budget
         size = len(batch[0].payload)
-        while waiting and len(batch) < self._limit and size + len(waiting[0].payload) <= budget:
+        limit = 1 if batch[0].suspect else self._limit
+        while waiting and len(batch) < limit and size + len(waiting[0].payload) <= budget:
+            if waiting[0].suspect:
+                break
             size += len(waiting[0].payload)
             batch.append(waiting.popleft())
         return batch
@@ -242,6 +245,9 @@ class BulkSender:
             said, known = _Said(item, status, reason), meaning(reason, status, "item")
             if known is None and _may_be_about_it(said):
                 suspects.append(said)
+            elif known is not None and known.spreads and len(batch) > 1:
+                item.suspect = True
+                again.append(item)
             elif known is not None and known.scope == "item":
                 advice = known.advice(self._index)
                 told = f"{reason}; {advice}" if advice else reason
@@ -269,28 +275,37 @@ class BulkSender:
     def _judge(self, suspects: list[_Said], outcome: BulkOutcome) -> tuple[list[BulkItem], float]:
         """Documents that were refused with words that nobody knows: is it them, or the cluster?
 
-        They are sent once more. Where a document that was taken before is taken before that and after it, and
-        they are not, it is them.
+        They are sent once more, each alone: one that a model fails for takes along what is encoded with it.
+        Where a document that was taken before is taken before that and after it, and one of them is not, that
+        one is at fault; where none was taken so far, the others are tried first.
 
         Raises:
-            IndexingError: It is the cluster, or nothing tells.
+            IndexingError: It is the cluster.
         """
-        first, good = suspects[0], self._witness.good
-        if good is None:
-            if len({said.gist for said in suspects}) == 1:
-                raise self._end(first, None)
-        else:
-            wait = self._vouch(good, first)
-            if wait:
-                return [said.item for said in suspects], wait
+        good = self._witness.good
+        if good is not None and (wait := self._vouch(good, suspects[0])):
+            return [said.item for said in suspects], wait
         again = []
         for said in suspects:
-            if said.item.suspect:
-                outcome.refused.append(RefusedItem(said.item.document, said.status, said.reason))
-            else:
+            if not said.item.suspect:
                 said.item.suspect = True
                 again.append(said.item)
+            elif good is None:
+                self._held.append(said)
+            else:
+                outcome.refused.append(RefusedItem(said.item.document, said.status, said.reason))
         return again, 0
+
+    def _released(self) -> list[BulkItem]:
+        """Documents that were held back until another is taken.
+
+        Raises:
+            IndexingError: None was.
+        """
+        if self._held and self._witness.good is None:
+            raise self._end(self._held[0], None)
+        held, self._held = self._held, []
+        return [said.item for said in held]
 
     def _vouch(self, good: BulkItem, suspect: _Said) -> float:
         """Show a document once more that was taken, without writing it; after how many seconds to ask again.
@@ -328,8 +343,7 @@ class BulkSender:
         where = f" ({document.where})" if document.where else ""
         if self._witness.good is None:
             return IndexingError(
-                f"cannot {self._action}: none was taken, and all are refused alike, such as "
-                f"{document.id!r}{where} ({said})",
+                f"cannot {self._action}: none was taken so far, such as {document.id!r}{where} ({said})",
                 hint="Correct what the message names, in the index, its pipelines or the documents",
             )
         return IndexingError(

@@ -193,14 +193,21 @@ def test_words_that_nobody_knows_are_the_clusters_where_it_takes_nothing_any_mor
     assert (outcome.indexed, outcome.refused) == (10, [])
 
 
-def test_what_the_cluster_refuses_from_the_start_is_no_dead_letter():
+@pytest.mark.parametrize("count", [1, 4, 400])
+def test_what_the_cluster_refuses_from_the_start_is_no_dead_letter(count: int):
     outcome = BulkOutcome()
     with (
         ScriptedBulk(lambda ids: [(400, f"{NEWS} for [{i}]") for i in ids]) as server,
         pytest.raises(IndexingError, match=f"none was taken.*such as '0' .*{NEWS}"),
     ):
-        BulkSender(server.client(FAST), "i").send(items(4), outcome)
+        BulkSender(server.client(FAST), "i").send(items(count), outcome)
     assert (outcome.indexed, outcome.refused) == (0, [])
+    assert len(server.requests) < 30
+
+
+def test_bad_documents_that_come_first_are_found_all_the_same():
+    outcome, _ = send(lambda ids: [(400, NEWS) if int(i) < 3 else 201 for i in ids], 6)
+    assert (outcome.indexed, sorted(item.document.id for item in outcome.refused)) == (3, ["0", "1", "2"])
 
 
 def test_what_was_refused_in_passing_is_indexed():
@@ -212,6 +219,16 @@ def test_what_was_refused_in_passing_is_indexed():
 
     outcome, _ = send(script, 5)
     assert (outcome.indexed, outcome.refused) == (5, [])
+
+
+@pytest.mark.parametrize(
+    "item", [(400, NEWS), (500, "Infinite loop in property interpolation of ${parameters.texts}")]
+)
+def test_one_that_a_model_fails_for_does_not_take_others_along(item):
+    """What is encoded together gets one answer."""
+    outcome, _ = send(lambda ids: [item if "7" in ids else 201] * len(ids), 12)
+    assert outcome.indexed == 11
+    assert [item.document.id for item in outcome.refused] == ["7"]
 
 
 def test_a_failure_of_the_cluster_is_no_documents():
