@@ -21,4 +21,5 @@ def show_log() -> None:
     """Show what oskit logs; the second call changes nothing."""
     logger = logging.getLogger("oskit")
     if not any(isinstance(handler, _Notes) for handler in logger.handlers):
-        logger.addHandler(_Notes())
+        # The changes that a command makes are told at its end, in one line.
+        logger.addHandler(_Notes(logging.WARNING))

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 CHECK_EVERY_S = 5.0
 """How often a load looks whether the index is still the one that it began with."""
 
+TELL_EVERY_S = 60.0
+
 _SMALL = 64_000
 
 
@@ -30,7 +32,7 @@ class Witness:
         self._check = check
         self._checked = time.monotonic()
         self._lock = threading.Lock()
-        self._told = False
+        self._told_at = float("-inf")
         self.good: BulkItem | None = None
 
     def took(self, item: BulkItem) -> None:
@@ -39,7 +41,6 @@ class Witness:
         is_better = known is None or len(item.payload) < len(known.payload) > _SMALL
         if is_better and item.document.passage.strip():  # an empty text asks nothing of a model
             self.good = item
-        self._told = False
 
     def check(self) -> None:
         """Look at once whether the index is still the same.
@@ -60,7 +61,7 @@ class Witness:
             self._check()
 
     def is_news(self) -> bool:
-        """Whether nobody has told since the last document was taken that there is something to wait for."""
+        """Whether nobody has told for a minute that there is something to wait for."""
         with self._lock:
-            told, self._told = self._told, True
-        return not told
+            before, self._told_at = self._told_at, time.monotonic()
+        return self._told_at - before > TELL_EVERY_S

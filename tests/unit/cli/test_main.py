@@ -6,6 +6,7 @@ import errno
 import importlib
 import importlib.util
 import json
+import logging
 import subprocess
 import sys
 from importlib import metadata
@@ -15,7 +16,9 @@ import click
 import pytest
 
 from oskit.cli import cli, main
+from oskit.cli.log import show_log
 from oskit.cli.main import COMMANDS
+from oskit.cluster.client.calls import changes, record_change
 from oskit.errors import OskitError, VerificationError
 
 ROOT = Path(__file__).parents[3]
@@ -127,6 +130,14 @@ def test_a_bug_is_one_line_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "RuntimeError: first line second line" in err
+
+
+def test_changes_of_the_cluster_are_no_notes(capsys: pytest.CaptureFixture[str]) -> None:
+    show_log()
+    with changes() as made:
+        record_change("PUT", "/i")
+        logging.getLogger("oskit.cluster").warning("a note")
+    assert (str(made), capsys.readouterr().err) == ("PUT i", "Note: a note\n")
 
 
 def test_a_full_disk_is_no_bug(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
