@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
-Kind = Literal["status", "reset", "lose-answer", "delay", "hang", "trickle", "refuse-items", "twice"]
+Kind = Literal["status", "reset", "lose-answer", "delay", "hang", "trickle", "refuse-items", "twice", "page"]
 
 
 @dataclass
@@ -23,8 +23,8 @@ class Fault:
         kind: ``status`` answers with :attr:`status`; ``reset`` cuts the connection in the middle of the
             request's body; ``lose-answer`` forwards the request and cuts the connection before the answer;
             ``delay`` forwards it after :attr:`seconds`; ``hang`` never answers and forwards nothing;
-            ``trickle`` sends the answer in small pieces over :attr:`seconds`; ``refuse-items`` forwards every
-            second document of a bulk request and answers for the others with :attr:`status`; ``twice``
+            ``trickle`` sends the answer in small pieces over :attr:`seconds`; ``page`` answers 200 with a
+            login page; ``refuse-items`` forwards every second document of a bulk request and answers for the others with :attr:`status`; ``twice``
             forwards it two times and gives the answer to the second.
         times: How many requests it spoils.
         status: Status to answer with.
@@ -111,6 +111,14 @@ class FaultyProxy:
                 writer.write(
                     b"HTTP/1.1 %d Faulty\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
                     b"connection: close\r\n\r\n%s" % (fault.status, len(answer), answer)
+                )
+                await writer.drain()
+                return
+            if fault is not None and fault.kind == "page":
+                page = b"<html><title>Log in first</title></html>"
+                writer.write(
+                    b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: %d\r\n"
+                    b"connection: close\r\n\r\n%s" % (len(page), page)
                 )
                 await writer.drain()
                 return

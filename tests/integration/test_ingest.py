@@ -410,6 +410,37 @@ def test_a_network_that_fails_loses_nothing(
     incident.documents([doc.id for doc in documents()], [hit["_id"] for hit in hits])
 
 
+@pytest.mark.incident(
+    during="`ingest`",
+    what="a gateway answers with its login page in the middle",
+    then="it ends and says what answered; no document is refused; the same command again loads all",
+)
+def test_a_login_page_in_the_middle(
+    cluster_url, client, tiny: TinyModels, index, tmp_path, incident: Incident
+) -> None:
+    letters = tmp_path / "refused.jsonl"
+    options = {"encoder": tiny.encoder, "bulk_documents": 10, "workers": 1, "dead_letter": letters}
+    with FaultyProxy(cluster_url) as proxy:
+        behind = connect(ConnectionSettings(url=proxy.url))
+
+        def stream() -> Iterator[Document]:
+            for number, document in enumerate(documents()):
+                if number == 20:
+                    proxy.wait_for(BULK)
+                    proxy.faults.append(Fault(BULK, "page", times=9))
+                yield document
+
+        with pytest.raises(
+            ClusterConnectionError, match=rf"{proxy.url} says, as text/html .*200: Log in first"
+        ):
+            ingest(behind, index, stream(), batch_size=1, **options)
+        proxy.faults.clear()
+        report = ingest(behind, index, documents(), **options)
+    assert (report.indexed, report.refused) == (40, 0)
+    assert not letters.exists()
+    incident.documents([doc.id for doc in documents()], list(stored(client, index)))
+
+
 def test_a_cluster_that_goes_away_is_one_error(cluster_url, client, tiny: TinyModels, index, tmp_path):
     policy = RetryPolicy(attempts=2, first_wait_s=0.01, max_wait_s=0.02)
     letters = tmp_path / "refused.jsonl"

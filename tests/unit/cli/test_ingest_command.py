@@ -9,6 +9,7 @@ import pytest
 from archives import encoder_archive
 
 from oskit.cli.main import main
+from oskit.data import files
 
 
 @pytest.fixture
@@ -38,3 +39,15 @@ def test_what_cannot_be_counted_is_said_too(corpus: Path, capsys: pytest.Capture
     assert "were not counted: --archive DIR does\n" in capsys.readouterr().out
     assert main(["ingest", "i", str(corpus), "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["truncation"] is None
+
+
+@pytest.mark.parametrize(("quiet", "counted"), [(["--quiet"], 0), ([], 1)])
+def test_nothing_is_counted_for_a_bar_that_nobody_sees(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, quiet: list[str], counted: int
+):
+    calls: list[object] = []
+    monkeypatch.setattr(files, "count_records", lambda sources, **_: calls.append(sources))
+    archive = str(encoder_archive(corpus.with_name("encoder.zip")))
+    command = ["ingest", "i", str(corpus), "--archive", archive, "--url", "http://127.0.0.1:9", *quiet]
+    assert main([*command, "--retry-for", "0"]) == 7
+    assert len(calls) == counted
