@@ -14,6 +14,7 @@ from oskit.cluster.client.retry import RetryPolicy
 from oskit.cluster.models.preflight import effective_settings, model_setting_problems
 from oskit.cluster.models.registry import list_models, placement
 from oskit.doctor.finding import Finding, Status, attempt
+from oskit.doctor.leftovers import check_leftovers
 from oskit.errors import OskitError
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ RETRY_FOR_S = 10.0
 UNHEALTHY = {"DEPLOY_FAILED", "PARTIALLY_DEPLOYED"}
 
 
-def check_cluster(connection: ConnectionSettings) -> list[Finding]:
-    """Look at the cluster without changing anything.
+def check_cluster(connection: ConnectionSettings, *, fix: bool = False) -> list[Finding]:
+    """Look at the cluster, without changing anything unless ``fix`` mends what earlier versions left behind.
 
     The first finding says whether it answers; without an answer there are no others.
     """
@@ -48,7 +49,7 @@ def check_cluster(connection: ConnectionSettings) -> list[Finding]:
         return [Finding("cluster", "connection", "failure", error.message, error.hint)]
     with client:
         found = Finding("cluster", "connection", "ok", f"{connection.url} is {info.name!r}, {_nodes(info)}")
-        checks = (_settings, _memory, _permissions, _models)
+        checks = (_settings, _memory, _permissions, _models, partial(check_leftovers, fix=fix))
         return [
             found,
             _version(info),

@@ -38,6 +38,7 @@ EXIT_CODES = {
 @click.command()
 @click.argument("model", required=False)
 @click.option("--model", "named", hidden=True, help="MODEL, as older scripts give it.")
+@click.option("--fix", is_flag=True, help="Mend what earlier versions of oskit left behind in the cluster.")
 @loader_options
 @connection_options
 @output_options
@@ -47,6 +48,7 @@ def doctor(
     *,
     model: str | None,
     named: str | None,
+    fix: bool,
     loader: Loader,
     connection: ConnectionSettings,
     out: Output,
@@ -55,8 +57,10 @@ def doctor(
 
     Looks at Python, memory, disk, Java and the installed packages; tries every tier of the loader; where
     MODEL (a folder or a Hub repository) is given, loads it, runs it, saves it and loads it again; where --url
-    or OSKIT_URL names a cluster, looks at its version, plugins, settings, memory, permissions and models.
-    Says what to do about each finding and changes nothing.
+    or OSKIT_URL names a cluster, looks at its version, plugins, settings, memory, permissions and models, and
+    for what earlier versions of oskit left behind: indexes whose refresh is off, ingest pipelines and half
+    uploads that nobody needs, ids of models that are gone. Says what to do about each finding and which calls
+    --fix would send, and changes nothing without it.
 
     Exits with 0 unless something fails: then with 4 (packages), 5 (loading) or 7 (cluster).
 
@@ -65,17 +69,20 @@ def doctor(
       oskit doctor
       oskit doctor ./my-encoder
       oskit doctor --url https://search.example.org --json
+      oskit doctor --url https://search.example.org --fix
     """
     from oskit.doctor import check_cluster, check_encoder, check_loading, check_machine
 
     model = model or named
     if model is None and replace(loader, local_files_only=False) != Loader():
         raise click.UsageError("options of the loader were given, but no MODEL to load")
+    if fix and not _names_a_cluster(ctx):
+        raise click.UsageError("--fix mends a cluster: name it with --url or OSKIT_URL")
     findings = check_machine() + check_loading(offline=loader.local_files_only)
     if model:
         findings += check_encoder(model, partial(loader.load, quiet=True))
     if _names_a_cluster(ctx):
-        findings += check_cluster(connection)
+        findings += check_cluster(connection, fix=fix)
     else:
         out.note("No cluster was looked at: name one with --url or OSKIT_URL.")
     out.result([asdict(finding) for finding in findings], lambda console: _print(console, findings))

@@ -22,9 +22,13 @@ def read_own_meta(client: OpenSearch, index: str) -> dict[str, Any]:
     return own_meta(next(iter(client.indices.get_mapping(index=index).values()))["mappings"])
 
 
+def changed_meta(mapping: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Body of the request that sets entries of ``_meta.oskit``, or removes those that are None."""
+    own = {key: value for key, value in {**own_meta(mapping), **changes}.items() if value is not None}
+    return {"_meta": {**(mapping.get("_meta") or {}), META_KEY: own}}
+
+
 def change_own_meta(client: OpenSearch, index: str, changes: Mapping[str, Any]) -> None:
     """Set entries of ``_meta.oskit``, or remove those that are None; the cluster replaces it whole."""
     mapping = next(iter(client.indices.get_mapping(index=index).values()))["mappings"]
-    own = {key: value for key, value in {**own_meta(mapping), **changes}.items() if value is not None}
-    meta = {**(mapping.get("_meta") or {}), META_KEY: own}
-    client.indices.put_mapping(index=index, body={"_meta": meta})
+    client.indices.put_mapping(index=index, body=changed_meta(mapping, changes))
