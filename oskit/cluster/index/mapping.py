@@ -260,7 +260,15 @@ def read_index(client: OpenSearch, name: str, field: str | None = None) -> Index
         answer = client.indices.get_mapping(index=name, params={"ignore_unavailable": "true"})
     if name not in answer:
         return None
-    mapping = answer[name]["mappings"]
+    return info_of(name, answer[name]["mappings"], field)
+
+
+def info_of(name: str, mapping: Mapping[str, Any], field: str | None = None) -> IndexInfo:
+    """How an index with this mapping was made; see :func:`read_index`.
+
+    Raises:
+        IndexingError: It has no field for sparse vectors, not this one, or several.
+    """
     meta = own_meta(mapping)
     if meta.get("kind") in INDEX_KINDS:
         own = IndexInfo.from_meta(name, meta)

@@ -168,13 +168,12 @@ def search(
     options = _Options(
         by, model_id, analyzer, encoder, size, two_phase, explain, method_parameters or {}, notify
     )
-    target, info = _find(client, index, field)
     try:
-        return _search(client, target, info, query, options)
+        return _search(client, *_find(client, index, field), query, options)
     except ClusterError as error:
-        # An alias may move, and the index behind it be deleted, between the look and the search.
-        if not target.is_alias or heard(error.__cause__) is not NO_INDEX:
+        if heard(error.__cause__) is not NO_INDEX:
             raise
+    # An alias may move, and the index behind it be deleted, between the look and the search.
     return _search(client, *_find(client, index, field), query, options)
 
 
