@@ -19,7 +19,10 @@ from oskit.archive.encoder import ArchiveEncoder
 from oskit.cluster.ingest.load import ingest
 from oskit.cluster.models.deploy import deploy_archive
 from oskit.cluster.models.registry import delete_model, list_models
+from oskit.cluster.search.search import search
+from oskit.data.collection import Collection
 from oskit.data.documents import Document
+from oskit.evaluation.live.verify import verify
 
 __all__ = ["archive", "client"]
 
@@ -89,6 +92,35 @@ def test_a_load_that_the_cluster_encodes_goes_on_when_node_and_model_are_back(
     assert (report.read, report.indexed, report.refused) == (COUNT, COUNT, 0)
     check(client, "cluster-mode", docs, encoder, incident)
     assert [model.model_id for model in list_models(client)] == [deployed.model_id]
+
+
+@pytest.mark.incident(
+    during="`verify`, by model",
+    what=KILLED,
+    then="it waits for the node, then for the model, and goes on; `search` likewise",
+)
+def test_a_verification_by_model_goes_on_when_the_node_is_back(
+    node: OwnNode, client: OpenSearch, archive: Path, incident: Incident
+) -> None:
+    encoder, docs = ArchiveEncoder.open(archive), documents(COUNT)
+    queries = {f"q{number}": f"quick {doc.text}" for number, doc in enumerate(docs[:60])}
+    collection = Collection(queries=queries, qrels={"q0": {"d0": 1}}, corpus=tuple(docs))
+    (model,) = list_models(client)
+    notes: list[str] = []
+
+    def on_step(what: str) -> None:
+        notes.append(what)
+        if what.startswith("asking 60"):
+            incident.begins()
+            node.kill_and_restart()
+
+    report = verify(client, "cluster-mode", collection, encoder, by="model", model_id=model.name, k=10,
+                    baseline_bm25=False, sample=20, on_step=on_step)  # fmt: skip
+    incident.is_over()
+    node.wait()
+    assert (report.failures, report.missing) == ([], 0)
+    assert len([note for note in notes if "waiting for it" in note]) <= 1, "told once"
+    assert search(client, "cluster-mode", "quick fox").hits
 
 
 class KillAt:

@@ -146,7 +146,12 @@ def test_names_of_several_indexes_and_none(client, tiny: TinyModels, indexes):
     assert found.total < all_of_it.total
 
 
-def test_searches_through_an_alias_go_on_while_it_moves(client, tiny: TinyModels, indexes):
+@pytest.mark.incident(
+    during="`search` through an alias",
+    what="the alias moves, and the index behind it is deleted in the same call",
+    then="the name is looked up again: no search fails or mixes the two",
+)
+def test_searches_through_an_alias_go_on_while_it_moves(client, incident):
     """Blue and green: the index behind the alias is deleted in the call that moves it."""
     alias, names = f"ingtest-live-{uuid.uuid4().hex[:8]}", []
     done = threading.Event()
@@ -297,7 +302,12 @@ def test_a_search_pipeline_that_takes_part_is_told(client, tiny: TinyModels, clu
         client.http.delete(f"/_search/pipeline/{pipeline}")
 
 
-def test_a_model_that_is_paused_is_waited_for(client, cluster_url, tiny: TinyModels, indexes):
+@pytest.mark.incident(
+    during="`search` and `verify`, by model",
+    what="local models are paused (`local_model.enabled: false`)",
+    then="it says so once and waits, as long as `--retry-for`",
+)
+def test_a_model_that_is_paused_is_waited_for(client, cluster_url, tiny: TinyModels, indexes, incident):
     """By search, and by verify in the middle of its questions, as long as any request is tried again."""
     notes: list[str] = []
     asked = {"model_id": tiny.encoder_id, "notify": notes.append}

@@ -7,6 +7,7 @@ no model is needed. The demo's test does the same with a trained one.
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import uuid
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from opensearchpy import OpenSearch, helpers
+from rich.console import Console
 from scipy.sparse import csr_matrix
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
@@ -33,6 +35,7 @@ from oskit.data.documents import Document
 from oskit.errors import SearchError, UsageError, VerificationError
 from oskit.evaluation.live.verify import verify
 from oskit.evaluation.offline.exact_scores import rank_exactly
+from oskit.evaluation.reports.terminal import print_verification
 from oskit.evaluation.reports.verification import write_verification
 
 pytestmark = pytest.mark.integration
@@ -100,15 +103,19 @@ def make_index(client: OpenSearch, collection: Collection) -> Iterator:
     """Makes an index of the collection, with what ``change`` did to its documents, and removes it."""
     made = []
 
-    def make(kind="rank_features", threshold=1_000_000, change=None, sha256=None) -> str:
+    def make(
+        kind="rank_features", threshold=1_000_000, change=None, sha256=None, shards=None, prune=None
+    ) -> str:
         name = f"oskit-test-proof-{uuid.uuid4().hex[:10]}"
         made.append(name)
         sparse = kind == "sparse_vector"
         info = IndexInfo(
-            name, kind, "id" if sparse else "token", encode="client", encoder=EncoderIdentity(sha256=sha256)
-        )
+            name, kind, "id" if sparse else "token", encode="client",
+            encoder=EncoderIdentity(sha256=sha256), prune=prune,
+        )  # fmt: skip
         parameters = SparseVectorParameters(approximate_threshold=threshold if sparse else None)
-        create_index(client, info, IndexSettings(kind, replicas=0, sparse_vector=parameters))
+        settings = IndexSettings(kind, shards=shards or 1, replicas=0, sparse_vector=parameters)
+        create_index(client, info, settings)
         documents = list(collection.documents())
         weights = WordEncoder().document_weights(
             [document.passage for document in documents], key="id" if sparse else "token"
@@ -168,18 +175,34 @@ def test_an_approximate_search_is_measured_not_failed(client, collection, make_i
     assert report.vectors.checked > 100
 
 
-def test_a_missing_and_a_foreign_document(client, collection, make_index):
+def test_missing_and_foreign_documents_are_counted(client, collection, make_index, tmp_path):
     def change(stored):
-        stored["stranger"] = stored.pop("d17")
+        for number in range(12, 232):
+            del stored[f"d{number}"]
+        stored |= {f"stranger{number}": stored["d11"] for number in range(3)}
 
-    report = verify(client, make_index(change=change), collection, WordEncoder(), k=DOCUMENTS)
-    assert report.missing_documents == ["d17"]
-    assert any("lacks document 'd17'" in line for line in report.failures)
-    assert any("holds 240 documents" in line for line in report.failures)
+    index = make_index(change=change, shards=3)
+    # On another shard than its id says: there, but twice; and one that is only there.
+    for name in ("d2", "d3"):
+        body = client.get_source(index=index, id=name)
+        for routing in "abc":
+            client.index(index=index, id=name, body=body, routing=routing)
+    client.delete(index=index, id="d3")
+    report = verify(client, index, collection, WordEncoder(), k=DOCUMENTS, sample=10)
+    copies = client.count(index=index, body={"query": {"ids": {"values": ["d2", "d3"]}}})["count"] - 2
+    assert (report.missing, len(report.missing_documents)) == (220, 200)
+    assert report.extra == 3 + copies
+    assert {"stranger0", "stranger1", "stranger2"} <= set(report.extra_documents)
+    assert any("lacks document 'd12' and 219 more" in line for line in report.failures)
+    assert any(f"{report.extra} are not of the corpus, such as" in line for line in report.failures)
     assert {"missing", "unknown"} <= _kinds(report)
-    assert {item.document_id for item in report.comparison.disagreements} >= {"d17", "stranger"}
-    with pytest.raises(VerificationError, match="'d17'"):
+    with pytest.raises(VerificationError, match="'d12'"):
         report.raise_for_disagreement()
+    saved = json.loads(write_verification(report, tmp_path)[0].read_text())
+    assert (saved["missing"], saved["extra"]) == (220, report.extra)
+    said = Console(file=io.StringIO(), width=200)
+    print_verification(said, report)
+    assert f"220 documents missing, {report.extra} not of the corpus" in said.file.getvalue()
 
 
 def test_a_wrong_weight_in_one_document(client, collection, make_index):
@@ -194,26 +217,89 @@ def test_a_wrong_weight_in_one_document(client, collection, make_index):
     assert any("score that rounding does not explain" in line for line in report.failures)
 
 
-def test_a_wrong_weight_that_no_query_meets(client, collection, make_index):
+def test_what_no_query_meets_is_seen_in_the_stored_vectors(client, collection, make_index):
     def change(stored):
-        holder = next(body for body in stored.values() if "w49" in body["embedding"])
-        del holder["embedding"]["w49"]
+        lacking, more, *_ = (name for name in stored if "w49" in stored[name]["embedding"])
+        del stored[lacking]["embedding"]["w49"]
+        unused = next(word for word in WORDS[40:] if word not in stored[more]["embedding"])
+        stored[more]["embedding"][unused] = 0.02
+        changed.update(lacking=lacking, more=more, unused=unused)
 
+    changed: dict[str, str] = {}
     report = verify(client, make_index(change=change), collection, WordEncoder(), k=K, sample=DOCUMENTS)
     assert _kinds(report) == set()
-    assert len(report.vectors.wrong) == 1
-    assert any("other weights in the index" in line for line in report.failures)
+    wrong = {item["document_id"]: item for item in report.vectors.wrong}
+    assert wrong.keys() == {changed["lacking"], changed["more"]}
+    assert list(wrong[changed["lacking"]]["lacks"]) == ["w49"]
+    assert wrong[changed["more"]]["extra"] == {changed["unused"]: 0.02}
+    (line,) = report.failures
+    assert "other weights in the index" in line and "lacks 1 token ('w49'" in line
 
 
-def test_pruned_documents(client, collection, make_index):
-    def change(stored):
-        for body in stored.values():
-            largest = max(body["embedding"].values())
-            body["embedding"] = {t: w for t, w in body["embedding"].items() if w > 0.1 * largest}
+def test_a_pruned_load_is_called_so(client, collection, make_index):
+    """Into an index that records none: of all documents, or of a few, which are not in the sample."""
+
+    def change(stored, names=None):
+        for name in names or stored:
+            vector = stored[name]["embedding"]
+            largest = max(vector.values())
+            stored[name]["embedding"] = {t: w for t, w in vector.items() if w > 0.1 * largest}
 
     report = verify(client, make_index(change=change), collection, WordEncoder(), k=K)
     assert "score" in _kinds(report)
     assert len(report.vectors.wrong) > 50
+    assert "as if it was loaded with --prune, and records no pruning" in report.failures[0]
+    index = make_index(change=lambda stored: change(stored, ["d3", "d5", "d7", "d9"]))
+    report = verify(client, index, collection, WordEncoder(), k=DOCUMENTS, sample=2)
+    assert {item["document_id"] for item in report.vectors.wrong} <= {"d3", "d5", "d7", "d9"}
+    assert "with --prune" in report.failures[0]
+    whole = verify(client, make_index(prune="max_ratio:0.1"), collection, WordEncoder(), k=K)
+    assert any("records pruning by max_ratio:0.1, and they look" in line for line in whole.failures)
+
+
+def test_an_analyzer_is_named_as_the_cause(client, collection, make_index):
+    report = verify(client, make_index(), collection, WordEncoder(), by="analyzer", analyzer="bert-uncased")
+    assert report.vectors.wrong == []
+    assert "'bert-uncased' gives queries weights of its own" in report.failures[0]
+
+
+@pytest.mark.incident(
+    during="`verify`",
+    what="the index is deleted or made anew, or its alias moves",
+    then="an error says which, and nothing is said of the index",
+)
+def test_another_index_under_the_same_name_gets_no_verdict(client, collection, make_index, incident):
+    """Deleted, made anew, moved, or written to: at once while it is verified."""
+    index, other, alias = make_index(), make_index(), f"oskit-test-proof-{uuid.uuid4().hex[:8]}"
+    client.indices.put_alias(index=index, name=alias)
+
+    def verified(name, step, happens):
+        def on_step(what):
+            if what == step:
+                happens()
+
+        return verify(client, name, collection, WordEncoder(), k=5, sample=5, on_step=on_step)
+
+    def write():
+        client.index(index=index, id="d3", body=client.get_source(index=index, id="d3"))
+
+    def move():
+        actions = [{"remove": {"index": index, "alias": alias}}, {"add": {"index": other, "alias": alias}}]
+        client.indices.update_aliases(body={"actions": actions})
+
+    def make_anew():
+        client.indices.delete(index=index)
+        client.indices.create(index=index)
+
+    asking = f"asking {len(collection.queries)} queries by tokens"
+    report = verified(alias, asking, write)
+    assert report.passed and any("documents were written" in line for line in report.warnings)
+    with pytest.raises(SearchError, match=rf"'{alias}' was moved to '{other}'"):
+        verified(alias, "asking BM25", move)
+    with pytest.raises(SearchError, match="was deleted and made anew while it was verified"):
+        verified(index, asking, make_anew)
+    with pytest.raises(SearchError, match="was deleted while it was verified"):
+        verified(other, asking, lambda: client.indices.delete(index=other))
 
 
 def test_a_search_pipeline_that_prunes_queries(client, collection, make_index):
@@ -229,6 +315,7 @@ def test_a_search_pipeline_that_prunes_queries(client, collection, make_index):
         client.indices.put_settings(index=index, body={"index.search.default_pipeline": None})
         client.http.delete(f"/_search/pipeline/{pipeline}")
     assert any(pipeline in warning for warning in report.warnings)
+    assert any("it is the queries that the cluster changes" in line for line in report.failures)
     assert "missing" in _kinds(report)
     # The documents themselves are right, and are found to be.
     assert report.vectors.wrong == []
