@@ -238,21 +238,11 @@ def test_a_semantic_field_is_searched_by_its_own_model(client, tiny: TinyModels)
         assert search(client, name, "fox", by="bm25").total == 1
 
 
-def test_names_that_cannot_be_searched_say_so(client, tiny: TinyModels, cluster_url, capsys):
+def test_a_closed_index_is_called_so(client):
     with made_index(client, {"v": {"type": "rank_features"}}) as name:
         client.indices.close(index=name)
         with pytest.raises(ClusterError, match="the index is closed"):
             search(client, name, {"fox": 1.0})
-    stream = f"ingtest-stream-{uuid.uuid4().hex[:8]}"
-    template = {"index_patterns": [stream], "data_stream": {}, "priority": 900}
-    client.indices.put_index_template(name=stream, body=template)
-    client.indices.create_data_stream(name=stream)
-    try:
-        assert main(["search", stream, "fox", "--url", cluster_url]) == 7
-        assert f"'{stream}' is a data stream" in capsys.readouterr().err
-    finally:
-        client.indices.delete_data_stream(name=stream)
-        client.indices.delete_index_template(name=stream)
 
 
 def test_a_count_that_stopped_is_called_so(client, cluster_url, capsys):
