@@ -236,6 +236,15 @@ def test_a_semantic_field_is_searched_by_its_own_model(client, tiny: TinyModels)
         assert hit.score == pytest.approx(due, rel=2**-7)
         assert hit.text == "quick brown fox"
         assert search(client, name, "fox", by="bm25").total == 1
+    del semantic["sparse_encoding_config"]  # prunes by a tenth
+    docs = [doc for doc in documents(8) if doc.text]
+    collection = Collection(queries={"q": QUERIES[0]}, qrels={"q": {"d0": 1}}, corpus=tuple(docs))
+    with made_index(client, {"body": semantic}) as name:
+        for doc in docs:
+            client.index(index=name, id=doc.id, body={"body": doc.passage})
+        report = verify(client, name, collection, tiny.encoder, k=5)
+        assert report.failures == [] and report.run("BM25")
+        assert any("only the weights by max_ratio:0.1" in line for line in report.warnings)
 
 
 def test_a_closed_index_is_called_so(client):
@@ -243,6 +252,18 @@ def test_a_closed_index_is_called_so(client):
         client.indices.close(index=name)
         with pytest.raises(ClusterError, match="the index is closed"):
             search(client, name, {"fox": 1.0})
+
+
+def test_what_is_fetched_is_what_is_shown(client, indexes):
+    """Not the vector, and the passage only of a document that has nothing else."""
+    name = indexes["rank_features"]
+    bare = {"embedding": {"fox": 60.0}, "passage": "only a passage"}
+    client.index(index=name, id="bare", body=bare, params={"refresh": "true"})
+    try:
+        first, second, *_ = search(client, name, {"fox": 1.0}).hits
+    finally:
+        client.delete(index=name, id="bare", params={"refresh": "true"})
+    assert (first.id, second.source.keys()) == ("bare", {"text", "title", "n"} & second.source.keys())
 
 
 def test_a_count_that_stopped_is_called_so(client, cluster_url, capsys):

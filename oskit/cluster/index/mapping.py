@@ -298,6 +298,7 @@ def info_of(name: str, mapping: Mapping[str, Any], field: str | None = None) -> 
         found.path,
         found.text,
         encoder=EncoderIdentity(model_id=found.model_id, query_model_id=found.query_model_id),
+        prune=found.prune,
         text_field=found.text,
         nested=found.nested,
     )

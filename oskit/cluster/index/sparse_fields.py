@@ -22,6 +22,7 @@ class SparseField:
         text: The ``semantic`` field that it belongs to, which holds the text.
         model_id: What encodes documents, if the mapping says so.
         query_model_id: What encodes queries, if it is another.
+        prune: Which weights a ``semantic`` field keeps, as ``TYPE:RATIO``; a tenth of the largest by default.
     """
 
     path: str
@@ -30,6 +31,7 @@ class SparseField:
     text: str | None = None
     model_id: str | None = None
     query_model_id: str | None = None
+    prune: str | None = None
 
 
 def sparse_fields(properties: Mapping[str, Any]) -> list[SparseField]:
@@ -44,13 +46,27 @@ def _fields(
         path = f"{prefix}{name}"
         kind = definition.get("type")
         if kind in SPARSE_TYPES:
-            text, owner = semantic or (None, {})
-            yield SparseField(path, kind, nested, text, owner.get("model_id"), owner.get("search_model_id"))
+            yield SparseField(path, kind, nested, **(_of_semantic(*semantic) if semantic else {}))
         of_text = properties.get(name.removesuffix(_SEMANTIC_INFO), {})
         is_info = name.endswith(_SEMANTIC_INFO) and of_text.get("type") == "semantic"
         owner_of_these = (path.removesuffix(_SEMANTIC_INFO), of_text) if is_info else semantic
         inside = definition.get("properties") or {}
         yield from _fields(inside, f"{path}.", path if kind == "nested" else nested, owner_of_these)
+
+
+def _of_semantic(text: str, definition: Mapping[str, Any]) -> dict[str, Any]:
+    config = {
+        "prune_type": "max_ratio",
+        "prune_ratio": 0.1,
+        **(definition.get("sparse_encoding_config") or {}),
+    }
+    rule = f"{config['prune_type']}:{config['prune_ratio']}"
+    return {
+        "text": text,
+        "model_id": definition.get("model_id"),
+        "query_model_id": definition.get("search_model_id"),
+        "prune": None if config["prune_type"] == "none" else rule,
+    }
 
 
 def definition_of(properties: Mapping[str, Any], path: str) -> dict[str, Any]:

@@ -221,7 +221,9 @@ def _search(
     answer, weights = with_model(client, model, request.ask, notify=notify)
     if answer is None:
         return SearchResult(target.asked, by, 0, 0, [], info.key, weights)
-    hits = [_hit(hit, info, weights if options.explain else None) for hit in answer["hits"]["hits"]]
+    found = answer["hits"]["hits"]
+    _show_passages(client, target, info, [hit for hit in found if not hit.get("_source")])
+    hits = [_hit(hit, info, weights if options.explain else None) for hit in found]
     total = answer["hits"]["total"]
     replaced = f"two phases take the place of the index's search pipeline {pipeline!r}"
     doubts = [request.mismatch(), request.changed, replaced if pipeline and options.two_phase else None]
@@ -452,6 +454,18 @@ def _unseen(info: IndexInfo, explain: bool) -> list[str]:
     if info.passage_field and info.text_field and info.text_field != info.passage_field:
         hidden.append(info.passage_field)
     return hidden
+
+
+def _show_passages(client: OpenSearch, target: Target, info: IndexInfo, bare: list[dict[str, Any]]) -> None:
+    """Fetch the passages of documents that have nothing else to show."""
+    if not bare or info.passage_field is None:
+        return
+    only = {"ids": {"values": [hit["_id"] for hit in bare]}}
+    body = {"size": len(bare), "_source": [info.passage_field], "query": only}
+    answer = complete_search(client, target.index, body, search_pipeline="_none", routing=target.routing)
+    sources = {hit["_id"]: hit.get("_source") for hit in answer["hits"]["hits"]}
+    for hit in bare:
+        hit["_source"] = sources.get(hit["_id"])
 
 
 def _hit(hit: Mapping[str, Any], info: IndexInfo, weights: Mapping[str, float] | None) -> Hit:

@@ -48,6 +48,8 @@ class StoredVectors:
 
     checked: int
     wrong: list[dict[str, Any]]
+    unseen: int = 0
+    """Of them, those whose vector is not in ``_source``: what they have besides is not seen."""
 
 
 @dataclass

@@ -50,7 +50,7 @@ def check_vectors(
 
     ``tolerance`` is how far they may be apart before they are rounded.
     """
-    by_token, checked, wrong = facts.key == "token", 0, []
+    by_token, checked, unseen, wrong = facts.key == "token", 0, 0, []
     sent = _sent_vectors(client, facts, document_ids)
     for document, columns, values in _rows(document_ids, weights):
         keys = [vocabulary.keys[column] if by_token else str(column) for column in columns]
@@ -63,11 +63,12 @@ def check_vectors(
         if found is None:
             continue  # a document that is not there is reported as missing
         checked += 1
+        unseen += has is None
         low, high = _sum_bounds(facts.storage, values[:MAX_TOKENS], tolerance)
         difference = _difference(due, has, tolerance, pruned=facts.info.prune is not None) if has else {}
         if difference or not low <= found <= high:
             wrong.append({"document_id": document, "found": found, "low": low, "high": high, **difference})
-    return StoredVectors(checked, wrong)
+    return StoredVectors(checked, wrong, unseen)
 
 
 def _sent_vectors(

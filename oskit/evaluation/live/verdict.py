@@ -44,12 +44,22 @@ def failures(
 
 
 def warnings(
-    facts: IndexFacts, cluster: RunFigures, shattering: str | None, *, was_written: bool = False
+    facts: IndexFacts,
+    cluster: RunFigures,
+    vectors: StoredVectors,
+    shattering: str | None,
+    *,
+    was_written: bool = False,
 ) -> list[str]:
     """What is worth knowing although it is not wrong; ``shattering`` of the texts first."""
     found = [] if shattering is None else [shattering]
     if was_written:
         found.append("documents were written to the index meanwhile: what disagrees may be newer than this")
+    if vectors.unseen:
+        found.append(
+            f"{vectors.unseen:,} of {vectors.checked:,} documents keep no vector in _source: tokens that "
+            "they have besides are seen only where a query meets them"
+        )
     if facts.search_pipeline:
         found.append(f"queries run through the index's default search pipeline {facts.search_pipeline!r}")
     if facts.info.prune:

@@ -200,7 +200,7 @@ def _verify(
     vectors = stored(sampled)
     if suspects and not vectors.wrong:
         more = stored(suspects)
-        vectors = StoredVectors(vectors.checked + more.checked, more.wrong)
+        vectors = StoredVectors(vectors.checked + more.checked, more.wrong, vectors.unseen + more.unseen)
     cuts = tokenizations(encoder, [texts[name] for name in cut], list(queries.values()))
     info = cluster_info(client)
     return VerificationReport(
@@ -231,7 +231,9 @@ def _verify(
             vectors,
             _analyzer_differs(client, facts, request.analyzer, queries, given) if by == "analyzer" else None,
         ),
-        warnings=verdict.warnings(facts, runs[0], shattering(cuts), was_written=was_written(client, facts)),
+        warnings=verdict.warnings(
+            facts, runs[0], vectors, shattering(cuts), was_written=was_written(client, facts)
+        ),
         took=answered.took,
         wall=answered.wall,
         against_bm25=runs[0].against(runs[-1]) if runs[-1].name == BM25 else None,
