@@ -228,7 +228,7 @@ def _search(
     replaced = f"two phases take the place of the index's search pipeline {pipeline!r}"
     doubts = [request.mismatch(), request.changed, replaced if pipeline and options.two_phase else None]
     sees_all = total["relation"] == "eq" and not options.two_phase
-    if info.kind == "sparse_vector":
+    if info.kind == "sparse_vector" and by != "bm25":
         sees_all = sees_all and total["value"] < options.size
     return SearchResult(
         index=target.asked,
