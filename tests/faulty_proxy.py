@@ -24,8 +24,8 @@ class Fault:
             request's body; ``lose-answer`` forwards the request and cuts the connection before the answer;
             ``delay`` forwards it after :attr:`seconds`; ``hang`` never answers and forwards nothing;
             ``trickle`` sends the answer in small pieces over :attr:`seconds`; ``page`` answers 200 with a
-            login page; ``refuse-items`` forwards every second document of a bulk request and answers for the others with :attr:`status`; ``twice``
-            forwards it two times and gives the answer to the second.
+            login page; ``refuse-items`` forwards every second document of a bulk request and answers for the
+            others with :attr:`status`; ``twice`` forwards it two times and gives the answer to the second.
         times: How many requests it spoils.
         status: Status to answer with.
         seconds: How long to wait.

@@ -319,20 +319,22 @@ class BulkSender:
             ((status, reason),) = self._request([json.dumps(asked).encode() + b"\n" + source])
         except TransportError as failure:
             known = heard(failure, "item")
-            if is_transient(failure) and (wait := self._patience.wait_s(known)) is not None:
+            if is_transient(failure) and (wait := self._item_wait_s(suspect.item, known)) is not None:
                 tell(failure, wait)
                 return wait
-            if known is not None:
+            if known is not None or is_transient(failure):
                 raise
             said = _Said(suspect.item, int(failure.status_code), error_reason(failure))
             raise self._end(said, None) from failure
         if not reason or status == 409:
             return 0.0
-        known = meaning(reason, status, "item")
-        if known is not None and known.passes != "never" and (wait := self._patience.wait_s(known)):
-            tell(f"{known.means[0].upper()}{known.means[1:]} ({status}: {reason})", wait)
+        said, known = _Said(suspect.item, status, reason), meaning(reason, status, "item")
+        if (known is not None or not _may_be_about_it(said)) and (
+            wait := self._item_wait_s(suspect.item, known)
+        ):
+            self._tell_busy(said, known, 1, 1, wait)
             return wait
-        raise self._end(_Said(suspect.item, status, reason), known)
+        raise self._end(said, known)
 
     def _end(self, said: _Said, known: Meaning | None) -> IndexingError:
         """The error that ends the load, since this is not about the document."""

@@ -231,6 +231,22 @@ def test_one_that_a_model_fails_for_does_not_take_others_along(item):
     assert [item.document.id for item in outcome.refused] == ["7"]
 
 
+@pytest.mark.parametrize("answer", [429, (429, "busy"), (500, "on fire"), (400, "Model not ready yet")])
+def test_a_cluster_that_cannot_tell_is_asked_again_and_given_up(answer):
+    """Nobody knows the words, and the document that was taken is not judged meanwhile."""
+    outcome = BulkOutcome()
+
+    def script(ids):
+        if ids == ["0"] and outcome.indexed:
+            return answer if isinstance(answer, int) else [answer]
+        return [(400, NEWS) if i == "1" else 201 for i in ids]
+
+    with ScriptedBulk(script) as server, pytest.raises(ClusterError):
+        BulkSender(server.client(FAST), "i").send(items(2), outcome)
+    assert (outcome.indexed, outcome.refused) == (1, [])
+    assert len(server.requests) < 20
+
+
 def test_a_failure_of_the_cluster_is_no_documents():
     outcome = BulkOutcome()
     with (
