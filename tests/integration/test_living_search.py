@@ -326,7 +326,8 @@ def test_a_model_that_is_paused_is_waited_for(client, cluster_url, tiny: TinyMod
         assert search(client, indexes["rank_features"], QUERIES[0], **asked).hits
     assert len(notes) == 1 and "waiting for it" in notes[0]
     hasty = connect(ConnectionSettings(url=cluster_url, retry_for=0.5))
-    with local_models_paused(client, 1.2), pytest.raises(ClusterError, match=r"for 0.5 s.*local_model.enabled"):
+    refused = pytest.raises(ClusterError, match=r"for 0.5 s.*local_model.enabled")
+    with local_models_paused(client, 1.2), refused:
         search(hasty, indexes["rank_features"], QUERIES[0], model_id=tiny.encoder_id)
     docs = documents()
     queries = {f"q{number}": text for number, text in enumerate(QUERIES)}
