@@ -63,7 +63,7 @@ def test_memory_is_bounded_by_bytes_and_not_by_documents():
     command = [sys.executable, "-c", "from test_load import load_and_measure as run; run()"]
     said = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr
-    assert int(said.stdout) < 270 * 1024 * 1024
+    assert int(said.stdout) < 400 * 1024 * 1024
 
 
 @pytest.mark.parametrize("large", [0, 777])
