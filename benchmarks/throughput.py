@@ -110,7 +110,7 @@ def _documents(known: list[Document], count: int) -> list[Document]:
 
 def _deploy(client: OpenSearch, archive: Archive, stack: ExitStack) -> str:
     from oskit.cluster.models.deploy import deploy_archive
-    from oskit.cluster.models.registry import delete_model
+    from oskit.cluster.models.retire import delete_model
 
     model = deploy_archive(client, archive, name=f"{INDEX}-{archive.path.parent.name}")
     if not model.reused:

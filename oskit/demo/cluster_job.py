@@ -11,7 +11,7 @@ from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.index.mapping import IndexSettings, SparseVectorParameters, delete_index, read_index
 from oskit.cluster.ingest.load import IngestReport, ingest
 from oskit.cluster.models.deploy import deploy_archive
-from oskit.cluster.models.registry import delete_model
+from oskit.cluster.models.retire import delete_model
 from oskit.demo.plan import APPROXIMATE_THRESHOLD, IndexPlan
 from oskit.demo.remembering import Memory, RememberingEncoder
 from oskit.demo.result import DemoIndex, DemoReport

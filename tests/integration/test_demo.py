@@ -16,7 +16,8 @@ from opensearchpy import OpenSearch
 from oskit.cli.main import main
 from oskit.cluster.client.connection import ConnectionSettings
 from oskit.cluster.index.mapping import delete_index
-from oskit.cluster.models.registry import delete_model, list_models
+from oskit.cluster.models.registry import list_models
+from oskit.cluster.models.retire import delete_model
 from oskit.data.collection import Collection
 from oskit.demo import cluster_job, run
 from oskit.demo.data import demo_collection, demo_encoder
@@ -178,7 +179,7 @@ def _forget(client: OpenSearch, index: str) -> None:
     delete_index(client, index)
     for model in list_models(client):
         if model.name == index:
-            delete_model(client, model.model_id)
+            delete_model(client, model.model_id, own=True)
 
 
 def test_the_example_and_the_commands_of_the_proof(

@@ -32,14 +32,13 @@ from oskit.cluster.models.deployment_plan import plan_deployment
 from oskit.cluster.models.predict import await_ready, predict
 from oskit.cluster.models.registry import (
     delete_empty_group,
-    delete_model,
     existing_model,
     find_model,
     get_model,
     list_models,
     search_groups,
-    undeploy_model,
 )
+from oskit.cluster.models.retire import delete_model, undeploy_model
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import ClusterError, ClusterSettingsError, ModelError, PredictionMismatchError
 
@@ -55,7 +54,7 @@ def _nothing_left(client: OpenSearch) -> Iterator[None]:
     yield
     for model in list_models(client):
         if model.name.startswith(PREFIX):
-            delete_model(client, model.model_id, force=True)
+            delete_model(client, model.model_id, own=True)
     for group_id, name in search_groups(client, {"match_all": {}}).items():
         if name.startswith(PREFIX):
             delete_empty_group(client, group_id)
@@ -137,7 +136,7 @@ def test_the_same_content_is_one_model_whatever_its_state(client: OpenSearch, en
     again = deploy_archive(client, encoder)
     assert (again.model_id, again.reused) == (first.model_id, True)
 
-    assert undeploy_model(client, first.model_id).state == "UNDEPLOYED"
+    assert undeploy_model(client, first.model_id, own=True).state == "UNDEPLOYED"
     after = deploy_archive(client, encoder)
     assert (after.model_id, after.reused, after.state) == (first.model_id, False, "DEPLOYED")
     assert models_of(client, encoder) == [first.model_id]
@@ -149,7 +148,7 @@ def test_a_model_that_is_only_called_deployed(
     """As after the restart of a node: the index says DEPLOYED, no node has it in memory."""
     set_setting("sync_up_job_interval_in_seconds", 0)  # or the cluster may find out by itself just then
     model_id = deploy_archive(client, encoder).model_id
-    undeploy_model(client, model_id)
+    undeploy_model(client, model_id, own=True)
     client.update(
         index=".plugins-ml-model",
         id=model_id,
@@ -185,7 +184,7 @@ def test_the_formats_of_an_encoder_are_side_by_side(client: OpenSearch, tmp_path
     named = [find_model(client, f"{PREFIX}-formats:{format_}") for format_ in ("torchscript", "onnx")]
     assert [model.model_id for model in named] == ids
     for model_id in ids:
-        delete_model(client, model_id)
+        delete_model(client, model_id, own=True)
 
 
 def test_another_name_makes_another_model(client: OpenSearch, encoder: Archive) -> None:
@@ -194,7 +193,7 @@ def test_another_name_makes_another_model(client: OpenSearch, encoder: Archive) 
     assert other.model_id != first.model_id
     assert deploy_archive(client, encoder, name=f"{PREFIX}-alias").model_id == other.model_id
     assert deploy_archive(client, encoder).model_id == first.model_id
-    delete_model(client, other.model_id)
+    delete_model(client, other.model_id, own=True)
 
 
 def test_a_tokenizer_archive(client: OpenSearch, tmp_path: Path) -> None:
@@ -206,7 +205,7 @@ def test_a_tokenizer_archive(client: OpenSearch, tmp_path: Path) -> None:
     (weights,) = predict(client, existing_model(client, deployed.model_id), ["the permit the"])
     ids = {token: tokenizer.token_to_id(token) for token in ("the", "permit")}
     assert weights == {token: 1 + (token_id % 7) / 2 for token, token_id in ids.items()}
-    delete_model(client, deployed.model_id)
+    delete_model(client, deployed.model_id, own=True)
 
 
 def test_a_name_is_not_taken_over_unless_asked(client: OpenSearch, make: Callable[..., Archive]) -> None:
@@ -222,7 +221,7 @@ def test_a_name_is_not_taken_over_unless_asked(client: OpenSearch, make: Callabl
     assert second.replaced == (first.model_id,)
     assert get_model(client, first.model_id) is None
     assert find_model(client, name).model_id == second.model_id
-    delete_model(client, second.model_id)
+    delete_model(client, second.model_id, own=True)
 
 
 def test_a_model_that_a_pipeline_uses_stays(client: OpenSearch, make: Callable[..., Archive]) -> None:
@@ -245,8 +244,8 @@ def test_a_model_that_a_pipeline_uses_stays(client: OpenSearch, make: Callable[.
         find_model(client, name)
     assert old.model_id in str(raised.value)
     assert new.model_id in str(raised.value)
-    delete_model(client, old.model_id)
-    delete_model(client, new.model_id)
+    delete_model(client, old.model_id, own=True)
+    delete_model(client, new.model_id, own=True)
 
 
 def test_a_group_is_made_once_and_goes_with_a_failure(
@@ -262,7 +261,7 @@ def test_a_group_is_made_once_and_goes_with_a_failure(
     (group_id,) = [key for key, name in search_groups(client, {"match_all": {}}).items() if name == group]
     assert get_model(client, deployed.model_id).group_id == group_id  # type: ignore[union-attr]
     assert deploy_archive(client, archive, group=group_id).model_id == deployed.model_id
-    delete_model(client, deployed.model_id)
+    delete_model(client, deployed.model_id, own=True)
     assert delete_empty_group(client, group_id)
 
 
@@ -284,7 +283,7 @@ def test_an_interrupted_upload_goes_on(client: OpenSearch, cluster_url: str, big
         assert [line for line in proxy.requests if re.search(CHUNK, line)] == [
             f"POST /_plugins/_ml/models/{half}/upload_chunk/1"
         ]
-    delete_model(client, half)
+    delete_model(client, half, own=True)
     assert nothing_is_left(client, big)
 
 
@@ -345,7 +344,7 @@ def test_a_passing_failure_is_retried(
         incident.is_over()
         assert fault.times == 0
     incident.orphans(set(models_of(client, archive)) - {deployed.model_id})
-    delete_model(client, deployed.model_id)
+    delete_model(client, deployed.model_id, own=True)
     assert nothing_is_left(client, archive)
 
 
@@ -394,7 +393,7 @@ def test_a_deployment_beside_another_of_the_model_waits_for_it(
     assert "already deploying" in " ".join(notes)
     assert deployed.state == "DEPLOYED"
     incident.orphans(set(models_of(client, big)) - {deployed.model_id})
-    delete_model(client, deployed.model_id)
+    delete_model(client, deployed.model_id, own=True)
     assert nothing_is_left(client, big)
 
 
@@ -414,7 +413,7 @@ def test_a_cluster_that_goes_away_leaves_an_upload_that_can_go_on(
     assert left in str(raised.value)
     assert deploy_archive(client, archive).model_id == left
     incident.orphans(set(models_of(client, archive)) - {left})
-    delete_model(client, left)
+    delete_model(client, left, own=True)
 
 
 def broken(name: str) -> tuple[dict[str, bytes | str], str]:
@@ -555,7 +554,7 @@ def test_a_setting_in_the_way_is_named_and_changed_only_when_asked(
     deployed = deploy_archive(client, archive, configure_cluster=True)
     now = client.cluster.get_settings(params={"flat_settings": "true"})["persistent"][SETTINGS + name]
     assert now == wanted or (wanted is None and int(now) > 0)
-    delete_model(client, deployed.model_id)
+    delete_model(client, deployed.model_id, own=True)
 
 
 @pytest.mark.incident(

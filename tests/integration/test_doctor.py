@@ -21,13 +21,13 @@ from oskit.cli import main
 from oskit.cluster.client.connection import ConnectionSettings
 from oskit.cluster.models.registry import (
     delete_empty_group,
-    delete_model,
     get_model,
     groups_called,
     request,
     search_groups,
     wait_until,
 )
+from oskit.cluster.models.retire import delete_model
 from oskit.cluster.models.upload import register
 from oskit.doctor import check_cluster, leftovers
 
@@ -210,7 +210,7 @@ def test_14_uploads_that_nobody_goes_on_with_are_deleted(
         groups = search_groups(client, {"match_all": {}}).values()
         assert "oskit-test-half" not in groups and "oskit-test-half-theirs" in groups
     finally:
-        delete_model(client, theirs)
+        delete_model(client, theirs, own=True)
         for group in groups_called(client, "oskit-test-half-lost"):
             delete_empty_group(client, group)
     assert wait_until(lambda: not orphaned_chunks(client), wait_s=5)

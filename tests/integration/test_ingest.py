@@ -36,7 +36,7 @@ from oskit.cluster.index.mapping import (
 from oskit.cluster.ingest import load as ingest_module
 from oskit.cluster.ingest.load import IngestInterrupted, ingest
 from oskit.cluster.models.deploy import deploy_archive
-from oskit.cluster.models.registry import delete_model, undeploy_model
+from oskit.cluster.models.retire import delete_model, undeploy_model
 from oskit.cluster.search.search import search
 from oskit.data.documents import Document, Refusal
 from oskit.data.files import read_documents
@@ -508,7 +508,7 @@ def test_a_model_that_goes_away_ends_the_load(cluster_url, client, tiny: TinyMod
     def stream() -> Iterator[Document]:
         for number in range(60):
             if number == 40:
-                undeploy_model(client, model_id)
+                undeploy_model(client, model_id, own=True)
             yield Document(f"{number}", "fox")
 
     try:
@@ -529,4 +529,4 @@ def test_a_model_that_goes_away_ends_the_load(cluster_url, client, tiny: TinyMod
         assert not (tmp_path / "refused.jsonl").exists()
     finally:
         delete_index(client, index)
-        delete_model(client, model_id, force=True)
+        delete_model(client, model_id, own=True)

@@ -18,7 +18,8 @@ from oskit.archive.archive import Archive, open_archive
 from oskit.archive.encoder import ArchiveEncoder
 from oskit.cluster.ingest.load import ingest
 from oskit.cluster.models.deploy import deploy_archive
-from oskit.cluster.models.registry import delete_model, list_models
+from oskit.cluster.models.registry import list_models
+from oskit.cluster.models.retire import delete_model
 from oskit.cluster.search.search import search
 from oskit.data.collection import Collection
 from oskit.data.documents import Document
@@ -146,7 +147,7 @@ def check_model(client: OpenSearch, archive: Archive, model_id: str, incident: I
     incident.orphans(orphaned_chunks(client))
     # It answers, and as the archive does.
     assert deploy_archive(client, archive).max_difference == pytest.approx(0, abs=1e-4)
-    delete_model(client, model_id)
+    delete_model(client, model_id, own=True)
 
 
 @pytest.mark.incident(

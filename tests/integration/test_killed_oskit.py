@@ -19,7 +19,8 @@ from opensearchpy import OpenSearch
 from tiny_models import TinyModels, documents, index, indexed, tiny, write_documents
 
 from oskit.archive.archive import Archive, open_archive
-from oskit.cluster.models.registry import delete_model, get_model
+from oskit.cluster.models.registry import get_model
+from oskit.cluster.models.retire import delete_model
 
 __all__ = ["index", "tiny"]
 
@@ -82,7 +83,7 @@ def two_chunks(tmp_path: Path, client: OpenSearch) -> Iterator[Archive]:
     assert archive.total_chunks == 2
     yield archive
     for model_id in models_of(client, archive):
-        delete_model(client, model_id, force=True)
+        delete_model(client, model_id, own=True)
 
 
 def check_model(client: OpenSearch, archive: Archive, incident: Incident) -> None:
@@ -92,7 +93,7 @@ def check_model(client: OpenSearch, archive: Archive, incident: Incident) -> Non
     assert model is not None
     assert model.state == "DEPLOYED"
     incident.orphans(orphaned_chunks(client))
-    delete_model(client, model_id)
+    delete_model(client, model_id, own=True)
     assert nothing_is_left(client, archive)
 
 

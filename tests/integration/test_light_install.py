@@ -70,12 +70,13 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def clean(client: OpenSearch) -> Iterator[None]:
     yield
-    from oskit.cluster.models.registry import delete_model, list_models
+    from oskit.cluster.models.registry import list_models
+    from oskit.cluster.models.retire import delete_model
 
     client.indices.delete(index=INDEX, params={"ignore_unavailable": "true"})
     for model in list_models(client):
         if model.name == MODEL:
-            delete_model(client, model.model_id)
+            delete_model(client, model.model_id, own=True)
 
 
 def test_the_environment_has_no_torch(environment: Path) -> None:

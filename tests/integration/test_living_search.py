@@ -24,7 +24,7 @@ from oskit.cluster.client.connection import ConnectionSettings, connect
 from oskit.cluster.index.mapping import IndexSettings, SparseVectorParameters, delete_index
 from oskit.cluster.ingest.load import ingest
 from oskit.cluster.models.deploy import deploy_archive
-from oskit.cluster.models.registry import delete_model, undeploy_model
+from oskit.cluster.models.retire import delete_model, undeploy_model
 from oskit.cluster.search.search import search
 from oskit.data.collection import Collection
 from oskit.errors import ClusterError, IndexingError, SearchError, UsageError
@@ -357,12 +357,12 @@ def test_which_model_is_missing_is_said(client, tiny: TinyModels, tmp_path):
         assert search(client, name, "fox", encoder=own, model_id=model.model_id).warning is None
         with pytest.raises(SearchError, match=r"is another encoder than .*other\.zip.* weighs"):
             search(client, name, "fox", encoder=ArchiveEncoder.open(other), model_id=model.model_id)
-        undeploy_model(client, model.model_id)
+        undeploy_model(client, model.model_id, own=True)
         with pytest.raises(
             SearchError, match=rf"{model.model_id}.*is not deployed: UNDEPLOYED.*oskit deploy"
         ):
             search(client, name, "fox")
-        delete_model(client, model.model_id, force=True)
+        delete_model(client, model.model_id, own=True)
         with pytest.raises(SearchError, match=rf"the model {model.model_id}.*was deleted"):
             search(client, name, "fox")
         model = deploy_archive(client, open_archive(archive))
@@ -371,4 +371,4 @@ def test_which_model_is_missing_is_said(client, tiny: TinyModels, tmp_path):
             search(client, name, "fox", by="tokens", encoder=own, model_id=model.model_id)
     finally:
         delete_index(client, name)
-        delete_model(client, model.model_id, force=True)
+        delete_model(client, model.model_id, own=True)

@@ -19,7 +19,7 @@ from oskit.cluster.client.connection import ConnectionSettings, connect
 from oskit.cluster.index.mapping import IndexSettings, delete_index
 from oskit.cluster.ingest.load import ingest
 from oskit.cluster.models.deploy import deploy_archive
-from oskit.cluster.models.registry import delete_model
+from oskit.cluster.models.retire import delete_model
 from oskit.data.collection import Collection
 from oskit.demo.data import demo_collection, demo_encoder
 from oskit.encoder.document_frequencies import corpus_idf
@@ -87,7 +87,7 @@ def place(request: pytest.FixtureRequest, exports: dict[str, Path]) -> Iterator[
             assert model.max_difference is not None and model.max_difference < 1e-3
         yield Place(client, {model.sha256: model.model_id for model in deployed})
         for model_id in {model.model_id for model in deployed}:
-            delete_model(client, model_id)
+            delete_model(client, model_id, own=True)
 
 
 @pytest.mark.parametrize("encode", ["client", "cluster"])

@@ -18,7 +18,7 @@ from oskit.archive.encoder import ArchiveEncoder
 from oskit.cli.main import main
 from oskit.cluster.index.mapping import IndexInfo, IndexSettings, create_index, delete_index
 from oskit.cluster.ingest.load import ingest
-from oskit.cluster.models.registry import undeploy_model
+from oskit.cluster.models.retire import undeploy_model
 from oskit.cluster.search.search import search
 from oskit.errors import ClusterError, ModelError, SearchError, UsageError
 
@@ -93,7 +93,7 @@ def test_explained_products_sum_up_to_the_score(client, tiny: TinyModels, indexe
 
 def test_a_model_that_is_not_in_memory_yet_is_waited_for(client, tiny: TinyModels, indexes):
     """As after the restart of a node; there the cluster deploys its models again by itself."""
-    undeploy_model(client, tiny.encoder_id)
+    undeploy_model(client, tiny.encoder_id, own=True)
     changed = {"body": {"doc": {"model_state": "DEPLOYED"}}, "params": {"refresh": "true"}}
     client.update(index=".plugins-ml-model", id=tiny.encoder_id, **changed)
     deploy = ("POST", f"/_plugins/_ml/models/{tiny.encoder_id}/_deploy")

@@ -24,14 +24,8 @@ from oskit.cluster.client.connection import ConnectionSettings, connect
 from oskit.cluster.index.mapping import IndexSettings, delete_index
 from oskit.cluster.ingest.load import ingest
 from oskit.cluster.models.deploy import deploy_archive
-from oskit.cluster.models.registry import (
-    ModelInfo,
-    delete_model,
-    get_model,
-    list_models,
-    model_nodes,
-    wait_until,
-)
+from oskit.cluster.models.registry import ModelInfo, get_model, list_models, model_nodes, wait_until
+from oskit.cluster.models.retire import delete_model
 from oskit.cluster.search.search import search
 from oskit.data.collection import Collection
 from oskit.doctor.cluster import check_cluster
@@ -98,7 +92,7 @@ def model(several: OpenSearch, archive: Path) -> Iterator[ModelInfo]:
     found = get_model(several, deployed.model_id)
     assert found is not None
     yield found
-    delete_model(several, found.model_id, force=True)
+    delete_model(several, found.model_id, own=True)
 
 
 def test_a_model_is_deployed_on_all_ml_nodes(several: OpenSearch, model: ModelInfo) -> None:
@@ -259,4 +253,4 @@ def test_a_node_that_cannot_load_a_model_is_named(
     assert mended is not None
     assert (mended.state, model_nodes(several, mended).running) == ("DEPLOYED", ("second", "third"))
     incident.orphans([found.model_id for found in list_models(several) if found.state == "DEPLOY_FAILED"])
-    delete_model(several, model.model_id, force=True)
+    delete_model(several, model.model_id, own=True)

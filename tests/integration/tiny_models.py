@@ -20,7 +20,7 @@ from oskit.archive.archive import open_archive
 from oskit.archive.encoder import ArchiveEncoder
 from oskit.cluster.index.mapping import delete_index
 from oskit.cluster.models.deploy import deploy_archive
-from oskit.cluster.models.registry import delete_model
+from oskit.cluster.models.retire import delete_model
 from oskit.data.documents import Document
 
 
@@ -66,7 +66,7 @@ def tiny(client: OpenSearch, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         *ids,
     )
     for model_id in ids:
-        delete_model(client, model_id, force=True)
+        delete_model(client, model_id, own=True)
 
 
 @pytest.fixture

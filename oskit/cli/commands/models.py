@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from oskit.cluster.models.deploy import DeployedModel
     from oskit.cluster.models.deployment_plan import DeploymentPlan
     from oskit.cluster.models.registry import ModelInfo
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 MODEL_ID = re.compile(r"-[A-Za-z0-9_-]{19}")
 """An id that the command line would take for options."""
@@ -242,24 +245,59 @@ def _model_row(model: ModelInfo) -> list[str]:
     ]
 
 
+def _retirement_options(force: str) -> Callable[[F], F]:
+    """What `undeploy` and `delete` have in common, with what ``--force`` does."""
+    options = [
+        click.option("--force", is_flag=True, help=force),
+        click.option(
+            "--pause-models",
+            is_flag=True,
+            help="Switch ALL local models of the cluster off for the moment that it takes.",
+        ),
+        click.option(
+            "--wait",
+            "wait_s",
+            type=click.FloatRange(min=0),
+            default=60,
+            show_default=True,
+            metavar="SECONDS",
+            help="Limit for a model to become quiet, and to be out of memory.",
+        ),
+        click.option("--dry-run", is_flag=True, help="Only say what would be done, and what is in the way."),
+        connection_options,
+        output_options,
+    ]
+
+    def add(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
 @click.command("undeploy", cls=_CommandOnIds)
 @click.argument("names", nargs=-1, required=True, metavar="NAME|ID...")
-@connection_options
-@output_options
-def undeploy(names: tuple[str, ...], connection: ConnectionSettings, out: Output) -> None:
-    """Take models out of memory.
+@_retirement_options("Undeploy models even if something uses them; one that encodes as ONNX is waited for.")
+def undeploy(
+    names: tuple[str, ...], connection: ConnectionSettings, out: Output, dry_run: bool, **options: Any
+) -> None:
+    """Take models out of memory, if nobody uses them.
 
-    They stay registered: `oskit deploy` of the same archive deploys them again without an upload.
+    They stay registered: `oskit deploy` of the same archive deploys them again without an upload. An ONNX
+    model that encodes is never undeployed, because that kills its node; see docs/deploying.md.
 
     \b
     Examples:
       oskit undeploy my-encoder
-      oskit undeploy wiaHD6IBmnDfhX8_gTXu
+      oskit undeploy wiaHD6IBmnDfhX8_gTXu --dry-run
+      oskit undeploy my-encoder --pause-models
     """
-    from oskit.cluster.models.registry import undeploy_model
-
     client, found = _find_all(connection, names)
-    states = [undeploy_model(client, model.model_id) for model in found]
+    if dry_run:
+        _print_retirement(client, found, out, delete=False, **options)
+        return
+    states = _retire(client, found, out, delete=False, **options)
     out.result(
         [model.to_dict() for model in states],
         lambda console: _print_table(
@@ -271,31 +309,87 @@ def undeploy(names: tuple[str, ...], connection: ConnectionSettings, out: Output
 @click.command("delete", cls=_CommandOnIds)
 @click.argument("names", nargs=-1, required=True, metavar="NAME|ID...")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@click.option("--force", is_flag=True, help="Delete models even if a pipeline uses them.")
-@connection_options
-@output_options
+@_retirement_options("Delete models even if something uses them; one that encodes as ONNX is waited for.")
 def delete(
-    names: tuple[str, ...], yes: bool, force: bool, connection: ConnectionSettings, out: Output
+    names: tuple[str, ...],
+    yes: bool,
+    connection: ConnectionSettings,
+    out: Output,
+    dry_run: bool,
+    **options: Any,
 ) -> None:
-    """Undeploy and delete models.
+    """Undeploy and delete models, if nobody uses them.
+
+    An ONNX model that encodes is never undeployed, because that kills its node; see docs/deploying.md.
 
     \b
     Examples:
       oskit delete my-encoder
+      oskit delete my-encoder --dry-run
       oskit delete wiaHD6IBmnDfhX8_gTXu --yes
     """
-    from oskit.cluster.models.registry import delete_model
-
     client, found = _find_all(connection, names)
+    if dry_run:
+        _print_retirement(client, found, out, delete=True, **options)
+        return
     listed = ", ".join(f"{model.name} ({model.model_id})" for model in found)
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError(f"This would delete {listed}", hint="Say so with --yes")
         click.confirm(f"Delete {listed}?", abort=True, err=True)
+    _retire(client, found, out, delete=True, **options)
     for model in found:
-        delete_model(client, model.model_id, force=force)
         out.note(f"Deleted {model.name} ({model.model_id})")
     out.result([{"model_id": model.model_id, "name": model.name, "deleted": True} for model in found])
+
+
+def _retire(
+    client: OpenSearch,
+    models: list[ModelInfo],
+    out: Output,
+    *,
+    delete: bool,
+    force: bool,
+    pause_models: bool,
+    wait_s: float,
+) -> list[ModelInfo]:
+    from oskit.cluster.models.retire import retire
+
+    return retire(
+        client, models, delete=delete, force=force, pause=pause_models, wait_s=wait_s, notify=out.warn
+    )
+
+
+def _print_retirement(
+    client: OpenSearch,
+    models: list[ModelInfo],
+    out: Output,
+    *,
+    delete: bool,
+    force: bool,
+    pause_models: bool,
+    wait_s: float,
+) -> None:
+    from oskit.cluster.models.retire import look_at, planned_calls
+
+    found, _ = look_at(client, models, delete=delete)
+    calls = planned_calls(client, found, delete=delete, pause=pause_models)
+    told = [{**one.to_dict(), "in_the_way": one.objections(force=force, pause=pause_models)} for one in found]
+    waits = f" (waited for, up to {wait_s:g} s)" if force else ""
+
+    def human(console: Console) -> None:
+        for one, said in zip(found, told, strict=True):
+            lines = [f"{one.model.name} ({one.model.model_id}, {one.model.state})"]
+            lines += [f"  used by {user}" for user in one.users]
+            lines += [f"  cannot see: {place}" for place in one.unseen]
+            lines += [f"  it {one.doing}{waits}"] if one.doing else []
+            lines += [f"  in the way: it {objection}" for objection in said["in_the_way"]]
+            for line in lines:
+                console.print(line, markup=False, soft_wrap=True)
+        for call in calls:
+            console.print(str(call), markup=False, soft_wrap=True)
+
+    out.result({"models": told, "calls": [call.to_dict() for call in calls]}, human)
 
 
 def _find_all(connection: ConnectionSettings, names: tuple[str, ...]) -> tuple[OpenSearch, list[ModelInfo]]:

@@ -30,16 +30,14 @@ from oskit.cluster.models.registry import (
     IN_MEMORY_STATES,
     ModelInfo,
     delete_empty_group,
-    delete_model,
     existing_model,
     get_model,
     groups_called,
-    pipelines_using,
     placement,
     request,
-    undeploy_model,
     wait_until,
 )
+from oskit.cluster.models.retire import delete_model, undeploy_model
 from oskit.cluster.models.rivals import earlier_model, follow_upload, models_of_content
 from oskit.cluster.models.upload import (
     Notify,
@@ -56,6 +54,9 @@ from oskit.errors import ClusterError, ModelError, OskitError
 DEPLOY_ATTEMPTS = 4
 DEPLOY_PAUSE_S = 5.0
 """A memory breaker that opened because of the upload closes once the garbage of it is collected."""
+
+DRAIN_S = 60.0
+"""How long an older model may go on answering before it is kept instead of replaced."""
 
 LOST_AFTER_S = 5.0
 """An unfinished task that no node has known for so long is lost with the node that ran it."""
@@ -97,7 +98,7 @@ class DeployedModel:
             not compared.
         compared_texts: How many texts were compared.
         replaced: Ids of older models of this name that were deleted.
-        kept: Ids of older models of this name that stay, because pipelines use them.
+        kept: Ids of older models of this name that stay: something refers to them, or they go on encoding.
         max_length: Tokens that it reads of a text; None where the archive has no manifest.
         shared: Whether another run made the model at the same time.
     """
@@ -146,8 +147,8 @@ def deploy_archive(
             if the same content is there by another name.
         group: Name or id of the model group; one of this name is made if there is none.
         replace: Where models of this name and format have other content: delete them once the new one answers
-            right.
-            Models that a pipeline uses are kept.
+            right. Those are kept that a pipeline, an index or anything else refers to, and those that go on
+            answering requests.
         configure_cluster: Change the settings that stand in the way; put back if the deployment fails.
         allow_untrained: Accept an archive whose projection is random.
         redeploy: Deploy the model again if it is deployed already, as to bring it to nodes that lack it. The
@@ -375,7 +376,7 @@ class _Deployment:
         if earlier is None:
             return False
         self._follows(earlier.model_id)
-        delete_model(self._client, own, force=True)
+        delete_model(self._client, own, own=True)
         self._made_model = None
         if self._made_group is not None and self._made_group != earlier.group_id:
             delete_empty_group(self._client, self._made_group)
@@ -406,7 +407,7 @@ class _Deployment:
         for model_id in self._maybe_made - {self._model_id}:
             model = get_model(self._client, model_id)
             if model is not None and model.state == "REGISTERING":
-                delete_model(self._client, model_id, force=True)
+                delete_model(self._client, model_id, own=True)
 
     # --- a model in memory
 
@@ -618,10 +619,10 @@ class _Deployment:
                 f"`oskit delete {model_id}` removes it"
             )
         if model is not None:
-            delete_model(self._client, model_id, force=True)
+            delete_model(self._client, model_id, own=True)
         for maybe in self._maybe_made:
             if (left := get_model(self._client, maybe)) is not None and left.state == "REGISTERING":
-                delete_model(self._client, maybe, force=True)
+                delete_model(self._client, maybe, own=True)
         return None
 
     def _as_before(self, before: ModelInfo) -> str | None:
@@ -634,7 +635,7 @@ class _Deployment:
         if model.is_deployed and not self._disproven:
             return f"The model {model.model_id} is deployed, but not proven: the same command again proves it"
         if model.state in IN_MEMORY_STATES | {"DEPLOY_FAILED"}:
-            undeploy_model(self._client, model.model_id)
+            undeploy_model(self._client, model.model_id, own=True)
         return None
 
     def _what_serves(self, model_id: str) -> str:
@@ -663,19 +664,15 @@ class _Deployment:
             self.notify(f"The model {self._before.model_id} is left as it is: its nodes go on answering")
 
     def replace_others(self, plan: DeploymentPlan, deployed: DeployedModel) -> DeployedModel:
-        """Delete the older models of the name, except those that pipelines use."""
+        """Delete the older models of the name, but for those that are referred to or go on encoding."""
         replaced: list[str] = []
         kept: list[str] = []
         for other in plan.others:
-            users = pipelines_using(self._client, other.model_id)
-            if users:
-                kept.append(other.model_id)
-                self.notify(
-                    f"The older model {other.model_id} stays, because it is used by the "
-                    f"{' and the '.join(users)}"
-                )
-            else:
-                self._progress("Removing the older model", 0, 0)
-                delete_model(self._client, other.model_id)
+            self._progress("Removing the older model", 0, 0)
+            try:
+                delete_model(self._client, other.model_id, drain=True, wait_s=min(DRAIN_S, self._wait_s))
                 replaced.append(other.model_id)
+            except ClusterError as error:
+                kept.append(other.model_id)
+                self.notify(f"The older model {other.model_id} stays: {error.message}")
         return replace_fields(deployed, replaced=tuple(replaced), kept=tuple(kept))

@@ -1,10 +1,8 @@
-"""The models of a cluster: list, find, undeploy, delete."""
+"""The models of a cluster: list and find them, and see where they run."""
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -230,22 +228,6 @@ def _nearest(name: str, models: Sequence[ModelInfo]) -> str:
     return f"{meant}: oskit models"
 
 
-def pipelines_using(client: OpenSearch, model_id: str) -> list[str]:
-    """Ingest and search pipelines whose definition mentions the model, as ``"ingest pipeline 'x'"``."""
-    users: list[str] = []
-    with cluster_errors("read the pipelines", ModelError):
-        for kind, path in (("ingest", "/_ingest/pipeline"), ("search", "/_search/pipeline")):
-            try:
-                pipelines = client.transport.perform_request("GET", path)
-            except NotFoundError:  # there are none
-                continue
-            named = json.dumps(model_id)
-            users += [
-                f"{kind} pipeline {name!r}" for name, body in pipelines.items() if named in json.dumps(body)
-            ]
-    return users
-
-
 class ModelNodes(NamedTuple):
     """Where a model is in memory, by the names of nodes.
 
@@ -300,62 +282,6 @@ def placement(client: OpenSearch, model: ModelInfo) -> str:
         return counted
     lacking = f", not on {', '.join(missing)}" if missing else ""
     return f"{counted}: on {', '.join(running) or 'no node'}{lacking}"
-
-
-UNDEPLOY_AGAIN_S = 10.0
-"""After the restart of a node the cluster can lose an undeployment without a word."""
-
-
-def undeploy_model(client: OpenSearch, model_id: str, *, wait_s: float = 60) -> ModelInfo:
-    """Take a model out of the nodes' memory; does nothing if it is not in it.
-
-    Raises:
-        ModelError: There is no such model, or it is still deployed after ``wait_s`` seconds.
-    """
-    model = existing_model(client, model_id)
-    if model.state not in IN_MEMORY_STATES | {"DEPLOY_FAILED"}:
-        return model
-
-    def gone() -> ModelInfo | None:
-        now = existing_model(client, model_id)
-        return None if now.state in IN_MEMORY_STATES else now
-
-    end = time.monotonic() + wait_s
-    while True:
-        with cluster_errors(f"undeploy the model {model_id}", ModelError):
-            request(client, "POST", f"/models/{quoted(model_id)}/_undeploy")
-        patience_s = min(UNDEPLOY_AGAIN_S, end - time.monotonic())
-        left = wait_until(gone, wait_s=patience_s, first_pause_s=0.1)
-        if left:
-            return left
-        if time.monotonic() >= end:
-            raise ModelError(f"The model {model_id} is still deployed after {wait_s:g} s", hint="Try again")
-
-
-def delete_model(client: OpenSearch, model_id: str, *, force: bool = False, wait_s: float = 60) -> None:
-    """Undeploy and delete a model, its chunks, and its group if that was made for it alone.
-
-    Args:
-        force: Delete it even if a pipeline uses it.
-        wait_s: Limit for undeploying, in seconds.
-
-    Raises:
-        ModelError: There is no such model, or a pipeline uses it.
-    """
-    model = existing_model(client, model_id)
-    users = [] if force else pipelines_using(client, model_id)
-    if users:
-        raise ModelError(
-            f"The model {model_id} is used by the {' and the '.join(users)}",
-            hint="Delete or change them first, or delete the model anyway with --force",
-        )
-    undeploy_model(client, model_id, wait_s=wait_s)
-    # 404: there was a first attempt whose answer was lost
-    with cluster_errors(f"delete the model {model_id}", ModelError), contextlib.suppress(NotFoundError):
-        request(client, "DELETE", f"/models/{quoted(model_id)}")
-    own = search_groups(client, {"ids": {"values": [model.group_id]}}) if model.group_id else {}
-    if model.group_id and own.get(model.group_id) == model.name:
-        delete_empty_group(client, model.group_id)
 
 
 def search_groups(client: OpenSearch, query: dict[str, Any]) -> dict[str, str]:
