@@ -29,6 +29,7 @@ class Fault:
         times: How many requests it spoils.
         status: Status to answer with.
         seconds: How long to wait.
+        answer: Body to answer with.
     """
 
     pattern: str
@@ -36,6 +37,7 @@ class Fault:
     times: int = 1
     status: int = 503
     seconds: float = 0.0
+    answer: bytes = b'{"error":{"type":"faulty_proxy","reason":"on purpose"}}'
 
 
 class FaultyProxy:
@@ -107,10 +109,9 @@ class FaultyProxy:
                 return
             body = await reader.readexactly(length)
             if fault is not None and fault.kind == "status":
-                answer = b'{"error":{"type":"faulty_proxy","reason":"on purpose"}}'
                 writer.write(
                     b"HTTP/1.1 %d Faulty\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
-                    b"connection: close\r\n\r\n%s" % (fault.status, len(answer), answer)
+                    b"connection: close\r\n\r\n%s" % (fault.status, len(fault.answer), fault.answer)
                 )
                 await writer.drain()
                 return

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from oskit.cli.options import connection_options, output_options
-from oskit.errors import UsageError
+from oskit.errors import OskitError, UsageError
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from oskit.archive.archive import Archive
     from oskit.cli.output import Output
+    from oskit.cluster.client.calls import Call
     from oskit.cluster.client.connection import ConnectionSettings
     from oskit.cluster.models.deploy import DeployedModel
     from oskit.cluster.models.deployment_plan import DeploymentPlan
@@ -55,7 +56,9 @@ class _CommandOnIds(click.Command):
 @click.option("--wait", "wait_s", type=click.FloatRange(min=1), default=600, show_default=True,
               metavar="SECONDS", help="Limit of the deployment, after the upload.")  # fmt: skip
 @click.option("--redeploy", is_flag=True, help="Deploy it again, to bring it to nodes that lack it.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option(
+    "--dry-run", is_flag=True, help="Only say what would be done, with every call that changes anything."
+)
 @connection_options
 @output_options
 def deploy(
@@ -73,7 +76,8 @@ def deploy(
     ARCHIVE is a zip, its folder, or the folder that `oskit export` wrote: then the encoder is deployed and,
     for an inference-free one, the tokenizer with it. The model counts as deployed when its predictions equal
     the archive's. The same content is never deployed twice, the two formats of an encoder may be side by
-    side, and a failed deployment leaves nothing behind.
+    side, and of two runs at the same time one makes the model. A failed deployment leaves nothing behind
+    that was not there before, and what was deployed before goes on serving.
 
     \b
     Examples:
@@ -90,7 +94,7 @@ def deploy(
     client = connect(connection)
     cluster_info(client)  # a wrong address or password shows now, not after minutes of preparation
     if dry_run:
-        _print_plans(client, targets, options["group"], options["replace"], out)
+        _print_plans(client, targets, options, out)
         return
     options["compare"] = not no_compare
     deployed = [_deploy_one(client, archive, chosen, options, out) for archive, chosen in targets]
@@ -138,6 +142,12 @@ def _deploy_one(
 
 def _how(model: DeployedModel) -> str:
     done = "was deployed already" if model.reused else "deployed"
+    if model.shared:
+        done = (
+            "was deployed by another run at the same time"
+            if model.reused
+            else "deployed, with another run at the same time"
+        )
     return f"{done}; replaced {', '.join(model.replaced)}" if model.replaced else done
 
 
@@ -164,28 +174,62 @@ def _print_deployed(console: Console, models: list[DeployedModel]) -> None:
 
 
 def _print_plans(
-    client: OpenSearch,
-    targets: list[tuple[Archive, str | None]],
-    group: str | None,
-    replace: bool,
-    out: Output,
+    client: OpenSearch, targets: list[tuple[Archive, str | None]], options: dict[str, Any], out: Output
 ) -> None:
-    from oskit.cluster.models.deployment_plan import plan_deployment
-
-    plans = [(archive, plan_deployment(client, archive, name=name, group=group)) for archive, name in targets]
+    tried: list[tuple[Archive, DeploymentPlan, list[Call], OskitError | None]] = []
+    for archive, name in targets:
+        plan, calls, refusal = _tried(client, archive, name, options)
+        before = [call for _, _, earlier, _ in tried for call in earlier]
+        # What is done for the first archive, as to a setting, is not done for the second.
+        again = [call for call in calls if "…" not in call.path and call in before]
+        tried.append((archive, plan, [call for call in calls if call not in again], refusal))
 
     def human(console: Console) -> None:
-        for archive, plan in plans:
-            for line in _plan_lines(archive, plan, replace):
+        for archive, plan, calls, refusal in tried:
+            for line in [*_plan_lines(archive, plan, options["replace"]), *_call_lines(calls, refusal)]:
                 console.print(line, markup=False, soft_wrap=True)
 
-    out.result([plan.to_dict() for _, plan in plans], human)
+    out.result(
+        [
+            {
+                **plan.to_dict(),
+                "calls": [call.to_dict() for call in calls],
+                "refused": None if refusal is None else str(refusal),
+            }
+            for _, plan, calls, refusal in tried
+        ],
+        human,
+    )
+
+
+def _tried(
+    client: OpenSearch, archive: Archive, name: str | None, options: dict[str, Any]
+) -> tuple[DeploymentPlan, list[Call], OskitError | None]:
+    """What a deployment would do, the calls of it, and why it would refuse instead."""
+    from oskit.cluster.models.deployment_plan import plan_deployment, planned_calls, refuse, refuse_untrained
+
+    plan = plan_deployment(client, archive, name=name, group=options["group"], redeploy=options["redeploy"])
+    how = {key: options[key] for key in ("replace", "configure_cluster")}
+    try:
+        if not options["allow_untrained"]:
+            refuse_untrained(archive)
+        refuse(plan, **how)
+    except OskitError as refusal:
+        return plan, [], refusal
+    return plan, list(planned_calls(client, archive, plan, **how)), None
+
+
+def _call_lines(calls: list[Call], refusal: OskitError | None) -> list[str]:
+    if refusal is not None:
+        return [f"  would be refused, and nothing sent: {refusal}"]
+    return [f"  {call}" for call in calls] or ["  nothing would be changed"]
 
 
 def _plan_lines(archive: Archive, plan: DeploymentPlan, replace: bool) -> list[str]:
     what = {
         "reuse": "is deployed already",
         "await": "is being deployed right now; oskit would wait",
+        "redeploy": "is deployed already and would be deployed again; the nodes that have it go on answering",
         "deploy": "is registered already and would be deployed",
         "resume": "is half uploaded; the upload would go on",
         "upload": f"would be uploaded ({archive.size:,} bytes, chunks: {archive.total_chunks}) and deployed",

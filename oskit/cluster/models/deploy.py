@@ -100,7 +100,7 @@ class DeployedModel:
         replaced: Ids of older models of this name that were deleted.
         kept: Ids of older models of this name that stay: something refers to them, or they go on encoding.
         max_length: Tokens that it reads of a text; None where the archive has no manifest.
-        shared: Whether another run made the model at the same time.
+        shared: Whether another run (or the cluster itself, after a restart) was at the model at the same time.
     """
 
     model_id: str
@@ -239,6 +239,7 @@ class _Deployment:
     _model_id: str | None = None  # the model of this run, whoever made it
     _before: ModelInfo | None = None  # as it was, if it was there before this run
     _shared: bool = False
+    _deployed_itself: bool = False
     _disproven: bool = False  # the model, not the cluster, is what is wrong
     _unknown_since: float | None = None  # when no node knew the task of the deployment any more
 
@@ -316,7 +317,7 @@ class _Deployment:
             function_name=now.function_name,
             model_format=self._archive.model_format,
             sha256=self._archive.sha256,
-            reused=plan.action in ("reuse", "await"),
+            reused=not self._deployed_itself,
             max_difference=difference,
             compared_texts=len(expected.texts) if expected is not None else 0,
             max_length=self._archive.manifest.max_length if self._archive.manifest is not None else None,
@@ -429,6 +430,11 @@ class _Deployment:
             action = "await" if self._now(model_id).state in IN_MEMORY_STATES else action
         if action != "await":
             self._deploy_with_patience(model_id, end)
+        elif not self._shared:
+            self._shared = True
+            self.notify(
+                f"The model {model_id} is being deployed by another run, or by the cluster: waiting for it"
+            )
         model = self._answering_model(model_id, end)
         if self._redeploy and action == "await" and not model.is_on_all_nodes:
             self._deploy_with_patience(model_id, end)
@@ -517,7 +523,7 @@ class _Deployment:
 
     def _deploy_once(self, model_id: str, end: float) -> _Failure | None:
         """Deploy and wait; None if all nodes have the model."""
-        self._unknown_since = None
+        self._unknown_since, self._deployed_itself = None, True
         task_id = self._start_deployment(model_id)
         task = wait_until(
             lambda: self._finished(task_id, model_id),
@@ -642,17 +648,17 @@ class _Deployment:
         """The truth about a model that was deployed before a deployment of it failed."""
 
         def counted_again() -> ModelInfo | None:
-            model = get_model(self._client, model_id)
-            return model if model is None or model.is_deployed else None
+            model = existing_model(self._client, model_id)
+            return model if model.is_deployed else None
 
-        wait_until(counted_again, wait_s=COUNTED_AGAIN_S)
-        model = get_model(self._client, model_id)
-        if model is None:
-            return f"The model {model_id} is not there any more"
-        if is_ready(self._client, model):
-            where = placement(self._client, model)
-            return f"The model {model_id} goes on answering, and is {model.state} {where}"
-        return f"The model {model_id} is called {model.state} and does not answer"
+        try:
+            wait_until(counted_again, wait_s=COUNTED_AGAIN_S)
+            model = existing_model(self._client, model_id)
+            answers = is_ready(self._client, model)
+        except ClusterError:
+            return f"The model {model_id} was left as it was"
+        how = "goes on answering" if answers else "does not answer"
+        return f"The model {model_id} {how}, and is {model.state} {placement(self._client, model)}"
 
     def _tell_what_is_left(self) -> None:
         if self._made_model is not None:
