@@ -299,8 +299,8 @@ PASSING = (
     (
         "the upload",
         Fault(CHUNK, "lose-answer", times=1),
-        "the answer to a chunk is lost",
-        "it looks whether the chunk arrived",
+        "the answer to the last chunk is lost",
+        "it looks whether the model is whole, and sends nothing again",
     ),
     (
         "the upload",

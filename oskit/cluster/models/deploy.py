@@ -100,7 +100,7 @@ class DeployedModel:
         replaced: Ids of older models of this name that were deleted.
         kept: Ids of older models of this name that stay: something refers to them, or they go on encoding.
         max_length: Tokens that it reads of a text; None where the archive has no manifest.
-        shared: Whether another run (or the cluster itself, after a restart) was at the model at the same time.
+        shared: Whether another run, or the cluster after a restart, was at the model at the same time.
     """
 
     model_id: str
