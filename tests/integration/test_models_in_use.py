@@ -26,7 +26,7 @@ from oskit.cluster.client.connection import ConnectionSettings, connect
 from oskit.cluster.models.deploy import deploy_archive
 from oskit.cluster.models.pause import SETTING, local_models_paused, transient_settings
 from oskit.cluster.models.predict import predict
-from oskit.cluster.models.registry import ModelInfo, get_model
+from oskit.cluster.models.registry import ModelInfo, get_model, wait_until
 from oskit.cluster.models.retire import delete_model, undeploy_model
 from oskit.errors import ModelError, OskitError
 
@@ -116,7 +116,7 @@ def test_an_onnx_model_that_encodes_stays(
     assert any(model.model_id in line and "stays" in line for line in told)
     kept = get_model(client, model.model_id)
     assert kept is not None and kept.is_deployed
-    incident.orphans(orphaned_chunks(client))
+    incident.orphans(left_behind(client))
 
 
 @pytest.mark.incident(
@@ -143,7 +143,7 @@ def test_a_pause_lets_models_that_encode_go(
         assert found is not None and found.state == "UNDEPLOYED"
     assert answers["answered"]
     delete_model(client, second, own=True)
-    incident.orphans(orphaned_chunks(client))
+    incident.orphans(left_behind(client))
 
 
 @pytest.mark.incident(
@@ -166,7 +166,13 @@ def test_a_pause_leaves_the_setting_as_it_was(
             assert transient_settings(client)[SETTING] == "false"
             raise KeyboardInterrupt
         assert transient_settings(client).get(SETTING) == before
-    incident.orphans(orphaned_chunks(client))
+    incident.orphans(left_behind(client))
+
+
+def left_behind(client: OpenSearch) -> set[str]:
+    """Chunks without a model; searches see a deletion a second later."""
+    wait_until(lambda: not orphaned_chunks(client), wait_s=5)
+    return orphaned_chunks(client)
 
 
 @contextmanager
@@ -251,7 +257,7 @@ def test_whatever_refers_to_a_model_is_told(
         assert found is not None and found.is_deployed
     delete_model(client, idle)
     assert get_model(client, idle) is None
-    incident.orphans(orphaned_chunks(client))
+    incident.orphans(left_behind(client))
 
 
 def test_a_model_that_rests_is_replaced(client: OpenSearch, tmp_path: Path) -> None:

@@ -326,10 +326,11 @@ def _retirement_options(force: str) -> Callable[[F], F]:
 def undeploy(
     names: tuple[str, ...], connection: ConnectionSettings, out: Output, dry_run: bool, **options: Any
 ) -> None:
-    """Take models out of memory, if nobody uses them.
+    """Take models out of memory.
 
-    They stay registered: `oskit deploy` of the same archive deploys them again without an upload. An ONNX
-    model that encodes is never undeployed, because that kills its node; see docs/deploying.md.
+    Those that something uses are refused. The others stay registered: `oskit deploy` of the same archive
+    deploys them again without an upload. An ONNX model that encodes is never undeployed, because that kills
+    its node; see docs/deploying.md.
 
     \b
     Examples:
@@ -362,9 +363,10 @@ def delete(
     dry_run: bool,
     **options: Any,
 ) -> None:
-    """Undeploy and delete models, if nobody uses them.
+    """Undeploy and delete models.
 
-    An ONNX model that encodes is never undeployed, because that kills its node; see docs/deploying.md.
+    Those that something uses are refused. An ONNX model that encodes is never undeployed, because that kills
+    its node; see docs/deploying.md.
 
     \b
     Examples:
