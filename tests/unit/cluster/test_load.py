@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sqlite3
 import subprocess
@@ -61,7 +62,14 @@ def load_and_measure() -> None:
 def test_memory_is_bounded_by_bytes_and_not_by_documents():
     """240 MiB in 100 documents, the server's share included; the largest comes a few times over."""
     command = [sys.executable, "-c", "from test_load import load_and_measure as run; run()"]
-    said = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    said = subprocess.run(
+        command,
+        cwd=Path(__file__).parent,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert said.returncode == 0, said.stderr
     assert int(said.stdout) < 400 * 1024 * 1024
 
