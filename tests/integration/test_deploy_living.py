@@ -28,10 +28,10 @@ from oskit.cluster.models.deploy import DeployedModel, deploy_archive
 from oskit.cluster.models.registry import (
     ModelInfo,
     delete_empty_group,
-    delete_model,
     existing_model,
     groups_called,
 )
+from oskit.cluster.models.retire import delete_model
 from oskit.errors import ClusterError, ClusterSettingsError, OskitError
 
 pytestmark = pytest.mark.integration
