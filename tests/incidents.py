@@ -1,17 +1,19 @@
 """The table of docs/reliability.md, written by the tests that try the faults.
 
 A test of a fault has the marker ``incident``, which says in words what happens when, and the fixture of the
-same name, which it tells what it counted afterwards. Every run compares that with the table; a run with
-``--write-incidents`` writes it.
+same name, which it tells what it counted afterwards, and what was said: ``then`` is a claim, and
+``incident.said(text, *words)`` backs it; a test that never calls that does not pass. Every run compares what
+was found with the table; a run with ``--write-incidents`` writes it.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,7 @@ class Incident:
         lost, doubled: Documents; None where none are loaded.
         left_over: Models, chunks or groups that nobody wants; None where none are made.
         seconds: From the fault until everything was right again; None where it is told at once.
+        log: What ``oskit`` logged during the test.
     """
 
     during: str
@@ -44,7 +47,9 @@ class Incident:
     doubled: int | None = None
     left_over: int | None = None
     seconds: float | None = None
+    log: list[str] = field(default_factory=list)
     _began: float = 0.0
+    _said: bool = False
 
     def begins(self) -> None:
         """The fault strikes now."""
@@ -53,6 +58,19 @@ class Incident:
     def is_over(self) -> None:
         """Everything is right again."""
         self.seconds = time.monotonic() - self._began
+
+    def said(self, told: object, *words: str) -> None:
+        """Each of the regular expressions is found in what a person reads; without any nothing was said.
+
+        Args:
+            told: What a command wrote on stderr, an error, or the notes; what was logged is known.
+            words: What backs ``then``.
+        """
+        text = " ".join([*(map(str, told) if isinstance(told, list) else [str(told)]), *self.log])
+        for word in words:
+            assert re.search(word, text), f"{word!r} was not said: {text}"
+        assert words or not text.strip(), f"said: {text}"
+        self._said = True
 
     def documents(
         self, expected: Collection[str], found: Sequence[str], refused: Collection[str] = ()
@@ -98,8 +116,13 @@ def incident(request: pytest.FixtureRequest) -> Iterator[Incident]:
     """The incident of the test's marker; it counts if the test passes."""
     (marker,) = request.node.iter_markers("incident")
     found = Incident(**marker.kwargs)
+    logger, handler = logging.getLogger("oskit"), logging.Handler()
+    handler.emit = lambda record: found.log.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
     yield found
+    logger.removeHandler(handler)
     if request.node.stash.get(PASSED, False):
+        assert found._said, "what was said? incident.said(text, *words)"
         # What the report of the test carries, the process that gathers all reports sees.
         request.node.user_properties.append(("incident", found.row()))
 

@@ -405,6 +405,8 @@ def test_a_network_that_fails_loses_nothing(
         incident.is_over()
         assert fault.times == 0
         assert proxy.count(BULK) >= (2 if fault.kind == "trickle" else 4)
+    silent = fault.kind == "trickle" or fault.status == 413
+    incident.said("", *[] if silent else ["trying again"])
     assert (report.read, report.indexed, report.refused) == (40, 40, 0)
     hits = client.search(index=index, body={"size": 1000, "query": {"match_all": {}}})["hits"]["hits"]
     incident.documents([doc.id for doc in documents()], [hit["_id"] for hit in hits])

@@ -73,6 +73,7 @@ def test_a_load_goes_on_when_the_node_is_back(
     node.wait()
     assert (report.read, report.indexed, report.refused) == (COUNT, COUNT, 0)
     assert report.retries > 0
+    incident.said("", "trying again")
     check(client, "client-mode", docs, encoder, incident)
 
 
@@ -91,6 +92,7 @@ def test_a_load_that_the_cluster_encodes_goes_on_when_node_and_model_are_back(
     incident.is_over()
     node.wait()
     assert (report.read, report.indexed, report.refused) == (COUNT, COUNT, 0)
+    incident.said("", "trying again|waiting")
     check(client, "cluster-mode", docs, encoder, incident)
     assert [model.model_id for model in list_models(client)] == [deployed.model_id]
 
@@ -162,6 +164,7 @@ def test_an_upload_goes_on_when_the_node_is_back(
     deployed = deploy_archive(client, archive, configure_cluster=True, progress=kill)
     incident.is_over()
     assert kill.done
+    incident.said("", "trying again")
     node.wait()
     check_model(client, archive, deployed.model_id, incident)
 
@@ -174,8 +177,10 @@ def test_a_deployment_begins_again_when_the_node_is_back(
 ) -> None:
     archive = open_archive(encoder_archive(tmp_path / "deploying.zip", size=1500, seed=3))
     kill = KillAt(node, incident, "Deploying")
-    deployed = deploy_archive(client, archive, configure_cluster=True, progress=kill)
+    notes: list[str] = []
+    deployed = deploy_archive(client, archive, configure_cluster=True, progress=kill, notify=notes.append)
     incident.is_over()
     assert kill.done
+    incident.said(notes, "trying again")
     node.wait()
     check_model(client, archive, deployed.model_id, incident)

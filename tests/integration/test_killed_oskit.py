@@ -27,18 +27,23 @@ __all__ = ["index", "tiny"]
 pytestmark = pytest.mark.integration
 
 CHUNK = r"POST .*/upload_chunk/"
-SIGNALS = {"SIGKILL": "`oskit` is killed (SIGKILL)", "SIGINT": "Ctrl-C"}
+SIGNALS = {
+    "SIGKILL": "`oskit` is killed (SIGKILL)",
+    "SIGINT": "Ctrl-C",
+    "SIGTERM": "`oskit` is asked to end (SIGTERM)",
+    "SIGHUP": "the terminal closes (SIGHUP)",
+}
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
-def both_signals(during: str, killed: str, interrupted: str) -> pytest.MarkDecorator:
-    """A test for each signal, as a row of the table."""
+def signals(during: str, killed: str, interrupted: str, *names: str) -> pytest.MarkDecorator:
+    """A test for SIGKILL and for each other signal, as a row of the table."""
     return pytest.mark.parametrize(
         "name",
         [
             incidents.fault(name, during=during, what=SIGNALS[name], then=then)
-            for name, then in (("SIGKILL", killed), ("SIGINT", interrupted))
+            for name, then in (("SIGKILL", killed), *((name, interrupted) for name in names))
         ],
     )
 
@@ -72,7 +77,8 @@ def end(process: subprocess.Popen[str], name: str, incident: Incident) -> str:
     incident.begins()
     process.send_signal(getattr(signal, name))
     _, said = process.communicate(timeout=60)
-    assert process.returncode == {"SIGKILL": -signal.SIGKILL, "SIGINT": 130}[name]
+    number = signal.Signals[name]
+    assert process.returncode == (-number if name == "SIGKILL" else 128 + number)
     assert "Traceback" not in said
     return said
 
@@ -97,10 +103,12 @@ def check_model(client: OpenSearch, archive: Archive, incident: Incident) -> Non
     assert nothing_is_left(client, archive)
 
 
-@both_signals(
+@signals(
     "`deploy`, the upload",
     "the same command again sends the chunks that are missing",
     "it tells which model is unfinished; the same command again sends the chunks that are missing",
+    "SIGINT",
+    "SIGTERM",
 )
 def test_an_upload(
     client: OpenSearch, cluster_url: str, start: Start, two_chunks: Archive, name: str, incident: Incident
@@ -110,23 +118,25 @@ def test_an_upload(
         proxy.wait_for(CHUNK + "1")
         said = end(first, name, incident)
         (unfinished,) = models_of(client, two_chunks)
-        if name == "SIGINT":
-            assert unfinished in said
-            assert "the same command goes on" in said
+        told = "" if name == "SIGKILL" else f"The model {unfinished} is unfinished: the same command goes on"
+        assert told in said
     with FaultyProxy(cluster_url) as proxy:
         again = start("deploy", str(two_chunks.path), "--url", proxy.url)
         _, said = again.communicate(timeout=120)
         incident.is_over()
         assert again.returncode == 0, said
+        incident.said(said, f"Going on with the interrupted upload of {unfinished}")
         assert (proxy.count(CHUNK), proxy.count(CHUNK + "1")) == (1, 1)
     assert models_of(client, two_chunks) == [unfinished]
     check_model(client, two_chunks, incident)
 
 
-@both_signals(
+@signals(
     "`deploy`, the deployment",
     "the same command again finds the model and waits for it",
     "it tells which model is unfinished; the same command again finds the model and waits for it",
+    "SIGINT",
+    "SIGHUP",
 )
 def test_a_deployment(
     client: OpenSearch, cluster_url: str, start: Start, two_chunks: Archive, name: str, incident: Incident
@@ -137,7 +147,8 @@ def test_a_deployment(
         proxy.wait_for(task)
         said = end(first, name, incident)
         (unfinished,) = models_of(client, two_chunks)
-        assert name == "SIGKILL" or unfinished in said
+        told = "" if name == "SIGKILL" else f"The model {unfinished} is unfinished: the same command goes on"
+        incident.said(said, told)
     again = start("deploy", str(two_chunks.path), "--json", "--url", cluster_url)
     answer, said = again.communicate(timeout=120)
     incident.is_over()
@@ -147,10 +158,13 @@ def test_a_deployment(
 
 
 @pytest.mark.parametrize("mode", ["client", "cluster"])
-@both_signals(
+@signals(
     "`ingest`",
     "the same command again loads all; no document comes twice",
     "it tells what was done; the same command again loads all; no document comes twice",
+    "SIGINT",
+    "SIGTERM",
+    "SIGHUP",
 )
 def test_a_load(
     client: OpenSearch,
@@ -175,9 +189,8 @@ def test_a_load(
         first = start(*command, "--url", proxy.url)
         proxy.wait_for(bulk, count=5)
         said = end(first, name, incident)
-        if name == "SIGINT":
-            assert "interrupted after" in said
-            assert "Run the same command again" in said
+        told = [] if name == "SIGKILL" else ["interrupted after", "Run the same command again"]
+        incident.said(said, *told)
     client.indices.refresh(index=index)
     assert 10 <= client.count(index=index)["count"] < len(docs)
     again = start(*command, "--json", "--url", cluster_url)

@@ -218,7 +218,7 @@ def test_what_is_wrong_is_said(
         incident.is_over()
         assert incident.seconds is not None
         assert answer.returncode == 7
-        assert message in answer.stderr
+        incident.said(answer.stderr, re.escape(message))
         assert "trying again" not in answer.stderr
         assert "Traceback" not in answer.stderr
     incident.seconds = None  # most of it is the start of Python
@@ -259,8 +259,7 @@ def test_a_proxy_without_a_cluster(
 ) -> None:
     answer = oskit("models", url=f"{nginx.urls['good']}/{path}")
     assert answer.returncode == 7
-    assert re.search(message, answer.stderr), answer.stderr
-    assert incident.seconds is None
+    incident.said(answer.stderr, message)
 
 
 @pytest.mark.incident(
@@ -274,6 +273,7 @@ def test_a_proxy_that_takes_small_requests_only(
     small = connect(ConnectionSettings(url=f"{nginx.urls['good']}/small", ca_certs=str(nginx.authority)))
     report = ingest(small, index, documents(), encoder=tiny.encoder)
     assert (report.indexed, report.refused) == (40, 0)
+    incident.said("")  # it is a matter of size, and nobody has to do anything
     incident.documents([doc.id for doc in documents()], [hit["_id"] for hit in indexed(client, index)])
 
 
@@ -287,7 +287,8 @@ def test_an_upload_through_a_proxy_that_takes_small_requests_only(
 ) -> None:
     archive = open_archive(encoder_archive(tmp_path / "oskit-test-small.zip", seed=42))
     small = connect(ConnectionSettings(url=f"{nginx.urls['good']}/small", ca_certs=str(nginx.authority)))
-    with pytest.raises(ClusterError, match=r"chunk 1 of 1.*too large.*client_max_body_size"):
+    with pytest.raises(ClusterError) as told:
         deploy_archive(small, archive)
+    incident.said(told.value, r"chunk 1 of 1.*too large.*client_max_body_size")
     assert nothing_is_left(client, archive)
     incident.orphans([])

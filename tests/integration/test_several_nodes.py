@@ -215,7 +215,9 @@ def test_a_node_that_dies_is_noticed_named_and_mended(
     incident.begins()
     assert main(["deploy", str(archive), "--redeploy", "--url", url]) == 0
     incident.is_over()
-    assert "not on third" not in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "not on third" not in told
+    incident.said(told, "Changed in the cluster: POST .*_deploy")
     assert wait_until(lambda: count() == (2, 2) or None, wait_s=30), count()
     assert model_nodes(several, model).running == ("second", "third")
     incident.orphans([found.model_id for found in list_models(several) if found.model_id != model.model_id])
@@ -249,6 +251,7 @@ def test_a_node_that_cannot_load_a_model_is_named(
     cache.unlink()
     aside.rename(cache)
     assert main(["deploy", str(path), "--redeploy", "--url", url]) == 0
+    incident.said(capsys.readouterr().err, "Changed in the cluster: POST .*_deploy")
     mended = get_model(several, model.model_id)
     assert mended is not None
     assert (mended.state, model_nodes(several, mended).running) == ("DEPLOYED", ("second", "third"))
