@@ -19,8 +19,8 @@ from opensearchpy.exceptions import NotFoundError
 
 from oskit.cluster.client.calls import Call
 from oskit.cluster.client.failures import cluster_errors
-from oskit.cluster.index.mapping import pipeline_name
 from oskit.cluster.index.meta import change_own_meta, changed_meta, own_meta
+from oskit.cluster.index.pipeline import pipeline_mark, pipeline_name
 from oskit.cluster.models.registry import (
     delete_empty_group,
     get_model,
@@ -219,7 +219,7 @@ def _lost_models(client: OpenSearch) -> Iterator[Leftover]:
 def _index_of(pipeline: str, body: Mapping[str, Any]) -> str | None:
     """The index that a pipeline of ours was made for, as its mark says; None if it is somebody else's."""
     index = pipeline.removesuffix(pipeline_name(""))
-    return index if body.get("description") == f"oskit: sparse vectors for the index {index}" else None
+    return index if body.get("description") == pipeline_mark(index) else None
 
 
 def _pipelines(client: OpenSearch) -> Iterator[Leftover]:

@@ -21,7 +21,8 @@ from tiny_models import indexed
 from oskit.archive.archive import open_archive
 from oskit.archive.encoder import ArchiveEncoder
 from oskit.cluster.client.connection import ConnectionSettings, connect
-from oskit.cluster.index.mapping import delete_index, pipeline_name
+from oskit.cluster.index.mapping import delete_index
+from oskit.cluster.index.pipeline import pipeline_name
 from oskit.cluster.ingest import witness
 from oskit.cluster.ingest.load import IngestReport, ingest
 from oskit.cluster.models.deploy import deploy_archive

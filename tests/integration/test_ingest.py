@@ -79,7 +79,7 @@ def test_both_sides_write_the_encoders_weights(client, tiny: TinyModels, index, 
         assert source.get("embedding", {}) == pytest.approx(weights, abs=1e-5)
         assert source["text"] == doc.text
         assert source.get("n") == doc.fields.get("n")
-        assert "passage" not in source, "the passage is searchable, but not stored twice"
+        assert source["passage"] == doc.passage, "or an _update would take it from BM25"
     assert "embedding" not in sources["d5"], "an empty text is indexed without weights"
 
     info = read_index(client, index)
@@ -331,7 +331,9 @@ def test_the_command_tells_with_its_exit_code(cluster_url, client, tiny: TinyMod
     assert json.loads(Path(report["dead_letter"]).read_text())["_oskit"]["raw"] == "not json"
 
     Path("docs.jsonl").write_text('{"_id": "1", "text": "quick fox"}\n{"_id": "2", "text": "dog"}\n')
-    assert main([*arguments, "--model", tiny.encoder_id]) == 0
+    assert main([*arguments, "--model", tiny.encoder_id]) == 7
+    assert "encoded here, by --archive. Give --encode client" in capsys.readouterr().err
+    assert main([*arguments, "--model", tiny.encoder_id, "--recreate"]) == 0
     said = capsys.readouterr()
     assert "Indexed 2 of 2 records" in said.out
     assert "too long for the encoder were not counted" in said.out
@@ -342,9 +344,9 @@ def test_the_command_tells_with_its_exit_code(cluster_url, client, tiny: TinyMod
     assert main([*arguments, *both, "--encode", "cluster"]) == 0
     said = capsys.readouterr()
     assert "1 of 3 documents is longer than 128 tokens" in said.out
-    assert "no effect" not in said.err
-    assert main([*arguments, *both]) == 0
-    assert "--model has no effect" in capsys.readouterr().err
+    assert main([*arguments, *both, "--recreate"]) == 0, "encoded here, and the model is recorded for search"
+    info = read_index(client, index)
+    assert info is not None and (info.encode, info.encoder.model_id) == ("client", tiny.encoder_id)
     assert main([*arguments, "--archive", str(tiny.archive), "--index-kind", "sparse_vector"]) == 7
     assert "--recreate" in capsys.readouterr().err
     assert main(["ingest", index, "missing.jsonl", "--url", cluster_url, "--archive", str(tiny.archive)]) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from oskit.archive.encoder import ArchiveEncoder
+    from oskit.archive.token_weights import Prune
     from oskit.cli.output import Output
     from oskit.cluster.client.connection import ConnectionSettings
     from oskit.cluster.index.mapping import IndexSettings
@@ -28,18 +30,20 @@ _OPTIONS = [
                  help="The exported encoder; with --encode cluster it counts what is too long."),
     click.option("--query-archive", metavar="DIR", type=click.Path(),
                  help="Tokenizer archive of an inference-free encoder, where the manifest does not name it."),
-    click.option("--model", metavar="NAME|ID", help="The deployed encoder."),
+    click.option("--model", metavar="NAME|ID",
+                 help="The deployed encoder; with --encode client it is recorded for search."),
     click.option("--query-model", metavar="NAME|ID",
                  help="The model that encodes queries, if it is another; search will use it."),
     click.option("--prune", metavar="TYPE:RATIO", help="Keep only the heavy weights, as in max_ratio:0.1."),
     click.option("--index-kind", type=click.Choice(["rank_features", "sparse_vector"]),
                  default="rank_features", show_default=True, help="Type of the vector's field."),
-    click.option("--shards", type=click.IntRange(1), default=1, show_default=True, help="Primary shards."),
+    click.option("--shards", type=click.IntRange(1), metavar="N", help="Primary shards.  [1]"),
     click.option("--replicas", type=click.IntRange(0),
                  help="Copies of each shard.  [one where there is a second node]"),
     click.option("--approximate-threshold", type=click.IntRange(0), metavar="N",
                  help="Documents of a segment from which sparse_vector search is approximate.  [1000000]"),
-    click.option("--recreate", is_flag=True, help="Delete the index and its documents first."),
+    click.option("--recreate", is_flag=True,
+                 help="Put a new index in the place of the one that is there, once a trial has worked."),
     click.option("--format", "file_format", type=click.Choice(["jsonl", "csv", "tsv", "parquet"]),
                  help="Format of the sources.  [by their names; stdin is jsonl]"),
     click.option("--id-field", metavar="NAME", help="Field with the id.  [_id, id, or made of the content]"),
@@ -60,7 +64,8 @@ _OPTIONS = [
     click.option("--dead-letter", metavar="FILE", type=click.Path(dir_okay=False),
                  help="File for refused documents, appended to.  [INDEX.refused.jsonl]"),
     click.option("--dry-run", is_flag=True,
-                 help="Read and check the sources only, with --archive also their length; needs no cluster."),
+                 help="Read and check the sources only, with --archive also their length. With --url (or "
+                 "OSKIT_URL) and an encoder also tell every call that would change the cluster."),
 ]
 # fmt: on
 
@@ -108,16 +113,11 @@ def ingest(
         title_field=options["title_field"],
     )
     if options["dry_run"]:
-        from oskit.cluster.index.names import check_index_name
-        from oskit.cluster.ingest.load import dry_run
-
-        check_index_name(index)
-        report = dry_run(index, documents, settings, encoder=_encoder(options))
-        out.result(report.to_dict(), lambda console: _print_report(console, report, dry=True))
+        report = _dry_run(index, documents, settings, connection, out, options)
     else:
         report = _run(index, sources, documents, settings, connection, out, options)
         out.result(report.to_dict(), lambda console: _print_report(console, report, dry=False))
-        out.note(_next_step(report, options))
+        out.note(_next_step(index, report, options))
     if report.refused:
         click.get_current_context().exit(SOME_REFUSED)
 
@@ -131,7 +131,6 @@ def _run(
     out: Output,
     options: dict[str, Any],
 ) -> IngestReport:
-    from oskit.archive.token_weights import Prune
     from oskit.cluster.client.connection import connect
     from oskit.cluster.ingest.load import IngestInterrupted
     from oskit.cluster.ingest.load import ingest as load
@@ -139,10 +138,6 @@ def _run(
 
     mode = _encode_mode(options)
     encoder = _encoder(options)
-    if mode == "client" and options["model"] is not None:
-        out.warn(
-            "--model has no effect: documents are encoded here, by --archive (--encode cluster uses both)"
-        )
     total = None if out.quiet else count_records(sources, format=options["file_format"])
     with out.progress(f"Loading {index}", total=total) as bar:
         try:
@@ -156,7 +151,7 @@ def _run(
                 query_model_id=options["query_model"],
                 settings=settings,
                 recreate=options["recreate"],
-                prune=Prune.parse(options["prune"]) if options["prune"] else None,
+                prune=_prune(options),
                 batch_size=options["batch_size"],
                 bulk_documents=options["bulk_size"],
                 workers=options["workers"],
@@ -170,9 +165,74 @@ def _run(
             raise
 
 
+def _dry_run(
+    index: str,
+    documents: Any,
+    settings: IndexSettings,
+    connection: ConnectionSettings,
+    out: Output,
+    options: dict[str, Any],
+) -> IngestReport:
+    """Check the documents; and, if a cluster is named, ask it what would be changed there."""
+    from oskit.cluster.client.connection import connect
+    from oskit.cluster.index.names import check_index_name
+    from oskit.cluster.ingest.load import BULK_DOCUMENTS, dry_run
+    from oskit.cluster.ingest.plan import plan_load
+    from oskit.errors import ClusterConnectionError
+
+    check_index_name(index)
+    encoder, prune = _encoder(options), _prune(options)
+    report = dry_run(index, documents, settings, encoder=encoder)
+    calls, why = None, ""
+    if click.get_current_context().params.get("url") is None and not os.environ.get("OSKIT_URL"):
+        why = "--url (or OSKIT_URL) names none"
+    elif options["archive"] is None and options["model"] is None:
+        why = "neither --archive nor --model says what encodes the documents"
+    else:
+        mode, client = _encode_mode(options), connect(connection)
+        try:
+            plan = plan_load(
+                client,
+                index,
+                settings,
+                encode=mode,
+                encoder=encoder,
+                model_id=options["model"],
+                query_model_id=options["query_model"],
+                prune=prune,
+                recreate=options["recreate"],
+                batch_size=options["batch_size"],
+                notify=out.note,
+            )
+            calls = plan.calls(client, report.indexed, options["bulk_size"] or BULK_DOCUMENTS[mode])
+        except ClusterConnectionError as error:
+            why = str(error)
+
+    def show(console: Console) -> None:
+        _print_report(console, report, dry=True)
+        for call in calls or ():
+            console.print(f"  {call}", markup=False, soft_wrap=True)
+
+    told = {"calls": None if calls is None else [call.to_dict() for call in calls]}
+    out.result({**report.to_dict(), **told}, show)
+    if why:
+        out.note(f"The cluster was not asked: {why}")
+    return report
+
+
+def _prune(options: dict[str, Any]) -> Prune | None:
+    from oskit.archive.token_weights import Prune
+
+    return Prune.parse(options["prune"]) if options["prune"] else None
+
+
 def _encoder(options: dict[str, Any]) -> ArchiveEncoder | None:
     """The archive that is named, opened."""
     if options["archive"] is None:
+        if options["query_archive"] is not None:
+            raise UsageError(
+                "--query-archive has no effect without --archive", hint="Give the encoder's archive"
+            )
         return None
     from oskit.archive.encoder import ArchiveEncoder
 
@@ -247,9 +307,9 @@ def _print_truncation(console: Console, report: IngestReport, how: str) -> None:
         console.print(f"  {cut.told('documents')}; {cut.advice}", markup=False, soft_wrap=True)
 
 
-def _next_step(report: IngestReport, options: dict[str, Any]) -> str:
+def _next_step(index: str, report: IngestReport, options: dict[str, Any]) -> str:
     if report.refused and report.dead_letter:
         again = "correct the lines of the dead-letter file (or the options) and load it: "
-        return f"Next: {again}oskit ingest {report.index} {report.dead_letter} …"
+        return f"Next: {again}oskit ingest {index} {report.dead_letter} …"
     how = f" --archive {options['archive']}" if _encode_mode(options) == "client" else ""
-    return f'Next: oskit search {report.index} "your question"{how}'
+    return f'Next: oskit search {index} "your question"{how}'

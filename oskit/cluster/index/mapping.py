@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from oskit.archive.text_encoder import Architecture, KeyFormat
 from oskit.cluster.client.failures import cluster_errors
-from oskit.cluster.index.meta import META_KEY, change_own_meta, own_meta
+from oskit.cluster.index.meta import META_KEY, own_meta
 from oskit.cluster.index.names import Target, check_index_name, resolve
+from oskit.cluster.index.pipeline import no_pipeline
 from oskit.cluster.index.sparse_fields import sparse_fields
 from oskit.errors import IndexingError, UsageError
 
@@ -69,7 +70,7 @@ class IndexSettings:
 
     Args:
         kind: Type of the vector's field.
-        shards: Primary shards.
+        shards: Primary shards; None means one.
         replicas: Copies of each shard; None means one where there is a second node to hold it.
         sparse_vector: Parameters of the method, for ``sparse_vector`` only.
         embedding_field: Name of the vector's field.
@@ -78,7 +79,7 @@ class IndexSettings:
     """
 
     kind: IndexKind = "rank_features"
-    shards: int = 1
+    shards: int | None = None
     replicas: int | None = None
     sparse_vector: SparseVectorParameters = SparseVectorParameters()
     embedding_field: str = "embedding"
@@ -155,7 +156,9 @@ class IndexInfo:
     def from_meta(cls, name: str, meta: Mapping[str, Any]) -> IndexInfo:
         """The inverse of :meth:`to_meta`; entries of a later oskit are ignored."""
         names = [attribute.name for attribute in (*fields(cls), *fields(EncoderIdentity))]
-        own: dict[str, Any] = {key: meta.get(_RENAMED.get(key, key)) for key in names}
+        # Anybody can write there: what is no text counts as missing.
+        said = {key: value for key, value in meta.items() if isinstance(value, str)}
+        own: dict[str, Any] = {key: said.get(_RENAMED.get(key, key)) for key in names}
         encoder = {attribute.name: own.pop(attribute.name) for attribute in fields(EncoderIdentity)}
         own["encoder"] = EncoderIdentity(**encoder)
         own["key"] = own["key"] or key_for(meta["kind"], "token")
@@ -165,11 +168,6 @@ class IndexInfo:
 
 _RENAMED = {"embedding_field": "field", "sha256": "encoder_sha256", "name": "encoder_name"}
 """Attributes of :class:`IndexInfo` and :class:`EncoderIdentity` that have another name in the mapping."""
-
-
-def pipeline_name(index: str) -> str:
-    """The ingest pipeline that belongs to an index."""
-    return f"{index}-sparse-encoding"
 
 
 def key_for(kind: IndexKind, vocabulary_key: KeyFormat) -> KeyFormat:
@@ -202,9 +200,21 @@ def create_index(client: OpenSearch, info: IndexInfo, settings: IndexSettings) -
         client.indices.create(index=info.name, body=index_body(info, settings))
 
 
+def delete_index(client: OpenSearch, name: str) -> None:
+    """Delete an index, and its ingest pipeline if that is ours alone; neither need exist.
+
+    Raises:
+        IndexingError: The cluster refuses.
+    """
+    check_index_name(name)
+    with cluster_errors(f"delete the index {name!r}", IndexingError):
+        client.indices.delete(index=name, params={"ignore_unavailable": "true"})
+    no_pipeline(client, name).make(client)
+
+
 def index_body(info: IndexInfo, settings: IndexSettings) -> dict[str, Any]:
     """Settings and mapping of an index."""
-    index: dict[str, Any] = {"number_of_shards": settings.shards}
+    index: dict[str, Any] = {"number_of_shards": settings.shards or 1}
     if settings.replicas is None:
         index["auto_expand_replicas"] = "0-1"
     else:
@@ -219,8 +229,6 @@ def index_body(info: IndexInfo, settings: IndexSettings) -> dict[str, Any]:
         "settings": {"index": index},
         "mappings": {
             "_meta": {META_KEY: info.to_meta()},
-            # The passage is title and text once more: searchable, but not stored a second time.
-            "_source": {"excludes": [settings.passage_field]},
             # Or the first text that looks like a date makes a date field, and refuses the second text.
             "date_detection": False,
             "properties": properties,
@@ -274,6 +282,11 @@ def info_of(name: str, mapping: Mapping[str, Any], field: str | None = None) -> 
         own = IndexInfo.from_meta(name, meta)
         if field in (None, own.embedding_field):
             return own
+    elif "kind" in meta and field is None:
+        raise IndexingError(
+            f"the index {name!r} is of the kind {meta['kind']!r}, which this oskit does not know",
+            hint="Use a newer oskit",
+        )
     candidates = sparse_fields(mapping.get("properties") or {})
     chosen = [found for found in candidates if field in (None, found.path)]
     names = ", ".join(found.path for found in candidates)
@@ -315,108 +328,3 @@ def index_uuid(client: OpenSearch, name: str) -> str | None:
             index=name, name="index.uuid", params={"flat_settings": "true", "ignore_unavailable": "true"}
         )
     return ",".join(sorted(found["settings"]["index.uuid"] for found in answer.values())) or None
-
-
-def ensure_index(
-    client: OpenSearch, wanted: IndexInfo, settings: IndexSettings, *, recreate: bool = False
-) -> IndexInfo:
-    """Create the index unless it is there, and check that it was made the same way.
-
-    Args:
-        wanted: How the index shall be.
-        settings: For creating it.
-        recreate: Delete it first, if oskit made it.
-
-    Raises:
-        IndexingError: It exists and was made for another kind or by another encoder.
-    """
-    check_index_name(wanted.name)
-    if recreate:
-        _delete_own_index(client, wanted.name)
-    existing = read_index(client, wanted.name)
-    if existing is None:
-        create_index(client, wanted, settings)
-        return wanted
-    if other := _difference(existing, wanted):
-        raise IndexingError(
-            f"the index {wanted.name!r} exists and {other}",
-            hint="Choose another name, or replace the index and its documents with --recreate",
-        )
-    # Write what is known now and was not, or has changed (a model that was deployed anew).
-    before, now = existing.to_meta(), wanted.to_meta()
-    if changes := {key: value for key, value in now.items() if value != before.get(key)}:
-        with cluster_errors(f"update the index {wanted.name!r}", IndexingError):
-            change_own_meta(client, wanted.name, changes)
-    return IndexInfo.from_meta(wanted.name, {**before, **now})
-
-
-def _difference(existing: IndexInfo, wanted: IndexInfo) -> str | None:
-    """What keeps vectors of ``wanted`` out of ``existing``; None if nothing does."""
-    if existing.encode is None:
-        return "was not made by oskit"
-    for what in ("kind", "key", "embedding_field", "passage_field"):
-        before, now = getattr(existing, what), getattr(wanted, what)
-        if before != now:
-            return f"has the {what.replace('_', ' ')} {before}, not {now}"
-    before, now = existing.encoder.sha256, wanted.encoder.sha256
-    if before and now and before != now:
-        names = f"{existing.encoder.name or 'unnamed'} ({before[:12]})"
-        return f"its vectors are of another encoder: {names}, not {wanted.encoder.name or ''} ({now[:12]})"
-    return None
-
-
-def _delete_own_index(client: OpenSearch, name: str) -> None:
-    with cluster_errors(f"read the index {name!r}", IndexingError):
-        answer = client.indices.get_mapping(index=name, params={"ignore_unavailable": "true"})
-    if not answer:
-        return
-    if not own_meta(next(iter(answer.values()))["mappings"]):
-        raise IndexingError(
-            f"the index {name!r} was not made by oskit, so it is not deleted",
-            hint="Delete it yourself, or choose another name",
-        )
-    delete_index(client, name)
-
-
-def delete_index(client: OpenSearch, name: str) -> None:
-    """Delete an index and its ingest pipeline; neither need exist.
-
-    Raises:
-        IndexingError: The cluster refuses.
-    """
-    check_index_name(name)
-    with cluster_errors(f"delete the index {name!r}", IndexingError):
-        client.indices.delete(index=name, params={"ignore_unavailable": "true"})
-        client.ingest.delete_pipeline(id=pipeline_name(name), ignore=404)
-
-
-def put_pipeline(
-    client: OpenSearch, info: IndexInfo, model_id: str, *, batch_size: int = 1, prune: str | None = None
-) -> str:
-    """Create or replace the ingest pipeline that encodes passages on the cluster; returns its name.
-
-    Args:
-        info: The index.
-        model_id: A deployed sparse encoder.
-        batch_size: Passages that the processor hands to the model at once.
-        prune: Which weights to keep, as ``TYPE:RATIO``.
-
-    Raises:
-        IndexingError: The cluster refuses.
-    """
-    processor: dict[str, Any] = {
-        "model_id": model_id,
-        "field_map": {info.passage_field: info.embedding_field},
-        "batch_size": batch_size,
-    }
-    if prune is not None:
-        kind, _, ratio = prune.partition(":")
-        processor |= {"prune_type": kind, "prune_ratio": float(ratio)}
-    name = pipeline_name(info.name)
-    body = {
-        "description": f"oskit: sparse vectors for the index {info.name}",
-        "processors": [{"sparse_encoding": processor}],
-    }
-    with cluster_errors(f"create the ingest pipeline {name!r}", IndexingError):
-        client.ingest.put_pipeline(id=name, body=body)
-    return name

@@ -69,23 +69,31 @@ def resolve(client: OpenSearch, name: str, *, writing: bool = False) -> Target |
         UsageError: The name cannot be an index's.
         IndexingError: It stands for several indexes, or for a data stream, or the cluster refuses.
     """
-    if any(letter in name for letter in "*?,<>") or not name:
+    if (
+        not name
+        or name[0] in "-_+"
+        or name in (".", "..")
+        or any(letter in name for letter in '*?,<>:#/\\"| ')
+    ):
         check_index_name(name)
     with cluster_errors(f"look up {name!r}", IndexingError):
         try:
             answer: dict[str, Any] = client.indices.get_alias(index=name)
         except NotFoundError:
+            # What takes mappings and has no aliases of its own is a data stream.
+            if client.indices.get_mapping(index=name, params={"ignore_unavailable": "true"}):
+                raise IndexingError(
+                    f"{name!r} is a data stream, which takes a document once and never replaces it",
+                    hint="Use an index, or an alias of one",
+                ) from None
             return None
     if name in answer:
         return Target(name, name)
-    behind = {index: found["aliases"].get(name) for index, found in answer.items()}
+    behind: dict[str, dict[str, Any]] = {
+        index: found["aliases"][name] for index, found in answer.items() if name in found["aliases"]
+    }
     if not behind:
         return None
-    if None in behind.values():
-        raise IndexingError(
-            f"{name!r} is a data stream, which takes a document once and never replaces it",
-            hint="Use an index, or an alias of one",
-        )
     if writing:
         chosen = [index for index, alias in behind.items() if alias.get("is_write_index")]
         if not chosen and len(behind) == 1:
@@ -97,5 +105,13 @@ def resolve(client: OpenSearch, name: str, *, writing: bool = False) -> Target |
         listed = ", ".join(sorted(behind)[:5]) + (", …" if len(behind) > 5 else "")
         count = f"{len(behind)} indexes" if len(behind) > 1 else "an index"
         raise IndexingError(f"{name!r} is an alias of {count}, {why}: {listed}", hint="Name the index itself")
-    alias = {} if writing else behind[chosen[0]]
-    return Target(name, chosen[0], alias.get("filter"), alias.get("search_routing"))
+    alias = behind[chosen[0]]
+    if not writing:
+        return Target(name, chosen[0], alias.get("filter"), alias.get("search_routing"))
+    if "index_routing" in alias:
+        raise IndexingError(
+            f"the alias {name!r} sends documents to the shard of the routing {alias['index_routing']!r}, and "
+            "those that go by their ids alone would be missed there",
+            hint=f"Name the index itself: {chosen[0]}",
+        )
+    return Target(name, chosen[0])

@@ -5,33 +5,35 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from opensearchpy.exceptions import TransportError
+
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.client.retry import impatient, request_timeout
+from oskit.cluster.index.existing import look
 from oskit.cluster.index.mapping import (
     EncodeMode,
-    EncoderIdentity,
     IndexInfo,
     IndexSettings,
-    check_vocabulary,
-    ensure_index,
+    delete_index,
     index_uuid,
     key_for,
-    put_pipeline,
 )
+from oskit.cluster.index.meta import change_own_meta
 from oskit.cluster.index.names import Target, resolve
+from oskit.cluster.index.pipeline import pipeline_name
+from oskit.cluster.index.recreate import Trial, create_new, sweep, trial_of
 from oskit.cluster.ingest.accounting import Account, IngestReport
 from oskit.cluster.ingest.actions import ItemMaker
-from oskit.cluster.ingest.bulk import BulkOutcome, BulkSender
+from oskit.cluster.ingest.bulk import BulkItem, BulkOutcome, BulkSender
 from oskit.cluster.ingest.dead_letter import DeadLetterFile
+from oskit.cluster.ingest.plan import LoadPlan, plan_load
 from oskit.cluster.ingest.senders import Senders
 from oskit.cluster.ingest.sizes import RequestSizes
 from oskit.cluster.ingest.witness import Witness
 from oskit.cluster.models.predict import await_ready
-from oskit.cluster.models.registry import ModelInfo, find_model
 from oskit.data.documents import Document, Refusal
 from oskit.data.duplicates import DuplicateFilter
 from oskit.data.values import memory_of
@@ -56,6 +58,12 @@ WINDOW_CHARACTERS = 4_000_000
 
 WINDOW_BYTES = 16_000_000
 """Memory of a window's documents with all their fields, after which it is full."""
+
+TRIED_AT_ONCE = 20
+"""Documents of one request to a trial."""
+
+BULK_DOCUMENTS: dict[EncodeMode, int] = {"client": 500, "cluster": 100}
+"""Documents of one bulk request, where nobody says."""
 
 HOPELESS_AFTER = 1_000
 """A load whose first so many documents were all refused is stopped."""
@@ -108,12 +116,14 @@ def ingest(
         index: Its name, or that of an alias: then its write index is loaded.
         documents: From :func:`oskit.data.files.read_documents`, or your own.
         encode: ``"client"``: here, with ``encoder``. ``"cluster"``: by the model in an ingest pipeline.
-        encoder: For ``"client"``. With ``"cluster"`` it is optional: it is checked against the index, and
+        encoder: For ``"client"``. With ``"cluster"`` it is optional: it is checked against the model, and
             counts what of the documents is too long.
-        model_id: Name or id of the deployed model, for ``"cluster"``.
+        model_id: Name or id of the deployed model, for ``"cluster"``. With ``"client"`` it is optional: it is
+            checked against ``encoder``, and recorded for search.
         query_model_id: Name or id of the model that encodes queries, if it is another; recorded for search.
         settings: How to create the index.
-        recreate: Delete the index first, if oskit made it.
+        recreate: If there is the index and oskit made it, put a new one in its place, with its aliases, as
+            soon as a trial of the new one has taken a document.
         prune: Which weights to keep.
         batch_size: Documents that are encoded together.
         bulk_documents: Documents of one bulk request; 500, or 100 where the cluster encodes.
@@ -132,30 +142,43 @@ def ingest(
         OskitError: What reading or encoding raises; the message says what was indexed until then.
     """
     settings = settings or IndexSettings()
-    target = resolve(client, index, writing=True) or Target(index, index)
-    if target.is_alias and recreate:
-        raise UsageError(
-            f"{target} cannot be recreated: the alias would be left without it",
-            hint=f"Name the index itself: {target.index}",
+
+    def plan_now() -> LoadPlan:
+        return plan_load(
+            client,
+            index,
+            settings,
+            encode=encode,
+            encoder=encoder,
+            model_id=model_id,
+            query_model_id=query_model_id,
+            prune=prune,
+            recreate=recreate,
+            batch_size=batch_size,
+            notify=notify,
         )
-    name = target.index
-    info, model = _plan(client, name, settings, encode, encoder, model_id, query_model_id, prune)
-    maker = ItemMaker(info, encoder, prune, batch_size)
+
+    plan = plan_now()
+    model, target, name = plan.model, plan.target, plan.target.index
+    maker = ItemMaker(plan.info, encoder, prune, batch_size)
     documents, first = _check_first(documents, maker)
     if first is not None:
-        info = replace(info, text_field=first.text_field, title_field=first.title_field)
+        plan = plan.with_fields(first.text_field, first.title_field)
     if model is not None:
         await_ready(client, model, notify=notify)
-    info = ensure_index(client, info, settings, recreate=recreate)
-    uuid = index_uuid(client, name)
-    pipeline = "_none"
-    if model is not None:
-        pipeline = put_pipeline(
-            client, info, model.model_id, batch_size=batch_size, prune=str(prune) if prune else None
-        )
     letters = DeadLetterFile(dead_letter) if dead_letter is not None else None
     account = Account(name, letters, maker.truncation, progress, answers=model is not None)
     timeout = request_timeout(client, CLUSTER_REQUEST_TIMEOUT_S) if model else None
+    windows = _encoded(documents, maker, account, batch_size)
+    try:
+        windows, uuid = _prepare(client, plan, plan_now, windows, account, timeout, notify)
+    except BaseException as error:
+        if letters is not None:
+            letters.close()
+        if isinstance(error, KeyboardInterrupt):
+            raise IngestInterrupted(account.report()) from None
+        raise
+    pipeline = pipeline_name(name) if model is not None else "_none"
     sizes, witness = RequestSizes(bulk_bytes), Witness(lambda: _check_that_it_stayed(client, target, uuid))
     senders = Senders(
         lambda stop: BulkSender(
@@ -169,11 +192,11 @@ def ingest(
         ),
         account,
         workers=workers,
-        bulk_documents=bulk_documents or (100 if model else 500),
+        bulk_documents=bulk_documents or BULK_DOCUMENTS[encode],
         sizes=sizes,
     )
     try:
-        _load(client, name, documents, maker, senders, account, batch_size)
+        _load(client, name, windows, senders, account)
     finally:
         if letters is not None:
             letters.close()
@@ -187,9 +210,113 @@ def ingest(
     return report
 
 
+def _prepare(
+    client: OpenSearch,
+    plan: LoadPlan,
+    plan_again: Callable[[], LoadPlan],
+    windows: Iterator[list[BulkItem]],
+    account: Account,
+    timeout: float | None,
+    notify: Callable[[str], object] | None,
+) -> tuple[Iterator[list[BulkItem]], str | None]:
+    """Have the index and its pipeline as they shall be; returns what there is to send, and the index's uuid.
+
+    Raises:
+        IndexingError: It cannot be. Then all is as it was before, or the message says what is not.
+    """
+    name, say = plan.info.name, notify or (lambda _: None)
+    sweep(client, name)
+    created = False
+    if plan.existing is not None and plan.recreate:
+        with trial_of(client, plan.existing, plan.info, plan.settings) as trial:
+            windows = _tried(client, plan, trial, windows, account, timeout)
+            trial.replace_index()
+        if lost := plan.existing.not_kept():
+            say(f"Not kept of the index that was there: {' and '.join(lost)}")
+    elif plan.existing is None:
+        created, aliases = create_new(client, plan.info, plan.settings)
+        if aliases:
+            say(f"Brought back, which a --recreate that was cut off had left away: {', '.join(aliases)}")
+        if not created:  # another load has, just now
+            plan = plan_again().with_fields(plan.info.text_field, plan.info.title_field)
+    if plan.existing is not None and not plan.recreate and (entries := plan.changed_entries()):
+        with cluster_errors(f"update the index {name!r}", IndexingError):
+            change_own_meta(client, name, entries)
+    uuid = index_uuid(client, name)
+    try:
+        if (change := plan.pipeline_change(client)) is not None:
+            change.make(client)
+    except BaseException:
+        if created:
+            with suppress(OskitError, TransportError), impatient(client):
+                _delete_if_empty(client, name, uuid)
+        raise
+    return windows, uuid
+
+
+def _delete_if_empty(client: OpenSearch, name: str, uuid: str | None) -> None:
+    client.indices.refresh(index=name)
+    if client.count(index=name)["count"] == 0 and index_uuid(client, name) == uuid:
+        delete_index(client, name)
+
+
+def _tried(
+    client: OpenSearch,
+    plan: LoadPlan,
+    trial: Trial,
+    windows: Iterator[list[BulkItem]],
+    account: Account,
+    timeout: float | None,
+) -> Iterator[list[BulkItem]]:
+    """The windows once more, if the trial takes a document of theirs.
+
+    Raises:
+        IndexingError: It takes none.
+    """
+    name, pipeline = plan.info.name, "_none"
+    if plan.model is not None and (change := plan.pipeline_change(client, trial.info)) is not None:
+        change.make(client)
+        pipeline = change.name
+    sender = BulkSender(client, trial.info.name, pipeline=pipeline, request_timeout=timeout)
+    seen: list[list[BulkItem]] = []
+    refused = BulkOutcome()
+    for items in windows:
+        seen.append(items)
+        for start in range(0, len(items), TRIED_AT_ONCE):
+            try:
+                outcome = sender.send(items[start : start + TRIED_AT_ONCE])
+            except OskitError as error:
+                said = (text and text.replace(trial.info.name, name) for text in (error.message, error.hint))
+                message, hint = said
+                raise type(error)(f"the index {name!r} stays as it is: {message}", hint=hint) from error
+            if outcome.indexed:
+                return itertools.chain(seen, windows)
+            refused.refused += outcome.refused
+        if len(refused.refused) >= HOPELESS_AFTER:
+            break
+    account.settle(refused)
+    why = f"all {account.refused:,} records were refused: {account.first_reason}" if account.refused else ""
+    raise IndexingError(
+        f"the index {name!r} stays as it is: {why or 'there are no documents to put in its place'}",
+        hint="Correct the options or the documents",
+    )
+
+
 def _check_that_it_stayed(client: OpenSearch, target: Target, uuid: str | None) -> None:
     """Raises IndexingError if what was loaded is not behind the name any more."""
     if index_uuid(client, target.index) != uuid:
+        now = look(client, target.index)
+        if now is not None and now.is_own:
+            raise IndexingError(
+                f"another load has replaced the index {target.index!r} (--recreate) while it was loaded, and "
+                "what was sent before that is gone",
+                hint="Run the same command again when the other one has ended",
+            )
+        if now is None:
+            raise IndexingError(
+                f"the index {target.index!r} is gone: it was deleted while it was loaded",
+                hint="Run the same command again",
+            )
         # A bulk request to an index that is gone makes the cluster create another one.
         raise IndexingError(
             f"the index {target.index!r} was deleted while it was loaded, and what came later is in another "
@@ -198,14 +325,19 @@ def _check_that_it_stayed(client: OpenSearch, target: Target, uuid: str | None) 
         )
     if not target.is_alias:
         return
-    now = resolve(client, target.asked, writing=True)
-    if now is None or now.index != target.index:
-        where = f"to {now.index!r}" if now is not None else "away"
-        raise IndexingError(
-            f"the alias {target.asked!r} was moved {where} while {target.index!r} was loaded, where all the "
-            "documents are",
-            hint=f"Move it back, or load {target.asked} again",
-        )
+    try:
+        now_behind = resolve(client, target.asked, writing=True)
+    except IndexingError as error:
+        where, why = "", f": {error.message}"
+    else:
+        if now_behind is not None and now_behind.index == target.index:
+            return
+        where, why = (f" to {now_behind.index!r}" if now_behind is not None else " away"), ""
+    raise IndexingError(
+        f"the alias {target.asked!r} was moved{where} while {target.index!r} was loaded, where all the "
+        f"documents are{why}",
+        hint=f"Move it back, or load {target.asked} again",
+    )
 
 
 def dry_run(
@@ -238,78 +370,6 @@ def dry_run(
     return account.report()
 
 
-def _plan(
-    client: OpenSearch,
-    index: str,
-    settings: IndexSettings,
-    encode: EncodeMode,
-    encoder: TextEncoder | None,
-    model_id: str | None,
-    query_model_id: str | None,
-    prune: Prune | None,
-) -> tuple[IndexInfo, ModelInfo | None]:
-    """How the index shall be, and the model that encodes on the cluster."""
-    if encode == "client" and encoder is None:
-        raise UsageError("encoding here needs an encoder", hint="Give --archive DIR, or --encode cluster")
-    if encode == "cluster" and model_id is None:
-        raise UsageError("encoding on the cluster needs a model", hint="Give --model NAME or its id")
-    if encoder is not None:
-        check_vocabulary(settings.kind, encoder.vocabulary.size)
-    vocabulary_key = encoder.vocabulary.key_format if encoder is not None else "token"
-    if encode == "cluster" and settings.kind == "rank_features" and vocabulary_key == "id":
-        raise UsageError(
-            "several tokens of this encoder have the same text, and the cluster writes texts into "
-            "rank_features, so weights would be lost",
-            hint="Use --encode client, or --index-kind sparse_vector",
-        )
-    model = find_encoder_model(client, model_id) if encode == "cluster" and model_id else None
-    query_model = find_model(client, query_model_id) if query_model_id else None
-    identity = _identity(encoder, model, query_model)
-    info = IndexInfo(
-        name=index,
-        kind=settings.kind,
-        key=key_for(settings.kind, vocabulary_key),
-        embedding_field=settings.embedding_field,
-        passage_field=settings.passage_field,
-        encode=encode,
-        encoder=identity,
-        prune=str(prune) if prune else None,
-    )
-    return info, model
-
-
-def find_encoder_model(client: OpenSearch, name_or_id: str) -> ModelInfo:
-    """The model that shall encode documents.
-
-    Raises:
-        ModelError: There is none of this name or id.
-        IndexingError: It is not deployed, or does not encode documents.
-    """
-    model = find_model(client, name_or_id)
-    if model.function_name == "SPARSE_TOKENIZE":
-        raise IndexingError(
-            f"the model {model.name!r} is a tokenizer, which encodes queries and not documents",
-            hint="Give the encoder's model with --model, and this one with --query-model",
-        )
-    return model.deployed(IndexingError)
-
-
-def _identity(
-    encoder: TextEncoder | None, model: ModelInfo | None, query_model: ModelInfo | None
-) -> EncoderIdentity:
-    archive = getattr(encoder, "archive", None)  # a torch encoder has none
-    query = getattr(encoder, "query", None)
-    sha256 = model.sha256 if model else getattr(archive, "sha256", None)
-    return EncoderIdentity(
-        sha256=sha256,
-        name=model.name if model else getattr(archive, "name", None),
-        architecture=encoder.architecture if encoder is not None else None,
-        model_id=model.model_id if model else None,
-        query_sha256=query_model.sha256 if query_model else getattr(query, "sha256", None),
-        query_model_id=query_model.model_id if query_model else None,
-    )
-
-
 def _check_first(
     documents: Iterable[Document | Refusal], maker: ItemMaker
 ) -> tuple[Iterator[Document | Refusal], Document | None]:
@@ -326,14 +386,20 @@ def _check_first(
     return stream, first
 
 
+def _encoded(
+    documents: Iterator[Document | Refusal], maker: ItemMaker, account: Account, batch_size: int
+) -> Iterator[list[BulkItem]]:
+    """Windows of documents, ready to be sent."""
+    for window in _windows(_admitted(documents, maker, account), batch_size * WINDOW_BATCHES):
+        yield maker.make(window, account.progress)
+
+
 def _load(
     client: OpenSearch,
     index: str,
-    documents: Iterator[Document | Refusal],
-    maker: ItemMaker,
+    windows: Iterator[list[BulkItem]],
     senders: Senders,
     account: Account,
-    batch_size: int,
 ) -> None:
     """Run the load; whatever happens, threads end, and what was indexed can be found."""
 
@@ -343,8 +409,8 @@ def _load(
 
     try:
         with senders:
-            for window in _windows(_admitted(documents, maker, account), batch_size * WINDOW_BATCHES):
-                senders.put(maker.make(window, account.progress))
+            for items in windows:
+                senders.put(items)
                 _stop_if_hopeless(account)
     except BaseException as error:
         with suppress(OskitError), impatient(client):
@@ -410,6 +476,6 @@ def _with_progress(error: OskitError, report: IngestReport) -> OskitError:
     if report.read == 0:
         return error
     hint = error.hint
-    if isinstance(error, ClusterError):
+    if isinstance(error, ClusterError) and "the same command again" not in (hint or ""):
         hint = f"{hint.rstrip('.')}. {_RESUME}" if hint else _RESUME
     return type(error)(f"{error.message} (after {_done(report)})", hint=hint)

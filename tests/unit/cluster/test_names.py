@@ -20,13 +20,16 @@ def cluster(**indexes: dict[str, Any]) -> Any:
         found = {
             name: {"aliases": aliases}
             for name, aliases in indexes.items()
-            if index == name or index in aliases or name.startswith(f".ds_{index}_")
+            if index == name or index in aliases
         }
         if not found:
             raise NotFoundError(404, "alias [x] missing", {})
         return found
 
-    return SimpleNamespace(indices=SimpleNamespace(get_alias=get_alias))
+    def get_mapping(index: str, params: object) -> dict[str, Any]:
+        return {name: {} for name in indexes if name.startswith(f".ds-{index}-")}
+
+    return SimpleNamespace(indices=SimpleNamespace(get_alias=get_alias, get_mapping=get_mapping))
 
 
 def test_an_index_an_alias_and_nothing():
@@ -56,8 +59,8 @@ def test_what_an_alias_hides_is_known_to_who_reads():
 
 def test_data_streams_and_patterns_are_refused():
     with pytest.raises(IndexingError, match="'logs' is a data stream"):
-        resolve(cluster(**{".ds_logs_000001": {}}), "logs", writing=True)
-    for name in ("a,b", "a*", "_all*", "", "<a-{now/d}>"):
+        resolve(cluster(**{".ds-logs-000001": {}}), "logs", writing=True)
+    for name in ("a,b", "a*", "_all", "-a", "..", "", "<a-{now/d}>"):
         with pytest.raises(UsageError, match="cannot be an index's name"):
             resolve(cluster(a={}, b={}), name)
 

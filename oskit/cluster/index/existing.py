@@ -1,0 +1,210 @@
+"""An index as it is, read in one request: what a load has to fit, and what is put back if it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from oskit.cluster.client.failures import cluster_errors
+from oskit.cluster.index.mapping import IndexInfo, IndexSettings, info_of
+from oskit.cluster.index.meta import META_KEY, own_meta
+from oskit.errors import ClusterSettingsError, IndexingError
+
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
+_DEFAULT_THRESHOLD = 1_000_000
+
+_GIVEN = ("uuid", "version", "creation_date", "provided_name", "replication", "verified_before_close")
+_OURS = ("number_of_shards", "number_of_replicas", "auto_expand_replicas", "sparse", "blocks")
+
+_GUESSED: tuple[Mapping[str, Any], ...] = (
+    {"type": "text", "fields": {"keyword": {"type": "keyword", "ignore_above": 256}}},
+    *({"type": name} for name in ("long", "float", "boolean")),
+)
+"""What OpenSearch makes of a document's field that no mapping names."""
+
+
+@dataclass(frozen=True)
+class ExistingIndex:
+    """An index as it is.
+
+    Attributes:
+        name: Its own name.
+        aliases: With their filters and routings.
+        mapping: Its mapping.
+        settings: Flat, as in ``index.number_of_shards``.
+    """
+
+    name: str
+    aliases: Mapping[str, Any]
+    mapping: Mapping[str, Any]
+    settings: Mapping[str, str]
+
+    @property
+    def uuid(self) -> str:
+        """What tells it from a later one of the same name."""
+        return self.settings["index.uuid"]
+
+    @property
+    def is_own(self) -> bool:
+        """Whether oskit made it, this version or another."""
+        return "kind" in own_meta(self.mapping)
+
+    @property
+    def info(self) -> IndexInfo:
+        """How it was made; raises IndexingError if that cannot be known."""
+        return info_of(self.name, self.mapping)
+
+    @property
+    def meta_of_others(self) -> dict[str, Any]:
+        """What others keep in its ``_meta``."""
+        return {key: value for key, value in (self.mapping.get("_meta") or {}).items() if key != META_KEY}
+
+    def check_open(self, purpose: str, *, deletes: bool = False) -> None:
+        """Refuse a closed or blocked index.
+
+        Args:
+            purpose: As in "cannot ...": what is wanted of it.
+            deletes: Even a block that lets it be deleted is meant to keep it, then.
+
+        Raises:
+            ClusterSettingsError: It is closed, or has a block that does not go away by itself.
+        """
+        if self.settings.get("index.verified_before_close") == "true":
+            raise ClusterSettingsError(
+                f"Cannot {purpose} {self.name!r}: the index is closed",
+                hint=f"Open it: POST {self.name}/_open",
+            )
+        ways = ("write", "read_only", "read", "metadata", *(("read_only_allow_delete",) if deletes else ()))
+        blocks = [f"index.blocks.{way}" for way in ways]
+        if found := [name for name in blocks if self.settings.get(name) == "true"]:
+            raise ClusterSettingsError(
+                f"Cannot {purpose} {self.name!r}: {' and '.join(found)} block{'s' * (len(found) == 1)} it",
+                hint=f'Lift that first: PUT {self.name}/_settings {{"{found[0]}": null}}',
+            )
+
+    def misfit(self, wanted: IndexInfo, settings: IndexSettings) -> tuple[str, str] | None:
+        """What keeps documents of ``wanted`` out of it, and the option that lets them in; None if nothing.
+
+        Raises:
+            IndexingError: How it was made cannot be known.
+        """
+        existing = self.info
+        if existing.encode is None:
+            return "was not made by oskit", ""
+        return _other_vectors(existing, wanted) or _other_queries(existing, wanted) or self._other(settings)
+
+    def _other(self, settings: IndexSettings) -> tuple[str, str] | None:
+        """Which setting that was asked for it does not have."""
+        shards, replicas = (self.settings.get(f"index.number_of_{what}") for what in ("shards", "replicas"))
+        if settings.shards is not None and str(settings.shards) != shards:
+            return f"has the shards {shards}, not {settings.shards}", f"Give --shards {shards} or none"
+        expands = self.settings.get("index.auto_expand_replicas", "false")
+        if settings.replicas is not None and (expands != "false" or str(settings.replicas) != replicas):
+            has = f"the replicas {replicas}" if expands == "false" else f"auto_expand_replicas {expands}"
+            change = (
+                f'{{"index": {{"auto_expand_replicas": false, "number_of_replicas": {settings.replicas}}}}}'
+            )
+            return (
+                f"has {has}, not the replicas {settings.replicas}",
+                f"Leave --replicas out, or change the index: PUT {self.name}/_settings {change}",
+            )
+        fields = self.mapping.get("properties") or {}
+        method = (fields.get(settings.embedding_field) or {}).get("method") or {}
+        known = {"approximate_threshold": _DEFAULT_THRESHOLD, **(method.get("parameters") or {})}
+        for name, value in settings.sparse_vector.to_dict().items():
+            if known.get(name) != value:
+                found = known.get(name, "OpenSearch's default")
+                return f"has the {name} {found}, not {value}", f"Give {_option(name)} {found} or none"
+        for name, wanted in settings.mappings.items():
+            if not dict(wanted).items() <= dict(fields.get(name) or {}).items():
+                return f"maps the field {name!r} to {fields.get(name)}, not {wanted}", ""
+        return None
+
+    def not_kept(self) -> list[str]:
+        """What an index that takes its place has not, and oskit did not make: for telling."""
+        settings = {
+            name.removeprefix("index."): value
+            for name, value in self.settings.items()
+            if name.removeprefix("index.").split(".")[0] not in (*_GIVEN, *_OURS)
+            and not name.startswith("index.routing.allocation.include._tier")
+        }
+        own = own_meta(self.mapping)
+        ours = {own.get("field"), own.get("passage_field")}
+        fields = self.mapping.get("properties") or {}
+        mapped = [name for name, field in fields.items() if name not in ours and not _is_guessed(field)]
+        known = ("_meta", "_source", "date_detection", "properties")
+        mapped += [name for name in self.mapping if name not in known]
+        told = (
+            [f"the settings {', '.join(f'{key}={value}' for key, value in settings.items())}"]
+            if settings
+            else []
+        )
+        return told + ([f"the mapping of {', '.join(mapped)}"] if mapped else [])
+
+
+def look(client: OpenSearch, name: str) -> ExistingIndex | None:
+    """An index as it is; None if there is none.
+
+    Args:
+        name: Of the index itself (:func:`oskit.cluster.index.names.resolve`).
+
+    Raises:
+        IndexingError: The cluster refuses.
+    """
+    with cluster_errors(f"read the index {name!r}", IndexingError):
+        params = {"flat_settings": "true", "ignore_unavailable": "true"}
+        found = client.indices.get(index=name, params=params).get(name)
+    return found and ExistingIndex(name, found["aliases"], found["mappings"], found["settings"])
+
+
+def _other_vectors(existing: IndexInfo, wanted: IndexInfo) -> tuple[str, str] | None:
+    for what, option in (
+        ("kind", "--index-kind"),
+        ("embedding_field", "--embedding-field"),
+        ("passage_field", "--passage-field"),
+    ):
+        before, now = getattr(existing, what), getattr(wanted, what)
+        if before != now:
+            return f"has the {what.replace('_', ' ')} {before}, not {now}", f"Give {option} {before}"
+    first, then = existing.encoder, wanted.encoder
+    if first.sha256 and then.sha256 and first.sha256 != then.sha256:
+        return (
+            f"its vectors are of another encoder: {first.name or 'unnamed'} ({first.sha256[:12]}), not "
+            f"{then.name or 'unnamed'} ({then.sha256[:12]})",
+            f"Give {'--model' if wanted.encode == 'cluster' else '--archive'} of that one",
+        )
+    if existing.encode != wanted.encode:
+        where = {"client": "here, by --archive", "cluster": "on the cluster, by --model"}
+        return f"its documents were encoded {where[str(existing.encode)]}", f"Give --encode {existing.encode}"
+    if existing.key != wanted.key:
+        return f"has the key {existing.key}, not {wanted.key}", ""
+    if existing.prune != wanted.prune:
+        return (
+            f"its vectors were {f'pruned by {existing.prune}' if existing.prune else 'not pruned'}",
+            f"Give --prune {existing.prune}" if existing.prune else "Leave --prune out",
+        )
+    return None
+
+
+def _other_queries(existing: IndexInfo, wanted: IndexInfo) -> tuple[str, str] | None:
+    first, then = existing.encoder, wanted.encoder
+    if first.query_sha256 and then.query_sha256 and first.query_sha256 != then.query_sha256:
+        return (
+            f"its queries are encoded by another tokenizer or encoder: {first.query_sha256[:12]}, not "
+            f"{then.query_sha256[:12]}",
+            "Give that one with --query-archive and --query-model, or neither",
+        )
+    return None
+
+
+def _option(parameter: str) -> str:
+    return f"--{parameter.replace('_', '-')}" if parameter == "approximate_threshold" else parameter
+
+
+def _is_guessed(field: Mapping[str, Any]) -> bool:
+    if field.keys() == {"properties"}:
+        return all(_is_guessed(inner) for inner in field["properties"].values())
+    return field in _GUESSED

@@ -1,0 +1,221 @@
+"""The ingest pipeline that encodes an index's passages on the cluster: ours, and what others add to it stays.
+
+OpenSearch takes no key of ours in a pipeline, so its description is the mark, and tags are the marks of our
+processors. A pipeline that carries other processors or keys too is one that somebody has extended: only the
+parameters of ours change in it, and it is never deleted.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from oskit.cluster.client.calls import Call
+from oskit.cluster.client.failures import cluster_errors
+from oskit.errors import IndexingError
+
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
+    from oskit.cluster.index.mapping import IndexInfo
+
+Pipeline = dict[str, Any]
+
+ENCODES, LEAVES_OUT = "oskit", "oskit-no-empty-vector"
+"""Tags of our processors."""
+
+# The processor makes {} of a text without tokens. As a field's first value that settles for good that the
+# field has no postings, and sparse_vector refuses every later vector. The path is a parameter, since a
+# field's name may hold what `remove` takes for a template.
+_LEAVE_OUT = (
+    "def here = ctx; int last = params.path.size() - 1; "
+    "for (int i = 0; i < last; i++) { here = here instanceof Map ? here[params.path[i]] : null; } "
+    "if (here instanceof Map && here[params.path[last]] instanceof Map && here[params.path[last]].isEmpty()) "
+    "{ here.remove(params.path[last]); }"
+)
+
+
+def pipeline_name(index: str) -> str:
+    """The ingest pipeline that belongs to an index."""
+    return f"{index}-sparse-encoding"
+
+
+def pipeline_mark(index: str) -> str:
+    """The description of that pipeline, by which it is known as ours."""
+    return f"oskit: sparse vectors for the index {index}"
+
+
+@dataclass(frozen=True)
+class PipelineChange:
+    """An index's pipeline as it is, and as it shall be.
+
+    Attributes:
+        name: Its name.
+        before: None if there is none.
+        after: None if it is to be deleted.
+    """
+
+    name: str
+    before: Pipeline | None
+    after: Pipeline | None
+
+    def calls(self) -> list[Call]:
+        """What :meth:`make` sends."""
+        if self.before == self.after:
+            return []
+        path = f"_ingest/pipeline/{self.name}"
+        return [Call("DELETE", path) if self.after is None else Call("PUT", path, self.after)]
+
+    def make(self, client: OpenSearch) -> None:
+        """Make the change.
+
+        Raises:
+            IndexingError: The cluster refuses.
+        """
+        if self.before == self.after:
+            return
+        verb = "delete" if self.after is None else "create" if self.before is None else "change"
+        with cluster_errors(f"{verb} the ingest pipeline {self.name!r}", IndexingError):
+            if self.after is None:
+                client.ingest.delete_pipeline(id=self.name, ignore=404)
+            else:
+                client.ingest.put_pipeline(id=self.name, body=self.after)
+
+
+def encoding_pipeline(
+    client: OpenSearch,
+    info: IndexInfo,
+    model_id: str,
+    *,
+    batch_size: int = 1,
+    prune: str | None = None,
+    was: IndexInfo | None = None,
+) -> PipelineChange:
+    """How the pipeline that encodes an index's passages is to be changed.
+
+    Args:
+        info: The index.
+        model_id: A deployed sparse encoder.
+        batch_size: Passages that the processor hands to the model at once.
+        prune: Which weights to keep, as ``TYPE:RATIO``.
+        was: How the index was that this one takes the place of.
+
+    Raises:
+        IndexingError: There is one of that name that is not ours, or the cluster refuses.
+    """
+    name = pipeline_name(info.name)
+    before = _read(client, name)
+    if before is None:
+        return PipelineChange(name, None, _fresh(info, model_id, batch_size, prune))
+    at = _own_processor(before, info, was) if before.get("description") == pipeline_mark(info.name) else None
+    if at is None:
+        raise IndexingError(
+            f"the ingest pipeline {name!r} was not made by oskit, or its encoder was taken out, so it is "
+            "neither changed nor used",
+            hint=f"Rename or delete it (DELETE _ingest/pipeline/{name}), choose another name for the index, "
+            "or use --encode client",
+        )
+    after = copy.deepcopy(before)
+    ours = after["processors"][at]["sparse_encoding"]
+    fields = {
+        key: value for key, value in ours["field_map"].items() if was is None or key != was.passage_field
+    }
+    for parameter in ("prune_type", "prune_ratio"):
+        ours.pop(parameter, None)
+    ours |= _encodes(info, model_id, batch_size, prune)
+    ours["field_map"] = {**fields, **ours["field_map"]}
+    rest = [step for step in after["processors"] if not _is_tagged(step, LEAVES_OUT)]
+    at = rest.index(after["processors"][at])
+    after["processors"] = [*rest[: at + 1], *_leaves_out(info), *rest[at + 1 :]]
+    return PipelineChange(name, before, after)
+
+
+def no_pipeline(client: OpenSearch, index: str) -> PipelineChange:
+    """How an index's pipeline is to be deleted, if it is ours alone and nobody else uses it.
+
+    Raises:
+        IndexingError: The cluster refuses.
+    """
+    name = pipeline_name(index)
+    before = _read(client, name)
+    keep = before is None or not _is_ours_alone(before, index) or _is_used_elsewhere(client, name, index)
+    return PipelineChange(name, before, before if keep else None)
+
+
+def _read(client: OpenSearch, name: str) -> Pipeline | None:
+    with cluster_errors(f"read the ingest pipeline {name!r}", IndexingError):
+        found: Pipeline | None = client.ingest.get_pipeline(id=name, ignore=404).get(name)
+    return found
+
+
+def _fresh(info: IndexInfo, model_id: str, batch_size: int, prune: str | None) -> Pipeline:
+    encodes = {"sparse_encoding": _encodes(info, model_id, batch_size, prune)}
+    return {"description": pipeline_mark(info.name), "processors": [encodes, *_leaves_out(info)]}
+
+
+def _encodes(info: IndexInfo, model_id: str, batch_size: int, prune: str | None) -> dict[str, Any]:
+    own: dict[str, Any] = {
+        "tag": ENCODES,
+        "model_id": model_id,
+        "field_map": {info.passage_field: info.embedding_field},
+        "batch_size": batch_size,
+    }
+    if prune is not None:
+        kind, _, ratio = prune.partition(":")
+        own |= {"prune_type": kind, "prune_ratio": float(ratio)}
+    return own
+
+
+def _leaves_out(info: IndexInfo) -> list[dict[str, Any]]:
+    if info.kind != "sparse_vector":
+        return []  # rank_features take {}
+    path = info.embedding_field.split(".")
+    return [
+        {"script": {"tag": LEAVES_OUT, "lang": "painless", "source": _LEAVE_OUT, "params": {"path": path}}}
+    ]
+
+
+def _own_processor(pipeline: Pipeline, info: IndexInfo, was: IndexInfo | None) -> int | None:
+    """Where our encoder stands: by its tag, or, made by an earlier oskit, by its fields."""
+    steps = pipeline.get("processors") or []
+    fields = [(index.passage_field, index.embedding_field) for index in (info, was) if index is not None]
+    for at, step in enumerate(steps):
+        if "sparse_encoding" in step and _is_tagged(step, ENCODES):
+            return at
+    for at, step in enumerate(steps):
+        own = (step.get("sparse_encoding") or {}).get("field_map") or {}
+        if any(own.get(passage) == embedding for passage, embedding in fields):
+            return at
+    return None
+
+
+def _is_tagged(step: Mapping[str, Any], tag: str) -> bool:
+    return any(isinstance(own, Mapping) and own.get("tag") == tag for own in step.values())
+
+
+def _is_ours_alone(pipeline: Pipeline, index: str) -> bool:
+    """Whether there is nothing in a pipeline that we did not write."""
+    if pipeline.get("description") != pipeline_mark(index) or set(pipeline) - {"description", "processors"}:
+        return False
+    first, *rest = pipeline.get("processors") or [{}]
+    own = first.get("sparse_encoding") or {}
+    known = {"tag", "model_id", "field_map", "batch_size", "prune_type", "prune_ratio"}
+    return (
+        len(own.get("field_map") or {}) == 1
+        and set(own) <= known
+        and all(_is_tagged(step, LEAVES_OUT) for step in rest)
+    )
+
+
+def _is_used_elsewhere(client: OpenSearch, name: str, index: str) -> bool:
+    """Whether another index runs it by itself."""
+    names = "index.default_pipeline,index.final_pipeline"
+    with cluster_errors(f"see who uses the ingest pipeline {name!r}", IndexingError):
+        answer = client.indices.get_settings(index="*", name=names, params={"expand_wildcards": "all"})
+    return any(
+        name in found["settings"].get("index", {}).values()
+        for other, found in answer.items()
+        if other != index
+    )

@@ -1,0 +1,253 @@
+"""An index of ours gives way to another of the same name, but only once that other one has been tried.
+
+The trial is a hidden index of a temporary name, made as the new one will be, that takes documents before the
+old index goes. It also remembers the aliases for the moment between the two, so that they are not lost
+if the process is killed there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from oskit.cluster.client.calls import Call
+from oskit.cluster.client.failures import cluster_errors, heard
+from oskit.cluster.client.retry import impatient
+from oskit.cluster.client.server_words import ALREADY_THERE
+from oskit.cluster.index.existing import ExistingIndex, look
+from oskit.cluster.index.mapping import IndexInfo, IndexSettings, delete_index, index_body
+from oskit.cluster.index.meta import META_KEY, change_own_meta, changed_meta, own_meta
+from oskit.cluster.index.names import check_index_name
+from oskit.errors import ClusterError, IndexingError, OskitError
+
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
+_MARK = "-oskit-trial-"
+
+ABANDONED_AFTER_S = 3600.0
+"""A trial of another machine that is older than this has been left behind."""
+
+
+class Trial:
+    """What the new index will be, under another name.
+
+    Attributes:
+        info: Of the trial's index.
+    """
+
+    def __init__(
+        self, client: OpenSearch, old: ExistingIndex, info: IndexInfo, settings: IndexSettings
+    ) -> None:
+        self._client = client
+        self._old = old
+        self._new, self._settings = info, settings
+        stem = info.name.encode()[: 255 - len(_MARK) - 8].decode(errors="ignore")
+        self.info = replace(info, name=f"{stem}{_MARK}{uuid.uuid4().hex[:8]}")
+        self._is_needed = False
+
+    def calls(self, pipeline: list[Call]) -> list[Call]:
+        """What is sent until the new index is there; ``pipeline``: to make the trial's."""
+        name, trial = self._old.name, self.info.name
+        only = "only once the trial has taken a document"
+        memory = {"aliases": dict(self._old.aliases), "meta": self._old.meta_of_others}
+        body = self._body()
+        return [
+            Call("PUT", trial, body, "a trial, deleted again"),
+            *pipeline,
+            Call("POST", f"{trial}/_bulk", note="the first documents"),
+            Call("PUT", f"{trial}/_mapping", changed_meta(body["mappings"], memory), only),
+            Call("DELETE", name, note=only),
+            Call("PUT", name, _body_after(self._old, self._new, self._settings)),
+            Call("DELETE", trial),
+            *(Call("DELETE", call.path) for call in pipeline),
+        ]
+
+    def _body(self) -> dict[str, Any]:
+        body = index_body(self.info, self._settings)
+        body["settings"]["index"]["hidden"] = True
+        mark = {"trial": True, "for": self._old.name, "host": socket.gethostname(), "pid": os.getpid()}
+        body["mappings"]["_meta"][META_KEY] |= mark
+        # A filter may need a mapping that the new index has not: then its alias cannot be made either.
+        body["aliases"] = {
+            f"{self.info.name}-{number}": {**_without_write_index(alias), "is_hidden": True}
+            for number, alias in enumerate(self._old.aliases.values())
+        }
+        return body
+
+    def open(self) -> None:
+        """Create the trial's index.
+
+        Raises:
+            IndexingError: The cluster refuses.
+        """
+        with cluster_errors(f"create an index as {self._old.name!r} would be", IndexingError):
+            self._client.indices.create(index=self.info.name, body=self._body())
+
+    def close(self) -> None:
+        """Delete the trial and its pipeline, unless the aliases that it knows are nowhere else."""
+        if not self._is_needed:
+            delete_index(self._client, self.info.name)
+
+    def replace_index(self) -> None:
+        """Delete the old index, and create the new one with its aliases.
+
+        Raises:
+            IndexingError: Somebody has replaced or deleted the old one meanwhile, or the cluster refuses.
+        """
+        client, name = self._client, self._old.name
+        now = look(client, name)
+        if now is None or now.uuid != self._old.uuid:
+            raise IndexingError(
+                f"somebody else has {'deleted' if now is None else 'replaced'} the index {name!r} meanwhile",
+                hint="Look at what there is now, and run the same command again",
+            )
+        with cluster_errors(f"delete the index {name!r}", IndexingError):
+            memory = {"aliases": dict(now.aliases), "meta": now.meta_of_others}
+            change_own_meta(client, self.info.name, memory)
+            self._is_needed = True
+            try:
+                client.indices.delete(index=name, params={"ignore_unavailable": "true"})
+            except BaseException:
+                with suppress(OskitError), impatient(client):
+                    self._is_needed = look(client, name) is None
+                raise
+        try:
+            self._create(_body_after(now, self._new, self._settings))
+        except OskitError as error:
+            raise type(error)(
+                f"the index {name!r} was deleted, and the new one cannot be made: {error.message}",
+                hint=f"{_sentence(error.hint)}Run the same command again{self._aliases_told(now)}",
+            ) from error
+        self._is_needed = False
+
+    def _create(self, body: dict[str, Any]) -> None:
+        try:
+            create(self._client, self._new.name, body)
+        except ClusterError as error:
+            if "shards" not in error.message:
+                raise
+            self._is_needed = False  # the trial itself may be what exceeds the limit
+            self.close()
+            create(self._client, self._new.name, body)
+
+    def _aliases_told(self, old: ExistingIndex) -> str:
+        if not old.aliases:
+            return ""
+        if self._is_needed:
+            return f", which brings the aliases back: {', '.join(old.aliases)}"
+        return f", and add what it was called by: {json.dumps(dict(old.aliases))}"
+
+
+@contextmanager
+def trial_of(
+    client: OpenSearch, old: ExistingIndex, info: IndexInfo, settings: IndexSettings
+) -> Iterator[Trial]:
+    """A trial of what shall take the place of ``old``; nothing is left of it, whatever happens.
+
+    Raises:
+        IndexingError: The cluster refuses.
+    """
+    trial = Trial(client, old, info, settings)
+    try:
+        trial.open()
+        yield trial
+    except BaseException:
+        with suppress(OskitError), impatient(client):
+            trial.close()
+        raise
+    trial.close()
+
+
+def create(client: OpenSearch, name: str, body: Mapping[str, Any]) -> bool:
+    """Create an index; False if somebody else has done so.
+
+    Raises:
+        IndexingError: The cluster refuses.
+    """
+    check_index_name(name)
+    with cluster_errors(f"create the index {name!r}", IndexingError):
+        try:
+            client.indices.create(index=name, body=body)
+        except Exception as failure:
+            if heard(failure) is ALREADY_THERE:
+                return False
+            raise
+    return True
+
+
+def create_new(client: OpenSearch, info: IndexInfo, settings: IndexSettings) -> tuple[bool, list[str]]:
+    """Create an index that is not there, with the aliases that a killed --recreate has left it without.
+
+    Returns:
+        Whether we did, or somebody else did meanwhile; and the aliases that came back.
+
+    Raises:
+        IndexingError: The cluster refuses.
+    """
+    body, left = index_body(info, settings), {}
+    with suppress(OskitError):  # whoever may not see trials has left none behind
+        left = {trial: own for trial, own in _trials(client, info.name).items() if "aliases" in own}
+    for own in left.values():
+        body["aliases"] = {**body.get("aliases", {}), **own["aliases"]}
+        body["mappings"]["_meta"] = {**own.get("meta", {}), **body["mappings"]["_meta"]}
+    created = create(client, info.name, body)
+    for trial in left if created else ():
+        delete_index(client, trial)
+    return created, list(body.get("aliases", ())) if created else []
+
+
+def sweep(client: OpenSearch, name: str) -> None:
+    """Delete the trials for an index, which is there, that nobody works with any more.
+
+    Whoever may not see or delete them has left none behind.
+    """
+    with suppress(OskitError):
+        for trial, own in _trials(client, name).items():
+            if _is_abandoned(client, trial, own):
+                delete_index(client, trial)
+
+
+def _trials(client: OpenSearch, name: str) -> dict[str, dict[str, Any]]:
+    """``_meta.oskit`` of the trials for an index."""
+    stem = name.encode()[: 255 - len(_MARK) - 8].decode(errors="ignore")
+    with cluster_errors(f"look for trials of the index {name!r}", IndexingError):
+        answer = client.indices.get_mapping(index=f"{stem}{_MARK}*", params={"expand_wildcards": "all"})
+    owns = {trial: own_meta(found["mappings"]) for trial, found in answer.items()}
+    return {trial: own for trial, own in owns.items() if own.get("trial") and own.get("for") == name}
+
+
+def _is_abandoned(client: OpenSearch, trial: str, own: Mapping[str, Any]) -> bool:
+    if own.get("host") == socket.gethostname() and os.name == "posix" and isinstance(own.get("pid"), int):
+        try:
+            os.kill(own["pid"], 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            pass  # it is somebody else's
+    found = look(client, trial)
+    return (
+        found is None or time.time() - int(found.settings["index.creation_date"]) / 1000 > ABANDONED_AFTER_S
+    )
+
+
+def _body_after(old: ExistingIndex, info: IndexInfo, settings: IndexSettings) -> dict[str, Any]:
+    body = index_body(info, settings)
+    body["aliases"] = dict(old.aliases)
+    body["mappings"]["_meta"] = {**old.meta_of_others, **body["mappings"]["_meta"]}
+    return body
+
+
+def _without_write_index(alias: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in alias.items() if key != "is_write_index"}
+
+
+def _sentence(hint: str | None) -> str:
+    return f"{hint.rstrip('.')}. " if hint else ""

@@ -1,0 +1,331 @@
+"""What a load will do to the cluster: models and index are looked at, and what does not fit is refused.
+
+Nothing is changed here, so a refusal leaves everything as it was; and a dry run tells the calls.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from oskit.archive.token_weights import Prune, prune
+from oskit.cluster.client.calls import Call
+from oskit.cluster.client.failures import cluster_errors
+from oskit.cluster.index.existing import ExistingIndex, look
+from oskit.cluster.index.mapping import (
+    EncodeMode,
+    EncoderIdentity,
+    IndexInfo,
+    IndexSettings,
+    check_vocabulary,
+    index_body,
+    key_for,
+)
+from oskit.cluster.index.meta import changed_meta
+from oskit.cluster.index.names import Target, check_index_name, resolve
+from oskit.cluster.index.pipeline import PipelineChange, encoding_pipeline, no_pipeline
+from oskit.cluster.index.recreate import Trial
+from oskit.cluster.index.sparse_fields import vectors_of
+from oskit.cluster.models.predict import await_ready, predict
+from oskit.cluster.models.prediction_parity import (
+    TEXTS,
+    TOLERANCE,
+    Expectation,
+    compare_predictions,
+    largest_difference,
+)
+from oskit.cluster.models.registry import ModelInfo, find_model
+from oskit.errors import IndexingError, PredictionMismatchError, UsageError
+
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
+    from oskit.archive.text_encoder import TextEncoder
+
+Notify = Callable[[str], object] | None
+
+_SAMPLE = 5
+"""Documents of an index whose vectors are compared where nobody knows which encoder made them."""
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """What a load will do.
+
+    Attributes:
+        target: What the name stands for.
+        info: How the index shall be.
+        settings: How it is created.
+        model: Encodes the documents on the cluster.
+        existing: The index as it is; None if there is none.
+        pipeline: How its ingest pipeline changes; None where none is touched.
+        recreate: Whether another index takes the place of the existing one.
+        batch_size: Passages that are encoded together.
+    """
+
+    target: Target
+    info: IndexInfo
+    settings: IndexSettings
+    model: ModelInfo | None
+    existing: ExistingIndex | None
+    pipeline: PipelineChange | None
+    recreate: bool
+    batch_size: int
+
+    def pipeline_change(self, client: OpenSearch, info: IndexInfo | None = None) -> PipelineChange | None:
+        """The pipeline as it is now, and as it shall be for ``info``; None where none is touched.
+
+        Raises:
+            IndexingError: It is somebody else's, or the cluster refuses.
+        """
+        if self.model is None:
+            return no_pipeline(client, self.info.name) if self.existing and self.recreate else None
+        was = self.existing.info if self.existing and self.recreate and info is None else None
+        chosen = info or self.info
+        return encoding_pipeline(
+            client,
+            chosen,
+            self.model.model_id,
+            batch_size=self.batch_size,
+            prune=chosen.prune,
+            was=was,
+        )
+
+    def with_fields(self, text: str | None, title: str | None) -> LoadPlan:
+        """The same, recording which fields of the documents hold text and title."""
+        return replace(self, info=replace(self.info, text_field=text, title_field=title))
+
+    def changed_entries(self) -> dict[str, object]:
+        """What the index records now and did not, or otherwise, such as a model that was deployed anew."""
+        before = self.existing.info.to_meta() if self.existing else {}
+        return {key: value for key, value in self.info.to_meta().items() if value != before.get(key)}
+
+    def calls(self, client: OpenSearch, documents: int, bulk_documents: int) -> list[Call]:
+        """Every call that changes something, for so many documents.
+
+        Raises:
+            IndexingError: The cluster refuses to tell.
+        """
+        name = self.info.name
+        if self.existing is None:
+            calls = [Call("PUT", name, index_body(self.info, self.settings))]
+        elif self.recreate:
+            trial = Trial(client, self.existing, self.info, self.settings)
+            piped = self.pipeline_change(client, trial.info) if self.model else None
+            calls = trial.calls(piped.calls() if piped else [])
+        elif entries := self.changed_entries():
+            calls = [Call("PUT", f"{name}/_mapping", changed_meta(self.existing.mapping, entries))]
+        else:
+            calls = []
+        calls += self.pipeline.calls() if self.pipeline else []
+        if documents:
+            runs = self.pipeline.name if self.model and self.pipeline else "_none"
+            requests = math.ceil(documents / bulk_documents)
+            told = f"{requests:,} times or more, {documents:,} documents in all"
+            calls.append(Call("POST", f"{name}/_bulk?pipeline={runs}", note=told))
+        return calls
+
+
+def plan_load(
+    client: OpenSearch,
+    index: str,
+    settings: IndexSettings,
+    *,
+    encode: EncodeMode = "client",
+    encoder: TextEncoder | None = None,
+    model_id: str | None = None,
+    query_model_id: str | None = None,
+    prune: Prune | None = None,
+    recreate: bool = False,
+    batch_size: int = 32,
+    notify: Notify = None,
+) -> LoadPlan:
+    """Look at everything that a load needs; see :func:`oskit.cluster.ingest.load.ingest`.
+
+    Raises:
+        UsageError: Arguments do not fit together.
+        ModelError: There is no such model, or it does not answer.
+        IndexingError: The index, its pipeline, the model or the archive does not fit.
+        ClusterSettingsError: The index is closed or blocked.
+    """
+    _check_usage(settings, encode, encoder, model_id)
+    target = resolve(client, index, writing=True) or Target(index, index)
+    if target.is_alias and recreate:
+        raise UsageError(
+            f"{target} cannot be recreated: the alias would be left without it",
+            hint=f"Name the index itself: {target.index}",
+        )
+    check_index_name(target.index)
+    model = find_encoder_model(client, model_id) if model_id else None
+    query_model = find_model(client, query_model_id) if query_model_id else None
+    info = IndexInfo(
+        name=target.index,
+        kind=settings.kind,
+        key=key_for(settings.kind, encoder.vocabulary.key_format if encoder is not None else "token"),
+        embedding_field=settings.embedding_field,
+        passage_field=settings.passage_field,
+        encode=encode,
+        encoder=_identity(encode, encoder, model, query_model),
+        prune=str(prune) if prune else None,
+    )
+    existing = look(client, target.index)
+    if existing is not None:
+        _check_existing(existing, info, settings, recreate=recreate)
+    if encoder is not None and model is not None:
+        _check_are_one(client, model, encoder, queries=False, notify=notify)
+    if encoder is not None and query_model is not None and encoder.architecture == "inference-free":
+        _check_are_one(client, query_model.deployed(IndexingError), encoder, queries=True, notify=notify)
+    if existing is not None and not recreate:
+        _check_stored(client, existing, info, encoder, model, notify)
+        info = IndexInfo.from_meta(info.name, {**existing.info.to_meta(), **info.to_meta()})
+    plan = LoadPlan(
+        target,
+        info,
+        settings,
+        model if encode == "cluster" else None,
+        existing,
+        None,
+        recreate and existing is not None,
+        batch_size,
+    )
+    return replace(plan, pipeline=plan.pipeline_change(client))
+
+
+def find_encoder_model(client: OpenSearch, name_or_id: str) -> ModelInfo:
+    """The model that shall encode documents.
+
+    Raises:
+        ModelError: There is none of this name or id.
+        IndexingError: It is not deployed, or does not encode documents.
+    """
+    model = find_model(client, name_or_id)
+    if model.function_name == "SPARSE_TOKENIZE":
+        raise IndexingError(
+            f"the model {model.name!r} is a tokenizer, which encodes queries and not documents",
+            hint="Give the encoder's model with --model, and this one with --query-model",
+        )
+    return model.deployed(IndexingError)
+
+
+def _check_usage(
+    settings: IndexSettings, encode: EncodeMode, encoder: TextEncoder | None, model_id: str | None
+) -> None:
+    if encode == "client" and encoder is None:
+        raise UsageError("encoding here needs an encoder", hint="Give --archive DIR, or --encode cluster")
+    if encode == "cluster" and model_id is None:
+        raise UsageError("encoding on the cluster needs a model", hint="Give --model NAME or its id")
+    if encoder is None:
+        return
+    check_vocabulary(settings.kind, encoder.vocabulary.size)
+    ambiguous = encoder.vocabulary.key_format == "id"
+    if encode == "cluster" and settings.kind == "rank_features" and ambiguous:
+        raise UsageError(
+            "several tokens of this encoder have the same text, and the cluster writes texts into "
+            "rank_features, so weights would be lost",
+            hint="Use --encode client, or --index-kind sparse_vector",
+        )
+
+
+def _identity(
+    encode: EncodeMode, encoder: TextEncoder | None, model: ModelInfo | None, query_model: ModelInfo | None
+) -> EncoderIdentity:
+    archive = getattr(encoder, "archive", None)  # a torch encoder has none
+    query = getattr(encoder, "query", None)
+    source = model if encode == "cluster" else archive
+    return EncoderIdentity(
+        sha256=getattr(source, "sha256", None),
+        name=getattr(source, "name", None),
+        architecture=encoder.architecture if encoder is not None else None,
+        model_id=model.model_id if model else None,
+        query_sha256=query_model.sha256 if query_model else getattr(query, "sha256", None),
+        query_model_id=query_model.model_id if query_model else None,
+    )
+
+
+def _check_existing(
+    existing: ExistingIndex, info: IndexInfo, settings: IndexSettings, *, recreate: bool
+) -> None:
+    name = existing.name
+    if recreate:
+        if not existing.is_own:
+            raise IndexingError(
+                f"the index {name!r} was not made by oskit, so it is not deleted",
+                hint="Delete it yourself, or choose another name",
+            )
+        existing.check_open("recreate", deletes=True)
+        return
+    existing.check_open("index documents into")
+    if misfit := existing.misfit(info, settings):
+        what, option = misfit
+        start = f"{option}, choose" if option else "Choose"
+        ways = f"{start} another name, or replace the index and its documents with --recreate"
+        raise IndexingError(f"the index {name!r} exists and {what}", hint=ways)
+
+
+def _check_are_one(
+    client: OpenSearch, model: ModelInfo, encoder: TextEncoder, *, queries: bool, notify: Notify
+) -> None:
+    """Refuse a model and an archive that are not the same encoder; two formats of one are."""
+    archive = getattr(encoder, "query" if queries else "archive", None)
+    if archive is not None and archive.sha256 == model.sha256:
+        return
+    manifest = getattr(archive, "manifest", None)
+    tolerance = TOLERANCE
+    if manifest is not None and manifest.quantization is not None:
+        tolerance = max(TOLERANCE, manifest.parity.tolerance)
+    key = encoder.vocabulary.key_format
+    weights = encoder.query_weights(TEXTS, key=key) if queries else encoder.document_weights(TEXTS, key=key)
+    await_ready(client, model, notify=notify)
+    try:
+        compare_predictions(client, model, Expectation(TEXTS, tuple(weights), key, tolerance, False, False))
+    except PredictionMismatchError as error:
+        options = ("--query-model", "--query-archive") if queries else ("--model", "--archive")
+        raise IndexingError(
+            f"{' and '.join(options)} are not the same encoder. {error.message}",
+            hint=f"Give the archive of the model {model.name!r}, or leave one of the two out",
+        ) from error
+
+
+def _check_stored(
+    client: OpenSearch,
+    existing: ExistingIndex,
+    info: IndexInfo,
+    encoder: TextEncoder | None,
+    model: ModelInfo | None,
+    notify: Notify,
+) -> None:
+    """Refuse another encoder where no content tells: a few documents of the index must have its vectors."""
+    if existing.info.encoder.sha256 and info.encoder.sha256:
+        return
+    had = existing.info
+    names = [
+        name for name in (had.text_field, had.title_field, had.passage_field, had.embedding_field) if name
+    ]
+    with cluster_errors(f"read the index {info.name!r}", IndexingError):
+        answer = client.search(index=info.name, body={"size": _SAMPLE, "_source": names})
+    stored = []
+    for hit in answer["hits"]["hits"]:
+        source = hit.get("_source") or {}
+        words = (source.get(name) for name in (had.title_field, had.text_field) if name)
+        passage = source.get(had.passage_field or "") or " ".join(str(word) for word in words if word)
+        if vectors := vectors_of(source, had.embedding_field):
+            stored.append((passage, vectors[0]))
+    if not stored:
+        return
+    passages = [passage for passage, _ in stored]
+    if model is not None and info.encode == "cluster":
+        await_ready(client, model, notify=notify)
+        weights = predict(client, model, passages, key=info.key)
+    else:
+        assert encoder is not None
+        weights = encoder.document_weights(passages, key=info.key)
+    if info.prune:
+        weights = [prune(each, Prune.parse(info.prune)) for each in weights]
+    pairs = zip(weights, (vector for _, vector in stored), strict=True)
+    if min(largest_difference(now, then, pruned=bool(info.prune))[1] for now, then in pairs) > TOLERANCE:
+        raise IndexingError(
+            f"the index {info.name!r} exists and its documents' vectors are not what this encoder gives",
+            hint="Give the encoder that made it, choose another name, or replace the index with --recreate",
+        )
