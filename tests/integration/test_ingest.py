@@ -434,10 +434,9 @@ def test_a_login_page_in_the_middle(
                     proxy.faults.append(Fault(BULK, "page", times=9))
                 yield document
 
-        with pytest.raises(
-            ClusterConnectionError, match=rf"{proxy.url} says, as text/html .*200: Log in first"
-        ):
+        with pytest.raises(ClusterConnectionError) as told:
             ingest(behind, index, stream(), batch_size=1, **options)
+        incident.said(told.value, rf"{proxy.url} says, as text/html .*200: Log in first")
         proxy.faults.clear()
         report = ingest(behind, index, documents(), **options)
     assert (report.indexed, report.refused) == (40, 0)

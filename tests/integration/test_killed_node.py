@@ -123,6 +123,7 @@ def test_a_verification_by_model_goes_on_when_the_node_is_back(
     node.wait()
     assert (report.failures, report.missing) == ([], 0)
     assert len([note for note in notes if "waiting for it" in note]) <= 1, "told once"
+    incident.said(notes, "trying again")
     assert search(client, "cluster-mode", "quick fox").hits
 
 
