@@ -28,7 +28,7 @@ from oskit.cluster.models.registry import (
     wait_until,
 )
 from oskit.cluster.models.retire import delete_model
-from oskit.cluster.models.upload import register
+from oskit.cluster.models.upload import register, register_body
 from oskit.doctor import check_cluster, leftovers
 
 __all__ = ["index", "tiny"]
@@ -187,7 +187,7 @@ def test_14_uploads_that_nobody_goes_on_with_are_deleted(
 
     def half(description: str, name: str) -> str:
         described = dataclasses.replace(archive, description=description)
-        model_id = register(client, described, name=name, group_id=None)
+        model_id, _ = register(client, register_body(described, name, None))
         with archive.path.open("rb") as file:
             request(client, "POST", f"/models/{model_id}/upload_chunk/0", file.read(CHUNK_SIZE))
         return model_id
