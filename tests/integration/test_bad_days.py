@@ -233,7 +233,7 @@ def test_local_models_that_are_disabled_for_a_while(
         )
         incident.is_over()
     assert report.retries > 0
-    incident.said("", "trying again")
+    incident.said("", "runs no models of its own.*waiting until that changes")
     assert not letters.exists()
     check(client, index, report, incident)
 
