@@ -22,6 +22,7 @@ from oskit.cluster.client.retry import is_transient, policy_of, with_retries
 from oskit.cluster.client.server_words import UNDER_WAY, Meaning, meaning
 from oskit.cluster.models.configuration import Configuration
 from oskit.cluster.models.deployment_plan import DeploymentPlan, plan_deployment, refuse, refuse_untrained
+from oskit.cluster.models.pause import until_not_paused
 from oskit.cluster.models.predict import is_ready
 from oskit.cluster.models.prediction_parity import Expectation, compare_predictions, expectation
 from oskit.cluster.models.preflight import all_settings
@@ -57,6 +58,9 @@ DEPLOY_PAUSE_S = 5.0
 
 DRAIN_S = 60.0
 """How long an older model may go on answering before it is kept instead of replaced."""
+
+PAUSE_WAIT_S = 60.0
+"""How long another run may keep all local models paused."""
 
 LOST_AFTER_S = 5.0
 """An unfinished task that no node has known for so long is lost with the node that ran it."""
@@ -169,6 +173,7 @@ def deploy_archive(
         refuse_untrained(archive)
     run = _Deployment(client, archive, name, group, redeploy, wait_s, progress or _silent, notify or _silent)
     expected = run.expectation() if compare else None
+    until_not_paused(client, wait_s=min(PAUSE_WAIT_S, wait_s), notify=run.notify)
     plan = run.plan()
     refuse(plan, replace=replace, configure_cluster=configure_cluster)
     if plan.name != (name or archive.name):

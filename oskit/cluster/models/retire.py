@@ -20,7 +20,7 @@ from oskit.cluster.client.calls import Call
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.client.retry import impatient, is_transient
 from oskit.cluster.models.activity import LOOK_S, Watch
-from oskit.cluster.models.pause import SETTING, local_models_paused, transient_call, transient_settings
+from oskit.cluster.models.pause import local_models_paused, pause_calls
 from oskit.cluster.models.registry import (
     IN_MEMORY_STATES,
     ModelInfo,
@@ -318,8 +318,8 @@ def planned_calls(
         Call("POST", f"{ml}/models/{quoted(one.model.model_id)}/_undeploy") for one in found if one.in_memory
     ]
     if pause and calls:
-        before = transient_settings(client).get(SETTING)
-        calls = [transient_call({SETTING: False}), *calls, transient_call({SETTING: before})]
+        first, last = pause_calls(client)
+        calls = [*first, *calls, *last]
     for one in found if delete else ():
         calls.append(Call("DELETE", f"{ml}/models/{quoted(one.model.model_id)}"))
         if one.model.group_id and _has_own_group(client, one.model):
