@@ -51,6 +51,12 @@ def settings_call(values: dict[str, Any]) -> str:
     return f"PUT _cluster/settings {json.dumps({'persistent': values})}"
 
 
+def _switch_on(setting: str) -> str:
+    """As :func:`settings_call`, also where a pause has switched it off transiently, and was killed."""
+    name = PREFIX + setting
+    return f"PUT _cluster/settings {json.dumps({'transient': {name: None}, 'persistent': {name: True}})}"
+
+
 @dataclass(frozen=True)
 class Meaning:
     """A row of the table.
@@ -245,7 +251,7 @@ TABLE: tuple[Meaning, ...] = (
             "the model was taken out of memory while it encoded",
             "Deploy the model again: oskit models, oskit deploy"),
     Meaning("Local Model is currently disabled", "cluster", "model", "configuration",
-            "the cluster runs no models of its own", f"Allow them: {_allow('local_model.enabled', True)}"),
+            "the cluster runs no models of its own", f"Allow them: {_switch_on('local_model.enabled')}"),
     Meaning("Failed to find model", "cluster", "never", "model", "the model is not there (any more)",
             "See which are: oskit models"),
     Meaning("Memory Circuit Breaker", "cluster", "soon", "configuration", "a node's heap is too full",

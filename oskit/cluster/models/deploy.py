@@ -522,7 +522,7 @@ class _Deployment:
             transient = all_settings(self._client)["transient"]
         except ClusterError:
             return cause.do
-        if any(f'"{name}"' in cause.do for name in transient):
+        if '"transient"' not in cause.do and any(f'"{name}"' in cause.do for name in transient):
             return cause.do.replace('{"persistent": ', '{"transient": ')
         return cause.do
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 from opensearchpy import OpenSearch
 
+from oskit.cluster.client.server_words import meaning
 from oskit.cluster.models.pause import MARK, SETTING, local_models_paused, pause_calls, until_not_paused
 
 DEAD = f"{MARK}dead"
@@ -59,6 +60,15 @@ def test_a_mark_of_a_killed_run_does_not_keep_the_models_off(
     written = json.loads(json.dumps(there.written).replace(mark, f"{MARK}…"))
     written[0]["transient"][f"{MARK}…"] = "HOST PID"
     assert written == planned
+
+
+def test_the_advice_for_models_that_are_off_works_after_a_killed_pause_too() -> None:
+    known = meaning("Local Model is currently disabled. To enable it, ...", 400, "item")
+    assert known is not None
+    there = Settings({}, {SETTING: "false", DEAD: "host 1"})
+    body = json.loads(known.do.partition("_cluster/settings ")[2])
+    there.client.cluster.put_settings(body=body)
+    assert SETTING not in there.transient and body["persistent"] == {SETTING: True}
 
 
 def test_who_ends_first_of_two_says_that_the_models_are_off() -> None:
