@@ -224,7 +224,12 @@ def test_a_name_is_not_taken_over_unless_asked(client: OpenSearch, make: Callabl
     delete_model(client, second.model_id, own=True)
 
 
-def test_a_model_that_a_pipeline_uses_stays(client: OpenSearch, make: Callable[..., Archive]) -> None:
+def test_a_model_that_a_pipeline_uses_stays(
+    client: OpenSearch,
+    make: Callable[..., Archive],
+    cluster_url: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     name = f"{PREFIX}-used"
     old = deploy_archive(client, make("used", seed=4))
     processor = {"sparse_encoding": {"model_id": old.model_id, "field_map": {"text": "embedding"}}}
@@ -233,7 +238,13 @@ def test_a_model_that_a_pipeline_uses_stays(client: OpenSearch, make: Callable[.
     try:
         with pytest.raises(ModelError, match=f"ingest pipeline '{PREFIX}-pipeline'"):
             delete_model(client, old.model_id)
-        new = deploy_archive(client, make("used-new", seed=5), name=name, replace=True, notify=notes.append)
+        archive = make("used-new", seed=5)
+        command = ["deploy", str(archive.path), "--name", name, "--replace", "--dry-run", "--json"]
+        assert main([*command, "--url", cluster_url]) == 0
+        (planned,) = json.loads(capsys.readouterr().out)
+        assert f"{PREFIX}-pipeline" in planned["stays"][old.model_id]
+        assert not [call for call in planned["calls"] if old.model_id in call["path"]]
+        new = deploy_archive(client, archive, name=name, replace=True, notify=notes.append)
         assert new.kept == (old.model_id,)
         assert new.replaced == ()
         assert get_model(client, old.model_id).is_deployed  # type: ignore[union-attr]

@@ -176,27 +176,29 @@ def _print_deployed(console: Console, models: list[DeployedModel]) -> None:
 def _print_plans(
     client: OpenSearch, targets: list[tuple[Archive, str | None]], options: dict[str, Any], out: Output
 ) -> None:
-    tried: list[tuple[Archive, DeploymentPlan, list[Call], OskitError | None]] = []
+    tried: list[tuple[Archive, DeploymentPlan, dict[str, str], list[Call], OskitError | None]] = []
     for archive, name in targets:
-        plan, calls, refusal = _tried(client, archive, name, options)
-        before = [call for _, _, earlier, _ in tried for call in earlier]
+        plan, stays, calls, refusal = _tried(client, archive, name, options)
+        before = [call for *_, earlier, _ in tried for call in earlier]
         # What is done for the first archive, as to a setting, is not done for the second.
         again = [call for call in calls if "…" not in call.path and call in before]
-        tried.append((archive, plan, [call for call in calls if call not in again], refusal))
+        tried.append((archive, plan, stays, [call for call in calls if call not in again], refusal))
 
     def human(console: Console) -> None:
-        for archive, plan, calls, refusal in tried:
-            for line in [*_plan_lines(archive, plan, options["replace"]), *_call_lines(calls, refusal)]:
+        for archive, plan, stays, calls, refusal in tried:
+            lines = _plan_lines(archive, plan, options["replace"], stays)
+            for line in [*lines, *_call_lines(calls, refusal)]:
                 console.print(line, markup=False, soft_wrap=True)
 
     out.result(
         [
             {
                 **plan.to_dict(),
+                "stays": stays,
                 "calls": [call.to_dict() for call in calls],
                 "refused": None if refusal is None else str(refusal),
             }
-            for _, plan, calls, refusal in tried
+            for _, plan, stays, calls, refusal in tried
         ],
         human,
     )
@@ -204,19 +206,29 @@ def _print_plans(
 
 def _tried(
     client: OpenSearch, archive: Archive, name: str | None, options: dict[str, Any]
-) -> tuple[DeploymentPlan, list[Call], OskitError | None]:
-    """What a deployment would do, the calls of it, and why it would refuse instead."""
-    from oskit.cluster.models.deployment_plan import plan_deployment, planned_calls, refuse, refuse_untrained
+) -> tuple[DeploymentPlan, dict[str, str], list[Call], OskitError | None]:
+    """What a deployment would do, which older models stay and why, its calls, and why it would refuse."""
+    from oskit.cluster.models.deployment_plan import (
+        looked_at,
+        plan_deployment,
+        planned_calls,
+        refuse,
+        refuse_untrained,
+    )
 
     plan = plan_deployment(client, archive, name=name, group=options["group"], redeploy=options["redeploy"])
-    how = {key: options[key] for key in ("replace", "configure_cluster")}
+    configure = options["configure_cluster"]
     try:
         if not options["allow_untrained"]:
             refuse_untrained(archive)
-        refuse(plan, **how)
+        refuse(plan, replace=options["replace"], configure_cluster=configure)
     except OskitError as refusal:
-        return plan, [], refusal
-    return plan, list(planned_calls(client, archive, plan, **how)), None
+        return plan, {}, [], refusal
+    found = looked_at(client, plan) if options["replace"] else []
+    stays = {one.model.model_id: " and ".join(why) for one in found if (why := one.objections(drain=True))}
+    leaving = [one for one in found if one.model.model_id not in stays]
+    calls = list(planned_calls(client, archive, plan, configure_cluster=configure, leaving=leaving))
+    return plan, stays, calls, None
 
 
 def _call_lines(calls: list[Call], refusal: OskitError | None) -> list[str]:
@@ -225,7 +237,7 @@ def _call_lines(calls: list[Call], refusal: OskitError | None) -> list[str]:
     return [f"  {call}" for call in calls] or ["  nothing would be changed"]
 
 
-def _plan_lines(archive: Archive, plan: DeploymentPlan, replace: bool) -> list[str]:
+def _plan_lines(archive: Archive, plan: DeploymentPlan, replace: bool, stays: dict[str, str]) -> list[str]:
     what = {
         "reuse": "is deployed already",
         "await": "is being deployed right now; oskit would wait",
@@ -238,7 +250,9 @@ def _plan_lines(archive: Archive, plan: DeploymentPlan, replace: bool) -> list[s
     if plan.model is not None:
         lines.append(f"  model {plan.model.model_id}, {plan.model.state}")
     for other in plan.others:
-        fate = "would be replaced" if replace else "is in the way without --replace"
+        fate = "would be replaced once it is quiet" if replace else "is in the way without --replace"
+        if why := stays.get(other.model_id):
+            fate = f"stays, because it {why}"
         lines.append(f"  model {other.model_id} has the same name and other content: it {fate}")
     for problem in plan.problems:
         lines.append(f"  in the way: {problem.problem}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,13 +18,14 @@ from oskit.cluster.models.preflight import (
     settings_call,
 )
 from oskit.cluster.models.registry import (
-    IN_MEMORY_STATES,
     ML,
     ModelInfo,
     groups_called,
     list_models,
     running_nodes,
 )
+from oskit.cluster.models.retire import Retirement, look_at
+from oskit.cluster.models.retire import planned_calls as removing_calls
 from oskit.cluster.models.rivals import models_of_content
 from oskit.cluster.models.upload import chunks_present, group_body, register_body
 from oskit.errors import ArchiveError, ClusterError, ModelError, UntrainedEncoderError
@@ -165,10 +166,24 @@ def refuse(plan: DeploymentPlan, *, replace: bool, configure_cluster: bool) -> N
     raise_for_problems([p for p in plan.problems if p.value is None or not configure_cluster])
 
 
+def looked_at(client: OpenSearch, plan: DeploymentPlan) -> list[Retirement]:
+    """The plan's others, and who uses each: one by one, as they are replaced."""
+    return [one for other in plan.others for one in look_at(client, [other], delete=True)[0]]
+
+
 def planned_calls(
-    client: OpenSearch, archive: Archive, plan: DeploymentPlan, *, replace: bool, configure_cluster: bool
+    client: OpenSearch,
+    archive: Archive,
+    plan: DeploymentPlan,
+    *,
+    configure_cluster: bool,
+    leaving: Sequence[Retirement] = (),
 ) -> Iterator[Call]:
-    """The calls that carry the plan out, if nothing comes in between; asks the cluster, changes nothing."""
+    """The calls that carry the plan out, if nothing comes in between; asks the cluster, changes nothing.
+
+    Args:
+        leaving: Those of the plan's others that are replaced, see :func:`looked_at`.
+    """
     if configure_cluster and (settings := settings_call(plan.problems)).body:
         yield Call("PUT", settings.path, settings.body, "put back if the deployment fails")
     model_id = "…" if plan.model is None else plan.model.model_id
@@ -187,10 +202,7 @@ def planned_calls(
         yield _ml_call("POST", f"/models/{model_id}/upload_chunk/…", note=note)
     if plan.action not in ("reuse", "await"):
         yield _ml_call("POST", f"/models/{model_id}/_deploy")
-    for other in plan.others if replace else ():
-        if other.state in IN_MEMORY_STATES | {"DEPLOY_FAILED"}:
-            yield _ml_call("POST", f"/models/{other.model_id}/_undeploy", note="unless it is in use")
-        yield _ml_call("DELETE", f"/models/{other.model_id}", note="unless it is in use")
+    yield from removing_calls(client, leaving, delete=True, pause=False)
 
 
 def _ml_call(method: str, path: str, body: Any = None, note: str = "") -> Call:
