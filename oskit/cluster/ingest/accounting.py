@@ -63,6 +63,14 @@ class IngestReport:
         return {**asdict(self), "docs_per_second": round(self.docs_per_second, 2), "truncation": cut}
 
 
+def _without(identity: str | None, reason: str) -> str:
+    """A reason without the id, where that is quoted: an id may be a part of any word."""
+    if identity is not None:
+        for quoted in (repr(identity), f"'{identity}'", f"[{identity}]"):
+            reason = reason.replace(quoted, f"{quoted[0]}…{quoted[-1]}")
+    return reason
+
+
 @dataclass
 class Account:
     """Counts from several threads.
@@ -84,6 +92,7 @@ class Account:
     read: int = 0
     indexed: int = 0
     refused: int = 0
+    turned_down: int = 0
     duplicates: int = 0
     retries: int = 0
     _reasons: Counter[str] = field(default_factory=Counter)
@@ -114,6 +123,7 @@ class Account:
         with self._lock:
             self.indexed += outcome.indexed
             self.retries += outcome.retries
+            self.turned_down += len(outcome.refused)
         for refused in outcome.refused:
             self._refuse(refused.document, refused.reason, refused.status)
         if self.answers:
@@ -123,7 +133,7 @@ class Account:
         with self._lock:
             self.refused += 1
             # Reasons name the document; without that, equal reasons are counted together.
-            self._reasons[reason.replace(item.id or "\0", "…")[:200]] += 1
+            self._reasons[_without(item.id, reason)[:200]] += 1
             if len(self._reasons) > MAX_REASONS:  # they may quote documents
                 rare = self._reasons.most_common()[MAX_REASONS // 2 :]
                 self._reasons -= Counter(dict(rare))

@@ -33,8 +33,11 @@ class DeadLetterFile:
         """
         try:
             if self._file is None:
+                broken_off = _breaks_off(self.path)
                 # ASCII, so that bytes that are not UTF-8 survive as escaped surrogates.
                 self._file = self.path.open("a", encoding="ascii", newline="\n")
+                if broken_off:
+                    self._file.write("\n")
             self._file.write(json.dumps(dead_letter(item, reason, status)) + "\n")
             self._file.flush()
         except OSError as error:
@@ -55,6 +58,15 @@ class DeadLetterFile:
         if self._file is not None:
             with contextlib.suppress(OSError):  # what could not be written was told when it was to be
                 self._file.close()
+
+
+def _breaks_off(path: Path) -> bool:
+    """Whether a file ends within a line, as after a kill or on a full disk: the next would be a part of it."""
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, 2)
+        return file.read(1) != b"\n"
 
 
 def dead_letter(item: Document | Refusal, reason: str, status: int | None = None) -> dict[str, Any]:

@@ -433,8 +433,6 @@ def _admitted(
             account.read += 1
             if isinstance(item, Refusal):
                 account.refuse(item, item.reason)
-                if not patient:
-                    _stop_if_hopeless(account)
             elif problem := maker.check(item):
                 account.refuse(item, problem)
             elif (known := seen.check(item)) == "same":
@@ -443,6 +441,8 @@ def _admitted(
                 account.refuse(item, f"the id {item.id!r} came before, with other content")
             else:
                 yield item
+            if not patient:
+                _stop_if_hopeless(account)
 
 
 def _windows(documents: Iterator[Document], size: int) -> Iterator[list[Document]]:
@@ -450,8 +450,8 @@ def _windows(documents: Iterator[Document], size: int) -> Iterator[list[Document
     characters = memory = 0
     for document in documents:
         window.append(document)
-        characters += len(document.text)
-        memory += memory_of(document.fields) + len(document.text)
+        characters += len(document.passage)
+        memory += memory_of([document.fields, document.title, document.text])
         if len(window) >= size or characters >= WINDOW_CHARACTERS or memory >= WINDOW_BYTES:
             yield window
             window, characters, memory = [], 0, 0
@@ -460,7 +460,9 @@ def _windows(documents: Iterator[Document], size: int) -> Iterator[list[Document
 
 
 def _stop_if_hopeless(account: Account) -> None:
-    if account.indexed == 0 and account.refused >= HOPELESS_AFTER:
+    # Refusals made here are no sign while there are documents before them that the cluster has yet to answer.
+    refused = account.refused if account.settled == account.read else account.turned_down
+    if account.indexed == 0 and refused >= HOPELESS_AFTER:
         raise IndexingError(
             f"the first {account.refused:,} records were all refused: {account.first_reason}",
             hint="Correct the options or the documents",

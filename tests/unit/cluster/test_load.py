@@ -46,10 +46,12 @@ def peak() -> int:
 def load_and_measure() -> None:
     """Prints by how many bytes the memory grew; called in a process of its own."""
     mebibyte = 1 << 20
-    documents = (
-        Document(f"{n}", "fox", fields={"page": f"{n}" + "x" * (40 if n == 50 else 2) * mebibyte})
-        for n in range(100)
-    )
+
+    def document(n: int) -> Document:
+        large = f"{n}" + "x" * (40 if n == 50 else 2) * mebibyte
+        return Document(f"{n}", "fox", large) if n % 2 else Document(f"{n}", "fox", fields={"page": large})
+
+    documents = map(document, range(100))
     with FakeIngest() as server:
         client = connect(ConnectionSettings(url=server.url))
         before = peak()
@@ -89,6 +91,20 @@ def test_one_document_over_a_proxys_limit_leaves_the_others_in_full_requests(lar
     assert "too large" in line["_oskit"]["reason"]
 
 
+@pytest.mark.parametrize("good", [0, 100])
+def test_a_load_is_hopeless_only_where_nothing_before_is_worth_sending(good: int):
+    """Refused before anything is sent, by a field that OpenSearch keeps for itself."""
+    documents = (Document(f"{n}", "x", fields={"_routing": n} if n >= good else {}) for n in range(5000))
+    with FakeIngest() as server:
+        client = connect(ConnectionSettings(url=server.url))
+        if good:
+            report = ingest(client, "i", documents, encoder=Fixed())
+            assert (report.indexed, report.refused) == (good, 5000 - good)
+        else:
+            with pytest.raises(IndexingError, match="the first 1,000 records were all refused"):
+                ingest(client, "i", documents, encoder=Fixed())
+
+
 def account(**options: object) -> Account:
     return Account("i", None, **options)  # type: ignore[arg-type]
 
@@ -122,6 +138,27 @@ def test_different_reasons_are_bounded():
     assert report.reasons["the usual"] == 2000
     assert sum(letters._reasons.values()) == report.refused == 20_000
     assert report.reasons[OTHER_REASONS] > 10_000
+
+
+def test_an_id_is_left_out_of_a_reason_and_no_words_of_it():
+    letters = account()
+    for name in ("a", "e", "o'b"):
+        letters.refuse(Document(name, "x"), f"the id {name!r} came before, see [{name}]")
+    assert letters.report().reasons == {
+        "the id '…' came before, see […]": 2,
+        'the id "…" came before, see […]': 1,
+    }
+
+
+def test_a_dead_letter_is_not_written_into_a_line_that_broke_off(tmp_path: Path):
+    path = tmp_path / "letters.jsonl"
+    path.write_text('{"_id":"1","te')
+    for name in ("2", "3"):
+        letters = DeadLetterFile(path)
+        letters.add(Document(name, "x"), "because")
+        letters.close()
+    broken, *lines = path.read_text().splitlines()
+    assert (broken, [json.loads(line)["_id"] for line in lines]) == ('{"_id":"1","te', ["2", "3"])
 
 
 def test_a_full_disk_is_told_once(tmp_path: Path):
