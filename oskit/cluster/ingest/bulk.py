@@ -24,6 +24,7 @@ from oskit.cluster.client.server_words import FOREIGN, Meaning, meaning
 from oskit.cluster.ingest.sizes import RequestSizes
 from oskit.cluster.ingest.witness import Witness
 from oskit.data.documents import Document
+from oskit.data.values import clean_text
 from oskit.errors import ClusterConnectionError, IndexingError
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class BulkSender:
         self._patience = Patience(self._policy)  # with requests that fail as a whole
         self._params: dict[str, Any] = {
             "pipeline": pipeline,
-            "filter_path": "items.*.status,items.*.error,items.*.result",
+            "filter_path": "items.*._id,items.*.status,items.*.error,items.*.result",
         }
         if request_timeout is not None:
             self._params["request_timeout"] = request_timeout
@@ -172,29 +173,35 @@ class BulkSender:
     def _send_batch(self, batch: list[BulkItem], outcome: BulkOutcome) -> tuple[list[BulkItem], float]:
         """One request; returns what has to be sent again, and after how many seconds."""
         try:
-            results = self._request([item.payload for item in batch])
+            results = self._request(batch)
         except TransportError as failure:
             return self._after_failure(failure, batch, outcome)
         self._patience = Patience(self._policy)
         return self._after_answer(results, batch, outcome)
 
-    def _request(self, payloads: list[bytes]) -> list[tuple[int, str]]:
+    def _request(self, batch: Sequence[BulkItem]) -> list[tuple[int, str]]:
         """Status and reason of each document; the reason is empty where it was indexed.
 
         Raises:
             TransportError: The request fails as a whole.
             ClusterConnectionError: The answer does not speak of these documents.
         """
-        body = payloads[0] if len(payloads) == 1 else b"".join(payloads)
+        body = batch[0].payload if len(batch) == 1 else b"".join(item.payload for item in batch)
         answer = self._client.bulk(body=body, index=self._index, params=dict(self._params))
         self._sizes.passed(len(body))
         try:
-            results = [_result(item) for item in answer["items"]]
+            answers = [_result(item) for item in answer["items"]]
         except (KeyError, TypeError, ValueError, AttributeError):
-            results = []
-        if len(results) != len(payloads):
+            answers = []
+        results = [(status, reason) for _, status, reason in answers]
+        if len(answers) == len(batch) and all(identity is not None for identity, _, _ in answers):
+            # Not by their order: what a pipeline refuses stands in that in which its batches failed (3.6).
+            named = {identity: (status, reason) for identity, status, reason in answers}
+            ids = [clean_text(item.document.id) for item in batch]
+            results = [named[identity] for identity in ids if identity in named]
+        if len(results) != len(batch):
             raise ClusterConnectionError(
-                f"cannot {self._action}: the answer speaks of {len(results)} of {len(payloads)} documents: "
+                f"cannot {self._action}: the answer speaks of {len(results)} of {len(batch)} documents: "
                 f"{FOREIGN.means} ({json.dumps(answer)[:200]})",
                 hint=FOREIGN.do,
             )
@@ -316,7 +323,8 @@ class BulkSender:
         action, source = good.payload.split(b"\n", 1)
         asked = {"index": {**json.loads(action)["index"], **_NO_SUCH_VERSION}}
         try:
-            ((status, reason),) = self._request([json.dumps(asked).encode() + b"\n" + source])
+            again = BulkItem(good.document, json.dumps(asked).encode() + b"\n" + source)
+            ((status, reason),) = self._request([again])
         except TransportError as failure:
             known = heard(failure, "item")
             if is_transient(failure) and (wait := self._item_wait_s(suspect.item, known)) is not None:
@@ -369,14 +377,18 @@ class BulkSender:
         return item.patience.wait_s(known)
 
 
-def _result(answer: dict[str, Any]) -> tuple[int, str]:
-    """Status and reason of one item of an answer."""
+def _result(answer: dict[str, Any]) -> tuple[str | None, int, str]:
+    """Id, status and reason of one item of an answer."""
     (result,) = answer.values()
-    status = int(result["status"])
-    if 200 <= status < 300:
-        # A drop processor answers that all is well.
-        return (400, "an ingest pipeline drops it") if result.get("result") == "noop" else (status, "")
-    return status, error_words(result.get("error"))[:MAX_REASON_LENGTH]
+    identity, status = result.get("_id"), int(result["status"])
+    if not 200 <= status < 300:
+        return identity, status, error_words(result.get("error"))[:MAX_REASON_LENGTH]
+    # A drop processor answers that all is well.
+    return (
+        (identity, 400, "an ingest pipeline drops it")
+        if result.get("result") == "noop"
+        else (identity, status, "")
+    )
 
 
 def _may_be_about_it(said: _Said) -> bool:

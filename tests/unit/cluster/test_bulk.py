@@ -50,6 +50,30 @@ def test_only_the_items_that_failed_are_sent_again():
     assert {i for i, count in attempts.items() if count > 1} == {"0", "3", "6", "9"}
 
 
+def test_an_answer_is_about_the_document_that_it_names():
+    """Seen on 3.6: what a pipeline refuses stands in the order in which its batches failed."""
+    error = {"type": "mapper_parsing_exception", "reason": "a bad value"}
+    busy = {"type": "rejected_execution_exception", "reason": "busy"}
+
+    def script(ids):
+        if len(ids) < 4:
+            return [201] * len(ids)
+        answers = [(200, "0", None), (429, "3", busy), (200, "2", None), (400, "1", error)]
+        return Reply(body={"items": [{"index": {"_id": i, "status": s, "error": e}} for s, i, e in answers]})
+
+    outcome, requests = send(script, 4)
+    assert (outcome.indexed, [refused.document.id for refused in outcome.refused]) == (3, ["1"])
+    assert requests == [["0", "1", "2", "3"], ["3"]]
+
+
+def test_answers_about_other_documents_count_for_none():
+    def script(ids):
+        return Reply(body={"items": [{"index": {"_id": f"{i}!", "status": 201}} for i in ids]})
+
+    with pytest.raises(ClusterConnectionError, match="speaks of 0 of 3 documents"):
+        send(script, 3)
+
+
 def test_what_stays_refused_comes_back_with_its_reason():
     outcome, _ = send(lambda ids: [400 if i == "1" else 200 for i in ids], 4)
     assert outcome.indexed == 3
