@@ -108,7 +108,8 @@ def test_a_verification_by_model_goes_on_when_the_node_is_back(
     encoder, docs = ArchiveEncoder.open(archive), documents(COUNT)
     queries = {f"q{number}": f"quick {doc.text}" for number, doc in enumerate(docs[:60])}
     collection = Collection(queries=queries, qrels={"q0": {"d0": 1}}, corpus=tuple(docs))
-    (model,) = list_models(client)
+    model = deploy_archive(client, open_archive(archive), configure_cluster=True)
+    ingest(client, "cluster-mode", docs, encode="cluster", model_id=model.model_id)
     notes: list[str] = []
 
     def on_step(what: str) -> None:
@@ -117,7 +118,7 @@ def test_a_verification_by_model_goes_on_when_the_node_is_back(
             incident.begins()
             node.kill_and_restart()
 
-    report = verify(client, "cluster-mode", collection, encoder, by="model", model_id=model.name, k=10,
+    report = verify(client, "cluster-mode", collection, encoder, by="model", model_id=model.model_id, k=10,
                     baseline_bm25=False, sample=20, on_step=on_step)  # fmt: skip
     incident.is_over()
     node.wait()

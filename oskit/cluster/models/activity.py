@@ -17,7 +17,7 @@ from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.models.registry import DEPLOYED_STATES, request
 from oskit.errors import ModelError
 
-LOOK_S = 2.0
+LOOK_S = 5.0
 """How long a model is watched before it counts as idle."""
 
 PAUSE_S = 0.25

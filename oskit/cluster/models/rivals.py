@@ -20,7 +20,7 @@ from oskit.archive.archive import CHUNK_SIZE, Archive
 from oskit.cluster.models.registry import ModelInfo, get_model, list_models
 from oskit.cluster.models.upload import Progress, chunks_present, sequence_numbers
 
-STANDS_STILL_S = 5.0
+STANDS_STILL_S = 15.0
 """No new chunk for so long: the run that was uploading is gone, or so slow that two are no slower."""
 
 _LOOK_PAUSE_S = 0.5
