@@ -11,8 +11,9 @@ import contextlib
 import logging
 import os
 import ssl
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple, Self
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
@@ -209,8 +210,25 @@ def split_url(url: str) -> tuple[str, str | None, str | None]:
     return clean, unquote(parts.username), None if parts.password is None else unquote(parts.password)
 
 
+def _readable(urlopen: Callable[..., Any]) -> Callable[..., Any]:
+    """Requests whose answers are UTF-8: of a gateway's page in another encoding the status counts, too."""
+
+    def request(*args: Any, **kwargs: Any) -> Any:
+        response = urlopen(*args, **kwargs)
+        if "json" in response.headers.get("content-type", ""):
+            return response
+        data = response.data.decode("utf-8", "replace").encode()
+        return SimpleNamespace(status=response.status, headers=response.headers, data=data)
+
+    return request
+
+
 class _Connection(Urllib3HttpConnection):
     """opensearch-py's connection, without warnings on the terminal, and failures that know the address."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.pool.urlopen = _readable(self.pool.urlopen)
 
     def _raise_warnings(self, warning_headers: Collection[str]) -> None:
         for header in warning_headers or ():

@@ -61,7 +61,7 @@ class DeadLetterFile:
 
 
 def _breaks_off(path: Path) -> bool:
-    """Whether a file ends within a line (after a kill, a full disk): the next would be a part of it."""
+    """Whether a file ends within a line, as after a kill or on a full disk: the next would go on in it."""
     if not path.is_file() or not path.stat().st_size:
         return False
     with path.open("rb") as file:

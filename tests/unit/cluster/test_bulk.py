@@ -333,6 +333,7 @@ def test_a_document_that_a_pipeline_drops_is_not_counted_as_indexed():
     ("status", "page", "kind", "words"),
     [
         (200, b"<html><title>Log in</title></html>", "text/html", "login page.*text/html"),
+        (200, "Melden Sie sich für den Zugriff an".encode("latin-1"), "text/html", "login page.*Melden"),
         (200, b"Log in first", "text/plain", "login page.*Log in first"),
         (200, b"", "application/json", "login page.*empty"),
         (200, b'{"items":[', "application/json", "login page.*items"),

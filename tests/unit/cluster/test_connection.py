@@ -16,6 +16,7 @@ import trustme
 
 from oskit.cluster.client.connection import ConnectionSettings, cluster_info, connect, split_url
 from oskit.cluster.client.failures import cluster_errors
+from oskit.cluster.client.retry import RetryPolicy
 from oskit.cluster.index.mapping import index_uuid
 from oskit.cluster.ingest.load import ingest
 from oskit.cluster.models.predict import predict
@@ -411,3 +412,13 @@ class TestTls:
         file.write_text("nothing")
         with pytest.raises(UsageError, match="--ca-certs"):
             connect(ConnectionSettings(url="https://host", ca_certs=str(file)))
+
+
+def test_a_page_in_another_encoding_is_judged_by_its_status():
+    """A proxy's page of 503 in Latin-1 passes as one in UTF-8 does."""
+    page = Reply(503, "<title>Nicht verfügbar</title>".encode("latin-1"), {"Content-Type": "text/html"})
+    good = Reply(body={"count": 1})
+    replies = iter([good, page, good])
+    with HttpServer(lambda _: next(replies)) as server:
+        client = connect(ConnectionSettings(url=server.url), policy=RetryPolicy(first_wait_s=0.001))
+        assert [client.count(index="i")["count"] for _ in range(2)] == [1, 1]
