@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from opensearchpy import OpenSearch
-from opensearchpy.exceptions import ConflictError, NotFoundError, TransportError
+from opensearchpy.exceptions import AuthorizationException, ConflictError, NotFoundError, TransportError
 
 from oskit.cluster.client.failures import cluster_errors, heard
 from oskit.cluster.client.server_words import NO_INDEX
@@ -27,6 +27,9 @@ DEPLOYED_STATES = frozenset({"DEPLOYED", "PARTIALLY_DEPLOYED", "LOADED", "PARTIA
 """The LOADED names are those of models deployed before OpenSearch 2.7."""
 
 IN_MEMORY_STATES = DEPLOYED_STATES | {"DEPLOYING", "LOADING"}
+LOOKS = 5
+"""How often a search is sent that finds no index although it is there."""
+
 GROUP_REFRESH_S = 3.0
 """How long a group may be held by a model that is deleted already: searches see that a second later."""
 
@@ -133,13 +136,29 @@ def search(client: OpenSearch, kind: str, **body: Any) -> list[dict[str, Any]]:
     There are none where nothing was ever registered, and so no index is there to hold it.
     """
     with cluster_errors(f"list the {kind.replace('_', ' ')}", ModelError):
-        try:
-            answer = request(client, "POST", f"/{kind}/_search", {**body, "size": MAX_HITS})
-        except TransportError as failure:
-            if heard(failure) is NO_INDEX:
-                return []
-            raise
+        for looks_left in reversed(range(LOOKS)):
+            try:
+                answer = request(client, "POST", f"/{kind}/_search", {**body, "size": MAX_HITS})
+            except TransportError as failure:
+                if heard(failure) is NO_INDEX:
+                    return []
+                raise
+            searched = answer.get("_shards", {}).get("total", 1)
+            if searched or not looks_left or not _has_index(client, kind):
+                break
+            time.sleep(1)
     return list(answer["hits"]["hits"])
+
+
+def _has_index(client: OpenSearch, kind: str) -> bool:
+    """Whether there is an index where a search found none, as in a node that has not read its state yet.
+
+    That node answers this with 503, for which the client waits.
+    """
+    try:
+        return bool(client.indices.exists(index=f".plugins-ml-{kind.replace('_', '-').removesuffix('s')}"))
+    except AuthorizationException:  # a system index, which not everybody may see
+        return False
 
 
 def list_models(client: OpenSearch, *filters: dict[str, Any]) -> list[ModelInfo]:
