@@ -21,6 +21,7 @@ from oskit.cluster.client.calls import Call
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.index.meta import change_own_meta, changed_meta, own_meta
 from oskit.cluster.index.pipeline import pipeline_mark, pipeline_name
+from oskit.cluster.index.recreate import is_abandoned, trials
 from oskit.cluster.models.registry import (
     delete_empty_group,
     get_model,
@@ -117,7 +118,13 @@ def _send(client: OpenSearch, leftover: Leftover, call: Call) -> None:
 
 def _look(client: OpenSearch) -> list[Leftover]:
     with cluster_errors("look for what was left behind"):
-        return [*_intervals(client), *_lost_models(client), *_pipelines(client), *_uploads(client)]
+        return [
+            *_intervals(client),
+            *_lost_models(client),
+            *_trials(client),
+            *_pipelines(client),
+            *_uploads(client),
+        ]
 
 
 def _own_indexes(client: OpenSearch) -> dict[str, dict[str, Any]]:
@@ -220,6 +227,31 @@ def _index_of(pipeline: str, body: Mapping[str, Any]) -> str | None:
     """The index that a pipeline of ours was made for, as its mark says; None if it is somebody else's."""
     index = pipeline.removesuffix(pipeline_name(""))
     return index if body.get("description") == pipeline_mark(index) else None
+
+
+def _trials(client: OpenSearch) -> Iterator[Leftover]:
+    """Trials of ``--recreate`` whose process was killed."""
+    for trial, own in trials(client).items():
+        index = str(own.get("for"))
+        detail = f"a trial of `oskit ingest --recreate` of the index {index!r}"
+        if "aliases" in own and not client.indices.exists(index=index, **_ALL):
+            kept = ", ".join(own["aliases"] or ()) or "none"
+            advice = f"The same oskit ingest makes {index!r} anew, and brings its aliases back ({kept})"
+            yield Leftover(
+                f"index {trial!r}",
+                f"{detail}, which was cut off when that was deleted",
+                advice=advice,
+            )
+            continue
+        calls = [Call("DELETE", quoted(trial))]
+        pipeline = pipeline_name(trial)
+        if _index_of(pipeline, _get(client, f"/_ingest/pipeline/{quoted(pipeline)}").get(pipeline, {})):
+            calls.append(Call("DELETE", f"_ingest/pipeline/{quoted(pipeline)}"))
+        if is_abandoned(client, trial, own):
+            yield Leftover(f"index {trial!r}", f"{detail}, which has ended", tuple(calls))
+        else:
+            advice = "It goes when that ends; --fix deletes it if its process is gone, or it is an hour old"
+            yield Leftover(f"index {trial!r}", detail, advice=advice)
 
 
 def _pipelines(client: OpenSearch) -> Iterator[Leftover]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import socket
 from collections.abc import Iterator
 from datetime import timedelta
@@ -214,3 +215,41 @@ def test_14_uploads_that_nobody_goes_on_with_are_deleted(
         for group in groups_called(client, "oskit-test-half-lost"):
             delete_empty_group(client, group)
     assert wait_until(lambda: not orphaned_chunks(client), wait_s=5)
+
+
+def test_trials_that_nobody_works_with_are_deleted_and_what_they_remember_is_kept(
+    client: OpenSearch,
+    cluster_url: str,
+    index: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(leftovers, "STILL_S", 0.1)
+    monkeypatch.setattr("oskit.doctor.check_loading", lambda **_: [])
+    host = socket.gethostname()
+    nobody, me = {"host": host, "pid": 2**22 + 1}, {"host": host, "pid": os.getpid()}
+    aliases = {"aliases": {f"{index}-live": {}}}
+    trials = {
+        "ended": {**nobody, "for": index},
+        "works": {**me, "for": index},
+        "needed": {**nobody, "for": f"{index}-gone", **aliases},
+        "not-needed": {**nobody, "for": index, **aliases},
+    }
+    client.indices.create(index=index)
+    names = {what: f"{index}-oskit-trial-{what}" for what in trials}
+    for what, own in trials.items():
+        meta = {"oskit": {"kind": "rank_features", "trial": True, **own}}
+        body = {"settings": {"index": {"hidden": True}}, "mappings": {"_meta": meta}}
+        client.indices.create(index=names[what], body=body)
+    pipeline = {"description": f"oskit: sparse vectors for the index {names['ended']}", "processors": []}
+    client.ingest.put_pipeline(id=f"{names['ended']}-sparse-encoding", body=pipeline)
+    try:
+        main(["doctor", "--url", cluster_url, "--json", "--fix"])
+        told = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
+        left = client.indices.get(index=f"{index}-*", params={"expand_wildcards": "all"})
+        assert sorted(left) == sorted([names["works"], names["needed"]])
+        assert f"brings its aliases back ({index}-live)" in told[f"index '{names['needed']}'"]["advice"]
+        assert f"{names['ended']}-sparse-encoding" not in client.ingest.get_pipeline(params={"ignore": 404})
+    finally:
+        for name in names.values():
+            client.indices.delete(index=name, params={"ignore_unavailable": "true"})

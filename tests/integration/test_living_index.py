@@ -130,6 +130,50 @@ def test_recreating_keeps_the_name_and_what_others_keep_with_it(client, tiny: Ti
     assert "refresh_interval=7s" in told[-1] and "the mapping of when" in told[-1]
 
 
+def test_a_trial_is_seen_by_no_alias_that_an_index_template_gives(client, tiny: TinyModels, index):
+    alias = f"{index}-live"
+    template = {"aliases": {alias: {"is_write_index": True}, f"{index}-too": {}}}
+    client.indices.put_index_template(
+        name=index, body={"index_patterns": [f"{index}*"], "template": template, "priority": 500}
+    )
+    seen: list[set[str]] = []
+
+    def watched() -> Iterator[Document]:
+        for doc in documents(20):
+            seen.append(set(client.indices.get_alias(name=f"{index}-live,{index}-too")))
+            yield doc
+
+    try:
+        ingest(client, index, GOOD, encoder=tiny.encoder)
+        ingest(client, index, watched(), encoder=tiny.encoder, recreate=True, batch_size=1)
+        assert seen and all(names == {index} for names in seen)
+        assert client.count(index=alias)["count"] == 20
+    finally:
+        client.indices.delete_index_template(name=index)
+
+
+def test_an_index_that_does_not_record_its_passage_field_is_loaded_as_before(client, tiny: TinyModels, index):
+    ingest(client, index, GOOD, encoder=tiny.encoder)
+    meta = {"oskit": {"kind": "rank_features", "encode": "client"}}
+    client.indices.put_mapping(index=index, body={"_meta": meta})
+    assert ingest(client, index, documents(), encoder=tiny.encoder).indexed == 40
+
+
+def test_a_trial_that_could_not_be_made_is_not_told_as_deleted(
+    cluster_url, client, tiny: TinyModels, index, tmp_path, capsys
+):
+    source = str(write_documents(tmp_path / "docs.jsonl", GOOD))
+    ingest(client, index, GOOD, encoder=tiny.encoder)
+    block = "cluster.blocks.create_index"
+    client.cluster.put_settings(body={"persistent": {block: True}})
+    try:
+        how = ["--archive", str(tiny.archive), "--recreate", "--url", cluster_url]
+        assert main(["ingest", index, source, *how]) == 7
+        assert "Changed in the cluster" not in capsys.readouterr().err
+    finally:
+        client.cluster.put_settings(body={"persistent": {block: None}})
+
+
 Cause = tuple[list[Document | Refusal], str, Callable[[OpenSearch, str], object] | None]
 
 COSTS_NOTHING: dict[str, Cause] = {
@@ -200,6 +244,7 @@ def test_a_kill_between_deleting_and_creating_loses_no_alias(client, tiny: TinyM
         with pytest.raises(ClusterError, match="interrupted"):
             ingest(client, index, GOOD, encoder=tiny.encoder, recreate=True)
     assert not client.indices.exists(index=index)
+    monkeypatch.setattr(recreate, "ABANDONED_AFTER_S", -5)  # or by a process that is no more
     assert ingest(client, index, GOOD, encoder=tiny.encoder).indexed == 2
     found = state(client, index)
     assert list(found["indexes"]) == [index], "no trial is left"

@@ -20,7 +20,7 @@ SHOWN = 12
 """Calls that are told one by one."""
 
 _READING_POSTS = re.compile(
-    r"/_(search|msearch|count|mget|analyze|refresh|validate/query|predict/[^/]+/[^/]+)$"
+    r"/_(search|msearch|count|mget|analyze|refresh|validate/query|predict/[^/]+/[^/]+|simulate_index/[^/]+)$"
 )
 
 

@@ -163,6 +163,8 @@ class IndexInfo:
         own["encoder"] = EncoderIdentity(**encoder)
         own["key"] = own["key"] or key_for(meta["kind"], "token")
         own["embedding_field"] = own["embedding_field"] or "embedding"
+        if own["encode"] is not None:
+            own["passage_field"] = own["passage_field"] or "passage"
         return cls(**{**own, "name": name})
 
 

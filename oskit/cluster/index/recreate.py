@@ -88,12 +88,29 @@ class Trial:
         Raises:
             IndexingError: The cluster refuses.
         """
+        body, name = self._body(), self.info.name
+        body["aliases"] |= self._shown_nothing()
         with cluster_errors(f"create an index as {self._old.name!r} would be", IndexingError):
-            self._client.indices.create(index=self.info.name, body=self._body())
+            self._client.indices.create(index=name, body=body)
+            aliases = self._client.indices.get_alias(index=name)[name]["aliases"]
+            if given := [alias for alias in aliases if not alias.startswith(f"{name}-")]:
+                self._client.indices.delete_alias(index=name, name=",".join(given))
+
+    def _shown_nothing(self) -> dict[str, Any]:
+        """What index templates would call the trial by, which others search and write to: not for a moment.
+
+        Whoever may not ask for templates finds out by the trial.
+        """
+        given: dict[str, Any] = {}
+        with suppress(OskitError), cluster_errors("see the index templates", IndexingError):
+            answer = self._client.indices.simulate_index_template(name=self.info.name)
+            given = (answer.get("template") or {}).get("aliases") or {}
+        nothing = {"is_write_index": False, "filter": {"match_none": {}}}
+        return {name: {**alias, **nothing} for name, alias in given.items()}
 
     def close(self) -> None:
         """Delete the trial and its pipeline, unless the aliases that it knows are nowhere else."""
-        if not self._is_needed:
+        if not self._is_needed and look(self._client, self.info.name) is not None:
             delete_index(self._client, self.info.name)
 
     def replace_index(self) -> None:
@@ -161,6 +178,8 @@ def trial_of(
         yield trial
     except BaseException:
         with suppress(OskitError), impatient(client):
+            _settle(client)
+        with suppress(OskitError), impatient(client):
             trial.close()
         raise
     trial.close()
@@ -194,7 +213,7 @@ def create_new(client: OpenSearch, info: IndexInfo, settings: IndexSettings) -> 
     """
     body, left = index_body(info, settings), {}
     with suppress(OskitError):  # whoever may not see trials has left none behind
-        left = {trial: own for trial, own in _trials(client, info.name).items() if "aliases" in own}
+        left = {trial: own for trial, own in trials(client, info.name).items() if "aliases" in own}
     for own in left.values():
         body["aliases"] = {**body.get("aliases", {}), **own["aliases"]}
         body["mappings"]["_meta"] = {**own.get("meta", {}), **body["mappings"]["_meta"]}
@@ -205,26 +224,41 @@ def create_new(client: OpenSearch, info: IndexInfo, settings: IndexSettings) -> 
 
 
 def sweep(client: OpenSearch, name: str) -> None:
-    """Delete the trials for an index, which is there, that nobody works with any more.
+    """Delete the trials for an index that nobody works with any more.
 
-    Whoever may not see or delete them has left none behind.
+    One that remembers aliases stays until the index is there again. Whoever may not see or delete them has
+    left none behind.
     """
     with suppress(OskitError):
-        for trial, own in _trials(client, name).items():
-            if _is_abandoned(client, trial, own):
+        for trial, own in trials(client, name).items():
+            if not is_abandoned(client, trial, own):
+                continue
+            _settle(client)
+            if "aliases" not in own or look(client, name) is not None:
                 delete_index(client, trial)
 
 
-def _trials(client: OpenSearch, name: str) -> dict[str, dict[str, Any]]:
-    """``_meta.oskit`` of the trials for an index."""
-    stem = name.encode()[: 255 - len(_MARK) - 8].decode(errors="ignore")
-    with cluster_errors(f"look for trials of the index {name!r}", IndexingError):
+def _settle(client: OpenSearch) -> None:
+    """Wait until the cluster has done what a process that was cut off still asked it to do."""
+    with cluster_errors("wait for what the cluster has yet to do", IndexingError):
+        client.cluster.health(params={"wait_for_events": "languid"})
+
+
+def trials(client: OpenSearch, name: str | None = None) -> dict[str, dict[str, Any]]:
+    """``_meta.oskit`` of the trials for an index, or for any.
+
+    Raises:
+        IndexingError: The cluster refuses.
+    """
+    stem = "*" if name is None else name.encode()[: 255 - len(_MARK) - 8].decode(errors="ignore")
+    with cluster_errors(f"look for trials of {'indexes' if name is None else repr(name)}", IndexingError):
         answer = client.indices.get_mapping(index=f"{stem}{_MARK}*", params={"expand_wildcards": "all"})
     owns = {trial: own_meta(found["mappings"]) for trial, found in answer.items()}
-    return {trial: own for trial, own in owns.items() if own.get("trial") and own.get("for") == name}
+    return {trial: own for trial, own in owns.items() if own.get("trial") and name in (None, own.get("for"))}
 
 
-def _is_abandoned(client: OpenSearch, trial: str, own: Mapping[str, Any]) -> bool:
+def is_abandoned(client: OpenSearch, trial: str, own: Mapping[str, Any]) -> bool:
+    """Whether nobody works with a trial any more: its process is gone, or it is old."""
     if own.get("host") == socket.gethostname() and os.name == "posix" and isinstance(own.get("pid"), int):
         try:
             os.kill(own["pid"], 0)
