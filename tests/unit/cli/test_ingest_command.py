@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from archives import encoder_archive
 
+from oskit.cli.commands.ingest import _dead_letter
 from oskit.cli.main import main
 from oskit.data import files
 
@@ -51,3 +52,10 @@ def test_nothing_is_counted_for_a_bar_that_nobody_sees(
     command = ["ingest", "i", str(corpus), "--archive", archive, "--url", "http://127.0.0.1:9", *quiet]
     assert main([*command, "--retry-for", "0"]) == 7
     assert len(calls) == counted
+
+
+def test_the_longest_index_name_has_a_dead_letter_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert not _dead_letter("a" * 255, ("-",), None).exists()
