@@ -206,6 +206,11 @@ def find_encoder_model(client: OpenSearch, name_or_id: str) -> ModelInfo:
             f"the model {model.name!r} is a tokenizer, which encodes queries and not documents",
             hint="Give the encoder's model with --model, and this one with --query-model",
         )
+    if model.function_name not in ("SPARSE_ENCODING", "REMOTE"):
+        raise IndexingError(
+            f"the model {model.name!r} is {model.function_name or 'of no known kind'}, not a sparse encoder",
+            hint="Give one of the kind SPARSE_ENCODING with --model; oskit models lists them",
+        )
     return model.deployed(IndexingError)
 
 

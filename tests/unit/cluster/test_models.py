@@ -13,12 +13,13 @@ from opensearchpy import OpenSearch
 
 from oskit.archive.archive import open_archive
 from oskit.cli.commands.models import delete
+from oskit.cluster.ingest.plan import find_encoder_model
 from oskit.cluster.models.deploy import deploy_archive, node_errors
 from oskit.cluster.models.deployment_plan import archives_in
 from oskit.cluster.models.prediction_parity import TEXTS, expectation, largest_difference
 from oskit.cluster.models.preflight import SettingProblem, parse_bytes, raise_for_problems
 from oskit.cluster.models.registry import ModelInfo, find_model
-from oskit.errors import ArchiveError, ClusterSettingsError, ModelError, UntrainedEncoderError
+from oskit.errors import ArchiveError, ClusterSettingsError, IndexingError, ModelError, UntrainedEncoderError
 
 
 def test_the_words_of_several_nodes() -> None:
@@ -66,6 +67,17 @@ def test_a_name_is_enough_where_one_model_has_it_and_the_format_tells_two_apart(
     with pytest.raises(ModelError, match="2 models are named 'quick'") as raised:
         find_model(OpenSearch(), "quick")
     assert raised.value.hint == "Give the id of one, or quick:onnx or quick:torchscript"
+
+
+@pytest.mark.parametrize("kind", ["TEXT_EMBEDDING", "SPARSE_TOKENIZE", "TEXT_SIMILARITY"])
+def test_a_model_that_is_no_sparse_encoder_encodes_no_documents(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    there = [ModelInfo("1", "m", "1", "DEPLOYED", kind), ModelInfo("2", "r", "1", "DEPLOYED", "REMOTE")]
+    monkeypatch.setattr("oskit.cluster.models.registry.list_models", lambda client: there)
+    with pytest.raises(IndexingError, match=r"'m' is .*--model"):
+        find_encoder_model(OpenSearch(), "m")
+    assert find_encoder_model(OpenSearch(), "r").model_id == "2"
 
 
 @pytest.mark.parametrize(
