@@ -240,6 +240,17 @@ def test_errors_say_what_to_do(client, tiny: TinyModels, indexes):
         search(client, name, {f"t{number}": 1.0 for number in range(1100)})
 
 
+def test_a_recorded_model_of_another_format_is_no_other_encoder(client, tiny: TinyModels, indexes):
+    name = indexes["rank_features"]
+    before = client.indices.get_mapping(index=name)[name]["mappings"]["_meta"]
+    recorded = {**before["oskit"], "encoder_sha256": "0" * 64, "model_id": tiny.encoder_id}
+    client.indices.put_mapping(index=name, body={"_meta": {"oskit": recorded}})
+    try:
+        assert search(client, name, "fox", model_id=tiny.encoder_id).warning is None
+    finally:
+        client.indices.put_mapping(index=name, body={"_meta": before})
+
+
 def test_a_query_by_another_encoder_is_told(client, tiny: TinyModels, indexes, tmp_path):
     other = ArchiveEncoder.open(encoder_archive(tmp_path / "other.zip", seed=3))
     result = search(client, indexes["rank_features"], "fox", encoder=other)

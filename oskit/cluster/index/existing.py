@@ -50,7 +50,7 @@ class ExistingIndex:
     @property
     def is_own(self) -> bool:
         """Whether oskit made it, this version or another."""
-        return "kind" in own_meta(self.mapping)
+        return isinstance(own_meta(self.mapping).get("kind"), str)
 
     @property
     def info(self) -> IndexInfo:

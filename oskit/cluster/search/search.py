@@ -417,6 +417,8 @@ class _Request:
         used, due = None, recorded.sha256
         known = known_sha256(self.options.encoder) if self.options.encoder is not None else frozenset()
         if self.model is not None:
+            if self.model.model_id in (recorded.model_id, recorded.query_model_id):
+                return None  # its predictions were compared when it was recorded
             used = self.model.sha256
             due = recorded.query_sha256 if self.model.function_name == "SPARSE_TOKENIZE" else due
         elif self.options.by == "tokens" and self.options.encoder is not None:
