@@ -314,6 +314,26 @@ def test_a_pipeline_of_others_is_neither_changed_nor_deleted(client, tiny: TinyM
         client.ingest.delete_pipeline(id=name)
 
 
+@pytest.mark.parametrize("change", ["replaced", "changed"])
+def test_a_pipeline_that_is_changed_during_a_load_is_told(client, tiny: TinyModels, index, change: str):
+    name, how = pipeline_name(index), {"encode": "cluster", "model_id": tiny.encoder_id, "batch_size": 2}
+
+    def watched() -> Iterator[Document]:
+        for number, doc in enumerate(documents(90)):
+            if number == 64:
+                body = client.ingest.get_pipeline(id=name)[name]
+                body["processors"] = body["processors"][:-1] if change == "replaced" else body["processors"]
+                if change == "changed":
+                    body["processors"][0]["sparse_encoding"] |= {"prune_type": "top_k", "prune_ratio": 1}
+                client.ingest.put_pipeline(id=name, body=body)
+            yield doc
+
+    with pytest.raises(IndexingError, match=r"somebody has changed the ingest pipeline .* during the load"):
+        ingest(client, index, watched(), **how)
+    client.ingest.delete_pipeline(id=name)
+    assert ingest(client, index, documents(40), **how).indexed == 40
+
+
 def test_what_others_have_added_to_our_pipeline_stays(client, tiny: TinyModels, index):
     how = {"encode": "cluster", "model_id": tiny.encoder_id}
     ingest(client, index, GOOD, **how)

@@ -68,6 +68,11 @@ class PipelineChange:
         path = f"_ingest/pipeline/{self.name}"
         return [Call("DELETE", path) if self.after is None else Call("PUT", path, self.after)]
 
+    @property
+    def matters(self) -> bool:
+        """Whether documents come out otherwise; another load may hand other numbers of them to the model."""
+        return _without_batch_size(self.before) != _without_batch_size(self.after)
+
     def make(self, client: OpenSearch) -> None:
         """Make the change.
 
@@ -189,6 +194,14 @@ def _own_processor(pipeline: Pipeline, info: IndexInfo, was: IndexInfo | None) -
         if any(own.get(passage) == embedding for passage, embedding in fields):
             return at
     return None
+
+
+def _without_batch_size(pipeline: Pipeline | None) -> Pipeline | None:
+    after = copy.deepcopy(pipeline)
+    for step in (after or {}).get("processors", ()):
+        if _is_tagged(step, ENCODES):
+            step["sparse_encoding"].pop("batch_size", None)
+    return after
 
 
 def _is_tagged(step: Mapping[str, Any], tag: str) -> bool:

@@ -201,6 +201,8 @@ def ingest(
         if letters is not None:
             letters.close()
     _check_that_it_stayed(client, target, uuid)
+    if model is not None and account.indexed:
+        _check_pipeline(client, plan)
     report = account.report()
     if account.read != account.settled:
         raise IndexingError(
@@ -337,6 +339,21 @@ def _check_that_it_stayed(client: OpenSearch, target: Target, uuid: str | None) 
         f"the alias {target.asked!r} was moved{where} while {target.index!r} was loaded, where all the "
         f"documents are{why}",
         hint=f"Move it back, or load {target.asked} again",
+    )
+
+
+def _check_pipeline(client: OpenSearch, plan: LoadPlan) -> None:
+    """Raises IndexingError if somebody has changed what encodes: documents may have no vectors, or others."""
+    try:
+        if (change := plan.pipeline_change(client)) is None or not change.matters:
+            return
+        why, hint = "", "Run the same command again, which puts it right and encodes them anew"
+    except IndexingError as error:
+        why, hint = f": {error.message}", error.hint or ""
+    raise IndexingError(
+        f"somebody has changed the ingest pipeline {pipeline_name(plan.info.name)!r} during the load, so "
+        f"documents of {plan.info.name!r} may lack vectors, or have others{why}",
+        hint=hint,
     )
 
 
