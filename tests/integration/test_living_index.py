@@ -452,8 +452,9 @@ def test_metadata_that_is_not_ours_is_left_alone(client, tiny: TinyModels, index
     fields = {"embedding": {"type": "rank_features"}}
     client.indices.create(index=index, body={"mappings": {"_meta": {"oskit": meta}, "properties": fields}})
     before = state(client, index)
-    with pytest.raises(IndexingError, match=r"was not made by oskit|this oskit does not know"):
+    with pytest.raises(IndexingError, match=r"was not made by oskit|this oskit does not know") as caught:
         ingest(client, index, GOOD, encoder=tiny.encoder)
+    assert "--recreate" not in str(caught.value), "which would be refused"
     assert state(client, index) == before
 
 

@@ -265,7 +265,8 @@ def _check_existing(
     if misfit := existing.misfit(info, settings):
         what, option = misfit
         start = f"{option}, choose" if option else "Choose"
-        ways = f"{start} another name, or replace the index and its documents with --recreate"
+        ways = f"{start} another name"
+        ways += ", or replace the index and its documents with --recreate" if existing.is_own else ""
         raise IndexingError(f"the index {name!r} exists and {what}", hint=ways)
 
 
