@@ -21,6 +21,7 @@ from oskit.cluster.index import recreate
 from oskit.cluster.index.mapping import IndexSettings, SparseVectorParameters, read_index
 from oskit.cluster.index.pipeline import pipeline_name
 from oskit.cluster.ingest.load import ingest
+from oskit.cluster.ingest.plan import plan_load
 from oskit.data.documents import Document, Refusal
 from oskit.errors import ClusterError, ClusterSettingsError, IndexingError
 
@@ -244,6 +245,9 @@ def test_a_kill_between_deleting_and_creating_loses_no_alias(client, tiny: TinyM
         with pytest.raises(ClusterError, match="interrupted"):
             ingest(client, index, GOOD, encoder=tiny.encoder, recreate=True)
     assert not client.indices.exists(index=index)
+    calls = plan_load(client, index, IndexSettings(), encoder=tiny.encoder).calls(client, 2, 500)
+    assert [call.method for call in calls] == ["PUT", "DELETE", "POST"], "a dry run tells it too"
+    assert calls[0].body["aliases"] == kept["aliases"]
     monkeypatch.setattr(recreate, "ABANDONED_AFTER_S", -5)  # or by a process that is no more
     assert ingest(client, index, GOOD, encoder=tiny.encoder).indexed == 2
     found = state(client, index)

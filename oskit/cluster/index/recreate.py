@@ -211,16 +211,31 @@ def create_new(client: OpenSearch, info: IndexInfo, settings: IndexSettings) -> 
     Raises:
         IndexingError: The cluster refuses.
     """
-    body, left = index_body(info, settings), {}
+    body, left = _new(client, info, settings)
+    created = create(client, info.name, body)
+    for trial in left if created else ():
+        delete_index(client, trial)
+    return created, list(body.get("aliases", ())) if created else []
+
+
+def calls_of_new(client: OpenSearch, info: IndexInfo, settings: IndexSettings) -> list[Call]:
+    """What :func:`create_new` sends."""
+    body, left = _new(client, info, settings)
+    return [Call("PUT", info.name, body), *(Call("DELETE", trial) for trial in left)]
+
+
+def _new(
+    client: OpenSearch, info: IndexInfo, settings: IndexSettings
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Body of a new index, and the trials whose aliases are in it."""
+    body = index_body(info, settings)
+    left: dict[str, dict[str, Any]] = {}
     with suppress(OskitError):  # whoever may not see trials has left none behind
         left = {trial: own for trial, own in trials(client, info.name).items() if "aliases" in own}
     for own in left.values():
         body["aliases"] = {**body.get("aliases", {}), **own["aliases"]}
         body["mappings"]["_meta"] = {**own.get("meta", {}), **body["mappings"]["_meta"]}
-    created = create(client, info.name, body)
-    for trial in left if created else ():
-        delete_index(client, trial)
-    return created, list(body.get("aliases", ())) if created else []
+    return body, left
 
 
 def sweep(client: OpenSearch, name: str) -> None:

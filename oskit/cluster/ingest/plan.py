@@ -20,13 +20,12 @@ from oskit.cluster.index.mapping import (
     IndexInfo,
     IndexSettings,
     check_vocabulary,
-    index_body,
     key_for,
 )
 from oskit.cluster.index.meta import changed_meta
 from oskit.cluster.index.names import Target, check_index_name, resolve
 from oskit.cluster.index.pipeline import PipelineChange, encoding_pipeline, no_pipeline
-from oskit.cluster.index.recreate import Trial
+from oskit.cluster.index.recreate import Trial, calls_of_new
 from oskit.cluster.index.sparse_fields import vectors_of
 from oskit.cluster.models.predict import await_ready, predict
 from oskit.cluster.models.prediction_parity import (
@@ -110,7 +109,7 @@ class LoadPlan:
         """
         name = self.info.name
         if self.existing is None:
-            calls = [Call("PUT", name, index_body(self.info, self.settings))]
+            calls = calls_of_new(client, self.info, self.settings)
         elif self.recreate:
             trial = Trial(client, self.existing, self.info, self.settings)
             piped = self.pipeline_change(client, trial.info) if self.model else None
