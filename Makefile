@@ -6,7 +6,7 @@ TORCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
 # Two processes, each with an OpenSearch of its own (2 GB); PARALLEL= runs the tests in one.
-PARALLEL ?= -n 2 --dist loadgroup
+PARALLEL ?= -n 2
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help

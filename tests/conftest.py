@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,16 +17,24 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["incidents"]
 
-# Named nodes take the first free port from 9200 on: one after the other.
-_NAMED_NODES = ("test_container", "test_node")
+_NAMED_NODES = re.compile(r"/test_(container|node)\.py$")
+"""Files whose nodes take the first free port from 9200 on: one after the other."""
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes (``-n 2 --dist loadgroup``) a file stays in one, which shares its fixtures."""
-    for item in items:
-        name = item.path.stem
-        item.add_marker(pytest.mark.xdist_group("named nodes" if name in _NAMED_NODES else str(item.path)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With several processes a file stays in one, which shares its fixtures.
+
+    By the path in an item's id: pytest-xdist's own groups (``xdist_group``) have no effect with pytest 9.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "named nodes" if _NAMED_NODES.search(file) else file
+
+    return ByFile(config, log)
 
 
 _seconds: Counter[str] = Counter()
