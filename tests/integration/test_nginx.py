@@ -124,7 +124,7 @@ def commands(tiny: TinyModels, archive: Path, index: str, tmp_path: Path) -> lis
         ["search", index, "quick fox", *local],
         ["search", f"{index}-cluster", "quick fox"],
         ["verify", collection, "--index", index, *local, "--report", "proof"],
-        ["undeploy", archive.stem],
+        ["undeploy", archive.stem, "--force"],
         ["delete", archive.stem, "--yes", "--force"],
     ]
 
