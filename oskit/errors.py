@@ -59,6 +59,11 @@ class OskitError(Exception):
         return f"{self.message}{separator}{self.hint}"
 
 
+def with_more(hint: str | None, more: str) -> str:
+    """A hint with another sentence behind it."""
+    return f"{hint.rstrip('.')}. {more}" if hint else more
+
+
 class UsageError(OskitError):
     """An option, an argument or a combination of them that cannot be right."""
 

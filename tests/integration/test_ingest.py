@@ -29,10 +29,11 @@ from oskit.cluster.client.retry import RetryPolicy
 from oskit.cluster.index.mapping import (
     IndexSettings,
     SparseVectorParameters,
-    create_index,
     delete_index,
+    index_body,
     read_index,
 )
+from oskit.cluster.index.recreate import create
 from oskit.cluster.ingest import load as ingest_module
 from oskit.cluster.ingest.load import IngestInterrupted, ingest
 from oskit.cluster.models.deploy import deploy_archive
@@ -291,7 +292,7 @@ def test_fields_of_the_documents_that_are_ours_are_noticed_before_anything_is_ma
 def test_tokens_of_any_spelling_are_keys(client, index):
     from oskit.cluster.index.mapping import IndexInfo
 
-    create_index(client, IndexInfo(index, "rank_features", "token"), IndexSettings())
+    create(client, index, index_body(IndexInfo(index, "rank_features", "token"), IndexSettings()))
     keys = [".", "..", "a.b", ".a", "##s", "'", " ", "\N{GRINNING FACE}", "é", "\u200b", "x" * 500]
     client.index(
         index=index, id="1", body={"embedding": dict.fromkeys(keys, 1.5)}, params={"refresh": "true"}

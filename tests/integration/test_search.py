@@ -16,7 +16,8 @@ from tiny_models import QUERIES, TinyModels, documents, tiny
 
 from oskit.archive.encoder import ArchiveEncoder
 from oskit.cli.main import main
-from oskit.cluster.index.mapping import IndexInfo, IndexSettings, create_index, delete_index
+from oskit.cluster.index.mapping import IndexInfo, IndexSettings, delete_index, index_body
+from oskit.cluster.index.recreate import create
 from oskit.cluster.ingest.load import ingest
 from oskit.cluster.models.retire import undeploy_model
 from oskit.cluster.search.search import search
@@ -120,7 +121,7 @@ def test_the_analyzers_weights_are_read_from_its_payloads(client, indexes):
 
 def test_an_analyzer_finds_token_ids_but_does_not_tell_them(client, tiny: TinyModels):
     name = f"ingtest-analyzer-{uuid.uuid4().hex[:8]}"
-    create_index(client, IndexInfo(name, "sparse_vector", "id"), IndexSettings("sparse_vector"))
+    create(client, name, index_body(IndexInfo(name, "sparse_vector", "id"), IndexSettings("sparse_vector")))
     try:
         fox = "4419"  # in the vocabulary of bert-uncased
         client.index(index=name, id="1", body={"embedding": {fox: 2.0}}, params={"refresh": "true"})
@@ -189,7 +190,7 @@ def test_more_hits_than_the_default_of_sparse_vector(client, tiny: TinyModels, i
 def test_an_index_by_ids_in_rank_features_is_searched_by_model_too(client, tiny: TinyModels):
     """As for encoders with several tokens of the same text, where texts would lose weights."""
     name = f"ingtest-ids-{uuid.uuid4().hex[:8]}"
-    create_index(client, IndexInfo(name, "rank_features", "id", encode="client"), IndexSettings())
+    create(client, name, index_body(IndexInfo(name, "rank_features", "id", encode="client"), IndexSettings()))
     try:
         (weights,) = tiny.encoder.document_weights(["quick brown fox"], key="id")
         client.index(index=name, id="1", body={"embedding": weights}, params={"refresh": "true"})

@@ -28,8 +28,9 @@ from oskit.cluster.index.mapping import (
     IndexInfo,
     IndexSettings,
     SparseVectorParameters,
-    create_index,
+    index_body,
 )
+from oskit.cluster.index.recreate import create
 from oskit.data.collection import Collection
 from oskit.data.documents import Document
 from oskit.errors import SearchError, UsageError, VerificationError
@@ -115,7 +116,7 @@ def make_index(client: OpenSearch, collection: Collection) -> Iterator:
         )  # fmt: skip
         parameters = SparseVectorParameters(approximate_threshold=threshold if sparse else None)
         settings = IndexSettings(kind, shards=shards or 1, replicas=0, sparse_vector=parameters)
-        create_index(client, info, settings)
+        create(client, info.name, index_body(info, settings))
         documents = list(collection.documents())
         weights = WordEncoder().document_weights(
             [document.passage for document in documents], key="id" if sparse else "token"

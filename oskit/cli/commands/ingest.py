@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from oskit.archive.token_weights import Prune
     from oskit.cli.output import Output
     from oskit.cluster.client.connection import ConnectionSettings
-    from oskit.cluster.index.mapping import IndexSettings
+    from oskit.cluster.index.mapping import EncodeMode, IndexSettings
     from oskit.cluster.ingest.load import IngestReport
 
 # fmt: off
@@ -145,19 +145,13 @@ def _run(
                 connect(connection),
                 index,
                 documents,
-                encode=mode,
-                encoder=encoder,
-                model_id=options["model"],
-                query_model_id=options["query_model"],
                 settings=settings,
-                recreate=options["recreate"],
-                prune=_prune(options),
-                batch_size=options["batch_size"],
+                encoder=encoder,
                 bulk_documents=options["bulk_size"],
                 workers=options["workers"],
                 dead_letter=_dead_letter(index, sources, options["dead_letter"]),
                 progress=bar.advance,
-                notify=out.note,
+                **_planned(mode, out, options),
             )
         except IngestInterrupted as interrupted:
             if out.json:
@@ -181,7 +175,8 @@ def _dry_run(
     from oskit.errors import ClusterConnectionError
 
     check_index_name(index)
-    encoder, prune = _encoder(options), _prune(options)
+    encoder = _encoder(options)
+    _prune(options)  # what cannot be right is told even if no cluster is asked
     report = dry_run(index, documents, settings, encoder=encoder)
     calls, why = None, ""
     if click.get_current_context().params.get("url") is None and not os.environ.get("OSKIT_URL"):
@@ -191,19 +186,7 @@ def _dry_run(
     else:
         mode, client = _encode_mode(options), connect(connection)
         try:
-            plan = plan_load(
-                client,
-                index,
-                settings,
-                encode=mode,
-                encoder=encoder,
-                model_id=options["model"],
-                query_model_id=options["query_model"],
-                prune=prune,
-                recreate=options["recreate"],
-                batch_size=options["batch_size"],
-                notify=out.note,
-            )
+            plan = plan_load(client, index, settings, encoder=encoder, **_planned(mode, out, options))
             calls = plan.calls(client, report.indexed, options["bulk_size"] or BULK_DOCUMENTS[mode])
         except ClusterConnectionError as error:
             why = str(error)
@@ -218,6 +201,19 @@ def _dry_run(
     if why:
         out.note(f"The cluster was not asked: {why}")
     return report
+
+
+def _planned(mode: EncodeMode, out: Output, options: dict[str, Any]) -> dict[str, Any]:
+    """What a load and its plan are both told."""
+    return {
+        "encode": mode,
+        "model_id": options["model"],
+        "query_model_id": options["query_model"],
+        "prune": _prune(options),
+        "recreate": options["recreate"],
+        "batch_size": options["batch_size"],
+        "notify": out.note,
+    }
 
 
 def _prune(options: dict[str, Any]) -> Prune | None:

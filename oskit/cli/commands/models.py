@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from oskit.cli.options import connection_options, output_options
+from oskit.cli.options import connection_options, output_options, with_options
 from oskit.errors import OskitError, UsageError
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from oskit.cluster.models.deploy import DeployedModel
     from oskit.cluster.models.deployment_plan import DeploymentPlan
     from oskit.cluster.models.registry import ModelInfo
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 MODEL_ID = re.compile(r"-[A-Za-z0-9_-]{19}")
 """An id that the command line would take for options."""
@@ -303,12 +302,13 @@ def _model_row(model: ModelInfo) -> list[str]:
     ]
 
 
-def _retirement_options(force: str) -> Callable[[F], F]:
+def _retirement_options(force: str) -> Callable[[Any], Any]:
     """What `undeploy` and `delete` have in common, with what ``--force`` does."""
     options = [
         click.option("--force", is_flag=True, help=force),
         click.option(
             "--pause-models",
+            "pause",
             is_flag=True,
             help="Switch ALL local models of the cluster off for the moment that it takes.",
         ),
@@ -326,12 +326,7 @@ def _retirement_options(force: str) -> Callable[[F], F]:
         output_options,
     ]
 
-    def add(function: F) -> F:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return add
+    return functools.partial(with_options, options=options)
 
 
 @click.command("undeploy", cls=_CommandOnIds)
@@ -352,11 +347,13 @@ def undeploy(
       oskit undeploy wiaHD6IBmnDfhX8_gTXu --dry-run
       oskit undeploy my-encoder --pause-models
     """
+    from oskit.cluster.models.retire import retire
+
     client, found = _find_all(connection, names)
     if dry_run:
         _print_retirement(client, found, out, delete=False, **options)
         return
-    states = _retire(client, found, out, delete=False, **options)
+    states = retire(client, found, delete=False, notify=out.warn, **options)
     out.result(
         [model.to_dict() for model in states],
         lambda console: _print_table(
@@ -388,6 +385,8 @@ def delete(
       oskit delete my-encoder --dry-run
       oskit delete wiaHD6IBmnDfhX8_gTXu --yes
     """
+    from oskit.cluster.models.retire import retire
+
     client, found = _find_all(connection, names)
     if dry_run:
         _print_retirement(client, found, out, delete=True, **options)
@@ -397,27 +396,10 @@ def delete(
         if not sys.stdin.isatty():
             raise UsageError(f"This would delete {listed}", hint="Say so with --yes")
         click.confirm(f"Delete {listed}?", abort=True, err=True)
-    _retire(client, found, out, delete=True, **options)
+    retire(client, found, delete=True, notify=out.warn, **options)
     for model in found:
         out.note(f"Deleted {model.name} ({model.model_id})")
     out.result([{"model_id": model.model_id, "name": model.name, "deleted": True} for model in found])
-
-
-def _retire(
-    client: OpenSearch,
-    models: list[ModelInfo],
-    out: Output,
-    *,
-    delete: bool,
-    force: bool,
-    pause_models: bool,
-    wait_s: float,
-) -> list[ModelInfo]:
-    from oskit.cluster.models.retire import retire
-
-    return retire(
-        client, models, delete=delete, force=force, pause=pause_models, wait_s=wait_s, notify=out.warn
-    )
 
 
 def _print_retirement(
@@ -427,14 +409,14 @@ def _print_retirement(
     *,
     delete: bool,
     force: bool,
-    pause_models: bool,
+    pause: bool,
     wait_s: float,
 ) -> None:
     from oskit.cluster.models.retire import look_at, planned_calls
 
     found, _ = look_at(client, models, delete=delete)
-    calls = planned_calls(client, found, delete=delete, pause=pause_models)
-    told = [{**one.to_dict(), "in_the_way": one.objections(force=force, pause=pause_models)} for one in found]
+    calls = planned_calls(client, found, delete=delete, pause=pause)
+    told = [{**one.to_dict(), "in_the_way": one.objections(force=force, pause=pause)} for one in found]
     waits = f" (waited for, up to {wait_s:g} s)" if force else ""
 
     def human(console: Console) -> None:

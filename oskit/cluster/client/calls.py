@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +19,10 @@ CHANGES = logging.getLogger("oskit.cluster.changes")
 SHOWN = 12
 """Calls that are told one by one."""
 
-_READING_POSTS = re.compile(
-    r"/_(search|msearch|count|mget|analyze|refresh|validate/query|predict/[^/]+/[^/]+|simulate_index/[^/]+)$"
-)
+READS = r"search|msearch|count|mget|analyze|refresh|validate/query|predict/[^/]+/[^/]+"
+"""Ends of paths whose POST changes nothing, as a regular expression."""
+
+_READING_POSTS = re.compile(rf"/_({READS}|simulate_index/[^/]+)$")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ class Call:
         """For JSON."""
         known = {"method": self.method, "path": self.path, "body": self.body, "note": self.note}
         return {name: value for name, value in known.items() if value not in (None, "")}
+
+
+def settings_call(body: Mapping[str, Mapping[str, Any]]) -> Call:
+    """The request that changes the cluster's settings, ``persistent`` and ``transient`` ones."""
+    return Call("PUT", "_cluster/settings", body)
 
 
 def is_change(method: str, path: str) -> bool:

@@ -23,7 +23,7 @@ from opensearchpy import OpenSearch, Transport
 from opensearchpy.exceptions import ConnectionError as TransportFailure
 from opensearchpy.exceptions import SerializationError, SSLError, TransportError
 
-from oskit.cluster.client.calls import record_change
+from oskit.cluster.client.calls import READS, record_change
 from oskit.cluster.client.failures import Answer, ForeignAnswer, causes_of, error_reason, heard
 from oskit.cluster.client.server_words import ALREADY_THERE, Meaning
 
@@ -33,10 +33,7 @@ RETRY_FOR_S = 120.0
 
 _log = logging.getLogger("oskit.cluster")
 
-_SAFE_POSTS = re.compile(
-    r"/_(search|msearch|count|mget|analyze|refresh|flush|validate/query|predict/[^/]+/[^/]+|undeploy)$"
-    r"|/upload_chunk/\d+$"
-)
+_SAFE_POSTS = re.compile(rf"/_({READS}|flush|undeploy)$|/upload_chunk/\d+$")
 """Paths whose POST may be sent twice: they read, or leave the same behind."""
 
 PLAIN_TEXT = re.compile(r"/_cat(/|$)|/hot_threads$")

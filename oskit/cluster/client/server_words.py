@@ -10,10 +10,11 @@ down (``cluster``), and by :attr:`Meaning.passes` whether waiting helps.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from oskit.cluster.client.calls import Call, settings_call
 
 Scope = Literal["item", "request", "deployment", "cluster", "node"]
 """What the words are about, and so how far they reach:
@@ -46,15 +47,10 @@ everything."""
 PREFIX = "plugins.ml_commons."
 
 
-def settings_call(values: dict[str, Any]) -> str:
-    """``PUT _cluster/settings`` with its body, as people paste it."""
-    return f"PUT _cluster/settings {json.dumps({'persistent': values})}"
-
-
-def _switch_on(setting: str) -> str:
-    """As :func:`settings_call`, also where a pause has switched it off transiently, and was killed."""
+def _switch_on(setting: str) -> Call:
+    """As :func:`_allow`, also where a pause has switched it off transiently, and was killed."""
     name = PREFIX + setting
-    return f"PUT _cluster/settings {json.dumps({'transient': {name: None}, 'persistent': {name: True}})}"
+    return settings_call({"transient": {name: None}, "persistent": {name: True}})
 
 
 @dataclass(frozen=True)
@@ -95,7 +91,7 @@ class Meaning:
 
 
 def _allow(setting: str, value: object) -> str:
-    return settings_call({PREFIX + setting: value})
+    return str(settings_call({"persistent": {PREFIX + setting: value}}))
 
 
 _EXPORT_AGAIN = "Export the encoder again with: oskit export"

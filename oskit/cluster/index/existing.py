@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from oskit.cluster.client.failures import cluster_errors
-from oskit.cluster.index.mapping import IndexInfo, IndexSettings, info_of
+from oskit.cluster.index.mapping import APPROXIMATE_THRESHOLD, IndexInfo, IndexSettings, info_of
 from oskit.cluster.index.meta import META_KEY, own_meta
 from oskit.errors import ClusterSettingsError, IndexingError
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
-
-_DEFAULT_THRESHOLD = 1_000_000
 
 _GIVEN = ("uuid", "version", "creation_date", "provided_name", "replication", "verified_before_close")
 _OURS = ("number_of_shards", "number_of_replicas", "auto_expand_replicas", "sparse", "blocks")
@@ -113,7 +111,7 @@ class ExistingIndex:
             )
         fields = self.mapping.get("properties") or {}
         method = (fields.get(settings.embedding_field) or {}).get("method") or {}
-        known = {"approximate_threshold": _DEFAULT_THRESHOLD, **(method.get("parameters") or {})}
+        known = {"approximate_threshold": APPROXIMATE_THRESHOLD, **(method.get("parameters") or {})}
         for name, value in settings.sparse_vector.to_dict().items():
             if known.get(name) != value:
                 found = known.get(name, "OpenSearch's default")

@@ -38,6 +38,10 @@ MAX_SPARSE_VECTOR_VOCABULARY = 32_768
 """Token ids from here on fail the shard when it is searched approximately."""
 
 
+APPROXIMATE_THRESHOLD = 1_000_000
+"""OpenSearch's default of the parameter (neural-search's ``SparseConstants``)."""
+
+
 @dataclass(frozen=True)
 class SparseVectorParameters:
     """Parameters of the ``seismic`` method of a ``sparse_vector`` field; None leaves OpenSearch's default.
@@ -189,17 +193,6 @@ def check_vocabulary(kind: IndexKind, size: int) -> None:
             f"{MAX_SPARSE_VECTOR_VOCABULARY:,}: larger ones fail the shard or fall together",
             hint="Use --index-kind rank_features",
         )
-
-
-def create_index(client: OpenSearch, info: IndexInfo, settings: IndexSettings) -> None:
-    """Create an index.
-
-    Raises:
-        IndexingError: The cluster refuses; for instance it exists.
-    """
-    check_index_name(info.name)
-    with cluster_errors(f"create the index {info.name!r}", IndexingError):
-        client.indices.create(index=info.name, body=index_body(info, settings))
 
 
 def delete_index(client: OpenSearch, name: str) -> None:

@@ -25,7 +25,7 @@ from oskit.cluster.index.existing import ExistingIndex, look
 from oskit.cluster.index.mapping import IndexInfo, IndexSettings, delete_index, index_body
 from oskit.cluster.index.meta import META_KEY, change_own_meta, changed_meta, own_meta
 from oskit.cluster.index.names import check_index_name
-from oskit.errors import ClusterError, IndexingError, OskitError
+from oskit.errors import ClusterError, IndexingError, OskitError, with_more
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
@@ -141,7 +141,7 @@ class Trial:
         except OskitError as error:
             raise type(error)(
                 f"the index {name!r} was deleted, and the new one cannot be made: {error.message}",
-                hint=f"{_sentence(error.hint)}Run the same command again{self._aliases_told(now)}",
+                hint=with_more(error.hint, f"Run the same command again{self._aliases_told(now)}"),
             ) from error
         self._is_needed = False
 
@@ -296,7 +296,3 @@ def _body_after(old: ExistingIndex, info: IndexInfo, settings: IndexSettings) ->
 
 def _without_write_index(alias: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in alias.items() if key != "is_write_index"}
-
-
-def _sentence(hint: str | None) -> str:
-    return f"{hint.rstrip('.')}. " if hint else ""

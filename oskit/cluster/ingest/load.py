@@ -37,7 +37,7 @@ from oskit.cluster.models.predict import await_ready
 from oskit.data.documents import Document, Refusal
 from oskit.data.duplicates import DuplicateFilter
 from oskit.data.values import memory_of
-from oskit.errors import ClusterError, IndexingError, OskitError, UsageError
+from oskit.errors import ClusterError, IndexingError, OskitError, UsageError, with_more
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
@@ -496,5 +496,5 @@ def _with_progress(error: OskitError, report: IngestReport) -> OskitError:
         return error
     hint = error.hint
     if isinstance(error, ClusterError) and "the same command again" not in (hint or ""):
-        hint = f"{hint.rstrip('.')}. {_RESUME}" if hint else _RESUME
+        hint = with_more(hint, _RESUME)
     return type(error)(f"{error.message} (after {_done(report)})", hint=hint)

@@ -34,6 +34,7 @@ from oskit.cluster.models.prediction_parity import (
     Expectation,
     compare_predictions,
     largest_difference,
+    tolerance_of,
 )
 from oskit.cluster.models.registry import ModelInfo, find_model
 from oskit.errors import IndexingError, PredictionMismatchError, UsageError
@@ -276,10 +277,7 @@ def _check_are_one(
     archive = getattr(encoder, "query" if queries else "archive", None)
     if archive is not None and archive.sha256 == model.sha256:
         return
-    manifest = getattr(archive, "manifest", None)
-    tolerance = TOLERANCE
-    if manifest is not None and manifest.quantization is not None:
-        tolerance = max(TOLERANCE, manifest.parity.tolerance)
+    tolerance = tolerance_of(getattr(archive, "manifest", None))
     key = encoder.vocabulary.key_format
     weights = encoder.query_weights(TEXTS, key=key) if queries else encoder.document_weights(TEXTS, key=key)
     await_ready(client, model, notify=notify)

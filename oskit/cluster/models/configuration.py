@@ -7,7 +7,7 @@ from typing import Any
 
 from opensearchpy import OpenSearch
 
-from oskit.cluster.client.calls import Call
+from oskit.cluster.client.calls import settings_call
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.models.preflight import (
     ELIGIBLE_ROLES,
@@ -15,7 +15,7 @@ from oskit.cluster.models.preflight import (
     ONLY_ML,
     SettingProblem,
     all_settings,
-    settings_call,
+    changing_call,
 )
 from oskit.cluster.models.registry import IN_MEMORY_STATES, ModelInfo, get_model, list_models
 from oskit.errors import ClusterSettingsError
@@ -45,7 +45,7 @@ class Configuration:
             ClusterAuthError: The user may not change settings.
             ClusterSettingsError: The cluster refuses a value.
         """
-        changed: dict[str, dict[str, Any]] = settings_call(problems).body
+        changed: dict[str, dict[str, Any]] = changing_call(problems).body
         if not changed:
             return
         known = all_settings(self._client)
@@ -68,7 +68,7 @@ class Configuration:
             if body:
                 self._client.cluster.put_settings(body=body)
         except Exception:  # whatever it is, the failure before it is the one to tell
-            self._notify(f"The settings could not be put back; send: {_call(self._before)}")
+            self._notify(f"The settings could not be put back; send: {settings_call(self._before)}")
             return
         for kind, values in body.items():
             for name, value in values.items():
@@ -95,10 +95,6 @@ class Configuration:
             return False
         now = get_model(self._client, model.model_id)  # a search sees an undeployment a second later
         return now is not None and now.state in IN_MEMORY_STATES
-
-
-def _call(body: dict[str, dict[str, Any]]) -> Call:
-    return Call("PUT", "_cluster/settings", body)
 
 
 def _written(value: Any) -> Any:

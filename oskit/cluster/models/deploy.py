@@ -50,7 +50,7 @@ from oskit.cluster.models.upload import (
     sequence_numbers,
     upload,
 )
-from oskit.errors import ClusterError, ModelError, OskitError
+from oskit.errors import ClusterError, ModelError, OskitError, with_more
 
 DEPLOY_ATTEMPTS = 4
 DEPLOY_PAUSE_S = 5.0
@@ -617,7 +617,7 @@ class _Deployment:
         if note is None:
             return
         if isinstance(error, OskitError):
-            error.hint = f"{error.hint}. {note}" if error.hint else note
+            error.hint = with_more(error.hint, note)
         else:
             self.notify(note)
 
@@ -657,8 +657,7 @@ class _Deployment:
             return model if model.is_deployed else None
 
         try:
-            wait_until(counted_again, wait_s=COUNTED_AGAIN_S)
-            model = existing_model(self._client, model_id)
+            model = wait_until(counted_again, wait_s=COUNTED_AGAIN_S) or self._now(model_id)
             answers = is_ready(self._client, model)
         except ClusterError:
             return f"The model {model_id} was left as it was"

@@ -13,9 +13,9 @@ from oskit.archive.archive import Archive, open_archive
 from oskit.cluster.client.calls import Call
 from oskit.cluster.models.preflight import (
     SettingProblem,
+    changing_call,
     model_setting_problems,
     raise_for_problems,
-    settings_call,
 )
 from oskit.cluster.models.registry import (
     ML,
@@ -184,7 +184,7 @@ def planned_calls(
     Args:
         leaving: Those of the plan's others that are replaced, see :func:`looked_at`.
     """
-    if configure_cluster and (settings := settings_call(plan.problems)).body:
+    if configure_cluster and (settings := changing_call(plan.problems)).body:
         yield Call("PUT", settings.path, settings.body, "put back if the deployment fails")
     model_id = "…" if plan.model is None else plan.model.model_id
     if plan.action == "upload":

@@ -21,10 +21,10 @@ from typing import Any
 
 from opensearchpy import OpenSearch
 
-from oskit.cluster.client.calls import Call
+from oskit.cluster.client.calls import Call, settings_call
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.models.preflight import LOCAL_MODELS as SETTING
-from oskit.cluster.models.preflight import all_settings
+from oskit.cluster.models.preflight import all_settings, in_force, is_true
 from oskit.cluster.models.registry import wait_until
 from oskit.errors import ClusterAuthError, ClusterSettingsError
 
@@ -37,7 +37,7 @@ BETWEEN_S = 5.0
 
 def transient_call(values: dict[str, Any]) -> Call:
     """The request that sets transient settings; None takes one back."""
-    return Call("PUT", "_cluster/settings", {"transient": values})
+    return settings_call({"transient": values})
 
 
 def pause_calls(client: OpenSearch) -> tuple[list[Call], list[Call]]:
@@ -113,7 +113,7 @@ def until_not_paused(client: OpenSearch, *, wait_s: float, notify: Callable[[str
         except ClusterAuthError:
             return True
         marks = _marks(settings)
-        if not marks or str(settings.get(SETTING)).lower() != "false":
+        if not marks or not _is_off(settings):
             return True
         if not told:
             notify(f"Local models are paused ({_shown(marks)}): waiting up to {wait_s:g} s for their return")
@@ -147,12 +147,15 @@ def _settings_unless_off(
 
 def _unless_off(client: OpenSearch) -> dict[str, dict[str, Any]] | None:
     settings = all_settings(client)
-    return None if str(settings["transient"].get(SETTING)).lower() == "false" else settings
+    return None if _is_off(settings["transient"]) else settings
 
 
 def _is_on(settings: dict[str, dict[str, Any]]) -> bool:
-    value = {**settings["defaults"], **settings["persistent"], **settings["transient"]}.get(SETTING, True)
-    return str(value).lower() == "true"
+    return is_true(in_force(settings).get(SETTING, True))
+
+
+def _is_off(transient: dict[str, Any]) -> bool:
+    return not is_true(transient.get(SETTING, True))
 
 
 def _marks(settings: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from opensearchpy import OpenSearch
 
 from oskit.archive.archive import Archive
+from oskit.archive.manifest import Manifest
 from oskit.archive.text_encoder import KeyFormat, TokenWeights
 from oskit.cluster.models.predict import predict
 from oskit.cluster.models.registry import ModelInfo
@@ -60,11 +61,7 @@ def expectation(archive: Archive) -> Expectation | None:
     from oskit.archive.encoder import ArchiveEncoder
 
     manifest = archive.manifest
-    tolerance, pruned = TOLERANCE, False
-    if manifest is not None:
-        pruned = manifest.prune is not None
-        if manifest.quantization is not None:
-            tolerance = max(TOLERANCE, manifest.parity.tolerance)
+    tolerance, pruned = tolerance_of(manifest), manifest is not None and manifest.prune is not None
     try:
         encoder = ArchiveEncoder.open(archive)
     except MissingDependencyError:
@@ -81,6 +78,13 @@ def expectation(archive: Archive) -> Expectation | None:
     key = encoder.vocabulary.key_format
     run = encoder.query_weights if archive.kind == "tokenizer" else encoder.document_weights
     return Expectation(TEXTS, tuple(run(TEXTS, key=key)), key, tolerance, pruned, False)
+
+
+def tolerance_of(manifest: Manifest | None) -> float:
+    """Largest difference of a weight that is none, by an archive's manifest: more where it is quantized."""
+    if manifest is None or manifest.quantization is None:
+        return TOLERANCE
+    return max(TOLERANCE, manifest.parity.tolerance)
 
 
 def compare_predictions(client: OpenSearch, model: ModelInfo, expected: Expectation) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 
 from opensearchpy import OpenSearch
 
-from oskit.cluster.client.calls import Call
+from oskit.cluster.client.calls import Call, settings_call
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.client.server_words import PREFIX
 from oskit.cluster.models.registry import IN_MEMORY_STATES, list_models
@@ -52,7 +52,7 @@ class SettingProblem:
     @property
     def call(self) -> str | None:
         """The exact request that changes it, for the Dev Tools console or curl."""
-        return None if self.value is None else str(settings_call([self]))
+        return None if self.value is None else str(changing_call([self]))
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,14 @@ class ClusterFacts:
     models: Mapping[str, int]
 
 
-def settings_call(problems: Sequence[SettingProblem]) -> Call:
+def changing_call(problems: Sequence[SettingProblem]) -> Call:
     """The one request that changes all the settings that a value helps, each where it is set."""
     body: dict[str, dict[str, Value]] = {}
     for problem in problems:
         if problem.value is not None:
             kind = "transient" if problem.transient else "persistent"
             body.setdefault(kind, {})[problem.setting] = problem.value
-    return Call("PUT", "_cluster/settings", body)
+    return settings_call(body)
 
 
 def all_settings(client: OpenSearch) -> dict[str, dict[str, Any]]:
@@ -93,14 +93,18 @@ def all_settings(client: OpenSearch) -> dict[str, dict[str, Any]]:
     return {kind: dict(answer.get(kind) or {}) for kind in ("defaults", "persistent", "transient")}
 
 
+def in_force(known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Of :func:`all_settings` what counts: transient before persistent before node's file and defaults."""
+    return {**known["defaults"], **known["persistent"], **known["transient"]}
+
+
 def effective_settings(client: OpenSearch) -> dict[str, Any]:
     """Flat names and values in force: transient before persistent before the node's file and defaults.
 
     Raises:
         ClusterAuthError: The user may not see them.
     """
-    known = all_settings(client)
-    return {**known["defaults"], **known["persistent"], **known["transient"]}
+    return in_force(all_settings(client))
 
 
 def model_setting_problems(
@@ -118,10 +122,9 @@ def model_setting_problems(
             nodes = client.nodes.stats(metric="jvm,fs")["nodes"]
     except ClusterAuthError:
         return []
-    settings = {**known["defaults"], **known["persistent"], **known["transient"]}
     local = [m for m in list_models(client) if m.state in IN_MEMORY_STATES and m.function_name != "REMOTE"]
     models = Counter(node for model in local for node in model.planned_nodes)
-    facts = ClusterFacts(settings, known["transient"].keys(), nodes, models)
+    facts = ClusterFacts(in_force(known), known["transient"].keys(), nodes, models)
     return problems_of(facts, uploads=uploads, running=running)
 
 
@@ -155,7 +158,7 @@ def eligible_nodes(
 ) -> dict[str, Mapping[str, Any]]:
     """The nodes that ML Commons gives local models to; one whose roles we do not see may be one of them."""
     excluded = _names(settings.get(_EXCLUDED, ""))
-    wanted = {"ml"} if _is_true(settings.get(ONLY_ML, True)) else _eligible_roles(settings)
+    wanted = {"ml"} if is_true(settings.get(ONLY_ML, True)) else _eligible_roles(settings)
     return {
         node_id: node
         for node_id, node in nodes.items()
@@ -172,7 +175,7 @@ def raise_for_problems(problems: Sequence[SettingProblem]) -> None:
     certain = [problem for problem in problems if problem.certain]
     if not certain:
         return
-    call = settings_call(certain)
+    call = changing_call(certain)
     hint = "Change it on the cluster first"
     if call.body:
         hint = f"Let oskit change that with --configure-cluster, or send: {call}"
@@ -189,7 +192,8 @@ def _placed(problem: SettingProblem, transient: Set[str]) -> SettingProblem:
     return SettingProblem(problem.setting, said, problem.value, problem.certain, transient=True)
 
 
-def _is_true(value: Any) -> bool:
+def is_true(value: Any) -> bool:
+    """Whether a setting is on, as OpenSearch answers with it."""
     return str(value).lower() == "true"
 
 
@@ -215,7 +219,7 @@ def _switches(settings: Mapping[str, Any], uploads: bool) -> Iterator[SettingPro
         needed[_UPLOADS] = "it takes no uploads"
     for name, problem in needed.items():
         # The second is absent before OpenSearch 2.8; then archives may be uploaded.
-        if not _is_true(settings.get(name, True)):
+        if not is_true(settings.get(name, True)):
             yield SettingProblem(name, f"{problem} ({name.removeprefix(PREFIX)} is false)", True)
 
 
@@ -227,7 +231,7 @@ def _no_node(facts: ClusterFacts) -> Iterator[SettingProblem]:
     if eligible_nodes({**settings, _EXCLUDED: ""}, facts.nodes):
         yield SettingProblem(_EXCLUDED, f"the nodes that could run it are excluded ({_EXCLUDED})", None)
         return
-    if _is_true(settings.get(ONLY_ML, True)):
+    if is_true(settings.get(ONLY_ML, True)):
         yield SettingProblem(
             ONLY_ML,
             "models run on nodes with the ml role only, and it has none (only_run_on_ml_node)",

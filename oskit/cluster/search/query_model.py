@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from oskit.cluster.models.predict import predict, with_model
-from oskit.cluster.models.prediction_parity import TEXTS, TOLERANCE, largest_difference
+from oskit.cluster.models.prediction_parity import TEXTS, largest_difference, tolerance_of
 from oskit.cluster.models.registry import (
     IN_MEMORY_STATES,
     ModelInfo,
@@ -131,8 +131,7 @@ def check_same_encoder(
     answers = with_model(client, model, lambda: predict(client, model, texts, key=key), notify=notify)
     manifest = getattr(archive, "manifest", None)
     pruned = getattr(manifest, "prune", None) is not None
-    quantized = getattr(manifest, "quantization", None) is not None
-    tolerance = max(TOLERANCE, manifest.parity.tolerance) if quantized and manifest else TOLERANCE
+    tolerance = tolerance_of(manifest)
     for text, wanted, given in zip(texts, weights, answers, strict=True):
         token, difference = largest_difference(wanted, given, pruned=pruned)
         if difference > tolerance:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from oskit.archive.text_encoder import KeyFormat
 from oskit.cluster.client.failures import cluster_errors
-from oskit.cluster.index.mapping import IndexInfo, find_index, index_uuid
+from oskit.cluster.index.mapping import APPROXIMATE_THRESHOLD, IndexInfo, find_index, index_uuid
 from oskit.cluster.index.names import Target, resolve
 from oskit.cluster.index.sparse_fields import definition_of
 from oskit.cluster.search.answers import complete_search
@@ -19,9 +19,6 @@ from oskit.evaluation.live.rounding import EXACT, Storage
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
-
-# Default of the seismic method, neural-search's SparseConstants.
-_APPROXIMATE_THRESHOLD = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -187,7 +184,7 @@ def _storage(definition: dict[str, Any], segments: dict[str, Any]) -> Storage:
     if definition.get("type") != "sparse_vector":
         return EXACT
     parameters = definition.get("method", {}).get("parameters", {})
-    threshold = int(parameters.get("approximate_threshold", _APPROXIMATE_THRESHOLD))
+    threshold = int(parameters.get("approximate_threshold", APPROXIMATE_THRESHOLD))
     sizes = [
         segment["num_docs"] + segment["deleted_docs"]
         for index in segments["indices"].values()
