@@ -26,10 +26,13 @@ from oskit.cluster.client.retry import RetryPolicy
 from oskit.cluster.models import deploy, rivals
 from oskit.cluster.models.deploy import DeployedModel, deploy_archive
 from oskit.cluster.models.registry import (
+    IN_MEMORY_STATES,
     ModelInfo,
     delete_empty_group,
     existing_model,
     groups_called,
+    list_models,
+    wait_until,
 )
 from oskit.cluster.models.retire import delete_model
 from oskit.errors import ClusterError, ClusterSettingsError, OskitError
@@ -77,15 +80,27 @@ def serving(
     delete_model(client, model_id, force=True)
 
 
+def settled(client: OpenSearch, model: ModelInfo) -> None:
+    """Until the model is DEPLOYED, also as searches see it."""
+
+    def is_deployed() -> bool:
+        found = list_models(client, {"ids": {"values": [model.model_id]}})
+        return existing_model(client, model.model_id).state == "DEPLOYED" == found[0].state
+
+    assert wait_until(is_deployed, wait_s=20)
+
+
 REFUSALS = {
-    "500 for the deployment": Fault(DEPLOY, "status", times=99, status=500),
-    "400 for the deployment": Fault(DEPLOY, "status", times=99, status=400),
-    "503 for every deployment": Fault(DEPLOY, "status", times=99, status=503),
-    "the task of the deployment fails": Fault("GET .*/tasks/", "status", times=99, status=200, answer=FAILED),
-    "the deployment takes too long": Fault(
-        "GET .*/tasks/", "status", times=99, status=200, answer=b'{"state": "RUNNING"}'
+    "500 for the deployment": Fault(DEPLOY, "status", times=999, status=500),
+    "400 for the deployment": Fault(DEPLOY, "status", times=999, status=400),
+    "503 for every deployment": Fault(DEPLOY, "status", times=999, status=503),
+    "the task of the deployment fails": Fault(
+        "GET .*/tasks/", "status", times=999, status=200, answer=FAILED
     ),
-    "503 for the comparison": Fault("POST .*/_predict/", "status", times=99, status=503),
+    "the deployment takes too long": Fault(
+        "GET .*/tasks/", "status", times=999, status=200, answer=b'{"state": "RUNNING"}'
+    ),
+    "503 for the comparison": Fault("POST .*/_predict/", "status", times=999, status=503),
 }
 
 
@@ -109,14 +124,15 @@ def test_a_redeployment_that_fails_leaves_the_model_serving(
     incident: Incident,
 ) -> None:
     archive, model = serving
-    fault.times = 99
+    settled(client, model)  # the deployment of the test before may still be counted
+    fault.times = 999
     with Traffic(cluster_url, model), FaultyProxy(cluster_url, fault) as proxy:
         with pytest.raises(OskitError) as raised:
             deploy_archive(quick(proxy.url), archive, redeploy=True, wait_s=2)
         assert not proxy.count("_undeploy|DELETE")
         told = f"{model.model_id} goes on answering, and is DEPLOYED"
         incident.said(raised.value, "" if "predict" in fault.pattern else told)
-    assert existing_model(client, model.model_id).state == "DEPLOYED"
+    settled(client, model)
     incident.orphans(set(models_of(client, archive)) - {model.model_id})
 
 
@@ -171,11 +187,19 @@ class Run:
         return self.deployed.model_id
 
 
-WHEN: dict[str, Callable[[FaultyProxy], None]] = {
-    "at the same moment": lambda proxy: None,
-    "while the first one uploads": lambda proxy: proxy.wait_for(CHUNK + "0"),
-    "while the first one sends the last chunk": lambda proxy: proxy.wait_for(CHUNK + "1"),
-    "while the first one deploys": lambda proxy: proxy.wait_for(DEPLOY),
+def is_seen_in_memory(client: OpenSearch, archive: Archive) -> bool:
+    """Whether a search, which is a second behind, sees the archive's model being deployed or deployed."""
+    found = list_models(client, {"term": {"model_content_hash_value": archive.sha256}})
+    return any(model.state in IN_MEMORY_STATES for model in found)
+
+
+WHEN: dict[str, Callable[[FaultyProxy, OpenSearch, Archive], object]] = {
+    "at the same moment": lambda proxy, client, archive: None,
+    "while the first one uploads": lambda proxy, client, archive: proxy.wait_for(CHUNK + "0"),
+    "while the first one sends the last chunk": lambda proxy, client, archive: proxy.wait_for(CHUNK + "1"),
+    "while the first one deploys": lambda proxy, client, archive: wait_until(
+        lambda: is_seen_in_memory(client, archive), wait_s=60
+    ),
 }
 
 
@@ -195,13 +219,13 @@ def test_two_at_once_make_one_model(
     client: OpenSearch,
     cluster_url: str,
     two_chunks: Archive,
-    when: Callable[[FaultyProxy], None],
+    when: Callable[[FaultyProxy, OpenSearch, Archive], object],
     incident: Incident,
 ) -> None:
     slow = Fault(CHUNK, "delay", times=2, seconds=1.0)
     with FaultyProxy(cluster_url, slow) as proxy:
         first = Run(two_chunks, proxy.url).start()
-        when(proxy)
+        when(proxy, client, two_chunks)
         second = Run(two_chunks, cluster_url).start()
         runs = [first.end(), second.end()]
     (model_id,) = models_of(client, two_chunks)
@@ -240,7 +264,7 @@ def test_a_run_that_fails_does_not_take_back_what_another_found_good(
 ) -> None:
     with FaultyProxy(cluster_url) as proxy:
         proxy.faults.append(Fault("POST .*/_predict/", "delay", seconds=1.0))  # whether it is ready
-        proxy.faults.append(Fault("POST .*/_predict/", "status", times=99))
+        proxy.faults.append(Fault("POST .*/_predict/", "status", times=999))
         first = Run(two_chunks, proxy.url).start()
         proxy.wait_for(DEPLOY)
         second = Run(two_chunks, cluster_url).start().end()
@@ -259,7 +283,7 @@ def test_a_run_that_fails_does_not_take_back_what_another_found_good(
 def test_a_run_that_is_waited_for_and_fails(
     client: OpenSearch, cluster_url: str, two_chunks: Archive, incident: Incident
 ) -> None:
-    faults = (Fault(CHUNK + "0", "delay", seconds=1.0), Fault(CHUNK + "1", "status", times=99, status=400))
+    faults = (Fault(CHUNK + "0", "delay", seconds=1.0), Fault(CHUNK + "1", "status", times=999, status=400))
     with FaultyProxy(cluster_url, *faults) as proxy:
         first = Run(two_chunks, proxy.url).start()
         proxy.wait_for(CHUNK + "0")
@@ -373,7 +397,7 @@ def test_settings_are_put_back_when_the_deployment_fails(
 ) -> None:
     before = settings(transient={UPLOADS: False}, persistent={COUNT: 0})
     notes: list[str] = []
-    with FaultyProxy(cluster_url, Fault(CHUNK, "status", times=99, status=400)) as proxy:
+    with FaultyProxy(cluster_url, Fault(CHUNK, "status", times=999, status=400)) as proxy:
         with pytest.raises(ClusterError):
             deploy_archive(quick(proxy.url), two_chunks, configure_cluster=True, notify=notes.append)
         assert proxy.count("PUT .*_cluster/settings") == 2

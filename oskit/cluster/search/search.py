@@ -30,6 +30,9 @@ SearchBy = Literal["model", "tokenizer", "analyzer", "tokens", "bm25"]
 
 SEARCH_BY: tuple[SearchBy, ...] = get_args(SearchBy)
 
+LOOKS = 4
+"""How often a name is looked up whose index is gone when it is searched."""
+
 DEFAULT_ANALYZER = "bert-uncased"
 
 TWO_PHASE = {"prune_ratio": 0.4, "expansion_rate": 5.0, "max_window_size": 10_000}
@@ -168,13 +171,14 @@ def search(
     options = _Options(
         by, model_id, analyzer, encoder, size, two_phase, explain, method_parameters or {}, notify
     )
-    try:
-        return _search(client, *_find(client, index, field), query, options)
-    except ClusterError as error:
-        if heard(error.__cause__) is not NO_INDEX:
-            raise
-    # An alias may move, and the index behind it be deleted, between the look and the search.
-    return _search(client, *_find(client, index, field), query, options)
+    for looks_left in reversed(range(LOOKS)):
+        try:
+            return _search(client, *_find(client, index, field), query, options)
+        except ClusterError as error:
+            # An alias may move, and the index behind it be deleted, between the look and the search.
+            if not looks_left or heard(error.__cause__) is not NO_INDEX:
+                raise
+    raise AssertionError("the last look returns or raises")
 
 
 @dataclass(frozen=True)
