@@ -285,6 +285,9 @@ TABLE: tuple[Meaning, ...] = (
     # ML Commons answers 500 where the index behind it would answer 503.
     Meaning("No shard available | CurrentState[RECOVERING] | CurrentState[CREATED]", "cluster", "soon",
             "cluster", "an index is being recovered, as after the restart of a node", "Wait"),
+    Meaning("Fail to search", "request", "soon", "cluster",
+            "ML Commons cannot search its indexes, as after the restart of a node",
+            "Wait; if it stays, look at the health of the indexes .plugins-ml-*", (500,)),
 
     # A remote model
     Meaning("has private ip address", "cluster", "never", "configuration",

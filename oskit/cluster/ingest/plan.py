@@ -36,7 +36,7 @@ from oskit.cluster.models.prediction_parity import (
     largest_difference,
     tolerance_of,
 )
-from oskit.cluster.models.registry import ModelInfo, find_model
+from oskit.cluster.models.registry import ModelInfo, find_model, serving
 from oskit.errors import IndexingError, PredictionMismatchError, UsageError
 
 if TYPE_CHECKING:
@@ -176,7 +176,8 @@ def plan_load(
     if encoder is not None and model is not None:
         _check_are_one(client, model, encoder, queries=False, notify=notify)
     if encoder is not None and query_model is not None and encoder.architecture == "inference-free":
-        _check_are_one(client, query_model.deployed(IndexingError), encoder, queries=True, notify=notify)
+        query_model = serving(client, query_model, IndexingError)
+        _check_are_one(client, query_model, encoder, queries=True, notify=notify)
     if existing is not None and not recreate:
         _check_stored(client, existing, info, encoder, model, notify)
         info = IndexInfo.from_meta(info.name, {**existing.info.to_meta(), **info.to_meta()})
@@ -211,7 +212,7 @@ def find_encoder_model(client: OpenSearch, name_or_id: str) -> ModelInfo:
             f"the model {model.name!r} is {model.function_name or 'of no known kind'}, not a sparse encoder",
             hint="Give one of the kind SPARSE_ENCODING with --model; oskit models lists them",
         )
-    return model.deployed(IndexingError)
+    return serving(client, model, IndexingError)
 
 
 def _check_usage(

@@ -88,15 +88,6 @@ class ModelInfo:
         """Whether every node that should run it does."""
         return self.state == "DEPLOYED" and self.current >= self.planned
 
-    def deployed(self, error: type[ClusterError]) -> ModelInfo:
-        """The model itself; raises ``error`` unless it is deployed."""
-        if not self.is_deployed:
-            raise error(
-                f"the model {self.name!r} ({self.model_id}) is not deployed: {self.state}",
-                hint="Deploy its archive with: oskit deploy ARCHIVE",
-            )
-        return self
-
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         values = asdict(self)
@@ -185,6 +176,21 @@ def get_model(client: OpenSearch, model_id: str) -> ModelInfo | None:
             if failure.status_code == 404 or heard(failure) is NO_INDEX:
                 return None
             raise
+
+
+def serving(client: OpenSearch, model: ModelInfo, error: type[ClusterError]) -> ModelInfo:
+    """A model that a search found, as it is right now: a search lags behind a deployment by a second.
+
+    Raises:
+        ClusterError: As ``error``: it is neither deployed nor about to be.
+    """
+    now = model if model.is_deployed else get_model(client, model.model_id) or model
+    if now.state not in IN_MEMORY_STATES:
+        raise error(
+            f"the model {now.name!r} ({now.model_id}) is not deployed: {now.state}",
+            hint="Deploy its archive with: oskit deploy ARCHIVE",
+        )
+    return now
 
 
 def existing_model(client: OpenSearch, model_id: str, during: str = "") -> ModelInfo:

@@ -52,7 +52,8 @@ def query_model(
         now = get_model(client, model.model_id)
         return now if now is not None and _answers(now) else None
 
-    if model.state == "UNDEPLOYED" and (back := wait_until(again, wait_s=REDEPLOYED_WAIT_S)):
+    # What a search found may be a second old.
+    if back := wait_until(again, wait_s=REDEPLOYED_WAIT_S if model.state == "UNDEPLOYED" else 0):
         return back
     what = "" if name_or_id else f", which encodes the queries for {info.name!r},"
     raise SearchError(

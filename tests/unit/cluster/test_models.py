@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,28 @@ def test_a_model_that_is_no_sparse_encoder_encodes_no_documents(
     with pytest.raises(IndexingError, match=r"'m' is .*--model"):
         find_encoder_model(OpenSearch(), "m")
     assert find_encoder_model(OpenSearch(), "r").model_id == "2"
+
+
+@pytest.mark.parametrize(("seen", "now", "found"), [
+    ("DEPLOYING", "DEPLOYED", "DEPLOYED"),
+    ("REGISTERED", "DEPLOYING", "DEPLOYING"),  # which the load waits for
+    ("DEPLOYED", "DEPLOYED", "DEPLOYED"),
+    ("DEPLOYING", "DEPLOY_FAILED", None),
+    ("UNDEPLOYED", "UNDEPLOYED", None),
+])  # fmt: skip
+def test_a_model_is_taken_as_it_is_and_not_as_searches_still_see_it(
+    monkeypatch: pytest.MonkeyPatch, seen: str, now: str, found: str | None
+) -> None:
+    model = ModelInfo("1", "m", "1", seen, "SPARSE_ENCODING")
+    monkeypatch.setattr("oskit.cluster.models.registry.list_models", lambda client: [model])
+    monkeypatch.setattr(
+        "oskit.cluster.models.registry.get_model", lambda client, model_id: replace(model, state=now)
+    )
+    if found is not None:
+        assert find_encoder_model(OpenSearch(), "m").state == found
+        return
+    with pytest.raises(IndexingError, match=f"'m' .1. is not deployed: {now}"):
+        find_encoder_model(OpenSearch(), "m")
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,8 @@ SEEN: list[tuple[Scope, int | None, str, str, str, str, str]] = [
     ("deployment", 500, "status_exception: Fail to find model group", "request", "never", "request", "group"),
     ("request", 500, "No shard available for [get [.plugins-ml-task]]",
      "cluster", "soon", "cluster", "recovered"),
+    ("request", 500, "status_exception: Fail to search model version",
+     "request", "soon", "cluster", "cannot search"),
     ("request", 503, "cluster_block_exception: blocked by: [SERVICE_UNAVAILABLE/1/state not recovered];",
      "cluster", "soon", "cluster", "no manager"),
     ("item", 429, "cluster_block_exception: index [a] blocked by: [TOO_MANY_REQUESTS/12/disk usage exceeded "
