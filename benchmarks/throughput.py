@@ -95,7 +95,7 @@ def prepare(
         CLUSTER_TORCHSCRIPT: lambda: _ingest(
             client, documents, encode="cluster", model_id=models[torchscript.sha256]
         ),
-        ENCODE: lambda: _seconds(lambda: runtime.document_matrix(texts, batch_size=BATCH_SIZE)),
+        ENCODE: lambda: _seconds(lambda: runtime.document_matrix(texts)),
         REFERENCE: lambda: _seconds(lambda: reference.encode_document(texts, batch_size=BATCH_SIZE)),
     }
 
@@ -122,7 +122,7 @@ def _ingest(client: OpenSearch, documents: list[Document], **how: object) -> flo
     """Seconds from nothing to a searchable index; the index is new each time."""
     from oskit.cluster.ingest.load import ingest
 
-    report = ingest(client, INDEX, documents, recreate=True, batch_size=BATCH_SIZE, **how)
+    report = ingest(client, INDEX, documents, recreate=True, **how)
     if report.indexed != len(documents):
         raise click.ClickException(f"only {report.indexed} of {len(documents)} documents were indexed")
     return report.seconds

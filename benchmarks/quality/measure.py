@@ -92,12 +92,12 @@ class Measured:
 
 
 def measure_encoder(
-    encoder: NeuralSparseEncoder, collection: Collection, rules: Sequence[str] = (), *, batch_size: int = 32
+    encoder: NeuralSparseEncoder, collection: Collection, rules: Sequence[str] = ()
 ) -> Measured:
     """Rank exactly, with all weights and with the documents pruned by each of ``rules``."""
     parsed = [Prune.parse(rule) for rule in rules]
     with fast_matrices():
-        whole, levels = rank_pruned(encoder, collection, parsed, k=DEPTH, batch_size=batch_size)
+        whole, levels = rank_pruned(encoder, collection, parsed, k=DEPTH)
     found = {"none": (whole.run, whole.sparsity), **levels}
     points = [
         Point(rule, _mean(run, collection.qrels), cost.flops, cost.postings, cost.document_active)

@@ -1,4 +1,4 @@
-"""Running a model over many texts: neighbours in length share a batch, memory stays bounded."""
+"""Running a model over many texts: neighbours in length share a batch, a budget of tokens bounds memory."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 LOGITS_BYTES = 400_000_000
-"""Bound of one batch's logits ``[batch, length, vocabulary]``, the largest tensor of an encoder."""
+"""Bound of one batch's logits ``[batch, length, vocabulary]``, where they are made."""
 
-_WINDOW = 64
-"""Batches whose texts are sorted by length together."""
+TOKEN_BUDGET = 1024
+"""Tokens of one batch, padding included, where nobody has measured what is fastest."""
+
+_WINDOW_TEXTS = 4096
+_WINDOW_CHARACTERS = 1_000_000
+"""Texts that are tokenized, and sorted by length, together: as many as have so many characters."""
 
 TokenIds = Sequence[int]
 
 
-def checked_texts(texts: Sequence[str], batch_size: int) -> list[str]:
+def checked_texts(texts: Sequence[str]) -> list[str]:
     """The texts as any tokenizer takes them.
 
     Lone surrogates have no UTF-8, so no request can carry them either: they become U+FFFD.
 
     Raises:
-        UsageError: It is one text instead of a list, an item is not text, or the batch is below 1.
+        UsageError: It is one text instead of a list, or an item is not text.
     """
     if isinstance(texts, str):
         raise UsageError(
             "a list of texts is needed to encode, not one text", hint="Put it in a list: [text]."
         )
-    if batch_size < 1:
-        raise UsageError(f"a batch of {batch_size} texts is not possible", hint="Use 1 or more.")
     wrong = next((text for text in texts if not isinstance(text, str)), "")
     if not isinstance(wrong, str):
         raise UsageError(f"a text is needed to encode, not {type(wrong).__name__}")
@@ -47,9 +49,9 @@ def encode_in_batches(
     texts: Sequence[str],
     *,
     tokenize: Callable[[Sequence[str]], Sequence[TokenIds]],
-    run: Callable[[Sequence[TokenIds]], NDArray[np.float32]],
+    run: Callable[[Sequence[TokenIds]], csr_matrix],
     width: int,
-    batch_size: int,
+    budget: int,
 ) -> csr_matrix:
     """Encode ``texts`` and return their vectors in the order given, ``[len(texts), width]`` float32.
 
@@ -58,33 +60,41 @@ def encode_in_batches(
         tokenize: Token ids of each text; none at all for a text that has no vector.
         run: Weights ``[len(batch), width]`` of a batch of token ids, longest first.
         width: Size of the vocabulary.
-        batch_size: Texts in one batch at most; fewer where texts are long.
+        budget: Tokens of a batch at most, padding included; a text that has more is a batch of its own.
     """
     from scipy.sparse import csr_matrix, vstack
 
-    max_tokens = max(LOGITS_BYTES // (4 * width), 1)
-    window = batch_size * _WINDOW
-    parts = []
-    for start in range(0, len(texts), window):
-        ids = tokenize(texts[start : start + window])
-        rows: list[tuple[NDArray[np.int32], NDArray[np.float32]]] = [_NOTHING] * len(ids)
-        for batch in _batches(ids, batch_size, max_tokens):
-            for i, weights in zip(batch, run([ids[i] for i in batch]), strict=True):
-                columns = np.flatnonzero(weights > 0)
-                rows[i] = columns.astype(np.int32), weights[columns]
-        parts.append(_rows_to_csr(rows, width))
-    return vstack(parts, format="csr") if parts else csr_matrix((0, width), dtype=np.float32)
+    parts = [csr_matrix((0, width), dtype=np.float32)]
+    for window in _windows(texts):
+        ids = tokenize(window)
+        rows = list[int]()
+        made = []
+        for batch in token_batches(ids, budget):
+            rows += batch
+            made.append(run([ids[i] for i in batch]))
+        without = [i for i in range(len(ids)) if not ids[i]]
+        made.append(csr_matrix((len(without), width), dtype=np.float32))
+        parts.append(vstack(made, format="csr")[np.argsort([*rows, *without])])
+    return vstack(parts, format="csr")
 
 
-_NOTHING = (np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32))
+def _windows(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    start = characters = 0
+    for place, text in enumerate(texts):
+        if place > start and (characters >= _WINDOW_CHARACTERS or place - start >= _WINDOW_TEXTS):
+            yield texts[start:place]
+            start, characters = place, 0
+        characters += len(text)
+    if start < len(texts):
+        yield texts[start:]
 
 
-def _batches(ids: Sequence[TokenIds], batch_size: int, max_tokens: int) -> Iterator[Sequence[int]]:
-    """Positions of neighbours in length; texts without tokens are in none."""
+def token_batches(ids: Sequence[TokenIds], budget: int) -> Iterator[Sequence[int]]:
+    """Positions of neighbours in length, longest first; texts without tokens are in none."""
     order = sorted((i for i in range(len(ids)) if ids[i]), key=lambda i: len(ids[i]), reverse=True)
     start = 0
     while start < len(order):
-        size = max(1, min(batch_size, max_tokens // len(ids[order[start]])))
+        size = max(1, budget // len(ids[order[start]]))
         yield order[start : start + size]
         start += size
 
@@ -99,23 +109,25 @@ def padded(ids: Sequence[TokenIds], padding: int = 0) -> tuple[NDArray[np.int64]
     return input_ids, mask
 
 
-def weigh_each_once(ids: Sequence[TokenIds], weights: NDArray[np.float32]) -> csr_matrix:
-    """Queries without a model, ``[len(ids), len(weights)]``: each token once, however often it occurs."""
-    rows = []
-    for tokens in ids:
-        columns = np.unique(np.array(tokens, dtype=np.int32))
-        columns = columns[weights[columns] > 0]
-        rows.append((columns, weights[columns]))
-    return _rows_to_csr(rows, len(weights))
-
-
-def _rows_to_csr(rows: Sequence[tuple[NDArray[np.int32], NDArray[np.float32]]], width: int) -> csr_matrix:
-    """Columns and values of each row, ascending, as a matrix ``[len(rows), width]``."""
+def sparse_rows(weights: NDArray[np.float32], keep: NDArray[np.bool_] | None = None) -> csr_matrix:
+    """The positive weights of ``[n, width]``, of the columns to ``keep`` alone, ascending in each row."""
     from scipy.sparse import csr_matrix
 
-    if not rows:
-        return csr_matrix((0, width), dtype=np.float32)
-    indptr = np.concatenate([[0], np.cumsum([len(columns) for columns, _ in rows])])
-    columns = np.concatenate([columns for columns, _ in rows])
-    data = np.concatenate([values for _, values in rows])
-    return csr_matrix((data, columns, indptr), shape=(len(rows), width))
+    positive = weights > 0
+    if keep is not None:
+        positive &= keep
+    rows, columns = positive.nonzero()
+    indptr = np.searchsorted(rows, np.arange(len(weights) + 1)).astype(np.int32)
+    data = weights[rows, columns].astype(np.float32, copy=False)
+    return csr_matrix((data, columns.astype(np.int32), indptr), shape=weights.shape)
+
+
+def weigh_each_once(ids: Sequence[TokenIds], weights: NDArray[np.float32]) -> csr_matrix:
+    """Queries without a model, ``[len(ids), len(weights)]``: each token once, however often it occurs."""
+    from scipy.sparse import csr_matrix
+
+    rows = [np.unique(np.array(tokens, dtype=np.int32)) for tokens in ids]
+    rows = [columns[weights[columns] > 0] for columns in rows]
+    indptr = np.cumsum([0, *map(len, rows)])
+    columns = np.concatenate([np.empty(0, dtype=np.int32), *rows])
+    return csr_matrix((weights[columns], columns, indptr), shape=(len(ids), len(weights)))

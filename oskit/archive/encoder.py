@@ -12,7 +12,14 @@ import numpy as np
 
 from oskit.archive.archive import Archive, open_archive
 from oskit.archive.backends import Backend, open_backend
-from oskit.archive.batching import checked_texts, encode_in_batches, padded, weigh_each_once
+from oskit.archive.batching import (
+    TOKEN_BUDGET,
+    checked_texts,
+    encode_in_batches,
+    padded,
+    sparse_rows,
+    weigh_each_once,
+)
 from oskit.archive.text_encoder import SERVER_MAX_LENGTH, Architecture
 from oskit.archive.token_weights import TokenWeightsMixin
 from oskit.archive.truncation import Truncation
@@ -20,7 +27,6 @@ from oskit.archive.vocabulary import Vocabulary
 from oskit.errors import ArchiveError, EncoderError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
     from tokenizers import Tokenizer
 
@@ -116,14 +122,13 @@ class ArchiveEncoder(TokenWeightsMixin):
 
     def tokenize_documents(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each document as the model gets them; they count as :attr:`truncation` does."""
-        return self._tokenizers[0].encode(checked_texts(texts, 1))
+        return self._tokenizers[0].encode(checked_texts(texts))
 
-    def document_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix:
+    def document_matrix(self, texts: Sequence[str]) -> csr_matrix:
         """Document vectors, shape ``[len(texts), vocabulary.size]``, float32, special tokens zero.
 
         Args:
             texts: Texts of any length; long ones are truncated as on the server, an empty one has no weights.
-            batch_size: Texts in one run of the model at most; fewer where texts are long, to bound memory.
 
         Raises:
             EncoderError: The archive is a tokenizer's, or the model fails.
@@ -133,9 +138,9 @@ class ArchiveEncoder(TokenWeightsMixin):
                 f"{self.archive.path} is a tokenizer archive, it encodes queries only",
                 hint="Open the encoder's archive (onnx or torchscript) for documents.",
             )
-        return self._documents.encode(texts, batch_size)
+        return self._documents.encode(texts)
 
-    def query_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix:
+    def query_matrix(self, texts: Sequence[str]) -> csr_matrix:
         """Query vectors, shape ``[len(texts), vocabulary.size]``, float32, special tokens zero.
 
         Raises:
@@ -150,7 +155,7 @@ class ArchiveEncoder(TokenWeightsMixin):
                 f"{self.archive.path} needs its tokenizer archive for queries, which is not at {named}",
                 hint="Give the tokenizer archive of the same export as the query archive.",
             )
-        return self.document_matrix(texts, batch_size=batch_size)
+        return self.document_matrix(texts)
 
 
 def _query_archive(archive: Archive, query: str | Path | Archive | None) -> Archive | None:
@@ -199,19 +204,19 @@ class _ModelSide:
         # The output's width is the vocabulary's size; the file does not say it in both formats, a run does.
         width = self.backend.run(*padded([self.tokenizer.tokenizer.encode("a").ids or [0]])).shape[1]
         self.vocabulary = _vocabulary(archive, self.tokenizer.tokenizer, width)
-        self._mask = self.vocabulary.weight_mask()
+        self._kept = self.vocabulary.weight_mask() > 0
 
-    def encode(self, texts: Sequence[str], batch_size: int) -> csr_matrix:
+    def encode(self, texts: Sequence[str]) -> csr_matrix:
         return encode_in_batches(
-            checked_texts(texts, batch_size),
+            checked_texts(texts),
             tokenize=self.tokenizer.encode,
             run=self._run,
             width=self.vocabulary.size,
-            batch_size=batch_size if self.backend.batches else 1,
+            budget=TOKEN_BUDGET if self.backend.batches else 1,
         )
 
-    def _run(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        return self.backend.run(*padded(ids)) * self._mask
+    def _run(self, ids: Sequence[Sequence[int]]) -> csr_matrix:
+        return sparse_rows(self.backend.run(*padded(ids)), self._kept)
 
 
 class _TokenizerSide:
@@ -226,7 +231,7 @@ class _TokenizerSide:
         self.idf = np.array(weights, dtype=np.float32) * self.vocabulary.weight_mask()
 
     def encode(self, texts: Sequence[str]) -> csr_matrix:
-        return weigh_each_once(self.tokenizer.encode(checked_texts(texts, 1)), self.idf)
+        return weigh_each_once(self.tokenizer.encode(checked_texts(texts)), self.idf)
 
 
 def _vocabulary(archive: Archive, tokenizer: Tokenizer, size: int | None) -> Vocabulary:

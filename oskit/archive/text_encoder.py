@@ -41,22 +41,18 @@ class TextEncoder(Protocol):
     @property
     def vocabulary(self) -> Vocabulary: ...
 
-    def document_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix:
+    def document_matrix(self, texts: Sequence[str]) -> csr_matrix:
         """Document vectors, shape ``[len(texts), vocabulary.size]``, float32, special tokens zero."""
         ...
 
-    def query_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix:
+    def query_matrix(self, texts: Sequence[str]) -> csr_matrix:
         """Query vectors, shape ``[len(texts), vocabulary.size]``, float32, special tokens zero."""
         ...
 
-    def document_weights(
-        self, texts: Sequence[str], *, batch_size: int = 32, key: KeyFormat = "token"
-    ) -> list[TokenWeights]:
+    def document_weights(self, texts: Sequence[str], *, key: KeyFormat = "token") -> list[TokenWeights]:
         """Token weights of each document, heaviest first."""
         ...
 
-    def query_weights(
-        self, texts: Sequence[str], *, batch_size: int = 32, key: KeyFormat = "token"
-    ) -> list[TokenWeights]:
+    def query_weights(self, texts: Sequence[str], *, key: KeyFormat = "token") -> list[TokenWeights]:
         """Token weights of each query, heaviest first."""
         ...

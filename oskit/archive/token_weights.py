@@ -166,21 +166,17 @@ class TokenWeightsMixin:
         @property
         def vocabulary(self) -> Vocabulary: ...
 
-        def document_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix: ...
+        def document_matrix(self, texts: Sequence[str]) -> csr_matrix: ...
 
-        def query_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix: ...
+        def query_matrix(self, texts: Sequence[str]) -> csr_matrix: ...
 
-    def document_weights(
-        self, texts: Sequence[str], *, batch_size: int = 32, key: KeyFormat = "token"
-    ) -> list[TokenWeights]:
+    def document_weights(self, texts: Sequence[str], *, key: KeyFormat = "token") -> list[TokenWeights]:
         """Token weights of each document, heaviest first, as the cluster would return them."""
-        return matrix_to_weights(self.document_matrix(texts, batch_size=batch_size), self.vocabulary, key=key)
+        return matrix_to_weights(self.document_matrix(texts), self.vocabulary, key=key)
 
-    def query_weights(
-        self, texts: Sequence[str], *, batch_size: int = 32, key: KeyFormat = "token"
-    ) -> list[TokenWeights]:
+    def query_weights(self, texts: Sequence[str], *, key: KeyFormat = "token") -> list[TokenWeights]:
         """Token weights of each query, heaviest first, as the cluster would return them."""
-        return matrix_to_weights(self.query_matrix(texts, batch_size=batch_size), self.vocabulary, key=key)
+        return matrix_to_weights(self.query_matrix(texts), self.vocabulary, key=key)
 
 
 class DelegatingEncoder(TokenWeightsMixin, Generic[Inner]):
@@ -204,10 +200,10 @@ class DelegatingEncoder(TokenWeightsMixin, Generic[Inner]):
         """The encoder's; None where it does not count."""
         return getattr(self._encoder, "truncation", None)
 
-    def document_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix:
+    def document_matrix(self, texts: Sequence[str]) -> csr_matrix:
         """Document vectors, shape ``[len(texts), vocabulary.size]``."""
-        return self._encoder.document_matrix(texts, batch_size=batch_size)
+        return self._encoder.document_matrix(texts)
 
-    def query_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix:
+    def query_matrix(self, texts: Sequence[str]) -> csr_matrix:
         """Query vectors, shape ``[len(texts), vocabulary.size]``."""
-        return self._encoder.query_matrix(texts, batch_size=batch_size)
+        return self._encoder.query_matrix(texts)

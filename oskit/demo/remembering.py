@@ -29,16 +29,16 @@ class RememberingEncoder(DelegatingEncoder["ArchiveEncoder"]):
         """The encoder's."""
         return self._encoder.archive
 
-    def document_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix:
+    def document_matrix(self, texts: Sequence[str]) -> csr_matrix:
         """Document vectors, shape ``[len(texts), vocabulary.size]``."""
         key = self.archive.sha256, "document", tuple(texts)
         if key not in self._memory:
-            self._memory[key] = super().document_matrix(texts, batch_size=batch_size)
+            self._memory[key] = super().document_matrix(texts)
         return self._memory[key]
 
-    def query_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix:
+    def query_matrix(self, texts: Sequence[str]) -> csr_matrix:
         """Query vectors, shape ``[len(texts), vocabulary.size]``."""
         key = (self._encoder.query or self.archive).sha256, "query", tuple(texts)
         if key not in self._memory:
-            self._memory[key] = super().query_matrix(texts, batch_size=batch_size)
+            self._memory[key] = super().query_matrix(texts)
         return self._memory[key]

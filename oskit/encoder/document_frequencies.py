@@ -126,7 +126,7 @@ def _tokenized(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[list[list
     stream = iter(texts)
     waiting: deque[Future[list[list[int]]]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as pool:
-        while block := checked_texts(list(islice(stream, BLOCK)), BLOCK):
+        while block := checked_texts(list(islice(stream, BLOCK))):
             waiting.append(pool.submit(_token_ids, block, tokenizer))
             if len(waiting) > 1:
                 yield waiting.popleft().result()

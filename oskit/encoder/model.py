@@ -14,7 +14,13 @@ import torch
 from sentence_transformers import SparseEncoder
 from torch import Tensor, nn
 
-from oskit.archive.batching import checked_texts, encode_in_batches, weigh_each_once
+from oskit.archive.batching import (
+    TOKEN_BUDGET,
+    checked_texts,
+    encode_in_batches,
+    sparse_rows,
+    weigh_each_once,
+)
 from oskit.archive.idf import merged_idf
 from oskit.archive.text_encoder import SERVER_MAX_LENGTH, Activation, Architecture
 from oskit.archive.token_weights import TokenWeightsMixin
@@ -292,7 +298,7 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
 
     def tokenize_documents(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each document as the model gets them; they count as :attr:`truncation` does."""
-        return self._token_ids(checked_texts(texts, 1))
+        return self._token_ids(checked_texts(texts))
 
     def query_idf(self) -> NDArray[np.float32] | None:
         """The weight of each token in a query, ``[vocabulary.size]``, special tokens 0; None if symmetric.
@@ -302,28 +308,27 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
         """
         return self.anatomy.query_weights(self.vocabulary)
 
-    def document_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix:
+    def document_matrix(self, texts: Sequence[str]) -> csr_matrix:
         """Document vectors, shape ``[len(texts), vocabulary.size]``, float32, special tokens zero.
 
         Args:
             texts: Texts of any length; long ones are truncated to :attr:`max_length`, an empty one has no
                 weights. No prompt is prepended, the cluster knows none.
-            batch_size: Texts in one run of the model at most; fewer where texts are long, to bound memory.
 
         Raises:
             UsageError: ``texts`` is no list of texts.
         """
-        texts = checked_texts(texts, batch_size)
+        texts = checked_texts(texts)
         with inference(self):
             return encode_in_batches(
                 texts,
                 tokenize=self._token_ids,
                 run=self._document_weights,
                 width=self.vocabulary.size,
-                batch_size=batch_size,
+                budget=TOKEN_BUDGET,
             )
 
-    def query_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix:
+    def query_matrix(self, texts: Sequence[str]) -> csr_matrix:
         """Query vectors, shape ``[len(texts), vocabulary.size]``, float32, special tokens zero.
 
         An inference-free encoder gives each token of a query its weight once, however often it occurs. Of ids
@@ -334,10 +339,10 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
         """
         idf = self.query_idf()
         if idf is None:
-            return self.document_matrix(texts, batch_size=batch_size)
+            return self.document_matrix(texts)
         if self.vocabulary.is_ambiguous:
             idf = merged_idf(idf, self.vocabulary)
-        return weigh_each_once(self._token_ids(checked_texts(texts, batch_size)), idf)
+        return weigh_each_once(self._token_ids(checked_texts(texts)), idf)
 
     def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, special tokens around them; nothing at all for a text without tokens."""
@@ -347,10 +352,10 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
         self._counted = self.truncation + cut  # at once: other threads may count too
         return [encoding.ids if len(encoding.ids) > anatomy.around else [] for encoding in encodings]
 
-    def _document_weights(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+    def _document_weights(self, ids: Sequence[Sequence[int]]) -> csr_matrix:
         features = self.anatomy.features(ids)
         with torch.inference_mode(), self._head():
             for module in self.anatomy.document_modules:
                 features = module(features)
             weights = features["sentence_embedding"].float().cpu().numpy()
-        return np.asarray(weights * self.vocabulary.weight_mask())
+        return sparse_rows(weights, self.vocabulary.weight_mask() > 0)

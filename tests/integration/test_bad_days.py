@@ -109,7 +109,7 @@ def load_again(client: OpenSearch, index: str, letters: Path, encoder: ArchiveEn
     assert (again.indexed, again.refused) == (1, 0)
 
 
-SMALL_BATCHES: dict[str, Any] = {"batch_size": 1, "bulk_documents": 4, "workers": 1}
+SMALL_BATCHES: dict[str, Any] = {"bulk_documents": 4, "workers": 1}
 """So that the first half is on its way before the second is read."""
 
 

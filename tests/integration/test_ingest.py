@@ -101,7 +101,6 @@ def test_pruning_is_the_same_on_both_sides(client, tiny: TinyModels, index, mode
         encoder=tiny.encoder,
         model_id=tiny.encoder_id,
         prune=rule,
-        batch_size=4,
     )
     sources = stored(client, index)
     for doc, weights in zip(docs, tiny.encoder.document_weights([doc.passage for doc in docs]), strict=True):
@@ -226,14 +225,13 @@ def test_a_load_leaves_the_settings_and_the_meta_of_others_alone(client, tiny: T
     with pytest.raises(
         DataError, match=r"file:51 is damaged \(after \d+ documents were indexed and 0 refused"
     ):
-        ingest(client, index, stream(broken=True), encoder=tiny.encoder, batch_size=1, bulk_documents=5)
+        ingest(client, index, stream(broken=True), encoder=tiny.encoder, bulk_documents=5)
     ingest(
         client,
         index,
         stream(broken=False),
         encoder=tiny.encoder,
         query_model_id=tiny.tokenizer_id,  # known only now, and written down
-        batch_size=1,
         bulk_documents=5,
     )
     assert [*seen, interval()] == ["7s"] * 3
@@ -252,7 +250,7 @@ def test_an_interrupt_says_what_was_done_and_ends_the_threads(client, tiny: Tiny
             yield Document(f"{number}", "quick fox")
 
     with pytest.raises(IngestInterrupted, match=r"interrupted after .* Run the same command again") as caught:
-        ingest(client, index, stream(), encoder=tiny.encoder, batch_size=2, bulk_documents=4)
+        ingest(client, index, stream(), encoder=tiny.encoder, bulk_documents=4)
     report = caught.value.report
     assert caught.value.exit_code == 130
     assert report.read == report.indexed + report.refused + report.duplicates
@@ -436,7 +434,7 @@ def test_a_login_page_in_the_middle(
                 yield document
 
         with pytest.raises(ClusterConnectionError) as told:
-            ingest(behind, index, stream(), batch_size=1, **options)
+            ingest(behind, index, stream(), **options)
         incident.said(told.value, rf"{proxy.url} says, as text/html .*200: Log in first")
         proxy.faults.clear()
         report = ingest(behind, index, documents(), **options)
@@ -463,7 +461,6 @@ def test_a_cluster_that_goes_away_is_one_error(cluster_url, client, tiny: TinyMo
                 index,
                 stream(),
                 encoder=tiny.encoder,
-                batch_size=1,
                 bulk_documents=4,
                 dead_letter=letters,
             )
@@ -472,7 +469,7 @@ def test_a_cluster_that_goes_away_is_one_error(cluster_url, client, tiny: TinyMo
 
 
 def test_ctrl_c_ends_the_command_with_130(cluster_url, client, tiny: TinyModels, index, tmp_path):
-    options = ["--url", cluster_url, "--archive", str(tiny.archive), "--bulk-size", "5", "--batch-size", "1"]
+    options = ["--url", cluster_url, "--archive", str(tiny.archive), "--bulk-size", "5"]
     command = [sys.executable, "-m", "oskit", "ingest", index, "-", "--json", *options]
     with subprocess.Popen(
         command,
@@ -525,7 +522,7 @@ def test_a_model_that_goes_away_ends_the_load(cluster_url, client, tiny: TinyMod
                 stream(),
                 encode="cluster",
                 model_id=model_id,
-                batch_size=1,
+                pipeline_batch_size=1,
                 bulk_documents=2,
                 workers=1,
                 dead_letter=tmp_path / "refused.jsonl",

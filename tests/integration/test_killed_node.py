@@ -66,9 +66,7 @@ def test_a_load_goes_on_when_the_node_is_back(
     node: OwnNode, client: OpenSearch, archive: Path, incident: Incident
 ) -> None:
     encoder, docs = ArchiveEncoder.open(archive), documents(COUNT)
-    report = ingest(
-        client, "client-mode", killing(docs, node, incident), encoder=encoder, batch_size=8, bulk_documents=10
-    )
+    report = ingest(client, "client-mode", killing(docs, node, incident), encoder=encoder, bulk_documents=10)
     incident.is_over()
     node.wait()
     assert (report.read, report.indexed, report.refused) == (COUNT, COUNT, 0)
@@ -87,7 +85,7 @@ def test_a_load_that_the_cluster_encodes_goes_on_when_node_and_model_are_back(
 ) -> None:
     deployed = deploy_archive(client, open_archive(archive), configure_cluster=True)
     encoder, docs = ArchiveEncoder.open(archive), documents(COUNT)
-    options: dict[str, Any] = {"encode": "cluster", "model_id": deployed.model_id, "batch_size": 8}
+    options: dict[str, Any] = {"encode": "cluster", "model_id": deployed.model_id, "pipeline_batch_size": 8}
     report = ingest(client, "cluster-mode", killing(docs, node, incident), bulk_documents=10, **options)
     incident.is_over()
     node.wait()

@@ -181,7 +181,7 @@ def test_a_load(
     docs = documents(200)
     source = write_documents(tmp_path / "docs.jsonl", docs)
     how = ["--archive", str(tiny.archive)] if mode == "client" else ["--model", tiny.encoder_id]
-    options = [*how, "--encode", mode, "--bulk-size", "10", "--batch-size", "2", "--workers", "1"]
+    options = [*how, "--encode", mode, "--bulk-size", "10", "--workers", "1"]
     command = ["ingest", index, str(source), *options]
     bulk = r"POST .*_bulk"
     with FaultyProxy(cluster_url) as proxy:

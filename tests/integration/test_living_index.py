@@ -146,7 +146,7 @@ def test_a_trial_is_seen_by_no_alias_that_an_index_template_gives(client, tiny: 
 
     try:
         ingest(client, index, GOOD, encoder=tiny.encoder)
-        ingest(client, index, watched(), encoder=tiny.encoder, recreate=True, batch_size=1)
+        ingest(client, index, watched(), encoder=tiny.encoder, recreate=True)
         assert seen and all(names == {index} for names in seen)
         assert client.count(index=alias)["count"] == 20
     finally:
@@ -298,7 +298,7 @@ def test_a_load_whose_index_is_recreated_meanwhile_says_so(client, tiny: TinyMod
 
     ingest(client, index, GOOD, encoder=tiny.encoder)
     with pytest.raises(IndexingError, match=r"another load has replaced the index .*--recreate"):
-        ingest(client, index, stream(), encoder=tiny.encoder, batch_size=1, bulk_documents=5)
+        ingest(client, index, stream(), encoder=tiny.encoder, bulk_documents=5)
 
 
 def test_a_pipeline_of_others_is_neither_changed_nor_deleted(client, tiny: TinyModels, index):
@@ -320,7 +320,10 @@ def test_a_pipeline_of_others_is_neither_changed_nor_deleted(client, tiny: TinyM
 
 @pytest.mark.parametrize("change", ["replaced", "changed"])
 def test_a_pipeline_that_is_changed_during_a_load_is_told(client, tiny: TinyModels, index, change: str):
-    name, how = pipeline_name(index), {"encode": "cluster", "model_id": tiny.encoder_id, "batch_size": 2}
+    name, how = (
+        pipeline_name(index),
+        {"encode": "cluster", "model_id": tiny.encoder_id, "pipeline_batch_size": 2},
+    )
 
     def watched() -> Iterator[Document]:
         for number, doc in enumerate(documents(90)):
@@ -348,7 +351,7 @@ def test_what_others_have_added_to_our_pipeline_stays(client, tiny: TinyModels, 
     body = {**body, "processors": [*body["processors"], added], "on_failure": [added]}
     client.ingest.put_pipeline(id=name, body=body)
     try:
-        for options in ({"batch_size": 4}, {"prune": Prune("max_ratio", 0.5), "recreate": True}):
+        for options in ({"pipeline_batch_size": 4}, {"prune": Prune("max_ratio", 0.5), "recreate": True}):
             ingest(client, index, GOOD, **how, **options)
         now = client.ingest.get_pipeline(id=name)[name]
         assert now["processors"][1:] == [added] and now["on_failure"] == [added]
@@ -429,7 +432,9 @@ def test_a_text_without_tokens_does_not_poison_the_field(client, tiny: TinyModel
     how: dict[str, Any] = {"encode": "cluster", "model_id": tiny.encoder_id, "settings": settings}
     empty = [Document(f"e{n}", text) for n, text in enumerate(["\u200b", "", " ", "\x01\x02"])]
     for _ in range(2):
-        report = ingest(client, index, [*empty, *documents(10), *empty[:0]], **how, batch_size=3, workers=1)
+        report = ingest(
+            client, index, [*empty, *documents(10), *empty[:0]], **how, pipeline_batch_size=3, workers=1
+        )
         assert (report.indexed, report.refused) == (14, 0)
     vector = {"neural_sparse": {field: {"query_tokens": {str(n): 1.0 for n in range(5, 200)}}}}
     assert client.search(index=index, body={"query": vector, "size": 0})["hits"]["total"]["value"] == 9

@@ -284,7 +284,7 @@ def test_what_opensearch_does_not_take_of_a_query(client, tiny: TinyModels):
     class Heavy(DelegatingEncoder[ArchiveEncoder]):
         """Gives queries 1,500 tokens, the first of them far too heavy."""
 
-        def query_weights(self, texts, *, batch_size=32, key="token"):
+        def query_weights(self, texts, *, key="token"):
             return [{"fox": 128.0, **{f"t{number}": 1.0 + number / 1e4 for number in range(1499)}}]
 
     with made_index(client, {"v": {"type": "rank_features"}}, {"v": {"fox": 2.0, "t0": 9.0}}) as name:

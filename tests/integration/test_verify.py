@@ -70,7 +70,7 @@ class WordEncoder(TokenWeightsMixin):
     architecture = "symmetric"
     vocabulary = WordVocabulary(WORDS)
 
-    def document_matrix(self, texts, *, batch_size=32):
+    def document_matrix(self, texts):
         """The weights that the texts spell out."""
         dense = np.zeros((len(texts), len(WORDS)), dtype=np.float32)
         for row, text in enumerate(texts):
@@ -329,7 +329,7 @@ def test_an_index_of_another_encoder(client, collection, make_index):
     class Other(WordEncoder):
         """Weights everything a little more."""
 
-        def document_matrix(self, texts, *, batch_size=32):
+        def document_matrix(self, texts):
             return super().document_matrix(texts) * np.float32(1.01)
 
     report = verify(client, make_index(), collection, Other(), k=K)
@@ -356,7 +356,7 @@ def test_point_15_a_right_index_of_a_bad_encoder(
     class Blind(WordEncoder):
         """Every text is the same."""
 
-        def document_matrix(self, texts, *, batch_size=32):
+        def document_matrix(self, texts):
             return csr_matrix(np.eye(1, len(WORDS), dtype=np.float32)[[0] * len(texts)])
 
         query_matrix = document_matrix

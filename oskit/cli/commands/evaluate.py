@@ -53,8 +53,6 @@ if TYPE_CHECKING:
 @click.option("--split", default="test", show_default=True, help="Relevance judgements to use.")
 @click.option("-k", "--depth", "k", type=click.IntRange(min=1), default=1000, show_default=True,
               help="Documents in each ranking.")  # fmt: skip
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True,
-              help="Texts that an encoder computes at once.")  # fmt: skip
 @report_option("evaluation")
 @output_options
 def evaluate(
@@ -75,7 +73,6 @@ def evaluate(
     nano_beir_source: str,
     split: str,
     k: int,
-    batch_size: int,
     report: str | None,
     out: Output,
 ) -> None:
@@ -107,14 +104,12 @@ def evaluate(
         DenseModel,
         query_prompt=dense_query_prompt,
         document_prompt=dense_document_prompt,
-        batch_size=batch_size,
     )
     reports = [
         measure(
             {names[source]: partial(open_encoder, source) for source in encoders},
             collection,
             k=k,
-            batch_size=batch_size,
             bm25=settings,
             dense={names[source]: partial(open_dense, source) for source in dense},
             baseline=names.get(str(baseline), baseline),

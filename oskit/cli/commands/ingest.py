@@ -55,8 +55,9 @@ _OPTIONS = [
                  help="Name of the vector's field in the index."),
     click.option("--passage-field", metavar="NAME", default="passage", show_default=True,
                  help="Name of the encoded text's field in the index."),
-    click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True,
-                 help="Documents that are encoded together."),
+    click.option("--pipeline-batch-size", type=click.IntRange(1), metavar="N",
+                 help="Documents that the ingest pipeline hands to the model together, where the cluster "
+                 "encodes.  [32]"),
     click.option("--bulk-size", type=click.IntRange(1), metavar="N",
                  help="Documents of one request.  [500; 100 where the cluster encodes]"),
     click.option("--workers", type=click.IntRange(1, 16), default=2, show_default=True,
@@ -211,7 +212,7 @@ def _planned(mode: EncodeMode, out: Output, options: dict[str, Any]) -> dict[str
         "query_model_id": options["query_model"],
         "prune": _prune(options),
         "recreate": options["recreate"],
-        "batch_size": options["batch_size"],
+        "pipeline_batch_size": options["pipeline_batch_size"],
         "notify": out.note,
     }
 

@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     metavar="WEIGHT",
     help="How far weights may differ before they are stored.  [0.0002; 0.2 for int8]",
 )
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True,
-              help="Texts that the encoder computes at once.")  # fmt: skip
 @report_option("verification")
 @connection_options
 @output_options
@@ -70,7 +68,6 @@ def verify(
     require_quality: bool,
     sample: int,
     tolerance: float | None,
-    batch_size: int,
     report: str | None,
     connection: ConnectionSettings,
     out: Output,
@@ -116,7 +113,6 @@ def verify(
         baseline_bm25=bm25,
         two_phase=two_phase,
         sample=sample,
-        batch_size=batch_size,
         on_step=out.note,
     )
     out.result(found.to_dict(), lambda console: print_verification(console, found))

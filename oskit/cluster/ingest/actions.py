@@ -30,9 +30,9 @@ _METADATA = frozenset(
 
 _log = logging.getLogger(__name__)
 
-_BATCHES = 2
-"""Batches that are encoded in one call, by which progress moves. The encoder sorts by tokens what is sorted
-by letters here: one batch a call would pad 2 to 8 % more than a whole window, two pad 1 to 4 % more."""
+_TOGETHER = 65_536
+"""Characters of the documents that are encoded in one call, by which progress moves; the encoder makes
+batches of them by its own budget."""
 
 
 class ItemMaker:
@@ -42,19 +42,15 @@ class ItemMaker:
         info: The index; whether documents are encoded here or by the cluster's ingest pipeline.
         encoder: Encodes the passages. Where the cluster does, it may be given to count what is too long.
         prune: Which weights to keep, for ``encoder``.
-        batch_size: Passages that are encoded together.
 
     Attributes:
         truncation: Tells what of the documents so far was too long; None where nothing is known.
     """
 
-    def __init__(
-        self, info: IndexInfo, encoder: TextEncoder | None, prune: Prune | None, batch_size: int
-    ) -> None:
+    def __init__(self, info: IndexInfo, encoder: TextEncoder | None, prune: Prune | None) -> None:
         self._info = info
         self._encoder = encoder
         self._prune = prune
-        self._batch_size = batch_size
         self._told_of_dots = False
         self.truncation = truncation_from_now(encoder)
 
@@ -117,12 +113,11 @@ class ItemMaker:
         items: dict[int, BulkItem] = {}
         passages = [document.passage for document in documents]
         order = sorted(range(len(passages)), key=lambda place: len(passages[place]), reverse=True)
-        step = self._batch_size * _BATCHES
-        for start in range(0, len(order), step):
-            batch = order[start : start + step]
-            vectors = self._encoder.document_weights(
-                [passages[place] for place in batch], batch_size=self._batch_size, key=self._info.key
-            )
+        start = 0
+        while start < len(order):
+            batch = order[start : start + max(1, _TOGETHER // max(1, len(passages[order[start]])))]
+            start += len(batch)
+            vectors = self._encoder.document_weights([passages[place] for place in batch], key=self._info.key)
             for place, weights in zip(batch, vectors, strict=True):
                 document = documents[place]
                 items[place] = BulkItem(document, self._payload(document, self._vector(weights)))

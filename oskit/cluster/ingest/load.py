@@ -47,8 +47,11 @@ if TYPE_CHECKING:
 
 __all__ = ["IngestInterrupted", "IngestReport", "dry_run", "ingest"]
 
-WINDOW_BATCHES = 16
-"""Batches of documents that are encoded at a time, sorted by length."""
+WINDOW_DOCUMENTS = 512
+"""Documents that are encoded at a time, sorted by length; the first window has few, each later one twice as
+many, so that a load shows what it does at once."""
+
+FIRST_WINDOW = 16
 
 DRY_WINDOW = 512
 """Documents that a dry run tokenizes at a time."""
@@ -97,7 +100,7 @@ def ingest(
     settings: IndexSettings | None = None,
     recreate: bool = False,
     prune: Prune | None = None,
-    batch_size: int = 32,
+    pipeline_batch_size: int | None = None,
     bulk_documents: int | None = None,
     bulk_bytes: int = 5_000_000,
     workers: int = 2,
@@ -125,7 +128,8 @@ def ingest(
         recreate: If there is the index and oskit made it, put a new one in its place, with its aliases, as
             soon as a trial of the new one has taken a document.
         prune: Which weights to keep.
-        batch_size: Documents that are encoded together.
+        pipeline_batch_size: Documents that the ingest pipeline hands to the model together; 32. For
+            ``"cluster"`` only.
         bulk_documents: Documents of one bulk request; 500, or 100 where the cluster encodes.
         bulk_bytes: Size of one bulk request, in bytes.
         workers: Requests in flight.
@@ -154,13 +158,13 @@ def ingest(
             query_model_id=query_model_id,
             prune=prune,
             recreate=recreate,
-            batch_size=batch_size,
+            pipeline_batch_size=pipeline_batch_size,
             notify=notify,
         )
 
     plan = plan_now()
     model, target, name = plan.model, plan.target, plan.target.index
-    maker = ItemMaker(plan.info, encoder, prune, batch_size)
+    maker = ItemMaker(plan.info, encoder, prune)
     documents, first = _check_first(documents, maker)
     if first is not None:
         plan = plan.with_fields(first.text_field, first.title_field)
@@ -169,7 +173,7 @@ def ingest(
     letters = DeadLetterFile(dead_letter) if dead_letter is not None else None
     account = Account(name, letters, maker.truncation, progress, answers=model is not None)
     timeout = request_timeout(client, CLUSTER_REQUEST_TIMEOUT_S) if model else None
-    windows = _encoded(documents, maker, account, batch_size)
+    windows = _encoded(documents, maker, account)
     try:
         windows, uuid = _prepare(client, plan, plan_now, windows, account, timeout, notify)
     except BaseException as error:
@@ -379,9 +383,9 @@ def dry_run(
         settings.embedding_field,
         settings.passage_field,
     )
-    maker = ItemMaker(info, encoder, None, 1)
+    maker = ItemMaker(info, encoder, None)
     account = Account(index, None, maker.truncation)
-    for window in _windows(_admitted(iter(documents), maker, account, patient=True), DRY_WINDOW):
+    for window in _windows(_admitted(iter(documents), maker, account, patient=True), DRY_WINDOW, DRY_WINDOW):
         maker.count(window)
         account.settle(BulkOutcome(indexed=len(window)))
     return account.report()
@@ -404,10 +408,10 @@ def _check_first(
 
 
 def _encoded(
-    documents: Iterator[Document | Refusal], maker: ItemMaker, account: Account, batch_size: int
+    documents: Iterator[Document | Refusal], maker: ItemMaker, account: Account
 ) -> Iterator[list[BulkItem]]:
     """Windows of documents, ready to be sent."""
-    for window in _windows(_admitted(documents, maker, account), batch_size * WINDOW_BATCHES):
+    for window in _windows(_admitted(documents, maker, account), FIRST_WINDOW, WINDOW_DOCUMENTS):
         yield maker.make(window, account.progress)
 
 
@@ -462,7 +466,7 @@ def _admitted(
                 _stop_if_hopeless(account)
 
 
-def _windows(documents: Iterator[Document], size: int) -> Iterator[list[Document]]:
+def _windows(documents: Iterator[Document], size: int, largest: int) -> Iterator[list[Document]]:
     window: list[Document] = []
     characters = memory = 0
     for document in documents:
@@ -471,7 +475,7 @@ def _windows(documents: Iterator[Document], size: int) -> Iterator[list[Document
         memory += memory_of([document.fields, document.title, document.text])
         if len(window) >= size or characters >= WINDOW_CHARACTERS or memory >= WINDOW_BYTES:
             yield window
-            window, characters, memory = [], 0, 0
+            window, characters, memory, size = [], 0, 0, min(2 * size, largest)
     if window:
         yield window
 

@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 
 Notify = Callable[[str], object] | None
 
+PIPELINE_BATCH_SIZE = 32
+"""Documents that an ingest pipeline hands to the model together, where nobody says."""
+
 _SAMPLE = 5
 """Documents of an index whose vectors are compared where nobody knows which encoder made them."""
 
@@ -62,7 +65,7 @@ class LoadPlan:
         existing: The index as it is; None if there is none.
         pipeline: How its ingest pipeline changes; None where none is touched.
         recreate: Whether another index takes the place of the existing one.
-        batch_size: Passages that are encoded together.
+        batch_size: Passages that the pipeline hands to the model together.
     """
 
     target: Target
@@ -139,7 +142,7 @@ def plan_load(
     query_model_id: str | None = None,
     prune: Prune | None = None,
     recreate: bool = False,
-    batch_size: int = 32,
+    pipeline_batch_size: int | None = None,
     notify: Notify = None,
 ) -> LoadPlan:
     """Look at everything that a load needs; see :func:`oskit.cluster.ingest.load.ingest`.
@@ -151,6 +154,11 @@ def plan_load(
         ClusterSettingsError: The index is closed or blocked.
     """
     _check_usage(settings, encode, encoder, model_id)
+    if pipeline_batch_size is not None and encode == "client":
+        raise UsageError(
+            "the pipeline's batch size has no effect where documents are encoded here",
+            hint="Leave it out: batches are made by their tokens.",
+        )
     target = resolve(client, index, writing=True) or Target(index, index)
     if target.is_alias and recreate:
         raise UsageError(
@@ -189,7 +197,7 @@ def plan_load(
         existing,
         None,
         recreate and existing is not None,
-        batch_size,
+        pipeline_batch_size or PIPELINE_BATCH_SIZE,
     )
     return replace(plan, pipeline=plan.pipeline_change(client))
 

@@ -98,7 +98,6 @@ def compare(
     storage: Storage = EXACT,
     document_tolerance: float = 2e-4,
     query_tolerance: float = 0.0,
-    batch_size: int = 32,
 ) -> Comparison:
     """Compare a cluster's rankings with exact scores, streaming over the corpus.
 
@@ -110,14 +109,13 @@ def compare(
             is rounded: two runtimes that compute one encoder differ by this much at most.
         query_tolerance: The same for queries; 0 where the cluster was sent the weights.
     """
-    queries = encoder.query_matrix(list(collection.queries.values()), batch_size=batch_size).tocsr()
+    queries = encoder.query_matrix(list(collection.queries.values())).tocsr()
     tolerances = document_tolerance, query_tolerance
     hits = _Hits(cluster, list(collection.queries), queries, k, storage, tolerances)
     ranking = rank_exactly(
         encoder,
         collection,
         k=k,
-        batch_size=batch_size,
         queries=queries,
         on_block=hits.take_block,
     )

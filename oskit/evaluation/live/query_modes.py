@@ -54,7 +54,6 @@ def sparse_clauses(
     queries: Mapping[str, str],
     encoder: TextEncoder,
     request: SearchRequest,
-    batch_size: int,
     model: ModelInfo | None = None,
     notify: Callable[[str], object] | None = None,
 ) -> dict[str, Clause | None]:
@@ -71,7 +70,7 @@ def sparse_clauses(
     """
     texts = {query: clean_text(text) for query, text in queries.items()}
     if request.by == "tokens":
-        made = encoder.query_weights(list(texts.values()), batch_size=batch_size, key=facts.key)
+        made = encoder.query_weights(list(texts.values()), key=facts.key)
         return _token_clauses(facts, dict(zip(texts, made, strict=True)), request)
     if facts.info.kind == "rank_features" and facts.key == "id":
         # Left to itself the cluster would look for token texts, and the index has ids.

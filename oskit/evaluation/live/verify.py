@@ -67,7 +67,6 @@ def verify(
     two_phase: bool = False,
     sample: int = 200,
     examples: int = 3,
-    batch_size: int = 32,
     on_step: Step = lambda _: None,
 ) -> VerificationReport:
     """Ask a cluster every query of a collection and compare with exact scores.
@@ -92,7 +91,6 @@ def verify(
         two_phase: Also ask through a two-phase search pipeline, and report what it loses.
         sample: Documents whose stored weights are checked directly.
         examples: Queries that the report shows with their hits.
-        batch_size: Texts that the encoder computes at once.
         on_step: Told what is being done, and that the model is being waited for.
 
     Returns:
@@ -117,7 +115,7 @@ def verify(
     try:
         report = _verify(
             client, facts, collection, encoder, request, tolerance, baseline_bm25, two_phase, sample,
-            examples, batch_size, on_step,
+            examples, on_step,
         )  # fmt: skip
     except ClusterError:
         check_that_it_stayed(client, facts)  # which is the reason, if it did not
@@ -137,7 +135,6 @@ def _verify(
     two_phase: bool,
     sample: int,
     examples: int,
-    batch_size: int,
     on_step: Step,
 ) -> VerificationReport:
     """The report about the index that was found."""
@@ -161,7 +158,7 @@ def _verify(
 
     on_step(f"asking {len(queries):,} queries by {by}")
     ask = partial(retrieve, client, facts.name, k=k, model=model, notify=on_step)
-    clauses = sparse_clauses(client, facts, queries, encoder, request, batch_size, model, on_step)
+    clauses = sparse_clauses(client, facts, queries, encoder, request, model, on_step)
     answered = ask(clauses)
     on_step("computing exact scores")
     comparison = compare(
@@ -172,7 +169,6 @@ def _verify(
         storage=facts.storage,
         document_tolerance=tolerance,
         query_tolerance=query_tolerance,
-        batch_size=batch_size,
     )
     exact, ids = comparison.exact, comparison.document_ids
     runs = [figures("cluster", answered, exact), RunFigures.measure("exact", exact, collection.qrels, k=k)]
@@ -194,7 +190,7 @@ def _verify(
     texts = {document.id: document.passage for document in collection.documents() if document.id in wanted}
 
     def stored(names: list[str]) -> StoredVectors:
-        weights = encoder.document_matrix([texts[name] for name in names], batch_size=batch_size).tocsr()
+        weights = encoder.document_matrix([texts[name] for name in names]).tocsr()
         return check_vectors(client, facts, names, weights, encoder.vocabulary, tolerance)
 
     vectors = stored(sampled)

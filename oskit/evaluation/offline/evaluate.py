@@ -29,7 +29,6 @@ def evaluate(
     collection: Collection,
     *,
     k: int = 1000,
-    batch_size: int = 32,
     bm25: Bm25Settings | None = None,
     dense: Mapping[str, Callable[[], DenseEncoder]] | None = None,
     baseline: str | None = None,
@@ -44,7 +43,6 @@ def evaluate(
         encoders: For each name in the report what opens the encoder: one is in memory at a time.
         collection: Corpus, queries and relevance judgements.
         k: Depth of the rankings.
-        batch_size: Texts that an encoder computes at once.
         bm25: Also rank by BM25 with these settings; the row is called ``BM25``.
         dense: Also rank with these dense models, by name.
         baseline: Name of the row that all others are compared with by paired bootstrap.
@@ -60,7 +58,7 @@ def evaluate(
     """
     dense = dense or {}
     baseline = _checked([*encoders, *([BM25] if bm25 else []), *dense], baseline)
-    job = _Evaluation(collection, k, batch_size, prune_levels, on_step)
+    job = _Evaluation(collection, k, prune_levels, on_step)
     rows = [job.sparse(name, open_it) for name, open_it in encoders.items()]
     if bm25 is not None:
         rows.append(job.bm25(bm25))
@@ -108,7 +106,6 @@ class _Evaluation:
 
     _collection: Collection
     _k: int
-    _batch_size: int
     _levels: Sequence[Prune]
     _on_step: Step
     documents: int = 0
@@ -118,9 +115,7 @@ class _Evaluation:
         self._on_step(f"{name}: loading")
         encoder = open_it()
         self._on_step(f"{name}: encoding and ranking")
-        whole, pruned = rank_pruned(
-            encoder, self._collection, self._levels, k=self._k, batch_size=self._batch_size
-        )
+        whole, pruned = rank_pruned(encoder, self._collection, self._levels, k=self._k)
         self.documents = len(whole.document_ids)
         return EvaluationRow(
             self._measure(name, whole.run),

@@ -133,7 +133,6 @@ def rank_exactly(
     collection: TextCollection,
     *,
     k: int = 1000,
-    batch_size: int = 32,
     queries: csr_matrix | None = None,
     on_block: Callable[[Block], Watch] = lambda _: lambda *_: None,
 ) -> ExactRanking:
@@ -141,13 +140,12 @@ def rank_exactly(
 
     Args:
         k: Depth of each ranking.
-        batch_size: Texts that the encoder computes at once.
         queries: The queries' vectors, where they are known already, ``[queries, vocabulary]``.
         on_block: Shown each block before it is scored; what it returns is told the block's scores.
     """
     query_ids = list(collection.queries)
     if queries is None:
-        queries = encoder.query_matrix(list(collection.queries.values()), batch_size=batch_size).tocsr()
+        queries = encoder.query_matrix(list(collection.queries.values())).tocsr()
     counted = truncation_from_now(encoder)
     top = TopK(len(query_ids), k)
     query_counter = ActivationCounter(encoder.vocabulary.size)
@@ -156,7 +154,7 @@ def rank_exactly(
     document_ids: list[str] = []
     stream = iter(collection.documents())
     while documents := list(islice(stream, BLOCK_DOCUMENTS)):
-        weights = encoder.document_matrix([document.passage for document in documents], batch_size=batch_size)
+        weights = encoder.document_matrix([document.passage for document in documents])
         block = Block(len(document_ids), [document.id for document in documents], weights.tocsr())
         document_ids.extend(block.ids)
         document_counter.update(block.weights)

@@ -54,9 +54,9 @@ class PrunedDocuments(DelegatingEncoder["TextEncoder"]):
         super().__init__(encoder)
         self._rule = Prune.parse(rule)
 
-    def document_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix:
+    def document_matrix(self, texts: Sequence[str]) -> csr_matrix:
         """Pruned document vectors, shape ``[len(texts), vocabulary.size]``."""
-        return prune_matrix(super().document_matrix(texts, batch_size=batch_size), self._rule)
+        return prune_matrix(super().document_matrix(texts), self._rule)
 
 
 def parse_levels(text: str) -> list[Prune]:
@@ -77,14 +77,13 @@ def rank_pruned(
     rules: Sequence[Prune],
     *,
     k: int = 1000,
-    batch_size: int = 32,
 ) -> tuple[ExactRanking, dict[str, tuple[Run, Sparsity]]]:
     """Rank with all weights and by each rule, with one pass over the corpus.
 
     Returns:
         The ranking with all weights; for each rule its run and what its vectors cost.
     """
-    queries = encoder.query_matrix(list(collection.queries.values()), batch_size=batch_size).tocsr()
+    queries = encoder.query_matrix(list(collection.queries.values())).tocsr()
     levels = [_Level(rule, queries, k, encoder.vocabulary.size) for rule in rules]
 
     def on_block(block: Block) -> Watch:
@@ -95,7 +94,6 @@ def rank_pruned(
         encoder,
         collection,
         k=k,
-        batch_size=batch_size,
         queries=queries,
         on_block=on_block,
     )

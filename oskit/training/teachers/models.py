@@ -196,9 +196,13 @@ class SparseTeacher(EmbeddingTeacher[SparseTeacherConfig, "NeuralSparseEncoder",
     def _compute(self, texts: list[str], side: Side) -> list[bytes]:
         model = self._loaded()
         encode = model.query_matrix if side == "query" else model.document_matrix
-        matrix = _with_memory(
-            self.config.batch_size, lambda batch_size: encode(texts, batch_size=batch_size)
-        ).tocsr()
+        from scipy.sparse import vstack
+
+        def compute(batch_size: int) -> csr_matrix:
+            starts = range(0, len(texts), batch_size)
+            return vstack([encode(texts[start : start + batch_size]) for start in starts], format="csr")
+
+        matrix = _with_memory(self.config.batch_size, compute)
         rows = zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True)
         return [
             np.int32(matrix.shape[1]).tobytes()

@@ -44,7 +44,7 @@ def test_an_encoder_counts_what_it_cuts_off(tmp_path: Path, kind: tiny.Kind, sid
     texts = texts_of(tiny.WORDS, 24)
     expected = by_hand(own.backend_tokenizer, texts, 24)
     assert expected.cut >= 4
-    encoder.document_matrix(texts, batch_size=2)
+    encoder.document_matrix(texts)
     assert encoder.truncation == expected
     counted = truncation_from_now(encoder)
     encoder.query_matrix(texts[:2])
@@ -62,7 +62,7 @@ def test_an_archive_counts_as_the_server_cuts(
     path = write_zip(tmp_path / "encoder.zip", {"model.onnx": graph(), "tokenizer.json": cutting.to_str()})
     encoder = ArchiveEncoder.open(open_archive(path))
     texts = texts_of(["building", "permit", "quick", "fox", "jumping"], limit)
-    encoder.document_matrix(texts, batch_size=3)
+    encoder.document_matrix(texts)
     expected = by_hand(cutting, texts, limit)
     assert encoder.truncation == expected and expected.cut >= 4
     encoder.tokenize_documents(texts)

@@ -24,7 +24,7 @@ from oskit.cluster.ingest.senders import Senders
 from oskit.cluster.ingest.sizes import RequestSizes
 from oskit.data.documents import Document
 from oskit.data.duplicates import SeenTexts
-from oskit.errors import DataError, IndexingError
+from oskit.errors import DataError, IndexingError, UsageError
 from tests.fake_ingest import FakeIngest
 
 
@@ -34,7 +34,7 @@ class Fixed:
     architecture = "symmetric"
     vocabulary = SimpleNamespace(size=10, key_format="token")
 
-    def document_weights(self, texts, *, batch_size=32, key="token"):
+    def document_weights(self, texts, *, key="token"):
         return [{"a": 1.0} for _ in texts]
 
 
@@ -209,3 +209,9 @@ def test_a_time_out_that_somebody_chose_holds_for_every_request():
 
     assert limit() == 300
     assert limit(timeout=60) is None
+
+
+def test_a_batch_size_without_effect_is_refused():
+    client = connect(ConnectionSettings(url="http://127.0.0.1:1"))
+    with pytest.raises(UsageError, match="no effect where documents are encoded here"):
+        ingest(client, "i", [], encoder=Fixed(), pipeline_batch_size=4)

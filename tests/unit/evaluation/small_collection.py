@@ -63,7 +63,7 @@ class WordEncoder:
         self.vocabulary = WordVocabulary(list(words))
         self.calls: list[int] = []
 
-    def document_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix:
+    def document_matrix(self, texts: Sequence[str]) -> csr_matrix:
         """Weights of ``texts``, ``[n, words]``."""
         self.calls.append(len(texts))
         dense = np.zeros((len(texts), self.vocabulary.size), dtype=np.float32)

@@ -37,7 +37,7 @@ class _MatrixEncoder(WordEncoder):
         super().__init__([str(column) for column in range(rows.shape[1])])
         self.rows = rows
 
-    def document_matrix(self, texts, *, batch_size=32):
+    def document_matrix(self, texts):
         return csr_matrix(self.rows[[int(text) for text in texts]])
 
     query_matrix = document_matrix

@@ -27,7 +27,7 @@ from oskit.evaluation.reports.verification import percent, verification_page, wr
 class NamedEncoder(WordEncoder):
     """With weights by name, for the examples."""
 
-    def document_weights(self, texts, *, batch_size=32, key="token"):
+    def document_weights(self, texts, *, key="token"):
         """Weights by word."""
         rows = self.document_matrix(texts).toarray()
         return [{w: float(x) for w, x in zip(self.vocabulary.words, row, strict=True) if x} for row in rows]

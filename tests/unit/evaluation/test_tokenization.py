@@ -93,7 +93,7 @@ class Even:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
 
-    def document_matrix(self, texts: Sequence[str], *, batch_size: int = 32) -> csr_matrix:
+    def document_matrix(self, texts: Sequence[str]) -> csr_matrix:
         return csr_matrix(np.ones((len(texts), self.vocabulary.size), dtype=np.float32))
 
     query_matrix = document_matrix

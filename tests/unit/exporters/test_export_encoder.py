@@ -228,7 +228,7 @@ def test_int8_is_smaller_and_says_how_far_off_it_is(folder: Path, tmp_path: Path
     assert "MatMulInteger" in {node.op_type for node in model.graph.node}
     # The scale is that of a whole batch, so each text is run alone, as on the server.
     quantized = ArchiveEncoder.open(archive)
-    together = quantized.document_matrix(TEXTS, batch_size=8).toarray()
+    together = quantized.document_matrix(TEXTS).toarray()
     for row, text in zip(together, TEXTS, strict=True):
         np.testing.assert_array_equal(quantized.document_matrix([text]).toarray()[0], row)
 
