@@ -13,6 +13,7 @@ import json
 import logging
 import random
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -133,9 +134,19 @@ class RetryingTransport(Transport):
         self, *args: Any, policy: RetryPolicy = DEFAULT_POLICY, own_timeout: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(*args, **{**kwargs, "max_retries": 0})
-        self.policy = policy
         self.own_timeout = own_timeout
+        self._policy = policy
+        self._of_thread = threading.local()
         self._has_answered = False
+
+    @property
+    def policy(self) -> RetryPolicy:
+        """What holds for requests of this thread."""
+        return getattr(self._of_thread, "policy", self._policy)
+
+    @policy.setter
+    def policy(self, policy: RetryPolicy) -> None:
+        self._of_thread.policy = policy
 
     def perform_request(
         self, method: str, url: str, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any
@@ -209,9 +220,15 @@ def policy_of(client: OpenSearch) -> RetryPolicy:
 
 @contextmanager
 def impatient(client: OpenSearch) -> Iterator[None]:
-    """Inside the block every request has one attempt, as for cleaning up after a cluster was given up."""
-    transport: Any = client.transport
-    policy = policy_of(client)
+    """Inside the block every request of this thread has one attempt, as for cleaning up after giving up.
+
+    A client that we did not make goes by its own rules.
+    """
+    transport = client.transport
+    if not isinstance(transport, RetryingTransport):
+        yield
+        return
+    policy = transport.policy
     transport.policy = RetryPolicy(retry_for_s=0)
     try:
         yield

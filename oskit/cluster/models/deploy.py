@@ -20,6 +20,7 @@ from oskit.archive.archive import Archive
 from oskit.cluster.client.failures import cluster_errors, error_class, heard
 from oskit.cluster.client.retry import is_transient, policy_of, with_retries
 from oskit.cluster.client.server_words import UNDER_WAY, Meaning, meaning
+from oskit.cluster.models.chunks import chunks_present
 from oskit.cluster.models.configuration import Configuration
 from oskit.cluster.models.deployment_plan import DeploymentPlan, plan_deployment, refuse, refuse_untrained
 from oskit.cluster.models.pause import until_not_paused
@@ -43,7 +44,6 @@ from oskit.cluster.models.rivals import earlier_model, follow_upload, models_of_
 from oskit.cluster.models.upload import (
     Notify,
     Progress,
-    chunks_present,
     register,
     register_body,
     resolve_group,

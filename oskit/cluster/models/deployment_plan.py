@@ -11,6 +11,7 @@ from opensearchpy import OpenSearch
 
 from oskit.archive.archive import Archive, open_archive
 from oskit.cluster.client.calls import Call
+from oskit.cluster.models.chunks import chunks_present
 from oskit.cluster.models.preflight import (
     SettingProblem,
     changing_call,
@@ -27,7 +28,7 @@ from oskit.cluster.models.registry import (
 from oskit.cluster.models.retire import Retirement, look_at
 from oskit.cluster.models.retire import planned_calls as removing_calls
 from oskit.cluster.models.rivals import models_of_content
-from oskit.cluster.models.upload import chunks_present, group_body, register_body
+from oskit.cluster.models.upload import group_body, register_body
 from oskit.errors import ArchiveError, ClusterError, ModelError, UntrainedEncoderError
 
 Action = Literal["reuse", "await", "redeploy", "deploy", "resume", "upload"]

@@ -17,8 +17,9 @@ from collections.abc import Collection
 from opensearchpy import OpenSearch
 
 from oskit.archive.archive import CHUNK_SIZE, Archive
+from oskit.cluster.models.chunks import chunks_present
 from oskit.cluster.models.registry import ModelInfo, get_model, list_models
-from oskit.cluster.models.upload import Progress, chunks_present, sequence_numbers
+from oskit.cluster.models.upload import Progress, sequence_numbers
 
 STANDS_STILL_S = 15.0
 """No new chunk for so long: the run that was uploading is gone, or so slow that two are no slower."""

@@ -1,8 +1,4 @@
-"""An archive's way into the cluster: group, registration, chunks.
-
-A chunk is stored under its number, so sending one again changes nothing; the last one, whatever its
-neighbours, turns the model into REGISTERED, so it goes last and alone.
-"""
+"""An archive's way into the cluster: group, registration, upload."""
 
 from __future__ import annotations
 
@@ -16,17 +12,16 @@ from opensearchpy.exceptions import TransportError
 
 from oskit.archive.archive import CHUNK_SIZE, Archive
 from oskit.cluster.client.failures import cluster_errors, heard
-from oskit.cluster.client.retry import Patience, impatient, is_transient, policy_of, tell, with_retries
+from oskit.cluster.client.retry import is_transient, policy_of, with_retries
+from oskit.cluster.models.chunks import Chunks, is_whole
 from oskit.cluster.models.registry import (
-    existing_model,
     groups_called,
     list_models,
-    quoted,
     request,
     search,
     wait_until,
 )
-from oskit.errors import ArchiveError, ModelError
+from oskit.errors import ModelError
 
 Progress = Callable[[str, int, int], None]
 """Told what happens, how much of it is done, and how much there is (0 if it has no size)."""
@@ -131,13 +126,6 @@ def sequence_numbers(client: OpenSearch, sha256: str) -> dict[str, int]:
     return {hit["_id"]: hit["_seq_no"] for hit in hits if "_seq_no" in hit}
 
 
-def chunks_present(client: OpenSearch, model_id: str) -> set[int]:
-    """Numbers of the chunks that the cluster holds of a model."""
-    chunks = {"bool": {"filter": [{"term": {"model_id": model_id}}, {"exists": {"field": "chunk_number"}}]}}
-    hits = search(client, "models", query=chunks, _source=["chunk_number"])
-    return {int(hit["_source"]["chunk_number"]) for hit in hits}
-
-
 def upload(
     client: OpenSearch,
     archive: Archive,
@@ -163,54 +151,25 @@ def upload(
         ArchiveError: The file changed on disk meanwhile.
     """
     last = archive.total_chunks - 1
-    skipped = present - {last}
-    sent = min(len(skipped) * CHUNK_SIZE, archive.size)
-    progress("Uploading", sent, archive.size)
-    with archive.path.open("rb") as stream:
-        for number in range(archive.total_chunks):
-            if number in skipped:
-                continue
-            if number == last and yields():
-                return False
-            stream.seek(number * CHUNK_SIZE)
-            chunk = stream.read(CHUNK_SIZE)
-            if len(chunk) != min(CHUNK_SIZE, archive.size - number * CHUNK_SIZE):
-                raise ArchiveError(f"{archive.path} changed while it was uploaded", hint="Deploy it again")
-            part = f"chunk {number + 1} of {archive.total_chunks}"
-            with cluster_errors(f"upload {part} of the model {model_id}", ModelError):
-                path = f"/models/{quoted(model_id)}/upload_chunk/{number}"
-                # The content type stays JSON: ML Commons refuses application/octet-stream with 406.
-                if number == last:
-                    _send_last(client, path, chunk, model_id)
-                else:
-                    request(client, "POST", path, chunk)
-            sent += len(chunk)
-            progress("Uploading", sent, archive.size)
+    missing = set(range(last)) - present
+    sent = 0
+
+    def arrived(size: int) -> None:
+        nonlocal sent
+        sent += size
+        progress("Uploading", sent, archive.size)
+
+    chunks = Chunks(client, archive, model_id)
+    arrived((last - len(missing)) * CHUNK_SIZE)
+    chunks.send_side_by_side(missing, arrived)
+    if yields():
+        return False
+    chunks.send_last()
+    arrived(archive.size - sent)
     progress("Registering", 0, 0)
-    if not wait_until(lambda: _is_whole(client, model_id), wait_s=REGISTERED_WAIT_S):
+    if not wait_until(lambda: is_whole(client, model_id), wait_s=REGISTERED_WAIT_S):
         raise ModelError(
             f"The model {model_id} did not become REGISTERED within {REGISTERED_WAIT_S:g} s of its upload",
             hint="Deploy it again; the node's log says more",
         )
     return True
-
-
-def _send_last(client: OpenSearch, path: str, chunk: bytes, model_id: str) -> None:
-    """Send the last chunk, and never blindly: it would take its state from a model that is whole."""
-    patience = Patience(policy_of(client))
-    while not _is_whole(client, model_id):
-        try:
-            with impatient(client):
-                request(client, "POST", path, chunk)
-        except TransportError as failure:
-            wait_s = patience.wait_s(heard(failure)) if is_transient(failure) else None
-            if wait_s is None:
-                raise
-            tell(failure, wait_s)
-            time.sleep(wait_s)
-        else:
-            return
-
-
-def _is_whole(client: OpenSearch, model_id: str) -> bool:
-    return existing_model(client, model_id, "upload").state != "REGISTERING"
