@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from oskit.cluster.index.mapping import IndexSettings as IndexSettings
     from oskit.cluster.ingest.load import ingest as ingest
     from oskit.cluster.models.deploy import deploy_archive as deploy_archive
+    from oskit.cluster.search.search import Searcher as Searcher
     from oskit.cluster.search.search import search as search
     from oskit.data.collection import Collection as Collection
     from oskit.data.documents import Document as Document
@@ -61,6 +62,7 @@ _HOME = {
     "OskitError": "oskit.errors",
     "Prune": "oskit.archive.token_weights",
     "Recipe": "oskit.training.recipe.recipe",
+    "Searcher": "oskit.cluster.search.search",
     "TextEncoder": "oskit.archive.text_encoder",
     "TokenWeights": "oskit.archive.text_encoder",
     "TrainingData": "oskit.training.data.training_data",

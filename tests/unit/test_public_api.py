@@ -26,6 +26,7 @@ PUBLIC = [
     "OskitError",
     "Prune",
     "Recipe",
+    "Searcher",
     "TextEncoder",
     "TokenWeights",
     "TrainingData",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from oskit.archive.encoder import ArchiveEncoder
     from oskit.cli.output import Output
     from oskit.cluster.client.connection import ConnectionSettings
-    from oskit.cluster.search.search import Hit, SearchResult
+    from oskit.cluster.search.result import Hit, SearchResult
 
 SNIPPET_LETTERS = 160
 EXPLAINED_TOKENS = 12

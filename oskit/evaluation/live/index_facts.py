@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +11,8 @@ from oskit.cluster.index.mapping import APPROXIMATE_THRESHOLD, IndexInfo, find_i
 from oskit.cluster.index.names import Target, resolve
 from oskit.cluster.index.sparse_fields import definition_of
 from oskit.cluster.search.answers import complete_search
-from oskit.cluster.search.search import with_key
+from oskit.cluster.search.place import with_key
 from oskit.errors import SearchError
-from oskit.evaluation.live.retrieval import Clause
 from oskit.evaluation.live.rounding import EXACT, Storage
 
 if TYPE_CHECKING:
@@ -55,18 +53,6 @@ class IndexFacts:
     def key(self) -> KeyFormat:
         """What tokens are called in it."""
         return self.info.key
-
-    def clause(self, query: Mapping[str, Any], **method: float | None) -> Clause:
-        """A ``neural_sparse`` clause on the field with the weights; what is None is left out.
-
-        Args:
-            query: ``query_tokens``, or ``query_text`` with ``model_id`` or ``analyzer``.
-            method: ``k``, ``top_n``, ``heap_factor``; told to ``sparse_vector`` only.
-        """
-        body = {name: value for name, value in query.items() if value is not None}
-        if self.info.kind == "sparse_vector":
-            body["method_parameters"] = {name: value for name, value in method.items() if value is not None}
-        return {"neural_sparse": {self.info.embedding_field: body}}
 
     def to_dict(self) -> dict[str, Any]:
         """For the report."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from oskit.cluster.models.predict import predict, with_model
+from oskit.cluster.search.clauses import Clause, neural_sparse
 from oskit.cluster.search.query_weights import MAX_TOKENS, MAX_WEIGHT
 from oskit.data.values import clean_text
 from oskit.errors import UsageError
 from oskit.evaluation.live.index_facts import IndexFacts
-from oskit.evaluation.live.retrieval import Clause
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
@@ -46,6 +46,11 @@ class SearchRequest:
             raise UsageError("searching by model needs a model id", hint="Name it with --model.")
         if self.by == "analyzer" and not self.analyzer:
             raise UsageError("searching by analyzer needs its name", hint="Name it with --analyzer.")
+
+    @property
+    def method(self) -> dict[str, int | None]:
+        """Parameters of an approximate search."""
+        return {"k": self.k, "top_n": self.top_n}
 
 
 def sparse_clauses(
@@ -82,9 +87,7 @@ def sparse_clauses(
         return _token_clauses(facts, _predicted(client, model, texts, notify), request)
     by = {"model_id": request.model_id, "analyzer": request.analyzer}
     return {
-        query: facts.clause({"query_text": text, **by}, k=request.k, top_n=request.top_n)
-        if text.strip()
-        else None
+        query: neural_sparse(facts.info, {"query_text": text, **by}, request.method) if text.strip() else None
         for query, text in texts.items()
     }
 
@@ -106,7 +109,7 @@ def _token_clauses(
                 hint="Leave the query out, or give the encoder's queries fewer tokens",
             )
     return {
-        query: facts.clause({"query_tokens": tokens}, k=request.k, top_n=request.top_n) if tokens else None
+        query: neural_sparse(facts.info, {"query_tokens": tokens}, request.method) if tokens else None
         for query, tokens in weights.items()
     }
 

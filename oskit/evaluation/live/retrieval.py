@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from oskit.cluster.models.predict import with_model
 from oskit.cluster.search.answers import complete_search
+from oskit.cluster.search.clauses import Clause
 from oskit.evaluation.offline.metrics import Run
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
     from oskit.cluster.models.registry import ModelInfo
-
-Clause = dict[str, Any]
-"""A query clause of the search body."""
 
 WARM_UP_QUERIES = 5
 """Queries that are asked first and not timed: the first ones load the model, caches and connections."""

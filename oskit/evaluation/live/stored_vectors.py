@@ -15,6 +15,7 @@ import numpy as np
 
 from oskit.cluster.index.sparse_fields import vectors_of
 from oskit.cluster.search.answers import complete_search
+from oskit.cluster.search.clauses import neural_sparse
 from oskit.evaluation.live.result import StoredVectors
 from oskit.evaluation.live.rounding import Storage
 
@@ -34,8 +35,8 @@ MAX_HITS = 10_000
 _BATCH = 100
 _FLOAT32_NOISE = 1e-5
 
-SKIP_NOTHING = 1e6
-"""``heap_factor`` with which every cluster of documents is looked into."""
+_EVERYTHING = {"k": MAX_HITS, "top_n": MAX_TOKENS, "heap_factor": 1e6}
+"""With this ``heap_factor`` every cluster of documents is looked into."""
 
 
 def check_vectors(
@@ -137,7 +138,7 @@ def _stored_sum(
     only = {"ids": {"values": [document]}}
     # Seismic would score a filtered document exactly, but neural-search does not rewrite such a filter and
     # then refuses `ids`. So it is told to skip nothing instead.
-    query = facts.clause({"query_tokens": tokens}, k=MAX_HITS, top_n=MAX_TOKENS, heap_factor=SKIP_NOTHING)
+    query = neural_sparse(facts.info, {"query_tokens": tokens}, _EVERYTHING)
     body = {"size": 1, "_source": False, "query": {"bool": {"must": [query], "filter": [only]}}}
     # The index's own search pipeline might prune the tokens; this looks at what is stored.
     answer = complete_search(client, facts.name, body, search_pipeline="_none")

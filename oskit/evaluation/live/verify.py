@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from oskit.archive.siblings import known_sha256
 from oskit.cluster.client.connection import cluster_info
 from oskit.cluster.models.prediction_parity import largest_difference
+from oskit.cluster.search.clauses import two_phase_pipeline
 from oskit.cluster.search.query_model import check_same_encoder, query_model
 from oskit.cluster.search.query_weights import analyzer_weights
-from oskit.cluster.search.search import two_phase_pipeline
 from oskit.data.values import clean_text
 from oskit.errors import ClusterError, UsageError
 from oskit.evaluation.live import verdict

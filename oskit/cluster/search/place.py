@@ -1,0 +1,96 @@
+"""Where is searched: what a name stands for, looked up once, and whether that still holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from opensearchpy.exceptions import AuthorizationException, NotFoundError
+
+from oskit.cluster.client.failures import cluster_errors
+from oskit.cluster.index.mapping import IndexInfo, find_index
+from oskit.cluster.index.sparse_fields import vectors_of
+from oskit.cluster.search.answers import complete_search
+from oskit.errors import SearchError
+
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
+    from oskit.cluster.index.names import Target
+    from oskit.cluster.models.registry import ModelInfo
+
+_TELLING = "*.aliases,*.settings.index.uuid,*.settings.index.search.default_pipeline,*.mappings._meta"
+"""Of what an index is, all that a search goes by and that may change."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """An index, as a search has to know it.
+
+    Attributes:
+        target: What the name stands for.
+        info: How the index was made.
+        pipeline: The search pipeline that its searches run through unless told otherwise.
+        stamp: Differs once anything of this does; None where that is not known.
+    """
+
+    target: Target
+    info: IndexInfo
+    pipeline: str | None
+    stamp: dict[str, Any] | None = None
+    models: dict[str, ModelInfo] = field(default_factory=dict)
+    """Those that encode queries, by way of searching, as far as they were looked up."""
+
+
+def find_place(
+    client: OpenSearch, index: str, path: str | None, stamp: dict[str, Any] | None = None
+) -> Place:
+    """Look up what a name stands for.
+
+    Args:
+        path: Of the vectors' field, where the index has several.
+        stamp: Taken before, so that what changes meanwhile is noticed later.
+
+    Raises:
+        SearchError: There is no such index, or the cluster refuses.
+        IndexingError: The name stands for several indexes or a data stream, or which field is not clear.
+    """
+    # Once more, as an alias may move within a look.
+    found = find_index(client, index, path) or find_index(client, index, path)
+    if found is None:
+        raise SearchError(f"there is no index {index!r}", hint=f"Load one with: oskit ingest {index} FILE")
+    target, info = found
+    return Place(target, with_key(client, info), default_pipeline(client, target.index), stamp)
+
+
+def stamp_of(client: OpenSearch, index: str) -> dict[str, Any] | None:
+    """What differs once a name stands for something else; None if there is none, or we may not ask."""
+    with cluster_errors(f"look up {index!r}", SearchError):
+        try:
+            answer: dict[str, Any] = client.indices.get(index=index, params={"filter_path": _TELLING})
+        except (NotFoundError, AuthorizationException):
+            return None
+    return dict(answer) or None
+
+
+def default_pipeline(client: OpenSearch, index: str) -> str | None:
+    """The search pipeline that an index's searches run through unless told otherwise."""
+    setting = "index.search.default_pipeline"
+    with cluster_errors(f"read the index {index!r}", SearchError):
+        answer = client.indices.get_settings(index=index, name=setting, params={"flat_settings": "true"})
+    return next((found["settings"].get(setting) for found in answer.values()), None)
+
+
+def with_key(client: OpenSearch, info: IndexInfo) -> IndexInfo:
+    """An index that others made, with what its documents show: whether ``rank_features`` have ids as keys."""
+    if info.encode is not None or info.kind != "rank_features" or info.key == "id":
+        return info
+    body = {"size": 5, "_source": [info.embedding_field]}
+    answer = complete_search(client, info.name, body, search_pipeline="_none")
+    keys = {
+        key
+        for hit in answer["hits"]["hits"]
+        for vector in vectors_of(hit.get("_source") or {}, info.embedding_field)
+        for key in vector
+    }
+    return replace(info, key="id") if len(keys) > 4 and all(key.isdecimal() for key in keys) else info

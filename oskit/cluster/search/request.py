@@ -1,0 +1,291 @@
+"""One query: how it becomes a vector, and what is asked of the cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from oskit.archive.siblings import known_sha256
+from oskit.cluster.client.failures import cluster_errors, heard
+from oskit.cluster.models.predict import predict
+from oskit.cluster.search.answers import complete_search
+from oskit.cluster.search.clauses import ABOVE_NOTHING, Clause, filtered, neural_sparse, two_phase_pipeline
+from oskit.cluster.search.query_weights import analyzer_weights, fitted
+from oskit.cluster.search.result import SEARCH_BY, Hit, SearchBy, SearchResult
+from oskit.errors import ClusterError, SearchError, UsageError
+
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
+    from oskit.archive.text_encoder import TextEncoder
+    from oskit.cluster.index.mapping import IndexInfo
+    from oskit.cluster.models.registry import ModelInfo
+    from oskit.cluster.search.place import Place
+
+DEFAULT_ANALYZER = "bert-uncased"
+
+CHUNKS_OF_A_DOCUMENT = 10
+"""Vectors of one document that an approximate search of nested ones makes room for among its ``k``."""
+
+
+@dataclass(frozen=True)
+class Asker:
+    """How queries become vectors, as :class:`oskit.cluster.search.search.Searcher` was told."""
+
+    by: SearchBy | None = None
+    model_id: str | None = None
+    analyzer: str | None = None
+    encoder: TextEncoder | None = None
+
+    def way(self, query: object) -> SearchBy:
+        """How a query becomes a vector.
+
+        Raises:
+            UsageError: Options that do not fit together.
+        """
+        by = self.by or self._default(query)
+        if by not in SEARCH_BY:
+            raise UsageError(f"unknown way to search {by!r}", hint=f"Use one of {', '.join(SEARCH_BY)}")
+        if isinstance(query, Mapping) and by != "tokens":
+            raise UsageError("token weights can only be searched by tokens")
+        for what, given, fits in (
+            ("a model", self.model_id, ("model", "tokenizer")),
+            ("an analyzer", self.analyzer, ("analyzer",)),
+        ):
+            if given is not None and by not in fits:
+                raise UsageError(f"{what} does not encode the query by {by}", hint="Leave one of the two out")
+        return by
+
+    def _default(self, query: object) -> SearchBy:
+        if isinstance(query, Mapping):
+            return "tokens"
+        if self.model_id is not None:
+            return "model"
+        if self.analyzer is not None:
+            return "analyzer"
+        return "model" if self.encoder is None else "tokens"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is wanted of the answers."""
+
+    size: int = 10
+    two_phase: bool = False
+    explain: bool = False
+    method_parameters: Mapping[str, Any] | None = None
+
+    def check(self, info: IndexInfo, by: SearchBy) -> None:
+        """Refuse what an index cannot answer.
+
+        Raises:
+            UsageError: Names it.
+        """
+        if self.size < 1:
+            raise UsageError(f"the number of hits must be at least 1, not {self.size}")
+        if by == "bm25" and (self.explain or self.two_phase or self.method_parameters):
+            raise UsageError("BM25 has no token weights: neither explain, two-phase nor method parameters")
+        if by == "bm25" and info.passage_field is None:
+            raise UsageError(f"the index {info.name!r} was not made by oskit and has no passages for BM25")
+        if info.kind == "sparse_vector" and self.two_phase:
+            raise UsageError(
+                f"two-phase search works on rank_features, and {info.name!r} is a sparse_vector index",
+                hint="Search without it",
+            )
+        if info.nested and self.two_phase:
+            raise UsageError(
+                f"two-phase search does not look into the nested {info.embedding_field!r} of {info.name!r}",
+                hint="Search without it",
+            )
+        if info.kind != "sparse_vector" and self.method_parameters:
+            raise UsageError(f"method parameters are for sparse_vector, and {info.name!r} is {info.kind}")
+
+
+@dataclass
+class Request:
+    """A query and where it is asked."""
+
+    client: OpenSearch
+    place: Place
+    query: str | Mapping[str, float]
+    by: SearchBy
+    asker: Asker
+    wanted: Wanted
+    model: ModelInfo | None
+    """Encodes the query, if the cluster does."""
+    encoded: Mapping[str, float] | None = None
+    """What the encoder here made of the query, if that is known."""
+    by_weights: bool = False
+    """Send weights where a text would do, too."""
+    changed: str | None = None
+    """What OpenSearch does not take of the weights."""
+
+    def __post_init__(self) -> None:
+        info = self.place.info
+        # A pipeline that names a model would make the cluster refuse an analyzer; and left to itself the
+        # cluster looks for token texts, also where rank_features are keyed by ids.
+        self.by_weights = (info.kind == "rank_features" and info.key == "id") or (
+            self.by == "analyzer" and info.key == "token" and self.place.pipeline is not None
+        )
+
+    def ask(self) -> dict[str, Any] | None:
+        """The answer; None for a query without tokens, which the cluster would refuse."""
+        body = self.body()
+        if body is None:
+            return None
+        target = self.place.target
+        try:
+            return complete_search(self.client, target.index, body, routing=target.routing)
+        except ClusterError as error:
+            if self.model is None or self.by_weights or not _is_beyond_limits(error):
+                raise
+        self.by_weights = True  # more tokens, or heavier ones, than may be: ask by what fits of them
+        return self.ask()
+
+    def body(self) -> dict[str, Any] | None:
+        """Of the search; None for a query without tokens."""
+        if isinstance(self.query, str) and not self.query.strip():
+            return None
+        info, target, wanted = self.place.info, self.place.target, self.wanted
+        unseen = [] if wanted.explain and self.weights is not None else [info.embedding_field]
+        clause = self._clause()
+        if clause is None:
+            return None
+        if info.passage_field and info.text_field and info.text_field != info.passage_field:
+            unseen.append(info.passage_field)  # title and text are there as well
+        body = {
+            "query": filtered(clause, target.filter),
+            "size": wanted.size,
+            "_source": {"excludes": unseen},
+        }
+        if info.kind == "sparse_vector" and target.filter is not None:
+            body["min_score"] = ABOVE_NOTHING
+        if wanted.two_phase:
+            body["search_pipeline"] = two_phase_pipeline()
+        return body
+
+    def _clause(self) -> Clause | None:
+        info = self.place.info
+        if self.by == "bm25":
+            return {"match": {str(info.passage_field): {"query": self.query}}}
+        if self.model is not None and not self.by_weights:
+            query = {"query_text": self.query, "model_id": self.model.model_id}
+        elif self.by == "analyzer" and not self.by_weights:
+            query = {"query_text": self.query, "analyzer": self.asker.analyzer or DEFAULT_ANALYZER}
+        elif self.weights:
+            query = {"query_tokens": self.weights}
+        else:
+            return None
+        return neural_sparse(info, query, self._method() if info.kind == "sparse_vector" else None)
+
+    def _method(self) -> dict[str, Any]:
+        """An approximate search filters the best k, unless it knows the filter and k is as many as match."""
+        info, target, size = self.place.info, self.place.target, self.wanted.size
+        given = self.wanted.method_parameters or {}
+        method = {"k": size * CHUNKS_OF_A_DOCUMENT if info.nested else size, **given}
+        if target.filter is not None and not info.nested:
+            filters = [target.filter, *([given["filter"]] if "filter" in given else [])]
+            method["filter"] = {"bool": {"filter": filters}}
+            with cluster_errors(f"search the index {info.name!r}", SearchError):
+                matching = self.client.count(index=target.index, body={"query": method["filter"]})
+            method["k"] = max(int(method["k"]), int(matching["count"]))
+        return method
+
+    @cached_property
+    def weights(self) -> dict[str, float]:
+        """The query's token weights, keyed as the index is, as OpenSearch takes them."""
+        if isinstance(self.query, Mapping):
+            return dict(self.query)
+        found, self.changed = fitted(self._encoded(self.query) if self.encoded is None else self.encoded)
+        return found
+
+    def _encoded(self, text: str) -> Mapping[str, float]:
+        info, encoder = self.place.info, self.asker.encoder
+        if self.model is not None:
+            return predict(self.client, self.model, [text], key=info.key)[0]
+        if self.by == "analyzer":
+            found = analyzer_weights(self.client, info, self.asker.analyzer or DEFAULT_ANALYZER, text)
+            if info.key == "token":
+                return found
+            if encoder is None:
+                raise UsageError(
+                    f"{info.name!r} is keyed by token ids, which an analyzer does not tell",
+                    hint="Search by model, or give the encoder with --archive DIR",
+                )
+            ids = {encoder.vocabulary.id_of(token): weight for token, weight in found.items()}
+            return {str(token_id): weight for token_id, weight in ids.items() if token_id is not None}
+        if encoder is None:
+            raise UsageError("token weights made here need an encoder", hint="Give --archive DIR")
+        return encoder.query_weights([text], key=info.key)[0]
+
+    def result(self, answer: dict[str, Any] | None) -> SearchResult:
+        """What was found."""
+        info, target, pipeline = self.place.info, self.place.target, self.place.pipeline
+        if answer is None:
+            empty = isinstance(self.query, str) and not self.query.strip()
+            return SearchResult(target.asked, self.by, 0, 0, [], info.key, None if empty else {})
+        explain, two_phase = self.wanted.explain, self.wanted.two_phase
+        weights = self.weights if explain or self.by == "tokens" else None
+        found, total = answer["hits"]["hits"], answer["hits"]["total"]
+        self._show_passages([hit for hit in found if not hit.get("_source")])
+        replaced = f"two phases take the place of the index's search pipeline {pipeline!r}"
+        doubts = [self._mismatch(), self.changed, replaced if pipeline and two_phase else None]
+        sees_all = total["relation"] == "eq" and not two_phase
+        if info.kind == "sparse_vector" and self.by != "bm25":
+            sees_all = sees_all and total["value"] < self.wanted.size
+        relation: Literal["eq", "gte"] = "eq" if sees_all else "gte"
+        return SearchResult(
+            index=target.asked,
+            by=self.by,
+            took_ms=int(answer["took"]),
+            total=int(total["value"]),
+            hits=[Hit.read(hit, info, weights if explain else None) for hit in found],
+            key=info.key,
+            query_weights=weights,
+            warning="; ".join(filter(None, doubts)) or None,
+            total_relation=relation,
+            search_pipeline=None if two_phase else pipeline,
+        )
+
+    def _show_passages(self, bare: list[dict[str, Any]]) -> None:
+        """Fetch the passages of documents that have nothing else to show."""
+        info, target = self.place.info, self.place.target
+        if not bare or info.passage_field is None:
+            return
+        only = {"ids": {"values": [hit["_id"] for hit in bare]}}
+        body = {"size": len(bare), "_source": [info.passage_field], "query": only}
+        answer = complete_search(
+            self.client, target.index, body, search_pipeline="_none", routing=target.routing
+        )
+        sources = {hit["_id"]: hit.get("_source") for hit in answer["hits"]["hits"]}
+        for hit in bare:
+            hit["_source"] = sources.get(hit["_id"])
+
+    def _mismatch(self) -> str | None:
+        """A warning if the query's encoder is known not to be that of the documents."""
+        info, encoder = self.place.info, self.asker.encoder
+        recorded = info.encoder
+        used, due = None, recorded.sha256
+        known = known_sha256(encoder) if encoder is not None else frozenset()
+        if self.model is not None:
+            if self.model.model_id in (recorded.model_id, recorded.query_model_id):
+                return None  # its predictions were compared when it was recorded
+            used = self.model.sha256
+            due = recorded.query_sha256 if self.model.function_name == "SPARSE_TOKENIZE" else due
+        elif self.by == "tokens" and encoder is not None:
+            used = getattr(getattr(encoder, "archive", None), "sha256", None)
+        if not used or not due or used == due or due in known:
+            return None
+        return (
+            f"{info.name} was made with another archive ({recorded.name or 'unnamed'}, {due[:12]}) "
+            f"than the one that encoded the query ({used[:12]}); "
+            "scores mean nothing unless both hold the same encoder"
+        )
+
+
+def _is_beyond_limits(error: ClusterError) -> bool:
+    """Whether the cluster refused the weights that its own model gave a query."""
+    known = heard(error.__cause__)
+    return known is not None and known.words.startswith(("maxClauseCount", "weight must be"))
