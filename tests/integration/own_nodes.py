@@ -99,7 +99,8 @@ class OwnNode:
 @pytest.fixture(scope="module")
 def client(node: OwnNode) -> OpenSearch:
     """A client of the module's own ``node``."""
-    return connect(ConnectionSettings(url=node.url))
+    # A busy machine takes minutes to start a node.
+    return connect(ConnectionSettings(url=node.url, retry_for=400))
 
 
 @pytest.fixture(scope="module")
