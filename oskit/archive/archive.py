@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -148,17 +149,18 @@ def is_archive(path: str | Path) -> bool:
     return any(any(path.glob(pattern)) for pattern in (*bodies, *zips))
 
 
-def open_archive(path: str | Path) -> Archive:
+def open_archive(path: str | Path, *, first: str | None = None) -> Archive:
     """Check an archive and say what it is.
 
     Args:
         path: The zip; its folder; or the folder that ``oskit export`` wrote, of whose archives ``onnx`` is
             preferred over ``torchscript``, and that over ``tokenizer``.
+        first: The one of these folders that is preferred to all others.
 
     Raises:
         ArchiveError: It is not there, not a usable and safe archive, or not what its manifest describes.
     """
-    zip_path = _find_zip(Path(path))
+    zip_path = _find_zip(Path(path), [first, *FOLDERS] if first is not None else FOLDERS)
     model_file = inspect_zip(zip_path)
     with zip_path.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -186,12 +188,12 @@ def open_archive(path: str | Path) -> Archive:
     )
 
 
-def _find_zip(path: Path) -> Path:
+def _find_zip(path: Path, names: Sequence[str]) -> Path:
     if not path.exists():
         raise ArchiveError(f"there is no archive at {path}", hint="Make one with: oskit export MODEL")
     if path.is_file():
         return path
-    folders = [path, *(path / name for name in FOLDERS)]
+    folders = [path, *(path / name for name in names)]
     zips = next(filter(None, (sorted(folder.glob("*.zip")) for folder in folders)), [])
     if not zips:
         raise ArchiveError(f"there is no archive (*.zip) in {path}", hint="Make one with: oskit export MODEL")

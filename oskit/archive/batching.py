@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LOGITS_BYTES = 400_000_000
 """Bound of one batch's logits ``[batch, length, vocabulary]``, where they are made."""
 
-TOKEN_BUDGET = 1024
+TOKEN_BUDGET = 512
 """Tokens of one batch, padding included, where nobody has measured what is fastest."""
 
 _WINDOW_TEXTS = 4096
@@ -25,6 +25,16 @@ _WINDOW_CHARACTERS = 1_000_000
 """Texts that are tokenized, and sorted by length, together: as many as have so many characters."""
 
 TokenIds = Sequence[int]
+
+
+def token_budget(width: int, wanted: int = TOKEN_BUDGET) -> int:
+    """The tokens of one batch that bounded memory allows; graphs hold the logits several times.
+
+    Args:
+        width: Size of the vocabulary.
+        wanted: Tokens of a batch where memory does not matter.
+    """
+    return max(1, min(wanted, LOGITS_BYTES // (4 * 4 * width)))
 
 
 def checked_texts(texts: Sequence[str]) -> list[str]:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from oskit.archive.archive import Archive, open_archive
-from oskit.archive.backends import Backend, open_backend
+from oskit.archive.backends import Backend, Runtime, open_backend
 from oskit.archive.batching import (
-    TOKEN_BUDGET,
     checked_texts,
     encode_in_batches,
-    padded,
-    sparse_rows,
+    token_budget,
     weigh_each_once,
 )
 from oskit.archive.text_encoder import SERVER_MAX_LENGTH, Architecture
@@ -28,7 +26,9 @@ from oskit.errors import ArchiveError, EncoderError
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
+
+    from oskit.archive.backends.auto import Selection
 
 MISSING_IDF = 1.0
 """What ML Commons gives a query token that ``idf.json`` does not have."""
@@ -42,7 +42,6 @@ class ArchiveEncoder(TokenWeightsMixin):
     Attributes:
         archive: The archive it was opened from.
         query: The tokenizer archive behind the queries of an inference-free encoder, else None.
-        runtime: What runs the model, with its version; None for a tokenizer archive alone.
         architecture: ``"symmetric"`` or ``"inference-free"``.
     """
 
@@ -57,7 +56,6 @@ class ArchiveEncoder(TokenWeightsMixin):
     ) -> None:
         self.archive = archive
         self.query = query
-        self.runtime = documents.backend.name if documents is not None else None
         self._documents = documents
         self._queries = queries
         sides = [side for side in (documents, queries) if side is not None]
@@ -71,7 +69,9 @@ class ArchiveEncoder(TokenWeightsMixin):
         path: str | Path | Archive,
         *,
         query: str | Path | Archive | None = None,
+        runtime: Runtime | None = None,
         threads: int | None = None,
+        notify: Callable[[str], object] | None = None,
     ) -> ArchiveEncoder:
         """Open an archive for encoding.
 
@@ -80,19 +80,25 @@ class ArchiveEncoder(TokenWeightsMixin):
                 encodes queries only.
             query: The tokenizer archive for the queries of an inference-free encoder; without it the one that
                 the manifest names.
-            threads: Threads that one batch may use; None lets ONNX Runtime decide.
+            runtime: What it shall run on; what is left to ``"auto"`` there is measured as soon as a job is
+                long enough, see :mod:`oskit.archive.backends.auto`. None is ONNX Runtime (torch for a
+                TorchScript archive), whatever is faster: what others are compared with.
+            threads: Threads that one batch may use; None lets the back end decide.
+            notify: Told, in one line, what was found to be the fastest.
 
         Raises:
             ArchiveError: An archive is missing, unsafe, damaged or incomplete.
-            MissingDependencyError: It is a TorchScript archive and torch is not installed.
+            MissingDependencyError: What it shall run on is not installed.
+            UsageError: The archive does not fit ``runtime``.
         """
-        archive = path if isinstance(path, Archive) else open_archive(path)
+        wanted = runtime.format if runtime is not None else None
+        archive = path if isinstance(path, Archive) else open_archive(path, first=wanted)
         if archive.kind == "tokenizer":
             # Behind an output that is wider than the tokenizer, the manifest knows how wide.
             size = archive.manifest.vocabulary.size if archive.manifest else None
             side = _TokenizerSide(archive, size)
             return cls(archive, documents=None, queries=side, architecture="inference-free", query=archive)
-        documents = _ModelSide(archive, threads)
+        documents = _ModelSide(archive, runtime, threads, notify)
         query_archive = _query_archive(archive, query)
         queries = None if query_archive is None else _TokenizerSide(query_archive, documents.vocabulary.size)
         recorded = archive.manifest.architecture if archive.manifest else None
@@ -103,6 +109,11 @@ class ArchiveEncoder(TokenWeightsMixin):
             architecture="inference-free" if queries or recorded == "inference-free" else "symmetric",
             query=query_archive,
         )
+
+    @property
+    def runtime(self) -> str | None:
+        """What runs the model now, with its version; None for a tokenizer archive alone."""
+        return self._documents.backend.name if self._documents is not None else None
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -191,6 +202,13 @@ class _ArchiveTokenizer:
         cut = Truncation(self.truncation.max_length).with_texts(encodings)
         with self._lock:
             self.truncation += cut
+        return self._ids(encodings)
+
+    def uncounted(self, texts: Sequence[str]) -> list[list[int]]:
+        """The same for texts that are encoded on the side."""
+        return self._ids(self.tokenizer.encode_batch_fast(list(texts)))
+
+    def _ids(self, encodings: Sequence[Encoding]) -> list[list[int]]:
         ids = (encoding.ids for encoding in encodings)
         return [row if len(row) > self._around else [] for row in ids]
 
@@ -198,25 +216,41 @@ class _ArchiveTokenizer:
 class _ModelSide:
     """Texts through the model."""
 
-    def __init__(self, archive: Archive, threads: int | None) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        runtime: Runtime | None,
+        threads: int | None,
+        notify: Callable[[str], object] | None,
+    ) -> None:
         self.tokenizer = _ArchiveTokenizer(archive)
-        self.backend: Backend = open_backend(archive, threads)
+        self._selection = selection(archive, runtime, threads, notify)
+        choice = self._selection.recall() if self._selection is not None else None
+        self.backend: Backend = open_backend(archive, choice.runtime() if choice else runtime, threads)
         # The output's width is the vocabulary's size; the file does not say it in both formats, a run does.
-        width = self.backend.run(*padded([self.tokenizer.tokenizer.encode("a").ids or [0]])).shape[1]
+        width = self.backend.run([self.tokenizer.tokenizer.encode("a").ids or [0]], None).shape[1]
         self.vocabulary = _vocabulary(archive, self.tokenizer.tokenizer, width)
-        self._kept = self.vocabulary.weight_mask() > 0
+        self._keep = self.vocabulary.weight_mask() > 0
+        self._budget = token_budget(width, choice.budget) if choice else token_budget(width)
 
     def encode(self, texts: Sequence[str]) -> csr_matrix:
+        checked = checked_texts(texts)
+        if self._selection is not None:
+            self._select(self._selection, checked)
+        backend, keep = self.backend, self._keep
         return encode_in_batches(
-            checked_texts(texts),
+            checked,
             tokenize=self.tokenizer.encode,
-            run=self._run,
+            run=lambda ids: backend.run(ids, keep),
             width=self.vocabulary.size,
-            budget=TOKEN_BUDGET if self.backend.batches else 1,
+            budget=self._budget if backend.batches else 1,
         )
 
-    def _run(self, ids: Sequence[Sequence[int]]) -> csr_matrix:
-        return sparse_rows(self.backend.run(*padded(ids)), self._kept)
+    def _select(self, selection: Selection, texts: Sequence[str]) -> None:
+        found = selection.decide(texts, self.tokenizer.uncounted, self.backend, self._keep)
+        if found is not None:
+            choice, self.backend = found
+            self._budget = token_budget(self.vocabulary.size, choice.budget)
 
 
 class _TokenizerSide:
@@ -232,6 +266,24 @@ class _TokenizerSide:
 
     def encode(self, texts: Sequence[str]) -> csr_matrix:
         return weigh_each_once(self.tokenizer.encode(checked_texts(texts)), self.idf)
+
+
+def selection(
+    archive: Archive,
+    runtime: Runtime | None,
+    threads: int | None,
+    notify: Callable[[str], object] | None,
+) -> Selection | None:
+    """What finds the fastest back end; None where nothing is left to it."""
+    if (
+        runtime is None
+        or archive.model_format != "ONNX"
+        or "auto" not in (runtime.backend, runtime.precision)
+    ):
+        return None
+    from oskit.archive.backends.auto import Selection
+
+    return Selection(archive, runtime, threads, notify)
 
 
 def _vocabulary(archive: Archive, tokenizer: Tokenizer, size: int | None) -> Vocabulary:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -35,6 +35,13 @@ class Loader:
     trust_remote_code: bool = False
     allowance: str = "without --no-fallback"
     """What allows a random projection, for the hint of the error about one."""
+
+    def given(self, but: Sequence[str] = ()) -> list[str]:
+        """Names of the options that are not as they are by default."""
+        asked = {part.name: getattr(self, part.name) != part.default for part in fields(self)}
+        told = {"max_seq_length": "max-length", "local_files_only": "offline", "fallback": "no-fallback"}
+        named = [name for name, is_given in asked.items() if is_given and name not in but]
+        return [told.get(name, name.replace("_", "-")) for name in named]
 
     def load(self, model: str, *, quiet: bool = False) -> NeuralSparseEncoder:
         """Load an encoder; the loader's own warnings go to stderr as they are, unless ``quiet``.

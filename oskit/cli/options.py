@@ -141,3 +141,44 @@ def output_options(function: Function) -> Function:
         return function(*args, out=Output(json=as_json, quiet=quiet), **kwargs)
 
     return with_output  # type: ignore[return-value]
+
+
+_DEVICE = click.option(
+    "--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1.  [a model's best; cpu]"
+)
+_RUNTIME_OPTIONS = [
+    click.option(
+        "--backend",
+        type=click.Choice(["auto", "onnxruntime", "openvino", "torch"]),
+        default="auto",
+        show_default=True,
+        help="What runs the encoder; auto measures on long jobs, and remembers.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "fp32", "bf16", "int8"]),
+        help="What it computes in; auto takes a narrower one where it is faster and the ranking "
+        "stays.  [the archive's own]",
+    ),
+]
+
+
+def runtime_options(*, device: bool = True) -> Callable[[Function], Function]:
+    """Add ``--backend``, ``--precision`` and ``--device``; the command receives ``runtime: Runtime``.
+
+    Args:
+        device: Whether to add ``--device``; the loader's options have it too, and then it is for both.
+    """
+
+    def add(function: Function) -> Function:
+        @functools.wraps(function)
+        def with_runtime(*args: Any, backend: Any, precision: Any, **kwargs: Any) -> Any:
+            from oskit.archive.backends.runtime import Runtime
+
+            named = kwargs.pop("device") if device else kwargs["loader"].device
+            return function(*args, runtime=Runtime(backend, precision, named or "auto"), **kwargs)
+
+        options = [*_RUNTIME_OPTIONS, _DEVICE] if device else _RUNTIME_OPTIONS
+        return with_options(with_runtime, options)  # type: ignore[no-any-return]
+
+    return add

@@ -15,10 +15,10 @@ from sentence_transformers import SparseEncoder
 from torch import Tensor, nn
 
 from oskit.archive.batching import (
-    TOKEN_BUDGET,
     checked_texts,
     encode_in_batches,
     sparse_rows,
+    token_budget,
     weigh_each_once,
 )
 from oskit.archive.idf import merged_idf
@@ -325,7 +325,7 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
                 tokenize=self._token_ids,
                 run=self._document_weights,
                 width=self.vocabulary.size,
-                budget=TOKEN_BUDGET,
+                budget=token_budget(self.vocabulary.size),
             )
 
     def query_matrix(self, texts: Sequence[str]) -> csr_matrix:

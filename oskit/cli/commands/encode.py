@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from oskit.cli.loader import Loader, loader_options
-from oskit.cli.options import output_options
+from oskit.cli.options import output_options, runtime_options
 from oskit.cli.output import Output
 from oskit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from oskit.archive.backends.runtime import Runtime
     from oskit.archive.text_encoder import TextEncoder
 
 BAR = 40
@@ -32,6 +33,7 @@ BAR = 40
     "--key", type=click.Choice(["token", "id"]), default="token", show_default=True, help="Name tokens by."
 )
 @loader_options
+@runtime_options(device=False)
 @output_options
 def encode(
     model: str,
@@ -40,6 +42,7 @@ def encode(
     top: int | None,
     key: Literal["token", "id"],
     loader: Loader,
+    runtime: Runtime,
     out: Output,
 ) -> None:
     """Print the token weights of texts.
@@ -57,7 +60,7 @@ def encode(
     from oskit.archive.truncation import truncation_from_now
 
     lines = _texts(texts)
-    encoder = _open(model, loader)
+    encoder = _open(model, loader, runtime, out)
     counted = truncation_from_now(encoder)
     weights = (encoder.query_weights if query else encoder.document_weights)(lines, key=key)
     cut = counted()
@@ -88,15 +91,16 @@ def _texts(texts: Sequence[str]) -> list[str]:
     return lines
 
 
-def _open(model: str, loader: Loader) -> TextEncoder:
+def _open(model: str, loader: Loader, runtime: Runtime, out: Output) -> TextEncoder:
     from oskit.archive.archive import is_archive
+    from oskit.encoder.opening import open_encoder
 
-    path = Path(model).expanduser()
-    if is_archive(path):
-        from oskit.archive.encoder import ArchiveEncoder
-
-        return ArchiveEncoder.open(path)
-    return loader.load(model)
+    if is_archive(Path(model).expanduser()) and (given := loader.given(but=("device",))):
+        raise UsageError(
+            f"--{given[0]} has no effect on an archive",
+            hint="Leave it out, or name the model.",
+        )
+    return open_encoder(model, runtime, load=loader.load, notify=out.note)
 
 
 def _print(

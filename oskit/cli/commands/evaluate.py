@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from oskit.cli.options import output_options, report_option
+from oskit.cli.options import output_options, report_option, runtime_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from oskit.archive.backends.runtime import Runtime
     from oskit.cli.output import Output
     from oskit.data.collection import Collection
     from oskit.evaluation.offline.result import EvaluationReport
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 @click.option("--split", default="test", show_default=True, help="Relevance judgements to use.")
 @click.option("-k", "--depth", "k", type=click.IntRange(min=1), default=1000, show_default=True,
               help="Documents in each ranking.")  # fmt: skip
+@runtime_options()
 @report_option("evaluation")
 @output_options
 def evaluate(
@@ -73,6 +75,7 @@ def evaluate(
     nano_beir_source: str,
     split: str,
     k: int,
+    runtime: Runtime,
     report: str | None,
     out: Output,
 ) -> None:
@@ -90,13 +93,15 @@ def evaluate(
       oskit evaluate faq ./my-encoder --prune-levels 0.05,0.1,0.2 --report figures
       oskit evaluate --nano-beir scifact,nfcorpus ./my-encoder --bm25
     """
+    from oskit.encoder.opening import open_encoder
     from oskit.evaluation.offline.bm25 import Bm25Settings
     from oskit.evaluation.offline.dense import DenseModel
     from oskit.evaluation.offline.evaluate import evaluate as measure
-    from oskit.evaluation.offline.open_encoder import open_encoder
     from oskit.evaluation.offline.pruning_levels import parse_levels
 
     collections, encoders = _sources(arguments, nano_beir, nano_beir_source, split)
+    if not encoders:
+        runtime.refuse_unused("without an ENCODER")
     names = _names([*encoders, *dense], labels)
     settings = Bm25Settings(bm25_k1, bm25_b, bm25_language) if bm25 else None
     levels = parse_levels(prune_levels) if prune_levels is not None else []
@@ -107,7 +112,7 @@ def evaluate(
     )
     reports = [
         measure(
-            {names[source]: partial(open_encoder, source) for source in encoders},
+            {names[source]: partial(open_encoder, source, runtime, notify=out.note) for source in encoders},
             collection,
             k=k,
             bm25=settings,
@@ -150,7 +155,7 @@ def _sources(
 def _names(sources: Sequence[str], labels: Sequence[str]) -> dict[str, str]:
     """The name of each source's row."""
     from oskit.errors import UsageError
-    from oskit.evaluation.offline.open_encoder import short_names
+    from oskit.evaluation.offline.names import short_names
 
     names = short_names(sources)
     if labels and len(labels) != len(sources):

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from oskit.cli.options import SOME_REFUSED, connection_options, output_options, with_options
+from oskit.cli.options import SOME_REFUSED, connection_options, output_options, runtime_options, with_options
 from oskit.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from oskit.archive.encoder import ArchiveEncoder
+    from oskit.archive.backends.runtime import Runtime
+    from oskit.archive.text_encoder import TextEncoder
     from oskit.archive.token_weights import Prune
     from oskit.cli.output import Output
     from oskit.cluster.client.connection import ConnectionSettings
@@ -27,7 +28,8 @@ _OPTIONS = [
     click.option("--encode", type=click.Choice(["client", "cluster"]),
                  help="Encode here with --archive, or by --model in an ingest pipeline."),
     click.option("--archive", metavar="DIR", type=click.Path(),
-                 help="The exported encoder; with --encode cluster it counts what is too long."),
+                 help="The exported encoder, or a model's folder; with --encode cluster it counts what is "
+                 "too long."),
     click.option("--query-archive", metavar="DIR", type=click.Path(),
                  help="Tokenizer archive of an inference-free encoder, where the manifest does not name it."),
     click.option("--model", metavar="NAME|ID",
@@ -75,6 +77,7 @@ _OPTIONS = [
 @click.argument("index")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @functools.partial(with_options, options=_OPTIONS)
+@runtime_options()
 @connection_options
 @output_options
 def ingest(
@@ -138,7 +141,7 @@ def _run(
     from oskit.data.files import count_records
 
     mode = _encode_mode(options)
-    encoder = _encoder(options)
+    encoder = _encoder(options, out)
     total = None if out.quiet else count_records(sources, format=options["file_format"])
     with out.progress(f"Loading {index}", total=total) as bar:
         try:
@@ -176,7 +179,7 @@ def _dry_run(
     from oskit.errors import ClusterConnectionError
 
     check_index_name(index)
-    encoder = _encoder(options)
+    encoder = _encoder(options, out)
     _prune(options)  # what cannot be right is told even if no cluster is asked
     report = dry_run(index, documents, settings, encoder=encoder)
     calls, why = None, ""
@@ -223,17 +226,21 @@ def _prune(options: dict[str, Any]) -> Prune | None:
     return Prune.parse(options["prune"]) if options["prune"] else None
 
 
-def _encoder(options: dict[str, Any]) -> ArchiveEncoder | None:
-    """The archive that is named, opened."""
+def _encoder(options: dict[str, Any], out: Output) -> TextEncoder | None:
+    """The archive or model that is named, opened."""
+    runtime: Runtime = options["runtime"]
     if options["archive"] is None:
         if options["query_archive"] is not None:
             raise UsageError(
                 "--query-archive has no effect without --archive", hint="Give the encoder's archive"
             )
+        runtime.refuse_unused("without --archive")
         return None
-    from oskit.archive.encoder import ArchiveEncoder
+    if options["encode"] == "cluster":
+        runtime.refuse_unused("where the cluster encodes")
+    from oskit.encoder.opening import open_encoder
 
-    return ArchiveEncoder.open(options["archive"], query=options["query_archive"])
+    return open_encoder(options["archive"], runtime, query=options["query_archive"], notify=out.note)
 
 
 def _encode_mode(options: dict[str, Any]) -> Any:

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from oskit.cli.options import connection_options, output_options
+from oskit.cli.options import connection_options, output_options, runtime_options
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from oskit.archive.backends.runtime import Runtime
     from oskit.archive.encoder import ArchiveEncoder
     from oskit.cli.output import Output
     from oskit.cluster.client.connection import ConnectionSettings
@@ -47,6 +48,7 @@ EXPLAINED_TOKENS = 12
     type=click.FloatRange(min=0, min_open=True),
     help="Larger looks at more clusters; sparse_vector only.",
 )
+@runtime_options()
 @connection_options
 @output_options
 def search(
@@ -63,6 +65,7 @@ def search(
     explain: bool,
     top_n: int | None,
     heap_factor: float | None,
+    runtime: Runtime,
     connection: ConnectionSettings,
     out: Output,
 ) -> None:
@@ -88,7 +91,9 @@ def search(
     if archive is not None:
         from oskit.archive.encoder import ArchiveEncoder
 
-        encoder = ArchiveEncoder.open(archive, query=query_archive)
+        encoder = ArchiveEncoder.open(archive, query=query_archive, runtime=runtime)
+    else:
+        runtime.refuse_unused("without --archive")
     method = {"top_n": top_n, "heap_factor": heap_factor}
     result = find(
         connect(connection),

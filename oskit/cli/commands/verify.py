@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from oskit.cli.options import connection_options, output_options, report_option
+from oskit.cli.options import connection_options, output_options, report_option, runtime_options
 from oskit.errors import SearchError, UsageError
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
+    from oskit.archive.backends.runtime import Runtime
     from oskit.archive.text_encoder import TextEncoder
     from oskit.cli.output import Output
     from oskit.cluster.client.connection import ConnectionSettings
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     metavar="WEIGHT",
     help="How far weights may differ before they are stored.  [0.0002; 0.2 for int8]",
 )
+@runtime_options()
 @report_option("verification")
 @connection_options
 @output_options
@@ -68,6 +70,7 @@ def verify(
     require_quality: bool,
     sample: int,
     tolerance: float | None,
+    runtime: Runtime,
     report: str | None,
     connection: ConnectionSettings,
     out: Output,
@@ -95,7 +98,7 @@ def verify(
     if require_quality and not bm25:
         raise UsageError("--require-quality compares with BM25", hint="Leave out --no-bm25.")
     opened = Collection.open(collection, split)
-    encoder = _encoder(archive, query_archive, model_encoder)
+    encoder = _encoder(archive, query_archive, model_encoder, runtime, out)
     client = connect(connection)
     how, model_id = _search(client, index, field, by, model, analyzer)
     found = proof.verify(
@@ -128,21 +131,22 @@ def verify(
         found.raise_for_quality()
 
 
-def _encoder(archive: str | None, query_archive: str | None, model: str | None) -> TextEncoder:
+def _encoder(
+    archive: str | None, query_archive: str | None, model: str | None, runtime: Runtime, out: Output
+) -> TextEncoder:
+    from oskit.encoder.opening import open_encoder
+
     if (archive is None) == (model is None):
         raise UsageError(
             "either --archive or --model-encoder is needed",
             hint="Name the archive or the model that the index was made with.",
         )
-    if model is not None:
-        from oskit.evaluation.offline.open_encoder import open_model
-
-        if query_archive is not None:
-            raise UsageError("--query-archive goes with --archive", hint="A model brings its own queries.")
-        return open_model(model)
-    from oskit.archive.encoder import ArchiveEncoder
-
-    return ArchiveEncoder.open(str(archive), query=query_archive)
+    if runtime.precision in ("auto", "bf16"):
+        raise UsageError(
+            f"--precision {runtime.precision} is not exact, and a proof needs exact scores",
+            hint="Leave it out; --tolerance allows for an index that was made in bf16.",
+        )
+    return open_encoder(str(archive or model), runtime, query=query_archive, notify=out.note)
 
 
 def _search(

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
@@ -16,7 +17,7 @@ from tokenizers import Tokenizer
 
 from exporters import export_encoder
 from oskit.archive.archive import open_archive
-from oskit.archive.backends import open_backend
+from oskit.archive.backends import Runtime, open_backend
 from oskit.archive.encoder import ArchiveEncoder
 from oskit.archive.text_encoder import TextEncoder
 from oskit.encoder.model import NeuralSparseEncoder
@@ -62,9 +63,22 @@ def test_it_is_a_text_encoder(symmetric: ArchiveEncoder, inference_free: Archive
     assert symmetric.max_length == 512
 
 
-def test_documents_weigh_what_sentence_transformers_says(symmetric: ArchiveEncoder, folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("backend", "name"),
+    [
+        ("auto", "onnxruntime "),
+        ("onnxruntime", "onnxruntime "),
+        ("openvino", "openvino "),
+        ("torch", "torch "),
+    ],
+)
+def test_documents_weigh_what_sentence_transformers_says(folder: Path, backend: Any, name: str) -> None:
     from sentence_transformers import SparseEncoder
 
+    if backend == "openvino":
+        pytest.importorskip("openvino")
+    symmetric = ArchiveEncoder.open(folder / "symmetric", runtime=Runtime(backend, "fp32"))
+    assert (symmetric.runtime or "").startswith(name)
     matrix = symmetric.document_matrix(TEXTS)
     assert matrix.shape == (len(TEXTS), symmetric.vocabulary.size)
     assert matrix.dtype == np.float32
@@ -91,8 +105,8 @@ def test_an_empty_text_is_an_empty_vector_on_every_path(folder: Path) -> None:
     tokenizer = ArchiveEncoder.open(folder / "inference-free" / "tokenizer")
     assert tokenizer.query_weights(["", "hello"])[0] == {}
     for encoder in archives:  # the graph alone, as the server runs it: special tokens and nothing between
-        ids = np.array([Tokenizer.from_buffer(encoder.archive.read("tokenizer.json")).encode("").ids])
-        assert not open_backend(encoder.archive, None).run(ids, np.ones_like(ids)).any()
+        ids = [Tokenizer.from_buffer(encoder.archive.read("tokenizer.json")).encode("").ids]
+        assert not open_backend(encoder.archive).run(ids, None).nnz
 
 
 def test_batches_change_nothing_but_the_speed(symmetric: ArchiveEncoder) -> None:

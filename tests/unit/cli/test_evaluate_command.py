@@ -12,7 +12,7 @@ import pytest
 from oskit.cli import main
 from oskit.data.collection import Collection
 from oskit.data.documents import Document
-from oskit.evaluation.offline.open_encoder import short_names
+from oskit.evaluation.offline.names import short_names
 from tests import tiny
 from tests.unit.training.teacher_models_tiny import build_dense
 

@@ -116,6 +116,12 @@ def test_encode_by_an_archive_gives_the_same(
         _, theirs, _ = run(capsys, "encode", tmp_path / "out", *texts, side, "--json")
         for one, other in zip(json.loads(ours), json.loads(theirs), strict=True):
             assert one["weights"] == pytest.approx(other["weights"], abs=1e-4)
+    for options, reason in (
+        (("--max-length", "9"), "--max-length has no effect on an archive"),
+        (("--backend", "torch"), "does not run on torch"),
+    ):
+        code, _, err = run(capsys, "encode", tmp_path / "out", "road", *options)
+        assert code == 2 and reason in err
 
 
 def test_encode_without_a_line_on_stdin(

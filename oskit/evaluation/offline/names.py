@@ -1,49 +1,15 @@
-"""Opening whatever stands for an encoder on a command line: an archive, or a model."""
+"""What a table calls the encoders and models that are named on a command line."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from oskit.archive.archive import is_archive
 from oskit.errors import UsageError
-
-if TYPE_CHECKING:
-    from oskit.archive.text_encoder import TextEncoder
 
 _ALIKE = frozenset({"best", "model", "encoder", "archives", "onnx", "torchscript"})
 """What folders are called whatever is in them: the one around them tells more."""
-
-
-def open_encoder(source: str) -> TextEncoder:
-    """Open an archive on ONNX Runtime; anything else is a model's folder or name, and needs torch.
-
-    Raises:
-        ArchiveError: The archive cannot be used.
-        EncoderError: The model cannot be loaded.
-        MissingDependencyError: A model is named and torch is not installed.
-    """
-
-    if is_archive(Path(source).expanduser()):
-        from oskit.archive.encoder import ArchiveEncoder
-
-        return ArchiveEncoder.open(source)
-    return open_model(source)
-
-
-def open_model(source: str) -> TextEncoder:
-    """Load a model's folder or name with torch.
-
-    Raises:
-        EncoderError: It cannot be loaded.
-        MissingDependencyError: torch is not installed.
-    """
-    from oskit.encoder.model import NeuralSparseEncoder
-
-    encoder: TextEncoder = NeuralSparseEncoder.from_pretrained(source)
-    return encoder
 
 
 def short_names(sources: Sequence[str]) -> list[str]:
