@@ -96,20 +96,26 @@ def prune(weights: Mapping[str, float], rule: Prune) -> TokenWeights:
 
 
 def prune_matrix(matrix: csr_matrix, rule: Prune) -> csr_matrix:
-    """Each row as :func:`prune` leaves it; same shape. Zero and negative entries are left out first."""
-    from scipy.sparse import csr_matrix
-
+    """Each row as :func:`prune` leaves it; same shape. Entries that are not above zero are left out first."""
     positive = matrix.tocsr(copy=True)
-    positive.data[positive.data < 0] = 0
-    positive.eliminate_zeros()
     positive.sort_indices()
+    positive = entries_of(positive, positive.data > 0)
     values = positive.data.astype(np.float32)
     kept = np.zeros(len(values), dtype=bool)
     for start, end in pairwise(positive.indptr):
         if start < end:
             kept[start:end] = _kept(values[start:end], rule)
-    indptr = np.concatenate([[0], np.cumsum(kept)])[positive.indptr]
-    return csr_matrix((positive.data[kept], positive.indices[kept], indptr), shape=matrix.shape)
+    return entries_of(positive, kept)
+
+
+def entries_of(matrix: csr_matrix, kept: np.ndarray) -> csr_matrix:
+    """A matrix with some of its entries only; ``kept`` tells which, in the order of ``matrix.data``."""
+    from scipy.sparse import csr_matrix
+
+    if kept.all():
+        return matrix
+    indptr = np.concatenate([[0], np.cumsum(kept)])[matrix.indptr]
+    return csr_matrix((matrix.data[kept], matrix.indices[kept], indptr), shape=matrix.shape)
 
 
 def _kept(values: np.ndarray, rule: Prune) -> np.ndarray:

@@ -20,7 +20,7 @@ COMMANDS = {
     "demo": "Run the whole path on a small collection.",
     "doctor": "Check the machine, an encoder and a cluster.",
     "load": "Load an encoder and report how it was found.",
-    "encode": "Print the token weights of texts.",
+    "encode": "Print the token weights of texts, or write those of documents into a file.",
     "idf": "Compute idf.json, the query weights of a corpus.",
     "train": "Train an encoder by a recipe.",
     "recipes": "List, show and copy training recipes.",

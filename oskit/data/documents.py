@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from oskit.data.values import clean_value, text_of
+from oskit.data.vectors import Vector
 
 OSKIT_KEY = "_oskit"
 """Key of a record that a dead-letter file adds: why the record was refused, and how to read it again."""
@@ -35,6 +36,7 @@ class Document:
         text_field: Name under which the text is indexed.
         title_field: Name under which the title is indexed.
         where: Where it was read, ``file:line``; for messages.
+        vector: Its token weights, where they came with it.
     """
 
     id: str
@@ -44,6 +46,7 @@ class Document:
     text_field: str = field(default="text", compare=False)
     title_field: str = field(default="title", compare=False)
     where: str = field(default="", compare=False, repr=False)
+    vector: Vector | None = None
 
     @property
     def passage(self) -> str:
@@ -57,7 +60,12 @@ class Document:
 
     def digest(self) -> bytes:
         """A digest of the content (not of the id), 16 bytes; the same content has the same digest."""
-        return _digest(self.source())
+        digest = _digest(self.source())
+        return (
+            digest
+            if self.vector is None
+            else hashlib.blake2b(digest + self.vector.json, digest_size=16).digest()
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +102,12 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class FieldNames:
-    """Which fields of a record hold its id (None: ``_id`` or ``id``), text and title."""
+    """Which fields of a record hold its id (None: ``_id`` or ``id``), text, title and vector (None: none)."""
 
     id: str | None = None
     text: str = "text"
     title: str = "title"
+    vector: str | None = None
 
 
 def document_from_record(record: Mapping[str, Any], names: FieldNames, where: str) -> Document:
@@ -110,24 +119,36 @@ def document_from_record(record: Mapping[str, Any], names: FieldNames, where: st
     the same ids. Lone surrogates become U+FFFD and NaN becomes null, since JSON has neither.
 
     Raises:
-        ValueError: The record has no text, or an id that OpenSearch does not take; one line.
+        ValueError: The record has no text, no vector where one is named, or an id that OpenSearch does not
+            take; one line.
     """
     record = _unwrapped(record)
     if isinstance(note := record.get(OSKIT_KEY), Mapping):
         names = FieldNames(
-            "_id", str(note.get("text_field", names.text)), str(note.get("title_field", names.title))
+            "_id",
+            str(note.get("text_field", names.text)),
+            str(note.get("title_field", names.title)),
+            names.vector,
         )
     if names.text not in record:
         known = ", ".join(repr(name) for name in list(record)[:8]) or "none"
         raise ValueError(f"no field {names.text!r} (it has {known}); --text-field names another")
     text = text_of(record[names.text], names.text)
     title = text_of(record.get(names.title), names.title)
-    dropped = {OSKIT_KEY, "_id", names.text, names.title}
+    dropped = {OSKIT_KEY, "_id", names.text, names.title, names.vector}
+    vector = _vector(record, names.vector) if names.vector is not None else None
     fields = {clean_value(key): clean_value(value) for key, value in record.items() if key not in dropped}
     identity = _identity(record, names)
     if identity is None:
         identity = _digest({names.title: title, names.text: text, **fields}).hex()
-    return Document(identity, text, title, fields, names.text, names.title, where)
+    return Document(identity, text, title, fields, names.text, names.title, where, vector)
+
+
+def _vector(record: Mapping[str, Any], name: str) -> Vector:
+    if name not in record:
+        raise ValueError(f"no field {name!r} with the weights; --embedding-field names another")
+    value = record[name]
+    return value if isinstance(value, Vector) else Vector.of(name, value)
 
 
 def _unwrapped(record: Mapping[str, Any]) -> Mapping[str, Any]:

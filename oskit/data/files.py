@@ -42,6 +42,7 @@ def read_documents(
     id_field: str | None = None,
     text_field: str = "text",
     title_field: str = "title",
+    vector_field: str | None = None,
 ) -> Iterator[Document | Refusal]:
     """Stream the documents of files, folders in BEIR's layout, and stdin (``-``), one after the other.
 
@@ -54,6 +55,7 @@ def read_documents(
         id_field: Field that holds the id. Without it ``_id``, ``id``, or else a hash of the content.
         text_field: Field that holds the text.
         title_field: Field that holds the title; records need not have it.
+        vector_field: Field that holds token weights, which every record must have; None where there is none.
 
     Raises:
         UsageError: A format cannot be told, or stdin is named twice.
@@ -61,7 +63,7 @@ def read_documents(
     """
     if [str(source) for source in sources].count(STDIN) > 1:
         raise UsageError("'-' (stdin) can be read only once")
-    names = FieldNames(id_field, text_field, title_field)
+    names = FieldNames(id_field, text_field, title_field, vector_field)
     files = [_resolve(source, format) for source in sources]
     return _read_all(files, names)
 
@@ -81,7 +83,7 @@ def read_records(
         DataError: The file cannot be read.
     """
     path, kind = _resolve(source, format)
-    return _records(path, kind, wanted, {})
+    return _records(path, kind, wanted, {}, None)
 
 
 def count_records(sources: Sequence[str | Path], *, format: Format | None = None) -> int | None:
@@ -127,7 +129,7 @@ def _read_all(files: list[tuple[str | Path, Format]], names: FieldNames) -> Iter
     required = {names.text: "--text-field"} | ({} if names.id is None else {names.id: "--id-field"})
     told = names.id in (None, "_id")
     for source, kind in files:
-        for item in _records(source, kind, (names.text,), required):
+        for item in _records(source, kind, (names.text,), required, names.vector):
             if (
                 not told
                 and isinstance(item, Record)
@@ -140,12 +142,16 @@ def _read_all(files: list[tuple[str | Path, Format]], names: FieldNames) -> Iter
 
 
 def _records(
-    source: str | Path, kind: Format, wanted: Sequence[str], required: Mapping[str, str]
+    source: str | Path,
+    kind: Format,
+    wanted: Sequence[str],
+    required: Mapping[str, str],
+    vector: str | None,
 ) -> Iterator[Record | Refusal]:
     if kind == "jsonl":
         return read_objects_of(source)
     if kind == "parquet":
-        return read_parquet_rows(Path(source), required=required)
+        return read_parquet_rows(Path(source), required=required, vector=vector)
     return read_rows(source, wanted=wanted, required=required, tabs=kind == "tsv")
 
 

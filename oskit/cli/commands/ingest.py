@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from oskit.archive.token_weights import Prune
     from oskit.cli.output import Output
     from oskit.cluster.client.connection import ConnectionSettings
-    from oskit.cluster.index.mapping import EncodeMode, IndexSettings
+    from oskit.cluster.index.mapping import EncodeMode, EncoderIdentity, IndexSettings
     from oskit.cluster.ingest.load import IngestReport
 
 # fmt: off
 _OPTIONS = [
-    click.option("--encode", type=click.Choice(["client", "cluster"]),
-                 help="Encode here with --archive, or by --model in an ingest pipeline."),
+    click.option("--encode", type=click.Choice(["client", "cluster", "none"]),
+                 help="Encode here with --archive, by --model in an ingest pipeline, or not at all: then the "
+                 "sources hold the weights, in the field of --embedding-field."),
     click.option("--archive", metavar="DIR", type=click.Path(),
                  help="The exported encoder, or a model's folder; with --encode cluster it counts what is "
                  "too long."),
@@ -54,9 +55,11 @@ _OPTIONS = [
     click.option("--title-field", metavar="NAME", default="title", show_default=True,
                  help="Field with the title, which is put in front of the text."),
     click.option("--embedding-field", metavar="NAME", default="embedding", show_default=True,
-                 help="Name of the vector's field in the index."),
+                 help="Name of the vector's field in the index, and with --encode none in the sources."),
     click.option("--passage-field", metavar="NAME", default="passage", show_default=True,
                  help="Name of the encoded text's field in the index."),
+    click.option("--part", metavar="N/OF",
+                 help="Load one of several shares of the documents only, chosen by their ids, as 3/16."),
     click.option("--pipeline-batch-size", type=click.IntRange(1), metavar="N",
                  help="Documents that the ingest pipeline hands to the model together, where the cluster "
                  "encodes.  [32]"),
@@ -102,9 +105,13 @@ def ingest(
       oskit ingest articles data/scifact --encode cluster --model my-encoder
       oskit ingest shop items.csv --text-field description --title-field name --archive out
       zcat dump.gz | oskit ingest articles - --archive out --index-kind sparse_vector
+      oskit ingest articles vectors.parquet --encode none
+      oskit ingest articles corpus.jsonl --archive out --part 3/16
       oskit ingest articles corpus.jsonl --dry-run
     """
+    from oskit.cluster.ingest.admission import key_of_vectors
     from oskit.data.files import read_documents
+    from oskit.data.parts import Part
 
     if "-" in sources and click.get_current_context().params.get("password_stdin"):
         raise UsageError("stdin cannot hold both the password and documents", hint="Use --password-file")
@@ -115,12 +122,19 @@ def ingest(
         id_field=options["id_field"],
         text_field=options["text_field"],
         title_field=options["title_field"],
+        vector_field=options["embedding_field"] if options["encode"] == "none" else None,
     )
+    part = Part.parse(options["part"]) if options["part"] else None
+    documents = part.only(documents) if part is not None else documents
+    options |= {"part": part, "made_by": None, "key": None}
+    if options["encode"] == "none":
+        options["made_by"] = _made_by(sources)
+        options["key"], documents = key_of_vectors(documents)
     if options["dry_run"]:
         report = _dry_run(index, documents, settings, connection, out, options)
     else:
         report = _run(index, sources, documents, settings, connection, out, options)
-        out.result(report.to_dict(), lambda console: _print_report(console, report, dry=False))
+        out.result(_told(report, options), lambda console: _print_report(console, report, options, dry=False))
         out.note(_next_step(index, report, options))
     if report.refused:
         click.get_current_context().exit(SOME_REFUSED)
@@ -143,6 +157,7 @@ def _run(
     mode = _encode_mode(options)
     encoder = _encoder(options, out)
     total = None if out.quiet else count_records(sources, format=options["file_format"])
+    total = total // options["part"].of if total is not None and options["part"] is not None else total
     with out.progress(f"Loading {index}", total=total) as bar:
         try:
             return load(
@@ -159,7 +174,7 @@ def _run(
             )
         except IngestInterrupted as interrupted:
             if out.json:
-                out.result(interrupted.report.to_dict())
+                out.result(_told(interrupted.report, options))
             raise
 
 
@@ -181,11 +196,11 @@ def _dry_run(
     check_index_name(index)
     encoder = _encoder(options, out)
     _prune(options)  # what cannot be right is told even if no cluster is asked
-    report = dry_run(index, documents, settings, encoder=encoder)
+    report = dry_run(index, documents, settings, encoder=encoder, encode=options["encode"])
     calls, why = None, ""
     if click.get_current_context().params.get("url") is None and not os.environ.get("OSKIT_URL"):
         why = "--url (or OSKIT_URL) names none"
-    elif options["archive"] is None and options["model"] is None:
+    elif options["archive"] is None and options["model"] is None and options["encode"] is None:
         why = "neither --archive nor --model says what encodes the documents"
     else:
         mode, client = _encode_mode(options), connect(connection)
@@ -196,12 +211,12 @@ def _dry_run(
             why = str(error)
 
     def show(console: Console) -> None:
-        _print_report(console, report, dry=True)
+        _print_report(console, report, options, dry=True)
         for call in calls or ():
             console.print(f"  {call}", markup=False, soft_wrap=True)
 
-    told = {"calls": None if calls is None else [call.to_dict() for call in calls]}
-    out.result({**report.to_dict(), **told}, show)
+    said = {"calls": None if calls is None else [call.to_dict() for call in calls]}
+    out.result({**_told(report, options), **said}, show)
     if why:
         out.note(f"The cluster was not asked: {why}")
     return report
@@ -215,6 +230,8 @@ def _planned(mode: EncodeMode, out: Output, options: dict[str, Any]) -> dict[str
         "query_model_id": options["query_model"],
         "prune": _prune(options),
         "recreate": options["recreate"],
+        "made_by": options["made_by"],
+        "key": options["key"],
         "pipeline_batch_size": options["pipeline_batch_size"],
         "notify": out.note,
     }
@@ -253,8 +270,34 @@ def _encode_mode(options: dict[str, Any]) -> Any:
         return "cluster"
     raise UsageError(
         "documents must be encoded by something",
-        hint="Give --archive DIR to encode here, or --model NAME to encode on the cluster",
+        hint="Give --archive DIR to encode here, --model NAME to encode on the cluster, or --encode none for "
+        "sources with vectors",
     )
+
+
+def _made_by(sources: tuple[str, ...]) -> EncoderIdentity | None:
+    """The encoder that the sources say made their vectors, if they say so and agree."""
+    from oskit.cluster.index.mapping import EncoderIdentity
+    from oskit.data.parquet import read_metadata
+
+    said = {source: read_metadata(Path(source)) for source in sources if Path(source).is_file()}
+    known = {source: found for source, found in said.items() if found.get("sha256")}
+    if len({found["sha256"] for found in known.values()}) > 1:
+        raise UsageError(f"{' and '.join(known)} hold the vectors of different encoders",
+                         hint="Load each into an index of its own")  # fmt: skip
+    for found in known.values():
+        names = ("sha256", "name", "architecture", "query_sha256")
+        return EncoderIdentity(**{name: found.get(name) for name in names})
+    return None
+
+
+def _told(report: IngestReport, options: dict[str, Any]) -> dict[str, Any]:
+    """The report for JSON, with the part that was loaded."""
+    part = options["part"]
+    return report.to_dict() | {
+        "part": None if part is None else str(part),
+        "in_other_parts": None if part is None else part.elsewhere,
+    }
 
 
 def _index_settings(options: dict[str, Any]) -> IndexSettings:
@@ -284,15 +327,20 @@ def _dead_letter(index: str, sources: tuple[str, ...], given: str | None) -> Pat
     return path
 
 
-def _print_report(console: Console, report: IngestReport, *, dry: bool) -> None:
+def _print_report(console: Console, report: IngestReport, options: dict[str, Any], *, dry: bool) -> None:
     if dry:
         console.print(f"{report.indexed:,} of {report.read:,} records can be loaded into {report.index}",
                       markup=False)  # fmt: skip
     else:
         rate = f"{report.seconds:.1f} s, {report.docs_per_second:,.1f} docs/s"
+        if report.encoder_busy is not None:
+            rate += f", encoder busy {report.encoder_busy:.0%} of the time"
         console.print(f"Indexed {report.indexed:,} of {report.read:,} records into {report.index} ({rate})",
                       markup=False)  # fmt: skip
-    _print_truncation(console, report, "--archive DIR" if dry else "--encode cluster --archive DIR")
+    if (part := options["part"]) is not None:
+        console.print(f"  this is part {part}: {part.elsewhere:,} records are in the others", markup=False)
+    if options["encode"] != "none":
+        _print_truncation(console, report, "--archive DIR" if dry else "--encode cluster --archive DIR")
     if report.duplicates:
         console.print(f"  {report.duplicates:,} came more than once", markup=False)
     if report.retries:
@@ -316,5 +364,6 @@ def _next_step(index: str, report: IngestReport, options: dict[str, Any]) -> str
     if report.refused and report.dead_letter:
         again = "correct the lines of the dead-letter file (or the options) and load it: "
         return f"Next: {again}oskit ingest {index} {report.dead_letter} …"
-    how = f" --archive {options['archive']}" if _encode_mode(options) == "client" else ""
+    here = options["archive"] is not None and _encode_mode(options) != "cluster"
+    how = f" --archive {options['archive']}" if here else ""
     return f'Next: oskit search {index} "your question"{how}'

@@ -174,9 +174,14 @@ def _other_vectors(existing: IndexInfo, wanted: IndexInfo) -> tuple[str, str] | 
             f"{then.name or 'unnamed'} ({then.sha256[:12]})",
             f"Give {'--model' if wanted.encode == 'cluster' else '--archive'} of that one",
         )
-    if existing.encode != wanted.encode:
-        where = {"client": "here, by --archive", "cluster": "on the cluster, by --model"}
-        return f"its documents were encoded {where[str(existing.encode)]}", f"Give --encode {existing.encode}"
+    alike = first.sha256 and first.sha256 == then.sha256 and "cluster" not in (existing.encode, wanted.encode)
+    if existing.encode != wanted.encode and not alike:
+        where = {
+            "client": "were encoded here, by --archive",
+            "cluster": "were encoded on the cluster, by --model",
+            "none": "came with their vectors",
+        }
+        return f"its documents {where[str(existing.encode)]}", f"Give --encode {existing.encode}"
     if existing.key != wanted.key:
         return f"has the key {existing.key}, not {wanted.key}", ""
     if existing.prune != wanted.prune:

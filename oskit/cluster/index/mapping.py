@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
 IndexKind = Literal["rank_features", "sparse_vector"]
-EncodeMode = Literal["client", "cluster"]
+EncodeMode = Literal["client", "cluster", "none"]
+"""Where documents become vectors: here, in an ingest pipeline, or before, so that they bring them along."""
 
 INDEX_KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
 
@@ -130,7 +131,8 @@ class IndexInfo:
         key: Whether the vector's keys are token texts or token ids.
         embedding_field: Name of the vector's field.
         passage_field: Name of the field with the text that was encoded; None in an index of others.
-        encode: Where documents were encoded; None in an index that oskit did not make.
+        encode: Where documents were encoded (``"none"``: they came with vectors); None in an index that oskit
+            did not make.
         encoder: By what.
         prune: Which weights were kept, as ``TYPE:RATIO``.
         text_field: Name of the documents' own field with the text, if known; for showing hits.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from oskit.cluster.ingest.bulk import BulkOutcome
 from oskit.cluster.ingest.dead_letter import DeadLetterFile
 from oskit.data.documents import Document, Refusal
+from oskit.errors import IndexingError
 
 if TYPE_CHECKING:
     from oskit.archive.truncation import Truncation
@@ -21,6 +22,9 @@ MAX_REASONS = 1_000
 """Different reasons that are counted apart; beyond that the rarer half is one."""
 
 OTHER_REASONS = "other reasons"
+
+HOPELESS_AFTER = 1_000
+"""A load whose first so many documents were all refused is stopped."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class IngestReport:
         retries: Documents sent again because the cluster was busy.
         truncation: What of the documents was too long for the encoder; None where nobody counted, as where
             the cluster encodes and no archive is given.
+        encoder_busy: Share of the time that the encoder worked, 0 to 1; None where nothing is encoded here.
     """
 
     index: str
@@ -51,6 +56,7 @@ class IngestReport:
     reasons: dict[str, int] = field(default_factory=dict)
     retries: int = 0
     truncation: Truncation | None = None
+    encoder_busy: float | None = None
 
     @property
     def docs_per_second(self) -> float:
@@ -79,6 +85,7 @@ class Account:
         index: The index.
         dead_letter: Where refused documents go.
         truncation: Asked what of the documents was too long, when a report is made.
+        busy_s: Asked how many seconds the encoder has worked; None where nothing is encoded here.
         progress: Told how many further records are done with.
         answers: Whether documents that the cluster has answered for count as that; else whoever encodes them
             tells ``progress``.
@@ -87,6 +94,7 @@ class Account:
     index: str
     dead_letter: DeadLetterFile | None
     truncation: Callable[[], Truncation | None] = lambda: None
+    busy_s: Callable[[], float | None] = lambda: None
     progress: Callable[[int], object] = lambda _: None
     answers: bool = False
     read: int = 0
@@ -151,8 +159,19 @@ class Account:
         """The most frequent reason for refusing."""
         return self._reasons.most_common(1)[0][0] if self._reasons else ""
 
+    def stop_if_hopeless(self) -> None:
+        """Raises IndexingError if so much was refused, and nothing taken, that the options must be wrong."""
+        # Refusals made here are no sign while documents before them are on their way to the cluster.
+        refused = self.refused if self.settled == self.read else self.turned_down
+        if self.indexed == 0 and refused >= HOPELESS_AFTER:
+            raise IndexingError(
+                f"the first {self.refused:,} records were all refused: {self.first_reason}",
+                hint="Correct the options or the documents",
+            )
+
     def report(self) -> IngestReport:
         """The figures so far; what was read but is still on its way is left out."""
+        seconds, busy_s = time.perf_counter() - self._start, self.busy_s()
         with self._lock:
             written = self.dead_letter is not None and self.dead_letter.written
             return IngestReport(
@@ -161,9 +180,10 @@ class Account:
                 indexed=self.indexed,
                 refused=self.refused,
                 duplicates=self.duplicates,
-                seconds=round(time.perf_counter() - self._start, 3),
+                seconds=round(seconds, 3),
                 dead_letter=str(self.dead_letter.path) if self.dead_letter and written else None,
                 reasons=dict(self._reasons.most_common(5)),
                 retries=self.retries,
                 truncation=self.truncation(),
+                encoder_busy=None if busy_s is None else round(min(1.0, busy_s / seconds), 3),
             )

@@ -79,4 +79,6 @@ def dead_letter(item: Document | Refusal, reason: str, status: int | None = None
         return {OSKIT_KEY: note}
     note |= {"text_field": item.text_field, "title_field": item.title_field}
     own: dict[str, Any] = clean_value(item.source())
+    if item.vector is not None:
+        own[item.vector.field] = item.vector.weights()
     return {"_id": item.id, OSKIT_KEY: note, **own}

@@ -42,7 +42,7 @@ from oskit.errors import IndexingError, PredictionMismatchError, UsageError
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
-    from oskit.archive.text_encoder import TextEncoder
+    from oskit.archive.text_encoder import KeyFormat, TextEncoder
 
 Notify = Callable[[str], object] | None
 
@@ -143,6 +143,8 @@ def plan_load(
     prune: Prune | None = None,
     recreate: bool = False,
     pipeline_batch_size: int | None = None,
+    made_by: EncoderIdentity | None = None,
+    key: KeyFormat | None = None,
     notify: Notify = None,
 ) -> LoadPlan:
     """Look at everything that a load needs; see :func:`oskit.cluster.ingest.load.ingest`.
@@ -154,11 +156,17 @@ def plan_load(
         ClusterSettingsError: The index is closed or blocked.
     """
     _check_usage(settings, encode, encoder, model_id)
-    if pipeline_batch_size is not None and encode == "client":
+    if pipeline_batch_size is not None and encode != "cluster":
         raise UsageError(
-            "the pipeline's batch size has no effect where documents are encoded here",
+            "the pipeline's batch size has no effect where the cluster does not encode",
             hint="Leave it out: batches are made by their tokens.",
         )
+    if encode == "none":
+        if prune is not None:
+            raise UsageError(
+                "vectors that come with the documents are sent as they are", hint="Leave out --prune"
+            )
+        _check_made_by(made_by, encoder)
     target = resolve(client, index, writing=True) or Target(index, index)
     if target.is_alias and recreate:
         raise UsageError(
@@ -171,11 +179,11 @@ def plan_load(
     info = IndexInfo(
         name=target.index,
         kind=settings.kind,
-        key=key_for(settings.kind, encoder.vocabulary.key_format if encoder is not None else "token"),
+        key=key_for(settings.kind, encoder.vocabulary.key_format if encoder is not None else key or "token"),
         embedding_field=settings.embedding_field,
         passage_field=settings.passage_field,
         encode=encode,
-        encoder=_identity(encode, encoder, model, query_model),
+        encoder=_identity(encode, encoder, model, query_model, made_by),
         prune=str(prune) if prune else None,
     )
     existing = look(client, target.index)
@@ -242,18 +250,37 @@ def _check_usage(
         )
 
 
+def _check_made_by(made_by: EncoderIdentity | None, encoder: TextEncoder | None) -> None:
+    """Refuse vectors that say that another encoder made them."""
+    now = getattr(getattr(encoder, "archive", None), "sha256", None)
+    if made_by is not None and made_by.sha256 and now and made_by.sha256 != now:
+        raise UsageError(
+            f"the vectors were made by another encoder, {made_by.name or 'unnamed'} ({made_by.sha256[:12]}), "
+            f"than --archive ({now[:12]})",
+            hint="Give the archive that made them, or none",
+        )
+
+
 def _identity(
-    encode: EncodeMode, encoder: TextEncoder | None, model: ModelInfo | None, query_model: ModelInfo | None
+    encode: EncodeMode,
+    encoder: TextEncoder | None,
+    model: ModelInfo | None,
+    query_model: ModelInfo | None,
+    made_by: EncoderIdentity | None,
 ) -> EncoderIdentity:
     archive = getattr(encoder, "archive", None)  # a torch encoder has none
     query = getattr(encoder, "query", None)
     source = model if encode == "cluster" else archive
+    if encode == "none" and archive is None:
+        source = made_by or model
     return EncoderIdentity(
         sha256=getattr(source, "sha256", None),
         name=getattr(source, "name", None),
-        architecture=encoder.architecture if encoder is not None else None,
+        architecture=encoder.architecture if encoder is not None else getattr(source, "architecture", None),
         model_id=model.model_id if model else None,
-        query_sha256=query_model.sha256 if query_model else getattr(query, "sha256", None),
+        query_sha256=query_model.sha256
+        if query_model
+        else getattr(query, "sha256", None) or getattr(source, "query_sha256", None),
         query_model_id=query_model.model_id if query_model else None,
     )
 
@@ -311,6 +338,8 @@ def _check_stored(
     """Refuse another encoder where no content tells: a few documents of the index must have its vectors."""
     if existing.info.encoder.sha256 and info.encoder.sha256:
         return
+    if encoder is None and model is None:
+        return  # nobody can tell
     had = existing.info
     names = [
         name for name in (had.text_field, had.title_field, had.passage_field, had.embedding_field) if name
@@ -327,7 +356,7 @@ def _check_stored(
     if not stored:
         return
     passages = [passage for passage, _ in stored]
-    if model is not None and info.encode == "cluster":
+    if model is not None and (info.encode == "cluster" or encoder is None):
         await_ready(client, model, notify=notify)
         weights = predict(client, model, passages, key=info.key)
     else:

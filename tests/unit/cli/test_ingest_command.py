@@ -61,23 +61,51 @@ def test_the_longest_index_name_has_a_dead_letter_file(
     assert not _dead_letter("a" * 255, ("-",), None).exists()
 
 
+def test_files_of_vectors_from_encode_to_ingest(corpus: Path, capsys: pytest.CaptureFixture[str]):
+    """What `oskit encode -o` writes in parts is what `--encode none` reads, all of it and nothing twice."""
+    archive, folder = str(encoder_archive(corpus.with_name("encoder.zip"))), corpus.parent
+    with corpus.open("a") as file:
+        file.writelines(json.dumps({"text": f"fox {n}", "n": n, "m": n}) + "\n" for n in range(50))
+        file.write("no JSON\n")
+    parts, read = [], 0
+    for number in (1, 2, 3):
+        parts.append(str(folder / f"part-{number}.parquet"))
+        command = ["encode", archive, str(corpus), "-o", parts[-1], "--part", f"{number}/3", "--fields", "n"]
+        code = main([*command, "--json"])
+        report = json.loads(capsys.readouterr().out)
+        assert report["part"] == f"{number}/3" and 0 <= report["encoder_busy"] <= 1
+        assert report["read"] + report["in_other_parts"] == 55
+        assert code == (10 if report["refused"] else 0)
+        read += report["read"]
+    assert read == 55 and sum(Path(f"{part}.refused.jsonl").exists() for part in parts) == 1
+    command = ["ingest", "i", *parts, "--encode", "none", "--dry-run", "--json"]
+    assert main(command) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["indexed"], report["refused"], report["duplicates"]) == (54, 0, 0)
+    documents = list(files.read_documents(parts, vector_field="embedding"))
+    assert sorted(document.fields["n"] for document in documents if document.fields) == list(range(50))
+    assert main([*command, "--archive", archive]) == 0
+    assert (
+        main(["ingest", "i", *parts, "--encode", "none", "--dry-run", "--index-kind", "sparse_vector"]) == 10
+    )
+    assert "is no token id" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
-    ("options", "reason"),
+    ("options", "said"),
     [
-        (["--model", "m", "--backend", "openvino"], "have no effect without --archive"),
-        (["--archive", "ARCHIVE", "--encode", "cluster", "--precision", "bf16"], "where the cluster encodes"),
-        (["--archive", "ARCHIVE", "--device", "cuda"], "does not run on cuda"),
-        (["--archive", "ARCHIVE", "--precision", "int8"], "is not quantised to int8"),
-        (
-            ["--archive", "ARCHIVE", "--pipeline-batch-size", "4"],
-            "no effect where documents are encoded here",
-        ),
+        (["--fields", "n"], "--fields has no effect without -o"),
+        (["--format", "csv"], "--format has no effect without -o"),
+        (["-o", "v.txt"], "does not tell its format"),
+        (["-o", "corpus.jsonl"], "would be written to"),
+        (["-o", "v.jsonl", "--part", "4/3"], "no part 4 of 3"),
+        (["-o", "v.jsonl", "--top", "3"], "--prune"),
     ],
 )
-def test_what_an_encoder_runs_on_has_to_fit(
-    corpus: Path, capsys: pytest.CaptureFixture[str], options: list[str], reason: str
-) -> None:
+def test_options_of_encode_that_do_not_fit(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options, said
+):
+    monkeypatch.chdir(corpus.parent)
     archive = str(encoder_archive(corpus.with_name("encoder.zip")))
-    given = [archive if option == "ARCHIVE" else option for option in options]
-    assert main(["ingest", "i", str(corpus), "--url", "http://127.0.0.1:9", "--retry-for", "0", *given]) == 2
-    assert reason in capsys.readouterr().err
+    assert main(["encode", archive, corpus.name, *options]) == 2
+    assert said in capsys.readouterr().err

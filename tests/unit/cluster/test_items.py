@@ -6,11 +6,17 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from archives import encoder_archive
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 
 from oskit.archive.encoder import ArchiveEncoder
+from oskit.archive.token_weights import Prune, matrix_to_weights, prune
 from oskit.archive.truncation import Truncation
 from oskit.cluster.index.mapping import (
     EncoderIdentity,
@@ -24,31 +30,24 @@ from oskit.cluster.index.mapping import (
 from oskit.cluster.index.names import check_index_name
 from oskit.cluster.ingest.accounting import Account
 from oskit.cluster.ingest.actions import ItemMaker
+from oskit.cluster.ingest.admission import Admission
 from oskit.cluster.ingest.bulk import BulkOutcome
 from oskit.cluster.ingest.dead_letter import DeadLetterFile
 from oskit.cluster.ingest.load import dry_run
+from oskit.cluster.ingest.vectors import VectorWriter
 from oskit.cluster.search.query_weights import _payload_weight
 from oskit.data.documents import Document, FieldNames, Refusal
 from oskit.data.jsonl import document_of, parse_line
+from oskit.data.values import clean_value
 from oskit.errors import DataError, UsageError
+from tests.fake_ingest import FixedEncoder
 
 INFO = IndexInfo("i", "rank_features", "token")
-
-
-class Fixed:
-    """An encoder that gives every text the same weights."""
-
-    architecture = "symmetric"
-
-    def __init__(self, weights: dict[str, float]) -> None:
-        self.weights = weights
-
-    def document_weights(self, texts, *, key="token"):
-        return [self.weights for _ in texts]
+KEYS = ['"', "é", "##s", ".", "a.b", "2020", "\N{GRINNING FACE}", "\\", "\u2028", "gone"]
 
 
 def lines(document: Document, weights: dict[str, float] | None = None) -> tuple[dict, dict]:
-    maker = ItemMaker(INFO, Fixed(weights) if weights is not None else None, None)
+    maker = ItemMaker(INFO, FixedEncoder(weights) if weights is not None else None, None)
     (item,) = maker.make([document])
     action, source = item.payload.decode().splitlines()
     return json.loads(action), json.loads(source)
@@ -79,6 +78,44 @@ def test_weights_that_the_index_refuses_are_not_sent():
     }
     assert lines(Document("1", "a"), weights)[1]["embedding"] == {"a": 1.0}
     assert "embedding" not in lines(Document("1", "a"), {"zero": 0.0})[1]
+
+
+FLOATS = st.floats(width=32) | st.sampled_from([1.1754944e-38, 3.4028235e38, 0.1, 1 / 3, 16777216.0])
+RULES = st.sampled_from(["max_ratio:0.1", "top_k:3", "alpha_mass:0.9", "abs_value:0.5"])
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(KEYS), FLOATS), max_size=4), st.none() | RULES)
+def test_a_vector_is_carried_to_the_bit_and_pruned_as_by_the_cluster(rows, rule):
+    """Against the dictionaries of the encoder, pruned one by one; ties and weights that are none included."""
+    matrix = np.zeros((len(rows), len(KEYS)), dtype=np.float32)
+    for number, row in enumerate(rows):
+        for key, weight in row.items():
+            matrix[number, KEYS.index(key)] = weight
+    vectors = csr_matrix(matrix)
+    named = SimpleNamespace(keys=(*KEYS[:-1], ""), size=len(KEYS))  # the cluster drops a token without a text
+    prune_by = Prune.parse(rule) if rule else None
+    with np.errstate(all="ignore"):
+        written = VectorWriter(named, "token", prune_by).write(vectors)
+        expected = matrix_to_weights(vectors, named)
+        expected = [prune(row, prune_by) for row in expected] if prune_by else expected
+    for line, row in zip(written, expected, strict=True):
+        sent = {key: weight for key, weight in row.items() if np.finfo("f").tiny <= weight < math.inf}
+        found = {} if line is None else {key: np.float32(weight) for key, weight in json.loads(line).items()}
+        assert found == sent and (line is None) == (not sent)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.characters(categories=["Cs"])
+    | st.dates() | st.datetimes(timezones=st.none() | st.timezones()) | st.binary(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.dictionaries(st.integers(), inner),
+    max_leaves=10,
+)  # fmt: skip
+
+
+@given(JSON)
+def test_a_field_is_sent_as_it_is_or_as_json_can_have_it(value):
+    (item,) = ItemMaker(INFO, None, None).make([Document("1", "x", fields={"f": value})])
+    assert json.loads(item.payload.splitlines()[1])["f"] == json.loads(json.dumps(clean_value(value)))
 
 
 def test_values_that_json_has_not_are_cleaned():
@@ -125,12 +162,19 @@ def test_reasons_are_counted_without_the_ids():
 
 
 def test_progress_moves_with_documents_encoded_and_their_order_stays():
-    """Not with requests of 500: what was encoded is told, and documents stay in the order of reading."""
-    documents = [Document(f"{n}", "x" * 100 * (n * 7 % 100)) for n in range(100)]
+    """Not with requests of 500: it is told while a window is encoded, longest first."""
+    documents = [Document(f"{n}", "x" * (n * 7 % 100 + 1)) for n in range(500)]
     told: list[int] = []
-    items = ItemMaker(INFO, Fixed({"a": 1.0}), None).make(documents, told.append)
-    assert sum(told) == 100 and max(told) <= 50
+
+    class Lengths(FixedEncoder):
+        def document_matrix(self, texts):
+            return csr_matrix([[float(len(text))] for text in texts], dtype=np.float32)
+
+    items = ItemMaker(INFO, Lengths({"a": 1.0}), None).make(documents, told.append)
+    assert sum(told) == 500 and len(told) > 1
     assert [item.document for item in items] == documents
+    sent = [json.loads(item.payload.splitlines()[1]) for item in items]
+    assert all(source["embedding"] == {"a": len(source["text"])} for source in sent)
     here, there = (Account("i", None, progress=told.append, answers=answers) for answers in (False, True))
     told.clear()
     here.settle(BulkOutcome(indexed=3))
@@ -145,6 +189,8 @@ def test_a_load_counts_what_is_too_long(tmp_path: Path, encode: str):
     documents = [Document(f"{n}", "quick fox " * n) for n in (1, 63, 64, 100)]
     maker = ItemMaker(replace(INFO, encode=encode), encoder, None)
     items = maker.make(documents)
+    if encode == "cluster":
+        maker.count(documents)
     assert [b'"embedding"' in item.payload for item in items] == [encode == "client"] * 4
     found = maker.truncation()
     assert found == Truncation(128, texts=4, cut=2, tokens=456, lost=2 + 74)
@@ -152,7 +198,7 @@ def test_a_load_counts_what_is_too_long(tmp_path: Path, encode: str):
     assert (report["truncation"]["cut"], report["truncation"]["max_length"]) == (2, 128)
     assert dry_run("i", documents, encoder=encoder).truncation == found
     nobody = ItemMaker(replace(INFO, encode="cluster"), None, None)
-    nobody.make(documents)
+    nobody.count(documents)
     assert nobody.truncation() is None
 
 
@@ -171,7 +217,7 @@ def test_a_dry_run_counts():
 )  # fmt: skip
 def test_fields_that_would_be_lost_are_refused_in_both_modes(encode: str, name: str):
     """An ingest pipeline takes them for its own and drops them; without one they are refused."""
-    maker = ItemMaker(replace(INFO, encode=encode), None, None)
+    maker = Admission(replace(INFO, encode=encode))
     assert repr(name) in (maker.check(Document("1", "x", fields={name: 1})) or "")
     assert maker.check(Document("1", "x", fields={"my_embedding.x": 1, "_score": 1.5, "_type": "t"})) is None
 
@@ -186,11 +232,9 @@ def test_fields_that_would_be_lost_are_refused_in_both_modes(encode: str, name: 
     ],
 )
 def test_one_of_two_names_is_lost_where_the_cluster_encodes(fields, lost, caplog: pytest.LogCaptureFixture):
-    said = ItemMaker(replace(INFO, encode="cluster"), None, None).check(Document("1", "x", fields=fields))
+    said = Admission(replace(INFO, encode="cluster")).check(Document("1", "x", fields=fields))
     assert lost in (said or "") and bool(said) == bool(lost)
-    assert (
-        ItemMaker(replace(INFO, encode="client"), None, None).check(Document("1", "x", fields=fields)) is None
-    )
+    assert Admission(replace(INFO, encode="client")).check(Document("1", "x", fields=fields)) is None
     assert bool(caplog.messages) == (not lost), "names that are taken apart are told"
 
 

@@ -10,32 +10,25 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from oskit.cluster.client.connection import ConnectionSettings, connect
 from oskit.cluster.client.retry import request_timeout
 from oskit.cluster.ingest.accounting import MAX_REASONS, OTHER_REASONS, Account
+from oskit.cluster.ingest.admission import WINDOW_DOCUMENTS
 from oskit.cluster.ingest.bulk import BulkItem
 from oskit.cluster.ingest.dead_letter import DeadLetterFile
-from oskit.cluster.ingest.load import ingest
+from oskit.cluster.ingest.load import IngestInterrupted, ingest
 from oskit.cluster.ingest.senders import Senders
 from oskit.cluster.ingest.sizes import RequestSizes
+from oskit.cluster.ingest.stages import Line
 from oskit.data.documents import Document
 from oskit.data.duplicates import SeenTexts
-from oskit.errors import DataError, IndexingError, UsageError
-from tests.fake_ingest import FakeIngest
+from oskit.errors import ClusterAuthError, DataError, EncoderError, IndexingError, UsageError
+from tests.fake_ingest import FakeIngest, FixedEncoder
 
-
-class Fixed:
-    """An encoder that gives every text the same weights."""
-
-    architecture = "symmetric"
-    vocabulary = SimpleNamespace(size=10, key_format="token")
-
-    def document_weights(self, texts, *, key="token"):
-        return [{"a": 1.0} for _ in texts]
+ENCODER = FixedEncoder({"a": 1.0})
 
 
 def peak() -> int:
@@ -55,7 +48,7 @@ def load_and_measure() -> None:
     with FakeIngest() as server:
         client = connect(ConnectionSettings(url=server.url))
         before = peak()
-        report = ingest(client, "i", documents, encoder=Fixed())
+        report = ingest(client, "i", documents, encoder=ENCODER)
         assert (report.indexed, server.documents) == (100, 100)
         assert sorted(server.sizes)[-2] < 6_000_000, "the large one travels alone"
         print(peak() - before)
@@ -83,7 +76,7 @@ def test_one_document_over_a_proxys_limit_leaves_the_others_in_full_requests(lar
     documents = (Document(f"{n}", "x" * (1_500_000 if n == large else 100)) for n in range(4000))
     with FakeIngest(limit=1_000_000) as server:
         client = connect(ConnectionSettings(url=server.url))
-        report = ingest(client, "i", documents, encoder=Fixed(), dead_letter=letters)
+        report = ingest(client, "i", documents, encoder=ENCODER, dead_letter=letters)
         assert (report.indexed, report.refused, server.documents) == (3999, 1, 3999)
         assert len(server.sizes) <= 8 + 5, server.sizes
     (line,) = map(json.loads, letters.read_text().splitlines())
@@ -98,11 +91,11 @@ def test_a_load_is_hopeless_only_where_nothing_before_is_worth_sending(good: int
     with FakeIngest() as server:
         client = connect(ConnectionSettings(url=server.url))
         if good:
-            report = ingest(client, "i", documents, encoder=Fixed())
+            report = ingest(client, "i", documents, encoder=ENCODER)
             assert (report.indexed, report.refused) == (good, 5000 - good)
         else:
             with pytest.raises(IndexingError, match="the first 1,000 records were all refused"):
-                ingest(client, "i", documents, encoder=Fixed())
+                ingest(client, "i", documents, encoder=ENCODER)
 
 
 def account(**options: object) -> Account:
@@ -117,16 +110,64 @@ def test_what_failed_first_is_told():
             failed.set()
             raise IndexingError("the index is closed")
 
-    senders = Senders(
-        lambda _stop: Failing(), account(), workers=2, bulk_documents=1, sizes=RequestSizes(1000)
-    )
     item = BulkItem(Document("1", "x"), b"{}\n{}\n")
-    with pytest.raises(IndexingError, match="the index is closed"), senders:
+    with pytest.raises(IndexingError, match="the index is closed"), Line() as line:
+        senders = Senders(line, Failing, account(), workers=2, bulk_documents=1, sizes=RequestSizes(1000))
         senders.put([item])
-        assert failed.wait(10)
-        while senders._failure is None:  # the thread has yet to say so
-            pass
+        assert failed.wait(10) and line.stop.wait(10)
         raise IndexingError("a consequence of that")
+
+
+@pytest.mark.parametrize("fault", ["read", "encode", "send", "Ctrl-C"])
+def test_whatever_fails_all_threads_end_and_the_count_is_true(fault: str):
+    class Encoder(FixedEncoder):
+        calls = 0
+
+        def document_matrix(self, texts):
+            self.calls += 1
+            if fault == "encode" and self.calls > 20:
+                raise EncoderError("the model fails")
+            return super().document_matrix(texts)
+
+    def documents():
+        for n in range(20_000):
+            if n == 9_000 and fault in ("read", "Ctrl-C"):
+                raise DataError("the file ends") if fault == "read" else KeyboardInterrupt
+            yield Document(f"{n}", "x" * (2_000_000 if n == 9_000 else 10))
+
+    expected = {"read": DataError, "encode": EncoderError, "send": ClusterAuthError}
+    forbidden = {"error": {"type": "security_exception"}, "status": 403}
+    with FakeIngest(limit=1_000_000, words=forbidden) as server:
+        with pytest.raises(expected.get(fault, IngestInterrupted)) as caught:
+            ingest(connect(ConnectionSettings(url=server.url)), "i", documents(), encoder=Encoder({"a": 1.0}))
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("oskit-")]
+        if isinstance(caught.value, IngestInterrupted):
+            assert caught.value.report.read == caught.value.report.indexed == server.documents
+        elif server.documents or fault != "encode":
+            growing = 16 * (1 + 2 + 4 + 8 + 16)
+            whole = growing + (9_000 - growing) // WINDOW_DOCUMENTS * WINDOW_DOCUMENTS
+            assert fault != "read" or server.documents == whole
+            assert f"after {server.documents:,} documents were indexed" in str(caught.value)
+
+
+def test_the_next_documents_are_read_while_some_are_encoded():
+    ahead = threading.Event()
+
+    class Encoder(FixedEncoder):
+        def document_matrix(self, texts):
+            assert ahead.wait(30), "nobody reads on"
+            return super().document_matrix(texts)
+
+    def documents():
+        for n in range(2_000):
+            if n == 1_900:
+                ahead.set()
+            yield Document(f"{n}", "x")
+
+    with FakeIngest() as server:
+        client = connect(ConnectionSettings(url=server.url))
+        report = ingest(client, "i", documents(), encoder=Encoder({"a": 1.0}))
+    assert report.indexed == 2_000 and 0 <= (report.encoder_busy or -1) <= 1
 
 
 def test_different_reasons_are_bounded():
@@ -213,5 +254,5 @@ def test_a_time_out_that_somebody_chose_holds_for_every_request():
 
 def test_a_batch_size_without_effect_is_refused():
     client = connect(ConnectionSettings(url="http://127.0.0.1:1"))
-    with pytest.raises(UsageError, match="no effect where documents are encoded here"):
-        ingest(client, "i", [], encoder=Fixed(), pipeline_batch_size=4)
+    with pytest.raises(UsageError, match="no effect where the cluster does not encode"):
+        ingest(client, "i", [], encoder=ENCODER, pipeline_batch_size=4)
