@@ -132,6 +132,7 @@ class _Flight:
     _chunks: Chunks
     _waiting: list[int]  # the next one last
     _width: int = 1
+    _most: int = CHUNKS_AT_A_TIME
     _under_way: int = 0
     _landings: SimpleQueue[_Landing] = field(default_factory=SimpleQueue)
     _patience: dict[int, Patience] = field(default_factory=dict)
@@ -186,10 +187,14 @@ class _Flight:
         if seconds > ARRIVES_WITHIN_S:
             self._width = max(1, self._width - 1)
         elif 2 * seconds <= ARRIVES_WITHIN_S:
-            self._width = min(CHUNKS_AT_A_TIME, self._width + 1)
+            self._width = min(self._most, self._width + 1)
 
     def _wait(self, failed: Sequence[_Landing]) -> None:
-        """Wait as the failures want it, and go on with half as many at a time; raise what does not pass."""
+        """Wait as the failures want it, and go on with half as many at a time; raise what does not pass.
+
+        Fewer they stay: a node whose heap took no four chunks takes none a moment later, and each refusal
+        costs seconds.
+        """
         waits: list[tuple[float, Exception]] = []
         for number, _, failure in failed:
             assert failure is not None
@@ -200,7 +205,7 @@ class _Flight:
                     raise failure
             waits.append((wait_s, failure))
         self._waiting = sorted({*self._waiting, *(landing.number for landing in failed)}, reverse=True)
-        self._width = max(1, self._width // 2)
+        self._width = self._most = max(1, self._width // 2)
         wait_s, failure = max(waits, key=lambda wait: wait[0])
         tell(failure, wait_s)
         time.sleep(wait_s)
