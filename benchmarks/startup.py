@@ -1,4 +1,4 @@
-"""How long `oskit --help` takes, beside importing click alone, and `oskit encode ARCHIVE` to its first result.
+"""How long `oskit --help` takes, beside importing click alone, and `oskit encode` to its first result.
 
 python -m benchmarks.startup [--archive ARCHIVE]
 """
