@@ -32,6 +32,7 @@ COMMANDS = {
     "ingest": "Create an index and load documents into it.",
     "search": "Search an index.",
     "verify": "Prove that a cluster retrieves what it should.",
+    "sweep": "Find the fastest setting of a search that finds enough.",
     "evaluate": "Measure retrieval quality without a cluster.",
     "node": "Run a real OpenSearch on this machine, as a process or a container.",
 }

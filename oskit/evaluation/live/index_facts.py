@@ -183,4 +183,6 @@ def _storage(definition: dict[str, Any], segments: dict[str, Any]) -> Storage:
         bytes=any(size >= threshold for size in sizes),
         ceiling_ingest=float(parameters.get("quantization_ceiling_ingest", EXACT.ceiling_ingest)),
         ceiling_search=float(parameters.get("quantization_ceiling_search", EXACT.ceiling_search)),
+        threshold=threshold,
+        largest_segment=max(sizes, default=0),
     )

@@ -52,12 +52,16 @@ class Storage:
         bytes: Some segment quantises them to a byte (seismic); both may be true, segment by segment.
         ceiling_ingest: The weight that a document's 255 stands for.
         ceiling_search: The weight that a query's 255 stands for.
+        threshold: Documents in a segment from which it quantises and is searched approximately.
+        largest_segment: Its documents.
     """
 
     features: bool = True
     bytes: bool = False
     ceiling_ingest: float = 3.0
     ceiling_search: float = 16.0
+    threshold: int = 0
+    largest_segment: int = 0
 
     @property
     def approximate(self) -> bool:

@@ -7,9 +7,11 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from oskit.evaluation.live.result import Example, VerificationReport
+from oskit.evaluation.live.sweep_result import SweepReport
 from oskit.evaluation.offline.result import EvaluationReport
 from oskit.evaluation.reports import page
 from oskit.evaluation.reports.evaluation import pruning_table, quality_and_cost, significance_table
+from oskit.evaluation.reports.sweep import settings_table
 from oskit.evaluation.reports.verification import disagreements_table, quality_table
 
 if TYPE_CHECKING:
@@ -47,6 +49,22 @@ def print_verification(console: Console, report: VerificationReport) -> None:
     if report.quality is not None:
         style = "bold yellow" if report.is_worse_than_bm25 else "bold"
         console.print(f"[{style}]Quality: {report.quality}.[/{style}]")
+
+
+def print_sweep(console: Console, report: SweepReport) -> None:
+    """The settings beside each other, and which to take."""
+    from rich.markup import escape
+
+    index, search = report.index, report.search
+    console.print(
+        f"[bold]{escape(index['name'])}[/bold]: {index['documents']:,} documents, {index['kind']}, "
+        f"{index['search']} search, {index['bytes'] / 1e6:,.1f} MB; {search['queries']:,} queries of "
+        f"{escape(report.collection['name'])}, {search['size']} hits, {search['rounds']} rounds"
+    )
+    print_table(console, settings_table(report))
+    for warning in report.warnings:
+        console.print(f"[yellow]Note:[/yellow] {escape(warning)}")
+    console.print(f"[bold]Advice:[/bold] {escape(report.advice)}.")
 
 
 def print_evaluation(console: Console, report: EvaluationReport) -> None:

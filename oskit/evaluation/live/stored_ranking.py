@@ -1,0 +1,102 @@
+"""The exact ranking of what an index holds, from the weights that stand in its documents.
+
+An index keeps 9 significant bits of a weight (:mod:`oskit.evaluation.live.rounding`), and these count here:
+so an exact search of the index finds all of the ranking, and what a faster one misses is its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from oskit.cluster.client.failures import cluster_errors
+from oskit.cluster.index.sparse_fields import vectors_of
+from oskit.cluster.search.answers import complete_search
+from oskit.errors import SearchError
+from oskit.evaluation.live.rounding import truncate_to_feature
+from oskit.evaluation.offline.exact_scores import BLOCK_DOCUMENTS, TopK, query_chunks, score_block
+from oskit.evaluation.offline.metrics import Run
+
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+    from scipy.sparse import csr_matrix
+
+    from oskit.archive.text_encoder import TextEncoder
+    from oskit.evaluation.live.index_facts import IndexFacts
+    from oskit.evaluation.offline.exact_scores import TextCollection
+
+Vector = Mapping[str, float]
+
+_PAGE = 1000
+
+
+def stored_vectors(client: OpenSearch, facts: IndexFacts) -> Iterator[tuple[str, Vector]]:
+    """Every document of an index with its vector, empty where it has none in ``_source``.
+
+    Read shard by shard, along the numbers that each write gets: nothing has to be kept open for that.
+
+    Raises:
+        SearchError: The cluster refuses.
+    """
+    with cluster_errors(f"read the index {facts.name!r}", SearchError):
+        settings = client.indices.get_settings(index=facts.name)[facts.name]["settings"]["index"]
+    for shard in range(int(settings["number_of_shards"])):
+        body: dict[str, Any] = {
+            "size": min(_PAGE, facts.max_hits),
+            "_source": [facts.info.embedding_field],
+            "sort": ["_seq_no"],
+            "track_total_hits": False,
+        }
+        while hits := complete_search(
+            client, facts.name, body, search_pipeline="_none", preference=f"_shards:{shard}"
+        )["hits"]["hits"]:
+            for hit in hits:
+                vectors = vectors_of(hit.get("_source") or {}, facts.info.embedding_field)
+                yield hit["_id"], {key: weight for one in vectors for key, weight in one.items()}
+            body["search_after"] = hits[-1]["sort"]
+
+
+def encoded_vectors(
+    encoder: TextEncoder, collection: TextCollection, facts: IndexFacts
+) -> Iterator[tuple[str, Vector]]:
+    """Every document of a collection with the vector that the encoder makes of it."""
+    stream = iter(collection.documents())
+    while documents := list(islice(stream, BLOCK_DOCUMENTS)):
+        made = encoder.document_weights([document.passage for document in documents], key=facts.key)
+        yield from ((document.id, vector) for document, vector in zip(documents, made, strict=True))
+
+
+def rank_vectors(
+    vectors: Iterable[tuple[str, Vector]], queries: Mapping[str, Vector], k: int
+) -> tuple[Run, int, int]:
+    """The best ``k`` documents of each query; how many documents there are, and how many have a vector."""
+    columns = {
+        key: number for number, key in enumerate(dict.fromkeys(k for q in queries.values() for k in q))
+    }
+    asked = _matrix(list(queries.values()), columns)
+    top, ids, filled = TopK(len(queries), k), list[str](), 0
+    stream = iter(vectors)
+    while block := list(islice(stream, BLOCK_DOCUMENTS)):
+        weights = _matrix([vector for _, vector in block], columns)
+        weights.data = truncate_to_feature(weights.data)
+        filled += sum(bool(vector) for _, vector in block)
+        for rows in query_chunks(len(queries), len(block)):
+            top.update(rows, score_block(asked[rows], weights), len(ids))
+        ids += [document for document, _ in block]
+    return top.run(list(queries), ids), len(ids), filled
+
+
+def _matrix(vectors: Sequence[Vector], columns: Mapping[str, int]) -> csr_matrix:
+    """Of the tokens that queries have, ``[vectors, columns]``; the others add to no score."""
+    from scipy.sparse import csr_matrix
+
+    found = [
+        [(columns[key], weight) for key, weight in vector.items() if key in columns] for vector in vectors
+    ]
+    starts = np.cumsum([0, *map(len, found)])
+    indices = np.array([column for row in found for column, _ in row], dtype=np.int32)
+    data = np.array([weight for row in found for _, weight in row], dtype=np.float32)
+    return csr_matrix((data, indices, starts), shape=(len(vectors), len(columns)))
