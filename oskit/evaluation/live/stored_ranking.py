@@ -6,7 +6,9 @@ so an exact search of the index finds all of the ranking, and what a faster one 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.index.sparse_fields import vectors_of
 from oskit.cluster.search.answers import complete_search
 from oskit.errors import SearchError
-from oskit.evaluation.live.rounding import truncate_to_feature
+from oskit.evaluation.live.rounding import EXACT, Array, Storage, quantize_to_byte, truncate_to_feature
 from oskit.evaluation.offline.exact_scores import BLOCK_DOCUMENTS, TopK, query_chunks, score_block
 from oskit.evaluation.offline.metrics import Run
 
@@ -69,24 +71,55 @@ def encoded_vectors(
         yield from ((document.id, vector) for document, vector in zip(documents, made, strict=True))
 
 
+@dataclass(frozen=True)
+class StoredRanking:
+    """The best documents of each query by what an index keeps of their weights.
+
+    Attributes:
+        run: By 9 significant bits: exact.
+        rounded: By the bytes of an approximate search, which could find no more than that; None without one.
+        documents: How many there are.
+        filled: How many of them have a vector.
+    """
+
+    run: Run
+    rounded: Run | None
+    documents: int
+    filled: int
+
+
 def rank_vectors(
-    vectors: Iterable[tuple[str, Vector]], queries: Mapping[str, Vector], k: int
-) -> tuple[Run, int, int]:
-    """The best ``k`` documents of each query; how many documents there are, and how many have a vector."""
-    columns = {
-        key: number for number, key in enumerate(dict.fromkeys(k for q in queries.values() for k in q))
-    }
+    vectors: Iterable[tuple[str, Vector]], queries: Mapping[str, Vector], k: int, storage: Storage = EXACT
+) -> StoredRanking:
+    """The best ``k`` documents of each query."""
+    known = dict.fromkeys(key for tokens in queries.values() for key in tokens)
+    columns = {key: number for number, key in enumerate(known)}
     asked = _matrix(list(queries.values()), columns)
-    top, ids, filled = TopK(len(queries), k), list[str](), 0
+    ways: list[tuple[TopK, csr_matrix, Callable[[Array], Array]]] = [
+        (TopK(len(queries), k), asked, truncate_to_feature)
+    ]
+    if storage.bytes:
+        sides = storage.ceiling_ingest, storage.ceiling_search
+        documents, questions = (partial(quantize_to_byte, ceiling=ceiling) for ceiling in sides)
+        ways.append((TopK(len(queries), k), _rounded(asked, questions), documents))
+    ids, filled = list[str](), 0
     stream = iter(vectors)
     while block := list(islice(stream, BLOCK_DOCUMENTS)):
         weights = _matrix([vector for _, vector in block], columns)
-        weights.data = truncate_to_feature(weights.data)
         filled += sum(bool(vector) for _, vector in block)
-        for rows in query_chunks(len(queries), len(block)):
-            top.update(rows, score_block(asked[rows], weights), len(ids))
+        for top, tokens, rounding in ways:
+            kept = _rounded(weights, rounding)
+            for rows in query_chunks(len(queries), len(block)):
+                top.update(rows, score_block(tokens[rows], kept), len(ids))
         ids += [document for document, _ in block]
-    return top.run(list(queries), ids), len(ids), filled
+    runs = [top.run(list(queries), ids) for top, _, _ in ways]
+    return StoredRanking(runs[0], runs[1] if storage.bytes else None, len(ids), filled)
+
+
+def _rounded(matrix: csr_matrix, rounding: Callable[[Array], Array]) -> csr_matrix:
+    found = matrix.copy()
+    found.data = rounding(matrix.data)
+    return found
 
 
 def _matrix(vectors: Sequence[Vector], columns: Mapping[str, int]) -> csr_matrix:

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import fsum
 from typing import TYPE_CHECKING, Any, Literal
 
 from oskit.cluster.client.connection import cluster_info
@@ -13,7 +14,7 @@ from oskit.cluster.search.answers import complete_search
 from oskit.cluster.search.search import Searcher
 from oskit.errors import ClusterError, SearchError, UsageError
 from oskit.evaluation.live.index_facts import IndexFacts, check_that_it_stayed, read_facts, was_written
-from oskit.evaluation.live.stored_ranking import encoded_vectors, rank_vectors, stored_vectors
+from oskit.evaluation.live.stored_ranking import StoredRanking, encoded_vectors, rank_vectors, stored_vectors
 from oskit.evaluation.live.sweep_result import DEPTHS, SettingFigures, SweepReport, recall
 from oskit.evaluation.live.sweep_settings import Grid, Setting
 from oskit.evaluation.offline.metrics import MAIN_MEASURE, Run, judged_queries, percentiles, quality
@@ -124,7 +125,9 @@ class _Sweep:
             "encoding the corpus" if encoder else f"reading the weights of {self.facts.documents:,} documents"
         )
         self.on_step(f"{what}, for exact scores")
-        exact = self._exact(weights, encoder)
+        ranking = self._exact(weights, encoder)
+        exact = ranking.run
+        most = self._most(ranking, least_recall)
         self.on_step(f"asking {len(weights):,} queries in {len(settings)} ways, as deep as recall is told")
         runs = [self._runs(setting, weights) for setting in settings]
         clocks = self._timed(settings, weights, rounds)
@@ -139,6 +142,7 @@ class _Sweep:
                 "size": self.size,
                 "rounds": rounds,
                 "exact_by": "encoder" if encoder is not None else "index",
+                "recall_of_bytes": most,
             },
             rows=rows,
             least_recall=least_recall,
@@ -180,15 +184,16 @@ class _Sweep:
             self.warnings.append(f"{len(made) - len(found):,} queries have no tokens and are left out")
         return found
 
-    def _exact(self, weights: Weights, encoder: TextEncoder | None) -> Run:
+    def _exact(self, weights: Weights, encoder: TextEncoder | None) -> StoredRanking:
         facts, depth = self.facts, max(DEPTHS) + TIED
         if encoder is None:
             vectors = stored_vectors(self.client, facts)
         else:
             pruned = PrunedDocuments(encoder, facts.info.prune) if facts.info.prune else encoder
             vectors = encoded_vectors(pruned, self.collection, facts)
-        run, documents, filled = rank_vectors(vectors, weights, depth)
-        if encoder is None and documents and not filled:
+        ranking = rank_vectors(vectors, weights, depth, facts.storage)
+        documents = ranking.documents
+        if encoder is None and documents and not ranking.filled:
             raise SearchError(
                 f"{facts.name!r} keeps no weights in _source, so what an exact search finds is not known",
                 hint="Have the exact scores computed here: --exact encoder",
@@ -197,7 +202,23 @@ class _Sweep:
             self.warnings.append(
                 f"the exact scores are of {documents:,} documents, and the index has {facts.documents:,}"
             )
-        return run
+        return ranking
+
+    def _most(self, ranking: StoredRanking, least_recall: float) -> float | None:
+        """The recall@10 that rounding weights to bytes leaves, whatever is looked through."""
+        if ranking.rounded is None:
+            return None
+        depth, rounded = DEPTHS[0], ranking.rounded
+        most = _mean(recall(exact, list(rounded[query]), depth) for query, exact in ranking.run.items())
+        if most is not None and most < least_recall:
+            storage = self.facts.storage
+            self.warnings.append(
+                f"weights rounded to a byte leave a recall@10 of {most:.3f}, whatever is looked through: the "
+                f"steps follow from quantization_ceiling_ingest ({storage.ceiling_ingest:g}) and "
+                f"quantization_ceiling_search ({storage.ceiling_search:g}), which best are just above the "
+                "heaviest weights of documents and of queries; the index has to be made anew for that"
+            )
+        return most
 
     def _ask(self, setting: Setting, weights: Mapping[str, float], size: int) -> dict[str, Any]:
         body = setting.body(self.facts.info, setting.tokens(weights), size)
@@ -235,10 +256,6 @@ class _Sweep:
     def _figures(
         self, setting: Setting, runs: Mapping[int, Run], clock: _Clock, weights: Weights, exact: Run
     ) -> SettingFigures:
-        def mean(values: Iterator[float | None]) -> float | None:
-            known = [value for value in values if value is not None]
-            return sum(known) / len(known) if known else None
-
         shallow = runs.get(DEPTHS[0], {})
         qrels = {query: judged for query, judged in self.collection.qrels.items() if query in weights}
         ndcg = None
@@ -247,7 +264,7 @@ class _Sweep:
         return SettingFigures(
             setting=setting,
             recall={
-                depth: mean(recall(exact[query], list(runs[depth][query]), depth) for query in weights)
+                depth: _mean(recall(exact[query], list(runs[depth][query]), depth) for query in weights)
                 if depth in runs
                 else None
                 for depth in DEPTHS
@@ -258,6 +275,11 @@ class _Sweep:
             took=percentiles(clock.took) or {},
             warm_up=percentiles(clock.before) or {},
         )
+
+
+def _mean(values: Iterator[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fsum(known) / len(known) if known else None
 
 
 @dataclass

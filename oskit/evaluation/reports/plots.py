@@ -131,11 +131,13 @@ def recall_over_time(
     """Recall over milliseconds: all settings, those that none beats as a line, and the one to take."""
     figure, axes = _axes(height=3.2)
     axes.axhline(least, ls="--", lw=1.0, color=_SERIES[5], label=f"recall {least:g}")
+    times = [ms for ms, _ in points]
     axes.plot(*zip(*points, strict=True), ls="none", marker="o", ms=4, color=_SERIES[5], label="settings")
     axes.plot(*zip(*line, strict=True), marker="o", ms=5, lw=1.8, color=_SERIES[0], label="none is better")
     if best is not None:
         axes.plot(*best, ls="none", marker="D", ms=8, color=_SERIES[1], label="to take")
-    _logarithmic(axes)
+    if max(times) > 5 * min(times):
+        _logarithmic(axes)
     axes.set_xlabel("milliseconds of a search, p50")
     axes.set_ylabel("recall@10")
     axes.margins(y=0.12)

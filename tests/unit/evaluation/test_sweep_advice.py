@@ -6,6 +6,7 @@ import pytest
 
 from oskit.cluster.index.mapping import IndexInfo
 from oskit.errors import UsageError
+from oskit.evaluation.live.rounding import Storage
 from oskit.evaluation.live.stored_ranking import rank_vectors
 from oskit.evaluation.live.sweep_result import SettingFigures, SweepReport, front, recall
 from oskit.evaluation.live.sweep_settings import Grid, Setting
@@ -52,10 +53,17 @@ def test_the_front_and_the_fastest_that_finds_enough():
 def test_exact_scores_are_of_the_weights_that_an_index_keeps():
     # 1 + 2^-9 is cut to 1, so that both documents are equal and keep their order.
     stored = [("a", {"x": 1.0, "z": 9.0}), ("b", {"x": 1 + 2**-9, "y": 0.5}), ("c", {"z": 1.0}), ("d", {})]
-    run, documents, filled = rank_vectors(stored, {"q": {"x": 2.0}, "r": {"y": 1.0, "x": 1.0}}, k=5)
-    assert (documents, filled) == (4, 3)
-    assert list(run["q"].items()) == [("a", 2.0), ("b", 2.0)]
-    assert list(run["r"].items()) == [("b", 1.5), ("a", 1.0)]
+    queries = {"q": {"x": 2.0}, "r": {"y": 1.0, "x": 1.0}}
+    ranking = rank_vectors(stored, queries, k=5)
+    assert (ranking.documents, ranking.filled, ranking.rounded) == (4, 3, None)
+    assert list(ranking.run["q"].items()) == [("a", 2.0), ("b", 2.0)]
+    assert list(ranking.run["r"].items()) == [("b", 1.5), ("a", 1.0)]
+    # Bytes of 255 for 0.6375: weights are clipped to it, in steps of 0.0025; queries in steps of 1.
+    bytes_ = Storage(features=False, bytes=True, ceiling_ingest=0.6375, ceiling_search=255.0)
+    rounded = rank_vectors(stored, queries, k=5, storage=bytes_).rounded
+    assert rounded is not None and list(rounded["r"].items()) == [
+        ("b", pytest.approx(1.1375)), ("a", pytest.approx(0.6375)),
+    ]  # fmt: skip
 
 
 def test_settings_fit_the_kind_and_how_it_is_searched():
