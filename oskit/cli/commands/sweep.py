@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from oskit.cli.options import connection_options, output_options, report_option
+from oskit.cli.options import connection_options, output_options, report_option, runtime_options
 from oskit.errors import UsageError
 
 if TYPE_CHECKING:
+    from oskit.archive.backends.runtime import Runtime
     from oskit.archive.text_encoder import TextEncoder
     from oskit.cli.output import Output
     from oskit.cluster.client.connection import ConnectionSettings
@@ -93,6 +94,7 @@ def _above_zero(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     show_default=True,
     help="Exact scores from the weights in the index, or from the archive and COLLECTION's corpus.",
 )
+@runtime_options()
 @report_option("sweep")
 @connection_options
 @output_options
@@ -109,6 +111,7 @@ def sweep(
     rounds: int,
     least_recall: float,
     exact: Literal["index", "encoder"],
+    runtime: Runtime,
     report: str | None,
     connection: ConnectionSettings,
     out: Output,
@@ -142,7 +145,9 @@ def sweep(
     if archive is not None:
         from oskit.archive.encoder import ArchiveEncoder
 
-        encoder = ArchiveEncoder.open(archive, query=query_archive)
+        encoder = ArchiveEncoder.open(archive, query=query_archive, runtime=runtime)
+    else:
+        runtime.refuse_unused("without --archive")
     found = compare(
         connect(connection),
         index,
