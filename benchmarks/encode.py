@@ -1,0 +1,221 @@
+"""Encoding as ratios within one run, with memory and quality: python -m benchmarks.encode [MODEL]."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from scipy.sparse import csr_matrix, vstack
+
+BATCH_SIZE = 32
+"""Texts of a batch where a contender wants to be told; FASTEMBED's logits would need gigabytes."""
+FASTEMBED_BATCH_SIZE = 8
+
+REFERENCE, FASTEMBED = "SparseEncoder.encode_document (torch, fp32)", "ONNX of the logits, pooled in numpy"
+RUNTIMES: dict[str, tuple[str, str | None]] = {
+    "oskit, ONNX Runtime": ("onnxruntime", None),
+    "oskit, OpenVINO": ("openvino", None),
+    "oskit, OpenVINO bf16": ("openvino", "bf16"),
+}
+
+Encode = Callable[[Sequence[str]], csr_matrix]
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option("--texts", "path", type=click.Path(exists=True, dir_okay=False),
+              help="JSONL with a field `text`; without it the demo's collection.")  # fmt: skip
+@click.option("--count", default=200, show_default=True, help="Texts of each round.")
+@click.option("--characters", type=int, help="Cut texts to so many.")
+@click.option("--threads", default=2, show_default=True, help="Of each contender.")
+@click.option("--repeats", default=3, show_default=True, help="Rounds; each contender runs once in a round.")
+def main(
+    model: str | None, path: str | None, count: int, characters: int | None, threads: int, repeats: int
+) -> None:
+    """Measure encoding of MODEL, by default the demo's encoder.
+
+    Each contender has a process of its own, so that its peak memory is known, and they take turns.
+    """
+    from oskit.demo.data import demo_encoder
+
+    source, texts = model or str(demo_encoder()), [text[:characters] for text in _texts(path, count)]
+    with tempfile.TemporaryDirectory() as folder:
+        _export(source, Path(folder))
+        names = [REFERENCE, FASTEMBED, *RUNTIMES]
+        contenders = {name: _Contender(name, source, folder, threads) for name in names}
+        vectors = {name: contender.encode(texts)[1] for name, contender in contenders.items()}
+        rounds = [
+            {name: found.encode(texts)[0] for name, found in contenders.items()} for _ in range(repeats)
+        ]
+        peaks = {name: contender.close() for name, contender in contenders.items()}
+    lengths = [len(text) for text in texts]
+    click.echo(f"{len(texts)} texts of {statistics.mean(lengths):.0f} characters, {repeats} rounds, median\n")
+    click.echo(f"{'':<46}{'docs/s':>8}{'x ST':>7}{'x FE':>7}{'MB':>7}{'largest difference':>20}{'cosine':>9}")
+    for name in names:
+        rate = len(texts) / statistics.median(times[name] for times in rounds)
+        against = [statistics.median(t[other] / t[name] for t in rounds) for other in (REFERENCE, FASTEMBED)]
+        difference = abs(vectors[name] - vectors[REFERENCE]).max()
+        click.echo(
+            f"{name:<46}{rate:>8.1f}{against[0]:>7.2f}{against[1]:>7.2f}{peaks[name] / 1e6:>7.0f}"
+            f"{difference:>20.1e}{_cosine(vectors[name], vectors[REFERENCE]):>9.5f}"
+        )
+
+
+def _texts(path: str | None, count: int) -> list[str]:
+    if path is None:
+        from oskit.demo.data import demo_collection
+
+        found = [document.passage for document in demo_collection().documents()]
+    else:
+        with Path(path).open(encoding="utf-8") as lines:
+            found = [json.loads(line)["text"] for line in lines]
+    return found[:count]
+
+
+def _cosine(ours: csr_matrix, theirs: csr_matrix) -> float:
+    """The least of all texts."""
+    products = np.asarray(ours.multiply(theirs).sum(axis=1)).ravel()
+    squares = [np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel() for matrix in (ours, theirs)]
+    return float((products / np.sqrt(np.maximum(squares[0] * squares[1], 1e-30)))[squares[1] > 0].min())
+
+
+def _export(source: str, folder: Path) -> None:
+    """The archive, and the logits alone, as others run them."""
+    import torch
+
+    from exporters import export_encoder
+    from exporters.graph import exportable
+    from oskit.encoder.model import NeuralSparseEncoder
+
+    encoder = NeuralSparseEncoder.from_pretrained(source, device="cpu")
+    export_encoder(encoder, folder / "out", formats=["onnx"], name="encode", allow_untrained=True)
+
+    class Logits(torch.nn.Module):
+        def __init__(self, modules: Sequence[torch.nn.Module]) -> None:
+            super().__init__()
+            self.parts = torch.nn.ModuleList(modules)
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            features: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
+            for part in self.parts:
+                features = part(features)
+            logits: torch.Tensor = features["token_embeddings"]
+            return logits
+
+    encoder.streaming = False
+    ids = torch.arange(8).reshape(2, 4) + 5
+    axes = {0: "batch", 1: "length"}
+    with exportable(encoder.anatomy.logit_modules) as modules:
+        torch.onnx.export(
+            Logits(modules), (ids, torch.ones_like(ids)), str(folder / "logits.onnx"), dynamo=False,
+            input_names=["ids", "mask"], output_names=["logits"], opset_version=17,
+            dynamic_axes={"ids": axes, "mask": axes, "logits": axes},
+        )  # fmt: skip
+
+
+class _Contender:
+    def __init__(self, name: str, source: str, folder: str, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, name, source, folder, threads))
+        self._process.start()
+
+    def encode(self, texts: Sequence[str]) -> tuple[float, csr_matrix]:
+        self._pipe.send(texts)
+        found: tuple[float, csr_matrix] = self._pipe.recv()
+        return found
+
+    def close(self) -> int:
+        """Its peak memory in bytes."""
+        self._pipe.send(None)
+        peak: int = self._pipe.recv()
+        self._process.join()
+        return peak
+
+
+def _serve(pipe: Connection, name: str, source: str, folder: str, threads: int) -> None:
+    encode = _encoder(name, source, Path(folder), threads)
+    while (texts := pipe.recv()) is not None:
+        start = time.perf_counter()
+        matrix = encode(texts)
+        pipe.send((time.perf_counter() - start, matrix))
+    pipe.send(_peak())
+
+
+def _peak() -> int:
+    """In bytes. ``getrusage`` would tell the parent's peak, which a child inherits on Linux."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+
+
+def _encoder(name: str, source: str, folder: Path, threads: int) -> Encode:
+    if name in RUNTIMES:
+        from oskit.archive.backends import Runtime
+        from oskit.archive.encoder import ArchiveEncoder
+
+        backend, precision = RUNTIMES[name]
+        runtime: Any = Runtime(backend, precision)  # type: ignore[arg-type]
+        return ArchiveEncoder.open(folder / "out", runtime=runtime, threads=threads).document_matrix
+    return _reference(source, threads) if name == REFERENCE else _fastembed(folder, threads)
+
+
+def _reference(source: str, threads: int) -> Encode:
+    import torch
+    from sentence_transformers import SparseEncoder
+
+    from oskit.encoder.model import NeuralSparseEncoder
+
+    torch.set_num_threads(threads)
+    loaded = NeuralSparseEncoder.from_pretrained(source, device="cpu")
+    special = sorted(loaded.vocabulary.special_ids)
+    plain = SparseEncoder(modules=list(loaded), device="cpu")
+    plain.max_seq_length = loaded.max_length
+
+    def encode(texts: Sequence[str]) -> csr_matrix:
+        found = plain.encode_document(list(texts), batch_size=BATCH_SIZE, show_progress_bar=False).coalesce()
+        rows, columns = found.indices().numpy()
+        keep = ~np.isin(columns, special)
+        values = found.values().numpy()[keep]
+        return csr_matrix((values, (rows[keep], columns[keep])), shape=tuple(found.shape))
+
+    return encode
+
+
+def _fastembed(folder: Path, threads: int) -> Encode:
+    """As FastEmbed's ``SpladePP`` does: batches in the order given, padded, logits out of the graph."""
+    import onnxruntime
+
+    from oskit.archive.archive import open_archive
+    from oskit.archive.batching import padded
+    from oskit.archive.vocabulary import Vocabulary
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(folder / "logits.onnx", options)
+    tokenizer = open_archive(folder / "out").tokenizer()
+    tokenizer.enable_truncation(min((tokenizer.truncation or {}).get("max_length", 512), 512))
+    tokenizer.no_padding()
+    special = sorted(Vocabulary(tokenizer).special_ids)
+
+    def pooled(texts: Sequence[str]) -> csr_matrix:
+        ids, mask = padded([encoding.ids for encoding in tokenizer.encode_batch(list(texts))])
+        (logits,) = session.run(["logits"], {"ids": ids, "mask": mask})
+        weights = np.max(np.log(1 + np.maximum(logits, 0)) * np.expand_dims(mask, -1), axis=1)
+        weights[:, special] = 0
+        return csr_matrix(weights.astype(np.float32))
+
+    size = FASTEMBED_BATCH_SIZE
+    return lambda texts: vstack([pooled(texts[at : at + size]) for at in range(0, len(texts), size)], "csr")
+
+
+if __name__ == "__main__":
+    main()
