@@ -32,8 +32,11 @@ PEEKED = 100
 WINDOW_CHARACTERS = 4_000_000
 """Text of a window, after which it is full."""
 
-WINDOW_BYTES = 8_000_000
+WINDOW_BYTES = 4_000_000
 """Memory of a window's documents with all their fields, after which it is full."""
+
+DOCUMENT_BYTES = 800
+"""Memory of a document beside its values, about, with what becomes of it on its way."""
 
 _METADATA = frozenset(
     {"_id", "_index", "_routing", "_source", "_version", "_version_type", "_if_seq_no", "_if_primary_term",
@@ -109,7 +112,7 @@ class Admission:
         for document in self._admitted(records, account, patient):
             window.documents.append(document)
             characters += len(document.passage)
-            window.size += memory_of([document.fields, document.title, document.text])
+            window.size += DOCUMENT_BYTES + memory_of([document.fields, document.title, document.text])
             window.size += 2 * len(document.vector.json) if document.vector else 0
             if (
                 len(window.documents) >= most

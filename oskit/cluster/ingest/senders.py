@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from oskit.cluster.ingest.accounting import Account
+from oskit.cluster.ingest.admission import DOCUMENT_BYTES
 from oskit.cluster.ingest.bulk import BulkItem, BulkOutcome, BulkSender
 from oskit.cluster.ingest.sizes import RequestSizes
 from oskit.cluster.ingest.stages import Line, Stage
@@ -40,7 +41,7 @@ class Senders:
         self._items: list[BulkItem] = []
         self._bytes = 0
         works = [partial(self._send, sender()) for _ in range(workers)]
-        self._stage: Stage[list[BulkItem]] = Stage(line, "send", works, 2 * workers * sizes.budget)
+        self._stage: Stage[list[BulkItem]] = Stage(line, "send", works, (workers + 1) * sizes.budget)
 
     def put(self, items: Sequence[BulkItem]) -> None:
         """Hand over items, from one thread; waits while there is no room.
@@ -69,7 +70,7 @@ class Senders:
         items, size = self._items, self._bytes
         self._items, self._bytes = [], 0
         if items:
-            self._stage.put(items, size)
+            self._stage.put(items, size + DOCUMENT_BYTES * len(items))
 
     def _send(self, sender: BulkSender, items: list[BulkItem]) -> None:
         outcome = BulkOutcome()
