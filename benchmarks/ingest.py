@@ -166,7 +166,7 @@ def precomputed(url: str, count: int, rounds: int, folder: Path) -> None:
 
 
 def growth(most: int) -> None:
-    """CPU time and peak memory of loads of short documents, each in a process of its own, into a fake cluster."""
+    """CPU time and peak memory of loads of short documents, each in its own process, into a fake cluster."""
     click.echo(f"{'documents':>12}{'CPU us a document':>20}{'peak memory, MB':>18}")
     count = 10_000
     while count <= most:
