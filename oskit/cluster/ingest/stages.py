@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from oskit.errors import OskitError
 
@@ -29,7 +29,7 @@ class Line:
         self.stop = threading.Event()
         self._changed = threading.Condition()
         self._failure: BaseException | None = None
-        self._threads: list[threading.Thread] = []
+        self._stages: list[Stage[Any]] = []
 
     def goes_on(self) -> bool:
         """Whether nothing has ended it."""
@@ -41,8 +41,8 @@ class Line:
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         before = self._failure
         self._halt(None)
-        for thread in self._threads:
-            thread.join()
+        for stage in self._stages:
+            stage._wait()
         if error is None and self._failure is not None:
             raise self._failure
         # What a thread met first may be why the rest went wrong.
@@ -81,7 +81,8 @@ class Stage(Generic[T]):
             threading.Thread(target=self._run, args=(work,), name=f"oskit-{name}-{number}", daemon=True)
             for number, work in enumerate(works)
         ]
-        line._threads += self._threads
+        self._alive = len(self._threads)
+        line._stages.append(self)
         for thread in self._threads:
             thread.start()
 
@@ -110,15 +111,31 @@ class Stage(Generic[T]):
         with self._line._changed:
             self._ending = True
             self._line._changed.notify_all()
+        self._wait()
+        self._raise_if_stopped()
+
+    def _wait(self) -> None:
+        """Until the threads have ended."""
+        # Not by Thread.join alone: interrupted by Ctrl-C, it takes a thread that runs for one that has ended
+        # (Python 3.11), and a process that ends while another thread is in ONNX Runtime is aborted.
+        with self._line._changed:
+            self._line._changed.wait_for(lambda: not self._alive)
         for thread in self._threads:
             thread.join()
-        self._raise_if_stopped()
 
     def _raise_if_stopped(self) -> None:
         if self._line.stop.is_set():
             raise self._line._failure or _StoppedError
 
     def _run(self, work: Callable[[T], object]) -> None:
+        try:
+            self._work_off(work)
+        finally:
+            with self._line._changed:
+                self._alive -= 1
+                self._line._changed.notify_all()
+
+    def _work_off(self, work: Callable[[T], object]) -> None:
         while (taken := self._take()) is not None:
             item, size = taken
             try:

@@ -61,6 +61,28 @@ def test_the_longest_index_name_has_a_dead_letter_file(
     assert not _dead_letter("a" * 255, ("-",), None).exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--model", "m", "--backend", "openvino"], "have no effect without --archive"),
+        (["--archive", "ARCHIVE", "--encode", "cluster", "--precision", "bf16"], "where the cluster encodes"),
+        (["--archive", "ARCHIVE", "--device", "cuda"], "does not run on cuda"),
+        (["--archive", "ARCHIVE", "--precision", "int8"], "is not quantised to int8"),
+        (
+            ["--archive", "ARCHIVE", "--pipeline-batch-size", "4"],
+            "no effect where the cluster does not encode",
+        ),
+    ],
+)
+def test_what_an_encoder_runs_on_has_to_fit(
+    corpus: Path, capsys: pytest.CaptureFixture[str], options: list[str], reason: str
+) -> None:
+    archive = str(encoder_archive(corpus.with_name("encoder.zip")))
+    given = [archive if option == "ARCHIVE" else option for option in options]
+    assert main(["ingest", "i", str(corpus), "--url", "http://127.0.0.1:9", "--retry-for", "0", *given]) == 2
+    assert reason in capsys.readouterr().err
+
+
 def test_files_of_vectors_from_encode_to_ingest(corpus: Path, capsys: pytest.CaptureFixture[str]):
     """What `oskit encode -o` writes in parts is what `--encode none` reads, all of it and nothing twice."""
     archive, folder = str(encoder_archive(corpus.with_name("encoder.zip"))), corpus.parent

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from archives import encoder_archive
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
@@ -84,6 +84,7 @@ FLOATS = st.floats(width=32) | st.sampled_from([1.1754944e-38, 3.4028235e38, 0.1
 RULES = st.sampled_from(["max_ratio:0.1", "top_k:3", "alpha_mass:0.9", "abs_value:0.5"])
 
 
+@settings(deadline=None)
 @given(st.lists(st.dictionaries(st.sampled_from(KEYS), FLOATS), max_size=4), st.none() | RULES)
 def test_a_vector_is_carried_to_the_bit_and_pruned_as_by_the_cluster(rows, rule):
     """Against the dictionaries of the encoder, pruned one by one; ties and weights that are none included."""
@@ -112,6 +113,7 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(JSON)
 def test_a_field_is_sent_as_it_is_or_as_json_can_have_it(value):
     (item,) = ItemMaker(INFO, None, None).make([Document("1", "x", fields={"f": value})])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -148,6 +150,30 @@ def test_whatever_fails_all_threads_end_and_the_count_is_true(fault: str):
             whole = growing + (9_000 - growing) // WINDOW_DOCUMENTS * WINDOW_DOCUMENTS
             assert fault != "read" or server.documents == whole
             assert f"after {server.documents:,} documents were indexed" in str(caught.value)
+
+
+def test_ctrl_c_while_the_last_documents_are_encoded_waits_for_the_encoder():
+    """When all is read: a process that ended before would be aborted in ONNX Runtime."""
+    begun, ended = threading.Event(), threading.Event()
+
+    class Slow(FixedEncoder):
+        def document_matrix(self, texts):
+            begun.set()
+            time.sleep(1)
+            ended.set()
+            return super().document_matrix(texts)
+
+    def interrupt():
+        begun.wait()
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with FakeIngest() as server, pytest.raises(IngestInterrupted):
+        client = connect(ConnectionSettings(url=server.url))
+        ingest(client, "i", [Document("1", "x")], encoder=Slow({"a": 1.0}))
+    assert ended.is_set()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("oskit-")]
 
 
 def test_the_next_documents_are_read_while_some_are_encoded():

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from archives import encoder_archive
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oskit.archive.encoder import ArchiveEncoder
@@ -106,6 +106,7 @@ WEIGHTS = st.dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(WEIGHTS)
 def test_a_vector_is_taken_as_it_is_or_refused_by_name(weights):
     bad = [
@@ -189,6 +190,7 @@ def test_keys_have_to_fit_the_index():
     )
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(min_size=1, max_size=5), max_size=50), st.integers(1, 7), st.randoms())
 def test_parts_are_disjoint_whole_and_the_same_in_any_order(ids, of, random):
     """Of documents and of records that are refused; equal ids are in one part."""
