@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -24,7 +26,13 @@ _WINDOW_TEXTS = 4096
 _WINDOW_CHARACTERS = 1_000_000
 """Texts that are tokenized, and sorted by length, together: as many as have so many characters."""
 
+_CHARACTERS_OF_A_TOKEN = 64
+"""Characters that are tokenized together for each token of a batch, where batches are large."""
+
+T = TypeVar("T")
 TokenIds = Sequence[int]
+Batch = Sequence[TokenIds]
+Run: TypeAlias = "Callable[[Batch], csr_matrix]"
 
 
 def token_budget(width: int, wanted: int = TOKEN_BUDGET) -> int:
@@ -59,11 +67,14 @@ def encode_in_batches(
     texts: Sequence[str],
     *,
     tokenize: Callable[[Sequence[str]], Sequence[TokenIds]],
-    run: Callable[[Sequence[TokenIds]], csr_matrix],
+    run: Run,
     width: int,
     budget: int,
+    over: Callable[[Run, Iterable[Batch]], Iterable[csr_matrix]] = map,
 ) -> csr_matrix:
     """Encode ``texts`` and return their vectors in the order given, ``[len(texts), width]`` float32.
+
+    What comes next is tokenized in a thread, while the model runs.
 
     Args:
         texts: Well-formed texts.
@@ -71,27 +82,43 @@ def encode_in_batches(
         run: Weights ``[len(batch), width]`` of a batch of token ids, longest first.
         width: Size of the vocabulary.
         budget: Tokens of a batch at most, padding included; a text that has more is a batch of its own.
+        over: Runs it over the batches; gives the results in their order, as ``map`` does.
     """
     from scipy.sparse import csr_matrix, vstack
 
-    parts = [csr_matrix((0, width), dtype=np.float32)]
-    for window in _windows(texts):
-        ids = tokenize(window)
-        rows = list[int]()
-        made = []
-        for batch in token_batches(ids, budget):
-            rows += batch
-            made.append(run([ids[i] for i in batch]))
-        without = [i for i in range(len(ids)) if not ids[i]]
-        made.append(csr_matrix((len(without), width), dtype=np.float32))
-        parts.append(vstack(made, format="csr")[np.argsort([*rows, *without])])
-    return vstack(parts, format="csr")
+    places: list[int] = []
+
+    def batches() -> Iterator[Batch]:
+        start = 0
+        for ids in _ahead(map(tokenize, _windows(texts, budget))):
+            for batch in token_batches(ids, budget):
+                places.extend(start + i for i in batch)
+                yield [ids[i] for i in batch]
+            start += len(ids)
+
+    made = list(over(run, batches()))
+    without = np.setdiff1d(np.arange(len(texts)), places)
+    made.append(csr_matrix((len(without), width), dtype=np.float32))
+    order = np.concatenate([np.array(places, dtype=np.int64), without])
+    return vstack(made, format="csr")[np.argsort(order)]
 
 
-def _windows(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+def _ahead(items: Iterable[T]) -> Iterator[T]:
+    """The items, each made in a thread while the one before it is in use."""
+    source = iter(items)
+    with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as pool:
+        coming = pool.submit(lambda: list(islice(source, 1)))
+        while item := coming.result():
+            coming = pool.submit(lambda: list(islice(source, 1)))
+            yield item[0]
+
+
+def _windows(texts: Sequence[str], budget: int) -> Iterator[Sequence[str]]:
     start = characters = 0
+    most_characters = max(_WINDOW_CHARACTERS, _CHARACTERS_OF_A_TOKEN * budget)
+    most_texts = max(_WINDOW_TEXTS, budget)
     for place, text in enumerate(texts):
-        if place > start and (characters >= _WINDOW_CHARACTERS or place - start >= _WINDOW_TEXTS):
+        if place > start and (characters >= most_characters or place - start >= most_texts):
             yield texts[start:place]
             start, characters = place, 0
         characters += len(text)
@@ -111,11 +138,10 @@ def token_batches(ids: Sequence[TokenIds], budget: int) -> Iterator[Sequence[int
 
 def padded(ids: Sequence[TokenIds], padding: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Token ids of texts, all as long as the longest, and their mask; both ``[batch, length]``."""
-    input_ids = np.full((len(ids), max(map(len, ids))), padding, dtype=np.int64)
-    mask = np.zeros_like(input_ids)
-    for row, tokens in enumerate(ids):
-        input_ids[row, : len(tokens)] = tokens
-        mask[row, : len(tokens)] = 1
+    lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
+    mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
+    input_ids = np.full_like(mask, padding)
+    input_ids[mask > 0] = np.fromiter(chain.from_iterable(ids), dtype=np.int64, count=lengths.sum())
     return input_ids, mask
 
 

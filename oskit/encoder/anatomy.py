@@ -203,7 +203,10 @@ class Anatomy:
         # The padding is masked, but RoBERTa counts its positions by it.
         arrays = padded(ids, tokenizer.pad_token_id or 0)
         device = next(self.model.parameters()).device
-        input_ids, mask = (torch.from_numpy(array).to(device) for array in arrays)
+        tensors = [torch.from_numpy(array) for array in arrays]
+        if device.type == "cuda":  # from pinned memory the host need not wait for the copy
+            tensors = [tensor.pin_memory() for tensor in tensors]
+        input_ids, mask = (tensor.to(device, non_blocking=True) for tensor in tensors)
         return {"input_ids": input_ids, "attention_mask": mask}
 
     def try_out(self) -> Tensor:

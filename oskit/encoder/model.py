@@ -14,25 +14,20 @@ import torch
 from sentence_transformers import SparseEncoder
 from torch import Tensor, nn
 
-from oskit.archive.batching import (
-    checked_texts,
-    encode_in_batches,
-    sparse_rows,
-    token_budget,
-    weigh_each_once,
-)
+from oskit.archive.batching import checked_texts, encode_in_batches, token_budget, weigh_each_once
 from oskit.archive.idf import merged_idf
 from oskit.archive.text_encoder import SERVER_MAX_LENGTH, Activation, Architecture
 from oskit.archive.token_weights import TokenWeightsMixin
 from oskit.archive.truncation import Truncation
 from oskit.encoder.anatomy import Anatomy, dissect, inference
 from oskit.encoder.head.projection import forget_mark
-from oskit.encoder.head.streaming import attach, streamed
+from oskit.encoder.head.streaming import HandedOn, attach, streamed
 from oskit.encoder.loader.hub import HubOptions
 from oskit.encoder.loader.load import LoadOptions, load
 from oskit.encoder.loader.quiet import quiet_libraries
 from oskit.encoder.loader.report import LoadAttempt, LoadReport, Tier
 from oskit.encoder.loader.tiers import DEFAULT_BASE
+from oskit.encoder.pipeline import Precision, arithmetic, on, sparse_rows, tokens_at_once
 from oskit.encoder.surgery.survival import check_survives
 from oskit.errors import EncoderError, UsageError
 
@@ -59,9 +54,12 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
 
     Attributes:
         streaming: Whether to use the streaming vocabulary head.
+        precision: What :meth:`document_matrix` computes in: ``"bf16"`` (autocast), ``"fp32"`` (as the weights
+            are) or ``"auto"``, which is bf16 on a GPU that has it and fp32 elsewhere.
     """
 
     streaming: bool = True
+    precision: Precision = "auto"
 
     own_max_length: int | None = None
     """What :attr:`max_length` was before ``max_seq_length`` changed it, as far as the loader knows."""
@@ -137,14 +135,14 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
             output: dict[str, Any] = super().forward(input, **kwargs)
             return output
 
-    def _head(self) -> AbstractContextManager[None]:
+    def _head(self, activate: bool = True) -> AbstractContextManager[HandedOn | None]:
         """In which context modules must run to go through the streaming head, or not."""
         # A compiler or a tracer wants one path without surprises, and fuses on its own.
         tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
         if tracing or not self.streaming:
             return nullcontext()
         self._attach_head()
-        return streamed()
+        return streamed(activate=activate)
 
     def _attach_head(self) -> None:
         with suppress(EncoderError):  # an encoder of other parts has no such head
@@ -311,22 +309,48 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
     def document_matrix(self, texts: Sequence[str]) -> csr_matrix:
         """Document vectors, shape ``[len(texts), vocabulary.size]``, float32, special tokens zero.
 
+        Computed in :attr:`precision`; on a GPU only the positive weights leave it.
+
         Args:
             texts: Texts of any length; long ones are truncated to :attr:`max_length`, an empty one has no
                 weights. No prompt is prepended, the cluster knows none.
 
         Raises:
-            UsageError: ``texts`` is no list of texts.
+            UsageError: ``texts`` is no list of texts, or :attr:`precision` is none.
         """
         texts = checked_texts(texts)
         with inference(self):
+            self._attach_head()
+            anatomy, vocabulary = self.anatomy, self.vocabulary
+            weights = next(anatomy.model.parameters())
+            never = torch.tensor(sorted(vocabulary.special_ids), device=weights.device)
+
+            def run(ids: Sequence[Sequence[int]]) -> csr_matrix:
+                with torch.inference_mode(), arithmetic(self.precision, weights), self._head(False) as head:
+                    features = anatomy.features(ids)
+                    for module in anatomy.document_modules:
+                        features = module(features)
+                    return sparse_rows(features["sentence_embedding"], never, head.logarithms if head else 0)
+
             return encode_in_batches(
                 texts,
                 tokenize=self._token_ids,
-                run=self._document_weights,
-                width=self.vocabulary.size,
-                budget=token_budget(self.vocabulary.size),
+                run=run,
+                width=vocabulary.size,
+                budget=self.token_budget,
+                over=on(weights.device),
             )
+
+    @property
+    def token_budget(self) -> int:
+        """Tokens of documents that are computed at once, padding included.
+
+        With the streaming head hidden states are the largest tensors, else the logits.
+        """
+        anatomy = self.anatomy
+        if not (self.streaming and attach(anatomy) and anatomy.pooling.pooling_strategy == "max"):
+            return token_budget(anatomy.width)
+        return tokens_at_once(anatomy.hidden_size, self.device)
 
     def query_matrix(self, texts: Sequence[str]) -> csr_matrix:
         """Query vectors, shape ``[len(texts), vocabulary.size]``, float32, special tokens zero.
@@ -351,11 +375,3 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
         cut = Truncation(self.max_length).with_texts(encodings)
         self._counted = self.truncation + cut  # at once: other threads may count too
         return [encoding.ids if len(encoding.ids) > anatomy.around else [] for encoding in encodings]
-
-    def _document_weights(self, ids: Sequence[Sequence[int]]) -> csr_matrix:
-        features = self.anatomy.features(ids)
-        with torch.inference_mode(), self._head():
-            for module in self.anatomy.document_modules:
-                features = module(features)
-            weights = features["sentence_embedding"].float().cpu().numpy()
-        return sparse_rows(weights, self.vocabulary.weight_mask() > 0)

@@ -28,26 +28,33 @@ from oskit.encoder.anatomy import Anatomy
 from oskit.encoder.head.maxima import Tokens, maximum_logits
 from oskit.errors import EncoderError
 
-_handed_on: ContextVar[_HandedOn | None] = ContextVar("_handed_on", default=None)
+_handed_on: ContextVar[HandedOn | None] = ContextVar("_handed_on", default=None)
 
 _attaching = Lock()
 _REFUSED = "_not_streamed"
 
 
-class _HandedOn:
+class HandedOn:
     """What a projection handed on, until the pooling takes it."""
 
-    def __init__(self) -> None:
+    def __init__(self, activate: bool) -> None:
         self.projection: VocabularyProjection | None = None
         self.hidden: Tensor | None = None
+        self.activate = activate
+        self.logarithms = 0
 
 
 @contextmanager
-def streamed() -> Iterator[None]:
-    """Projections that are attached to a pooling hand their input on to it; for this thread."""
-    token = _handed_on.set(_HandedOn())
+def streamed(*, activate: bool = True) -> Iterator[HandedOn]:
+    """Projections that are attached to a pooling hand their input on to it; for this thread.
+
+    Without ``activate`` the pooling, where it streams, gives relu(maximum) alone, and ``logarithms`` of what
+    this yields says how often ``log1p`` is still to be taken: of few positive values that is cheap.
+    """
+    handed_on = HandedOn(activate)
+    token = _handed_on.set(handed_on)
     try:
-        yield
+        yield handed_on
     finally:
         _handed_on.reset(token)
 
@@ -130,9 +137,13 @@ def _pool(pooling: SpladePooling, features: dict[str, Any]) -> dict[str, Any]:
         return SpladePooling.forward(pooling, features)
     bounds = features.get("cu_seq_lens_q")
     tokens = Tokens.of_mask(features["attention_mask"]) if bounds is None else Tokens.of_bounds(bounds)
-    weights = maximum_logits(hidden.flatten(0, -2), projection.weight, projection.bias, tokens).log1p()
-    if pooling.activation_function == "log1p_relu":
-        weights = weights.log1p()
+    weights = maximum_logits(hidden.flatten(0, -2), projection.weight, projection.bias, tokens)
+    logarithms = 2 if pooling.activation_function == "log1p_relu" else 1
+    if handed_on.activate:
+        for _ in range(logarithms):
+            weights = weights.log1p()
+    else:
+        handed_on.logarithms = logarithms
     if pooling.embedding_dimension is None:
         pooling.embedding_dimension = weights.shape[1]
     features["sentence_embedding"] = weights
