@@ -14,6 +14,10 @@ from oskit.data.vectors import Vector
 OSKIT_KEY = "_oskit"
 """Key of a record that a dead-letter file adds: why the record was refused, and how to read it again."""
 
+MARK_FIELD = "_oskit_mark"
+"""Field of an index's documents by which they are known again (:mod:`oskit.cluster.ingest.known`). What is
+read has none: in an export of such an index it is left out."""
+
 _OF_A_HIT = frozenset(
     {"_index", "_type", "_id", "_score", "_source", "_version", "_seq_no", "_primary_term", "_routing",
      "sort", "found"}
@@ -135,7 +139,7 @@ def document_from_record(record: Mapping[str, Any], names: FieldNames, where: st
         raise ValueError(f"no field {names.text!r} (it has {known}); --text-field names another")
     text = text_of(record[names.text], names.text)
     title = text_of(record.get(names.title), names.title)
-    dropped = {OSKIT_KEY, "_id", names.text, names.title, names.vector}
+    dropped = {OSKIT_KEY, MARK_FIELD, "_id", names.text, names.title, names.vector}
     vector = _vector(record, names.vector) if names.vector is not None else None
     fields = {clean_value(key): clean_value(value) for key, value in record.items() if key not in dropped}
     identity = _identity(record, names)

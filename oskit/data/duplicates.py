@@ -16,12 +16,12 @@ from oskit.errors import DataError
 class SeenTexts:
     """Remembers texts by a digest of 16 bytes, in a temporary SQLite database that spills to disk.
 
-    SQLite keeps a few megabytes in memory and deletes the file when it is closed. Not shared between threads.
+    SQLite keeps a few megabytes in memory and deletes the file when it is closed. One thread at a time.
     """
 
     def __init__(self) -> None:
         # An empty name is SQLite's private temporary database on disk.
-        self._database = sqlite3.connect("", isolation_level=None)
+        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._execute("PRAGMA journal_mode = OFF")
         self._execute("PRAGMA synchronous = OFF")
         self._execute("CREATE TABLE seen (text BLOB PRIMARY KEY, content BLOB) WITHOUT ROWID")
@@ -36,6 +36,10 @@ class SeenTexts:
             self._execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", digest_of(*texts), content).rowcount
             == 1
         )
+
+    def __contains__(self, text: str) -> bool:
+        """Whether a text was added, alone."""
+        return self._execute("SELECT 1 FROM seen WHERE text = ?", digest_of(text)).fetchone() is not None
 
     def _execute(self, statement: str, *values: bytes | None) -> sqlite3.Cursor:
         try:

@@ -386,7 +386,8 @@ def test_the_command_tells_with_its_exit_code(cluster_url, client, tiny: TinyMod
     both = ["--model", tiny.encoder_id, "--archive", str(tiny.archive)]
     assert main([*arguments, *both, "--encode", "cluster"]) == 0
     said = capsys.readouterr()
-    assert "1 of 3 documents is longer than 128 tokens" in said.out
+    assert "unchanged 2, encoded 1" in said.out
+    assert "1 of 1 documents is longer than 128 tokens" in said.out, "it is told of what is encoded now"
     assert main([*arguments, *both, "--recreate"]) == 0, "encoded here, and the model is recorded for search"
     info = read_index(client, index)
     assert info is not None and (info.encode, info.encoder.model_id) == ("client", tiny.encoder_id)

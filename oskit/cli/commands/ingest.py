@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,12 @@ _OPTIONS = [
                  help="Documents of a segment from which sparse_vector search is approximate.  [1000000]"),
     click.option("--recreate", is_flag=True,
                  help="Put a new index in the place of the one that is there, once a trial has worked."),
+    click.option("--reencode", is_flag=True,
+                 help="Encode all documents, also those that the index has unchanged."),
+    click.option("--delete-missing", is_flag=True,
+                 help="Then delete documents of earlier loads that the sources no longer have."),
+    click.option("-y", "--yes", is_flag=True,
+                 help="With --delete-missing: also if they are more than a fifth of all."),
     click.option("--format", "file_format", type=click.Choice(["jsonl", "csv", "tsv", "parquet"]),
                  help="Format of the sources.  [by their names; stdin is jsonl]"),
     click.option("--id-field", metavar="NAME", help="Field with the id.  [_id, id, or made of the content]"),
@@ -93,8 +100,9 @@ def ingest(
     """Create an index and load documents into it.
 
     A SOURCE is a JSONL, CSV, TSV or Parquet file, a folder in BEIR's layout, or - for stdin; compressed or
-    not (gzip, bz2, xz, zstd). The index is created unless it is there. Running the same command again
-    changes nothing and goes on where an interrupted one stopped: documents keep their ids.
+    not (gzip, bz2, xz, zstd). The index is created unless it is there. Running the same command again goes
+    on where an interrupted one stopped, and encodes only what is new or changed: the index knows which
+    documents it has, and which encoder made them.
 
     What is refused goes to a dead-letter file with the reason, and the exit code is 10. Correct the lines
     and ingest that file.
@@ -115,6 +123,17 @@ def ingest(
 
     if "-" in sources and click.get_current_context().params.get("password_stdin"):
         raise UsageError("stdin cannot hold both the password and documents", hint="Use --password-file")
+    if options["reencode"] and options["recreate"]:
+        raise UsageError(
+            "--reencode has no effect with --recreate, which encodes all", hint="Give one of them"
+        )
+    if options["yes"] and not options["delete_missing"]:
+        raise UsageError("--yes has no effect without --delete-missing")
+    if options["part"] and options["delete_missing"]:
+        raise UsageError(
+            "a part does not have what is in the other parts, so nothing can be called missing",
+            hint="Leave out --delete-missing, or load everything at once",
+        )
     settings = _index_settings(options)
     documents = read_documents(
         sources,
@@ -169,6 +188,8 @@ def _run(
                 bulk_documents=options["bulk_size"],
                 workers=options["workers"],
                 dead_letter=_dead_letter(index, sources, options["dead_letter"]),
+                reencode=options["reencode"],
+                delete_missing=_most_missing(options),
                 progress=bar.advance,
                 **_planned(mode, out, options),
             )
@@ -191,35 +212,51 @@ def _dry_run(
     from oskit.cluster.index.names import check_index_name
     from oskit.cluster.ingest.load import BULK_DOCUMENTS, dry_run
     from oskit.cluster.ingest.plan import plan_load
+    from oskit.data.duplicates import DuplicateFilter
     from oskit.errors import ClusterConnectionError
 
     check_index_name(index)
     encoder = _encoder(options, out)
     _prune(options)  # what cannot be right is told even if no cluster is asked
-    report = dry_run(index, documents, settings, encoder=encoder, encode=options["encode"])
-    calls, why = None, ""
-    if click.get_current_context().params.get("url") is None and not os.environ.get("OSKIT_URL"):
-        why = "--url (or OSKIT_URL) names none"
-    elif options["archive"] is None and options["model"] is None and options["encode"] is None:
-        why = "neither --archive nor --model says what encodes the documents"
-    else:
-        mode, client = _encode_mode(options), connect(connection)
-        try:
-            plan = plan_load(client, index, settings, encoder=encoder, **_planned(mode, out, options))
-            calls = plan.calls(client, report.indexed, options["bulk_size"] or BULK_DOCUMENTS[mode])
-        except ClusterConnectionError as error:
-            why = str(error)
+    calls, missing, why = None, None, ""
+    with closing(DuplicateFilter()) as seen:
+        report = dry_run(index, documents, settings, encoder=encoder, encode=options["encode"], seen=seen)
+        if click.get_current_context().params.get("url") is None and not os.environ.get("OSKIT_URL"):
+            why = "--url (or OSKIT_URL) names none"
+        elif options["archive"] is None and options["model"] is None and options["encode"] is None:
+            why = "neither --archive nor --model says what encodes the documents"
+        else:
+            mode, client = _encode_mode(options), connect(connection)
+            try:
+                plan = plan_load(client, index, settings, encoder=encoder, **_planned(mode, out, options))
+                calls = plan.calls(client, report.indexed, options["bulk_size"] or BULK_DOCUMENTS[mode])
+                missing = plan.missing(client, seen) if options["delete_missing"] else None
+            except ClusterConnectionError as error:
+                why = str(error)
 
     def show(console: Console) -> None:
         _print_report(console, report, options, dry=True)
         for call in calls or ():
             console.print(f"  {call}", markup=False, soft_wrap=True)
+        if missing is not None:
+            console.print(f"  to delete: {missing}", markup=False, soft_wrap=True)
 
-    said = {"calls": None if calls is None else [call.to_dict() for call in calls]}
+    said: dict[str, Any] = {"calls": None if calls is None else [call.to_dict() for call in calls]}
+    if options["delete_missing"]:
+        said |= {"missing": missing and missing.to_dict()}
     out.result({**_told(report, options), **said}, show)
     if why:
         out.note(f"The cluster was not asked: {why}")
     return report
+
+
+def _most_missing(options: dict[str, Any]) -> float | None:
+    """The largest share of the documents that may be deleted."""
+    from oskit.cluster.ingest.missing import MOST_GONE
+
+    if not options["delete_missing"]:
+        return None
+    return 1.0 if options["yes"] else MOST_GONE
 
 
 def _planned(mode: EncodeMode, out: Output, options: dict[str, Any]) -> dict[str, Any]:
@@ -337,6 +374,9 @@ def _print_report(console: Console, report: IngestReport, options: dict[str, Any
             rate += f", encoder busy {report.encoder_busy:.0%} of the time"
         console.print(f"Indexed {report.indexed:,} of {report.read:,} records into {report.index} ({rate})",
                       markup=False)  # fmt: skip
+        counts = (("unchanged", report.unchanged), ("encoded", report.encoded), ("deleted", report.deleted))
+        told = ", ".join(f"{what} {count:,}" for what, count in counts)
+        console.print(f"  {told}", markup=False)
     if (part := options["part"]) is not None:
         console.print(f"  this is part {part}: {part.elsewhere:,} records are in the others", markup=False)
     if options["encode"] != "none":
@@ -354,7 +394,7 @@ def _print_report(console: Console, report: IngestReport, options: dict[str, Any
 
 def _print_truncation(console: Console, report: IngestReport, how: str) -> None:
     cut = report.truncation
-    if cut is None and report.indexed:
+    if cut is None and report.encoded:
         console.print(f"  documents too long for the encoder were not counted: {how} does", markup=False)
     elif cut is not None and cut.cut:
         console.print(f"  {cut.told('documents')}; {cut.advice}", markup=False, soft_wrap=True)

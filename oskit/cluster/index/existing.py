@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.index.mapping import APPROXIMATE_THRESHOLD, IndexInfo, IndexSettings, info_of
 from oskit.cluster.index.meta import META_KEY, own_meta
+from oskit.data.documents import MARK_FIELD
 from oskit.errors import ClusterSettingsError, IndexingError
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class ExistingIndex:
             and not name.startswith("index.routing.allocation.include._tier")
         }
         own = own_meta(self.mapping)
-        ours = {own.get("field"), own.get("passage_field")}
+        ours = {own.get("field"), own.get("passage_field"), MARK_FIELD}
         fields = self.mapping.get("properties") or {}
         mapped = [name for name, field in fields.items() if name not in ours and not _is_guessed(field)]
         known = ("_meta", "_source", "date_detection", "properties")

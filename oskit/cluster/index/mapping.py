@@ -24,6 +24,7 @@ from oskit.cluster.index.meta import META_KEY, own_meta
 from oskit.cluster.index.names import Target, check_index_name, resolve
 from oskit.cluster.index.pipeline import no_pipeline
 from oskit.cluster.index.sparse_fields import sparse_fields
+from oskit.data.documents import MARK_FIELD
 from oskit.errors import IndexingError, UsageError
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ EncodeMode = Literal["client", "cluster", "none"]
 """Where documents become vectors: here, in an ingest pipeline, or before, so that they bring them along."""
 
 INDEX_KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
+
+MARK_BODY: dict[str, Any] = {"properties": {MARK_FIELD: {"type": "keyword", "index": False}}}
+"""Of the request that adds the field of the marks, with doc values alone, to a mapping."""
 
 MAX_SPARSE_VECTOR_VOCABULARY = 32_768
 """Token ids from here on fail the shard when it is searched approximately."""
@@ -138,6 +142,7 @@ class IndexInfo:
         text_field: Name of the documents' own field with the text, if known; for showing hits.
         title_field: The same for the title.
         nested: The ``nested`` objects that hold the vectors; None where a document has one vector.
+        generation: Another one makes all documents unknown, whose vectors somebody's pipeline may have made.
     """
 
     name: str
@@ -151,6 +156,7 @@ class IndexInfo:
     text_field: str | None = None
     title_field: str | None = None
     nested: str | None = None
+    generation: str | None = None
 
     def to_meta(self) -> dict[str, Any]:
         """What stands in the mapping's ``_meta.oskit``."""
@@ -220,7 +226,7 @@ def index_body(info: IndexInfo, settings: IndexSettings) -> dict[str, Any]:
     if info.kind == "sparse_vector":
         index["sparse"] = True
         vector["method"] = {"name": "seismic", "parameters": settings.sparse_vector.to_dict()}
-    properties = {**settings.mappings, settings.embedding_field: vector}
+    properties = {**settings.mappings, **MARK_BODY["properties"], settings.embedding_field: vector}
     properties[settings.passage_field] = {"type": "text"}
     return {
         "settings": {"index": index},

@@ -8,7 +8,7 @@ parameters of ours change in it, and it is never deleted.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +71,24 @@ class PipelineChange:
     @property
     def matters(self) -> bool:
         """Whether documents come out otherwise; another load may hand other numbers of them to the model."""
-        return _without_batch_size(self.before) != _without_batch_size(self.after)
+        return _without(self.before, "batch_size") != _without(self.after, "batch_size")
+
+    @property
+    def made_of(self) -> Pipeline | None:
+        """What documents go through, whichever id the model has after another deployment."""
+        return _without(self.after, "batch_size", "model_id")
+
+    def was_changed(self, model_ids: Collection[str | None]) -> bool:
+        """Whether somebody had changed what encodes, so that nobody knows what made the vectors.
+
+        Args:
+            model_ids: Those that oskit may have written there.
+        """
+        if self.before is None:
+            return False
+        steps = self.before.get("processors") or []
+        ids = {step["sparse_encoding"].get("model_id") for step in steps if _is_tagged(step, ENCODES)}
+        return _without(self.before, "batch_size", "model_id") != self.made_of or not ids <= set(model_ids)
 
     def make(self, client: OpenSearch) -> None:
         """Make the change.
@@ -196,11 +213,12 @@ def _own_processor(pipeline: Pipeline, info: IndexInfo, was: IndexInfo | None) -
     return None
 
 
-def _without_batch_size(pipeline: Pipeline | None) -> Pipeline | None:
+def _without(pipeline: Pipeline | None, *parameters: str) -> Pipeline | None:
     after = copy.deepcopy(pipeline)
     for step in (after or {}).get("processors", ()):
         if _is_tagged(step, ENCODES):
-            step["sparse_encoding"].pop("batch_size", None)
+            for parameter in parameters:
+                step["sparse_encoding"].pop(parameter, None)
     return after
 
 

@@ -37,6 +37,8 @@ class IngestReport:
         indexed: Documents that are in the index now.
         refused: Records that are not, because they, or the cluster, would not have it.
         duplicates: Documents that came again with the same id and content.
+        unchanged: Of those indexed, the documents that the index had already, with vectors of this encoder.
+        deleted: Documents that were taken out of the index, since the source no longer has them.
         seconds: Time it took.
         dead_letter: File that holds what was refused, if anything was and a file was asked for.
         reasons: The most frequent reasons for refusing, and how often each was given.
@@ -57,6 +59,13 @@ class IngestReport:
     retries: int = 0
     truncation: Truncation | None = None
     encoder_busy: float | None = None
+    unchanged: int = 0
+    deleted: int = 0
+
+    @property
+    def encoded(self) -> int:
+        """Documents that were encoded and taken."""
+        return self.indexed - self.unchanged
 
     @property
     def docs_per_second(self) -> float:
@@ -65,8 +74,8 @@ class IngestReport:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        cut = None if self.truncation is None else self.truncation.to_dict()
-        return {**asdict(self), "docs_per_second": round(self.docs_per_second, 2), "truncation": cut}
+        counted = {"encoded": self.encoded, "docs_per_second": round(self.docs_per_second, 2)}
+        return {**asdict(self), **counted, "truncation": self.truncation and self.truncation.to_dict()}
 
 
 def _without(identity: str | None, reason: str) -> str:
@@ -103,6 +112,8 @@ class Account:
     turned_down: int = 0
     duplicates: int = 0
     retries: int = 0
+    unchanged: int = 0
+    deleted: int = 0
     _reasons: Counter[str] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _start: float = field(default_factory=time.perf_counter)
@@ -121,6 +132,18 @@ class Account:
         with self._lock:
             self.duplicates += 1
         self.progress(1)
+
+    def keep(self, count: int) -> None:
+        """Count documents that the index has already."""
+        with self._lock:
+            self.indexed += count
+            self.unchanged += count
+        self.progress(count)
+
+    def delete(self, count: int) -> None:
+        """Count documents that were taken out of the index."""
+        with self._lock:
+            self.deleted += count
 
     def settle(self, outcome: BulkOutcome) -> None:
         """Count documents that the cluster has answered for.
@@ -186,4 +209,6 @@ class Account:
                 retries=self.retries,
                 truncation=self.truncation(),
                 encoder_busy=None if busy_s is None else round(min(1.0, busy_s / seconds), 3),
+                unchanged=self.unchanged,
+                deleted=self.deleted,
             )

@@ -13,7 +13,7 @@ from oskit.archive.truncation import truncation_from_now
 from oskit.cluster.index.mapping import IndexInfo
 from oskit.cluster.ingest.bulk import BulkItem
 from oskit.cluster.ingest.vectors import VectorWriter
-from oskit.data.documents import Document
+from oskit.data.documents import MARK_FIELD, Document
 from oskit.data.values import clean_text, clean_value
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class ItemMaker:
         info: The index; whether documents are encoded here or by the cluster's ingest pipeline.
         encoder: Encodes the passages. Where the cluster does, it may be given to count what is too long.
         prune: Which weights to keep, for ``encoder``.
+        mark: Tells what to write into a document's mark; None for nothing.
         queries: Encode as queries.
 
     Attributes:
@@ -45,9 +46,16 @@ class ItemMaker:
     """
 
     def __init__(
-        self, info: IndexInfo, encoder: TextEncoder | None, prune: Prune | None, *, queries: bool = False
+        self,
+        info: IndexInfo,
+        encoder: TextEncoder | None,
+        prune: Prune | None,
+        mark: Callable[[Document], str | None] = lambda _: None,
+        *,
+        queries: bool = False,
     ) -> None:
         self._info = info
+        self._mark = mark
         self._encoder = encoder
         self.encodes = encoder is not None and info.encode not in ("cluster", "none")
         self._vectors = (
@@ -129,6 +137,8 @@ class ItemMaker:
         source = document.source()
         if self._info.passage_field is not None:
             source[self._info.passage_field] = document.passage
+        if (mark := self._mark(document)) is not None:
+            source[MARK_FIELD] = mark
         action = b'{"index":{"_id":' + orjson.dumps(clean_text(document.id)) + b"}}\n"
         body = dump(source)
         if vector is None:

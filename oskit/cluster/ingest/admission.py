@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from itertools import filterfalse
 from typing import TYPE_CHECKING, Any
 
 from oskit.cluster.index.mapping import MAX_SPARSE_VECTOR_VOCABULARY, IndexInfo
 from oskit.cluster.ingest.accounting import Account
-from oskit.data.documents import MAX_ID_BYTES, Document, Refusal
+from oskit.data.documents import MARK_FIELD, MAX_ID_BYTES, Document, Refusal
 from oskit.data.duplicates import DuplicateFilter
 from oskit.data.values import clean_text, memory_of
 from oskit.errors import UsageError
@@ -40,9 +39,11 @@ DOCUMENT_BYTES = 800
 
 _METADATA = frozenset(
     {"_id", "_index", "_routing", "_source", "_version", "_version_type", "_if_seq_no", "_if_primary_term",
-     "_seq_no", "_primary_term", "_field_names", "_ignored", "_nested_path", "_data_stream_timestamp"}
+     "_seq_no", "_primary_term", "_field_names", "_ignored", "_nested_path", "_data_stream_timestamp",
+     MARK_FIELD}
 )  # fmt: skip
-"""Names that OpenSearch refuses in a document, or that an ingest pipeline takes out of it (seen on 3.6)."""
+"""Names that OpenSearch refuses in a document, or that an ingest pipeline takes out of it (seen on 3.6); and
+our own, which no record has."""
 
 _log = logging.getLogger(__name__)
 
@@ -97,11 +98,17 @@ class Admission:
         return stream, first
 
     def windows(
-        self, records: Iterable[Document | Refusal], account: Account, *, patient: bool = False
+        self,
+        records: Iterable[Document | Refusal],
+        account: Account,
+        seen: DuplicateFilter,
+        *,
+        patient: bool = False,
     ) -> Iterator[Window]:
         """The documents to index; refusals and duplicates are settled here.
 
         Args:
+            seen: Learns the ids of the documents.
             patient: Go on, even if all that came so far was refused.
 
         Raises:
@@ -109,7 +116,7 @@ class Admission:
         """
         window, most = Window([], 0), FIRST_WINDOW
         characters = 0
-        for document in self._admitted(records, account, patient):
+        for document in self._admitted(records, account, seen, patient):
             window.documents.append(document)
             characters += len(document.passage)
             window.size += DOCUMENT_BYTES + memory_of([document.fields, document.title, document.text])
@@ -125,23 +132,22 @@ class Admission:
             yield window
 
     def _admitted(
-        self, records: Iterable[Document | Refusal], account: Account, patient: bool
+        self, records: Iterable[Document | Refusal], account: Account, seen: DuplicateFilter, patient: bool
     ) -> Iterator[Document]:
-        with closing(DuplicateFilter()) as seen:
-            for item in records:
-                account.read += 1
-                if isinstance(item, Refusal):
-                    account.refuse(item, item.reason)
-                elif problem := self.check(item):
-                    account.refuse(item, problem)
-                elif (known := seen.check(item)) == "same":
-                    account.duplicate()
-                elif known == "different":
-                    account.refuse(item, f"the id {item.id!r} came before, with other content")
-                else:
-                    yield item
-                if not patient:
-                    account.stop_if_hopeless()
+        for item in records:
+            account.read += 1
+            if isinstance(item, Refusal):
+                account.refuse(item, item.reason)
+            elif problem := self.check(item):
+                account.refuse(item, problem)
+            elif (known := seen.check(item)) == "same":
+                account.duplicate()
+            elif known == "different":
+                account.refuse(item, f"the id {item.id!r} came before, with other content")
+            else:
+                yield item
+            if not patient:
+                account.stop_if_hopeless()
 
     def check(self, document: Document) -> str | None:
         """Why a document cannot be indexed; None if it can, as far as can be told here."""
@@ -184,7 +190,7 @@ class Admission:
         own = {document.text_field: "", document.title_field: "", **document.fields}
         if name := next((name for name in own if name in _METADATA), None):
             return (
-                f"its field {name!r} has a name that OpenSearch keeps for itself; rename it or leave it out"
+                f"its field {name!r} has a name that OpenSearch or oskit keeps for itself; rename or omit it"
             )
         # Encoded here, all of them are kept; the pipeline's processor takes names apart and keeps one of two.
         for fields, dotted in _dotted_names(own) if self._info.encode == "cluster" else ():

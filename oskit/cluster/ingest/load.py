@@ -16,6 +16,9 @@ from oskit.cluster.ingest.actions import ItemMaker
 from oskit.cluster.ingest.admission import WINDOW_BYTES, Admission, Window, key_of_vectors
 from oskit.cluster.ingest.bulk import BulkItem, BulkOutcome, BulkSender
 from oskit.cluster.ingest.dead_letter import DeadLetterFile
+from oskit.cluster.ingest.known import Known
+from oskit.cluster.ingest.missing import Sweeper
+from oskit.cluster.ingest.missing import delete_missing as delete_what_is_missing
 from oskit.cluster.ingest.plan import LoadPlan, plan_load
 from oskit.cluster.ingest.preparation import prepare
 from oskit.cluster.ingest.senders import Senders
@@ -25,6 +28,7 @@ from oskit.cluster.ingest.staying import check_pipeline, check_that_it_stayed
 from oskit.cluster.ingest.witness import Witness
 from oskit.cluster.models.predict import await_ready
 from oskit.data.documents import Document, Refusal
+from oskit.data.duplicates import DuplicateFilter
 from oskit.errors import ClusterError, DataError, IndexingError, OskitError, with_more
 
 if TYPE_CHECKING:
@@ -43,7 +47,7 @@ CLUSTER_REQUEST_TIMEOUT_S = 300.0
 """Limit of a bulk request whose documents the cluster encodes, which takes tens of milliseconds each; unless
 the client was given a limit."""
 
-_RESUME = "Run the same command again to go on: documents keep their ids, so none comes twice"
+_RESUME = "Run the same command again to go on: only what the index does not have yet is encoded and sent"
 
 
 class IngestInterrupted(IndexingError):
@@ -67,6 +71,8 @@ def ingest(
     query_model_id: str | None = None,
     settings: IndexSettings | None = None,
     recreate: bool = False,
+    reencode: bool = False,
+    delete_missing: float | None = None,
     prune: Prune | None = None,
     made_by: EncoderIdentity | None = None,
     key: KeyFormat | None = None,
@@ -99,6 +105,10 @@ def ingest(
         settings: How to create the index.
         recreate: If there is the index and oskit made it, put a new one in its place, with its aliases, as
             soon as a trial of the new one has taken a document.
+        reencode: Encode and send documents that the index has already, too.
+        delete_missing: When all is loaded, delete documents of earlier loads that are not among these
+            (:mod:`oskit.cluster.ingest.missing`), if they are no larger share of them than this, 0 to 1, or
+            ten at most. ``notify`` is told of them before. Nothing goes where a record was refused.
         prune: Which weights to keep; not with ``"none"``.
         made_by: The encoder that made the vectors that come with documents, if they tell.
         key: Their keys; None looks at the first of them.
@@ -109,7 +119,7 @@ def ingest(
         workers: Requests in flight.
         dead_letter: File for what is refused, appended to; None keeps only the counts.
         progress: Called with the number of further records that are done with: encoded here, answered by a
-            cluster that encodes, refused, or duplicates. From several threads.
+            cluster that encodes, unchanged, refused, or duplicates. From several threads.
         notify: Told, in one line, that the model is being waited for, as after the restart of a node.
 
     Raises:
@@ -142,8 +152,11 @@ def ingest(
         key, documents = key_of_vectors(documents)
     plan = plan_now()
     model, target, name = plan.model, plan.target, plan.target.index
+    if delete_missing is not None:
+        plan.check_marks("delete what the source no longer has")
+    known = plan.known(client, reencode=reencode, notify=notify)
     admission = Admission(plan.info, encoder)
-    maker = ItemMaker(plan.info, encoder, prune)
+    maker = ItemMaker(plan.info, encoder, prune, known.mark)
     records, first = admission.check_first(documents)
     if first is not None:
         plan = plan.with_fields(first.text_field, first.title_field)
@@ -152,7 +165,8 @@ def ingest(
     letters = DeadLetterFile(dead_letter) if dead_letter is not None else None
     account = Account(name, letters, maker.truncation, maker.encoding_s, progress, answers=not maker.encodes)
     timeout = request_timeout(client, CLUSTER_REQUEST_TIMEOUT_S) if model else None
-    windows = admission.windows(records, account)
+    seen = DuplicateFilter()
+    windows = _unknown(admission.windows(records, account, seen), known, account)
     pipeline = pipeline_name(name) if model is not None else "_none"
     sizes = RequestSizes(bulk_bytes)
 
@@ -174,17 +188,23 @@ def ingest(
             sizes=sizes,
         )
 
-    with closing(letters) if letters is not None else nullcontext():
+    with closing(seen), closing(letters) if letters is not None else nullcontext():
         items = (maker.make(window.documents, account.progress) for window in windows)
         try:
             tried, uuid = prepare(client, plan, plan_now, items, account, timeout, notify)
         except KeyboardInterrupt:
             raise IngestInterrupted(account.report()) from None
         witness = Witness(lambda: check_that_it_stayed(client, target, uuid))
+        sweeper = Sweeper(client, name) if delete_missing is not None else None
         _load(client, name, tried, windows, maker, senders, account)
-    check_that_it_stayed(client, target, uuid)
-    if model is not None and account.indexed:
-        check_pipeline(client, plan)
+        check_that_it_stayed(client, target, uuid)
+        if model is not None and account.indexed:
+            check_pipeline(client, plan)
+        if sweeper is not None and delete_missing is not None:
+            try:
+                delete_what_is_missing(sweeper, seen, account, delete_missing, notify or (lambda _: None))
+            except KeyboardInterrupt:
+                raise IngestInterrupted(account.report()) from None
     report = account.report()
     if account.read != account.settled:
         raise IndexingError(
@@ -194,6 +214,15 @@ def ingest(
     return report
 
 
+def _unknown(windows: Iterator[Window], known: Known, account: Account) -> Iterator[Window]:
+    """The documents that the index does not have yet; the others are settled here."""
+    for window in windows:
+        wanted = known.sift(window.documents)
+        account.keep(len(window.documents) - len(wanted))
+        if wanted:
+            yield Window(wanted, window.size)
+
+
 def dry_run(
     index: str,
     documents: Iterable[Document | Refusal],
@@ -201,10 +230,14 @@ def dry_run(
     *,
     encoder: TextEncoder | None = None,
     encode: EncodeMode | None = None,
+    seen: DuplicateFilter | None = None,
 ) -> IngestReport:
     """What :func:`ingest` would do with the documents, without a cluster: ``indexed`` is what it would send.
 
     With an ``encoder`` the documents are tokenized, not encoded, to count what of them is too long.
+
+    Args:
+        seen: Learns the ids of the documents, for somebody who wants to know them.
 
     Raises:
         DataError: A source cannot be read.
@@ -222,9 +255,10 @@ def dry_run(
     maker = ItemMaker(info, encoder, None)
     account = Account(index, None, maker.truncation)
     admission = Admission(info, encoder)
-    for window in admission.windows(documents, account, patient=True):
-        maker.count(window.documents)
-        account.settle(BulkOutcome(indexed=len(window.documents)))
+    with closing(DuplicateFilter()) if seen is None else nullcontext(seen) as ids:
+        for window in admission.windows(documents, account, ids, patient=True):
+            maker.count(window.documents)
+            account.settle(BulkOutcome(indexed=len(window.documents)))
     return account.report()
 
 

@@ -6,15 +6,17 @@ Nothing is changed here, so a refusal leaves everything as it was; and a dry run
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from oskit.archive.token_weights import Prune, prune
 from oskit.cluster.client.calls import Call
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.index.existing import ExistingIndex, look
 from oskit.cluster.index.mapping import (
+    MARK_BODY,
     EncodeMode,
     EncoderIdentity,
     IndexInfo,
@@ -26,7 +28,9 @@ from oskit.cluster.index.meta import changed_meta
 from oskit.cluster.index.names import Target, check_index_name, resolve
 from oskit.cluster.index.pipeline import PipelineChange, encoding_pipeline, no_pipeline
 from oskit.cluster.index.recreate import Trial, calls_of_new
-from oskit.cluster.index.sparse_fields import vectors_of
+from oskit.cluster.index.sparse_fields import definition_of, vectors_of
+from oskit.cluster.ingest.known import ASKED_AT_ONCE, Known, recipe_of
+from oskit.cluster.ingest.missing import Missing, Sweeper
 from oskit.cluster.models.predict import await_ready, predict
 from oskit.cluster.models.prediction_parity import (
     TEXTS,
@@ -37,12 +41,14 @@ from oskit.cluster.models.prediction_parity import (
     tolerance_of,
 )
 from oskit.cluster.models.registry import ModelInfo, find_model, serving
+from oskit.data.documents import MARK_FIELD
 from oskit.errors import IndexingError, PredictionMismatchError, UsageError
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
     from oskit.archive.text_encoder import KeyFormat, TextEncoder
+    from oskit.data.duplicates import SeenTexts
 
 Notify = Callable[[str], object] | None
 
@@ -100,6 +106,70 @@ class LoadPlan:
         """The same, recording which fields of the documents hold text and title."""
         return replace(self, info=replace(self.info, text_field=text, title_field=title))
 
+    @property
+    def mark_field(self) -> Literal["there", "missing", "taken"]:
+        """Whether the index that is loaded can hold marks (:mod:`oskit.cluster.ingest.known`)."""
+        if self.existing is None or self.recreate:
+            return "there"
+        found = definition_of(self.existing.mapping.get("properties") or {}, MARK_FIELD)
+        if not found:
+            return "missing"
+        return "there" if found.get("type") == "keyword" and found.get("doc_values", True) else "taken"
+
+    def check_marks(self, purpose: str) -> None:
+        """Refuse what needs marks, where there are none; ``purpose`` as in "cannot ...".
+
+        Raises:
+            UsageError: Another index takes the place of the one that is there.
+            IndexingError: Nobody knows which documents are oskit's.
+        """
+        if self.recreate:
+            raise UsageError(
+                "--delete-missing has no effect with --recreate, which keeps nothing", hint="Give one of them"
+            )
+        if why := self._unmarked:
+            raise IndexingError(f"cannot {purpose}: {why}", hint="Delete it yourself, or use --recreate")
+
+    def missing(self, client: OpenSearch, seen: SeenTexts) -> Missing:
+        """Which documents of the index a load of ``seen``, ids of a source, would delete if it may.
+
+        Raises:
+            UsageError, IndexingError: As :meth:`check_marks`, or the cluster refuses.
+        """
+        self.check_marks("tell what the source no longer has")
+        return Missing(0, 0) if self.existing is None else Sweeper(client, self.target.index).look(seen)
+
+    @property
+    def _unmarked(self) -> str:
+        """Why documents get no marks; empty if they do."""
+        if self.mark_field == "taken":
+            return f"the field {MARK_FIELD!r} of the index is not oskit's"
+        if recipe_of(self.info, self.pipeline) is None:
+            return "of this encoder nobody knows whether it made the vectors that are there"
+        return ""
+
+    def known(self, client: OpenSearch, *, reencode: bool = False, notify: Notify = None) -> Known:
+        """What tells which documents the index has already.
+
+        Args:
+            reencode: No document counts as there.
+            notify: Told, in one line, why none does.
+        """
+        recipe, window = recipe_of(self.info, self.pipeline), ASKED_AT_ONCE
+        if self.existing is not None and not self.recreate:
+            window = min(window, int(self.existing.settings.get("index.max_result_window", window)))
+        if (why := self._unmarked) and notify is not None:
+            notify(f"All documents are encoded: {why}")
+        return Known(
+            client,
+            self.info.name,
+            None if why else recipe,
+            is_new=self.recreate,
+            reencode=reencode,
+            at_once=window,
+            notify=notify,
+        )
+
     def changed_entries(self) -> dict[str, object]:
         """What the index records now and did not, or otherwise, such as a model that was deployed anew."""
         before = self.existing.info.to_meta() if self.existing else {}
@@ -118,15 +188,16 @@ class LoadPlan:
             trial = Trial(client, self.existing, self.info, self.settings)
             piped = self.pipeline_change(client, trial.info) if self.model else None
             calls = trial.calls(piped.calls() if piped else [])
-        elif entries := self.changed_entries():
-            calls = [Call("PUT", f"{name}/_mapping", changed_meta(self.existing.mapping, entries))]
         else:
-            calls = []
+            entries = self.changed_entries()
+            changes = [changed_meta(self.existing.mapping, entries)] if entries else []
+            changes += [MARK_BODY] if self.mark_field == "missing" else []
+            calls = [Call("PUT", f"{name}/_mapping", body) for body in changes]
         calls += self.pipeline.calls() if self.pipeline else []
         if documents:
             runs = self.pipeline.name if self.model and self.pipeline else "_none"
             requests = math.ceil(documents / bulk_documents)
-            told = f"{requests:,} times or more, {documents:,} documents in all"
+            told = f"{requests:,} times or more, {documents:,} documents in all, but for unchanged ones"
             calls.append(Call("POST", f"{name}/_bulk?pipeline={runs}", note=told))
         return calls
 
@@ -207,7 +278,17 @@ def plan_load(
         recreate and existing is not None,
         pipeline_batch_size or PIPELINE_BATCH_SIZE,
     )
-    return replace(plan, pipeline=plan.pipeline_change(client))
+    plan = replace(plan, pipeline=plan.pipeline_change(client))
+    if existing is not None and plan.pipeline is not None and not plan.recreate:
+        ours = [existing.info.encoder.model_id, info.encoder.model_id]
+        if plan.pipeline.was_changed(ours):
+            plan = replace(plan, info=replace(info, generation=new_generation()))
+    return plan
+
+
+def new_generation() -> str:
+    """One that no index has had."""
+    return uuid.uuid4().hex[:8]
 
 
 def find_encoder_model(client: OpenSearch, name_or_id: str) -> ModelInfo:

@@ -10,7 +10,7 @@ from opensearchpy.exceptions import TransportError
 
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.client.retry import impatient
-from oskit.cluster.index.mapping import delete_index, index_uuid
+from oskit.cluster.index.mapping import MARK_BODY, delete_index, index_uuid
 from oskit.cluster.index.meta import change_own_meta
 from oskit.cluster.index.recreate import Trial, create_new, sweep, trial_of
 from oskit.cluster.ingest.accounting import HOPELESS_AFTER, Account
@@ -62,9 +62,12 @@ def prepare(
             say(f"Brought back, which a --recreate that was cut off had left away: {', '.join(aliases)}")
         if not created:  # another load has, just now
             plan = plan_again().with_fields(plan.info.text_field, plan.info.title_field)
-    if plan.existing is not None and not plan.recreate and (entries := plan.changed_entries()):
+    if plan.existing is not None and not plan.recreate:
         with cluster_errors(f"update the index {name!r}", IndexingError):
-            change_own_meta(client, name, entries)
+            if entries := plan.changed_entries():
+                change_own_meta(client, name, entries)
+            if plan.mark_field == "missing":
+                client.indices.put_mapping(index=name, body=MARK_BODY)
     uuid = index_uuid(client, name)
     try:
         if (change := plan.pipeline_change(client)) is not None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.index.existing import look
 from oskit.cluster.index.mapping import index_uuid
+from oskit.cluster.index.meta import change_own_meta
 from oskit.cluster.index.names import Target, resolve
 from oskit.cluster.index.pipeline import pipeline_name
-from oskit.cluster.ingest.plan import LoadPlan
+from oskit.cluster.ingest.plan import LoadPlan, new_generation
 from oskit.errors import IndexingError
 
 if TYPE_CHECKING:
@@ -61,6 +63,8 @@ def check_pipeline(client: OpenSearch, plan: LoadPlan) -> None:
         why, hint = "", "Run the same command again, which puts it right and encodes them anew"
     except IndexingError as error:
         why, hint = f": {error.message}", error.hint or ""
+    with cluster_errors(f"update the index {plan.info.name!r}", IndexingError):
+        change_own_meta(client, plan.info.name, {"generation": new_generation()})  # or they would be known
     raise IndexingError(
         f"somebody has changed the ingest pipeline {pipeline_name(plan.info.name)!r} during the load, so "
         f"documents of {plan.info.name!r} may lack vectors, or have others{why}",

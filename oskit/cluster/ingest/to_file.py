@@ -22,6 +22,7 @@ from oskit.cluster.ingest.dead_letter import DeadLetterFile
 from oskit.cluster.ingest.stages import Line, Stage
 from oskit.cluster.ingest.vectors import VectorWriter
 from oskit.data.documents import Document, Refusal
+from oskit.data.duplicates import DuplicateFilter
 from oskit.data.parquet import FIELDS_COLUMN, METADATA_KEY
 from oskit.data.values import clean_text
 from oskit.errors import DataError, MissingDependencyError, UsageError
@@ -86,8 +87,9 @@ def encode_to_file(
     letters = DeadLetterFile(dead_letter) if dead_letter is not None else None
     account = Account(str(path), letters, maker.truncation, maker.encoding_s, progress)
     writer = VectorWriter(encoder.vocabulary, info.key, prune)
-    windows = Admission(info).windows(documents, account, patient=True)
-    with closing(letters) if letters is not None else nullcontext(), _beside(path) as part:
+    seen = DuplicateFilter()
+    windows = Admission(info).windows(documents, account, seen, patient=True)
+    with closing(seen), closing(letters) if letters is not None else nullcontext(), _beside(path) as part:
         file: _File
         if _format(path) == "parquet":
             names = encoder.vocabulary.keys if info.key == "token" else ()

@@ -14,6 +14,7 @@ from oskit.cluster.search.answers import complete_search
 from oskit.cluster.search.clauses import ABOVE_NOTHING, Clause, filtered, neural_sparse, two_phase_pipeline
 from oskit.cluster.search.query_weights import analyzer_weights, fitted
 from oskit.cluster.search.result import SEARCH_BY, Hit, SearchBy, SearchResult
+from oskit.data.documents import MARK_FIELD
 from oskit.errors import ClusterError, SearchError, UsageError
 
 if TYPE_CHECKING:
@@ -149,7 +150,8 @@ class Request:
         if isinstance(self.query, str) and not self.query.strip():
             return None
         info, target, wanted = self.place.info, self.place.target, self.wanted
-        unseen = [] if wanted.explain and self.weights is not None else [info.embedding_field]
+        shows_vectors = wanted.explain and self.weights is not None
+        unseen = [MARK_FIELD, *(() if shows_vectors else (info.embedding_field,))]
         clause = self._clause()
         if clause is None:
             return None

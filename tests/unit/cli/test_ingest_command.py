@@ -67,6 +67,8 @@ def test_the_longest_index_name_has_a_dead_letter_file(
         (["--model", "m", "--backend", "openvino"], "have no effect without --archive"),
         (["--archive", "ARCHIVE", "--encode", "cluster", "--precision", "bf16"], "where the cluster encodes"),
         (["--archive", "ARCHIVE", "--device", "cuda"], "does not run on cuda"),
+        (["--archive", "ARCHIVE", "--part", "1/2", "--delete-missing"], "in the other parts"),
+        (["--archive", "ARCHIVE", "--yes"], "without --delete-missing"),
         (["--archive", "ARCHIVE", "--precision", "int8"], "is not quantised to int8"),
         (
             ["--archive", "ARCHIVE", "--pipeline-batch-size", "4"],
