@@ -7,16 +7,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal, get_args
 
 import torch
+from scipy.sparse import csr_matrix, vstack
 from sentence_transformers import SparseEncoder
 
 from exporters.archive import check_replaceable, file_stem, replacing, write_beside, write_zip
 from exporters.graph import BakedEncoder, check_bakeable, exportable
+from exporters.int8 import Quantised, Vectors, quantise_model
 from exporters.onnx import write_onnx
-from exporters.parity import Reference, compare_documents, compare_queries, compute_reference
+from exporters.parity import (
+    Reference,
+    compare_documents,
+    compare_queries,
+    compute_reference,
+)
 from exporters.parts import EncoderParts, take_apart
+from exporters.quantize import quantise
+from exporters.ranking import GENERATED, RankingSample
 from exporters.texts import PROBE_TEXTS, parity_texts
 from exporters.tokenizer import query_table
 from exporters.torchscript import write_torchscript
@@ -44,6 +54,9 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, and how many of how many steps are done."""
 
 _PROBE_WEIGHTS = 200
+_REFERENCE_TEXTS = 100
+"""Texts whose dense vectors are in memory at once."""
+
 _PACKAGES = ("oskit", "torch", "transformers", "sentence-transformers", "tokenizers", "onnx", "onnxruntime")
 _ACTIVATIONS = {"relu": "log1p(relu(x))", "log1p_relu": "log1p(log1p(relu(x)))"}
 
@@ -56,6 +69,7 @@ def export_encoder(
     name: str | None = None,
     version: str = "1.0.0",
     quantize: Quantization | None = None,
+    calibrate: str | Path | RankingSample | None = None,
     prune: Prune | None = None,
     allow_untrained: bool = False,
     progress: Progress | None = None,
@@ -73,8 +87,10 @@ def export_encoder(
         formats: What to write.
         name: Name to register by; by default that of the encoder's repository, folder or training run.
         version: Version to register by.
-        quantize: ``"int8"`` for 8-bit integers, ONNX only. The archive is a quarter to half as large and
-            approximate.
+        quantize: ``"int8"`` for 8-bit integers, ONNX only. The archive is smaller and approximate; what it
+            does to retrieval is measured, see :mod:`exporters.ranking`.
+        calibrate: Texts to quantise by: any source that :func:`oskit.data.files.read_documents` reads, or a
+            folder in BEIR's layout with judgements. Without it generated ones of the encoder's vocabulary.
         prune: Pruning to bake into the graph.
         allow_untrained: Export even a randomly initialised projection.
         progress: Told of each step.
@@ -84,11 +100,19 @@ def export_encoder(
 
     Raises:
         UntrainedEncoderError: The projection is random and ``allow_untrained`` is False.
+        DataError: ``calibrate`` cannot be read, or holds too little.
         UsageError: The arguments do not go together, or ``output_dir`` holds something else in their place.
         ExportError: The encoder cannot be exported.
         ParityError: An archive does not compute what the encoder does.
     """
     _check_arguments(formats, name, version, quantize)
+    if calibrate is not None and quantize is None:
+        raise UsageError(
+            "texts to calibrate with have no effect on an archive that is not quantised",
+            hint="Add --quantize int8, or leave --calibrate out.",
+        )
+    if isinstance(calibrate, str | Path):
+        calibrate = RankingSample.read(calibrate)
     if prune is not None:
         check_bakeable(prune)
     parts = take_apart(encoder)
@@ -114,7 +138,9 @@ def export_encoder(
     with replacing(output_dir) as staging, quiet_libraries():
         report("running the encoder")
         reference = compute_reference(encoder, parts, parity_texts())
-        job = _Job(parts, reference, name, version, quantize, prune)
+        if quantize is not None and calibrate is None:
+            calibrate = RankingSample.generated(parts.vocabulary)
+        job = _Job(encoder, parts, reference, name, version, calibrate, prune)
         names = [_export(job, kind, staging, report).relative_to(staging) for kind in kinds]
     return [open_archive(output_dir / path) for path in names]
 
@@ -123,12 +149,17 @@ def export_encoder(
 class _Job:
     """What all archives of one export share."""
 
+    encoder: SparseEncoder
     parts: EncoderParts
     reference: Reference
     name: str
     version: str
-    quantize: Quantization | None
+    sample: RankingSample | None
     prune: Prune | None
+
+    @property
+    def quantize(self) -> Quantization | None:
+        return None if self.sample is None else "int8"
 
 
 def _export(job: _Job, kind: Kind, staging: Path, report: Callable[[str], None]) -> Path:
@@ -139,10 +170,14 @@ def _export(job: _Job, kind: Kind, staging: Path, report: Callable[[str], None])
     # Nothing inside is named after the encoder: the same encoder is the same archive by any name.
     model = path.with_name("model.pt" if kind == "torchscript" else "model.onnx")
     tokenizer = {"tokenizer.json": job.parts.tokenizer.to_str().encode()}
+    quantised: Quantised | None = None
     if kind == "tokenizer":
         write_zip(path, {**tokenizer, "idf.json": idf_json(query_table(job.parts)).encode()})
     else:
         _write_model(job, kind, model)
+        if job.sample is not None:
+            report("measuring what 8-bit integers do to the ranking")
+            quantised = _quantise(job, job.sample, model)
         write_zip(path, {**tokenizer, model.name: model})
         model.unlink()
     report(f"{kind}: comparing {len(job.reference.texts)} texts with the encoder")
@@ -150,9 +185,9 @@ def _export(job: _Job, kind: Kind, staging: Path, report: Callable[[str], None])
     if kind == "tokenizer":
         parity = compare_queries(job.reference, opened)
     else:
-        quantized = job.quantize is not None
-        parity = compare_documents(job.reference, opened, prune=job.prune, quantized=quantized)
-    manifest = _manifest(job, opened, parity)
+        retrieval = None if quantised is None else quantised.retrieval
+        parity = compare_documents(job.reference, opened, prune=job.prune, retrieval=retrieval)
+    manifest = _manifest(job, opened, parity, quantised)
     named = replace(opened.archive, name=manifest.name, version=job.version, description=manifest.description)
     write_beside(named, manifest)
     return path
@@ -172,10 +207,51 @@ def _write_model(job: _Job, format_: Format, path: Path) -> None:
         if format_ == "torchscript":
             write_torchscript(baked, *parts.example(), path)
         else:
-            write_onnx(baked, *parts.example(), path, quantize=job.quantize is not None)
+            write_onnx(baked, *parts.example(), path, fold=job.sample is not None)
 
 
-def _manifest(job: _Job, opened: ArchiveEncoder, parity: Parity) -> Manifest:
+def _quantise(job: _Job, sample: RankingSample, model: Path) -> Quantised:
+    """Replace the fp32 model by a quantised one.
+
+    Ranking is compared without the pruning, which is asked for and costs what it costs.
+    """
+    import onnx
+
+    documents = _reference_rows(job, sample.documents)[0]
+    expected = documents, _reference_rows(job, sample.queries)[1]
+    tokenizer = job.parts.tokenizer.to_str().encode()
+    with TemporaryDirectory(dir=model.parent) as folder:
+        tried, packed = Path(folder) / model.name, Path(folder) / "candidate.zip"
+
+        def encode(path: Path, documents: Sequence[str], queries: Sequence[str]) -> Vectors:
+            write_zip(packed, {"tokenizer.json": tokenizer, model.name: path})
+            opened = ArchiveEncoder.open(packed)
+            # A query of an inference-free encoder does not go through the model.
+            of_queries = (
+                opened.document_matrix(queries) if job.parts.idf is None else expected[1][: len(queries)]
+            )
+            return opened.document_matrix(documents), of_queries
+
+        plain = model
+        if job.prune is not None:
+            plain = Path(folder) / "unpruned.onnx"
+            _write_model(replace(job, prune=None), "onnx", plain)
+        quantised = quantise_model(plain, tried, sample, job.parts.tokenizer, expected, encode)
+    onnx.save(quantise(onnx.load(str(model)), quantised.sites), str(model))
+    return quantised
+
+
+def _reference_rows(job: _Job, texts: Sequence[str]) -> Vectors:
+    """The encoder's vectors of texts as documents and as queries."""
+    documents, queries = [], []
+    for start in range(0, len(texts), _REFERENCE_TEXTS):
+        part = compute_reference(job.encoder, job.parts, texts[start : start + _REFERENCE_TEXTS])
+        documents.append(csr_matrix(part.documents))
+        queries.append(documents[-1] if part.queries is None else csr_matrix(part.queries))
+    return vstack(documents, format="csr"), vstack(queries, format="csr")
+
+
+def _manifest(job: _Job, opened: ArchiveEncoder, parity: Parity, quantised: Quantised | None) -> Manifest:
     parts, archive = job.parts, opened.archive
     is_encoder = archive.kind == "encoder"
     tokenizer = f"{file_stem(job.name, job.version, 'tokenizer')}.zip"
@@ -198,7 +274,7 @@ def _manifest(job: _Job, opened: ArchiveEncoder, parity: Parity) -> Manifest:
         versions=installed_versions(_PACKAGES),
         parity=parity,
         probes=_probes(opened, is_encoder),
-        notes=tuple(_notes(parts)),
+        notes=(*_notes(parts), *_quantised_notes(job, quantised)),
         query_archive=f"../tokenizer/{tokenizer}" if is_encoder and parts.idf is not None else None,
     )
 
@@ -227,6 +303,21 @@ def _notes(parts: EncoderParts) -> list[str]:
         )
     if not parts.trained:
         notes.append("The projection to the vocabulary is random: retrieval with it is worthless.")
+    return notes
+
+
+def _quantised_notes(job: _Job, quantised: Quantised | None) -> list[str]:
+    notes = []
+    if quantised is not None and quantised.retrieval.source == GENERATED:
+        notes.append(
+            "Quantised by generated texts of the encoder's own vocabulary: --calibrate FILE takes texts like "
+            "those that will be indexed, and tells what becomes of their ranking."
+        )
+    if quantised is not None and quantised.kept:
+        notes.append(
+            f"{quantised.share:.0%} of the multiplications are in 8-bit integers; {len(quantised.kept)} "
+            "layers stay in fp32, for the ranking's sake."
+        )
     return notes
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -31,7 +29,7 @@ def write_onnx(
     mask: torch.Tensor,
     path: Path,
     *,
-    quantize: bool = False,
+    fold: bool = False,
 ) -> None:
     """Export ``baked`` as one ONNX file with dynamic batch and length.
 
@@ -40,7 +38,8 @@ def write_onnx(
         input_ids: Example, int64 ``[batch, length]``.
         mask: Its attention mask.
         path: File to write.
-        quantize: Store and multiply the weights as 8-bit integers (dynamic quantisation).
+        fold: Store each matrix as it is multiplied, which is what quantising needs. Unfolded, the transposed
+            copy of tied embeddings is made at load time instead of being stored.
 
     Raises:
         ExportError: The encoder cannot be exported, or needs more than the server's ONNX Runtime has.
@@ -51,13 +50,7 @@ def write_onnx(
             f"the encoder's weights have {parameters / 1e9:.1f} GB, a single ONNX file at most 2 GB",
             hint="Export it as TorchScript: --format torchscript",
         )
-    with TemporaryDirectory(dir=path.parent) as folder:
-        plain = Path(folder) / "plain.onnx" if quantize else path
-        # Unfolded, the transposed copy of tied embeddings is made at load time instead of being stored; a
-        # matrix that is to be quantised must be there as such.
-        _export(baked, input_ids, mask, plain, fold=quantize)
-        if quantize:
-            _quantize(plain, path)
+    _export(baked, input_ids, mask, path, fold=fold)
     _check_limits(path)
 
 
@@ -97,24 +90,6 @@ def _without_dumps() -> Iterator[None]:
         yield
     finally:
         library._jit_set_onnx_log_enabled = switch
-
-
-def _quantize(source: Path, target: Path) -> None:
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)  # it recommends a preprocessing that changes nothing here
-    try:
-        # Unsigned weights: signed ones overflow in the 16-bit sums of CPUs without VNNI, so the same archive
-        # would predict different weights on different machines.
-        quantize_dynamic(str(source), str(target), weight_type=QuantType.QUInt8, per_channel=True)
-    except Exception as error:
-        raise ExportError(
-            f"the encoder cannot be quantised: {first_line(error)}", hint="Leave --quantize out."
-        ) from error
-    finally:
-        root.setLevel(level)
 
 
 def _check_limits(path: Path) -> None:

@@ -25,7 +25,7 @@ from exporters.parts import EncoderParts
 from oskit.archive.batching import LOGITS_BYTES
 from oskit.archive.encoder import ArchiveEncoder
 from oskit.archive.idf import merged_idf
-from oskit.archive.manifest import Parity
+from oskit.archive.manifest import Parity, Retrieval
 from oskit.archive.token_weights import Prune
 from oskit.errors import ExportError, ParityError, first_line
 
@@ -34,11 +34,6 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-4
 """Largest difference of a weight: more than float32 arithmetic in another order makes, less than matters."""
-
-QUANTIZED_TOLERANCE = 0.5
-QUANTIZED_COSINE = 0.99
-"""What 8-bit integers may change: no weight by more than the first, and the mean cosine of the texts' vectors
-with the encoder's not to below the second. A single text in a language the encoder never saw may be worse."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +72,15 @@ def compute_reference(encoder: SparseEncoder, parts: EncoderParts, texts: Sequen
 
 
 def compare_documents(
-    reference: Reference, archive: ArchiveEncoder, *, prune: Prune | None, quantized: bool
+    reference: Reference, archive: ArchiveEncoder, *, prune: Prune | None, retrieval: Retrieval | None = None
 ) -> Parity:
     """Compare an encoder archive with the encoder.
+
+    Args:
+        reference: What the encoder computes.
+        archive: The archive, opened.
+        prune: The pruning in its graph.
+        retrieval: Of a quantised archive; it is this that had to hold, so the weights may differ.
 
     Raises:
         ParityError: They differ by more than is allowed.
@@ -87,8 +88,8 @@ def compare_documents(
     actual = archive.document_matrix(reference.texts).toarray()
     expected = reference.documents
     if prune is not None:
-        expected = _prune_like(expected, actual, prune, QUANTIZED_TOLERANCE if quantized else TOLERANCE)
-    return _judge(reference.texts, expected, actual, archive, quantized=quantized)
+        expected = _prune_like(expected, actual, prune, TOLERANCE)
+    return _judge(reference.texts, expected, actual, archive, retrieval)
 
 
 def compare_queries(reference: Reference, archive: ArchiveEncoder) -> Parity:
@@ -101,7 +102,7 @@ def compare_queries(reference: Reference, archive: ArchiveEncoder) -> Parity:
     actual = archive.query_matrix(reference.texts)
     # Columns beyond the tokenizer's vocabulary, of padded embeddings, never weigh anything.
     actual.resize(reference.queries.shape)
-    return _judge(reference.texts, reference.queries, actual.toarray(), archive, quantized=False)
+    return _judge(reference.texts, reference.queries, actual.toarray(), archive, None)
 
 
 def _token_ids(parts: EncoderParts, texts: Sequence[str]) -> list[list[int]]:
@@ -153,8 +154,7 @@ def _judge(
     expected: NDArray[np.float32],
     actual: NDArray[np.float32],
     archive: ArchiveEncoder,
-    *,
-    quantized: bool,
+    retrieval: Retrieval | None,
 ) -> Parity:
     # What float32 arithmetic in another order makes grows with the weight, and the sum of many is large.
     difference = np.abs(expected - actual) / np.maximum(1, np.abs(expected))
@@ -164,24 +164,18 @@ def _judge(
         max_difference=float(difference.max()),
         mean_cosine=round(float(cosines.mean()), 6),
         min_cosine=round(float(cosines.min()), 6),
-        tolerance=QUANTIZED_TOLERANCE if quantized else TOLERANCE,
-        cosine_tolerance=QUANTIZED_COSINE if quantized else None,
+        tolerance=TOLERANCE if retrieval is None else None,
+        retrieval=retrieval,
         runtime=archive.runtime or "tokenizers",
     )
     what = f"{archive.archive.path.name} does not compute what the encoder does"
-    if not parity.max_difference <= parity.tolerance:
+    if retrieval is None and not parity.max_difference <= TOLERANCE:
         row, column = divmod(int(difference.argmax()), difference.shape[1])
         token = archive.vocabulary.token_of(column)
         raise ParityError(
             f"{what}: for {_short(texts[row])} the token {token!r} weighs {actual[row, column]:.5f} instead "
-            f"of {expected[row, column]:.5f} (allowed difference {parity.tolerance:g})",
-            hint="Export the other format, or without --quantize; and report the encoder's architecture.",
-        )
-    if quantized and parity.mean_cosine < QUANTIZED_COSINE:
-        raise ParityError(
-            f"{what}: the mean cosine of their vectors is {parity.mean_cosine:.4f}, at least "
-            f"{QUANTIZED_COSINE} is needed",
-            hint="This encoder does not bear 8-bit integers: export it without --quantize.",
+            f"of {expected[row, column]:.5f} (allowed difference {TOLERANCE:g})",
+            hint="Export the other format, and report the encoder's architecture.",
         )
     return parity
 

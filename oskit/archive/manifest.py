@@ -41,6 +41,40 @@ class VocabularyRecord(_Record):
     key_format: KeyFormat
 
 
+class Retrieval(_Record):
+    """What quantising does to a ranking: the archive beside the encoder, on a sample of texts."""
+
+    source: str
+    """What the texts are."""
+    judged: bool
+    """Whether somebody judged the relevance; else a query is a sentence of its document."""
+    documents: int
+    queries: int
+    ndcg: float
+    """nDCG@10 of the encoder."""
+    quantized_ndcg: float
+    """nDCG@10 of the archive."""
+    overlap: float
+    """Share of the top 10 that both have, the mean of all queries."""
+    max_loss: float
+    """What nDCG@10 was allowed to lose."""
+    min_overlap: float
+    """What ``overlap`` had to be at least."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is within what was allowed."""
+        return self.ndcg - self.quantized_ndcg <= self.max_loss + 1e-9 and self.overlap >= self.min_overlap
+
+    def told(self) -> str:
+        """The figures, for people."""
+        return (
+            f"nDCG@10 is {self.quantized_ndcg:.3f} instead of {self.ndcg:.3f} (may lose {self.max_loss:g}) "
+            f"and {self.overlap:.0%} of the top 10 stay (at least {self.min_overlap:.0%}), for "
+            f"{self.queries} queries on {self.documents} documents of {self.source}"
+        )
+
+
 class Parity(_Record):
     """The archive, opened again and run, beside the encoder."""
 
@@ -51,10 +85,10 @@ class Parity(_Record):
     """Cosine of the two vectors of a text, the mean of all texts."""
     min_cosine: float
     """The worst of all texts."""
-    tolerance: float
-    """What ``max_difference`` was allowed to be."""
-    cosine_tolerance: float | None = None
-    """What ``mean_cosine`` had to be at least, of a quantised archive."""
+    tolerance: float | None = None
+    """What ``max_difference`` was allowed to be; None for a quantised archive, see ``retrieval``."""
+    retrieval: Retrieval | None = None
+    """What a quantised archive had to keep."""
     runtime: str
     """What ran the archive, for instance ``onnxruntime 1.22.0``."""
 

@@ -30,7 +30,13 @@ if TYPE_CHECKING:
 @click.option(
     "--quantize",
     type=click.Choice(["int8"]),
-    help="8-bit integers: a quarter to a half of the size, approximate weights. ONNX only.",
+    help="8-bit integers: faster and smaller, approximate weights, the ranking kept. ONNX only.",
+)
+@click.option(
+    "--calibrate",
+    metavar="SOURCE",
+    help="Texts to quantise by, and to measure what becomes of their ranking: documents in any format that "
+    "ingest reads, or a folder with judgements (BEIR).  [generated texts]",
 )
 @click.option(
     "--prune",
@@ -55,6 +61,7 @@ def export(
     model: str,
     format_: str | None,
     quantize: Literal["int8"] | None,
+    calibrate: str | None,
     prune: str | None,
     output: str,
     name: str | None,
@@ -66,14 +73,14 @@ def export(
     """Pack MODEL (a folder or a Hub repository) into archives for ML Commons.
 
     Each archive is opened again, run, and compared with the encoder over more than 200 texts; if a weight
-    differs by more than 0.0001, nothing is written. For an inference-free encoder a tokenizer archive for the
-    queries is written as well.
+    differs by more than 0.0001, or if 8-bit integers cost ranking, nothing is written. For an inference-free
+    encoder a tokenizer archive for the queries is written as well.
 
     \b
     Examples:
       oskit export ./my-encoder -o archives
       oskit export opensearch-project/opensearch-neural-sparse-encoding-doc-v3-distill --format onnx
-      oskit export ./my-encoder --quantize int8 --prune max_ratio:0.1
+      oskit export ./my-encoder --quantize int8 --calibrate corpus.jsonl --prune max_ratio:0.1
     """
     from oskit.archive.token_weights import Prune
 
@@ -97,6 +104,7 @@ def export(
             name=name,
             version=version,
             quantize=quantize,
+            calibrate=calibrate,
             prune=rule,
             allow_untrained=allow_untrained,
             progress=bar.update,
@@ -137,12 +145,16 @@ def _print(console: Console, archives: Sequence[Archive]) -> None:
     for archive in archives:
         assert archive.manifest is not None
         name, parity = f"{archive.path.parent.name}/{archive.path.name}", archive.manifest.parity
-        difference = f"{parity.max_difference:.1e} of {parity.tolerance:g}"
+        allowed = "" if parity.tolerance is None else f" of {parity.tolerance:g}"
+        difference = f"{parity.max_difference:.1e}{allowed}"
         rows.append([name, decimal(archive.size), difference, str(parity.texts)])
     folder = archives[0].path.parent.parent
     assert archives[0].manifest is not None
     longest = archives[0].manifest.max_length
     console.print(f"{folder}/", style="bold", soft_wrap=True)
     console.print(plain_table(["archive", "size", "largest difference", "texts"], rows))
+    for archive in archives:
+        if archive.manifest and (retrieval := archive.manifest.parity.retrieval):
+            console.print(f"Quantised: {retrieval.told()}.", soft_wrap=True, highlight=False)
     console.print(f"Of a text the first {longest} tokens are encoded, special tokens included.")
     console.print(f"\nNext: oskit deploy {folder}", soft_wrap=True)

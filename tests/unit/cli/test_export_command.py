@@ -50,7 +50,7 @@ def test_json_for_scripts(encoder: Path, tmp_path: Path, capsys: pytest.CaptureF
     archive = open_archive(tmp_path)
     assert record["path"] == str(tmp_path / "onnx" / "n-2-onnx.zip")
     assert (record["sha256"], record["size"]) == (archive.sha256, archive.size)
-    assert record["parity"]["tolerance"] == 0.5
+    assert record["parity"]["retrieval"]["overlap"] >= record["parity"]["retrieval"]["min_overlap"]
     assert record["max_length"] == 512
     assert archive.manifest is not None
     assert (archive.manifest.quantization, archive.manifest.prune) == ("int8", "top_k:30")
@@ -62,6 +62,8 @@ def test_json_for_scripts(encoder: Path, tmp_path: Path, capsys: pytest.CaptureF
         (["--prune", "max_ratio"], 2, "cannot read 'max_ratio' as a pruning rule"),
         (["--prune", "alpha_mass:0.5"], 2, "cannot be baked"),
         (["--format", "torchscript", "--quantize", "int8"], 2, "TorchScript archives cannot be quantised"),
+        (["--calibrate", "corpus.jsonl"], 2, "Add --quantize int8"),
+        (["--quantize", "int8", "--calibrate", "missing.jsonl"], 3, "no such file: missing.jsonl"),
         (["--format", "keras"], 2, "'keras' is not one of"),
         (["--name", "a<b"], 2, "ML Commons does not take the name"),
     ],

@@ -214,25 +214,6 @@ def test_pruning_is_baked_and_like_the_pipelines(rule: str, folder: Path, tmp_pa
             assert row == pytest.approx(wanted, abs=1e-4)
 
 
-def test_int8_is_smaller_and_says_how_far_off_it_is(folder: Path, tmp_path: Path) -> None:
-    encoder = encoder_of("bert", folder)
-    (archive,) = export_encoder(encoder, tmp_path, formats=["onnx"], quantize="int8")
-    assert archive.manifest is not None
-    parity = archive.manifest.parity
-    assert archive.manifest.quantization == "int8"
-    assert 1e-4 < parity.max_difference <= parity.tolerance == 0.5
-    assert parity.cosine_tolerance is not None
-    assert parity.mean_cosine >= parity.cosine_tolerance
-    model = onnx.load_from_string(archive.read("model.onnx"))
-    assert model.ir_version <= 9
-    assert "MatMulInteger" in {node.op_type for node in model.graph.node}
-    # The scale is that of a whole batch, so each text is run alone, as on the server.
-    quantized = ArchiveEncoder.open(archive)
-    together = quantized.document_matrix(TEXTS).toarray()
-    for row, text in zip(together, TEXTS, strict=True):
-        np.testing.assert_array_equal(quantized.document_matrix([text]).toarray()[0], row)
-
-
 @pytest.mark.parametrize(("kind", "activation"), [("bert", "log1p_relu"), ("xlmr", "relu")])
 def test_inference_free(kind: tiny.Kind, activation: str, tmp_path: Path) -> None:
     path = tiny.build_inference_free(tmp_path / "e", kind=kind, activation=activation)  # type: ignore[arg-type]
