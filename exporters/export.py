@@ -15,6 +15,7 @@ from scipy.sparse import csr_matrix, vstack
 from sentence_transformers import SparseEncoder
 
 from exporters.archive import check_replaceable, file_stem, replacing, write_beside, write_zip
+from exporters.exact_head import Feeds
 from exporters.graph import BakedEncoder, check_bakeable, exportable
 from exporters.int8 import Quantised, Vectors, quantise_model
 from exporters.onnx import write_onnx
@@ -31,6 +32,8 @@ from exporters.texts import PROBE_TEXTS, parity_texts
 from exporters.tokenizer import query_table
 from exporters.torchscript import write_torchscript
 from oskit.archive.archive import Archive, open_archive
+from oskit.archive.backends import ATTENTION_MASK, INPUT_IDS
+from oskit.archive.batching import padded
 from oskit.archive.encoder import ArchiveEncoder
 from oskit.archive.idf import idf_json, merged_idf
 from oskit.archive.manifest import (
@@ -50,12 +53,16 @@ from oskit.versions import installed_versions
 Format = Literal["torchscript", "onnx"]
 Kind = Format | Literal["tokenizer"]
 Quantization = Literal["int8"]
+Head = Literal["auto", "plain"]
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, and how many of how many steps are done."""
 
 _PROBE_WEIGHTS = 200
 _REFERENCE_TEXTS = 100
 """Texts whose dense vectors are in memory at once."""
+
+_SAMPLES = 24
+"""Texts by which the form of the head is chosen."""
 
 _PACKAGES = ("oskit", "torch", "transformers", "sentence-transformers", "tokenizers", "onnx", "onnxruntime")
 _ACTIVATIONS = {"relu": "log1p(relu(x))", "log1p_relu": "log1p(log1p(relu(x)))"}
@@ -70,6 +77,7 @@ def export_encoder(
     version: str = "1.0.0",
     quantize: Quantization | None = None,
     calibrate: str | Path | RankingSample | None = None,
+    head: Head = "auto",
     prune: Prune | None = None,
     allow_untrained: bool = False,
     progress: Progress | None = None,
@@ -91,6 +99,8 @@ def export_encoder(
             does to retrieval is measured, see :mod:`exporters.ranking`.
         calibrate: Texts to quantise by: any source that :func:`oskit.data.files.read_documents` reads, or a
             folder in BEIR's layout with judgements. Without it generated ones of the encoder's vocabulary.
+        head: How an ONNX archive projects to the vocabulary: ``"auto"`` first in 8-bit integers, then in fp32
+            what may be positive, where that pays (:mod:`exporters.exact_head`); ``"plain"`` all in fp32.
         prune: Pruning to bake into the graph.
         allow_untrained: Export even a randomly initialised projection.
         progress: Told of each step.
@@ -105,7 +115,7 @@ def export_encoder(
         ExportError: The encoder cannot be exported.
         ParityError: An archive does not compute what the encoder does.
     """
-    _check_arguments(formats, name, version, quantize)
+    _check_arguments(formats, name, version, quantize, head)
     if calibrate is not None and quantize is None:
         raise UsageError(
             "texts to calibrate with have no effect on an archive that is not quantised",
@@ -140,7 +150,7 @@ def export_encoder(
         reference = compute_reference(encoder, parts, parity_texts())
         if quantize is not None and calibrate is None:
             calibrate = RankingSample.generated(parts.vocabulary)
-        job = _Job(encoder, parts, reference, name, version, calibrate, prune)
+        job = _Job(encoder, parts, reference, name, version, calibrate, head, prune)
         names = [_export(job, kind, staging, report).relative_to(staging) for kind in kinds]
     return [open_archive(output_dir / path) for path in names]
 
@@ -155,6 +165,7 @@ class _Job:
     name: str
     version: str
     sample: RankingSample | None
+    head: Head
     prune: Prune | None
 
     @property
@@ -166,6 +177,7 @@ def _export(job: _Job, kind: Kind, staging: Path, report: Callable[[str], None])
     """Write an archive, prove it, and write its register body and manifest beside it."""
     path = staging / kind / f"{file_stem(job.name, job.version, kind)}.zip"
     path.parent.mkdir()
+    exact_head = False
     report(f"{kind}: writing")
     # Nothing inside is named after the encoder: the same encoder is the same archive by any name.
     model = path.with_name("model.pt" if kind == "torchscript" else "model.onnx")
@@ -174,7 +186,7 @@ def _export(job: _Job, kind: Kind, staging: Path, report: Callable[[str], None])
     if kind == "tokenizer":
         write_zip(path, {**tokenizer, "idf.json": idf_json(query_table(job.parts)).encode()})
     else:
-        _write_model(job, kind, model)
+        exact_head = _write_model(job, kind, model)
         if job.sample is not None:
             report("measuring what 8-bit integers do to the ranking")
             quantised = _quantise(job, job.sample, model)
@@ -187,13 +199,14 @@ def _export(job: _Job, kind: Kind, staging: Path, report: Callable[[str], None])
     else:
         retrieval = None if quantised is None else quantised.retrieval
         parity = compare_documents(job.reference, opened, prune=job.prune, retrieval=retrieval)
-    manifest = _manifest(job, opened, parity, quantised)
+    manifest = _manifest(job, opened, parity, quantised, exact_head=exact_head)
     named = replace(opened.archive, name=manifest.name, version=job.version, description=manifest.description)
     write_beside(named, manifest)
     return path
 
 
-def _write_model(job: _Job, format_: Format, path: Path) -> None:
+def _write_model(job: _Job, format_: Format, path: Path) -> bool:
+    """Write the model; returns whether its head is the exact int8 one."""
     parts = job.parts
     with exportable(parts.modules) as modules:
         baked = BakedEncoder(
@@ -206,8 +219,18 @@ def _write_model(job: _Job, format_: Format, path: Path) -> None:
         ).eval()
         if format_ == "torchscript":
             write_torchscript(baked, *parts.example(), path)
-        else:
-            write_onnx(baked, *parts.example(), path, fold=job.sample is not None)
+            return False
+        fold = job.sample is not None
+        samples = [] if fold or job.head == "plain" else _samples(job)
+        return write_onnx(baked, *parts.example(), path, fold=fold, samples=samples)
+
+
+def _samples(job: _Job) -> list[Feeds]:
+    """Some of the reference's texts, one a batch as on the server."""
+    texts = job.reference.texts[:: max(1, len(job.reference.texts) // _SAMPLES)]
+    ids = [encoding.ids for encoding in job.parts.tokenizer.encode_batch(list(texts))]
+    batches = [padded([row]) for row in ids if len(row) > job.parts.around]
+    return [{INPUT_IDS: input_ids, ATTENTION_MASK: mask} for input_ids, mask in batches]
 
 
 def _quantise(job: _Job, sample: RankingSample, model: Path) -> Quantised:
@@ -251,7 +274,9 @@ def _reference_rows(job: _Job, texts: Sequence[str]) -> Vectors:
     return vstack(documents, format="csr"), vstack(queries, format="csr")
 
 
-def _manifest(job: _Job, opened: ArchiveEncoder, parity: Parity, quantised: Quantised | None) -> Manifest:
+def _manifest(
+    job: _Job, opened: ArchiveEncoder, parity: Parity, quantised: Quantised | None, *, exact_head: bool
+) -> Manifest:
     parts, archive = job.parts, opened.archive
     is_encoder = archive.kind == "encoder"
     tokenizer = f"{file_stem(job.name, job.version, 'tokenizer')}.zip"
@@ -270,6 +295,7 @@ def _manifest(job: _Job, opened: ArchiveEncoder, parity: Parity, quantised: Quan
         max_length=parts.max_length,
         prune=str(job.prune) if job.prune is not None and is_encoder else None,
         quantization=job.quantize if is_encoder else None,
+        head="exact-int8" if exact_head else None,
         vocabulary=VocabularyRecord(size=parts.vocabulary.size, key_format=parts.vocabulary.key_format),
         versions=installed_versions(_PACKAGES),
         parity=parity,
@@ -338,7 +364,9 @@ _UNSAFE = r"[^\w\s.,!?():@\-/'\"]"
 """Characters that ML Commons refuses in names and descriptions (``StringUtils.SAFE_INPUT_PATTERN``)."""
 
 
-def _check_arguments(formats: Sequence[str], name: str | None, version: str, quantize: str | None) -> None:
+def _check_arguments(
+    formats: Sequence[str], name: str | None, version: str, quantize: str | None, head: str
+) -> None:
     unknown = [format_ for format_ in formats if format_ not in get_args(Format)]
     if unknown or not formats or len(set(formats)) < len(formats):
         raise UsageError(
@@ -349,6 +377,12 @@ def _check_arguments(formats: Sequence[str], name: str | None, version: str, qua
         raise UsageError(f"unknown quantisation {quantize!r}", hint="Use int8.")
     if quantize is not None and "torchscript" in formats:
         raise UsageError("TorchScript archives cannot be quantised", hint="Quantise ONNX: --format onnx")
+    if head not in get_args(Head):
+        raise UsageError(f"unknown head {head!r}", hint=f"Use {' or '.join(get_args(Head))}.")
+    if head == "plain" and quantize is not None:
+        raise UsageError("a quantised archive has a quantised head", hint="Leave --head or --quantize out.")
+    if head == "plain" and "onnx" not in formats:
+        raise UsageError("a TorchScript archive always has the plain head", hint="Leave --head out.")
     for what, text in (("name", name), ("version", version)):
         if text is not None and (not text.strip() or re.search(_UNSAFE, text)):
             raise UsageError(

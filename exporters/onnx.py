@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from exporters.exact_head import Feeds, make_head_exact
 from exporters.graph import BakedEncoder
 from oskit.archive.backends import ATTENTION_MASK, INPUT_IDS, OUTPUT
 from oskit.errors import ExportError, first_line
@@ -30,7 +31,8 @@ def write_onnx(
     path: Path,
     *,
     fold: bool = False,
-) -> None:
+    samples: Sequence[Feeds] = (),
+) -> bool:
     """Export ``baked`` as one ONNX file with dynamic batch and length.
 
     Args:
@@ -40,6 +42,11 @@ def write_onnx(
         path: File to write.
         fold: Store each matrix as it is multiplied, which is what quantising needs. Unfolded, the transposed
             copy of tied embeddings is made at load time instead of being stored.
+        samples: Feeds of the model, by which it is decided whether the exact int8 head pays, see
+            :mod:`exporters.exact_head`; without any, the head stays plain.
+
+    Returns:
+        Whether the head is the exact int8 one.
 
     Raises:
         ExportError: The encoder cannot be exported, or needs more than the server's ONNX Runtime has.
@@ -51,7 +58,19 @@ def write_onnx(
             hint="Export it as TorchScript: --format torchscript",
         )
     _export(baked, input_ids, mask, path, fold=fold)
+    exact = bool(samples) and _make_head_exact(path, samples)
     _check_limits(path)
+    return exact
+
+
+def _make_head_exact(path: Path, samples: Sequence[Feeds]) -> bool:
+    import onnx
+
+    model = onnx.load(str(path))
+    if not make_head_exact(model, samples):
+        return False
+    onnx.save(model, str(path))
+    return True
 
 
 def _export(

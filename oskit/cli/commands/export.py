@@ -39,6 +39,14 @@ if TYPE_CHECKING:
     "ingest reads, or a folder with judgements (BEIR).  [generated texts]",
 )
 @click.option(
+    "--head",
+    type=click.Choice(["auto", "plain"]),
+    default="auto",
+    show_default=True,
+    help="How an ONNX archive projects to the vocabulary: first in 8-bit integers, then in fp32 what may be "
+    "positive, with fp32's own weights, where that pays; or all in fp32.",
+)
+@click.option(
     "--prune",
     metavar="TYPE:RATIO",
     help="Drop small weights in the graph: max_ratio:0.1 keeps weights of at least a tenth of the largest, "
@@ -62,6 +70,7 @@ def export(
     format_: str | None,
     quantize: Literal["int8"] | None,
     calibrate: str | None,
+    head: Literal["auto", "plain"],
     prune: str | None,
     output: str,
     name: str | None,
@@ -105,6 +114,7 @@ def export(
             version=version,
             quantize=quantize,
             calibrate=calibrate,
+            head=head,
             prune=rule,
             allow_untrained=allow_untrained,
             progress=bar.update,
