@@ -89,11 +89,13 @@ class ArchiveEncoder(TokenWeightsMixin):
         Raises:
             ArchiveError: An archive is missing, unsafe, damaged or incomplete.
             MissingDependencyError: What it shall run on is not installed.
-            UsageError: The archive does not fit ``runtime``.
+            UsageError: The archive does not fit ``runtime``, or runs no model.
         """
         wanted = runtime.format if runtime is not None else None
         archive = path if isinstance(path, Archive) else open_archive(path, first=wanted)
         if archive.kind == "tokenizer":
+            if runtime is not None:
+                runtime.refuse_unused("on a tokenizer archive, which runs no model")
             # Behind an output that is wider than the tokenizer, the manifest knows how wide.
             size = archive.manifest.vocabulary.size if archive.manifest else None
             side = _TokenizerSide(archive, size)

@@ -121,8 +121,9 @@ class Manifest(_Record):
     prune: str | None = None
     """Pruning baked into the graph, as ``TYPE:RATIO``."""
     quantization: str | None = None
-    head: Literal["exact-int8"] | None = None
-    """How the graph projects to the vocabulary where that is not plain: int8 first, fp32 where it counts."""
+    head: str | None = None
+    """How the graph projects to the vocabulary where that is not plain; ``exact-int8``: int8 first, fp32 where
+    it counts."""
     vocabulary: VocabularyRecord
     versions: dict[str, str] = Field(default_factory=dict)
     """Of oskit and of the packages that made the archive."""

@@ -75,17 +75,17 @@ class Choice:
         backend: ``"onnxruntime"`` or ``"openvino"``.
         precision: None for the archive's own, or ``"bf16"``.
         budget: Tokens of a batch.
-        gain: Times as fast as ONNX Runtime with batches of :data:`TOKEN_BUDGET`.
-        cosine: Least cosine with ONNX Runtime's vectors.
-        top: Share of the nearest texts that stayed.
+        gain: Times as fast as what runs unmeasured, with batches of :data:`TOKEN_BUDGET`.
+        cosine: Least cosine with the vectors of the archive's own precision, where a narrower one was chosen.
+        top: Share of the nearest texts that stayed then.
     """
 
     backend: str = "onnxruntime"
     precision: str | None = None
     budget: int = TOKEN_BUDGET
     gain: float = 1.0
-    cosine: float = 1.0
-    top: float = 1.0
+    cosine: float | None = None
+    top: float | None = None
 
     def runtime(self) -> Runtime:
         """It, as what people ask for."""
@@ -93,10 +93,10 @@ class Choice:
 
     def __str__(self) -> str:
         named = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}[self.backend]
-        quality = f", cosine {self.cosine:.4f}, {self.top:.0%} of the top 10 stay" if self.precision else ""
+        quality = "" if self.top is None else f", cosine {self.cosine:.4f}, {self.top:.0%} of the top 10 stay"
         return (
             f"{named}{f' in {self.precision}' if self.precision else ''}, {self.budget:,} tokens a batch "
-            f"({self.gain:.1f} times as fast as ONNX Runtime with {TOKEN_BUDGET}{quality})"
+            f"({self.gain:.1f} times as fast as unmeasured{quality})"
         )
 
 
@@ -131,12 +131,13 @@ class Selection:
         try:
             found = Choice(**json.loads(self._file().read_bytes()))
             found.runtime().check(self._archive)
-            fits = self._runtime.backend in ("auto", found.backend) and found.budget > 0
+            fits = self._runtime.backend in ("auto", found.backend) and type(found.budget) is int
             told = f"{found}, as measured before"
-        except (OSError, ValueError, TypeError, KeyError, OskitError) as error:
+        except (OSError, ValueError, TypeError, KeyError, RecursionError, ImportError, OskitError) as error:
             logger.debug("nothing is remembered about %s: %s", self._archive.path, error)
             return None
-        if not fits or (found.precision and self._runtime.precision not in ("auto", found.precision)):
+        precisions = {"auto": (None, "bf16"), "bf16": ("bf16",)}.get(self._runtime.precision or "", (None,))
+        if not fits or found.budget < 1 or found.precision not in precisions:
             return None
         self._decided = True
         self._notify(f"Encoding with {told}")
@@ -229,13 +230,13 @@ def select(
     """
     width = len(keep)
     sample = _sample(plain, ids, keep)
-    own = _Contender(Choice(backend=_named(runtime)), plain, sample, keep)
+    own = _Contender(_plain(runtime), plain, sample, keep)
     contenders = [own]
     for choice in _others(archive, runtime):
         try:
             backend = open_backend(archive, choice.runtime(), threads)
             contenders.append(_Contender(choice, backend, sample, keep))
-        except OskitError as error:
+        except (OskitError, ImportError) as error:  # this CPU has no bf16, or OpenVINO is half installed
             logger.debug("%s is left out: %s", choice.backend, error)
     contenders = [found for found in contenders if found.fits(own)]
     _race(contenders)
@@ -250,8 +251,11 @@ def select(
     return choice, best.backend
 
 
-def _named(runtime: Runtime) -> str:
-    return "openvino" if runtime.backend == "openvino" or runtime.precision == "bf16" else "onnxruntime"
+def _plain(runtime: Runtime) -> Choice:
+    """What ``runtime`` is unmeasured."""
+    if runtime.precision == "bf16":
+        return Choice("openvino", "bf16")
+    return Choice("openvino" if runtime.backend == "openvino" else "onnxruntime")
 
 
 def _others(archive: Archive, runtime: Runtime) -> list[Choice]:
@@ -259,11 +263,9 @@ def _others(archive: Archive, runtime: Runtime) -> list[Choice]:
         return []
     if not is_installed("openvino"):
         return []
-    from oskit.archive.backends.open_vino import has_bf16
-
-    others = [Choice(backend="openvino")] if runtime.backend == "auto" else []
-    if runtime.precision == "auto" and own_precision(archive) == "fp32" and has_bf16():
-        others.append(Choice(backend="openvino", precision="bf16"))
+    others = [Choice("openvino")] if runtime.backend == "auto" else []
+    if runtime.precision == "auto" and own_precision(archive) == "fp32":
+        others.append(Choice("openvino", "bf16"))
     return others
 
 

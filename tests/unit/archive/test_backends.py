@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,7 +18,7 @@ from oskit.archive.backends.onnx_runtime import OnnxRuntimeBackend
 from oskit.archive.encoder import ArchiveEncoder
 from oskit.encoder.opening import open_encoder
 from oskit.errors import UsageError
-from tests.archives import WORDS, encoder_archive, write_manifest
+from tests.archives import WORDS, encoder_archive, tokenizer_archive, write_manifest
 
 TEXTS = [" ".join(WORDS[n % 7 : n % 13 + 1]) for n in range(auto.ENOUGH_TEXTS)]
 
@@ -133,7 +134,10 @@ def test_a_job_of_many_small_calls_is_measured_as_well(path: Path, tmp_path: Pat
     assert len(told) == 1 and len(files(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"backend": "abacus"}', '{"budget": "many"}', '{"x": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "[" * 100_000, '{"backend": "abacus"}', '{"budget": "many"}', '{"budget": 512.5}', '{"x": 1}'],
+)
 def test_a_damaged_memory_is_as_good_as_none(path: Path, tmp_path: Path, content: str) -> None:
     encode(path, Runtime())
     (remembered,) = files(tmp_path)
@@ -187,10 +191,28 @@ def test_bf16_is_near(path: Path) -> None:
         with pytest.raises(UsageError, match="this CPU has no bf16"):
             encode(path, Runtime(precision="bf16"))
         return
-    encoder, found, _ = encode(path, Runtime(precision="bf16"))
     expected = ArchiveEncoder.open(path).document_matrix(TEXTS)
-    assert (encoder.runtime or "").endswith("bf16")
-    np.testing.assert_allclose(found.toarray(), expected.toarray(), rtol=0.02, atol=0.02)
+    for remembered in (False, True):
+        encoder, found, told = encode(path, Runtime(precision="bf16"))
+        assert (encoder.runtime or "").endswith("bf16") and "OpenVINO in bf16" in told[0]
+        assert told[0].endswith("measured before") == remembered
+        np.testing.assert_allclose(found.toarray(), expected.toarray(), rtol=0.02, atol=0.02)
+
+
+def test_an_openvino_that_cannot_be_imported_is_left_out(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    for _ in range(2):
+        encoder, _, told = encode(path, Runtime(precision="auto"))
+        assert (encoder.runtime or "").startswith("onnxruntime") and len(told) == 1
+
+
+def test_what_runs_no_model_takes_no_back_end(tmp_path: Path) -> None:
+    path = tokenizer_archive(tmp_path / "tokenizer.zip")
+    for runtime in (None, Runtime()):
+        assert ArchiveEncoder.open(path, runtime=runtime).query_matrix(["hello"]).nnz
+    with pytest.raises(UsageError, match="no effect on a tokenizer archive"):
+        ArchiveEncoder.open(path, runtime=Runtime("openvino"))
 
 
 @pytest.mark.parametrize(
