@@ -29,7 +29,7 @@ class Source(_Record):
     tier: str | None = None
     """``local``, ``hub`` or ``base``."""
     head: str | None = None
-    """``pretrained`` or ``random``: whether the projection to the vocabulary is trained."""
+    """How the graph projects to the vocabulary, ``exact-int8`` in int8 and then in fp32; None: plainly."""
     model_type: str | None = None
     """Backbone, for instance ``bert``."""
 
@@ -122,8 +122,7 @@ class Manifest(_Record):
     """Pruning baked into the graph, as ``TYPE:RATIO``."""
     quantization: str | None = None
     head: str | None = None
-    """How the graph projects to the vocabulary where that is not plain; ``exact-int8``: int8 first, fp32 where
-    it counts."""
+    """How the graph projects to the vocabulary, ``exact-int8`` in int8 and then in fp32; None: plainly."""
     vocabulary: VocabularyRecord
     versions: dict[str, str] = Field(default_factory=dict)
     """Of oskit and of the packages that made the archive."""

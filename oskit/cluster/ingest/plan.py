@@ -37,8 +37,8 @@ from oskit.cluster.models.prediction_parity import (
     TOLERANCE,
     Expectation,
     compare_predictions,
+    is_quantized,
     largest_difference,
-    tolerance_of,
 )
 from oskit.cluster.models.registry import ModelInfo, find_model, serving
 from oskit.data.documents import MARK_FIELD
@@ -394,12 +394,13 @@ def _check_are_one(
     archive = getattr(encoder, "query" if queries else "archive", None)
     if archive is not None and archive.sha256 == model.sha256:
         return
-    tolerance = tolerance_of(getattr(archive, "manifest", None))
+    manifest = getattr(archive, "manifest", None)
+    quantized, pruned = is_quantized(manifest), getattr(manifest, "prune", None) is not None
     key = encoder.vocabulary.key_format
     weights = encoder.query_weights(TEXTS, key=key) if queries else encoder.document_weights(TEXTS, key=key)
     await_ready(client, model, notify=notify)
     try:
-        compare_predictions(client, model, Expectation(TEXTS, tuple(weights), key, tolerance, False, False))
+        compare_predictions(client, model, Expectation(TEXTS, tuple(weights), key, quantized, pruned, False))
     except PredictionMismatchError as error:
         options = ("--query-model", "--query-archive") if queries else ("--model", "--archive")
         raise IndexingError(

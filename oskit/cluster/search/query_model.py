@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from oskit.cluster.models.predict import predict, with_model
-from oskit.cluster.models.prediction_parity import TEXTS, largest_difference, tolerance_of
+from oskit.cluster.models.prediction_parity import TEXTS, agree, is_quantized, largest_difference
 from oskit.cluster.models.registry import (
     IN_MEMORY_STATES,
     ModelInfo,
@@ -130,12 +130,11 @@ def check_same_encoder(
     texts = TEXTS[:3]
     weights = (encoder.query_weights if queries else encoder.document_weights)(list(texts), key=key)
     answers = with_model(client, model, lambda: predict(client, model, texts, key=key), notify=notify)
-    manifest = getattr(archive, "manifest", None)
-    pruned = getattr(manifest, "prune", None) is not None
-    tolerance = tolerance_of(manifest)
+    manifest = getattr(side, "manifest", None)
+    pruned, quantized = getattr(manifest, "prune", None) is not None, is_quantized(manifest)
     for text, wanted, given in zip(texts, weights, answers, strict=True):
-        token, difference = largest_difference(wanted, given, pruned=pruned)
-        if difference > tolerance:
+        if not agree(wanted, given, quantized=quantized, pruned=pruned):
+            token, _ = largest_difference(wanted, given, pruned=pruned)
             raise SearchError(
                 f"the model {model.name!r} ({model.model_id}) is another encoder than "
                 f"{getattr(archive, 'path', 'the one given')}: for {text!r} the token {token!r} weighs "

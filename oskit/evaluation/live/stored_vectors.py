@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from oskit.cluster.index.sparse_fields import vectors_of
+from oskit.cluster.models.prediction_parity import agree
 from oskit.cluster.search.answers import complete_search
 from oskit.cluster.search.clauses import neural_sparse
 from oskit.evaluation.live.result import StoredVectors
@@ -46,10 +47,13 @@ def check_vectors(
     weights: csr_matrix,
     vocabulary: Vocabulary,
     tolerance: float,
+    *,
+    quantized: bool = False,
 ) -> StoredVectors:
     """Compare the stored weights of documents with the encoder's, ``[documents, vocabulary]``.
 
-    ``tolerance`` is how far they may be apart before they are rounded.
+    ``tolerance`` is how far they may be apart before they are rounded. Vectors of a ``quantized`` archive
+    are compared as a whole, where the index keeps what it was sent.
     """
     by_token, checked, unseen, wrong = facts.key == "token", 0, 0, []
     sent = _sent_vectors(client, facts, document_ids)
@@ -66,7 +70,10 @@ def check_vectors(
         checked += 1
         unseen += has is None
         low, high = _sum_bounds(facts.storage, values[:MAX_TOKENS], tolerance)
-        difference = _difference(due, has, tolerance, pruned=facts.info.prune is not None) if has else {}
+        pruned = facts.info.prune is not None
+        difference = {}
+        if has and not (quantized and agree(due, has, quantized=True, pruned=pruned)):
+            difference = _difference(due, has, 0.0 if quantized else tolerance, pruned=pruned)
         if difference or not low <= found <= high:
             wrong.append({"document_id": document, "found": found, "low": low, "high": high, **difference})
     return StoredVectors(checked, wrong, unseen)

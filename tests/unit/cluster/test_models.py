@@ -17,7 +17,7 @@ from oskit.cli.commands.models import delete
 from oskit.cluster.ingest.plan import find_encoder_model
 from oskit.cluster.models.deploy import deploy_archive, node_errors
 from oskit.cluster.models.deployment_plan import archives_in
-from oskit.cluster.models.prediction_parity import TEXTS, expectation, largest_difference
+from oskit.cluster.models.prediction_parity import TEXTS, agree, expectation, largest_difference
 from oskit.cluster.models.preflight import SettingProblem, parse_bytes, raise_for_problems
 from oskit.cluster.models.registry import ModelInfo, find_model
 from oskit.errors import ArchiveError, ClusterSettingsError, IndexingError, ModelError, UntrainedEncoderError
@@ -41,6 +41,30 @@ def test_pruning_may_decide_otherwise_at_its_threshold_only() -> None:
     assert largest_difference(theirs, ours, pruned=True) == ("", 0.0)
     assert largest_difference(ours, theirs) == ("b", 0.3)
     assert largest_difference({"a": 3.0, "b": 2.0, "c": 0.3}, {"a": 3.0, "c": 0.3}, pruned=True) == ("b", 2.0)
+
+
+def test_quantised_vectors_agree_by_length_and_direction() -> None:
+    ours = {str(i): 1.0 + i % 3 for i in range(200)}
+
+    def both(other: dict[str, float], *, pruned: bool = False) -> tuple[bool, bool]:
+        exact, nearly = (agree(ours, other, quantized=q, pruned=pruned) for q in (False, True))
+        return exact, nearly
+
+    assert both(ours) == (True, True)
+    # One weight is far off, as a rounding carried on makes it.
+    assert both({**ours, "0": 0.3}) == (False, True)
+    # No single weight is, but all are: an activation that is missing, another scale, other tokens.
+    assert both({token: weight * 0.8 for token, weight in ours.items()}) == (False, False)
+    assert both({token: weight + (-1) ** int(token) * 0.4 for token, weight in ours.items()}) == (
+        False,
+        False,
+    )
+    assert both({}) == (False, False)
+    assert agree({}, {}, quantized=True, pruned=False)
+    assert both({token: weight for token, weight in ours.items() if token != "0"}, pruned=True) == (
+        True,
+        True,
+    )
 
 
 def test_an_archive_says_what_must_be_predicted(tmp_path: Path) -> None:
