@@ -27,7 +27,7 @@ from exporters.parity import (
 )
 from exporters.parts import EncoderParts, take_apart
 from exporters.quantize import quantise
-from exporters.ranking import GENERATED, RankingSample
+from exporters.ranking import GENERATED, LEAST, RankingSample
 from exporters.texts import PROBE_TEXTS, parity_texts
 from exporters.tokenizer import query_table
 from exporters.torchscript import write_torchscript
@@ -47,7 +47,7 @@ from oskit.archive.manifest import (
 )
 from oskit.archive.token_weights import Prune
 from oskit.encoder.loader.quiet import quiet_libraries
-from oskit.errors import UntrainedEncoderError, UsageError
+from oskit.errors import DataError, UntrainedEncoderError, UsageError
 from oskit.versions import installed_versions
 
 Format = Literal["torchscript", "onnx"]
@@ -139,7 +139,7 @@ def export_encoder(
 
     def report(step: str) -> None:
         if progress is not None:
-            progress(step, next(done), 1 + 2 * len(kinds))
+            progress(step, next(done), 1 + 2 * len(kinds) + (quantize is not None))
 
     output_dir = Path(output_dir)
     for kind in kinds:
@@ -148,8 +148,9 @@ def export_encoder(
     with replacing(output_dir) as staging, quiet_libraries():
         report("running the encoder")
         reference = compute_reference(encoder, parts, parity_texts())
-        if quantize is not None and calibrate is None:
-            calibrate = RankingSample.generated(parts.vocabulary)
+        if quantize is not None:
+            calibrate = calibrate or RankingSample.generated(parts.vocabulary)
+            _check_sample(calibrate, parts)
         job = _Job(encoder, parts, reference, name, version, calibrate, head, prune)
         names = [_export(job, kind, staging, report).relative_to(staging) for kind in kinds]
     return [open_archive(output_dir / path) for path in names]
@@ -231,6 +232,19 @@ def _samples(job: _Job) -> list[Feeds]:
     ids = [encoding.ids for encoding in job.parts.tokenizer.encode_batch(list(texts))]
     batches = [padded([row]) for row in ids if len(row) > job.parts.around]
     return [{INPUT_IDS: input_ids, ATTENTION_MASK: mask} for input_ids, mask in batches]
+
+
+def _check_sample(sample: RankingSample, parts: EncoderParts) -> None:
+    """Refuse texts that are all the same to the encoder: in a script that its vocabulary does not have."""
+    special = parts.vocabulary.special_ids
+    rows = [encoding.ids for encoding in parts.tokenizer.encode_batch(list(sample.documents))]
+    different = {tuple(token for token in row if token not in special) for row in rows} - {()}
+    if len(different) < LEAST:
+        raise DataError(
+            f"of {len(rows)} texts of {sample.source} the encoder can tell {len(different)} apart, "
+            "too few to quantise by",
+            hint="Give texts in a language that the encoder's vocabulary has.",
+        )
 
 
 def _quantise(job: _Job, sample: RankingSample, model: Path) -> Quantised:
@@ -338,6 +352,10 @@ def _quantised_notes(job: _Job, quantised: Quantised | None) -> list[str]:
         notes.append(
             "Quantised by generated texts of the encoder's own vocabulary: --calibrate FILE takes texts like "
             "those that will be indexed, and tells what becomes of their ranking."
+        )
+    if quantised is not None and job.prune is not None:
+        notes.append(
+            f"What pruning by {job.prune} does to the ranking is not among the figures of quantising."
         )
     if quantised is not None and quantised.kept:
         notes.append(

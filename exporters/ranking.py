@@ -40,7 +40,10 @@ DEPTH = 10
 DOCUMENTS, QUERIES = 400, 200
 """Texts of a sample at most: enough to tell a loss, few enough to encode in a minute."""
 
-_LEAST, _READ = 30, 50_000
+LEAST, _READ = 30, 50_000
+_CHARACTERS = 4096
+"""Of a text that are kept: no fewer than an encoder reads of most."""
+
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])|\n+")
 
 
@@ -78,7 +81,7 @@ class RankingSample:
         for item in islice(read_documents([source]), _READ):
             if isinstance(item, Refusal):
                 broken_line(item.where, item.reason)
-            texts.append(item.passage)
+            texts.append(item.passage[:_CHARACTERS])
         return cls.of_texts(texts, str(source))
 
     @classmethod
@@ -89,10 +92,10 @@ class RankingSample:
             DataError: There are too few different texts.
         """
         different = list(dict.fromkeys(text.strip() for text in texts if text.strip()))
-        if len(different) < _LEAST:
+        if len(different) < LEAST:
             raise DataError(
                 f"{source} has {len(different)} different texts, too few to quantise by",
-                hint=f"Give at least {_LEAST} documents of the kind that will be indexed.",
+                hint=f"Give at least {LEAST} documents of the kind that will be indexed.",
             )
         chosen = random.Random(0)  # noqa: S311 - a sample, not a secret
         documents = chosen.sample(different, min(DOCUMENTS, len(different)))
@@ -135,13 +138,13 @@ def _judged(collection: Collection, source: str) -> RankingSample:
         judged = {place_of[key]: grade for key, grade in collection.qrels[query].items() if key in place_of}
         if any(grade > 0 for grade in judged.values()):
             relevant[query] = judged
-    if not relevant or len(documents) < _LEAST:
+    if not relevant or len(documents) < LEAST:
         raise DataError(
             f"{source} has {len(documents)} documents, and {len(relevant)} queries with a relevant one",
-            hint=f"At least {_LEAST} documents and a judged query are needed to quantise by it.",
+            hint=f"At least {LEAST} documents and a judged query are needed to quantise by it.",
         )
     return RankingSample(
-        tuple(document.passage for document in documents),
+        tuple(document.passage[:_CHARACTERS] for document in documents),
         tuple(collection.queries[query] for query in relevant),
         tuple(relevant.values()),
         source,

@@ -177,6 +177,7 @@ def test_without_texts_it_says_by_what_it_was_quantised(tmp_path: Path) -> None:
     assert archive.manifest.parity.retrieval is not None
     assert archive.manifest.parity.retrieval.source == "generated texts"
     assert any("--calibrate" in note for note in archive.manifest.notes)
+    assert any("pruning by top_k:30" in note for note in archive.manifest.notes)
 
 
 def test_a_judged_collection_is_measured_by_its_judgements(tmp_path: Path) -> None:
@@ -209,6 +210,16 @@ def test_sources_that_cannot_be_calibrated_with(content: bytes | None, message: 
     with pytest.raises(DataError, match=re.escape(message)) as caught:
         RankingSample.read(path)
     assert "\n" not in str(caught.value)
+
+
+def test_texts_of_another_script_or_of_any_length(outliers: NeuralSparseEncoder, tmp_path: Path) -> None:
+    foreign = RankingSample.of_texts(["ж" * (i + 1) for i in range(60)], "russian.jsonl")
+    with pytest.raises(DataError, match=r"of 60 texts of russian.jsonl the encoder can tell 0 apart"):
+        export_encoder(outliers, tmp_path / "out", formats=["onnx"], quantize="int8", calibrate=foreign)
+    assert not (tmp_path / "out").exists()
+    path = tmp_path / "long.jsonl"
+    path.write_text("".join(json.dumps({"text": text * 1000}) + "\n" for text in tiny.sentences(40)))
+    assert max(map(len, RankingSample.read(path).documents)) < 5000
 
 
 def test_calibrating_what_is_not_quantised_is_refused(outliers: NeuralSparseEncoder, tmp_path: Path) -> None:
