@@ -69,18 +69,13 @@ def make_head_exact(model: ModelProto, samples: Sequence[Feeds]) -> bool:
         samples: Feeds of the model, by which it is decided how many columns would need fp32.
 
     Returns:
-        Whether the head was replaced; if not, the model is as it was.
+        Whether the head was replaced; if not, the model is to be thrown away.
     """
     head = _find(model.graph)
     if head is None:
         return False
-    plain = type(model)()
-    plain.CopyFrom(model)
     _replace(model.graph, head)
-    if share_of_candidates(model, samples) <= LARGEST_SHARE:
-        return True
-    model.CopyFrom(plain)
-    return False
+    return share_of_candidates(model, samples) <= LARGEST_SHARE
 
 
 def share_of_candidates(model: ModelProto, samples: Sequence[Feeds]) -> float:
@@ -88,14 +83,13 @@ def share_of_candidates(model: ModelProto, samples: Sequence[Feeds]) -> float:
     import onnxruntime
     from onnx import TensorProto, helper
 
-    probe = type(model)()
-    probe.CopyFrom(model)
-    probe.graph.output.append(helper.make_tensor_value_info(CANDIDATES, TensorProto.INT64, None))
+    model.graph.output.append(helper.make_tensor_value_info(CANDIDATES, TensorProto.INT64, None))
+    content = model.SerializeToString()
+    model.graph.output.pop()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        probe.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    del content
     found = [session.run([CANDIDATES, OUTPUT], feeds) for feeds in samples]
     return float(np.mean([len(columns) / weights.shape[1] for columns, weights in found]))
 
