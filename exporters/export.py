@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, get_args
@@ -135,11 +135,12 @@ def export_encoder(
     kinds: list[Kind] = [*formats]
     if parts.idf is not None:
         kinds.append("tokenizer")
-    done = count()
+    begun: dict[str, int] = {}
 
-    def report(step: str) -> None:
+    def report(step: str, detail: str = "") -> None:
+        place = begun.setdefault(step, len(begun))
         if progress is not None:
-            progress(step, next(done), 1 + 2 * len(kinds) + (quantize is not None))
+            progress(f"{step}{detail and ': '}{detail}", place, 1 + 2 * len(kinds) + (quantize is not None))
 
     output_dir = Path(output_dir)
     for kind in kinds:
@@ -174,7 +175,7 @@ class _Job:
         return None if self.sample is None else "int8"
 
 
-def _export(job: _Job, kind: Kind, staging: Path, report: Callable[[str], None]) -> Path:
+def _export(job: _Job, kind: Kind, staging: Path, report: Callable[..., None]) -> Path:
     """Write an archive, prove it, and write its register body and manifest beside it."""
     path = staging / kind / f"{file_stem(job.name, job.version, kind)}.zip"
     path.parent.mkdir()
@@ -189,8 +190,8 @@ def _export(job: _Job, kind: Kind, staging: Path, report: Callable[[str], None])
     else:
         exact_head = _write_model(job, kind, model)
         if job.sample is not None:
-            report("measuring what 8-bit integers do to the ranking")
-            quantised = _quantise(job, job.sample, model)
+            tell = partial(report, "measuring what 8-bit integers do to the ranking")
+            quantised = _quantise(job, job.sample, model, tell)
         write_zip(path, {**tokenizer, model.name: model})
         model.unlink()
     report(f"{kind}: comparing {len(job.reference.texts)} texts with the encoder")
@@ -247,15 +248,15 @@ def _check_sample(sample: RankingSample, parts: EncoderParts) -> None:
         )
 
 
-def _quantise(job: _Job, sample: RankingSample, model: Path) -> Quantised:
+def _quantise(job: _Job, sample: RankingSample, model: Path, tell: Callable[[str], None]) -> Quantised:
     """Replace the fp32 model by a quantised one.
 
     Ranking is compared without the pruning, which is asked for and costs what it costs.
     """
     import onnx
 
-    documents = _reference_rows(job, sample.documents)[0]
-    expected = documents, _reference_rows(job, sample.queries)[1]
+    documents = _reference_rows(job, sample.documents, tell)[0]
+    expected = documents, _reference_rows(job, sample.queries, tell)[1]
     tokenizer = job.parts.tokenizer.to_str().encode()
     with TemporaryDirectory(dir=model.parent) as folder:
         tried, packed = Path(folder) / model.name, Path(folder) / "candidate.zip"
@@ -273,15 +274,16 @@ def _quantise(job: _Job, sample: RankingSample, model: Path) -> Quantised:
         if job.prune is not None:
             plain = Path(folder) / "unpruned.onnx"
             _write_model(replace(job, prune=None), "onnx", plain)
-        quantised = quantise_model(plain, tried, sample, job.parts.tokenizer, expected, encode)
+        quantised = quantise_model(plain, tried, sample, job.parts.tokenizer, expected, encode, tell)
     onnx.save(quantise(onnx.load(str(model)), quantised.sites), str(model))
     return quantised
 
 
-def _reference_rows(job: _Job, texts: Sequence[str]) -> Vectors:
+def _reference_rows(job: _Job, texts: Sequence[str], tell: Callable[[str], None]) -> Vectors:
     """The encoder's vectors of texts as documents and as queries."""
     documents, queries = [], []
     for start in range(0, len(texts), _REFERENCE_TEXTS):
+        tell(f"the encoder, {start} of {len(texts)} texts")
         part = compute_reference(job.encoder, job.parts, texts[start : start + _REFERENCE_TEXTS])
         documents.append(csr_matrix(part.documents))
         queries.append(documents[-1] if part.queries is None else csr_matrix(part.queries))

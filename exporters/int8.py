@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,7 @@ def quantise_model(
     tokenizer: Tokenizer,
     expected: Vectors,
     encode: Encode,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Quantised:
     """Find how much of an ONNX model may be quantised for its ranking's sake.
 
@@ -69,6 +71,7 @@ def quantise_model(
         tokenizer: The archive's.
         expected: The encoder's vectors of the sample.
         encode: Runs a model file.
+        tell: Told what is tried, in a few words.
 
     Raises:
         ExportError: The model has nothing to quantise.
@@ -80,11 +83,15 @@ def quantise_model(
     sites = find_sites(model)
     if not sites:
         raise ExportError("the encoder has no linear layer to quantise", hint="Leave --quantize out.")
+    tell("how large activations are")
     texts = [*sample.documents[-_CALIBRATION:], *sample.queries[-_CALIBRATION // 2 :]]
     calibrate(model, sites, [_feed(tokenizer.encode(text).ids) for text in texts])
     schemes = [(site, choose(site)) for site in sites]
 
+    tried = count(1)
+
     def attempt(which: Sequence[tuple[Site, Scheme]], texts: int | None = None) -> Vectors:
+        tell(f"attempt {next(tried)}, {len(which)} of {len(schemes)} layers in integers")
         onnx.save(quantise(model, which), str(target))
         return encode(target, sample.documents[:texts], sample.queries[:texts])
 
@@ -101,11 +108,11 @@ def quantise_model(
     low, high, found = 0, most + 1, retrieval
     while high - low > 1:
         middle = (low + high) // 2
-        tried = compare_rankings(sample, expected, attempt(_without(schemes, order[:middle])))
-        if tried.holds:
-            high, found = middle, tried
+        outcome = compare_rankings(sample, expected, attempt(_without(schemes, order[:middle])))
+        if outcome.holds:
+            high, found = middle, outcome
         else:
-            low, retrieval = middle, tried
+            low, retrieval = middle, outcome
     if high > most:
         raise ParityError(
             "this encoder does not bear 8-bit integers: even with "

@@ -153,9 +153,20 @@ def test_layers_that_cost_ranking_stay_in_fp32(
         return replace(scheme, scale=scheme.scale * 300) if damaged in site.nodes[0] else scheme
 
     monkeypatch.setattr("exporters.int8.choose", worse)
+    told: list[tuple[str, int, int]] = []
     (archive,) = export_encoder(
-        encoder, tmp_path / "out", formats=["onnx"], quantize="int8", calibrate=corpus
+        encoder,
+        tmp_path / "out",
+        formats=["onnx"],
+        quantize="int8",
+        calibrate=corpus,
+        progress=lambda *step: told.append(step),
     )
+    # Minutes for a large encoder: each attempt is told, and the count is right.
+    assert len({text for text, _, _ in told if "attempt" in text}) > 5
+    assert [place for _, place, _ in told] == sorted(place for _, place, _ in told)
+    assert {place for _, place, _ in told} == {0, 1, 2, 3}
+    assert {total for _, _, total in told} == {4}
     assert archive.manifest is not None
     retrieval = archive.manifest.parity.retrieval
     assert retrieval is not None
