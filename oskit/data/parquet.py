@@ -56,7 +56,7 @@ def read_parquet_rows(
                 for record in _records(batch, vector):
                     row += 1
                     if by_oskit and isinstance(record, dict):
-                        record = _with_fields(record)
+                        record = _with_fields(record) or f"its {FIELDS_COLUMN!r} is no JSON object"
                     where = f"{path}:{row}"
                     yield Refusal(where, record) if isinstance(record, str) else Record(where, record)
     except (OSError, pyarrow.ArrowException) as error:
@@ -128,10 +128,14 @@ def _records(batch: Any, vector: str | None) -> Iterator[dict[str, Any] | str]:
             yield "not UTF-8"
 
 
-def _with_fields(record: dict[str, Any]) -> dict[str, Any]:
-    """A row of a file by ``oskit encode``, which keeps the fields beside text and title as JSON."""
+def _with_fields(record: dict[str, Any]) -> dict[str, Any] | None:
+    """A row of a file by ``oskit encode``, which keeps the fields beside text and title as JSON; None where
+    somebody has written something else there."""
     kept = record.pop(FIELDS_COLUMN, None)
-    return {**json.loads(kept), **record} if kept else record
+    try:
+        return {**json.loads(kept), **record} if kept else record
+    except (TypeError, ValueError):
+        return None
 
 
 def _vectors(column: Any, name: Any) -> list[Any] | None:
@@ -142,13 +146,16 @@ def _vectors(column: Any, name: Any) -> list[Any] | None:
     if pyarrow.types.is_map(kind):
         keys, weights = column.keys, column.items
     elif (
-        pyarrow.types.is_list(kind) and pyarrow.types.is_struct(kind.value_type) and len(kind.value_type) == 2
+        (pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind))  # the latter by polars
+        and pyarrow.types.is_struct(kind.value_type)
+        and len(kind.value_type) == 2
     ):
         keys, weights = column.values.field(0), column.values.field(1)
     else:
         return None
     is_number = pyarrow.types.is_floating(weights.type) or pyarrow.types.is_integer(weights.type)
-    is_key = pyarrow.types.is_string(keys.type) or pyarrow.types.is_integer(keys.type)
+    is_text = pyarrow.types.is_string(keys.type) or pyarrow.types.is_large_string(keys.type)
+    is_key = is_text or pyarrow.types.is_integer(keys.type)
     if not is_number or not is_key or keys.null_count or weights.null_count:
         return [_pairs(value) for value in column.to_pylist()]
     encoded = keys.cast(pyarrow.string()).dictionary_encode()

@@ -43,11 +43,19 @@ def clean_value(value: Any) -> Any:
 
 def memory_of(value: Any) -> int:
     """About the memory that a value of a record takes, in bytes."""
-    if isinstance(value, Mapping):
-        return 64 + sum(100 + memory_of(key) + memory_of(item) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return 64 + sum(8 + memory_of(item) for item in value)
-    return sys.getsizeof(value)
+    size, waiting = 0, [value]  # no recursion: what is nested deeper than Python goes may be read
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            size += 64 + 100 * len(value)
+            waiting += value.keys()
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            size += 64 + 8 * len(value)
+            waiting += value
+        else:
+            size += sys.getsizeof(value)
+    return size
 
 
 def _bytes_text(value: bytes) -> str:

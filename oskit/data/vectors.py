@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
+from oskit.data.values import clean_text
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -45,15 +47,19 @@ class Vector:
         pairs = value.items() if isinstance(value, Mapping) else value
         try:
             weights = {str(key): weight for key, weight in pairs}
+            if pairs is value and not all(isinstance(key, str | int) for key, _ in value):
+                raise TypeError
         except (TypeError, ValueError):
             raise ValueError(f"the field {field!r} holds no weights, such as {{token: weight}}") from None
+        if not all(map(str.isascii, weights)):
+            weights = {clean_text(key): weight for key, weight in weights.items()}
         if len(weights) < len(value):
             raise ValueError(f"a key comes twice in {field!r}")
         if weights and (
             not {*map(type, weights.values())} <= {int, float}
-            or not math.isfinite(sum(map(float, weights.values())))  # NaN has no order
-            or min(weights.values()) < SMALLEST_WEIGHT
-            or max(weights.values()) > LARGEST_WEIGHT
+            or not min(weights.values()) >= SMALLEST_WEIGHT
+            or not max(weights.values()) <= LARGEST_WEIGHT  # an integer may be too large for a float
+            or not math.isfinite(sum(weights.values()))  # NaN has no order
             or "" in weights
         ):
             for key, weight in weights.items():
@@ -61,7 +67,11 @@ class Vector:
                     raise ValueError(
                         f"the weight of {key!r} in {field!r} is {weight!r}: a finite number above 0 is needed"
                     )
-        return cls(field, tuple(weights), orjson.dumps(weights))
+        try:
+            written = orjson.dumps(weights)
+        except orjson.JSONEncodeError:  # an integer over 64 bits
+            written = orjson.dumps({key: float(weight) for key, weight in weights.items()})
+        return cls(field, tuple(weights), written)
 
     def weights(self) -> dict[str, float]:
         """The weights by key."""

@@ -136,6 +136,8 @@ def _to_file(
     for source in sources:
         if source != "-" and Path(source).resolve() in (Path(path).resolve(), Path(letters).resolve()):
             raise UsageError(f"{source} is a source and would be written to", hint="Name another file")
+    if Path(path).resolve() == Path(letters).resolve():
+        raise UsageError(f"-o and --dead-letter are both {path}", hint="Name another file")
     part = Part.parse(options["part"]) if options["part"] else None
     prune = Prune.parse(options["prune"]) if options["prune"] else None
     kind = options["file_format"]

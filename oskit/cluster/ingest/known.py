@@ -21,6 +21,8 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from opensearchpy.exceptions import AuthorizationException
+
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.index.mapping import IndexInfo
 from oskit.data.documents import MARK_FIELD, Document
@@ -114,16 +116,19 @@ class Known:
         if self._recipe is None:
             return documents
         ids = [clean_text(document.id) for document in documents]
-        versions = self._versions(ids) if self._asks else {}
-        if versions is None:
-            return documents
         states = [_state(self._recipe, *pair) for pair in zip(ids, documents, strict=True)]
-        there = {
-            _mark(state, version): identity
-            for identity, state in zip(ids, states, strict=True)
-            if (version := versions.get(identity)) is not None
-        }
-        unchanged = set() if self._reencode else {there[mark] for mark in self._found(there)}
+        try:
+            versions = self._versions(ids) if self._asks else {}
+            there = {
+                _mark(state, version): identity
+                for identity, state in zip(ids, states, strict=True)
+                if (version := versions.get(identity)) is not None
+            }
+            unchanged = set() if self._reencode else {there[mark] for mark in self._found(there)}
+        except ClusterAuthError as error:
+            self._recipe = None
+            self._notify(f"All documents are encoded: {error.message}")
+            return documents
         wanted = []
         for identity, state, document in zip(ids, states, documents, strict=True):
             if identity not in unchanged:
@@ -131,20 +136,19 @@ class Known:
                 wanted.append(document)
         return wanted
 
-    def _versions(self, ids: Sequence[str]) -> dict[str, int] | None:
-        """Of those that are there, seen by searches or not; None if the index may not be read."""
-        params = {"_source": "false", "filter_path": "docs._id,docs._version"}
-        try:
-            with cluster_errors(f"see what the index {self._index!r} has", IndexingError):
-                if not self._is_fresh:  # marks are searched for
-                    self._client.indices.refresh(index=self._index, params=_GONE)
-                    self._is_fresh = True
-                answer = self._client.mget(index=self._index, body={"ids": ids}, params=params)
-        except ClusterAuthError as error:
-            self._recipe = None
-            self._notify(f"All documents are encoded: {error.message}")
-            return None
-        return {found["_id"]: found["_version"] for found in answer.get("docs", ()) if "_version" in found}
+    def _versions(self, ids: Sequence[str]) -> dict[str, int]:
+        """Of those that are there, seen by searches or not."""
+        params = {"_source": "false", "filter_path": "docs._id,docs._version,docs.error"}
+        with cluster_errors(f"see what the index {self._index!r} has", IndexingError):
+            if not self._is_fresh:  # marks are searched for
+                self._client.indices.refresh(index=self._index, params=_GONE)
+                self._is_fresh = True
+            docs = self._client.mget(index=self._index, body={"ids": ids}, params=params).get("docs", ())
+            # Who may send _mget and not read this index is told so of each document.
+            errors = (found.get("error") or {} for found in docs)
+            if denied := next((error for error in errors if error.get("type") == "security_exception"), None):
+                raise AuthorizationException(403, "security_exception", {"error": denied})
+        return {found["_id"]: found["_version"] for found in docs if "_version" in found}
 
     def _found(self, there: dict[str, str]) -> list[str]:
         """Those of the marks that are on the documents that shall have them."""

@@ -37,7 +37,9 @@ FEW = 10
 _EXAMPLES = 3
 
 _AT_ONCE = 1_000
-"""Documents of one page and of one request."""
+"""Documents of one page and of one request, where the index lets a page have so many."""
+
+_WINDOW = "index.max_result_window"
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,9 @@ class Sweeper:
         with cluster_errors(self._action, IndexingError):
             client.indices.refresh(index=index)
             answer = client.indices.stats(index=index, metric="_all", params={"level": "shards"})
+            found = client.indices.get_settings(index=index, name=_WINDOW, params={"flat_settings": "true"})
+        given = found.get(index, {}).get("settings", {})  # nothing where it has the default
+        self._at_once = min(_AT_ONCE, int(given.get(_WINDOW, _AT_ONCE)))
         shards: Mapping[str, list[dict[str, Any]]] = answer["indices"][index]["shards"]
         self._last = {
             shard: max(int(copy["seq_no"]["max_seq_no"]) for copy in copies if "seq_no" in copy)
@@ -128,7 +133,7 @@ class Sweeper:
                 self._client,
                 index=self._index,
                 query=body,
-                size=_AT_ONCE,
+                size=self._at_once,
                 preference=f"_shards:{shard}",
                 search_pipeline="_none",
             )

@@ -122,6 +122,7 @@ def test_files_of_vectors_from_encode_to_ingest(corpus: Path, capsys: pytest.Cap
         (["--format", "csv"], "--format has no effect without -o"),
         (["-o", "v.txt"], "does not tell its format"),
         (["-o", "corpus.jsonl"], "would be written to"),
+        (["-o", "v.jsonl", "--dead-letter", "v.jsonl"], "-o and --dead-letter are both"),
         (["-o", "v.jsonl", "--part", "4/3"], "no part 4 of 3"),
         (["-o", "v.jsonl", "--top", "3"], "--prune"),
     ],

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from opensearchpy.exceptions import AuthorizationException
 
 from oskit.cluster.index.mapping import EncoderIdentity, IndexInfo
@@ -33,7 +34,9 @@ class Memory:
     def __post_init__(self) -> None:
         shards = {"0": [{"seq_no": {"max_seq_no": 99}}]}
         self.indices = SimpleNamespace(
-            refresh=lambda **_: None, stats=lambda **_: {"indices": {"i": {"shards": shards}}}
+            refresh=lambda **_: None,
+            stats=lambda **_: {"indices": {"i": {"shards": shards}}},
+            get_settings=lambda **_: {"i": {"settings": {"index.max_result_window": "3"}}},
         )
 
     def write(self, documents: list[Document], known: Known) -> None:
@@ -108,13 +111,19 @@ def test_title_and_text_change_places_without_another_source():
     assert known(memory).sift([turned]) == [turned]
 
 
-def test_an_index_that_may_not_be_read_is_told_once_and_all_is_encoded():
-    memory, told = Memory(), []
+DENIED = {"type": "security_exception", "reason": "no permissions"}
 
-    def refused(**_: object) -> None:
-        raise AuthorizationException(403, "security_exception", {"error": {"reason": "no permissions"}})
 
-    memory.mget = refused
+@pytest.mark.parametrize("what", ["mget", "mget of this index", "search"])
+def test_an_index_that_may_not_be_read_is_told_once_and_all_is_encoded(what: str):
+    memory, told = Memory({"0": (1, "m")}), []
+
+    def refused(*, body: dict[str, Any], **_: object) -> dict[str, Any]:
+        if what == "mget of this index":
+            return {"docs": [{"_id": identity, "error": DENIED} for identity in body["ids"]]}
+        raise AuthorizationException(403, "security_exception", {"error": DENIED})
+
+    setattr(memory, what.split()[0], refused)
     stage = known(memory, notify=told.append)
     assert stage.sift(DOCS[:5]) + stage.sift(DOCS[5:]) == DOCS
     assert len(told) == 1 and told[0].startswith(
@@ -128,7 +137,8 @@ def test_deletions_are_repeated_while_the_cluster_is_busy_and_never_take_what_wa
     memory.refused = {"2": [429, 200], "3": [409]}
     monkeypatch.setattr(missing_module.time, "sleep", lambda _: None)
 
-    def scan(*_: object, **__: object) -> Iterator[dict[str, Any]]:
+    def scan(*_: object, size: int, **__: object) -> Iterator[dict[str, Any]]:
+        assert size == 3, "a page is no larger than the index lets it be"
         yield from ({"_id": identity, "_seq_no": 1, "_primary_term": 1} for identity in list(memory.stored))
 
     monkeypatch.setattr(missing_module, "scan", scan)

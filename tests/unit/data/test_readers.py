@@ -21,6 +21,7 @@ from oskit.data import jsonl
 from oskit.data.documents import Document, FieldNames, Record, Refusal
 from oskit.data.files import count_records, read_documents, read_records
 from oskit.data.jsonl import document_of, parse_line
+from oskit.data.values import memory_of
 from oskit.errors import DataError, UsageError
 
 quick = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -385,3 +386,10 @@ def test_large_rows_of_parquet_are_read_a_few_at_a_time(tmp_path: Path):
     before = pyarrow.default_memory_pool().max_memory()
     assert len(read(path)) == 60
     assert pyarrow.default_memory_pool().max_memory() - before < 30_000_000
+
+
+def test_the_memory_of_what_is_nested_deeper_than_python_calls_is_known():
+    deep: list = []
+    for _ in range(5_000):
+        deep = [deep, {"a": "x" * 100}]
+    assert 5_000 * 300 < memory_of(deep) < 5_000 * 500

@@ -102,7 +102,13 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path, encoder: ArchiveEnc
 
 WEIGHTS = st.dictionaries(
     st.text(max_size=3),
-    st.floats() | st.integers() | st.none() | st.booleans() | st.text(max_size=2) | st.floats(0.1, 3),
+    st.floats()
+    | st.integers()
+    | st.none()
+    | st.booleans()
+    | st.text(max_size=2)
+    | st.floats(0.1, 3)
+    | st.sampled_from([2**63, 2**64, 2**70, 10**400]),
 )
 
 
@@ -123,14 +129,22 @@ def test_a_vector_is_taken_as_it_is_or_refused_by_name(weights):
         assert isinstance(again, Document), "what was refused is kept, to be corrected"
     else:
         assert isinstance(found, Document) and found.vector is not None
-        assert found.vector.weights() == weights and "w" not in found.fields
+        as_json = {key: weight if weight < 2**64 else float(weight) for key, weight in weights.items()}
+        assert found.vector.weights() == as_json and "w" not in found.fields
         again = document_of(
             parse_line(json.dumps(dead_letter(found, "x")).encode(), "g:1"), FieldNames(vector="w")
         )
         assert again == found
 
 
-@pytest.mark.parametrize("value", [None, "a", 1, [1], [["a", 1, 2]], [["a", 1.0], ["a", 2.0]]])
+def test_keys_that_utf8_cannot_carry_are_replaced_as_in_texts():
+    assert Vector.of("w", {"\ud83d\ude00": 1.0, "a\ud800": 2}).json == '{"😀":1.0,"a\ufffd":2}'.encode()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, "a", 1, [1], [["a", 1, 2]], [["a", 1.0], ["a", 2.0]], [[None, 1.0]], {"\ud800": 1, "\udfff": 1}],
+)
 def test_what_is_no_vector_is_refused(value):
     found = document_of(
         parse_line(json.dumps({"text": "x", "w": value}).encode(), "f:1"), FieldNames(vector="w")
@@ -147,6 +161,7 @@ def test_what_is_no_vector_is_refused(value):
         pa.map_(pa.string(), pa.float64()),
         pa.map_(pa.int32(), pa.float32()),
         pa.list_(pa.struct({"token": pa.string(), "weight": pa.float32()})),
+        pa.large_list(pa.struct({"token": pa.large_string(), "weight": pa.float32()})),
         pa.list_(pa.struct({"id": pa.int64(), "weight": pa.int32()})),
     ],
     ids=str,
@@ -157,7 +172,7 @@ def test_the_shapes_of_a_column_of_vectors(tmp_path: Path, kind: pa.DataType):
     one, two = (7, 8) if numbers else ("a", "##b")
     weights = (3, 2) if whole else (0.1, 2.5)
     rows = [[(one, weights[0]), (two, weights[1])], [], [(one, -1)], None, [(one, None)], [(two, weights[1])]]
-    if pa.types.is_list(kind):
+    if not pa.types.is_map(kind):
         names = [kind.value_type.field(n).name for n in (0, 1)]
         rows = [row and [dict(zip(names, pair, strict=True)) for pair in row] for row in rows]
     table = pa.table({"_id": list("abcdef"), "text": ["x"] * 6, "w": pa.array(rows, kind)})
@@ -168,6 +183,14 @@ def test_the_shapes_of_a_column_of_vectors(tmp_path: Path, kind: pa.DataType):
     assert list(weighed) == [str(one), str(two)]
     assert [np.float32(weight) for weight in weighed.values()] == [np.float32(weight) for weight in weights]
     assert found[1].vector.weights() == {} and found[5].vector.weights() == {str(two): weighed[str(two)]}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kept", ["no JSON", "[1]", 5])
+def test_a_file_by_oskit_that_somebody_has_changed_costs_the_rows_that_are_wrong(tmp_path: Path, kept):
+    rows = {"_id": ["1", "2"], "text": ["x", "y"], "_fields": [kept, None]}
+    pq.write_table(pa.table(rows).replace_schema_metadata({b"oskit": b"{}"}), tmp_path / "v.parquet")
+    wrong, right = read_documents([tmp_path / "v.parquet"])
+    assert isinstance(wrong, Refusal) and "'_fields'" in wrong.reason and isinstance(right, Document)
 
 
 def test_keys_have_to_fit_the_index():
