@@ -147,7 +147,10 @@ def ingest(
     documents = part.only(documents) if part is not None else documents
     options |= {"part": part, "made_by": None, "key": None}
     if options["encode"] == "none":
-        options["made_by"] = _made_by(sources)
+        if options["prune"]:
+            raise UsageError("vectors that come with the documents are sent as they are",
+                             hint="Leave out --prune, which oskit encode -o takes")  # fmt: skip
+        options["made_by"], options["prune"] = _made_by(sources)
         options["key"], documents = key_of_vectors(documents)
     if options["dry_run"]:
         report = _dry_run(index, documents, settings, connection, out, options)
@@ -312,20 +315,20 @@ def _encode_mode(options: dict[str, Any]) -> Any:
     )
 
 
-def _made_by(sources: tuple[str, ...]) -> EncoderIdentity | None:
-    """The encoder that the sources say made their vectors, if they say so and agree."""
+def _made_by(sources: tuple[str, ...]) -> tuple[EncoderIdentity | None, str | None]:
+    """The encoder that the sources say made their vectors, and the rule of pruning, if they say so and agree."""
     from oskit.cluster.index.mapping import EncoderIdentity
     from oskit.data.parquet import read_metadata
 
     said = {source: read_metadata(Path(source)) for source in sources if Path(source).is_file()}
     known = {source: found for source, found in said.items() if found.get("sha256")}
-    if len({found["sha256"] for found in known.values()}) > 1:
-        raise UsageError(f"{' and '.join(known)} hold the vectors of different encoders",
+    if len({(found["sha256"], found.get("prune")) for found in known.values()}) > 1:
+        raise UsageError(f"{' and '.join(known)} hold the vectors of different encoders, or pruned otherwise",
                          hint="Load each into an index of its own")  # fmt: skip
     for found in known.values():
         names = ("sha256", "name", "architecture", "query_sha256")
-        return EncoderIdentity(**{name: found.get(name) for name in names})
-    return None
+        return EncoderIdentity(**{name: found.get(name) for name in names}), found.get("prune")
+    return None, None
 
 
 def _told(report: IngestReport, options: dict[str, Any]) -> dict[str, Any]:

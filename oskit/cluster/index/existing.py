@@ -186,9 +186,10 @@ def _other_vectors(existing: IndexInfo, wanted: IndexInfo) -> tuple[str, str] | 
     if existing.key != wanted.key:
         return f"has the key {existing.key}, not {wanted.key}", ""
     if existing.prune != wanted.prune:
+        rule = f"--prune {existing.prune}" if existing.prune else "no --prune"
         return (
             f"its vectors were {f'pruned by {existing.prune}' if existing.prune else 'not pruned'}",
-            f"Give --prune {existing.prune}" if existing.prune else "Leave --prune out",
+            f"Encode to Parquet with {rule}" if wanted.encode == "none" else f"Give {rule}",
         )
     return None
 

@@ -109,7 +109,7 @@ def ingest(
         delete_missing: When all is loaded, delete documents of earlier loads that are not among these
             (:mod:`oskit.cluster.ingest.missing`), if they are no larger share of them than this, 0 to 1, or
             ten at most. ``notify`` is told of them before. Nothing goes where a record was refused.
-        prune: Which weights to keep; not with ``"none"``.
+        prune: Which weights to keep; with ``"none"`` those that were kept, which is recorded.
         made_by: The encoder that made the vectors that come with documents, if they tell.
         key: Their keys; None looks at the first of them.
         pipeline_batch_size: Documents that the ingest pipeline hands to the model together; 32. For

@@ -233,10 +233,6 @@ def plan_load(
             hint="Leave it out: batches are made by their tokens.",
         )
     if encode == "none":
-        if prune is not None:
-            raise UsageError(
-                "vectors that come with the documents are sent as they are", hint="Leave out --prune"
-            )
         _check_made_by(made_by, encoder)
     target = resolve(client, index, writing=True) or Target(index, index)
     if target.is_alias and recreate:

@@ -11,6 +11,7 @@ from archives import encoder_archive
 from oskit.cli.commands.ingest import _dead_letter
 from oskit.cli.main import main
 from oskit.data import files
+from tests.fake_ingest import FakeIngest
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def test_files_of_vectors_from_encode_to_ingest(corpus: Path, capsys: pytest.Cap
     for number in (1, 2, 3):
         parts.append(str(folder / f"part-{number}.parquet"))
         command = ["encode", archive, str(corpus), "-o", parts[-1], "--part", f"{number}/3", "--fields", "n"]
-        code = main([*command, "--json"])
+        code = main([*command, "--prune", "max_ratio:0.5", "--json"])
         report = json.loads(capsys.readouterr().out)
         assert report["part"] == f"{number}/3" and 0 <= report["encoder_busy"] <= 1
         assert report["read"] + report["in_other_parts"] == 55
@@ -109,10 +110,17 @@ def test_files_of_vectors_from_encode_to_ingest(corpus: Path, capsys: pytest.Cap
     documents = list(files.read_documents(parts, vector_field="embedding"))
     assert sorted(document.fields["n"] for document in documents if document.fields) == list(range(50))
     assert main([*command, "--archive", archive]) == 0
-    assert (
-        main(["ingest", "i", *parts, "--encode", "none", "--dry-run", "--index-kind", "sparse_vector"]) == 10
-    )
+    capsys.readouterr()
+    assert main([*command[:-1], "--index-kind", "sparse_vector"]) == 10
     assert "is no token id" in capsys.readouterr().out
+    with FakeIngest() as cluster:
+        assert main([*command, "--url", cluster.url]) == 0
+    made = json.loads(capsys.readouterr().out)["calls"][0]["body"]["mappings"]["_meta"]["oskit"]
+    assert made["prune"] == "max_ratio:0.5", "or verify would expect all weights"
+    assert main([*command, "--prune", "max_ratio:0.5"]) == 2
+    assert main(["encode", archive, str(corpus), "-o", parts[0]]) == 10
+    assert main(command) == 2
+    assert "pruned otherwise" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
