@@ -316,7 +316,7 @@ def _encode_mode(options: dict[str, Any]) -> Any:
 
 
 def _made_by(sources: tuple[str, ...]) -> tuple[EncoderIdentity | None, str | None]:
-    """The encoder that the sources say made their vectors, and the rule of pruning, if they say so and agree."""
+    """The encoder that the sources say made their vectors, and how it pruned, if they say so and agree."""
     from oskit.cluster.index.mapping import EncoderIdentity
     from oskit.data.parquet import read_metadata
 

@@ -135,11 +135,14 @@ def _format(path: Path) -> str:
 def _beside(path: Path) -> Iterator[Path]:
     """A file beside the one that is wanted, which takes its place if all goes well and else goes away."""
     _format(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    place = path.resolve()  # where a link leads
+    if place.exists() and not place.is_file():
+        raise DataError(f"cannot write {path}: it is there, and no file", hint="Choose another name")
+    part = place.with_name(f".{place.name}.{os.getpid()}.part")
     try:
         try:
             yield part
-            part.replace(path)
+            part.replace(place)
         except OSError as error:
             raise DataError(f"cannot write {path}: {error.strerror or error}") from error
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,15 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path, encoder: ArchiveEnc
     with pytest.raises(DataError, match="damaged"):
         encode_to_file(documents(), encoder, path)
     assert path.read_text() == "before" and len(list(tmp_path.iterdir())) == 1
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(path)
+    encode_to_file(DOCUMENTS[:1], encoder, link)
+    assert link.is_symlink() and len(path.read_text().splitlines()) == 1
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for name in ("pipe.jsonl", "folder.jsonl"):
+        (tmp_path / "folder.jsonl").mkdir(exist_ok=True)
+        with pytest.raises(DataError, match="no file"):
+            encode_to_file(DOCUMENTS, encoder, tmp_path / name)
     with pytest.raises(UsageError, match=r"\.parquet"):
         encode_to_file(DOCUMENTS, encoder, tmp_path / "v.txt")
     with pytest.raises(DataError, match="cannot write"):
