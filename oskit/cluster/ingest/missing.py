@@ -48,7 +48,7 @@ class Missing:
 
     Attributes:
         count: Documents that are in the index and not in the source.
-        of: Documents that loads have put there, all in all.
+        of: Documents that earlier loads have put there, all in all.
         examples: Ids of some that are missing.
     """
 
@@ -83,6 +83,8 @@ class Sweeper:
         self._action = f"see which documents of {index!r} the source no longer has"
         with cluster_errors(self._action, IndexingError):
             client.indices.refresh(index=index)
+            marked = {"query": {"exists": {"field": MARK_FIELD}}}
+            self._of = int(client.count(index=index, body=marked)["count"])  # what comes is no earlier load's
             answer = client.indices.stats(index=index, metric="_all", params={"level": "shards"})
             found = client.indices.get_settings(index=index, name=_WINDOW, params={"flat_settings": "true"})
         given = found.get(index, {}).get("settings", {})  # nothing where it has the default
@@ -102,16 +104,13 @@ class Sweeper:
         Raises:
             IndexingError: The cluster refuses.
         """
-        query = {"query": {"exists": {"field": MARK_FIELD}}}
-        with cluster_errors(self._action, IndexingError):
-            of = int(self._client.count(index=self._index, body=query)["count"])
         count = 0
         examples: list[str] = []
         for hit in self._gone(seen):
             count += 1
             if len(examples) < _EXAMPLES:
                 examples.append(hit["_id"])
-        return Missing(count, of, tuple(examples))
+        return Missing(count, self._of, tuple(examples))
 
     def sweep(self, seen: SeenTexts, deleted: Callable[[int], object]) -> None:
         """Delete what is missing; ``deleted`` is told of each request's documents.

@@ -146,7 +146,9 @@ def test_deletions_are_repeated_while_the_cluster_is_busy_and_never_take_what_wa
         for document in DOCS[:2]:
             seen.check(document)
         sweeper = Sweeper(memory, "i")
+        memory.stored["new"] = 1, "m"  # by the load; it makes the share of what goes no smaller
+        seen.check(Document("new", ""))
         found = sweeper.look(seen)
         assert (found.count, found.of, found.examples) == (4, 6, ("2", "3", "4"))
         sweeper.sweep(seen, counts.append)
-    assert sum(counts) == 3 and sorted(memory.stored) == ["0", "1", "3"]
+    assert sum(counts) == 3 and sorted(memory.stored) == ["0", "1", "3", "new"]
