@@ -216,15 +216,17 @@ def _is_id(key: str) -> bool:
 def key_of_vectors(
     records: Iterable[Document | Refusal],
 ) -> tuple[KeyFormat, Iterator[Document | Refusal]]:
-    """By what the vectors of documents are keyed, as the first that have some tell; and the documents."""
+    """By what the vectors of documents are keyed, as the first of them tell; and the documents."""
     stream = iter(records)
     seen: list[Document | Refusal] = []
     key: KeyFormat = "token"
     for item in itertools.islice(stream, PEEKED):
         seen.append(item)
         if isinstance(item, Document) and item.vector is not None and item.vector.keys:
-            key = "id" if all(map(_is_id, item.vector.keys)) else "token"
-            break
+            key = "id"  # unless another has words: "2026" is a token too
+            if not all(map(_is_id, item.vector.keys)):
+                key = "token"
+                break
     return key, itertools.chain(seen, stream)
 
 

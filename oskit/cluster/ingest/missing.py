@@ -157,7 +157,10 @@ class Sweeper:
                 known = meaning(reason, status, "item")
                 wait = patience.wait_s(known) if known is not None and known.passes != "never" else None
                 if wait is None:
-                    raise IndexingError(f"cannot delete documents from {self._index!r}: {reason} ({status})")
+                    raise IndexingError(
+                        f"cannot delete documents from {self._index!r}: {reason} ({status})",
+                        hint=known.advice(self._index) if known is not None else None,
+                    )
                 again.append(hit)
                 wait_s = max(wait_s, wait)
             if again:

@@ -212,6 +212,15 @@ def test_a_file_by_oskit_that_somebody_has_changed_costs_the_rows_that_are_wrong
     assert isinstance(wrong, Refusal) and "'_fields'" in wrong.reason and isinstance(right, Document)
 
 
+@pytest.mark.parametrize(
+    ("keys", "key"), [(["2026", "fox"], "token"), (["2026", "7"], "id"), ([""], "token")]
+)
+def test_a_document_of_numbers_alone_does_not_make_tokens_ids(keys: list[str], key: str):
+    documents = [Document("0", "", vector=Vector.of("w", {name: 1.0} if name else {})) for name in keys]
+    found, all_of_them = key_of_vectors(iter(documents))
+    assert found == key and list(all_of_them) == documents
+
+
 def test_keys_have_to_fit_the_index():
     def said(kind: str, key: str, *keys: str, encoder: FixedEncoder | None = None) -> str | None:
         info = IndexInfo("i", kind, key, encode="none")  # type: ignore[arg-type]
