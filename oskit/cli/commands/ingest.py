@@ -214,6 +214,7 @@ def _dry_run(
     from oskit.cluster.client.connection import connect
     from oskit.cluster.index.names import check_index_name
     from oskit.cluster.ingest.load import BULK_DOCUMENTS, dry_run
+    from oskit.cluster.ingest.missing import why_none_goes
     from oskit.cluster.ingest.plan import plan_load
     from oskit.data.duplicates import DuplicateFilter
     from oskit.errors import ClusterConnectionError
@@ -221,7 +222,7 @@ def _dry_run(
     check_index_name(index)
     encoder = _encoder(options, out)
     _prune(options)  # what cannot be right is told even if no cluster is asked
-    calls, missing, why = None, None, ""
+    calls, missing, stays, why = None, None, "", ""
     with closing(DuplicateFilter()) as seen:
         report = dry_run(index, documents, settings, encoder=encoder, encode=options["encode"], seen=seen)
         if click.get_current_context().params.get("url") is None and not os.environ.get("OSKIT_URL"):
@@ -233,7 +234,9 @@ def _dry_run(
             try:
                 plan = plan_load(client, index, settings, encoder=encoder, **_planned(mode, out, options))
                 calls = plan.calls(client, report.indexed, options["bulk_size"] or BULK_DOCUMENTS[mode])
-                missing = plan.missing(client, seen) if options["delete_missing"] else None
+                if (most := _most_missing(options)) is not None:
+                    missing = plan.missing(client, seen)
+                    stays = why_none_goes(report.read, report.refused, missing, most)
             except ClusterConnectionError as error:
                 why = str(error)
 
@@ -242,11 +245,12 @@ def _dry_run(
         for call in calls or ():
             console.print(f"  {call}", markup=False, soft_wrap=True)
         if missing is not None:
-            console.print(f"  to delete: {missing}", markup=False, soft_wrap=True)
+            but = f"; nothing is deleted: {stays}" if stays else ""
+            console.print(f"  to delete: {missing}{but}", markup=False, soft_wrap=True)
 
     said: dict[str, Any] = {"calls": None if calls is None else [call.to_dict() for call in calls]}
     if options["delete_missing"]:
-        said |= {"missing": missing and missing.to_dict()}
+        said |= {"missing": missing and {**missing.to_dict(), "stays": stays or None}}
     out.result({**_told(report, options), **said}, show)
     if why:
         out.note(f"The cluster was not asked: {why}")

@@ -197,10 +197,10 @@ def delete_missing(
     if account.read == 0:
         raise IndexingError("there are no documents in the source, so none is deleted")
     if account.refused:
-        say(f"Nothing is deleted: {account.refused:,} records were refused, and may be what seems missing")
+        say(f"Nothing is deleted: {why_none_goes(account.read, account.refused, Missing(0, 0), most)}")
         return
     missing = sweeper.look(seen)
-    if missing.count > max(FEW, most * missing.of):
+    if why_none_goes(account.read, 0, missing, most):
         raise IndexingError(
             f"all is loaded, but nothing is deleted: it would be {missing}",
             hint="If that is right, run the same command again with --yes",
@@ -208,6 +208,15 @@ def delete_missing(
     if missing.count:
         say(f"Deleting {missing}")
         sweeper.sweep(seen, account.delete)
+
+
+def why_none_goes(read: int, refused: int, missing: Missing, most: float) -> str:
+    """Why a load of so many records, of which so many are refused, deletes nothing; empty if it does."""
+    if not read:
+        return "there are no documents in the source"
+    if refused:
+        return f"{refused:,} records were refused, and may be what seems missing"
+    return "they are too many to go without --yes" if missing.count > max(FEW, most * missing.of) else ""
 
 
 def _at(hit: Mapping[str, Any]) -> dict[str, Any]:
