@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from archives import encoder_archive
 from opensearchpy import OpenSearch
+from scipy.sparse import csr_matrix
 from tiny_models import TinyModels, documents, index, indexed, tiny, write_documents
 
 from oskit.archive.encoder import ArchiveEncoder
-from oskit.archive.token_weights import Prune
+from oskit.archive.token_weights import DelegatingEncoder, Prune
 from oskit.cli.main import main
 from oskit.cluster.index.pipeline import pipeline_name
 from oskit.cluster.ingest.load import IngestInterrupted, ingest
@@ -26,19 +27,17 @@ __all__ = ["index", "tiny"]
 pytestmark = pytest.mark.integration
 
 
-class Counting:
+class Counting(DelegatingEncoder[ArchiveEncoder]):
     """The tiny encoder; ``passages`` holds all that it was given."""
 
     def __init__(self, encoder: ArchiveEncoder) -> None:
-        self.architecture, self.vocabulary, self.archive = (
-            encoder.architecture, encoder.vocabulary, encoder.archive
-        )  # fmt: skip
-        self._encoder = encoder
+        super().__init__(encoder)
+        self.archive: Any = encoder.archive
         self.passages: list[str] = []
 
-    def document_weights(self, texts: Sequence[str], **options: Any) -> Any:
+    def document_matrix(self, texts: Sequence[str]) -> csr_matrix:
         self.passages += texts
-        return self._encoder.document_weights(texts, **options)
+        return super().document_matrix(texts)
 
     def taken(self) -> list[str]:
         """What it was given since the last call, sorted."""
