@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, islice
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
@@ -22,14 +23,13 @@ LOGITS_BYTES = 400_000_000
 TOKEN_BUDGET = 512
 """Tokens of one batch, padding included, where nobody has measured what is fastest."""
 
-_WINDOW_TEXTS = 4096
+_WINDOW_TEXTS = 8192
 _WINDOW_CHARACTERS = 1_000_000
-"""Texts that are tokenized, and sorted by length, together: as many as have so many characters."""
-
-_CHARACTERS_OF_A_TOKEN = 64
-"""Characters that are tokenized together for each token of a batch, where batches are large."""
+"""Texts that are tokenized, and sorted by length, together: as many as have so many characters. That is a few
+batches of a GPU, which computes them while the next window is tokenized."""
 
 T = TypeVar("T")
+R = TypeVar("R")
 TokenIds = Sequence[int]
 Batch = Sequence[TokenIds]
 Run: TypeAlias = "Callable[[Batch], csr_matrix]"
@@ -74,7 +74,8 @@ def encode_in_batches(
 ) -> csr_matrix:
     """Encode ``texts`` and return their vectors in the order given, ``[len(texts), width]`` float32.
 
-    What comes next is tokenized in a thread, while the model runs.
+    What comes next is tokenized in a thread, while the model runs. Beside the result, memory holds the rows
+    of a window or two.
 
     Args:
         texts: Well-formed texts.
@@ -84,41 +85,76 @@ def encode_in_batches(
         budget: Tokens of a batch at most, padding included; a text that has more is a batch of its own.
         over: Runs it over the batches; gives the results in their order, as ``map`` does.
     """
-    from scipy.sparse import csr_matrix, vstack
+    from scipy.sparse import csr_matrix
 
-    places: list[int] = []
+    under_way: deque[tuple[int, list[Sequence[int]]]] = deque()  # windows: texts, and those of each batch
 
     def batches() -> Iterator[Batch]:
-        start = 0
-        for ids in _ahead(map(tokenize, _windows(texts, budget))):
-            for batch in token_batches(ids, budget):
-                places.extend(start + i for i in batch)
-                yield [ids[i] for i in batch]
-            start += len(ids)
+        for ids in in_threads(tokenize, _windows(texts), 1):
+            groups = list(token_batches(ids, budget))
+            under_way.append((len(ids), groups))
+            for group in groups:
+                yield [ids[place] for place in group]
 
-    made = list(over(run, batches()))
-    without = np.setdiff1d(np.arange(len(texts)), places)
-    made.append(csr_matrix((len(without), width), dtype=np.float32))
-    order = np.concatenate([np.array(places, dtype=np.int64), without])
-    return vstack(made, format="csr")[np.argsort(order)]
+    data, columns = np.empty(0, np.float32), np.empty(0, np.int32)
+    counts = [np.zeros(1, np.int64)]
+    rows: list[csr_matrix] = []
+
+    def put_together() -> None:
+        while under_way and len(rows) >= len(under_way[0][1]):
+            size, groups = under_way.popleft()
+            window = _in_order(rows[: len(groups)], size, groups, width)
+            del rows[: len(groups)]
+            end = len(data)
+            for whole, part in ((data, window.data), (columns, window.indices)):
+                whole.resize(end + len(part), refcheck=False)  # large ones are not copied for it
+                whole[end:] = part
+            counts.append(np.diff(window.indptr))
+
+    for found in over(run, batches()):
+        rows.append(found)
+        put_together()
+    put_together()
+    return csr_matrix((data, columns, np.concatenate(counts).cumsum()), shape=(len(texts), width))
 
 
-def _ahead(items: Iterable[T]) -> Iterator[T]:
-    """The items, each made in a thread while the one before it is in use."""
-    source = iter(items)
-    with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as pool:
-        coming = pool.submit(lambda: list(islice(source, 1)))
-        while item := coming.result():
-            coming = pool.submit(lambda: list(islice(source, 1)))
-            yield item[0]
+def _in_order(
+    rows: Sequence[csr_matrix], size: int, groups: Sequence[Sequence[int]], width: int
+) -> csr_matrix:
+    """The rows of a window's batches in the order of its texts; a text in no batch has no weights."""
+    from scipy.sparse import csr_matrix, vstack
+
+    places = np.fromiter(chain.from_iterable(groups), dtype=np.int64)
+    without = np.setdiff1d(np.arange(size), places)
+    found = vstack([*rows, csr_matrix((len(without), width), dtype=np.float32)], format="csr")
+    return found[np.argsort(np.concatenate([places, without]))]
 
 
-def _windows(texts: Sequence[str], budget: int) -> Iterator[Sequence[str]]:
+def in_threads(
+    work: Callable[[T], R], items: Iterable[T], threads: int, start: Callable[[], object] | None = None
+) -> Iterator[R]:
+    """``map``, for as many items at a time as there are threads, while the results before are in use.
+
+    Args:
+        work: Called in a thread.
+        items: Taken by whoever takes the results, no more than are worked on and one.
+        threads: How many.
+        start: Called in each thread first.
+    """
+    running: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="oskit", initializer=start) as pool:
+        for item in items:
+            running.append(pool.submit(work, item))
+            if len(running) > threads:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+
+
+def _windows(texts: Sequence[str]) -> Iterator[Sequence[str]]:
     start = characters = 0
-    most_characters = max(_WINDOW_CHARACTERS, _CHARACTERS_OF_A_TOKEN * budget)
-    most_texts = max(_WINDOW_TEXTS, budget)
     for place, text in enumerate(texts):
-        if place > start and (characters >= most_characters or place - start >= most_texts):
+        if place > start and (characters >= _WINDOW_CHARACTERS or place - start >= _WINDOW_TEXTS):
             yield texts[start:place]
             start, characters = place, 0
         characters += len(text)

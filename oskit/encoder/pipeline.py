@@ -6,9 +6,7 @@ waits for its result the other computes.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args
@@ -17,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from oskit.archive.batching import in_threads
 from oskit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,10 +34,8 @@ TOKENS_ON_A_GPU, TOKENS_ON_A_CPU = 1 << 16, 1 << 11
 
 def on(device: torch.device) -> Callable[[Callable[[T], R], Iterable[T]], Iterable[R]]:
     """``map``, on a GPU for two items at a time."""
-    return partial(_on_gpu, device) if device.type == "cuda" else map
-
-
-def _on_gpu(device: torch.device, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    if device.type != "cuda":
+        return map
     before = torch.cuda.current_stream(device)
 
     def start() -> None:
@@ -46,14 +43,7 @@ def _on_gpu(device: torch.device, work: Callable[[T], R], items: Iterable[T]) ->
         stream.wait_stream(before)  # the weights may still be on their way
         torch.cuda.set_stream(stream)
 
-    running: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(BATCHES_ON_A_GPU, initializer=start, thread_name_prefix="gpu") as pool:
-        for item in items:
-            running.append(pool.submit(work, item))
-            if len(running) > BATCHES_ON_A_GPU:
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
+    return partial(in_threads, threads=BATCHES_ON_A_GPU, start=start)
 
 
 def tokens_at_once(hidden_size: int, device: torch.device) -> int:
