@@ -1,4 +1,4 @@
-"""Encoding on a GPU, in one run of under four minutes: python -m benchmarks.gpu --out FOLDER.
+"""Encoding on a GPU, in one run of some three minutes: python -m benchmarks.gpu --out FOLDER.
 
 Encoders of BERT-base's and DistilBERT's size with random weights, whose bias lets about 200 columns of a text
 be positive; texts and tokenizer are made up. So nothing is fetched, and torch, transformers,
@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,8 @@ KINDS = (
     ("gather, scatter, find", r"index|gather|scatter|nonzero|cub|thrust|scan|select"),
     ("elementwise and casts", r"elementwise|vectorized|copy|gelu|memset|memcpy|fill"),
 )
+
+PARTS = ("agreement", "rates", "profile", "parts", "sweep")
 
 Report = dict[str, Any]
 
@@ -75,12 +78,19 @@ class Clock:
 @click.option("--tiny", is_flag=True, help="Small sizes, to try the script out.")
 @click.option("--device", default=None, help="Where torch runs it; without it a GPU, else the CPU.")
 @click.option("--seconds", default=220.0, show_default=True, help="What does not fit is left out, and told.")
+@click.option("--only", type=click.Choice(PARTS), multiple=True, help="Parts of it; without it all.")
 @click.option("--trained", type=click.Path(path_type=Path, exists=True), help="Also compare its results.")
 @click.option(
     "--texts", "texts_file", type=click.Path(path_type=Path, exists=True), help="Texts for it, a line each."
 )
 def main(
-    out: Path, tiny: bool, device: str | None, seconds: float, trained: Path | None, texts_file: Path | None
+    out: Path,
+    tiny: bool,
+    device: str | None,
+    seconds: float,
+    only: tuple[str, ...],
+    trained: Path | None,
+    texts_file: Path | None,
 ) -> None:
     """Measure encoding on a GPU: documents a second, share of the peak, where the time goes, what changes."""
     clock = Clock(seconds)
@@ -100,10 +110,9 @@ def main(
         for name, layers in SIZES.items():
             bench = Bench(Path(scratch) / name, layers // 6 if tiny else layers, tiny, device, peaks, clock)
             say(f"\n[{clock.gone:5.0f} s] == {name}: {bench.columns:.0f} positive columns a text")
-            for part in (bench.agreement, bench.rates, bench.profile, bench.parts, bench.sweep):
-                part_name = part.__name__
+            for part_name in only or PARTS:
                 try:
-                    report.setdefault(name, {})[part_name] = part()
+                    report.setdefault(name, {})[part_name] = getattr(bench, part_name)()
                 except Exception as error:  # what follows may work; the run costs too much to lose it
                     report.setdefault(name, {})[part_name] = f"failed: {error!r}"
                     say(f"[{clock.gone:5.0f} s] {part_name} failed: {error!r}")
@@ -172,10 +181,12 @@ class Bench:
         words = made_up_model(folder, self.hidden, layers, self.vocabulary)
         draw = random.Random(1)
         # Zipf's law: few words are most of a text.
-        weights = [1 / (rank + 10) for rank in range(len(words))]
+        weights = list(accumulate(1 / (rank + 10) for rank in range(len(words))))
         counts = {"short": 48, "long": 12} if tiny else {"short": 60_000, "long": 8_000}
         self.texts = {
-            kind: [" ".join(draw.choices(words, weights, k=LENGTHS[kind] - 2)) for _ in range(count)]
+            kind: [
+                " ".join(draw.choices(words, cum_weights=weights, k=LENGTHS[kind] - 2)) for _ in range(count)
+            ]
             for kind, count in counts.items()
         }
         self.ours: NeuralSparseEncoder = _load(folder, device, ours=True)
@@ -235,7 +246,7 @@ class Bench:
         try:
             yield run
         finally:
-            self.ours.precision = "auto"
+            self.ours.precision = "fp32"
             torch.set_float32_matmul_precision("highest")
             if halved:
                 encoder.to(torch.float32)  # the weights are random: rounded ones do as well
