@@ -54,12 +54,12 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
 
     Attributes:
         streaming: Whether to use the streaming vocabulary head.
-        precision: What :meth:`document_matrix` computes in: ``"bf16"`` (autocast), ``"fp32"`` (as the weights
-            are) or ``"auto"``, which is bf16 on a GPU that has it and fp32 elsewhere.
+        precision: What :meth:`document_matrix` computes in: ``"fp32"`` (as the weights are), ``"bf16"``
+            (autocast), or ``"auto"``, which is bf16 on a GPU that has it and fp32 elsewhere.
     """
 
     streaming: bool = True
-    precision: Precision = "auto"
+    precision: Precision = "fp32"
 
     own_max_length: int | None = None
     """What :attr:`max_length` was before ``max_seq_length`` changed it, as far as the loader knows."""

@@ -13,6 +13,7 @@ from oskit.errors import UsageError
 if TYPE_CHECKING:
     from oskit.archive.text_encoder import TextEncoder
     from oskit.encoder.model import NeuralSparseEncoder
+    from oskit.encoder.pipeline import Precision
 
 
 def open_encoder(
@@ -45,18 +46,17 @@ def open_encoder(
     if query is not None:
         raise UsageError("--query-archive goes with an archive", hint="A model brings its own queries.")
     runtime = runtime or Runtime(precision="fp32")
-    _check_model(source, runtime)
+    precision = _precision(source, runtime)
     from oskit.encoder.model import NeuralSparseEncoder
 
     device = None if runtime.device == "auto" else runtime.device
     encoder = load(str(source)) if load else NeuralSparseEncoder.from_pretrained(str(source), device=device)
-    # As the weights are, unless another precision is asked for.
-    setattr(encoder, "precision", runtime.precision or "fp32")  # noqa: B010
-    found: TextEncoder = encoder
-    return found
+    encoder.precision = precision
+    return encoder
 
 
-def _check_model(source: str | Path, runtime: Runtime) -> None:
+def _precision(source: str | Path, runtime: Runtime) -> Precision:
+    """What a model computes in: as its weights are, unless another precision is asked for."""
     if runtime.backend not in ("auto", "torch"):
         raise UsageError(
             f"{source} is no archive: a model runs on torch, not on {runtime.backend}",
@@ -69,3 +69,4 @@ def _check_model(source: str | Path, runtime: Runtime) -> None:
         )
     if runtime.on_gpu:
         check_device(runtime.device)
+    return runtime.precision or "fp32"

@@ -21,8 +21,9 @@ class Runtime:
     Attributes:
         backend: ``"auto"`` takes the fastest that is installed and fits, found by measurement where a job is
             long enough to gain by it; see :mod:`oskit.archive.backends.auto`.
-        precision: None is the archive's own: fp32, or int8 where it was quantised. ``"auto"`` takes a
-            narrower one where that is faster and the ranking stays.
+        precision: None is the archive's own, fp32 or int8; a model is computed as its weights are.
+            ``"auto"`` takes a narrower one where that is faster and the ranking stays; with a model bf16 on a
+            GPU that has it.
         device: ``"auto"``, ``"cpu"``, or a device of torch such as ``"cuda"`` or ``"cuda:1"``.
 
     Raises:

@@ -12,8 +12,10 @@ import torch
 from scipy.sparse import csr_matrix
 from sentence_transformers import SparseEncoder
 
+from oskit.archive.backends.runtime import Runtime
 from oskit.encoder import pipeline
 from oskit.encoder.model import NeuralSparseEncoder
+from oskit.encoder.opening import open_encoder
 from oskit.errors import UsageError
 from tests import tiny
 
@@ -47,8 +49,7 @@ def test_fp32_is_sentence_transformers(folder: Path, encoder: NeuralSparseEncode
     expected, found = reference(folder, encoder), encoder.document_matrix(TEXTS)
     np.testing.assert_allclose(found.toarray(), expected, atol=1e-5)
     assert found.dtype == np.float32 and found.has_sorted_indices and (found.data > 0).all()
-    # On a CPU nothing else is taken unasked.
-    encoder.precision = "fp32"
+    encoder.precision = "auto"  # on a CPU nothing else
     assert abs(encoder.document_matrix(TEXTS) - found).max() == 0
 
 
@@ -64,6 +65,15 @@ def test_bf16_stays_close_and_is_taken_only_if_asked(folder: Path, encoder: Neur
     encoder.precision = "fp16"  # type: ignore[assignment]
     with pytest.raises(UsageError, match="fp16"):
         encoder.document_matrix(TEXTS)
+
+
+def test_what_a_command_asks_for_is_what_it_computes_in(folder: Path) -> None:
+    """Without an option the weights as they are, as archives do; ``auto`` leaves it to the encoder."""
+    asked = {None: "fp32", "fp32": "fp32", "auto": "auto", "bf16": "bf16"}
+    for precision, expected in asked.items():
+        opened = open_encoder(folder, Runtime(precision=precision, device="cpu"))  # type: ignore[arg-type]
+        assert isinstance(opened, NeuralSparseEncoder) and opened.precision == expected
+    assert NeuralSparseEncoder.from_pretrained(folder, device="cpu").precision == "fp32"
 
 
 def test_a_batch_is_bounded_by_its_tokens(
