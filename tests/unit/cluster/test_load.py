@@ -154,21 +154,16 @@ def test_whatever_fails_all_threads_end_and_the_count_is_true(fault: str):
 
 def test_ctrl_c_while_the_last_documents_are_encoded_waits_for_the_encoder():
     """When all is read: a process that ended before would be aborted in ONNX Runtime."""
-    begun, ended = threading.Event(), threading.Event()
+    ended = threading.Event()
 
     class Slow(FixedEncoder):
         def document_matrix(self, texts):
-            begun.set()
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
             ended.set()
             return super().document_matrix(texts)
 
-    def interrupt():
-        begun.wait()
-        time.sleep(0.3)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=interrupt).start()
     with FakeIngest() as server, pytest.raises(IngestInterrupted):
         client = connect(ConnectionSettings(url=server.url))
         ingest(client, "i", [Document("1", "x")], encoder=Slow({"a": 1.0}))
