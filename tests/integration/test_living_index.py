@@ -412,7 +412,7 @@ class Anonymous:
 
     def __init__(self, encoder: ArchiveEncoder) -> None:
         self.architecture, self.vocabulary = encoder.architecture, encoder.vocabulary
-        self.document_weights = encoder.document_weights
+        self.document_weights, self.document_matrix = encoder.document_weights, encoder.document_matrix
 
 
 def test_where_no_content_tells_the_documents_do(client, tiny: TinyModels, index, tmp_path):

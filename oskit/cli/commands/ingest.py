@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from oskit.cluster.client.connection import ConnectionSettings
     from oskit.cluster.index.mapping import EncodeMode, EncoderIdentity, IndexSettings
     from oskit.cluster.ingest.load import IngestReport
+    from oskit.encoder.model import NeuralSparseEncoder
 
 # fmt: off
 _OPTIONS = [
@@ -299,9 +300,17 @@ def _encoder(options: dict[str, Any], out: Output) -> TextEncoder | None:
         return None
     if options["encode"] == "cluster":
         runtime.refuse_unused("where the cluster encodes")
+    from oskit.cli.loader import Loader
     from oskit.encoder.opening import open_encoder
 
-    return open_encoder(options["archive"], runtime, query=options["query_archive"], notify=out.note)
+    def load(model: str) -> NeuralSparseEncoder:
+        # A name that is mistyped must not fill an index with the weights of a random projection.
+        device = None if runtime.device == "auto" else runtime.device
+        return Loader(device=device, fallback=False, allowance="nowhere but in `oskit load`").load(model)
+
+    return open_encoder(
+        options["archive"], runtime, query=options["query_archive"], load=load, notify=out.note
+    )
 
 
 def _encode_mode(options: dict[str, Any]) -> Any:

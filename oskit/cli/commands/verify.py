@@ -134,6 +134,7 @@ def verify(
 def _encoder(
     archive: str | None, query_archive: str | None, model: str | None, runtime: Runtime, out: Output
 ) -> TextEncoder:
+    from oskit.archive.encoder import ArchiveEncoder
     from oskit.encoder.opening import open_encoder
 
     if (archive is None) == (model is None):
@@ -146,7 +147,9 @@ def _encoder(
             f"--precision {runtime.precision} is not exact, and a proof needs exact scores",
             hint="Leave it out; --tolerance allows for an index that was made in bf16.",
         )
-    return open_encoder(str(archive or model), runtime, query=query_archive, notify=out.note)
+    if archive is not None:
+        return ArchiveEncoder.open(archive, query=query_archive, runtime=runtime, notify=out.note)
+    return open_encoder(str(model), runtime, query=query_archive, notify=out.note)
 
 
 def _search(

@@ -118,7 +118,7 @@ class _Landing(NamedTuple):
 
     number: int
     seconds: float
-    failure: Exception | None
+    failure: BaseException | None
 
 
 @dataclass
@@ -169,12 +169,12 @@ class _Flight:
         self._under_way += 1
 
     def _attempt(self, number: int) -> None:
-        failure: Exception | None = None
+        failure: BaseException | None = None
         start = time.monotonic()
         try:
             with impatient(self._chunks.client):
                 self._chunks.send(number)
-        except Exception as error:
+        except BaseException as error:  # what nobody is told of would be waited for
             failure = error
         self._landings.put(_Landing(number, time.monotonic() - start, failure))
 
@@ -197,7 +197,9 @@ class _Flight:
         """
         waits: list[tuple[float, Exception]] = []
         for number, _, failure in failed:
-            assert failure is not None
+            if not isinstance(failure, Exception):
+                assert failure is not None
+                raise failure
             patience = self._patience.setdefault(number, Patience(policy_of(self._chunks.client)))
             wait_s = patience.wait_s(heard(failure)) if is_transient(failure) else None
             if wait_s is None:
