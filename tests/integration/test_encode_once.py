@@ -101,6 +101,8 @@ def test_a_load_that_is_cut_off_goes_on_where_it_was(client, tiny: TinyModels, i
 
     def cut_off() -> Iterator[Document]:
         yield from docs[:100]
+        while client.count(index=index)["count"] == 0:  # reading is ahead of sending
+            client.indices.refresh(index=index)
         raise KeyboardInterrupt
 
     with pytest.raises(IngestInterrupted) as caught:

@@ -164,9 +164,13 @@ def test_ctrl_c_while_the_last_documents_are_encoded_waits_for_the_encoder():
             ended.set()
             return super().document_matrix(texts)
 
-    with FakeIngest() as server, pytest.raises(IngestInterrupted):
-        client = connect(ConnectionSettings(url=server.url))
-        ingest(client, "i", [Document("1", "x")], encoder=Slow({"a": 1.0}))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process of many tests may have none
+    try:
+        with FakeIngest() as server, pytest.raises(IngestInterrupted):
+            client = connect(ConnectionSettings(url=server.url))
+            ingest(client, "i", [Document("1", "x")], encoder=Slow({"a": 1.0}))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert ended.is_set()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("oskit-")]
 
