@@ -51,6 +51,7 @@ class Document:
     title_field: str = field(default="title", compare=False)
     where: str = field(default="", compare=False, repr=False)
     vector: Vector | None = None
+    _digest: bytes | None = field(default=None, init=False, compare=False, repr=False)
 
     @property
     def passage(self) -> str:
@@ -64,12 +65,13 @@ class Document:
 
     def digest(self) -> bytes:
         """A digest of the content (not of the id), 16 bytes; the same content has the same digest."""
-        digest = _digest(self.source())
-        return (
-            digest
-            if self.vector is None
-            else hashlib.blake2b(digest + self.vector.json, digest_size=16).digest()
-        )
+        if self._digest is None:  # a load asks twice: whether it came before, and whether the index has it
+            digest = _digest(self.source())
+            if self.vector is not None:
+                digest = hashlib.blake2b(digest + self.vector.json, digest_size=16).digest()
+            object.__setattr__(self, "_digest", digest)
+        assert self._digest is not None
+        return self._digest
 
 
 @dataclass(frozen=True, slots=True)
