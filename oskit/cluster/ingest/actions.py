@@ -11,7 +11,9 @@ import orjson
 
 from oskit.archive.truncation import truncation_from_now
 from oskit.cluster.index.mapping import IndexInfo
+from oskit.cluster.ingest.admission import WINDOW_BYTES, Window
 from oskit.cluster.ingest.bulk import BulkItem
+from oskit.cluster.ingest.stages import Line, Stage
 from oskit.cluster.ingest.vectors import VectorWriter
 from oskit.data.documents import MARK_FIELD, Document
 from oskit.data.values import clean_text, clean_value
@@ -145,6 +147,33 @@ class ItemMaker:
             return b"".join((action, body, b"\n"))
         # Spliced in: weights are by far the largest part, and formatting them together is quick.
         return b"".join((action, body[:-1], self._field, vector, b"}\n"))
+
+
+def encoding_stages(
+    line: Line,
+    maker: ItemMaker,
+    write: Callable[[Window, csr_matrix | None], object],
+    progress: Callable[[int], object],
+) -> tuple[Stage[Window], Stage[tuple[Window, csr_matrix | None]]]:
+    """Encode windows in one thread of a line and write them in another; finish the stages in this order.
+
+    Args:
+        maker: Encodes, or counts tokens where documents are not encoded here.
+        write: Takes a window and its vectors, None where they are not made here.
+        progress: Told how many further documents were encoded.
+    """
+
+    def encode(window: Window) -> None:
+        if not maker.encodes:
+            maker.count(window.documents)
+            writing.put((window, None), window.size)
+        elif (vectors := maker.encode(window.documents, progress, line.goes_on)) is not None:
+            writing.put((window, vectors), window.size)
+
+    writing: Stage[tuple[Window, csr_matrix | None]] = Stage(
+        line, "write", [lambda encoded: write(*encoded)], WINDOW_BYTES
+    )
+    return Stage(line, "encode", [encode], WINDOW_BYTES), writing
 
 
 def _own_vector(document: Document) -> bytes | None:

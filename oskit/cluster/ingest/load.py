@@ -12,8 +12,8 @@ from oskit.cluster.client.retry import impatient, request_timeout
 from oskit.cluster.index.mapping import EncodeMode, EncoderIdentity, IndexInfo, IndexSettings, key_for
 from oskit.cluster.index.pipeline import pipeline_name
 from oskit.cluster.ingest.accounting import Account, IngestReport
-from oskit.cluster.ingest.actions import ItemMaker
-from oskit.cluster.ingest.admission import WINDOW_BYTES, Admission, Window, key_of_vectors
+from oskit.cluster.ingest.actions import ItemMaker, encoding_stages
+from oskit.cluster.ingest.admission import Admission, Window, key_of_vectors
 from oskit.cluster.ingest.bulk import BulkItem, BulkOutcome, BulkSender
 from oskit.cluster.ingest.dead_letter import DeadLetterFile
 from oskit.cluster.ingest.known import Known
@@ -23,7 +23,7 @@ from oskit.cluster.ingest.plan import LoadPlan, plan_load
 from oskit.cluster.ingest.preparation import prepare
 from oskit.cluster.ingest.senders import Senders
 from oskit.cluster.ingest.sizes import RequestSizes
-from oskit.cluster.ingest.stages import Line, Stage
+from oskit.cluster.ingest.stages import Line
 from oskit.cluster.ingest.staying import check_pipeline, check_that_it_stayed
 from oskit.cluster.ingest.witness import Witness
 from oskit.cluster.models.predict import await_ready
@@ -297,20 +297,10 @@ def _load(
 def _run(line: Line, windows: Iterator[Window], maker: ItemMaker, sending: Senders, account: Account) -> None:
     """Read here, where an interruption ends it at once; encode, write and send in threads."""
 
-    def write(encoded: tuple[Window, csr_matrix | None]) -> None:
-        window, vectors = encoded
+    def write(window: Window, vectors: csr_matrix | None) -> None:
         sending.put(maker.write(window.documents, vectors))
 
-    def encode(window: Window) -> None:
-        if (vectors := maker.encode(window.documents, account.progress, line.goes_on)) is not None:
-            writing.put((window, vectors), window.size)
-
-    def tokenize(window: Window) -> None:
-        maker.count(window.documents)
-        writing.put((window, None), window.size)
-
-    writing: Stage[tuple[Window, csr_matrix | None]] = Stage(line, "write", [write], WINDOW_BYTES)
-    encoding = Stage(line, "encode", [encode if maker.encodes else tokenize], WINDOW_BYTES)
+    encoding, writing = encoding_stages(line, maker, write, account.progress)
     broken: DataError | None = None
     try:
         for window in windows:

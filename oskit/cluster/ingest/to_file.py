@@ -15,11 +15,11 @@ import orjson
 
 from oskit.cluster.index.mapping import IndexInfo
 from oskit.cluster.ingest.accounting import Account, IngestReport
-from oskit.cluster.ingest.actions import ItemMaker, dump
-from oskit.cluster.ingest.admission import WINDOW_BYTES, Admission, Window
+from oskit.cluster.ingest.actions import ItemMaker, dump, encoding_stages
+from oskit.cluster.ingest.admission import Admission, Window
 from oskit.cluster.ingest.bulk import BulkOutcome
 from oskit.cluster.ingest.dead_letter import DeadLetterFile
-from oskit.cluster.ingest.stages import Line, Stage
+from oskit.cluster.ingest.stages import Line
 from oskit.cluster.ingest.vectors import VectorWriter
 from oskit.data.documents import Document, Refusal
 from oskit.data.duplicates import DuplicateFilter
@@ -99,20 +99,15 @@ def encode_to_file(
             file = _JsonlFile(part, writer, embedding_field, zipped=path.suffix.lower() == ".gz")
         with closing(file), Line() as line:
 
-            def write(encoded: tuple[Window, csr_matrix]) -> None:
-                window, vectors = encoded
+            def write(window: Window, vectors: csr_matrix | None) -> None:
+                assert vectors is not None
                 try:
                     file.write(window.documents, vectors)
                 except OSError as error:
                     raise DataError(f"cannot write {path}: {error.strerror or error}") from error
                 account.settle(BulkOutcome(indexed=len(window.documents)))
 
-            def encode(window: Window) -> None:
-                if (vectors := maker.encode(window.documents, progress, line.goes_on)) is not None:
-                    writing.put((window, vectors), window.size)
-
-            writing = Stage(line, "write", [write], WINDOW_BYTES)
-            encoding = Stage(line, "encode", [encode], WINDOW_BYTES)
+            encoding, writing = encoding_stages(line, maker, write, progress)
             for window in windows:
                 encoding.put(window, window.size)
             encoding.finish()
