@@ -66,6 +66,14 @@ def check_tensors(archive: Archive, inputs: Sequence[str], outputs: Sequence[str
         )
 
 
+def may_batch(model: bytes) -> bool:
+    """Whether texts may share a batch of this graph.
+
+    Dynamic quantisation scales by the largest value of a batch; the server runs one text at a time.
+    """
+    return b"DynamicQuantizeLinear" not in model
+
+
 def checked(output: Any) -> NDArray[np.float32]:
     """A model's output, if it is weights ``[batch, vocabulary]``.
 

@@ -12,6 +12,7 @@ from oskit.archive.backends.backend import (
     cannot_load,
     check_tensors,
     checked,
+    may_batch,
 )
 from oskit.archive.batching import padded, sparse_rows
 from oskit.errors import EncoderError, first_line
@@ -36,8 +37,7 @@ class OnnxRuntimeBackend:
         if threads is not None:
             options.intra_op_num_threads = threads
         model = archive.read(archive.model_file or "")
-        # Dynamic quantisation scales by the largest value of a batch; the server runs one text at a time.
-        self.batches = b"DynamicQuantizeLinear" not in model
+        self.batches = may_batch(model)
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no base class

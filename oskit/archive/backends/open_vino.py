@@ -13,6 +13,7 @@ from oskit.archive.backends.backend import (
     cannot_load,
     check_tensors,
     checked,
+    may_batch,
 )
 from oskit.archive.batching import padded, sparse_rows
 from oskit.errors import EncoderError, first_line
@@ -41,7 +42,7 @@ class OpenVinoBackend:
 
         self.name = f"openvino {openvino.__version__.partition('-')[0]}{' bf16' if narrow else ''}"
         model = archive.read(archive.model_file or "")
-        self.batches = b"DynamicQuantizeLinear" not in model
+        self.batches = may_batch(model)
         # One batch at a time on all cores: a second stream would hold a second set of its tensors.
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
