@@ -21,6 +21,7 @@ def open_encoder(
     runtime: Runtime | None = None,
     *,
     query: str | Path | None = None,
+    fallback: bool = True,
     load: Callable[[str], NeuralSparseEncoder] | None = None,
     notify: Callable[[str], object] | None = None,
 ) -> TextEncoder:
@@ -30,6 +31,7 @@ def open_encoder(
         source: An archive, the folder of an export, a model's folder, or its name on the Hub.
         runtime: What it shall run on; None is what others are compared with, fp32 on ONNX Runtime or torch.
         query: The tokenizer archive for the queries of an inference-free archive.
+        fallback: Whether a model may be the base encoder with a random projection, unless ``load`` decides.
         load: Loads a model; by default as ``NeuralSparseEncoder.from_pretrained`` does.
         notify: Told, in one line, which back end was found to be the fastest.
 
@@ -50,7 +52,11 @@ def open_encoder(
     from oskit.encoder.model import NeuralSparseEncoder
 
     device = None if runtime.device == "auto" else runtime.device
-    encoder = load(str(source)) if load else NeuralSparseEncoder.from_pretrained(str(source), device=device)
+    encoder = (
+        load(str(source))
+        if load
+        else NeuralSparseEncoder.from_pretrained(str(source), device=device, fallback=fallback)
+    )
     encoder.precision = precision
     return encoder
 

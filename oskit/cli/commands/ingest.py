@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from oskit.cluster.client.connection import ConnectionSettings
     from oskit.cluster.index.mapping import EncodeMode, EncoderIdentity, IndexSettings
     from oskit.cluster.ingest.load import IngestReport
-    from oskit.encoder.model import NeuralSparseEncoder
 
 # fmt: off
 _OPTIONS = [
@@ -300,16 +299,11 @@ def _encoder(options: dict[str, Any], out: Output) -> TextEncoder | None:
         return None
     if options["encode"] == "cluster":
         runtime.refuse_unused("where the cluster encodes")
-    from oskit.cli.loader import Loader
     from oskit.encoder.opening import open_encoder
 
-    def load(model: str) -> NeuralSparseEncoder:
-        # A name that is mistyped must not fill an index with the weights of a random projection.
-        device = None if runtime.device == "auto" else runtime.device
-        return Loader(device=device, fallback=False, allowance="nowhere but in `oskit load`").load(model)
-
+    # A name that is mistyped must not fill an index with the weights of a random projection.
     return open_encoder(
-        options["archive"], runtime, query=options["query_archive"], load=load, notify=out.note
+        options["archive"], runtime, query=options["query_archive"], fallback=False, notify=out.note
     )
 
 

@@ -197,8 +197,8 @@ class _Flight:
         """
         waits: list[tuple[float, Exception]] = []
         for number, _, failure in failed:
+            assert failure is not None
             if not isinstance(failure, Exception):
-                assert failure is not None
                 raise failure
             patience = self._patience.setdefault(number, Patience(policy_of(self._chunks.client)))
             wait_s = patience.wait_s(heard(failure)) if is_transient(failure) else None

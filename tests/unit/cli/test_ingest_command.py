@@ -86,6 +86,16 @@ def test_what_an_encoder_runs_on_has_to_fit(
     assert reason in capsys.readouterr().err
 
 
+def test_a_mistyped_archive_is_no_model_with_a_random_projection(
+    corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = str(corpus.with_name("nowhere") / "archive")
+    options = ["--archive", missing, "--url", "http://127.0.0.1:9", "--retry-for", "0"]
+    assert main(["ingest", "i", str(corpus), *options]) == 5
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "no encoder" in said and "random" not in said
+
+
 def test_files_of_vectors_from_encode_to_ingest(corpus: Path, capsys: pytest.CaptureFixture[str]):
     """What `oskit encode -o` writes in parts is what `--encode none` reads, all of it and nothing twice."""
     archive, folder = str(encoder_archive(corpus.with_name("encoder.zip"))), corpus.parent
