@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,6 +109,11 @@ class Output:
         """Tell something useful on stderr, unless ``--quiet``."""
         if not self.quiet:
             click.echo(text, err=True)
+
+    def wrote(self, paths: Iterable[Path]) -> None:
+        """Tell which files were written."""
+        for path in paths:
+            self.note(f"wrote {path}")
 
     def warn(self, text: str) -> None:
         """Warn in one line on stderr, always."""

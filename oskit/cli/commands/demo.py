@@ -78,8 +78,7 @@ def demo(
     )
     report = run_demo(options, out.note)
     out.result(report.to_dict(), lambda console: print_demo(console, report))
-    for path in write_demo(report, output):
-        out.note(f"wrote {path}")
+    out.wrote(write_demo(report, output))
     if keep_node:
         out.note(f"The node runs on at {report.url}. Stop it with: oskit node stop --name oskit-demo")
     report.raise_for_disagreement()

@@ -186,5 +186,4 @@ def _write(reports: Sequence[EvaluationReport], folder: str, out: Output) -> Non
 
     for report in reports:
         name = "evaluation" if len(reports) == 1 else f"evaluation-{report.collection['name']}"
-        for path in write_evaluation(report, folder, name):
-            out.note(f"wrote {path}")
+        out.wrote(write_evaluation(report, folder, name))

@@ -167,5 +167,4 @@ def sweep(
     if report is not None:
         from oskit.evaluation.reports.sweep import write_sweep
 
-        for path in write_sweep(found, report):
-            out.note(f"wrote {path}")
+        out.wrote(write_sweep(found, report))

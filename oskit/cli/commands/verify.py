@@ -122,8 +122,7 @@ def verify(
     if report is not None:
         from oskit.evaluation.reports.verification import write_verification
 
-        for path in write_verification(found, report):
-            out.note(f"wrote {path}")
+        out.wrote(write_verification(found, report))
     if found.is_worse_than_bm25:
         out.warn(f"this encoder serves these texts worse than BM25 would. {BETTER_ENCODER}")
     found.raise_for_disagreement()

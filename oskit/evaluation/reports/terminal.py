@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING
 
@@ -40,8 +40,7 @@ def print_verification(console: Console, report: VerificationReport) -> None:
     )
     if report.comparison.disagreements and report.wrong_hits:
         print_table(console, disagreements_table(report, LISTED))
-    for warning in report.warnings:
-        console.print(f"[yellow]Note:[/yellow] {escape(warning)}")
+    _print_notes(console, report.warnings)
     for failure in report.failures:
         console.print(f"[red]Wrong:[/red] {escape(failure)}")
     if report.passed:
@@ -62,9 +61,15 @@ def print_sweep(console: Console, report: SweepReport) -> None:
         f"{escape(report.collection['name'])}, {search['size']} hits, {search['rounds']} rounds"
     )
     print_table(console, settings_table(report))
-    for warning in report.warnings:
-        console.print(f"[yellow]Note:[/yellow] {escape(warning)}")
+    _print_notes(console, report.warnings)
     console.print(f"[bold]Advice:[/bold] {escape(report.advice)}.")
+
+
+def _print_notes(console: Console, warnings: Iterable[str]) -> None:
+    from rich.markup import escape
+
+    for warning in warnings:
+        console.print(f"[yellow]Note:[/yellow] {escape(warning)}")
 
 
 def print_evaluation(console: Console, report: EvaluationReport) -> None:
