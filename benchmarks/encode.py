@@ -1,4 +1,7 @@
-"""Encoding as ratios within one run, with memory and quality: python -m benchmarks.encode [MODEL]."""
+"""Encoding as ratios within one run, with memory and quality: python -m benchmarks.encode [MODEL].
+
+With ``--collection`` the texts are those of a judged collection, and each contender's vectors are ranked.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -21,11 +25,17 @@ BATCH_SIZE = 32
 FASTEMBED_BATCH_SIZE = 8
 
 REFERENCE, FASTEMBED = "SparseEncoder.encode_document (torch, fp32)", "ONNX of the logits, pooled in numpy"
-RUNTIMES: dict[str, tuple[str, str | None]] = {
-    "oskit, ONNX Runtime": ("onnxruntime", None),
-    "oskit, OpenVINO": ("openvino", None),
-    "oskit, OpenVINO bf16": ("openvino", "bf16"),
+RUNTIMES: dict[str, tuple[str, str, str | None]] = {
+    "oskit, ONNX Runtime, plain head": ("plain", "onnxruntime", None),
+    "oskit, ONNX Runtime": ("exact", "onnxruntime", None),
+    "oskit, OpenVINO": ("plain", "openvino", None),
+    "oskit, OpenVINO bf16": ("plain", "openvino", "bf16"),
+    "oskit, ONNX Runtime int8": ("int8", "onnxruntime", None),
+    "oskit, OpenVINO int8": ("int8", "openvino", None),
+    "oskit, torch": ("model", "torch", None),
+    "oskit, torch bf16": ("model", "torch", "bf16"),
 }
+"""Each with the archive (or the model's folder), the back end and the precision."""
 
 Encode = Callable[[Sequence[str]], csr_matrix]
 
@@ -34,12 +44,26 @@ Encode = Callable[[Sequence[str]], csr_matrix]
 @click.argument("model", required=False)
 @click.option("--texts", "path", type=click.Path(exists=True, dir_okay=False),
               help="JSONL with a field `text`; without it the demo's collection.")  # fmt: skip
+@click.option("--collection", "judged", type=click.Path(exists=True, file_okay=False),
+              help="Judged texts in BEIR's layout; nDCG@10 is told, too.")  # fmt: skip
+@click.option("--queries", default=300, show_default=True, help="Of the collection, at most.")
+@click.option("--int8", is_flag=True, help="Also archives in int8, calibrated on the collection.")
+@click.option("--only", multiple=True, help="Contenders whose names hold this; the references always run.")
 @click.option("--count", default=200, show_default=True, help="Texts of each round.")
 @click.option("--characters", type=int, help="Cut texts to so many.")
 @click.option("--threads", default=2, show_default=True, help="Of each contender.")
 @click.option("--repeats", default=3, show_default=True, help="Rounds; each contender runs once in a round.")
 def main(
-    model: str | None, path: str | None, count: int, characters: int | None, threads: int, repeats: int
+    model: str | None,
+    path: str | None,
+    judged: str | None,
+    queries: int,
+    int8: bool,
+    only: tuple[str, ...],
+    count: int,
+    characters: int | None,
+    threads: int,
+    repeats: int,
 ) -> None:
     """Measure encoding of MODEL, by default the demo's encoder.
 
@@ -47,27 +71,78 @@ def main(
     """
     from oskit.demo.data import demo_encoder
 
-    source, texts = model or str(demo_encoder()), [text[:characters] for text in _texts(path, count)]
+    source = model or str(demo_encoder())
+    collection = _Judged(judged, queries, count) if judged else None
+    texts = [text[:characters] for text in (collection.texts if collection else _texts(path, count))]
     with tempfile.TemporaryDirectory() as folder:
-        _export(source, Path(folder))
-        names = [REFERENCE, FASTEMBED, *RUNTIMES]
+        _export(source, Path(folder), judged if int8 else None)
+        wanted = [
+            name
+            for name, (what, *_) in RUNTIMES.items()
+            if (int8 or what != "int8") and (not only or any(part in name for part in only))
+        ]
+        names = [REFERENCE, FASTEMBED, *wanted]
         contenders = {name: _Contender(name, source, folder, threads) for name in names}
         vectors = {name: contender.encode(texts)[1] for name, contender in contenders.items()}
         rounds = [
             {name: found.encode(texts)[0] for name, found in contenders.items()} for _ in range(repeats)
         ]
+        ndcg = {}
+        if collection is not None:
+            ndcg = {
+                name: collection.ndcg(vectors[name], found.encode(collection.questions)[1])
+                for name, found in contenders.items()
+            }
         peaks = {name: contender.close() for name, contender in contenders.items()}
     lengths = [len(text) for text in texts]
     click.echo(f"{len(texts)} texts of {statistics.mean(lengths):.0f} characters, {repeats} rounds, median\n")
-    click.echo(f"{'':<46}{'docs/s':>8}{'x ST':>7}{'x FE':>7}{'MB':>7}{'largest difference':>20}{'cosine':>9}")
+    click.echo(
+        f"{'':<46}{'docs/s':>8}{'x ST':>7}{'x FE':>7}{'MB':>7}{'largest difference':>20}{'cosine':>9}"
+        + f"{'nDCG@10':>10}" * bool(ndcg)
+    )
     for name in names:
         rate = len(texts) / statistics.median(times[name] for times in rounds)
         against = [statistics.median(t[other] / t[name] for t in rounds) for other in (REFERENCE, FASTEMBED)]
         difference = abs(vectors[name] - vectors[REFERENCE]).max()
+        told = f"{ndcg[name]:>10.4f}" if ndcg else ""
         click.echo(
             f"{name:<46}{rate:>8.1f}{against[0]:>7.2f}{against[1]:>7.2f}{peaks[name] / 1e6:>7.0f}"
-            f"{difference:>20.1e}{_cosine(vectors[name], vectors[REFERENCE]):>9.5f}"
+            f"{difference:>20.1e}{_cosine(vectors[name], vectors[REFERENCE]):>9.5f}{told}"
         )
+
+
+class _Judged:
+    """The first documents of a collection and queries that are judged on them."""
+
+    def __init__(self, folder: str, queries: int, count: int) -> None:
+        from oskit.data.collection import Collection
+
+        collection = Collection.open(folder)
+        documents = list(islice(collection.documents(), count))
+        self._ids = [document.id for document in documents]
+        self.texts = [document.passage for document in documents]
+        known = set(self._ids)
+        self._qrels = {
+            query: {document: grade for document, grade in grades.items() if document in known}
+            for query, grades in collection.qrels.items()
+        }
+        self._asked = [query for query in collection.queries if any(self._qrels.get(query, {}).values())][
+            :queries
+        ]
+        self.questions = [collection.queries[query] for query in self._asked]
+
+    def ndcg(self, documents: csr_matrix, questions: csr_matrix) -> float:
+        from oskit.evaluation.offline.metrics import quality
+
+        scores = (questions @ documents.T).toarray()
+        run = {
+            query: {
+                self._ids[at]: float(row[at]) for at in np.argsort(-row, kind="stable")[:10] if row[at] > 0
+            }
+            for query, row in zip(self._asked, scores, strict=True)
+        }
+        judged = {query: self._qrels[query] for query in self._asked}
+        return quality(run, judged, ["nDCG@10"]).mean["nDCG@10"]
 
 
 def _texts(path: str | None, count: int) -> list[str]:
@@ -88,8 +163,8 @@ def _cosine(ours: csr_matrix, theirs: csr_matrix) -> float:
     return float((products / np.sqrt(np.maximum(squares[0] * squares[1], 1e-30)))[squares[1] > 0].min())
 
 
-def _export(source: str, folder: Path) -> None:
-    """The archive, and the logits alone, as others run them."""
+def _export(source: str, folder: Path, calibrate: str | None) -> None:
+    """The archives, and the logits alone, as others run them."""
     import torch
 
     from exporters import export_encoder
@@ -97,7 +172,19 @@ def _export(source: str, folder: Path) -> None:
     from oskit.encoder.model import NeuralSparseEncoder
 
     encoder = NeuralSparseEncoder.from_pretrained(source, device="cpu")
-    export_encoder(encoder, folder / "out", formats=["onnx"], name="encode", allow_untrained=True)
+    for head in ("plain", "exact"):
+        export_encoder(
+            encoder,
+            folder / head,
+            formats=["onnx"],
+            name="encode",
+            allow_untrained=True,
+            head="plain" if head == "plain" else "auto",
+        )
+    if calibrate:
+        export_encoder(
+            encoder, folder / "int8", formats=["onnx"], name="encode", quantize="int8", calibrate=calibrate
+        )
 
     class Logits(torch.nn.Module):
         def __init__(self, modules: Sequence[torch.nn.Module]) -> None:
@@ -161,10 +248,16 @@ def _encoder(name: str, source: str, folder: Path, threads: int) -> Encode:
     if name in RUNTIMES:
         from oskit.archive.backends import Runtime
         from oskit.archive.encoder import ArchiveEncoder
+        from oskit.encoder.opening import open_encoder
 
-        backend, precision = RUNTIMES[name]
-        runtime: Any = Runtime(backend, precision)  # type: ignore[arg-type]
-        return ArchiveEncoder.open(folder / "out", runtime=runtime, threads=threads).document_matrix
+        what, backend, precision = RUNTIMES[name]
+        if what == "model":
+            import torch
+
+            torch.set_num_threads(threads)
+            return open_encoder(source, Runtime(backend, precision, "cpu")).document_matrix  # type: ignore[arg-type]
+        runtime = Runtime(backend, precision)  # type: ignore[arg-type]
+        return ArchiveEncoder.open(folder / what, runtime=runtime, threads=threads).document_matrix
     return _reference(source, threads) if name == REFERENCE else _fastembed(folder, threads)
 
 
@@ -201,7 +294,7 @@ def _fastembed(folder: Path, threads: int) -> Encode:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(folder / "logits.onnx", options)
-    tokenizer = open_archive(folder / "out").tokenizer()
+    tokenizer = open_archive(folder / "plain").tokenizer()
     tokenizer.enable_truncation(min((tokenizer.truncation or {}).get("max_length", 512), 512))
     tokenizer.no_padding()
     special = sorted(Vocabulary(tokenizer).special_ids)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from benchmarks.throughput import _documents as collected
+from benchmarks.throughput import documents_of
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
@@ -39,7 +39,7 @@ def main(url: str | None, model: str | None, count: int, words: int) -> None:
     from oskit.archive.encoder import ArchiveEncoder
     from oskit.cluster.client.connection import ConnectionSettings, connect
     from oskit.cluster.index.mapping import delete_index
-    from oskit.demo.data import demo_collection, demo_encoder
+    from oskit.demo.data import demo_encoder
     from oskit.encoder.model import NeuralSparseEncoder
     from oskit.localnode import LocalNode
 
@@ -51,7 +51,7 @@ def main(url: str | None, model: str | None, count: int, words: int) -> None:
         client = connect(ConnectionSettings(url=url or stack.enter_context(LocalNode()).url))
         stack.callback(delete_index, client, INDEX)
         source = folder / "documents.jsonl"
-        _write(source, collected(list(demo_collection().documents()), count), words)
+        _write(source, documents_of(None, count, None), words)
         for line in _measured(client, encoder, source, count):
             click.echo(line)
 
