@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import sqlite3
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from oskit.data.documents import Document
 from oskit.data.values import clean_text
 from oskit.errors import DataError
+
+Duplicates = Literal["refuse", "first", "last"]
+"""What becomes of documents with one id and different contents: the first is taken and the others are
+refused, or all but the first are left out, or all but the last."""
+
+DUPLICATES: tuple[Duplicates, ...] = get_args(Duplicates)
+
+Verdict = Literal["new", "same", "different"]
+"""Of a document: it is taken, or one with its id and the same content is, or with its id and another one."""
 
 
 class SeenTexts:
@@ -42,13 +55,8 @@ class SeenTexts:
         return self._execute("SELECT 1 FROM seen WHERE text = ?", digest_of(text)).fetchone() is not None
 
     def _execute(self, statement: str, *values: bytes | None) -> sqlite3.Cursor:
-        try:
+        with _kept_temporarily(_temporary_folder()):
             return self._database.execute(statement, values)
-        except sqlite3.OperationalError as error:
-            raise DataError(
-                f"cannot keep track of what was read in the temporary folder {_temporary_folder()}: {error}",
-                hint="Free some space there, or name another folder with TMPDIR",
-            ) from error
 
     def close(self) -> None:
         """Forget everything and remove the temporary file."""
@@ -56,15 +64,82 @@ class SeenTexts:
 
 
 class DuplicateFilter(SeenTexts):
-    """Remembers ids and digests of contents, 16 + 16 bytes a document."""
+    """Remembers ids and digests of contents, 16 + 16 bytes a document.
 
-    def check(self, document: Document) -> Literal["new", "same", "different"]:
+    Args:
+        keep: Which of the documents with one id and different contents :meth:`judge` takes.
+    """
+
+    def __init__(self, keep: Duplicates = "refuse") -> None:
+        super().__init__()
+        self.keep = keep
+
+    def check(self, document: Document) -> Verdict:
         """Whether the document's id is new, or was seen with the same or with different content."""
         identity, content = clean_text(document.id), document.digest()
         if self.add(identity, content=content):
             return "new"
-        (before,) = self._execute("SELECT content FROM seen WHERE text = ?", digest_of(identity)).fetchone()
-        return "same" if before == content else "different"
+        return "same" if self._content_of(identity) == content else "different"
+
+    def judge(self, documents: Iterable[Document]) -> Iterator[tuple[Document, Verdict]]:
+        """Each document and what is to be done with it, in their order.
+
+        Which is the last is known when all are read; a stream is read once, so they wait in a temporary file.
+
+        Raises:
+            DataError: The temporary folder is full, or cannot be used; or what reading raises, when what
+                came before it is judged.
+        """
+        if self.keep != "last":
+            yield from ((document, self.check(document)) for document in documents)
+            return
+        stream, count = iter(documents), 0
+        broken: DataError | None = None
+        with _kept_temporarily(tempfile.gettempdir()):
+            file = tempfile.TemporaryFile()  # noqa: SIM115
+        with file:
+            while True:
+                try:
+                    document = next(stream, None)
+                except DataError as error:
+                    document, broken = None, error
+                if document is None:
+                    break
+                with _kept_temporarily(tempfile.gettempdir()):
+                    pickle.dump(document, file, pickle.HIGHEST_PROTOCOL)
+                content = document.digest() + count.to_bytes(8, "big")
+                key = digest_of(clean_text(document.id))
+                self._execute("INSERT OR REPLACE INTO seen VALUES (?, ?)", key, content)
+                count += 1
+            with _kept_temporarily(tempfile.gettempdir()):
+                file.seek(0)
+            for number in range(count):
+                document = pickle.load(file)  # noqa: S301 - our own, of a moment ago
+                last = self._content_of(clean_text(document.id))
+                if last[16:] == number.to_bytes(8, "big"):
+                    yield document, "new"
+                else:
+                    yield document, "same" if last[:16] == document.digest() else "different"
+        if broken is not None:
+            raise broken
+
+    def _content_of(self, identity: str) -> bytes:
+        """What was remembered with an id that was seen."""
+        query = "SELECT content FROM seen WHERE text = ?"
+        (content,) = self._execute(query, digest_of(identity)).fetchone()
+        return bytes(content)
+
+
+@contextmanager
+def _kept_temporarily(folder: str) -> Iterator[None]:
+    """Says what cannot be done where a temporary file fails."""
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        raise DataError(
+            f"cannot keep track of what was read in the temporary folder {folder}: {error}",
+            hint="Free some space there, or name another folder with TMPDIR",
+        ) from error
 
 
 def _temporary_folder() -> str:

@@ -47,6 +47,9 @@ _FILE_OPTIONS = [
                  help="With -o: keep only the heavy weights, as in max_ratio:0.1."),
     click.option("--part", metavar="N/OF",
                  help="With -o: one of several shares of the documents only, as 3/16."),
+    click.option("--duplicates", type=click.Choice(["refuse", "first", "last"]),
+                 help="With -o: which document to take where several have one id and different contents; see "
+                 "oskit ingest.  [refuse]"),
     click.option("--dead-letter", metavar="FILE", type=click.Path(dir_okay=False),
                  help="With -o: file for refused records, appended to.  [FILE.refused.jsonl]"),
 ]
@@ -158,6 +161,7 @@ def _to_file(
             key=key,
             queries=queries,
             prune=prune,
+            duplicates=options["duplicates"] or "refuse",
             embedding_field=options["embedding_field"] or "embedding",
             text_field=text,
             title_field=title,
@@ -192,7 +196,7 @@ def _print_report(console: Console, report: IngestReport, part: Part | None) -> 
     if (cut := report.truncation) is not None and cut.cut:
         console.print(f"  {cut.told('documents')}; {cut.advice}", markup=False, soft_wrap=True)
     if report.duplicates:
-        console.print(f"  {report.duplicates:,} came more than once", markup=False)
+        console.print(f"  {report.told_duplicates}", markup=False, soft_wrap=True)
     if report.refused:
         console.print(f"  {report.refused:,} were refused, kept in {report.dead_letter}", markup=False)
         for reason, count in report.reasons.items():

@@ -54,6 +54,10 @@ _OPTIONS = [
                  help="Then delete documents of earlier loads that the sources no longer have."),
     click.option("-y", "--yes", is_flag=True,
                  help="With --delete-missing: also if they are more than a fifth of all."),
+    click.option("--duplicates", type=click.Choice(["refuse", "first", "last"]), default="refuse",
+                 show_default=True, help="Which document to take where several have one id and different "
+                 "contents: the first, refusing the others; or the first or last, leaving the others out. "
+                 "For the last all are read first, into a temporary file."),
     click.option("--format", "file_format", type=click.Choice(["jsonl", "csv", "tsv", "parquet"]),
                  help="Format of the sources.  [by their names; stdin is jsonl]"),
     click.option("--id-field", metavar="NAME", help="Field with the id.  [_id, id, or made of the content]"),
@@ -193,6 +197,7 @@ def _run(
                 dead_letter=_dead_letter(index, sources, options["dead_letter"]),
                 reencode=options["reencode"],
                 delete_missing=_most_missing(options),
+                duplicates=options["duplicates"],
                 progress=bar.advance,
                 **_planned(mode, out, options),
             )
@@ -223,7 +228,7 @@ def _dry_run(
     encoder = _encoder(options, out)
     _prune(options)  # what cannot be right is told even if no cluster is asked
     calls, missing, stays, why = None, None, "", ""
-    with closing(DuplicateFilter()) as seen:
+    with closing(DuplicateFilter(options["duplicates"])) as seen:
         report = dry_run(index, documents, settings, encoder=encoder, encode=options["encode"], seen=seen)
         if click.get_current_context().params.get("url") is None and not os.environ.get("OSKIT_URL"):
             why = "--url (or OSKIT_URL) names none"
@@ -392,7 +397,7 @@ def _print_report(console: Console, report: IngestReport, options: dict[str, Any
     if options["encode"] != "none":
         _print_truncation(console, report, "--archive DIR" if dry else "--encode cluster --archive DIR")
     if report.duplicates:
-        console.print(f"  {report.duplicates:,} came more than once", markup=False)
+        console.print(f"  {report.told_duplicates}", markup=False, soft_wrap=True)
     if report.retries:
         console.print(f"  {report.retries:,} were sent again, the cluster was busy", markup=False)
     if report.refused:

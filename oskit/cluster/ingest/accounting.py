@@ -23,6 +23,8 @@ MAX_REASONS = 1_000
 
 OTHER_REASONS = "other reasons"
 
+_EXAMPLES = 3
+
 HOPELESS_AFTER = 1_000
 """A load whose first so many documents were all refused is stopped."""
 
@@ -36,7 +38,10 @@ class IngestReport:
         read: Records read.
         indexed: Documents that are in the index now.
         refused: Records that are not, because they, or the cluster, would not have it.
-        duplicates: Documents that came again with the same id and content.
+        duplicates: Documents that came again with the same id and content, or with other content where only
+            the first or the last of them is taken.
+        superseded: Of those duplicates, the documents with other content, which are nowhere now.
+        superseded_ids: Ids of some of them.
         unchanged: Of those indexed, the documents that the index had already, with vectors of this encoder.
         deleted: Documents that were taken out of the index, since the source no longer has them.
         seconds: Time it took.
@@ -61,11 +66,24 @@ class IngestReport:
     encoder_busy: float | None = None
     unchanged: int = 0
     deleted: int = 0
+    superseded: int = 0
+    superseded_ids: tuple[str, ...] = ()
 
     @property
     def encoded(self) -> int:
         """Documents that were encoded and taken."""
         return self.indexed - self.unchanged
+
+    @property
+    def told_duplicates(self) -> str:
+        """For messages: what came more than once, and what became of it; empty if nothing did."""
+        if not self.duplicates:
+            return ""
+        told = f"{self.duplicates:,} came more than once"
+        if self.superseded:
+            some = ", ".join(map(repr, self.superseded_ids))
+            told += f"; {self.superseded:,} of them, with other content, were left out, such as {some}"
+        return told
 
     @property
     def docs_per_second(self) -> float:
@@ -114,6 +132,8 @@ class Account:
     retries: int = 0
     unchanged: int = 0
     deleted: int = 0
+    superseded: int = 0
+    _superseded: list[str] = field(default_factory=list)
     _reasons: Counter[str] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _start: float = field(default_factory=time.perf_counter)
@@ -127,10 +147,14 @@ class Account:
         self._refuse(item, reason)
         self.progress(1)
 
-    def duplicate(self) -> None:
-        """Count a document that came before."""
+    def duplicate(self, superseded: str | None = None) -> None:
+        """Count a document that came more than once; its id where another content of it is taken."""
         with self._lock:
             self.duplicates += 1
+            if superseded is not None:
+                self.superseded += 1
+                if len(self._superseded) < _EXAMPLES:
+                    self._superseded.append(superseded)
         self.progress(1)
 
     def keep(self, count: int) -> None:
@@ -211,4 +235,6 @@ class Account:
                 encoder_busy=None if busy_s is None else round(min(1.0, busy_s / seconds), 3),
                 unchanged=self.unchanged,
                 deleted=self.deleted,
+                superseded=self.superseded,
+                superseded_ids=tuple(self._superseded),
             )

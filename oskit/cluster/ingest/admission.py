@@ -108,7 +108,7 @@ class Admission:
         """The documents to index; refusals and duplicates are settled here.
 
         Args:
-            seen: Learns the ids of the documents.
+            seen: Learns the ids of the documents, and tells which of several with one id is taken.
             patient: Go on, even if all that came so far was refused.
 
         Raises:
@@ -134,18 +134,29 @@ class Admission:
     def _admitted(
         self, records: Iterable[Document | Refusal], account: Account, seen: DuplicateFilter, patient: bool
     ) -> Iterator[Document]:
+        for document, verdict in seen.judge(self._fitting(records, account, patient)):
+            if verdict == "new":
+                yield document
+                continue
+            if verdict == "same" or seen.keep != "refuse":
+                account.duplicate(document.id if verdict == "different" else None)
+            else:
+                account.refuse(document, f"the id {document.id!r} came before, with other content")
+            if not patient:
+                account.stop_if_hopeless()
+
+    def _fitting(
+        self, records: Iterable[Document | Refusal], account: Account, patient: bool
+    ) -> Iterator[Document]:
         for item in records:
             account.read += 1
             if isinstance(item, Refusal):
                 account.refuse(item, item.reason)
             elif problem := self.check(item):
                 account.refuse(item, problem)
-            elif (known := seen.check(item)) == "same":
-                account.duplicate()
-            elif known == "different":
-                account.refuse(item, f"the id {item.id!r} came before, with other content")
             else:
                 yield item
+                continue
             if not patient:
                 account.stop_if_hopeless()
 

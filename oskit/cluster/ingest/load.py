@@ -28,7 +28,7 @@ from oskit.cluster.ingest.staying import check_pipeline, check_that_it_stayed
 from oskit.cluster.ingest.witness import Witness
 from oskit.cluster.models.predict import await_ready
 from oskit.data.documents import Document, Refusal
-from oskit.data.duplicates import DuplicateFilter
+from oskit.data.duplicates import DuplicateFilter, Duplicates
 from oskit.errors import ClusterError, DataError, IndexingError, OskitError, with_more
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def ingest(
     recreate: bool = False,
     reencode: bool = False,
     delete_missing: float | None = None,
+    duplicates: Duplicates = "refuse",
     prune: Prune | None = None,
     made_by: EncoderIdentity | None = None,
     key: KeyFormat | None = None,
@@ -109,6 +110,8 @@ def ingest(
         delete_missing: When all is loaded, delete documents of earlier loads that are not among these
             (:mod:`oskit.cluster.ingest.missing`), if they are no larger share of them than this, 0 to 1, or
             ten at most. ``notify`` is told of them before. Nothing goes where a record was refused.
+        duplicates: What becomes of documents with the same id and different contents. For the ``"last"`` of
+            each, all are first read into a temporary file.
         prune: Which weights to keep; with ``"none"`` those that were kept, which is recorded.
         made_by: The encoder that made the vectors that come with documents, if they tell.
         key: Their keys; None looks at the first of them.
@@ -165,7 +168,7 @@ def ingest(
     letters = DeadLetterFile(dead_letter) if dead_letter is not None else None
     account = Account(name, letters, maker.truncation, maker.encoding_s, progress, answers=not maker.encodes)
     timeout = request_timeout(client, CLUSTER_REQUEST_TIMEOUT_S) if model else None
-    seen = DuplicateFilter()
+    seen = DuplicateFilter(duplicates)
     windows = _unknown(admission.windows(records, account, seen), known, account)
     pipeline = pipeline_name(name) if model is not None else "_none"
     sizes = RequestSizes(bulk_bytes)
@@ -237,7 +240,8 @@ def dry_run(
     With an ``encoder`` the documents are tokenized, not encoded, to count what of them is too long.
 
     Args:
-        seen: Learns the ids of the documents, for somebody who wants to know them.
+        seen: Learns the ids of the documents, for somebody who wants to know them, and tells which of
+            several with one id is taken.
 
     Raises:
         DataError: A source cannot be read.

@@ -22,7 +22,7 @@ from oskit.cluster.ingest.dead_letter import DeadLetterFile
 from oskit.cluster.ingest.stages import Line
 from oskit.cluster.ingest.vectors import VectorWriter
 from oskit.data.documents import Document, Refusal
-from oskit.data.duplicates import DuplicateFilter
+from oskit.data.duplicates import DuplicateFilter, Duplicates
 from oskit.data.parquet import FIELDS_COLUMN, METADATA_KEY
 from oskit.data.values import clean_text
 from oskit.errors import DataError, MissingDependencyError, UsageError
@@ -52,6 +52,7 @@ def encode_to_file(
     key: KeyFormat | None = None,
     queries: bool = False,
     prune: Prune | None = None,
+    duplicates: Duplicates = "refuse",
     embedding_field: str = "embedding",
     text_field: str = "text",
     title_field: str = "title",
@@ -67,6 +68,7 @@ def encode_to_file(
         key: Whether tokens are named by text or by id; None for texts where they are unambiguous.
         queries: Encode as queries.
         prune: Which weights to keep.
+        duplicates: What becomes of documents with the same id and different contents.
         embedding_field: Name of the field, or column, with the weights.
         text_field: Column of the text, in Parquet.
         title_field: Column of the title, in Parquet.
@@ -87,7 +89,7 @@ def encode_to_file(
     letters = DeadLetterFile(dead_letter) if dead_letter is not None else None
     account = Account(str(path), letters, maker.truncation, maker.encoding_s, progress)
     writer = VectorWriter(encoder.vocabulary, info.key, prune)
-    seen = DuplicateFilter()
+    seen = DuplicateFilter(duplicates)
     windows = Admission(info).windows(documents, account, seen, patient=True)
     with closing(seen), closing(letters) if letters is not None else nullcontext(), _beside(path) as part:
         file: _File

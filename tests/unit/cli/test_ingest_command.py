@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -152,3 +153,22 @@ def test_options_of_encode_that_do_not_fit(
     archive = str(encoder_archive(corpus.with_name("encoder.zip")))
     assert main(["encode", archive, corpus.name, *options]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("keep", ["refuse", "first", "last"])
+def test_ids_that_come_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], keep: str
+):
+    """From stdin, which is read once; a later record that is refused takes no document's place."""
+    lines = [("a", "one"), ("b", "b"), ("a", "two"), ("b", "b"), ("a", "three"), ("c", "c"), ("c", [])]
+    text = "".join(json.dumps({"_id": name, "text": text}) + "\n" for name, text in lines)
+    archive, file = str(encoder_archive(tmp_path / "encoder.zip")), tmp_path / "vectors.jsonl"
+    for command in (["ingest", "i", "-", "--dry-run"], ["encode", archive, "-", "-o", str(file)]):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        assert main([*command, "--duplicates", keep, "--json"]) == 10
+        told = json.loads(capsys.readouterr().out)
+        dropped = 0 if keep == "refuse" else 2
+        assert (told["read"], told["refused"], told["duplicates"]) == (7, 3 - dropped, 1 + dropped)
+        assert (told["superseded"], told["superseded_ids"]) == (dropped, ["a"] * dropped)
+    written = {line["_id"]: line["text"] for line in map(json.loads, file.read_text().splitlines())}
+    assert written == {"a": "three" if keep == "last" else "one", "b": "b", "c": "c"}

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import random
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from oskit.data.collection import Collection
 from oskit.data.documents import Document
-from oskit.data.duplicates import DuplicateFilter
+from oskit.data.duplicates import DUPLICATES, DuplicateFilter, Duplicates
+from oskit.data.vectors import Vector
 from oskit.errors import DataError
 
 
@@ -104,3 +108,24 @@ def test_duplicates_are_told_apart():
     assert seen.check(Document("2", "a")) == "new"
     assert seen.check(Document("\ud800", "\udc00")) == "new"
     seen.close()
+
+
+@pytest.mark.parametrize("keep", DUPLICATES)
+def test_which_of_several_documents_with_one_id_is_taken(keep: Duplicates):
+    """Whatever their order; a damaged source is judged up to there."""
+    chosen = random.Random(3)
+    documents = [Document(chosen.choice("abcdef\ud800"), chosen.choice("xyz")) for _ in range(60)]
+    documents += [Document("1", "alone", fields={"n": 1 << 70}, vector=Vector("v", ("a",), b"{}"))]
+    taken = {document.id: document for document in (documents if keep == "last" else reversed(documents))}
+
+    def source() -> Iterator[Document]:
+        yield from documents
+        raise DataError("the file is damaged")
+
+    judged: list[tuple[Document, str]] = []
+    with closing(DuplicateFilter(keep)) as seen, pytest.raises(DataError, match="the file is damaged"):
+        judged.extend(seen.judge(source()))
+    assert [document for document, _ in judged] == documents
+    assert {document.id: document for document, said in judged if said == "new"} == taken
+    assert sum(said == "new" for _, said in judged) == len(taken)
+    assert all((said == "different") == (document != taken[document.id]) for document, said in judged)
