@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,8 @@ class Document:
         title_field: Name under which the title is indexed.
         where: Where it was read, ``file:line``; for messages.
         vector: Its token weights, where they came with it.
+        joined: The text is that of several fields, which are among ``fields``; ``text_field`` names them,
+            with commas between.
     """
 
     id: str
@@ -51,6 +53,7 @@ class Document:
     title_field: str = field(default="title", compare=False)
     where: str = field(default="", compare=False, repr=False)
     vector: Vector | None = None
+    joined: bool = field(default=False, compare=False)
     _digest: bytes | None = field(default=None, init=False, compare=False, repr=False)
 
     @property
@@ -61,7 +64,13 @@ class Document:
     def source(self) -> dict[str, Any]:
         """The document's own fields, as they are indexed."""
         own: dict[str, Any] = {self.title_field: self.title} if self.title else {}
-        return {**own, self.text_field: self.text, **self.fields}
+        text = {} if self.joined else {self.text_field: self.text}
+        return {**own, **text, **self.fields}
+
+    def fields_there(self) -> dict[str, Any]:
+        """Its fields by the names that it has or may have, without its texts."""
+        text = {} if self.joined else {self.text_field: ""}
+        return {**text, self.title_field: "", **self.fields}
 
     def digest(self) -> bytes:
         """A digest of the content (not of the id), 16 bytes; the same content has the same digest."""
@@ -108,12 +117,31 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class FieldNames:
-    """Which fields of a record hold its id (None: ``_id`` or ``id``), text, title and vector (None: none)."""
+    """Which fields of a record hold its id (None: ``_id`` or ``id``), text, title and vector (None: none).
+
+    Of several fields with text, which have commas between them, the texts are joined in their order. If the
+    first of them is the title's, then that is the title; else there is none.
+    """
 
     id: str | None = None
     text: str = "text"
-    title: str = "title"
+    title: str | None = "title"
     vector: str | None = None
+    joined: bool = False
+
+    @classmethod
+    def of(cls, id: str | None, text: Sequence[str], title: str | None, vector: str | None) -> FieldNames:
+        """The names, where there may be several for the text."""
+        if len(text) == 1:
+            return cls(id, text[0], title, vector)
+        if text[0] == title:
+            return cls(id, ",".join(text[1:]), title, vector, joined=len(text) > 2)
+        return cls(id, ",".join(text), None, vector, joined=True)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The fields of the text."""
+        return tuple(self.text.split(",")) if self.joined else (self.text,)
 
 
 def document_from_record(record: Mapping[str, Any], names: FieldNames, where: str) -> Document:
@@ -133,21 +161,26 @@ def document_from_record(record: Mapping[str, Any], names: FieldNames, where: st
         names = FieldNames(
             "_id",
             str(note.get("text_field", names.text)),
-            str(note.get("title_field", names.title)),
+            note.get("title_field", names.title),
             names.vector,
+            note.get("joined") is True,
         )
-    if names.text not in record:
+    if not any(name in record for name in names.texts):
         known = ", ".join(repr(name) for name in list(record)[:8]) or "none"
         raise ValueError(f"no field {names.text!r} (it has {known}); --text-field names another")
-    text = text_of(record[names.text], names.text)
-    title = text_of(record.get(names.title), names.title)
-    dropped = {OSKIT_KEY, MARK_FIELD, "_id", names.text, names.title, names.vector}
+    texts = [text_of(record.get(name), name) for name in names.texts]
+    text = " ".join(filter(None, texts)) if names.joined else texts[0]
+    title = text_of(record.get(names.title), names.title) if names.title else ""
+    dropped = {OSKIT_KEY, MARK_FIELD, "_id", names.title, names.vector}
+    dropped |= set() if names.joined else {names.text}
     vector = _vector(record, names.vector) if names.vector is not None else None
     fields = {clean_value(key): clean_value(value) for key, value in record.items() if key not in dropped}
     identity = _identity(record, names)
     if identity is None:
-        identity = _digest({names.title: title, names.text: text, **fields}).hex()
-    return Document(identity, text, title, fields, names.text, names.title, where, vector)
+        identity = _digest({names.title or "": title, names.text: text, **fields}).hex()
+    return Document(
+        identity, text, title, fields, names.text, names.title or "title", where, vector, names.joined
+    )
 
 
 def _vector(record: Mapping[str, Any], name: str) -> Vector:

@@ -40,7 +40,7 @@ def read_documents(
     *,
     format: Format | None = None,
     id_field: str | None = None,
-    text_field: str = "text",
+    text_field: str | Sequence[str] = "text",
     title_field: str = "title",
     vector_field: str | None = None,
 ) -> Iterator[Document | Refusal]:
@@ -53,7 +53,8 @@ def read_documents(
         sources: Files, folders, or ``-``.
         format: Format of the files; without it their names tell. Stdin is JSONL without it.
         id_field: Field that holds the id. Without it ``_id``, ``id``, or else a hash of the content.
-        text_field: Field that holds the text.
+        text_field: Field that holds the text. Of several, the texts are joined in their order, and a record
+            may lack some; if the first is ``title_field``, it is the title, and else there is none.
         title_field: Field that holds the title; records need not have it.
         vector_field: Field that holds token weights, which every record must have; None where there is none.
 
@@ -63,7 +64,8 @@ def read_documents(
     """
     if [str(source) for source in sources].count(STDIN) > 1:
         raise UsageError("'-' (stdin) can be read only once")
-    names = FieldNames(id_field, text_field, title_field, vector_field)
+    texts = [text_field] if isinstance(text_field, str) else text_field
+    names = FieldNames.of(id_field, texts, title_field, vector_field)
     files = [_resolve(source, format) for source in sources]
     return _read_all(files, names)
 
@@ -126,10 +128,14 @@ def _count_lines(path: Path) -> int:
 
 
 def _read_all(files: list[tuple[str | Path, Format]], names: FieldNames) -> Iterator[Document | Refusal]:
-    required = {names.text: "--text-field"} | ({} if names.id is None else {names.id: "--id-field"})
+    required = dict.fromkeys(names.texts, "--text-field")
+    required |= {} if names.id is None else {names.id: "--id-field"}
     told = names.id in (None, "_id")
+    lacking = set(names.texts) if names.joined else set()
     for source, kind in files:
-        for item in _records(source, kind, (names.text,), required, names.vector):
+        for item in _records(source, kind, names.texts, required, names.vector):
+            if lacking and isinstance(item, Record):
+                lacking -= item.values.keys()
             if (
                 not told
                 and isinstance(item, Record)
@@ -139,6 +145,8 @@ def _read_all(files: list[tuple[str | Path, Format]], names: FieldNames) -> Iter
                 _log.warning("%s has an '_id', which is left out: ids are in %r", item.where, names.id)
                 told = True
             yield document_of(item, names)
+    for name in sorted(lacking):
+        _log.warning("no record has the field %r, which --text-field names", name)
 
 
 def _records(

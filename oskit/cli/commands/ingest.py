@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from oskit.cli.index_options import INDEX_OPTIONS, index_settings, text_fields
 from oskit.cli.options import SOME_REFUSED, connection_options, output_options, runtime_options, with_options
 from oskit.errors import UsageError
 
@@ -62,7 +63,8 @@ _OPTIONS = [
                  help="Format of the sources.  [by their names; stdin is jsonl]"),
     click.option("--id-field", metavar="NAME", help="Field with the id.  [_id, id, or made of the content]"),
     click.option("--text-field", metavar="NAME", default="text", show_default=True,
-                 help="Field with the text."),
+                 help="Field with the text; or several, as in title^2,body, whose texts are encoded as one. "
+                 "What they are boosted by (^2) counts for BM25 only."),
     click.option("--title-field", metavar="NAME", default="title", show_default=True,
                  help="Field with the title, which is put in front of the text."),
     click.option("--embedding-field", metavar="NAME", default="embedding", show_default=True,
@@ -84,6 +86,7 @@ _OPTIONS = [
                  help="Read and check the sources only, with --archive also their length. With --url (or "
                  "OSKIT_URL) and an encoder also tell every call that would change the cluster."),
 ]
+_OPTIONS += INDEX_OPTIONS
 # fmt: on
 
 
@@ -138,12 +141,13 @@ def ingest(
             "a part does not have what is in the other parts, so nothing can be called missing",
             hint="Leave out --delete-missing, or load everything at once",
         )
-    settings = _index_settings(options)
+    fields = text_fields(options, out)
+    settings = index_settings(options, fields)
     documents = read_documents(
         sources,
         format=options["file_format"],
         id_field=options["id_field"],
-        text_field=options["text_field"],
+        text_field=fields.names,
         title_field=options["title_field"],
         vector_field=options["embedding_field"] if options["encode"] == "none" else None,
     )
@@ -350,19 +354,6 @@ def _told(report: IngestReport, options: dict[str, Any]) -> dict[str, Any]:
         "part": None if part is None else str(part),
         "in_other_parts": None if part is None else part.elsewhere,
     }
-
-
-def _index_settings(options: dict[str, Any]) -> IndexSettings:
-    from oskit.cluster.index.mapping import IndexSettings, SparseVectorParameters
-
-    return IndexSettings(
-        kind=options["index_kind"],
-        shards=options["shards"],
-        replicas=options["replicas"],
-        sparse_vector=SparseVectorParameters(approximate_threshold=options["approximate_threshold"]),
-        embedding_field=options["embedding_field"],
-        passage_field=options["passage_field"],
-    )
 
 
 def _dead_letter(index: str, sources: tuple[str, ...], given: str | None) -> Path:

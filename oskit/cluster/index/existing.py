@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from oskit.cluster.client.failures import cluster_errors
+from oskit.cluster.index.given import difference, digest_of, expanded, flat_settings, same
 from oskit.cluster.index.mapping import APPROXIMATE_THRESHOLD, IndexInfo, IndexSettings, info_of
 from oskit.cluster.index.meta import META_KEY, own_meta
+from oskit.cluster.index.sparse_fields import definition_of
 from oskit.data.documents import MARK_FIELD
 from oskit.errors import ClusterSettingsError, IndexingError
 
@@ -117,24 +120,56 @@ class ExistingIndex:
             if known.get(name) != value:
                 found = known.get(name, "OpenSearch's default")
                 return f"has the {name} {found}, not {value}", f"Give {_option(name)} {found} or none"
-        for name, wanted in settings.mappings.items():
-            if not dict(wanted).items() <= dict(fields.get(name) or {}).items():
-                return f"maps the field {name!r} to {fields.get(name)}, not {wanted}", ""
+        return self._other_given(settings)
+
+    def _other_given(self, settings: IndexSettings) -> tuple[str, str] | None:
+        """What of the settings and mappings that were given it does not have."""
+        absent = digest_of(settings) != self.info.given  # what it was made with may be the cluster's default
+        if found := difference(flat_settings(settings.settings), self._own_settings, absent=absent):
+            name, there, wanted = found
+            change = json.dumps({f"index.{name}": wanted})
+            return (
+                f"has the setting {name} {_told(there)}, not {_told(wanted)}",
+                f"Leave it out of --settings, or change the index (PUT {self.name}/_settings {change})",
+            )
+        fields = expanded(self.mapping.get("properties") or {})
+        has = {**self.mapping, "properties": fields}
+        given = {**settings.mapping, "properties": expanded(settings.mappings)}
+        if found := difference(given, has, absent=absent):
+            name, there, wanted = found
+            return f"maps {name} to {_told(there)}, not {_told(wanted)}", "Leave it out of --mappings"
+        if settings.analyzer:
+            for name in [settings.passage_field, *_names(settings.text_fields)]:
+                analyzer = definition_of(fields, name).get("analyzer", "the default")
+                if analyzer != settings.analyzer:
+                    return f"has the analyzer {analyzer} in {name!r}, not {settings.analyzer}", ""
         return None
 
-    def not_kept(self) -> list[str]:
-        """What an index that takes its place has not, and oskit did not make: for telling."""
-        settings = {
+    @property
+    def _own_settings(self) -> dict[str, str]:
+        """Settings that somebody gave it, without ``index.``."""
+        return {
             name.removeprefix("index."): value
             for name, value in self.settings.items()
-            if name.removeprefix("index.").split(".")[0] not in (*_GIVEN, *_OURS)
-            and not name.startswith("index.routing.allocation.include._tier")
+            if name.removeprefix("index.").split(".")[0] not in _GIVEN
+        }
+
+    def not_kept(self, after: IndexSettings) -> list[str]:
+        """What an index that takes its place has not, and oskit did not make: for telling."""
+        given = flat_settings(after.settings)
+        settings = {
+            name: value
+            for name, value in self._own_settings.items()
+            if name.split(".")[0] not in _OURS
+            and not name.startswith("routing.allocation.include._tier")
+            and not same(given.get(name), value)
         }
         own = own_meta(self.mapping)
         ours = {own.get("field"), own.get("passage_field"), MARK_FIELD}
         fields = self.mapping.get("properties") or {}
+        ours |= {*after.mappings, *_names(own.get("text_fields"))}
         mapped = [name for name, field in fields.items() if name not in ours and not _is_guessed(field)]
-        known = ("_meta", "_source", "date_detection", "properties")
+        known = ("_meta", "_source", "date_detection", "properties", *after.mapping)
         mapped += [name for name in self.mapping if name not in known]
         told = (
             [f"the settings {', '.join(f'{key}={value}' for key, value in settings.items())}"]
@@ -207,6 +242,14 @@ def _other_queries(existing: IndexInfo, wanted: IndexInfo) -> tuple[str, str] | 
 
 def _option(parameter: str) -> str:
     return f"--{parameter.replace('_', '-')}" if parameter == "approximate_threshold" else parameter
+
+
+def _told(value: object) -> str:
+    return "unset" if value is None else str(value)
+
+
+def _names(text_fields: str | None) -> list[str]:
+    return [name.split("^")[0] for name in text_fields.split(",")] if text_fields else []
 
 
 def _is_guessed(field: Mapping[str, Any]) -> bool:

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from oskit.archive.text_encoder import Architecture, KeyFormat
 from oskit.cluster.client.failures import cluster_errors
+from oskit.cluster.index.given import expanded, flat_settings, joined
 from oskit.cluster.index.meta import META_KEY, own_meta
 from oskit.cluster.index.names import Target, check_index_name, resolve
 from oskit.cluster.index.pipeline import no_pipeline
-from oskit.cluster.index.sparse_fields import sparse_fields
+from oskit.cluster.index.sparse_fields import definition_of, sparse_fields
 from oskit.data.documents import MARK_FIELD
 from oskit.errors import IndexingError, UsageError
 
@@ -85,6 +86,10 @@ class IndexSettings:
         embedding_field: Name of the vector's field.
         passage_field: Name of the field with the text that is encoded.
         mappings: More properties, for the documents' own fields.
+        mapping: What else the mapping shall say, such as ``dynamic``.
+        settings: More settings, flat and without ``index.``.
+        analyzer: Of the passages, for BM25; None leaves OpenSearch's default.
+        text_fields: What BM25 searches in the place of the passages, as in ``title^2,body``.
     """
 
     kind: IndexKind = "rank_features"
@@ -94,6 +99,10 @@ class IndexSettings:
     embedding_field: str = "embedding"
     passage_field: str = "passage"
     mappings: Mapping[str, Any] = field(default_factory=dict)
+    mapping: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    analyzer: str | None = None
+    text_fields: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in INDEX_KINDS:
@@ -102,6 +111,7 @@ class IndexSettings:
             raise UsageError(f"{', '.join(given)}: only for sparse_vector, not for {self.kind}")
         if self.embedding_field == self.passage_field:
             raise UsageError(f"embedding and passage cannot both be the field {self.passage_field!r}")
+        index_body(IndexInfo("", self.kind, "token"), self)  # refuses what contradicts what we need
 
 
 @dataclass(frozen=True)
@@ -143,6 +153,8 @@ class IndexInfo:
         title_field: The same for the title.
         nested: The ``nested`` objects that hold the vectors; None where a document has one vector.
         generation: Another one makes all documents unknown, whose vectors somebody's pipeline may have made.
+        text_fields: What BM25 searches in the place of the passages, as in ``title^2,body``.
+        given: Tells which settings and mappings were given for it (:mod:`oskit.cluster.index.given`).
     """
 
     name: str
@@ -157,6 +169,8 @@ class IndexInfo:
     title_field: str | None = None
     nested: str | None = None
     generation: str | None = None
+    text_fields: str | None = None
+    given: str | None = None
 
     def to_meta(self) -> dict[str, Any]:
         """What stands in the mapping's ``_meta.oskit``."""
@@ -216,27 +230,43 @@ def delete_index(client: OpenSearch, name: str) -> None:
 
 
 def index_body(info: IndexInfo, settings: IndexSettings) -> dict[str, Any]:
-    """Settings and mapping of an index."""
-    index: dict[str, Any] = {"number_of_shards": settings.shards or 1}
-    if settings.replicas is None:
-        index["auto_expand_replicas"] = "0-1"
-    else:
+    """Settings and mapping of an index.
+
+    Raises:
+        UsageError: What is given for it contradicts what it needs.
+    """
+    index: dict[str, Any] = {} if settings.shards is None else {"number_of_shards": settings.shards}
+    if settings.replicas is not None:
         index["number_of_replicas"] = settings.replicas
-    vector: dict[str, Any] = {"type": info.kind}
     if info.kind == "sparse_vector":
         index["sparse"] = True
-        vector["method"] = {"name": "seismic", "parameters": settings.sparse_vector.to_dict()}
-    properties = {**settings.mappings, **MARK_BODY["properties"], settings.embedding_field: vector}
-    properties[settings.passage_field] = {"type": "text"}
-    return {
-        "settings": {"index": index},
-        "mappings": {
-            "_meta": {META_KEY: info.to_meta()},
-            # Or the first text that looks like a date makes a date field, and refuses the second text.
-            "date_detection": False,
-            "properties": properties,
-        },
+    index = joined(index, flat_settings(settings.settings), "--settings")
+    index.setdefault("number_of_shards", 1)
+    if not {"number_of_replicas", "auto_expand_replicas"} & index.keys():
+        index["auto_expand_replicas"] = "0-1"
+    text = {"type": "text"} | ({"analyzer": settings.analyzer} if settings.analyzer else {})
+    properties = {**_needed(info.kind, settings), settings.passage_field: text}
+    if settings.text_fields:
+        properties |= {name.split("^")[0]: text for name in settings.text_fields.split(",")}
+    given = expanded(settings.mappings)
+    if definition_of(given, settings.embedding_field).get("positive_score_impact") in (False, "false"):
+        raise UsageError(f"--mappings makes weights of {settings.embedding_field!r} count against a document")
+    mapping = {
+        # Or the first text that looks like a date makes a date field, and refuses the second text.
+        "date_detection": False,
+        **settings.mapping,
+        "properties": joined(expanded(properties), given, "--mappings", "properties"),
     }
+    mapping["_meta"] = {**settings.mapping.get("_meta", {}), META_KEY: info.to_meta()}
+    return {"settings": {"index": index}, "mappings": mapping}
+
+
+def _needed(kind: IndexKind, settings: IndexSettings) -> dict[str, Any]:
+    """The fields for the vectors and for the marks."""
+    vector: dict[str, Any] = {"type": kind}
+    if kind == "sparse_vector":
+        vector["method"] = {"name": "seismic", "parameters": settings.sparse_vector.to_dict()}
+    return {**MARK_BODY["properties"], settings.embedding_field: vector}
 
 
 def find_index(client: OpenSearch, name: str, field: str | None = None) -> tuple[Target, IndexInfo] | None:

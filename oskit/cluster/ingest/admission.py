@@ -186,7 +186,7 @@ class Admission:
 
     def _collision(self, document: Document) -> str | None:
         """Which of a document's own fields has a name that the index needs; None if none has."""
-        names = {document.text_field, document.title_field, *document.fields}
+        names = document.fields_there()
         for ours, option in (
             (self._info.embedding_field, "--embedding-field"),
             (self._info.passage_field, "--passage-field"),
@@ -198,7 +198,7 @@ class Admission:
 
     def _lost(self, document: Document) -> str | None:
         """Which field is refused by OpenSearch, or lost without a word where the cluster encodes."""
-        own = {document.text_field: "", document.title_field: "", **document.fields}
+        own = document.fields_there()
         if name := next((name for name in own if name in _METADATA), None):
             return (
                 f"its field {name!r} has a name that OpenSearch or oskit keeps for itself; rename or omit it"

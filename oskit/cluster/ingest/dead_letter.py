@@ -78,6 +78,7 @@ def dead_letter(item: Document | Refusal, reason: str, status: int | None = None
         note["raw"] = item.raw
         return {OSKIT_KEY: note}
     note |= {"text_field": item.text_field, "title_field": item.title_field}
+    note |= {"joined": True, "title_field": item.title_field if item.title else None} if item.joined else {}
     own: dict[str, Any] = clean_value(item.source())
     if item.vector is not None:
         own[item.vector.field] = item.vector.weights()

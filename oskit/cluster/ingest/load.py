@@ -162,7 +162,7 @@ def ingest(
     maker = ItemMaker(plan.info, encoder, prune, known.mark)
     records, first = admission.check_first(documents)
     if first is not None:
-        plan = plan.with_fields(first.text_field, first.title_field)
+        plan = plan.with_fields(*((None, None) if first.joined else (first.text_field, first.title_field)))
     if model is not None:
         await_ready(client, model, notify=notify)
     letters = DeadLetterFile(dead_letter) if dead_letter is not None else None

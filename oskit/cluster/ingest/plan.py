@@ -15,6 +15,7 @@ from oskit.archive.token_weights import Prune, prune
 from oskit.cluster.client.calls import Call
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.index.existing import ExistingIndex, look
+from oskit.cluster.index.given import check_analyzer, digest_of, flat_settings
 from oskit.cluster.index.mapping import (
     MARK_BODY,
     EncodeMode,
@@ -252,8 +253,13 @@ def plan_load(
         encode=encode,
         encoder=_identity(encode, encoder, model, query_model, made_by),
         prune=str(prune) if prune else None,
+        text_fields=settings.text_fields,
+        given=digest_of(settings),
     )
     existing = look(client, target.index)
+    if settings.analyzer is not None:
+        there = target.index if existing is not None and not recreate else None
+        check_analyzer(client, settings.analyzer, flat_settings(settings.settings), there)
     if existing is not None:
         _check_existing(existing, info, settings, recreate=recreate)
     if encoder is not None and model is not None:

@@ -54,7 +54,7 @@ def prepare(
         with trial_of(client, plan.existing, plan.info, plan.settings) as trial:
             tried = _tried(client, plan, trial, windows, account, timeout)
             trial.replace_index()
-        if lost := plan.existing.not_kept():
+        if lost := plan.existing.not_kept(plan.settings):
             say(f"Not kept of the index that was there: {' and '.join(lost)}")
     elif plan.existing is None:
         created, aliases = create_new(client, plan.info, plan.settings)

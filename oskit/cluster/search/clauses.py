@@ -36,6 +36,14 @@ def neural_sparse(
     return clause
 
 
+def bm25(info: IndexInfo, text: str) -> Clause:
+    """A BM25 clause on the passages, or on the fields that the index names in their place, added up."""
+    if info.text_fields:
+        fields = info.text_fields.split(",")
+        return {"multi_match": {"query": text, "fields": fields, "type": "most_fields"}}
+    return {"match": {str(info.passage_field): {"query": text}}}
+
+
 def filtered(clause: Clause, only: Clause | None) -> Clause:
     """The clause for what an alias shows: what it hides stays hidden."""
     if only is None:

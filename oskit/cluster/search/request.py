@@ -11,7 +11,14 @@ from oskit.archive.siblings import known_sha256
 from oskit.cluster.client.failures import cluster_errors, heard
 from oskit.cluster.models.predict import predict
 from oskit.cluster.search.answers import complete_search
-from oskit.cluster.search.clauses import ABOVE_NOTHING, Clause, filtered, neural_sparse, two_phase_pipeline
+from oskit.cluster.search.clauses import (
+    ABOVE_NOTHING,
+    Clause,
+    bm25,
+    filtered,
+    neural_sparse,
+    two_phase_pipeline,
+)
 from oskit.cluster.search.query_weights import analyzer_weights, fitted
 from oskit.cluster.search.result import SEARCH_BY, Hit, SearchBy, SearchResult
 from oskit.data.documents import MARK_FIELD
@@ -171,7 +178,7 @@ class Request:
     def _clause(self) -> Clause | None:
         info = self.place.info
         if self.by == "bm25":
-            return {"match": {str(info.passage_field): {"query": self.query}}}
+            return bm25(info, str(self.query))
         if self.model is not None and not self.by_weights:
             query = {"query_text": self.query, "model_id": self.model.model_id}
         elif self.by == "analyzer" and not self.by_weights:

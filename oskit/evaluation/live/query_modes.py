@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from oskit.cluster.models.predict import predict, with_model
-from oskit.cluster.search.clauses import Clause, neural_sparse
+from oskit.cluster.search.clauses import Clause, bm25, neural_sparse
 from oskit.cluster.search.query_weights import MAX_TOKENS, MAX_WEIGHT
 from oskit.data.values import clean_text
 from oskit.errors import UsageError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
     from oskit.archive.text_encoder import TextEncoder, TokenWeights
+    from oskit.cluster.index.mapping import IndexInfo
     from oskit.cluster.models.registry import ModelInfo
 
 SearchBy = Literal["tokens", "model", "analyzer"]
@@ -92,9 +93,9 @@ def sparse_clauses(
     }
 
 
-def bm25_clauses(field: str, queries: Mapping[str, str]) -> dict[str, Clause | None]:
-    """A ``match`` query on the passages for each query."""
-    return {query: {"match": {field: {"query": clean_text(text)}}} for query, text in queries.items()}
+def bm25_clauses(info: IndexInfo, queries: Mapping[str, str]) -> dict[str, Clause | None]:
+    """A BM25 query for each query."""
+    return {query: bm25(info, clean_text(text)) for query, text in queries.items()}
 
 
 def _token_clauses(

@@ -181,7 +181,7 @@ def _verify(
         runs.append(figures("two-phase", again, exact))
     if baseline_bm25 and facts.passage_field:
         on_step("asking BM25")
-        runs.append(figures(BM25, ask(bm25_clauses(facts.passage_field, queries))))
+        runs.append(figures(BM25, ask(bm25_clauses(facts.info, queries))))
     on_step("looking for every document")
     presence = look_for(client, facts, ids)
     on_step("checking stored weights")
