@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
-Kind = Literal["status", "reset", "lose-answer", "delay", "hang", "trickle", "refuse-items", "twice", "page"]
+Kind = Literal[
+    "status", "reset", "lose-answer", "swallow", "delay", "hang", "trickle", "refuse-items", "twice", "page"
+]
 
 
 @dataclass
@@ -22,7 +24,8 @@ class Fault:
         pattern: Regular expression, searched in ``"METHOD /path"``.
         kind: ``status`` answers with :attr:`status`; ``reset`` cuts the connection in the middle of the
             request's body; ``lose-answer`` forwards the request and cuts the connection before the answer;
-            ``delay`` forwards it after :attr:`seconds`; ``hang`` never answers and forwards nothing;
+            ``swallow`` forwards it and never answers; ``delay`` forwards it after :attr:`seconds`; ``hang``
+            never answers and forwards nothing;
             ``trickle`` sends the answer in small pieces over :attr:`seconds`; ``page`` answers 200 with a
             login page; ``refuse-items`` forwards every second document of a bulk request and answers for the
             others with :attr:`status`; ``twice`` forwards it two times and gives the answer to the second.
@@ -136,6 +139,9 @@ class FaultyProxy:
                 answer = await self._forward(head, body)
             if fault is not None and fault.kind == "lose-answer":
                 writer.transport.abort()
+                return
+            if fault is not None and fault.kind == "swallow":
+                await reader.read()
                 return
             pieces = 20 if fault is not None and fault.kind == "trickle" else 1
             size = -(-len(answer) // pieces)

@@ -31,6 +31,8 @@ COMMANDS = {
     "delete": "Undeploy and delete models.",
     "ingest": "Create an index and load documents into it.",
     "search": "Search an index.",
+    "releases": "List the releases of an alias.",
+    "rollback": "Have an alias stand for the release before the living one, or for RELEASE.",
     "verify": "Prove that a cluster retrieves what it should.",
     "sweep": "Find the fastest setting of a search that finds enough.",
     "evaluate": "Measure retrieval quality without a cluster.",
@@ -38,7 +40,7 @@ COMMANDS = {
 }
 """Each command and what ``oskit --help`` says of it."""
 
-_TOGETHER = {"deploy": "models", "undeploy": "models", "delete": "models"}
+_TOGETHER = {"deploy": "models", "undeploy": "models", "delete": "models", "rollback": "releases"}
 """Commands in another command's module; the others are in one of their name."""
 
 

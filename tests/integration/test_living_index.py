@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -262,7 +263,7 @@ def test_a_trial_that_was_killed_is_swept_and_one_at_work_is_not(
     for pid in (2**22 + 1, None):  # no process has the first
         body = {"mappings": {"_meta": {"oskit": {"trial": True, "for": index, "pid": pid, "kind": "x"}}}}
         if pid:
-            body["mappings"]["_meta"]["oskit"]["host"] = recreate.socket.gethostname()
+            body["mappings"]["_meta"]["oskit"]["host"] = socket.gethostname()
         client.indices.create(index=f"{index}-oskit-trial-{pid or 'elsewhere'}".lower(), body=body)
     ingest(client, index, GOOD, encoder=tiny.encoder)
     assert sorted(state(client, index)["indexes"]) == [index, f"{index}-oskit-trial-elsewhere"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from oskit.cli.commands.releases import RELEASE_OPTIONS, check_options, release_calls, released_name
 from oskit.cli.index_options import INDEX_OPTIONS, index_settings, text_fields
 from oskit.cli.options import SOME_REFUSED, connection_options, output_options, runtime_options, with_options
 from oskit.errors import UsageError
@@ -54,7 +55,8 @@ _OPTIONS = [
     click.option("--delete-missing", is_flag=True,
                  help="Then delete documents of earlier loads that the sources no longer have."),
     click.option("-y", "--yes", is_flag=True,
-                 help="With --delete-missing: also if they are more than a fifth of all."),
+                 help="With --delete-missing: also if they are more than a fifth of all. With --release: "
+                 "also if the living one was written to meanwhile, or shows many more documents."),
     click.option("--duplicates", type=click.Choice(["refuse", "first", "last"]), default="refuse",
                  show_default=True, help="Which document to take where several have one id and different "
                  "contents: the first, refusing the others; or the first or last, leaving the others out. "
@@ -82,6 +84,7 @@ _OPTIONS = [
                  help="Requests in flight."),
     click.option("--dead-letter", metavar="FILE", type=click.Path(dir_okay=False),
                  help="File for refused documents, appended to.  [INDEX.refused.jsonl]"),
+    *RELEASE_OPTIONS,
     click.option("--dry-run", is_flag=True,
                  help="Read and check the sources only, with --archive also their length. With --url (or "
                  "OSKIT_URL) and an encoder also tell every call that would change the cluster."),
@@ -134,8 +137,9 @@ def ingest(
         raise UsageError(
             "--reencode has no effect with --recreate, which encodes all", hint="Give one of them"
         )
-    if options["yes"] and not options["delete_missing"]:
-        raise UsageError("--yes has no effect without --delete-missing")
+    if options["yes"] and not (options["delete_missing"] or options["release"]):
+        raise UsageError("--yes has no effect without --delete-missing or --release")
+    check_options(options)
     if options["part"] and options["delete_missing"]:
         raise UsageError(
             "a part does not have what is in the other parts, so nothing can be called missing",
@@ -162,6 +166,8 @@ def ingest(
         options["key"], documents = key_of_vectors(documents)
     if options["dry_run"]:
         report = _dry_run(index, documents, settings, connection, out, options)
+    elif options["release"]:
+        report = _release(index, sources, documents, settings, connection, out, options)
     else:
         report = _run(index, sources, documents, settings, connection, out, options)
         out.result(_told(report, options), lambda console: _print_report(console, report, options, dry=False))
@@ -211,6 +217,48 @@ def _run(
             raise
 
 
+def _release(
+    alias: str,
+    sources: tuple[str, ...],
+    documents: Any,
+    settings: IndexSettings,
+    connection: ConnectionSettings,
+    out: Output,
+    options: dict[str, Any],
+) -> IngestReport:
+    """Load a new index, and have the alias stand for it."""
+    from oskit.cli.commands.releases import Releasing, print_release
+    from oskit.cluster.client.connection import connect
+    from oskit.cluster.ingest.plan import plan_load
+    from oskit.evaluation.live.release_proof import Sample
+
+    client, sample = connect(connection), Sample()
+    options["opened"] = encoder = _encoder(options, out)
+    planned = _planned(_encode_mode(options), out, options)
+    releasing = Releasing(client, alias, encoder, options, sample, out)
+    done = releasing.run(
+        lambda name: plan_load(client, name, settings, encoder=encoder, **planned),
+        lambda name: _run(name, sources, sample.watch(documents), settings, connection, out, options),
+        _encoder_name(encoder, options),
+    )
+
+    def show(console: Console) -> None:
+        _print_report(console, done.load, options, dry=False)
+        print_release(console, done)
+
+    out.result(_told(done.load, options) | done.to_dict(), show)
+    out.note(f"Next: oskit releases {alias}; oskit rollback {alias} brings the one before back")
+    return done.load
+
+
+def _encoder_name(encoder: TextEncoder | None, options: dict[str, Any]) -> str | None:
+    """For the name of a release."""
+    name = getattr(getattr(encoder, "archive", None), "name", None) or getattr(
+        options["made_by"], "name", None
+    )
+    return str(name or options["model"] or Path(options["archive"] or "").name)
+
+
 def _dry_run(
     index: str,
     documents: Any,
@@ -241,8 +289,14 @@ def _dry_run(
         else:
             mode, client = _encode_mode(options), connect(connection)
             try:
-                plan = plan_load(client, index, settings, encoder=encoder, **_planned(mode, out, options))
+                name = (
+                    released_name(client, index, _encoder_name(encoder, options))
+                    if options["release"]
+                    else index
+                )
+                plan = plan_load(client, name, settings, encoder=encoder, **_planned(mode, out, options))
                 calls = plan.calls(client, report.indexed, options["bulk_size"] or BULK_DOCUMENTS[mode])
+                calls = release_calls(client, calls, plan, index) if options["release"] else calls
                 if (most := _most_missing(options)) is not None:
                     missing = plan.missing(client, seen)
                     stays = why_none_goes(report.read, report.refused, missing, most)
@@ -298,6 +352,8 @@ def _prune(options: dict[str, Any]) -> Prune | None:
 
 def _encoder(options: dict[str, Any], out: Output) -> TextEncoder | None:
     """The archive or model that is named, opened."""
+    if "opened" in options:
+        return options["opened"]  # type: ignore[no-any-return]
     runtime: Runtime = options["runtime"]
     if options["archive"] is None:
         if options["query_archive"] is not None:

@@ -194,6 +194,19 @@ def look(client: OpenSearch, name: str) -> ExistingIndex | None:
     return found and ExistingIndex(name, found["aliases"], found["mappings"], found["settings"])
 
 
+def size_and_writes(client: OpenSearch, index: str) -> tuple[int, int]:
+    """Bytes of the primary shards, and the sum of their highest sequence numbers, which each write raises.
+
+    Raises:
+        IndexingError: The cluster refuses.
+    """
+    with cluster_errors(f"read the index {index!r}", IndexingError):
+        stats = client.indices.stats(index=index, metric="store", params={"level": "shards"})
+    copies = [copy for shard in stats["indices"][index]["shards"].values() for copy in shard]
+    writes = sum(int(copy["seq_no"]["max_seq_no"]) for copy in copies if copy["routing"]["primary"])
+    return int(stats["_all"]["primaries"]["store"]["size_in_bytes"]), writes
+
+
 def _other_vectors(existing: IndexInfo, wanted: IndexInfo) -> tuple[str, str] | None:
     for what, option in (
         ("kind", "--index-kind"),

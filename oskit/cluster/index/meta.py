@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,9 @@ if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
 META_KEY = "oskit"
+
+_WRITING = threading.Lock()
+"""A release says now and then that it is alive, beside the load that writes into the same index."""
 
 
 def own_meta(mapping: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,5 +34,21 @@ def changed_meta(mapping: Mapping[str, Any], changes: Mapping[str, Any]) -> dict
 
 def change_own_meta(client: OpenSearch, index: str, changes: Mapping[str, Any]) -> None:
     """Set entries of ``_meta.oskit``, or remove those that are None; the cluster replaces it whole."""
-    mapping = next(iter(client.indices.get_mapping(index=index).values()))["mappings"]
-    client.indices.put_mapping(index=index, body=changed_meta(mapping, changes))
+    with _WRITING:
+        mapping = next(iter(client.indices.get_mapping(index=index).values()))["mappings"]
+        client.indices.put_mapping(index=index, body=changed_meta(mapping, changes))
+
+
+def change_record(client: OpenSearch, index: str, name: str, changes: Mapping[str, Any]) -> None:
+    """Set parts of an entry of ``_meta.oskit`` that is an object, or remove those that are None."""
+    with _WRITING:
+        mapping = next(iter(client.indices.get_mapping(index=index).values()))["mappings"]
+        record = {**record_of(mapping, name), **changes}
+        left = {key: value for key, value in record.items() if value is not None}
+        client.indices.put_mapping(index=index, body=changed_meta(mapping, {name: left}))
+
+
+def record_of(mapping: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """An entry of ``_meta.oskit`` that is an object; empty if there is none."""
+    found = own_meta(mapping).get(name)
+    return dict(found) if isinstance(found, Mapping) else {}

@@ -8,8 +8,6 @@ if the process is killed there.
 from __future__ import annotations
 
 import json
-import os
-import socket
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -25,6 +23,7 @@ from oskit.cluster.index.existing import ExistingIndex, look
 from oskit.cluster.index.mapping import IndexInfo, IndexSettings, delete_index, index_body
 from oskit.cluster.index.meta import META_KEY, change_own_meta, changed_meta, own_meta
 from oskit.cluster.index.names import check_index_name
+from oskit.cluster.index.owner import is_gone, owner
 from oskit.errors import ClusterError, IndexingError, OskitError, with_more
 
 if TYPE_CHECKING:
@@ -73,8 +72,7 @@ class Trial:
     def _body(self) -> dict[str, Any]:
         body = index_body(self.info, self._settings)
         body["settings"]["index"]["hidden"] = True
-        mark = {"trial": True, "for": self._old.name, "host": socket.gethostname(), "pid": os.getpid()}
-        body["mappings"]["_meta"][META_KEY] |= mark
+        body["mappings"]["_meta"][META_KEY] |= {"trial": True, "for": self._old.name, **owner()}
         # A filter may need a mapping that the new index has not: then its alias cannot be made either.
         body["aliases"] = {
             f"{self.info.name}-{number}": {**_without_write_index(alias), "is_hidden": True}
@@ -88,25 +86,8 @@ class Trial:
         Raises:
             IndexingError: The cluster refuses.
         """
-        body, name = self._body(), self.info.name
-        body["aliases"] |= self._shown_nothing()
         with cluster_errors(f"create an index as {self._old.name!r} would be", IndexingError):
-            self._client.indices.create(index=name, body=body)
-            aliases = self._client.indices.get_alias(index=name)[name]["aliases"]
-            if given := [alias for alias in aliases if not alias.startswith(f"{name}-")]:
-                self._client.indices.delete_alias(index=name, name=",".join(given))
-
-    def _shown_nothing(self) -> dict[str, Any]:
-        """What index templates would call the trial by, which others search and write to: not for a moment.
-
-        Whoever may not ask for templates finds out by the trial.
-        """
-        given: dict[str, Any] = {}
-        with suppress(OskitError), cluster_errors("see the index templates", IndexingError):
-            answer = self._client.indices.simulate_index_template(name=self.info.name)
-            given = (answer.get("template") or {}).get("aliases") or {}
-        nothing = {"is_write_index": False, "filter": {"match_none": {}}}
-        return {name: {**alias, **nothing} for name, alias in given.items()}
+            create_unseen(self._client, self.info.name, self._body())
 
     def close(self) -> None:
         """Delete the trial and its pipeline, unless the aliases that it knows are nowhere else."""
@@ -178,11 +159,31 @@ def trial_of(
         yield trial
     except BaseException:
         with suppress(OskitError), impatient(client):
-            _settle(client)
+            settle(client)
         with suppress(OskitError), impatient(client):
             trial.close()
         raise
     trial.close()
+
+
+def create_unseen(client: OpenSearch, name: str, body: dict[str, Any]) -> None:
+    """Create an index that no pattern finds and no alias of index templates stands for.
+
+    What templates would call it by is what others search and write to: it has that not for a moment. Whoever
+    may not ask for templates finds out when the index is there.
+    """
+    given: dict[str, Any] = {}
+    with suppress(OskitError), cluster_errors("see the index templates", IndexingError):
+        answer = client.indices.simulate_index_template(name=name)
+        given = (answer.get("template") or {}).get("aliases") or {}
+    nothing = {"is_write_index": False, "filter": {"match_none": {}}}
+    own = body.setdefault("aliases", {})
+    body["settings"]["index"]["hidden"] = True
+    body["aliases"] = own | {alias: {**found, **nothing} for alias, found in given.items()}
+    client.indices.create(index=name, body=body)
+    there = client.indices.get_alias(index=name)[name]["aliases"]
+    if others := [alias for alias in there if alias not in own]:
+        client.indices.delete_alias(index=name, name=",".join(others))
 
 
 def create(client: OpenSearch, name: str, body: Mapping[str, Any]) -> bool:
@@ -248,12 +249,12 @@ def sweep(client: OpenSearch, name: str) -> None:
         for trial, own in trials(client, name).items():
             if not is_abandoned(client, trial, own):
                 continue
-            _settle(client)
+            settle(client)
             if "aliases" not in own or look(client, name) is not None:
                 delete_index(client, trial)
 
 
-def _settle(client: OpenSearch) -> None:
+def settle(client: OpenSearch) -> None:
     """Wait until the cluster has done what a process that was cut off still asked it to do."""
     with cluster_errors("wait for what the cluster has yet to do", IndexingError):
         client.cluster.health(params={"wait_for_events": "languid"})
@@ -274,13 +275,8 @@ def trials(client: OpenSearch, name: str | None = None) -> dict[str, dict[str, A
 
 def is_abandoned(client: OpenSearch, trial: str, own: Mapping[str, Any]) -> bool:
     """Whether nobody works with a trial any more: its process is gone, or it is old."""
-    if own.get("host") == socket.gethostname() and os.name == "posix" and isinstance(own.get("pid"), int):
-        try:
-            os.kill(own["pid"], 0)
-        except ProcessLookupError:
-            return True
-        except OSError:
-            pass  # it is somebody else's
+    if is_gone(own):
+        return True
     found = look(client, trial)
     return (
         found is None or time.time() - int(found.settings["index.creation_date"]) / 1000 > ABANDONED_AFTER_S

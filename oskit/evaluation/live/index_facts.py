@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from oskit.archive.text_encoder import KeyFormat
 from oskit.cluster.client.failures import cluster_errors
+from oskit.cluster.index.existing import size_and_writes
 from oskit.cluster.index.mapping import APPROXIMATE_THRESHOLD, IndexInfo, find_index, index_uuid
 from oskit.cluster.index.names import Target, resolve
 from oskit.cluster.index.sparse_fields import definition_of
@@ -105,7 +106,7 @@ def read_facts(client: OpenSearch, index: str, field: str | None = None) -> Inde
     properties = mapping.get("properties", {})
     passage = info.passage_field
     searchable = definition_of(properties, passage or "").get("type") in ("text", "semantic")
-    bytes_, writes = _size_and_writes(client, index)
+    bytes_, writes = size_and_writes(client, index)
     return IndexFacts(
         info=info,
         passage_field=passage if searchable else None,
@@ -124,15 +125,6 @@ def count_documents(client: OpenSearch, index: str) -> int:
     """Documents that a search sees, on all shards."""
     body = {"size": 0, "track_total_hits": True}
     return int(complete_search(client, index, body, search_pipeline="_none")["hits"]["total"]["value"])
-
-
-def _size_and_writes(client: OpenSearch, index: str) -> tuple[int, int]:
-    """Bytes of the primary shards, and the sum of their highest sequence numbers."""
-    with cluster_errors(f"read the index {index!r}", SearchError):
-        stats = client.indices.stats(index=index, metric="store", params={"level": "shards"})
-    copies = [copy for shard in stats["indices"][index]["shards"].values() for copy in shard]
-    writes = sum(int(copy["seq_no"]["max_seq_no"]) for copy in copies if copy["routing"]["primary"])
-    return int(stats["_all"]["primaries"]["store"]["size_in_bytes"]), writes
 
 
 def check_that_it_stayed(client: OpenSearch, facts: IndexFacts) -> None:
@@ -162,7 +154,7 @@ def check_that_it_stayed(client: OpenSearch, facts: IndexFacts) -> None:
 
 def was_written(client: OpenSearch, facts: IndexFacts) -> bool:
     """Whether documents were written or deleted since the facts were read."""
-    return _size_and_writes(client, facts.name)[1] != facts.writes
+    return size_and_writes(client, facts.name)[1] != facts.writes
 
 
 def _storage(definition: dict[str, Any], segments: dict[str, Any]) -> Storage:

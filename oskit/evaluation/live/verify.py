@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from oskit.archive.siblings import known_sha256
 from oskit.cluster.client.connection import cluster_info
 from oskit.cluster.models.prediction_parity import is_quantized, largest_difference
-from oskit.cluster.search.clauses import two_phase_pipeline
+from oskit.cluster.search.clauses import filtered, two_phase_pipeline
 from oskit.cluster.search.query_model import check_same_encoder, query_model
 from oskit.cluster.search.query_weights import analyzer_weights
 from oskit.data.values import clean_text
@@ -68,6 +68,7 @@ def verify(
     two_phase: bool = False,
     sample: int = 200,
     examples: int = 3,
+    part: bool = False,
     on_step: Step = lambda _: None,
 ) -> VerificationReport:
     """Ask a cluster every query of a collection and compare with exact scores.
@@ -92,6 +93,8 @@ def verify(
         two_phase: Also ask through a two-phase search pipeline, and report what it loses.
         sample: Documents whose stored weights are checked directly.
         examples: Queries that the report shows with their hits.
+        part: The corpus is a part of what the index holds: only among its documents is searched, and others
+            are no reason to fail.
         on_step: Told what is being done, and that the model is being waited for.
 
     Returns:
@@ -116,7 +119,7 @@ def verify(
     try:
         report = _verify(
             client, facts, collection, encoder, request, tolerance, baseline_bm25, two_phase, sample,
-            examples, on_step,
+            examples, part, on_step,
         )  # fmt: skip
     except ClusterError:
         check_that_it_stayed(client, facts)  # which is the reason, if it did not
@@ -136,6 +139,7 @@ def _verify(
     two_phase: bool,
     sample: int,
     examples: int,
+    part: bool,
     on_step: Step,
 ) -> VerificationReport:
     """The report about the index that was found."""
@@ -162,6 +166,9 @@ def _verify(
     on_step(f"asking {len(queries):,} queries by {by}")
     ask = partial(retrieve, client, facts.name, k=k, model=model, notify=on_step)
     clauses = sparse_clauses(client, facts, queries, encoder, request, model, on_step)
+    if part:
+        among = {"ids": {"values": [document.id for document in collection.documents()]}}
+        clauses = {query: clause and filtered(clause, among) for query, clause in clauses.items()}
     answered = ask(clauses)
     on_step("computing exact scores")
     comparison = compare(
@@ -184,6 +191,7 @@ def _verify(
         runs.append(figures(BM25, ask(bm25_clauses(facts.info, queries))))
     on_step("looking for every document")
     presence = look_for(client, facts, ids)
+    presence = replace(presence, extra=0, extra_ids=[]) if part else presence
     on_step("checking stored weights")
     chosen = choose_examples(answered.run, examples)
     sampled, cut = ([ids[place] for place in spread(len(ids), size)] for size in (sample, SAMPLED_TEXTS))

@@ -1,0 +1,345 @@
+"""Build a release beside the living one, prove it, and put it in its place.
+
+At every step before the alias moves, the living release is untouched; the move is one call of the cluster;
+and after it nothing is needed for readers. What loads and what proves is given from outside.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from opensearchpy.exceptions import TransportError
+
+from oskit.cluster.client.failures import cluster_errors
+from oskit.cluster.client.retry import impatient
+from oskit.cluster.index.existing import look, size_and_writes
+from oskit.cluster.index.mapping import index_uuid
+from oskit.cluster.index.meta import change_record, record_of
+from oskit.cluster.index.owner import owner
+from oskit.cluster.index.pruning import Pruned, being_built, discard, prune, tidy
+from oskit.cluster.index.recreate import create_unseen, settle
+from oskit.cluster.index.releases import (
+    RECORD,
+    Alias,
+    list_releases,
+    move,
+    note,
+    note_move,
+    now,
+    read_alias,
+    release_body,
+    release_name,
+)
+from oskit.cluster.ingest.accounting import IngestReport
+from oskit.cluster.ingest.missing import MOST_GONE
+from oskit.cluster.ingest.plan import LoadPlan
+from oskit.errors import IndexingError, OskitError, VerificationError
+
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
+MOST_REFUSED = 0.01
+"""Largest share of refused records with which a release goes live, where nobody says."""
+
+BEAT_S = 30.0
+"""How often a run that builds says in the index that it lives."""
+
+
+class TooManyRefused(IndexingError):
+    """More records were refused than a release may lack."""
+
+    exit_code: ClassVar[int] = 10
+
+
+@dataclass
+class Proof:
+    """What a release was found to be, before it goes live.
+
+    Attributes:
+        failures: Why it may not, one line each; empty if it may.
+        verified: What was verified, for the record; None if nothing was.
+        quality: Its retrieval quality, beside that of the living one, for the record; None if not measured.
+    """
+
+    failures: list[str] = field(default_factory=list)
+    verified: dict[str, Any] | None = None
+    quality: dict[str, Any] | None = None
+
+
+@dataclass
+class ReleaseReport:
+    """A release that is living now.
+
+    Attributes:
+        alias: What people ask for.
+        index: The release.
+        before: What the alias stood for before; None for the first.
+        load: What became of the documents.
+        proof: What it was found to be.
+        pruned: What went.
+        notes: What a person should know, one line each.
+    """
+
+    alias: str
+    index: str
+    before: str | None
+    load: IngestReport
+    proof: Proof
+    pruned: Pruned = field(default_factory=Pruned)
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        told = {"release": self.index, "alias": self.alias, "before": self.before, **asdict(self.proof)}
+        return {**told, "pruned": self.pruned.to_dict(), "notes": self.notes}
+
+
+def release(
+    client: OpenSearch,
+    name: str,
+    *,
+    plan: Callable[[str], LoadPlan],
+    load: Callable[[str], IngestReport],
+    prove: Callable[[str, str | None, IngestReport], Proof],
+    encoder_name: str | None = None,
+    keep: int | None = None,
+    most_refused: float = MOST_REFUSED,
+    force: bool = False,
+    notify: Callable[[str], None] = lambda _: None,
+) -> ReleaseReport:
+    """Build a new index and have an alias stand for it, in the place of the one that it stands for now.
+
+    Args:
+        client: From :func:`oskit.cluster.client.connection.connect`.
+        name: The alias; there need not be one yet.
+        plan: What a load into an index of this name will do.
+        load: Loads the index of this name, which is there and empty.
+        prove: Told the new index, the living one and what became of the documents: whether it is right, and
+            good enough. What it raises keeps the release from going live, too.
+        encoder_name: For the index's name.
+        keep: How many releases stay after the move, the living one included; None deletes none.
+        most_refused: Largest share of the records that may be refused, 0 to 1.
+        force: Also if the living release was written to meanwhile, or had many more documents.
+        notify: Told, in one line, what a person should know.
+
+    Raises:
+        IndexingError: The name is an index, another release is being built, nothing was loaded, the living
+            one was written to or has moved meanwhile, or the cluster refuses.
+        TooManyRefused: See ``most_refused``.
+        VerificationError: It is not right, or not good enough. It stays to be looked at, until the next one.
+        OskitError: What loading raises.
+    """
+    alias = read_alias(client, name)
+    tidy(client, alias, notify)
+    planned = plan(release_name(name, encoder_name))
+    _check_routing(alias, planned)
+    living = _State.of(client, alias)
+    with Building(client, alias, planned) as building:
+        report = load(building.name)
+        _check_loaded(report, most_refused)
+        proof = prove(building.name, alias.index, report)
+        building.keep("refused" if proof.failures else "ready", proof, report)
+        if proof.failures:
+            more = f" (and {len(proof.failures) - 1} more)" if len(proof.failures) > 1 else ""
+            raise VerificationError(
+                f"{building.name} does not go live: {proof.failures[0]}{more}",
+                hint=f"{alias.name} stays as it is. Look at {building.name}; the next release deletes it",
+            )
+        if why := _objection(client, alias, living, building.name):
+            if not force:
+                raise IndexingError(
+                    f"{building.name} is ready and does not go live: {why}",
+                    hint=f"Load it again with --yes, or take it as it is: oskit rollback {name} "
+                    f"{building.name}",
+                )
+            notify(f"All the same, as --yes says: {why}")
+        move(client, alias, building.name)
+    done = ReleaseReport(name, planned.info.name, alias.index, report, proof)
+    _after(client, alias, living, done, keep, notify)
+    return done
+
+
+def _after(
+    client: OpenSearch,
+    alias: Alias,
+    living: _State | None,
+    done: ReleaseReport,
+    keep: int | None,
+    notify: Callable[[str], None],
+) -> None:
+    """What is left to do once readers have the release: that fails without a harm, and is done next time."""
+
+    def say(told: str) -> None:
+        done.notes.append(told)
+        notify(told)
+
+    try:
+        note_move(client, alias, done.index, before=alias.index)
+        if living is not None and alias.index and size_and_writes(client, alias.index)[1] > living.writes:
+            say(f"{alias.index} was written to until the alias moved: {done.index} lacks that")
+        if keep is not None:
+            done.pruned = prune(client, Alias(alias.name, done.index, alias.options), keep, say)
+    except OskitError as error:
+        say(f"{done.index} is living, but what follows is not done: {error}. The next release goes on")
+
+
+@dataclass(frozen=True)
+class _State:
+    """What the living release was when the new one was begun."""
+
+    documents: int
+    writes: int
+
+    @classmethod
+    def of(cls, client: OpenSearch, alias: Alias) -> _State | None:
+        if alias.index is None:
+            return None
+        with cluster_errors(f"read {alias.name!r}", IndexingError):
+            client.indices.refresh(index=alias.index)
+        return cls(_visible(client, alias, alias.index), size_and_writes(client, alias.index)[1])
+
+
+def _visible(client: OpenSearch, alias: Alias, index: str) -> int:
+    """Documents of an index that the alias shows, or would."""
+    with cluster_errors(f"count the documents of {index!r}", IndexingError):
+        query = {"query": alias.options["filter"]} if "filter" in alias.options else None
+        return int(client.count(index=index, body=query)["count"])
+
+
+def _check_routing(alias: Alias, plan: LoadPlan) -> None:
+    routing = next(
+        (alias.options[key] for key in ("search_routing", "index_routing") if key in alias.options), None
+    )
+    if routing is not None and (plan.settings.shards or 1) > 1:
+        raise IndexingError(
+            f"the alias {alias.name!r} looks on the shard of the routing {routing!r} only, and documents "
+            "that are loaded go by their ids",
+            hint="Leave --shards out: on a single shard all are found",
+        )
+
+
+def _check_loaded(report: IngestReport, most_refused: float) -> None:
+    """Raises where what was loaded is no release."""
+    where = f", kept in {report.dead_letter}" if report.dead_letter else ""
+    why = f": {next(iter(report.reasons), '')}{where}" if report.refused else ""
+    if not report.indexed:
+        what = f"all {report.refused:,} records were refused{why}" if report.refused else "there are none"
+        raise IndexingError(f"no documents were loaded, so nothing goes live: {what}")
+    if report.refused > most_refused * report.read:
+        raise TooManyRefused(
+            f"{report.refused:,} of {report.read:,} records were refused, more than {most_refused:.2%} of "
+            f"them, so nothing goes live{why}",
+            hint="Correct them, or allow for more with --max-refused",
+        )
+
+
+def _objection(client: OpenSearch, alias: Alias, living: _State | None, name: str) -> str:
+    """Why a release should not take the living one's place although it is right; empty if nothing does."""
+    if living is None or alias.index is None:
+        return ""
+    writes = size_and_writes(client, alias.index)[1] - living.writes
+    if writes > 0:
+        return (
+            f"{alias.index} was written to {writes:,} times while it was built (documents, updates, "
+            "deletions), which it lacks"
+        )
+    documents = _visible(client, alias, name)
+    if documents < (1 - MOST_GONE) * living.documents:
+        return f"it shows {documents:,} documents, and {alias.index}, which is living, {living.documents:,}"
+    return ""
+
+
+class Building:
+    """A release's index while it is built; unless it is kept, nothing is left of it.
+
+    Args:
+        client: Of the cluster.
+        alias: Which it is for.
+        plan: How it shall be.
+
+    Attributes:
+        name: Of the index.
+    """
+
+    def __init__(self, client: OpenSearch, alias: Alias, plan: LoadPlan) -> None:
+        self._client, self._alias, self._plan = client, alias, plan
+        self.name = plan.info.name
+        self._is_kept = False
+        self._run = uuid.uuid4().hex
+        self._over = threading.Event()
+        self._beat = threading.Thread(target=self._beats, name="oskit-release", daemon=True)
+
+    def __enter__(self) -> Self:
+        try:
+            self._create()
+        except BaseException:
+            self._discard()
+            raise
+        self._beat.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._over.set()
+        self._beat.join()
+        if kind is not None and not self._is_kept:
+            self._discard()
+
+    def keep(self, state: str, proof: Proof, report: IngestReport) -> None:
+        """Whatever comes, the index stays: it may be living in a moment.
+
+        Raises:
+            IndexingError: It is not what was made, or the cluster refuses.
+        """
+        if index_uuid(self._client, self.name) != self._uuid:
+            raise IndexingError(f"{self.name} was deleted while it was built", hint="Run it again")
+        said = {"state": state, "documents": report.indexed, "refused": report.refused, "ready": now()}
+        said |= {"failures": proof.failures[:5] or None, "verified": proof.verified, "quality": proof.quality}
+        note(self._client, self.name, said)
+        self._is_kept = True
+
+    def _create(self) -> None:
+        began = now()
+        record = {"of": self._alias.name, "state": "building", "began": began, "beat": began}
+        record |= {"run": self._run, **owner()}
+        body = release_body(self._plan.info, self._plan.settings, record)
+        with cluster_errors(f"create the index {self.name!r}", IndexingError):
+            create_unseen(self._client, self.name, body)
+        self._uuid = index_uuid(self._client, self.name)
+        releases = list_releases(self._client, self._alias)
+        (own,) = [one for one in releases if one.name == self.name]
+        for other in releases:
+            is_done = other.state in ("living", "retired", "refused", "abandoned")
+            if not is_done and other.order < own.order:
+                raise being_built(self._alias, other)
+        if "filter" in self._alias.options:
+            self._check_filter(self._alias.options["filter"])
+
+    def _check_filter(self, only: dict[str, Any]) -> None:
+        """A filter may need a mapping that the new index does not have, which documents cannot bring."""
+        with cluster_errors(f"check the filter of {self._alias.name!r}", IndexingError):
+            said = self._client.indices.validate_query(
+                index=self.name, body={"query": only}, params={"explain": "true"}
+            )
+        if not said["valid"]:
+            why = next((one.get("error") for one in said.get("explanations") or ()), "")
+            raise IndexingError(
+                f"the alias {self._alias.name!r} has a filter that the new index cannot have: {why}"
+            )
+
+    def _discard(self) -> None:
+        """As at the end of a run that fails: one attempt, and the next run does what it could not do."""
+        with suppress(OskitError, TransportError), impatient(self._client):
+            settle(self._client)
+            found = look(self._client, self.name)
+            if found is not None and record_of(found.mapping, RECORD).get("run") == self._run:
+                discard(self._client, self.name)
+
+    def _beats(self) -> None:
+        while not self._over.wait(BEAT_S):
+            with suppress(OskitError, TransportError), impatient(self._client):
+                change_record(self._client, self.name, RECORD, {"beat": now()})
