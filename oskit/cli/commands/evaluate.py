@@ -16,18 +16,19 @@ if TYPE_CHECKING:
     from oskit.archive.backends.runtime import Runtime
     from oskit.cli.output import Output
     from oskit.data.collection import Collection
+    from oskit.evaluation.offline.bm25 import Bm25Settings
     from oskit.evaluation.offline.result import EvaluationReport
 
 
 @click.command("evaluate", short_help="Measure retrieval quality without a cluster.")
 @click.argument("arguments", metavar="COLLECTION [ENCODER]...", nargs=-1)
 @click.option("--bm25", is_flag=True, help="Add a row for BM25, as OpenSearch computes it.")
-@click.option("--bm25-k1", metavar="K1", type=float, default=1.2, show_default=True,
-              help="Its saturation of the term frequency.")  # fmt: skip
-@click.option("--bm25-b", metavar="B", type=float, default=0.75, show_default=True,
-              help="Its normalisation by length.")  # fmt: skip
-@click.option("--bm25-language", metavar="LANGUAGE",
-              help="Its stop words and stemmer, such as english.  [words as they are]")  # fmt: skip
+@click.option("--bm25-k1", "k1", metavar="K1", type=float,
+              help="Its saturation of the term frequency.  [1.2]")  # fmt: skip
+@click.option("--bm25-b", "b", metavar="B", type=float, help="Its normalisation by length.  [0.75]")
+@click.option("--bm25-language", "language", metavar="LANGUAGE",
+              help="Its stop words and stemmer, by the name of OpenSearch's analyzer, such as german; none: "
+                   "words as they are; auto: the language of most documents.  [auto]")  # fmt: skip
 @click.option("--dense", metavar="MODEL", multiple=True,
               help="Add a row for a sentence-transformers model; may come several times.")  # fmt: skip
 @click.option("--dense-query-prompt", metavar="TEXT",
@@ -60,9 +61,9 @@ if TYPE_CHECKING:
 def evaluate(
     arguments: tuple[str, ...],
     bm25: bool,
-    bm25_k1: float,
-    bm25_b: float,
-    bm25_language: str | None,
+    k1: float | None,
+    b: float | None,
+    language: str | None,
     dense: tuple[str, ...],
     dense_query_prompt: str | None,
     dense_document_prompt: str | None,
@@ -94,7 +95,6 @@ def evaluate(
       oskit evaluate --nano-beir scifact,nfcorpus ./my-encoder --bm25
     """
     from oskit.encoder.opening import open_encoder
-    from oskit.evaluation.offline.bm25 import Bm25Settings
     from oskit.evaluation.offline.dense import DenseModel
     from oskit.evaluation.offline.evaluate import evaluate as measure
     from oskit.evaluation.offline.pruning_levels import parse_levels
@@ -103,7 +103,7 @@ def evaluate(
     if not encoders:
         runtime.refuse_unused("without an ENCODER")
     names = _names([*encoders, *dense], labels)
-    settings = Bm25Settings(bm25_k1, bm25_b, bm25_language) if bm25 else None
+    settings = _bm25(bm25, {"k1": k1, "b": b, "language": language})
     levels = parse_levels(prune_levels) if prune_levels is not None else []
     open_dense = partial(
         DenseModel,
@@ -150,6 +150,19 @@ def _sources(
     if not arguments:
         raise UsageError("no COLLECTION is given", hint="Name a folder in BEIR's layout, or use --nano-beir.")
     return iter([Collection.open(arguments[0], split)]), list(arguments[1:])
+
+
+def _bm25(wanted: bool, options: dict[str, Any]) -> Bm25Settings | None:
+    """Its settings, if there is to be a row of it."""
+    from oskit.errors import UsageError
+    from oskit.evaluation.offline.bm25 import Bm25Settings
+
+    given = {name: value for name, value in options.items() if value is not None}
+    if wanted:
+        return Bm25Settings(**given | ({"language": None} if given.get("language") == "none" else {}))
+    if given:
+        raise UsageError(f"--bm25-{next(iter(given))} is for BM25", hint="Add --bm25, or leave it out.")
+    return None
 
 
 def _names(sources: Sequence[str], labels: Sequence[str]) -> dict[str, str]:

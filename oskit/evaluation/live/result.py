@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from oskit.archive.tokenization import Tokenization
 from oskit.errors import VerificationError
 from oskit.evaluation.live.comparison import Comparison
 from oskit.evaluation.offline.result import RunFigures
 from oskit.evaluation.offline.significance import Significance
-from oskit.evaluation.offline.tokenization import Tokenization
 
 VERIFICATION_SCHEMA = "oskit.verification/1"
 

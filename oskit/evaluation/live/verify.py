@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from oskit.archive.siblings import known_sha256
+from oskit.archive.tokenization import SAMPLED_TEXTS, shattering, spread, tokenizations
 from oskit.cluster.client.connection import cluster_info
 from oskit.cluster.models.prediction_parity import is_quantized, largest_difference
 from oskit.cluster.search.clauses import filtered, two_phase_pipeline
@@ -28,7 +29,6 @@ from oskit.evaluation.offline.description import describe_encoder
 from oskit.evaluation.offline.metrics import Run
 from oskit.evaluation.offline.pruning_levels import PrunedDocuments
 from oskit.evaluation.offline.result import BM25, RunFigures, Step, now
-from oskit.evaluation.offline.tokenization import SAMPLED_TEXTS, shattering, spread, tokenizations
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch

@@ -1,8 +1,9 @@
 """BM25 as a baseline, by the library bm25s: what a search engine does without a model.
 
-The settings are Lucene's and OpenSearch's: their formula, ``k1`` 1.2 and ``b`` 0.75, on lower-cased words of
-any length without stop words or stemming, much as OpenSearch's ``standard`` analyzer has them. Two things
-differ: runs of Chinese, Japanese or Korean characters become overlapping pairs, as by Lucene's CJK analyzer
+The settings are Lucene's and OpenSearch's: their formula, ``k1`` 1.2 and ``b`` 0.75, on lower-cased words
+without the stop words of the corpus's language and stemmed, much as OpenSearch's analyzer of that language
+has them (some of its stemmers are lighter ones), or as they are, as by ``standard``. Two things differ: runs
+of Chinese, Japanese or Korean characters become overlapping pairs in any language, as by the analyzer ``cjk``
 (single characters would be a baseline that is too easy to beat), and a document's length is exact where
 Lucene keeps it in a byte. ``Bm25Settings(0.9, 0.4, "english")`` are the settings of published BEIR figures.
 """
@@ -12,24 +13,34 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
+from oskit.archive.tokenization import CJK, splitter
 from oskit.errors import DataError, UsageError
 from oskit.evaluation.offline.exact_scores import ExactRanking, TextCollection
+from oskit.evaluation.offline.language import (
+    STOP_WORD_LANGUAGES,
+    LanguageGuess,
+    guess_language,
+    stop_words,
+)
 from oskit.evaluation.offline.metrics import Run
 from oskit.evaluation.offline.sparsity import ActivationCounter, Sparsity, sparsity
-from oskit.evaluation.offline.tokenization import CJK, splitter
 from oskit.extras import require
 
 LANGUAGES = (
-    *("danish", "dutch", "english", "french", "german", "italian"),
-    *("norwegian", "portuguese", "russian", "spanish", "swedish", "turkish"),
+    *STOP_WORD_LANGUAGES,
+    *("arabic", "armenian", "basque", "catalan", "finnish", "greek", "hindi", "hungarian"),
+    *("indonesian", "irish", "lithuanian", "romanian"),
+    "cjk",
 )
-"""Languages that have both stop words (in bm25s) and a Snowball stemmer (in PyStemmer)."""
+"""Analyzers of OpenSearch that there is a Snowball stemmer for (in PyStemmer); ``cjk`` needs none."""
+
+AUTO = "auto"
 
 _CJK_RUN = re.compile(f"[{CJK}]{{2,}}")
 _WORDS = f"[{CJK}]+|[\\w&&[^{CJK}]]+"
@@ -42,7 +53,8 @@ class Bm25Settings:
     Attributes:
         k1: Saturation of the term frequency; Lucene's 1.2.
         b: Normalisation by length, from 0 to 1; Lucene's 0.75.
-        language: Leave out its stop words and stem the others; None does neither.
+        language: Leave out its stop words (where bm25s has some) and stem the others; None does neither,
+            ``"auto"`` takes what most of the documents are written in.
 
     Raises:
         UsageError: A value is out of its range.
@@ -50,22 +62,18 @@ class Bm25Settings:
 
     k1: float = 1.2
     b: float = 0.75
-    language: str | None = None
+    language: str | None = AUTO
 
     def __post_init__(self) -> None:
         if not self.k1 >= 0 or not 0 <= self.b <= 1:
             raise UsageError(
                 f"BM25 with k1={self.k1:g}, b={self.b:g}", hint="k1 is not negative, b is from 0 to 1."
             )
-        if self.language is not None and self.language not in LANGUAGES:
+        if self.language not in (None, AUTO, *LANGUAGES):
             raise UsageError(
-                f"BM25 knows no stop words or no stemmer for {self.language!r}",
+                f"BM25 knows no stemmer for {self.language!r}",
                 hint=f"It does for {', '.join(LANGUAGES)}.",
             )
-
-    def __str__(self) -> str:
-        words = f"{self.language} stop words and stemmer" if self.language else "words as they are"
-        return f"k1={self.k1:g}, b={self.b:g}, {words}"
 
 
 class Bm25Index:
@@ -74,8 +82,12 @@ class Bm25Index:
     Args:
         texts: The documents, in the order in which results count them.
 
+    Attributes:
+        settings: Those that were given, with the language that was found.
+        guess: How it was found; None where it was given.
+
     Raises:
-        MissingDependencyError: bm25s (or PyStemmer, where a language is given) is not installed.
+        MissingDependencyError: bm25s (or PyStemmer, for a language) is not installed.
         DataError: There are no documents, or none has a word.
     """
 
@@ -84,6 +96,12 @@ class Bm25Index:
         require("BM25", "evaluate", ["bm25s"])
         import bm25s
 
+        self.guess: LanguageGuess | None = None
+        if settings.language == AUTO:
+            texts = list(texts)
+            self.guess = guess_language(texts)
+            settings = replace(settings, language=self.guess.language)
+        self.settings = settings
         self._analyze = _analyzer(settings.language)
         vocabulary: dict[str, int] = {}
         ids = [
@@ -125,9 +143,17 @@ class Bm25Index:
         return [term for term in found if term is not None]
 
 
+@dataclass(frozen=True)
+class Bm25Ranking(ExactRanking):
+    """A ranking with the settings behind it, and how their language was found if nobody gave it."""
+
+    settings: Bm25Settings = field(default_factory=Bm25Settings)
+    guess: LanguageGuess | None = None
+
+
 def rank_bm25(
     collection: TextCollection, settings: Bm25Settings | None = None, *, k: int = 1000
-) -> ExactRanking:
+) -> Bm25Ranking:
     """Rank the whole corpus for every query. The index is in memory: about 100 bytes for each distinct
     word of each document.
 
@@ -149,7 +175,8 @@ def rank_bm25(
         run[query] = {
             document_ids[position]: float(score) for position, score in zip(positions, scores, strict=True)
         }
-    return ExactRanking(run, document_ids, index.sparsity(collection.queries.values()))
+    cost = index.sparsity(collection.queries.values())
+    return Bm25Ranking(run, document_ids, cost, settings=index.settings, guess=index.guess)
 
 
 def _best(scores: npt.NDArray[np.float32], k: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
@@ -162,13 +189,12 @@ def _best(scores: npt.NDArray[np.float32], k: int) -> tuple[npt.NDArray[np.int64
 
 
 def _analyzer(language: str | None) -> Callable[[str], list[str]]:
-    if language is None:
+    if language in (None, "cjk"):
         return split_words
     require("stemming for BM25", "evaluate", ["PyStemmer"])
     import Stemmer
-    from bm25s.tokenization import _infer_stopwords
 
-    stemmer, stop = Stemmer.Stemmer(language), frozenset(_infer_stopwords(language))
+    stemmer, stop = Stemmer.Stemmer(language), stop_words(str(language))
     return lambda text: stemmer.stemWords([word for word in split_words(text) if word not in stop])
 
 

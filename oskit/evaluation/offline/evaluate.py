@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from oskit.archive.token_weights import Prune
+from oskit.archive.tokenization import SAMPLED_TEXTS, Tokenization, spread, tokenizations
 from oskit.errors import UsageError
 from oskit.evaluation.offline.bm25 import Bm25Settings, rank_bm25
 from oskit.evaluation.offline.dense import DenseEncoder, rank_dense
@@ -15,7 +16,6 @@ from oskit.evaluation.offline.metrics import Run, judged_queries
 from oskit.evaluation.offline.pruning_levels import prune_points, rank_pruned
 from oskit.evaluation.offline.result import BM25, EvaluationReport, EvaluationRow, RunFigures, Step, now
 from oskit.evaluation.offline.significance import RESAMPLES
-from oskit.evaluation.offline.tokenization import SAMPLED_TEXTS, Tokenization, spread, tokenizations
 
 if TYPE_CHECKING:
     from oskit.archive.text_encoder import TextEncoder
@@ -146,7 +146,7 @@ class _Evaluation:
         return EvaluationRow(
             self._measure(BM25, found.run),
             "bm25",
-            {"name": BM25, "settings": asdict(settings)},
+            {"name": BM25, "settings": asdict(found.settings), "guess": found.guess and asdict(found.guess)},
             flops=found.sparsity.flops,
             index_bytes=found.sparsity.postings_bytes,
             sparsity=found.sparsity,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from oskit.archive.tokenization import Tokenization, shattering
 from oskit.archive.truncation import Truncation
 from oskit.evaluation.offline.metrics import (
     MAIN_MEASURE,
@@ -20,7 +21,6 @@ from oskit.evaluation.offline.metrics import (
 from oskit.evaluation.offline.pruning_levels import PrunePoint
 from oskit.evaluation.offline.significance import RESAMPLES, Significance, paired_bootstrap
 from oskit.evaluation.offline.sparsity import Sparsity
-from oskit.evaluation.offline.tokenization import Tokenization, shattering
 
 EVALUATION_SCHEMA = "oskit.evaluation/1"
 

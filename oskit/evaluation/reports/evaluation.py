@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from oskit.evaluation.offline.language import LanguageGuess
 from oskit.evaluation.offline.metrics import MAIN_MEASURE
 from oskit.evaluation.offline.result import EvaluationReport, EvaluationRow
 from oskit.evaluation.reports import plots
@@ -136,10 +137,19 @@ def _facts(report: EvaluationReport) -> list[tuple[str, str]]:
             beyond = f"; {cut.told('documents')}" if cut is not None and cut.cut else ""
             facts.append((row.name, f"{told['name']}, {told['architecture']}{beyond}"))
         elif row.kind == "bm25":
-            facts.append((row.name, ", ".join(f"{key} {value}" for key, value in told["settings"].items())))
+            facts.append((row.name, told_bm25(row)))
         else:
             facts.append((row.name, f"dense, {told['dimensions']} dimensions"))
     return facts
+
+
+def told_bm25(row: EvaluationRow) -> str:
+    """The settings of BM25 in words, and how its language was found."""
+    values = row.description["settings"]
+    words = f"analyzed as {values['language']}" if values["language"] else "words as they are"
+    guess = row.description["guess"]
+    found = f" ({LanguageGuess(**guess)})" if guess else ""
+    return f"k1 {values['k1']:g}, b {values['b']:g}, {words}{found}"
 
 
 def _quality(report: EvaluationReport) -> Section:

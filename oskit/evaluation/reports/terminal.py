@@ -10,7 +10,12 @@ from oskit.evaluation.live.result import Example, VerificationReport
 from oskit.evaluation.live.sweep_result import SweepReport
 from oskit.evaluation.offline.result import EvaluationReport
 from oskit.evaluation.reports import page
-from oskit.evaluation.reports.evaluation import pruning_table, quality_and_cost, significance_table
+from oskit.evaluation.reports.evaluation import (
+    pruning_table,
+    quality_and_cost,
+    significance_table,
+    told_bm25,
+)
 from oskit.evaluation.reports.sweep import settings_table
 from oskit.evaluation.reports.verification import disagreements_table, quality_table
 
@@ -84,6 +89,8 @@ def print_evaluation(console: Console, report: EvaluationReport) -> None:
         if data is not None:
             print_table(console, data)
     for row in report.rows:
+        if row.kind == "bm25":
+            console.print(f"{row.name}: {told_bm25(row)}", markup=False)
         if row.truncation is not None and row.truncation.cut:
             told = f"{row.name}: {row.truncation.told('documents')}; {row.truncation.advice}"
             console.print(told, markup=False, soft_wrap=True)

@@ -192,3 +192,23 @@ def test_documents_that_are_too_long_are_counted(
     assert told in (tmp_path / "out" / "evaluation.html").read_text()
     ours, bm25 = json.loads((tmp_path / "out" / "evaluation.json").read_text())["encoders"]
     assert (ours["truncation"]["cut"], ours["truncation"]["lost"], bm25["truncation"]) == (1, 90, None)
+
+
+def test_the_language_of_bm25_is_told_and_can_be_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "Bygglov krävs när ägaren vill ändra huset {}, och det ges av kommunen så snart det går"
+    documents = tuple(Document(id=f"d{n}", text=text.format(n)) for n in range(20))
+    folder = Collection({"q": "husens 7"}, {"q": {"d7": 1}}, documents).write(tmp_path / "swedish")
+    found = {}
+    for language in ("auto", "german", "none"):
+        code, out, _ = run(capsys, folder, "--bm25", "--bm25-language", language, "--json")
+        (row,) = json.loads(out)["encoders"]
+        assert code == 0
+        found[language] = (row["settings"]["language"], row["guess"] and row["guess"]["votes"])
+    assert found == {"auto": ("swedish", {"swedish": 20}), "german": ("german", None), "none": (None, None)}
+    assert "analyzed as swedish (guessed by 20 of 20" in run(capsys, folder, "--bm25")[1].replace("\n", " ")
+    code, _, err = run(capsys, folder, "--bm25", "--bm25-language", "klingon")
+    assert (code, "hungarian" in err) == (2, True)
+    code, _, err = run(capsys, folder, "--dense", "x", "--bm25-b", "0.5")
+    assert (code, "--bm25-b is for BM25" in err) == (2, True)

@@ -92,3 +92,49 @@ def test_settings_that_cannot_be_right(values: dict[str, float], message: str) -
 def test_corpus_without_words() -> None:
     with pytest.raises(DataError, match="no word"):
         Bm25Index(["", "!"])
+
+
+SENTENCES = {
+    "english": "The permit is given by the city as soon as all that it asks for has been sent to it.",
+    "swedish": "Bygglov krävs när ägaren vill ändra hur huset används, och det ges av kommunen så snart som "
+    "allt som den frågar efter har skickats till den.",
+    "german": "Eine Genehmigung ist nötig, wenn der Eigentümer das Haus anders nutzen will, und sie wird von "
+    "der Stadt erteilt, sobald ihr alles vorliegt, was sie für das Verfahren braucht.",
+    "spanish": "El permiso es necesario cuando el dueño quiere cambiar el uso de la casa, y lo da el "
+    "ayuntamiento en cuanto tiene todo lo que ha pedido.",
+    "russian": "Разрешение нужно, когда владелец хочет изменить то, как он использует дом, и его выдаёт "
+    "город, как только у него будет всё, что для этого нужно.",
+    "greek": "Η άδεια χρειάζεται όταν ο ιδιοκτήτης θέλει να αλλάξει τη χρήση του σπιτιού του.",
+    "cjk": "市の図書館は朝九時に開いて夜八時に閉まります。这座桥是用混凝土和钢建成的。",
+}
+
+
+@pytest.mark.parametrize("language", SENTENCES)
+def test_the_language_of_most_documents_is_taken(language: str) -> None:
+    others = [text for name, text in SENTENCES.items() if name != language]
+    index = Bm25Index([SENTENCES[language]] * 20 + others)
+    assert index.settings.language == language
+    assert index.guess is not None and index.guess.votes[language] >= 20
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [SENTENCES["english"], SENTENCES["swedish"]] * 20,  # two languages
+        ["Rakennuslupa tarvitaan, kun omistaja haluaa muuttaa rakennuksen käyttöä heti."] * 20,  # not known
+        ["screw M8 x 40 galvanised", "hinge left 90 mm"] * 50 + [SENTENCES["english"]],  # no sentences
+        [SENTENCES["english"]],  # too little
+    ],
+)
+def test_where_documents_do_not_tell_words_stay_as_they_are(texts: list[str]) -> None:
+    index = Bm25Index(texts)
+    assert index.settings.language is None
+    (found,) = index.search([texts[0]], 1)
+    assert found[0].tolist() == [0]
+    given = Bm25Index(texts, Bm25Settings(language=None))
+    assert (given.guess, given.settings.language) == (None, None)
+
+
+def test_a_languages_stemmer_alone_where_there_are_no_stop_words() -> None:
+    finnish = Bm25Index(["talot ja tiet", "silta"], Bm25Settings(language="finnish"))
+    assert [list(positions) for positions, _ in finnish.search(["talo", "sillat"], 5)] == [[0], [1]]

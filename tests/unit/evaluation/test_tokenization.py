@@ -14,10 +14,10 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE, WordPiece
 from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
 
+from oskit.archive.tokenization import measure_tokenization, shattering, spread, tokenizations
 from oskit.archive.vocabulary import Vocabulary
 from oskit.demo.data import demo_collection, demo_encoder
 from oskit.evaluation.offline.evaluate import evaluate
-from oskit.evaluation.offline.tokenization import measure_tokenization, shattering, spread, tokenizations
 from oskit.evaluation.reports.evaluation import evaluation_page
 from oskit.evaluation.reports.page import render
 
