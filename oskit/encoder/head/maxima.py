@@ -10,7 +10,7 @@ only a maximum that is positive has a gradient, and it goes to the one position 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -93,12 +93,13 @@ def _cast(dtype: torch.dtype, *tensors: Tensor | None) -> list[Any]:
     return [None if tensor is None else tensor.to(dtype) for tensor in tensors]
 
 
-def _blocks(tokens: Tokens, limit: int) -> list[_Block]:
-    """All texts that have tokens, the longest first, in blocks of about ``limit`` rows.
+def blocks(tokens: Tokens, budget: int) -> list[_Block]:
+    """All texts that have tokens, the longest first, in blocks as long as a tile of so many numbers is wide.
 
-    Shorter texts of a block are filled up with their own last token: it changes no maximum, and being the
-    later one it never is the position of a maximum either.
+    Square tiles read hidden states and weights equally often. Shorter texts of a block are filled up with
+    their own last token: it changes no maximum, and being the later one it never is the position of one.
     """
+    limit = min(math.isqrt(budget), budget // _COLUMNS)
     order = sorted((i for i, n in enumerate(tokens.lengths) if n), key=lambda i: -tokens.lengths[i])
     groups: list[list[int]] = []
     used = 0
@@ -116,6 +117,12 @@ def _blocks(tokens: Tokens, limit: int) -> list[_Block]:
     return [_block(group, tokens, starts, lengths) for group in groups]
 
 
+def tiles(budget: int, rows: int, columns: int) -> Iterator[slice]:
+    """All columns in tiles of at most ``budget`` numbers with so many rows."""
+    width = max(budget // rows // _COLUMNS, 1) * _COLUMNS
+    return (slice(start, start + width) for start in range(0, columns, width))
+
+
 def _block(group: Sequence[int], tokens: Tokens, starts: Tensor, lengths: Tensor) -> _Block:
     texts = torch.tensor(group, device=starts.device)
     steps = torch.arange(tokens.lengths[group[0]], device=starts.device)
@@ -130,12 +137,9 @@ def _forward(
     size = len(tokens.lengths), len(weight)
     maxima = hidden.new_zeros(size)
     rows = torch.full(size, -1, dtype=torch.int32, device=hidden.device) if track else None
-    # Square tiles read hidden states and weights equally often.
-    for block in _blocks(tokens, min(math.isqrt(budget), budget // _COLUMNS)):
+    for block in blocks(tokens, budget):
         states = hidden[block.rows.flatten()]
-        width = max(budget // len(states) // _COLUMNS, 1) * _COLUMNS
-        for start in range(0, len(weight), width):
-            tile = slice(start, start + width)
+        for tile in tiles(budget, len(states), len(weight)):
             logits = functional.linear(states, weight[tile], None if bias is None else bias[tile])
             logits = logits.view(*block.rows.shape, -1)
             if rows is None:

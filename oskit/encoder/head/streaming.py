@@ -25,7 +25,8 @@ from sentence_transformers.sparse_encoder.modules import SpladePooling
 from torch import Tensor, nn
 
 from oskit.encoder.anatomy import Anatomy
-from oskit.encoder.head.maxima import Tokens, maximum_logits
+from oskit.encoder.head.integers import maxima_of
+from oskit.encoder.head.maxima import Tokens
 from oskit.errors import EncoderError
 
 _handed_on: ContextVar[HandedOn | None] = ContextVar("_handed_on", default=None)
@@ -137,7 +138,7 @@ def _pool(pooling: SpladePooling, features: dict[str, Any]) -> dict[str, Any]:
         return SpladePooling.forward(pooling, features)
     bounds = features.get("cu_seq_lens_q")
     tokens = Tokens.of_mask(features["attention_mask"]) if bounds is None else Tokens.of_bounds(bounds)
-    weights = maximum_logits(hidden.flatten(0, -2), projection.weight, projection.bias, tokens)
+    weights = maxima_of(projection, hidden.flatten(0, -2), tokens)
     logarithms = 2 if pooling.activation_function == "log1p_relu" else 1
     if handed_on.activate:
         for _ in range(logarithms):
