@@ -68,7 +68,7 @@ def tidy(client: OpenSearch, alias: Alias, say: Say) -> None:
         IndexingError: Another one is at work, or the cluster refuses.
     """
     for release in list_releases(client, alias):
-        if release.state == "building" or (release.state == "ready" and not release.is_abandoned):
+        if release.is_at_work:
             raise being_built(alias, release)
         if release.state in ("abandoned", "refused", "ready"):
             settle(client)

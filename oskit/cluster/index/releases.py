@@ -97,18 +97,18 @@ def move(client: OpenSearch, alias: Alias, to: str) -> None:
     Raises:
         IndexingError: It is not where it was any more, or the cluster refuses.
     """
-    call = alias.move_call(to)
 
     def attempt() -> None:
-        if (there := read_alias(client, alias.name).index) == to:
+        there = read_alias(client, alias.name)  # with the filter that it has now
+        if there.index == to:
             return  # an earlier attempt's answer was lost
-        if there != alias.index:
+        if there.index != alias.index:
             raise IndexingError(
-                f"somebody has moved the alias {alias.name!r} meanwhile, from {alias.index} to {there}, so "
-                f"it does not move to {to}",
+                f"somebody has moved the alias {alias.name!r} meanwhile, from {alias.index} to "
+                f"{there.index}, so it does not move to {to}",
                 hint=f"If it shall: oskit rollback {alias.name} {to}",
             )
-        client.indices.update_aliases(body=call.body)
+        client.indices.update_aliases(body=there.move_call(to).body)
 
     with cluster_errors(f"move the alias {alias.name!r} to {to!r}", IndexingError):
         try:
@@ -153,8 +153,14 @@ class Release:
 
     @property
     def is_abandoned(self) -> bool:
-        """Whether the run that builds it is surely dead."""
-        return is_gone(self.record) or _age_s(self.record.get("beat")) > SILENT_AFTER_S
+        """Whether the run that built it has ended, or is surely dead."""
+        ended = "ended" in self.record
+        return ended or is_gone(self.record) or _age_s(self.record.get("beat")) > SILENT_AFTER_S
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether a run builds it, or is about to have the alias stand for it."""
+        return self.state in ("building", "ready") and not self.is_abandoned
 
     @property
     def order(self) -> tuple[int, str]:

@@ -18,7 +18,7 @@ from oskit.cluster.index.releases import (
 )
 from oskit.cluster.models.predict import await_ready
 from oskit.cluster.models.registry import ModelInfo, existing_model, list_models, quoted, request
-from oskit.errors import IndexingError, ModelError
+from oskit.errors import IndexingError, ModelError, OskitError
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
@@ -78,7 +78,10 @@ def rollback(
     if written := writes_since_living(client, living):
         notify(f"{living.name} was written to {written:,} times since it went live: {target.name} lacks that")
     move(client, alias, target.name)
-    note_move(client, alias, target.name)
+    try:
+        note_move(client, alias, target.name)
+    except OskitError as error:
+        notify(f"{target.name} is living; that could not be recorded: {error}")
     return done
 
 

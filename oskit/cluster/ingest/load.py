@@ -47,7 +47,7 @@ CLUSTER_REQUEST_TIMEOUT_S = 300.0
 """Limit of a bulk request whose documents the cluster encodes, which takes tens of milliseconds each; unless
 the client was given a limit."""
 
-_RESUME = "Run the same command again to go on: only what the index does not have yet is encoded and sent"
+RESUME = "Run the same command again to go on: only what the index does not have yet is encoded and sent"
 
 
 class IngestInterrupted(IndexingError):
@@ -56,7 +56,7 @@ class IngestInterrupted(IndexingError):
     exit_code: ClassVar[int] = 130
 
     def __init__(self, report: IngestReport) -> None:
-        super().__init__(f"interrupted after {_done(report)}", hint=_RESUME)
+        super().__init__(f"interrupted after {_done(report)}", hint=RESUME)
         self.report = report
 
 
@@ -329,5 +329,5 @@ def _with_progress(error: OskitError, report: IngestReport) -> OskitError:
         return error
     hint = error.hint
     if isinstance(error, ClusterError) and "the same command again" not in (hint or ""):
-        hint = with_more(hint, _RESUME)
+        hint = with_more(hint, RESUME)
     return type(error)(f"{error.message} (after {_done(report)})", hint=hint)

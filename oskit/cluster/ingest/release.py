@@ -36,6 +36,7 @@ from oskit.cluster.index.releases import (
     release_name,
 )
 from oskit.cluster.ingest.accounting import IngestReport
+from oskit.cluster.ingest.load import RESUME
 from oskit.cluster.ingest.missing import MOST_GONE
 from oskit.cluster.ingest.plan import LoadPlan
 from oskit.errors import IndexingError, OskitError, VerificationError
@@ -140,7 +141,7 @@ def release(
     _check_routing(alias, planned)
     living = _State.of(client, alias)
     with Building(client, alias, planned) as building:
-        report = load(building.name)
+        report = _loaded(load, building.name)
         _check_loaded(report, most_refused)
         proof = prove(building.name, alias.index, report)
         building.keep("refused" if proof.failures else "ready", proof, report)
@@ -209,6 +210,15 @@ def _visible(client: OpenSearch, alias: Alias, index: str) -> int:
     with cluster_errors(f"count the documents of {index!r}", IndexingError):
         query = {"query": alias.options["filter"]} if "filter" in alias.options else None
         return int(client.count(index=index, body=query)["count"])
+
+
+def _loaded(load: Callable[[str], IngestReport], name: str) -> IngestReport:
+    try:
+        return load(name)
+    except OskitError as error:
+        if error.hint is not None:  # of an index that goes now nothing is known again
+            error.hint = error.hint.replace(RESUME, "The unfinished index is deleted; run it again")
+        raise
 
 
 def _check_routing(alias: Alias, plan: LoadPlan) -> None:
@@ -288,6 +298,9 @@ class Building:
         self._beat.join()
         if kind is not None and not self._is_kept:
             self._discard()
+        elif kind is not None:
+            with suppress(OskitError, TransportError), impatient(self._client):
+                note(self._client, self.name, {"ended": now()})
 
     def keep(self, state: str, proof: Proof, report: IngestReport) -> None:
         """Whatever comes, the index stays: it may be living in a moment.
@@ -311,10 +324,9 @@ class Building:
             create_unseen(self._client, self.name, body)
         self._uuid = index_uuid(self._client, self.name)
         releases = list_releases(self._client, self._alias)
-        (own,) = [one for one in releases if one.name == self.name]
+        own = next(one for one in releases if one.name == self.name)
         for other in releases:
-            is_done = other.state in ("living", "retired", "refused", "abandoned")
-            if not is_done and other.order < own.order:
+            if other.is_at_work and other.order < own.order:
                 raise being_built(self._alias, other)
         if "filter" in self._alias.options:
             self._check_filter(self._alias.options["filter"])
