@@ -96,6 +96,19 @@ def _values(source: object, path: str) -> Iterator[Mapping[str, Any]]:
                 yield from _values(value, path[len(name) + 1 :])
 
 
+def has_field(source: object, path: str) -> bool:
+    """Whether there is anything at a path of a document, in one object or in one of many."""
+    if isinstance(source, list):
+        return any(has_field(each, path) for each in source)
+    if not isinstance(source, dict):
+        return False
+    return path in source or any(
+        has_field(value, path[len(name) + 1 :])
+        for name, value in source.items()
+        if path.startswith(f"{name}.")
+    )
+
+
 def without(source: Mapping[str, Any], path: str) -> dict[str, Any]:
     """A document without what stands at a path; objects that held nothing else stay, empty."""
     kept: dict[str, Any] = {}

@@ -35,7 +35,7 @@ HOW = (
 _CONDITION = re.compile(r"\s*([^=!<>]+?)\s*(!=|>=|<=|==?|>|<)\s*(.*?)\s*", re.DOTALL)
 _RANGES = {">=": "gte", ">": "gt", "<=": "lte", "<": "lt"}
 
-_TEXT = ("text", "match_only_text", "annotated_text", "search_as_you_type", "semantic")
+TEXT = ("text", "match_only_text", "annotated_text", "search_as_you_type", "semantic")
 _KEYWORD = ("keyword", "constant_keyword", "wildcard")
 # fmt: off
 _BY_QUERY_ONLY = frozenset({"rank_feature", "rank_features", "sparse_vector", "knn_vector", "completion",
@@ -135,7 +135,7 @@ def compiled(client: OpenSearch, index: str, given: Given | Sequence[Given] | No
     conditions = parse(given) if given else []
     if not conditions:
         return None
-    fields = Fields(client, index, [name for each in conditions for name in _fields_in(each)])
+    fields = Fields(client, index, [name for each in conditions for name in fields_in(each)])
     for name in fields.asked:
         fields.type_of(name)
     pairs = [_clause(each, fields) if isinstance(each, Condition) else (each, None) for each in conditions]
@@ -166,6 +166,11 @@ class Fields:
             answer = self._client.field_caps(index=self._index, body=None, params={"fields": ",".join(names)})
         return {name: next(iter(types.values())) for name, types in answer["fields"].items()}
 
+    @property
+    def types(self) -> dict[str, str]:
+        """Types of the fields that there are."""
+        return {name: str(field["type"]) for name, field in self._known.items()}
+
     def type_of(self, name: str) -> str:
         """The type of a field.
 
@@ -184,7 +189,7 @@ class Fields:
 
     def exact(self, name: str) -> str | None:
         """The field that holds the values as they were written: itself, or one beside a text, if any."""
-        if self.type_of(name) not in _TEXT:
+        if self.type_of(name) not in TEXT:
             return name
         beside = [each for each in (f"{name}.keyword", *self._known) if each.startswith(f"{name}.")]
         return next((each for each in beside if self._is_exact(each)), None)
@@ -215,13 +220,13 @@ def _prefixes(name: str) -> list[str]:
     return [".".join(parts[:count]) for count in range(1, len(parts))]
 
 
-def _fields_in(query: object) -> Iterator[str]:
+def fields_in(query: object) -> Iterator[str]:
     """The fields that a filter names, as far as its queries are known."""
     if isinstance(query, Condition):
         yield query.field
     elif isinstance(query, list):
         for each in query:
-            yield from _fields_in(each)
+            yield from fields_in(each)
     elif isinstance(query, dict):
         for name, body in query.items():
             if name in _BY_FIELD and isinstance(body, dict):
@@ -229,7 +234,7 @@ def _fields_in(query: object) -> Iterator[str]:
             elif name == "exists" and isinstance(body, dict) and isinstance(body.get("field"), str):
                 yield body["field"]
             else:
-                yield from _fields_in(body)
+                yield from fields_in(body)
 
 
 def _clause(condition: Condition, fields: Fields) -> tuple[Clause, str | None]:

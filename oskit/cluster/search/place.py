@@ -31,12 +31,14 @@ class Place:
         target: What the name stands for.
         info: How the index was made.
         pipeline: The search pipeline that its searches run through unless told otherwise.
+        max_hits: How deep a search may go, ``index.max_result_window``.
         stamp: Differs once anything of this does; None where that is not known.
     """
 
     target: Target
     info: IndexInfo
     pipeline: str | None
+    max_hits: int = 10_000
     stamp: dict[str, Any] | None = None
     models: dict[str, ModelInfo] = field(default_factory=dict)
     """Those that encode queries, by way of searching, as far as they were looked up."""
@@ -60,7 +62,8 @@ def find_place(
     if found is None:
         raise SearchError(f"there is no index {index!r}", hint=f"Load one with: oskit ingest {index} FILE")
     target, info = found
-    return Place(target, with_key(client, info), default_pipeline(client, target.index), stamp)
+    pipeline, max_hits = _search_settings(client, target.index)
+    return Place(target, with_key(client, info), pipeline, max_hits, stamp)
 
 
 def stamp_of(client: OpenSearch, index: str) -> dict[str, Any] | None:
@@ -73,12 +76,15 @@ def stamp_of(client: OpenSearch, index: str) -> dict[str, Any] | None:
     return dict(answer) or None
 
 
-def default_pipeline(client: OpenSearch, index: str) -> str | None:
-    """The search pipeline that an index's searches run through unless told otherwise."""
-    setting = "index.search.default_pipeline"
+def _search_settings(client: OpenSearch, index: str) -> tuple[str | None, int]:
+    """The search pipeline that searches run through unless told otherwise, and how deep they may go."""
+    pipeline, depth = "index.search.default_pipeline", "index.max_result_window"
     with cluster_errors(f"read the index {index!r}", SearchError):
-        answer = client.indices.get_settings(index=index, name=setting, params={"flat_settings": "true"})
-    return next((found["settings"].get(setting) for found in answer.values()), None)
+        answer = client.indices.get_settings(
+            index=index, name=f"{pipeline},{depth}", params={"flat_settings": "true"}
+        )
+    settings: dict[str, Any] = next((found["settings"] for found in answer.values()), {})
+    return settings.get(pipeline), int(settings.get(depth, 10_000))
 
 
 def with_key(client: OpenSearch, info: IndexInfo) -> IndexInfo:

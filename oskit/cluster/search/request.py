@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from oskit.archive.siblings import known_sha256
-from oskit.cluster.client.failures import cluster_errors, heard
+from oskit.cluster.client.failures import heard
+from oskit.cluster.index.sparse_fields import has_field
 from oskit.cluster.models.predict import predict
 from oskit.cluster.search.answers import complete_search
 from oskit.cluster.search.clauses import (
     ABOVE_NOTHING,
+    TWO_PHASE,
     Clause,
     bm25,
     filtered,
@@ -22,7 +24,7 @@ from oskit.cluster.search.clauses import (
 from oskit.cluster.search.query_weights import analyzer_weights, fitted
 from oskit.cluster.search.result import SEARCH_BY, Hit, SearchBy, SearchResult
 from oskit.data.documents import MARK_FIELD
-from oskit.errors import ClusterError, SearchError, UsageError
+from oskit.errors import ClusterError, UsageError
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
@@ -30,12 +32,11 @@ if TYPE_CHECKING:
     from oskit.archive.text_encoder import TextEncoder
     from oskit.cluster.index.mapping import IndexInfo
     from oskit.cluster.models.registry import ModelInfo
+    from oskit.cluster.search.filters import Given
     from oskit.cluster.search.place import Place
+    from oskit.cluster.search.scope import Scope
 
 DEFAULT_ANALYZER = "bert-uncased"
-
-CHUNKS_OF_A_DOCUMENT = 10
-"""Vectors of one document that an approximate search of nested ones makes room for among its ``k``."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,43 @@ class Wanted:
     two_phase: bool = False
     explain: bool = False
     method_parameters: Mapping[str, Any] | None = None
+    filter: Given | Sequence[Given] | None = None
+    offset: int = 0
+    sort: str | Sequence[str] = ()
+    fields: Sequence[str] | None = None
+    min_score: float | None = None
+
+    @property
+    def filters(self) -> list[Given]:
+        """All that have to hold, be they said of the search or of its method."""
+        several = [self.filter] if isinstance(self.filter, str | Mapping) else list(self.filter or ())
+        inside = (self.method_parameters or {}).get("filter")
+        return [*several, inside] if inside else several
+
+    @property
+    def reach(self) -> int:
+        """The rank of the last hit that is wanted."""
+        return self.offset + self.size
+
+    def check_depth(self, index: str, max_hits: int) -> None:
+        """Refuse more hits than one search may have.
+
+        Raises:
+            UsageError: Tells how many that are.
+        """
+        if self.size < 1:
+            raise UsageError(f"the number of hits must be at least 1, not {self.size}")
+        if self.offset < 0:
+            raise UsageError(f"the first hit cannot be number {self.offset}")
+        allowed = max_hits
+        if self.two_phase:
+            allowed = min(allowed, int(TWO_PHASE["max_window_size"] / TWO_PHASE["expansion_rate"]))
+        if self.reach > allowed:
+            why = "in two phases" if allowed < max_hits else "index.max_result_window"
+            raise UsageError(
+                f"{index!r} shows its best {allowed:,} hits ({why}), and {self.reach:,} are wanted",
+                hint="Filter, so that fewer match",
+            )
 
     def check(self, info: IndexInfo, by: SearchBy) -> None:
         """Refuse what an index cannot answer.
@@ -91,8 +129,11 @@ class Wanted:
         Raises:
             UsageError: Names it.
         """
-        if self.size < 1:
-            raise UsageError(f"the number of hits must be at least 1, not {self.size}")
+        if self.two_phase and (self.sort or self.min_score is not None):
+            raise UsageError(
+                "two-phase search neither sorts nor knows a least score: its first phase has no whole scores",
+                hint="Search in one phase",
+            )
         if by == "bm25" and (self.explain or self.two_phase or self.method_parameters):
             raise UsageError("BM25 has no token weights: neither explain, two-phase nor method parameters")
         if by == "bm25" and info.passage_field is None:
@@ -121,6 +162,10 @@ class Request:
     by: SearchBy
     asker: Asker
     wanted: Wanted
+    scope: Scope
+    """The documents that may be found."""
+    order: list[dict[str, str]]
+    """Of the hits; empty for the best first."""
     model: ModelInfo | None
     """Encodes the query, if the cluster does."""
     encoded: Mapping[str, float] | None = None
@@ -129,6 +174,8 @@ class Request:
     """Send weights where a text would do, too."""
     changed: str | None = None
     """What OpenSearch does not take of the weights."""
+    limited: str | None = None
+    """Why hits may be missing."""
 
     def __post_init__(self) -> None:
         info = self.place.info
@@ -156,7 +203,7 @@ class Request:
         """Of the search; None for a query without tokens."""
         if isinstance(self.query, str) and not self.query.strip():
             return None
-        info, target, wanted = self.place.info, self.place.target, self.wanted
+        info, wanted = self.place.info, self.wanted
         shows_vectors = wanted.explain and self.weights is not None
         unseen = [MARK_FIELD, *(() if shows_vectors else (info.embedding_field,))]
         clause = self._clause()
@@ -165,18 +212,28 @@ class Request:
         if info.passage_field and info.text_field and info.text_field != info.passage_field:
             unseen.append(info.passage_field)  # title and text are there as well
         body = {
-            "query": filtered(clause, target.filter),
+            "query": filtered(clause, self.scope.clause),
             "size": wanted.size,
             "_source": {"excludes": unseen},
         }
-        if info.kind == "sparse_vector" and target.filter is not None:
-            body["min_score"] = ABOVE_NOTHING
-        if wanted.two_phase:
-            body["search_pipeline"] = two_phase_pipeline()
+        if wanted.fields is not None:
+            shown = [*wanted.fields, *((info.embedding_field,) if shows_vectors else ())]
+            body["_source"] = {"includes": shown, "excludes": [MARK_FIELD]} if shown else False
+        if wanted.offset:
+            body["from"] = wanted.offset
+        if self.order:
+            body |= {"sort": self.order, "track_scores": True}
+        if wanted.min_score is not None:
+            body["min_score"] = wanted.min_score
+        if info.kind == "sparse_vector" and self.by != "bm25" and self.scope.clause is not None:
+            body["min_score"] = max(wanted.min_score or 0, ABOVE_NOTHING)
+        if wanted.two_phase:  # whose second phase scores so many times what is shown, not what is skipped
+            rate = TWO_PHASE["expansion_rate"] * wanted.reach / wanted.size
+            body["search_pipeline"] = two_phase_pipeline({**TWO_PHASE, "expansion_rate": rate})
         return body
 
     def _clause(self) -> Clause | None:
-        info = self.place.info
+        info, wanted = self.place.info, self.wanted
         if self.by == "bm25":
             return bm25(info, str(self.query))
         if self.model is not None and not self.by_weights:
@@ -187,20 +244,11 @@ class Request:
             query = {"query_tokens": self.weights}
         else:
             return None
-        return neural_sparse(info, query, self._method() if info.kind == "sparse_vector" else None)
-
-    def _method(self) -> dict[str, Any]:
-        """An approximate search filters the best k, unless it knows the filter and k is as many as match."""
-        info, target, size = self.place.info, self.place.target, self.wanted.size
-        given = self.wanted.method_parameters or {}
-        method = {"k": size * CHUNKS_OF_A_DOCUMENT if info.nested else size, **given}
-        if target.filter is not None and not info.nested:
-            filters = [target.filter, *([given["filter"]] if "filter" in given else [])]
-            method["filter"] = {"bool": {"filter": filters}}
-            with cluster_errors(f"search the index {info.name!r}", SearchError):
-                matching = self.client.count(index=target.index, body={"query": method["filter"]})
-            method["k"] = max(int(method["k"]), int(matching["count"]))
-        return method
+        method = None
+        if info.kind == "sparse_vector":
+            given = {k: v for k, v in (wanted.method_parameters or {}).items() if k != "filter"}
+            method, self.limited = self.scope.method(wanted.reach, given, sorts=bool(self.order))
+        return neural_sparse(info, query, method)
 
     @cached_property
     def weights(self) -> dict[str, float]:
@@ -238,12 +286,14 @@ class Request:
         explain, two_phase = self.wanted.explain, self.wanted.two_phase
         weights = self.weights if explain or self.by == "tokens" else None
         found, total = answer["hits"]["hits"], answer["hits"]["total"]
-        self._show_passages([hit for hit in found if not hit.get("_source")])
+        if self.wanted.fields is None:
+            self._show_passages([hit for hit in found if not hit.get("_source")])
         replaced = f"two phases take the place of the index's search pipeline {pipeline!r}"
-        doubts = [self._mismatch(), self.changed, replaced if pipeline and two_phase else None]
+        doubts = [self._mismatch(), self.changed, self.scope.told, self.limited, self._lacking(found)]
+        doubts += [replaced] if pipeline and two_phase else []
         sees_all = total["relation"] == "eq" and not two_phase
         if info.kind == "sparse_vector" and self.by != "bm25":
-            sees_all = sees_all and total["value"] < self.wanted.size
+            sees_all = sees_all and total["value"] < self.wanted.reach
         relation: Literal["eq", "gte"] = "eq" if sees_all else "gte"
         return SearchResult(
             index=target.asked,
@@ -257,6 +307,13 @@ class Request:
             total_relation=relation,
             search_pipeline=None if two_phase else pipeline,
         )
+
+    def _lacking(self, found: list[dict[str, Any]]) -> str | None:
+        """Which of the fields that are to be shown no hit has."""
+        names = [name for name in self.wanted.fields or () if found and "*" not in name]
+        sources = [hit.get("_source") or {} for hit in found]
+        lacking = [name for name in names if not any(has_field(source, name) for source in sources)]
+        return f"no hit has the field {', '.join(map(repr, lacking))}" if lacking else None
 
     def _show_passages(self, bare: list[dict[str, Any]]) -> None:
         """Fetch the passages of documents that have nothing else to show."""

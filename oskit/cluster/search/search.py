@@ -12,11 +12,13 @@ from oskit.cluster.client.failures import heard
 from oskit.cluster.client.server_words import NO_INDEX
 from oskit.cluster.models.predict import with_model
 from oskit.cluster.search.answers import complete_searches
+from oskit.cluster.search.order import ordered
 from oskit.cluster.search.place import Place, find_place, stamp_of
 from oskit.cluster.search.query_model import check_same_encoder, query_model
 from oskit.cluster.search.query_weights import checked
 from oskit.cluster.search.request import Asker, Request, Wanted
 from oskit.cluster.search.result import SearchBy, SearchResult
+from oskit.cluster.search.scope import Scope
 from oskit.data.values import clean_text
 from oskit.errors import ClusterError
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from oskit.archive.text_encoder import TextEncoder
     from oskit.cluster.models.registry import ModelInfo
+    from oskit.cluster.search.filters import Given
 
 Answer = TypeVar("Answer")
 Query = str | Mapping[str, float]
@@ -89,6 +92,11 @@ class Searcher:
         two_phase: bool = False,
         explain: bool = False,
         method_parameters: Mapping[str, Any] | None = None,
+        filter: Given | Sequence[Given] | None = None,
+        offset: int = 0,
+        sort: str | Sequence[str] = (),
+        fields: Sequence[str] | None = None,
+        min_score: float | None = None,
     ) -> SearchResult:
         """Answer a query.
 
@@ -98,8 +106,14 @@ class Searcher:
             two_phase: Score by the heavy tokens first and by all of them only the best; ``rank_features``
                 only.
             explain: Tell the tokens that matched.
-            method_parameters: ``top_n``, ``k``, ``heap_factor``, ``filter``; ``sparse_vector`` only. ``k`` is
-                ``size`` if it is not given, or OpenSearch would find 10.
+            method_parameters: ``top_n``, ``k``, ``heap_factor``; ``sparse_vector`` only. ``k`` is as many as
+                are wanted if it is not given, or OpenSearch would find 10, and with a filter more.
+            filter: One filter, or several that all have to hold (:mod:`oskit.cluster.search.filters`):
+                ``"lang=de"``, ``"year>=2020"``, or a query clause as a dictionary.
+            offset: Hits to skip.
+            sort: ``"field"`` or ``"field:desc"``, one or several, in the place of the best first.
+            fields: What to show of the documents, in the place of everything.
+            min_score: Least score of a hit.
 
         Raises:
             UsageError: Options that do not fit together, or not the index.
@@ -107,7 +121,7 @@ class Searcher:
             SearchError: There is no such index, or the cluster refuses.
             ModelError: There is no such model.
         """
-        wanted = Wanted(size, two_phase, explain, method_parameters)
+        wanted = Wanted(size, two_phase, explain, method_parameters, filter, offset, sort, fields, min_score)
 
         def ask(place: Place, *, is_new: bool) -> SearchResult:
             (request,) = self._requests(place, [query], wanted)
@@ -136,7 +150,7 @@ class Searcher:
             queries: As for :meth:`search`, in any mixture.
             return_errors: Put the error of a query that fails in the place of its result, in the place of
                 raising it.
-            **wanted: ``size``, ``two_phase``, ``explain`` and ``method_parameters``, as for :meth:`search`.
+            **wanted: ``size``, ``filter`` and all else that :meth:`search` takes.
 
         Raises:
             ClusterError: What the first query that fails raises.
@@ -222,13 +236,16 @@ class Searcher:
 
     def _requests(self, place: Place, queries: Sequence[Query], wanted: Wanted) -> list[Request]:
         """The queries as requests; those of them that are encoded here, at once."""
+        index = place.target.index
+        wanted.check_depth(index, place.max_hits)
+        scope, order = Scope(self._client, place, wanted.filters), ordered(self._client, index, wanted.sort)
         asked = []
         for query in queries:
             by = self._asker.way(query)
             wanted.check(place.info, by)
             clean = checked(query, place.info) if isinstance(query, Mapping) else clean_text(query)
             model = self._model(place, by) if by in ("model", "tokenizer") and _has_words(clean) else None
-            asked.append(Request(self._client, place, clean, by, self._asker, wanted, model))
+            asked.append(Request(self._client, place, clean, by, self._asker, wanted, scope, order, model))
         encoder = self._asker.encoder
         here = [one for one in asked if one.by == "tokens" and isinstance(one.query, str)]
         if here and encoder is not None:
@@ -271,13 +288,14 @@ def search(
     analyzer: str | None = None,
     encoder: TextEncoder | None = None,
     field: str | None = None,
-    size: int = 10,
-    two_phase: bool = False,
-    explain: bool = False,
-    method_parameters: Mapping[str, Any] | None = None,
     notify: Callable[[str], object] | None = None,
+    **wanted: Any,
 ) -> SearchResult:
-    """Answer one query; for several, a :class:`Searcher`, whose arguments and errors these are."""
+    """Answer one query; for several, a :class:`Searcher`, whose arguments and errors these are.
+
+    Args:
+        **wanted: ``size``, ``filter`` and all else that :meth:`Searcher.search` takes.
+    """
     searcher = Searcher(
         client,
         index,
@@ -288,6 +306,4 @@ def search(
         field=field,
         notify=notify,
     )
-    return searcher.search(
-        query, size=size, two_phase=two_phase, explain=explain, method_parameters=method_parameters
-    )
+    return searcher.search(query, **wanted)
