@@ -12,7 +12,7 @@ import pytest
 from archives import encoder_archive
 from opensearchpy import OpenSearch
 from scipy.sparse import csr_matrix
-from tiny_models import TinyModels, documents, index, indexed, tiny, write_documents
+from tiny_models import TinyModels, documents, encoder_of, index, indexed, tiny, write_documents
 
 from oskit.archive.encoder import ArchiveEncoder
 from oskit.archive.token_weights import DelegatingEncoder, Prune
@@ -207,7 +207,7 @@ def test_what_the_pipeline_does_else_makes_all_documents_new(client, tiny: TinyM
 
     def changed(**parameters: Any) -> None:
         body = client.ingest.get_pipeline(id=name)[name]
-        body["processors"][0]["sparse_encoding"] |= parameters
+        encoder_of(body).update(parameters)
         body["processors"] += [] if parameters else [{"set": {"field": "seen", "value": True}}]
         client.ingest.put_pipeline(id=name, body=body)
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from archives import encoder_archive
 from opensearchpy import OpenSearch
-from tiny_models import TinyModels, documents, index, tiny, write_documents
+from tiny_models import TinyModels, documents, encoder_of, index, tiny, write_documents
 
 from oskit.archive.encoder import ArchiveEncoder
 from oskit.archive.token_weights import Prune
@@ -332,7 +332,7 @@ def test_a_pipeline_that_is_changed_during_a_load_is_told(client, tiny: TinyMode
                 body = client.ingest.get_pipeline(id=name)[name]
                 body["processors"] = body["processors"][:-1] if change == "replaced" else body["processors"]
                 if change == "changed":
-                    body["processors"][0]["sparse_encoding"] |= {"prune_type": "top_k", "prune_ratio": 1}
+                    encoder_of(body).update(prune_type="top_k", prune_ratio=1)
                 client.ingest.put_pipeline(id=name, body=body)
             yield doc
 
@@ -348,15 +348,15 @@ def test_what_others_have_added_to_our_pipeline_stays(client, tiny: TinyModels, 
     name = pipeline_name(index)
     body = client.ingest.get_pipeline(id=name)[name]
     added = {"set": {"field": "seen", "value": True}}
-    del body["processors"][0]["sparse_encoding"]["tag"]  # as earlier versions made it
+    del encoder_of(body)["tag"]  # as earlier versions made it
     body = {**body, "processors": [*body["processors"], added], "on_failure": [added]}
     client.ingest.put_pipeline(id=name, body=body)
     try:
         for options in ({"pipeline_batch_size": 4}, {"prune": Prune("max_ratio", 0.5), "recreate": True}):
             ingest(client, index, GOOD, **how, **options)
         now = client.ingest.get_pipeline(id=name)[name]
-        assert now["processors"][1:] == [added] and now["on_failure"] == [added]
-        assert now["processors"][0]["sparse_encoding"]["prune_ratio"] == 0.5
+        assert now["processors"][2:] == [added] and now["on_failure"] == [added]
+        assert encoder_of(now)["prune_ratio"] == 0.5
         ingest(client, index, GOOD, encoder=tiny.encoder, recreate=True)
         assert client.ingest.get_pipeline(id=name)[name] == now
     finally:

@@ -91,6 +91,12 @@ def documents(count: int = 40) -> list[Document]:
     return made
 
 
+def encoder_of(pipeline: dict[str, Any]) -> dict[str, Any]:
+    """What encodes in an ingest pipeline."""
+    (own,) = [step["sparse_encoding"] for step in pipeline["processors"] if "sparse_encoding" in step]
+    return own
+
+
 def indexed(client: OpenSearch, name: str) -> list[dict[str, Any]]:
     """The hits for all documents of a small index."""
     client.indices.refresh(index=name)

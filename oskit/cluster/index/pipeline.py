@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from oskit.cluster.client.calls import Call
 from oskit.cluster.client.failures import cluster_errors
+from oskit.cluster.index.passages import BUILDS, TEMPORARY, builder, passage_of
 from oskit.errors import IndexingError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 Pipeline = dict[str, Any]
 
 ENCODES, LEAVES_OUT = "oskit", "oskit-no-empty-vector"
-"""Tags of our processors."""
+"""Tags of our processors, which stand behind the one of :mod:`oskit.cluster.index.passages`."""
 
 # The processor makes {} of a text without tokens. As a field's first value that settles for good that the
 # field has no postings, and sparse_vector refuses every later vector. The path is a parameter, since a
@@ -76,7 +77,7 @@ class PipelineChange:
     @property
     def made_of(self) -> Pipeline | None:
         """What documents go through, whichever id the model has after another deployment."""
-        return _without(self.after, "batch_size", "model_id")
+        return _encodes_by(self.after)
 
     def was_changed(self, model_ids: Collection[str | None]) -> bool:
         """Whether somebody had changed what encodes, so that nobody knows what made the vectors.
@@ -88,7 +89,7 @@ class PipelineChange:
             return False
         steps = self.before.get("processors") or []
         ids = {step["sparse_encoding"].get("model_id") for step in steps if _is_tagged(step, ENCODES)}
-        return _without(self.before, "batch_size", "model_id") != self.made_of or not ids <= set(model_ids)
+        return _encodes_by(self.before) != self.made_of or not ids <= set(model_ids)
 
     def make(self, client: OpenSearch) -> None:
         """Make the change.
@@ -114,6 +115,7 @@ def encoding_pipeline(
     batch_size: int = 1,
     prune: str | None = None,
     was: IndexInfo | None = None,
+    replace: bool = False,
 ) -> PipelineChange:
     """How the pipeline that encodes an index's passages is to be changed.
 
@@ -123,6 +125,7 @@ def encoding_pipeline(
         batch_size: Passages that the processor hands to the model at once.
         prune: Which weights to keep, as ``TYPE:RATIO``.
         was: How the index was that this one takes the place of.
+        replace: One of that name that is not ours gives way.
 
     Raises:
         IndexingError: There is one of that name that is not ours, or the cluster refuses.
@@ -132,6 +135,8 @@ def encoding_pipeline(
     if before is None:
         return PipelineChange(name, None, _fresh(info, model_id, batch_size, prune))
     at = _own_processor(before, info, was) if before.get("description") == pipeline_mark(info.name) else None
+    if at is None and replace:
+        return PipelineChange(name, before, _fresh(info, model_id, batch_size, prune))
     if at is None:
         raise IndexingError(
             f"the ingest pipeline {name!r} was not made by oskit, or its encoder was taken out, so it is "
@@ -142,15 +147,18 @@ def encoding_pipeline(
     after = copy.deepcopy(before)
     ours = after["processors"][at]["sparse_encoding"]
     fields = {
-        key: value for key, value in ours["field_map"].items() if was is None or key != was.passage_field
+        key: value
+        for key, value in ours["field_map"].items()
+        if value != info.embedding_field and (was is None or value != was.embedding_field)
     }
     for parameter in ("prune_type", "prune_ratio"):
         ours.pop(parameter, None)
     ours |= _encodes(info, model_id, batch_size, prune)
     ours["field_map"] = {**fields, **ours["field_map"]}
-    rest = [step for step in after["processors"] if not _is_tagged(step, LEAVES_OUT)]
+    own = (LEAVES_OUT, BUILDS)
+    rest = [step for step in after["processors"] if not any(_is_tagged(step, tag) for tag in own)]
     at = rest.index(after["processors"][at])
-    after["processors"] = [*rest[: at + 1], *_leaves_out(info), *rest[at + 1 :]]
+    after["processors"] = [*rest[:at], builder(info), rest[at], *_leaves_out(info), *rest[at + 1 :]]
     return PipelineChange(name, before, after)
 
 
@@ -174,14 +182,15 @@ def _read(client: OpenSearch, name: str) -> Pipeline | None:
 
 def _fresh(info: IndexInfo, model_id: str, batch_size: int, prune: str | None) -> Pipeline:
     encodes = {"sparse_encoding": _encodes(info, model_id, batch_size, prune)}
-    return {"description": pipeline_mark(info.name), "processors": [encodes, *_leaves_out(info)]}
+    steps = [builder(info), encodes, *_leaves_out(info)]
+    return {"description": pipeline_mark(info.name), "processors": steps}
 
 
 def _encodes(info: IndexInfo, model_id: str, batch_size: int, prune: str | None) -> dict[str, Any]:
     own: dict[str, Any] = {
         "tag": ENCODES,
         "model_id": model_id,
-        "field_map": {info.passage_field: info.embedding_field},
+        "field_map": {passage_of(info): info.embedding_field},
         "batch_size": batch_size,
     }
     if prune is not None:
@@ -191,12 +200,14 @@ def _encodes(info: IndexInfo, model_id: str, batch_size: int, prune: str | None)
 
 
 def _leaves_out(info: IndexInfo) -> list[dict[str, Any]]:
-    if info.kind != "sparse_vector":
-        return []  # rank_features take {}
-    path = info.embedding_field.split(".")
-    return [
-        {"script": {"tag": LEAVES_OUT, "lang": "painless", "source": _LEAVE_OUT, "params": {"path": path}}}
-    ]
+    steps: list[dict[str, Any]] = []
+    if passage_of(info) == TEMPORARY:
+        steps.append({"remove": {"tag": LEAVES_OUT, "field": TEMPORARY, "ignore_missing": True}})
+    if info.kind == "sparse_vector":  # rank_features take {}
+        params = {"path": info.embedding_field.split(".")}
+        script = {"tag": LEAVES_OUT, "lang": "painless", "source": _LEAVE_OUT, "params": params}
+        steps.append({"script": script})
+    return steps
 
 
 def _own_processor(pipeline: Pipeline, info: IndexInfo, was: IndexInfo | None) -> int | None:
@@ -222,6 +233,14 @@ def _without(pipeline: Pipeline | None, *parameters: str) -> Pipeline | None:
     return after
 
 
+def _encodes_by(pipeline: Pipeline | None) -> Pipeline | None:
+    """What oskit's own documents go through: they bring their passages, and have no vectors yet."""
+    after = _without(pipeline, "batch_size", "model_id")
+    if after is not None:
+        after["processors"] = [step for step in after.get("processors", ()) if not _is_tagged(step, BUILDS)]
+    return after
+
+
 def _is_tagged(step: Mapping[str, Any], tag: str) -> bool:
     return any(isinstance(own, Mapping) and own.get("tag") == tag for own in step.values())
 
@@ -230,7 +249,8 @@ def _is_ours_alone(pipeline: Pipeline, index: str) -> bool:
     """Whether there is nothing in a pipeline that we did not write."""
     if pipeline.get("description") != pipeline_mark(index) or set(pipeline) - {"description", "processors"}:
         return False
-    first, *rest = pipeline.get("processors") or [{}]
+    steps = pipeline.get("processors") or []
+    first, *rest = [step for step in steps if not _is_tagged(step, BUILDS)] or [{}]
     own = first.get("sparse_encoding") or {}
     known = {"tag", "model_id", "field_map", "batch_size", "prune_type", "prune_ratio"}
     return (

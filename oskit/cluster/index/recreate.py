@@ -24,6 +24,7 @@ from oskit.cluster.index.mapping import IndexInfo, IndexSettings, delete_index, 
 from oskit.cluster.index.meta import META_KEY, change_own_meta, changed_meta, own_meta
 from oskit.cluster.index.names import check_index_name
 from oskit.cluster.index.owner import is_gone, owner
+from oskit.cluster.index.pipeline import pipeline_name
 from oskit.errors import ClusterError, IndexingError, OskitError, with_more
 
 if TYPE_CHECKING:
@@ -287,6 +288,9 @@ def _body_after(old: ExistingIndex, info: IndexInfo, settings: IndexSettings) ->
     body = index_body(info, settings)
     body["aliases"] = dict(old.aliases)
     body["mappings"]["_meta"] = {**old.meta_of_others, **body["mappings"]["_meta"]}
+    pipeline = pipeline_name(info.name)
+    if info.encode == "cluster" and old.settings.get("index.default_pipeline") == pipeline:
+        body["settings"]["index"]["default_pipeline"] = pipeline  # others are encoded as before
     return body
 
 

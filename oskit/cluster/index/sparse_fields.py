@@ -83,6 +83,15 @@ def vectors_of(source: Mapping[str, Any], path: str) -> list[dict[str, float]]:
     return [{str(key): float(weight) for key, weight in each.items() if weight} for each in found]
 
 
+def value_at(source: Mapping[str, Any], path: str) -> Any:
+    """What a document has at a path, be its dots in one name or in the names of objects within objects."""
+    if path in source:
+        return source[path]
+    name, _, rest = path.partition(".")
+    inside = source.get(name)
+    return value_at(inside, rest) if rest and isinstance(inside, dict) else None
+
+
 def _values(source: object, path: str) -> Iterator[Mapping[str, Any]]:
     """What stands at a path, be its dots in one name or in the names of objects within objects."""
     if isinstance(source, list):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -27,9 +27,10 @@ from oskit.cluster.index.mapping import (
 )
 from oskit.cluster.index.meta import changed_meta
 from oskit.cluster.index.names import Target, check_index_name, resolve
+from oskit.cluster.index.passages import passage_of, texts_of
 from oskit.cluster.index.pipeline import PipelineChange, encoding_pipeline, no_pipeline
 from oskit.cluster.index.recreate import Trial, calls_of_new
-from oskit.cluster.index.sparse_fields import definition_of, vectors_of
+from oskit.cluster.index.sparse_fields import definition_of, value_at, vectors_of
 from oskit.cluster.ingest.known import ASKED_AT_ONCE, Known, recipe_of
 from oskit.cluster.ingest.missing import Missing, Sweeper
 from oskit.cluster.models.predict import await_ready, predict
@@ -48,7 +49,7 @@ from oskit.errors import IndexingError, PredictionMismatchError, UsageError
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
-    from oskit.archive.text_encoder import KeyFormat, TextEncoder
+    from oskit.archive.text_encoder import KeyFormat, TextEncoder, TokenWeights
     from oskit.data.duplicates import SeenTexts
 
 Notify = Callable[[str], object] | None
@@ -194,7 +195,7 @@ class LoadPlan:
             changes = [changed_meta(self.existing.mapping, entries)] if entries else []
             changes += [MARK_BODY] if self.mark_field == "missing" else []
             calls = [Call("PUT", f"{name}/_mapping", body) for body in changes]
-        calls += self.pipeline.calls() if self.pipeline else []
+        calls += change.calls() if (change := self.pipeline_change(client)) else []
         if documents:
             runs = self.pipeline.name if self.model and self.pipeline else "_none"
             requests = math.ceil(documents / bulk_documents)
@@ -424,28 +425,47 @@ def _check_stored(
         return
     if encoder is None and model is None:
         return  # nobody can tell
-    had = existing.info
-    names = [
-        name for name in (had.text_field, had.title_field, had.passage_field, had.embedding_field) if name
-    ]
+
+    def weights_of(passages: Sequence[str]) -> Sequence[TokenWeights]:
+        if model is not None and (info.encode == "cluster" or encoder is None):
+            await_ready(client, model, notify=notify)
+            return predict(client, model, passages, key=info.key)
+        assert encoder is not None
+        return encoder.document_weights(passages, key=info.key)
+
+    check_vectors(client, replace(existing.info, prune=info.prune), weights_of)
+
+
+def check_vectors(
+    client: OpenSearch, info: IndexInfo, weights_of: Callable[[Sequence[str]], Sequence[TokenWeights]]
+) -> int:
+    """Refuse an encoder that gives other vectors than a few documents of an index have.
+
+    Args:
+        info: The index, and which weights it keeps.
+        weights_of: Encodes passages.
+
+    Returns:
+        How many documents were compared.
+
+    Raises:
+        IndexingError: None of them has its vector, or the cluster refuses.
+    """
+    title, texts = texts_of(info)
+    names = [name for name in (title, *texts, info.passage_field, info.embedding_field) if name]
+    body = {"size": _SAMPLE, "_source": names}
     with cluster_errors(f"read the index {info.name!r}", IndexingError):
-        answer = client.search(index=info.name, body={"size": _SAMPLE, "_source": names})
+        answer = client.search(index=info.name, body=body, params={"search_pipeline": "_none"})
     stored = []
     for hit in answer["hits"]["hits"]:
         source = hit.get("_source") or {}
-        words = (source.get(name) for name in (had.title_field, had.text_field) if name)
-        passage = source.get(had.passage_field or "") or " ".join(str(word) for word in words if word)
-        if vectors := vectors_of(source, had.embedding_field):
-            stored.append((passage, vectors[0]))
+        values = [value_at(source, name) for name in (title, *texts) if name]
+        passage = value_at(source, passage_of(info)) or " ".join(str(value) for value in values if value)
+        if vectors := vectors_of(source, info.embedding_field):
+            stored.append((str(passage), vectors[0]))
     if not stored:
-        return
-    passages = [passage for passage, _ in stored]
-    if model is not None and (info.encode == "cluster" or encoder is None):
-        await_ready(client, model, notify=notify)
-        weights = predict(client, model, passages, key=info.key)
-    else:
-        assert encoder is not None
-        weights = encoder.document_weights(passages, key=info.key)
+        return 0
+    weights = weights_of([passage for passage, _ in stored])
     if info.prune:
         weights = [prune(each, Prune.parse(info.prune)) for each in weights]
     pairs = zip(weights, (vector for _, vector in stored), strict=True)
@@ -454,3 +474,4 @@ def _check_stored(
             f"the index {info.name!r} exists and its documents' vectors are not what this encoder gives",
             hint="Give the encoder that made it, choose another name, or replace the index with --recreate",
         )
+    return len(stored)
