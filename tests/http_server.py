@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import ssl
 import sys
@@ -21,7 +22,7 @@ class Request:
         method: Such as ``GET``.
         path: With the query, as it was sent.
         headers: Their names in any case.
-        body: Empty where there is none.
+        body: Empty where there is none; what came compressed (gzip) is not any more.
     """
 
     method: str
@@ -90,6 +91,8 @@ def _handler_of(answer: Callable[[Request], Reply | None]) -> type[BaseHTTPReque
     class Handler(BaseHTTPRequestHandler):
         def handle_it(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if self.headers.get("Content-Encoding") == "gzip":
+                body = gzip.decompress(body)
             reply = answer(Request(self.command, self.path, self.headers, body))
             if reply is None:
                 return

@@ -79,7 +79,7 @@ _OPTIONS = [
                  help="Documents that the ingest pipeline hands to the model together, where the cluster "
                  "encodes.  [32]"),
     click.option("--bulk-size", type=click.IntRange(1), metavar="N",
-                 help="Documents of one request.  [500; 100 where the cluster encodes]"),
+                 help="Documents of one request at most.  [by their bytes; 100 where the cluster encodes]"),
     click.option("--workers", type=click.IntRange(1, 16), default=2, show_default=True,
                  help="Requests in flight."),
     click.option("--dead-letter", metavar="FILE", type=click.Path(dir_okay=False),

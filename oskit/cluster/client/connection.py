@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gzip
 import logging
 import os
 import ssl
@@ -31,6 +32,9 @@ DEFAULT_URL = "http://localhost:9200"
 DEFAULT_TIMEOUT_S = 60.0
 POOL_SIZE = 16
 """Sockets kept open; ingest sends from several threads, and urllib3 throws away what exceeds the pool."""
+
+COMPRESSED = {"content-encoding": "gzip"}
+"""Header with which a client of :func:`connect` compresses the body of a request."""
 
 logging.getLogger("opensearch").addHandler(logging.NullHandler())  # else Python prints its warnings on stderr
 
@@ -235,25 +239,37 @@ class _Connection(Urllib3HttpConnection):
             logging.getLogger("opensearch").debug("server warning: %s", header)
 
     def perform_request(
-        self, method: str, url: str, *args: Any, ignore: Collection[int] = (), **kwargs: Any
+        self,
+        method: str,
+        url: str,
+        params: Mapping[str, Any] | None = None,
+        body: bytes | None = None,
+        timeout: float | None = None,
+        ignore: Collection[int] = (),
+        headers: Mapping[str, str] | None = None,
     ) -> Any:
         address = self.host + self.url_prefix
-        kwargs["ignore"] = (*ignore, *REDIRECTS)
+        ignore = (*ignore, *REDIRECTS)
+        if body and headers and COMPRESSED.items() <= headers.items():
+            # Quickest of all: 145 MB/s and a third of the size, where opensearch-py's level 9 has 10 MB/s.
+            body = gzip.compress(body, 1)
         try:
-            status, headers, text = super().perform_request(method, url, *args, **kwargs)
+            status, answered, text = super().perform_request(
+                method, url, params, body, timeout, ignore, headers
+            )
         except TransportFailure as error:
             error.oskit_url = address  # type: ignore[attr-defined]
             raise
         if status in REDIRECTS:
             redirect = TransportError(status, text, None)
             # What follows a question mark may be somebody's secret.
-            redirect.oskit_location = headers.get("location", "").partition("?")[0]  # type: ignore[attr-defined]
+            redirect.oskit_location = answered.get("location", "").partition("?")[0]  # type: ignore[attr-defined]
             raise redirect
-        kind = headers.get("content-type", "").partition(";")[0]
+        kind = answered.get("content-type", "").partition(";")[0]
         is_page = not text.strip() or (kind and "json" not in kind)
         if is_page and 200 <= status < 300 and method != "HEAD" and not PLAIN_TEXT.search(url):
             raise ForeignAnswer(status, kind, text, address)
-        return status, headers, text
+        return status, answered, text
 
 
 def connect(settings: ConnectionSettings, *, policy: RetryPolicy | None = None) -> OpenSearch:

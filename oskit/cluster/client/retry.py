@@ -212,6 +212,11 @@ def request_timeout(client: OpenSearch, default_s: float) -> float | None:
     return None if getattr(client.transport, "own_timeout", False) else default_s
 
 
+def limit_of(client: OpenSearch) -> float:
+    """Limit of the client's requests, in seconds."""
+    return float(getattr(client.transport.connection_pool.connections[0], "timeout", None) or 60)
+
+
 def policy_of(client: OpenSearch) -> RetryPolicy:
     """The policy of a client; the default one for a client that we did not make."""
     policy = getattr(client.transport, "policy", None)

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from opensearchpy.exceptions import TransportError
+from opensearchpy.exceptions import ConnectionTimeout, TransportError
 
+from oskit.cluster.client.connection import COMPRESSED
 from oskit.cluster.client.failures import cluster_errors, error_reason, error_words, heard
 from oskit.cluster.client.retry import Patience, is_transient, policy_of, tell, tell_once
 from oskit.cluster.client.server_words import FOREIGN, Meaning, meaning
@@ -36,6 +38,9 @@ MAX_REASON_LENGTH = 1000
 _MAX_DOCUMENTS = 100_000
 
 _MAX_BYTES = 5_000_000
+
+_NOT_UNDERSTOOD = (400, 403, 406, 415)
+"""What those may say of a compressed request who look into it on its way."""
 
 _MAX_HELD = 20
 """Documents that are refused before any is taken, after which it is not them."""
@@ -119,12 +124,13 @@ class BulkSender:
         self._stop = stop or threading.Event()
         self._sizes = sizes or RequestSizes(_MAX_BYTES)
         self._witness = witness or Witness()
+        self._compressed = False
         self._limit = _MAX_DOCUMENTS
         self._held: list[_Said] = []
         self._patience = Patience(self._policy)  # with requests that fail as a whole
         self._params: dict[str, Any] = {
             "pipeline": pipeline,
-            "filter_path": "items.*._id,items.*.status,items.*.error,items.*.result",
+            "filter_path": "took,ingest_took,items.*._id,items.*.status,items.*.error,items.*.result",
         }
         if request_timeout is not None:
             self._params["request_timeout"] = request_timeout
@@ -187,8 +193,13 @@ class BulkSender:
             ClusterConnectionError: The answer does not speak of these documents.
         """
         body = batch[0].payload if len(batch) == 1 else b"".join(item.payload for item in batch)
-        answer = self._client.bulk(body=body, index=self._index, params=dict(self._params))
-        self._sizes.passed(len(body))
+        self._compressed = self._sizes.compresses
+        headers, start = dict(COMPRESSED) if self._compressed else {}, time.perf_counter()
+        answer = self._client.bulk(body=body, index=self._index, params=dict(self._params), headers=headers)
+        seconds = time.perf_counter() - start
+        took = [answer.get(name) for name in ("took", "ingest_took")]
+        cluster_s = sum(ms for ms in took if isinstance(ms, int)) / 1000
+        self._sizes.answered(len(body), seconds, cluster_s, compressed=self._compressed)
         try:
             answers = [_result(item) for item in answer["items"]]
         except (KeyError, TypeError, ValueError, AttributeError):
@@ -212,8 +223,13 @@ class BulkSender:
     ) -> tuple[list[BulkItem], float]:
         """The request failed as a whole: wait, split it, or give up."""
         known, status = heard(failure, "item"), failure.status_code
+        size = sum(len(item.payload) for item in batch)
         if status == 413:
-            self._sizes.refused(sum(len(item.payload) for item in batch))
+            self._sizes.refused(size)
+        elif isinstance(failure, ConnectionTimeout):
+            self._sizes.late(size)
+        elif self._compressed and status in _NOT_UNDERSTOOD and self._sizes.compressed_failed():
+            return batch, 0
         if status in (400, 413) and (known is None or known.scope == "item"):
             # One document can fail a whole request: find it by halving, or by its size.
             if len(batch) > 1:

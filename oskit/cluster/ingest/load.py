@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from oskit.cluster.client.failures import cluster_errors
-from oskit.cluster.client.retry import impatient, request_timeout
+from oskit.cluster.client.retry import RetryingTransport, impatient, limit_of, request_timeout
 from oskit.cluster.index.mapping import EncodeMode, EncoderIdentity, IndexInfo, IndexSettings, key_for
 from oskit.cluster.index.pipeline import pipeline_name
 from oskit.cluster.ingest.accounting import Account, IngestReport
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = ["IngestInterrupted", "IngestReport", "dry_run", "ingest"]
 
-BULK_DOCUMENTS: dict[EncodeMode, int] = {"client": 500, "cluster": 100, "none": 500}
-"""Documents of one bulk request, where nobody says."""
+BULK_DOCUMENTS: dict[EncodeMode, int] = {"client": 5_000, "cluster": 100, "none": 5_000}
+"""Documents of one bulk request at most, where nobody says; their bytes mostly make it fewer."""
 
 CLUSTER_REQUEST_TIMEOUT_S = 300.0
 """Limit of a bulk request whose documents the cluster encodes, which takes tens of milliseconds each; unless
@@ -117,8 +117,9 @@ def ingest(
         key: Their keys; None looks at the first of them.
         pipeline_batch_size: Documents that the ingest pipeline hands to the model together; 32. For
             ``"cluster"`` only.
-        bulk_documents: Documents of one bulk request; 500, or 100 where the cluster encodes.
-        bulk_bytes: Size of one bulk request, in bytes.
+        bulk_documents: Documents of one bulk request at most; 5,000, or 100 where the cluster encodes.
+        bulk_bytes: Size of one bulk request at most, in bytes; they begin with a tenth of it and grow as long
+            as they are answered in a fifth of their time limit.
         workers: Requests in flight.
         dead_letter: File for what is refused, appended to; None keeps only the counts.
         progress: Called with the number of further records that are done with: encoded here, answered by a
@@ -171,7 +172,8 @@ def ingest(
     seen = DuplicateFilter(duplicates)
     windows = _unknown(admission.windows(records, account, seen), known, account)
     pipeline = pipeline_name(name) if model is not None else "_none"
-    sizes = RequestSizes(bulk_bytes)
+    is_ours = isinstance(client.transport, RetryingTransport)
+    sizes = RequestSizes(bulk_bytes, (timeout or limit_of(client)) / 5, compresses=is_ours)
 
     def senders(line: Line) -> Senders:
         return Senders(

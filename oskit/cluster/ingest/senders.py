@@ -11,6 +11,9 @@ from oskit.cluster.ingest.bulk import BulkItem, BulkOutcome, BulkSender
 from oskit.cluster.ingest.sizes import RequestSizes
 from oskit.cluster.ingest.stages import Line, Stage
 
+_SENT_SOON = 500
+"""Items that do not wait for more where nothing else is to be sent: what waits is lost by a kill."""
+
 
 class Senders:
     """Puts items together to requests, for a stage that sends them.
@@ -54,7 +57,8 @@ class Senders:
                 self._flush()
             self._items.append(item)
             self._bytes += len(item.payload)
-            if len(self._items) >= self._bulk_documents:
+            count = len(self._items)
+            if count >= self._bulk_documents or (count >= _SENT_SOON and self._stage.is_idle):
                 self._flush()
 
     def finish(self) -> None:

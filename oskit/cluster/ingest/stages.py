@@ -86,6 +86,11 @@ class Stage(Generic[T]):
         for thread in self._threads:
             thread.start()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and nothing is being worked on."""
+        return not self._used
+
     def put(self, item: T, size: int) -> None:
         """Hand over an item of so many bytes; waits while there is no room.
 

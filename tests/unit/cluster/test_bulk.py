@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import threading
+import time
 from collections import Counter
 
 import pytest
@@ -16,7 +18,7 @@ from oskit.cluster.client.connection import ConnectionSettings, connect
 from oskit.cluster.client.retry import RetryPolicy
 from oskit.cluster.ingest import witness
 from oskit.cluster.ingest.bulk import BulkItem, BulkOutcome, BulkSender
-from oskit.cluster.ingest.sizes import RequestSizes
+from oskit.cluster.ingest.sizes import LEAST_BYTES, SLOW_BYTES_S, RequestSizes
 from oskit.cluster.ingest.witness import Witness
 from oskit.data.documents import Document
 from oskit.errors import ClusterAuthError, ClusterConnectionError, ClusterError, IndexingError
@@ -127,6 +129,67 @@ def test_a_low_limit_is_found_and_kept():
         outcome = BulkSender(server.client(FAST), "i").send(made)
     assert (outcome.indexed, outcome.refused) == (400, [])
     assert len(server.requests) <= 400 / 25 + 5
+
+
+def requests_over(
+    link: float, cluster: float, sizes: RequestSizes, count: int = 40
+) -> list[tuple[int, float]]:
+    """Bytes and seconds of requests over a link and into a cluster, that take so many bytes a second."""
+    made = []
+    for _ in range(count):
+        size, compressed = sizes.budget, sizes.compresses
+        cluster_s = size / cluster
+        seconds = cluster_s + size / link / (3 if compressed else 1)
+        if seconds > 60:
+            sizes.late(size)
+        else:
+            sizes.answered(size, seconds, cluster_s, compressed=compressed)
+        made.append((size, seconds))
+    return made
+
+
+@pytest.mark.parametrize("link", [4e3, 1e5, 1e6, 1e9])
+@pytest.mark.parametrize("cluster", [5e3, 1e5, 1e9])
+def test_requests_are_as_large_as_can_be_answered_in_time(link: float, cluster: float):
+    sizes = RequestSizes(5_000_000, 12.0, compresses=True)
+    made = requests_over(link, cluster, sizes)
+    assert sum(seconds > 60 for _, seconds in made) <= 2, "few are lost until it is known"
+    assert all(seconds < 24 or size <= LEAST_BYTES for size, seconds in made[10:])
+    size, seconds = made[-1]
+    assert size == 5_000_000 or seconds > 6 or size <= LEAST_BYTES, "and no smaller"
+    if link >= SLOW_BYTES_S or cluster > link:  # else it does not matter
+        assert sizes.compresses == (link < SLOW_BYTES_S)
+    requests_over(link / 10, cluster / 10, sizes)
+    assert all(
+        seconds < 24 or size <= LEAST_BYTES for size, seconds in requests_over(link, cluster, sizes, 9)
+    )
+
+
+def test_a_slow_link_gets_compressed_requests_and_who_does_not_understand_them_gets_others():
+    refused = []
+
+    def answer(request: Request) -> Reply:
+        if is_compressed := request.headers.get("content-encoding") == "gzip":
+            if understands:
+                compressed.append(request.body)
+            else:
+                refused.append(request.body)
+                return Reply(415, b"what is that?")
+        time.sleep(0 if is_compressed else len(request.body) / 10e6)
+        ids.extend(re.findall(rb'"_id":"(\d+)"', request.body))
+        count = request.body.count(b"\n") // 2
+        return Reply(body={"took": 0, "items": [{"index": {"status": 201}}] * count})
+
+    made = [BulkItem(Document(f"{n}", "x"), padded(n, 1000)) for n in range(2000)]
+    for understands in (True, False):
+        ids, compressed = [], []
+        with HttpServer(answer) as server:
+            client = connect(ConnectionSettings(url=server.url), policy=FAST)
+            outcome = BulkSender(client, "i", sizes=RequestSizes(200_000, compresses=True)).send(made)
+        assert (outcome.indexed, outcome.refused) == (2000, [])
+        assert sorted(map(int, ids)) == list(range(2000))
+        assert (len(compressed) > 3) == understands
+    assert len(refused) == 1
 
 
 def padded(number: int, size: int) -> bytes:
