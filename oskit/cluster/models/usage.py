@@ -169,6 +169,8 @@ def _query_content(own: Mapping[str, Any]) -> object:
 
 def _roles(mapping: Mapping[str, Any], model_id: str) -> Iterator[str]:
     for path in _mentions(mapping, model_id):
+        if path.startswith("_meta.oskit.release."):
+            continue  # that the model is to go with an older release is no use of it
         if path.startswith("_meta."):
             yield _OWN.get(path, path)
         else:
