@@ -217,15 +217,16 @@ def _own(index: ExistingIndex, alias: str) -> dict[str, Any]:
 def release_name(alias: str, encoder: str | None) -> str:
     """``ALIAS-<time>-<encoder>``, as an index may be called."""
     time = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    return f"{_stem(alias)}-{time}-{_clean(encoder or 'encoder')[:60].strip('-') or 'encoder'}"
+    return f"{_stem(alias)}-{time}-{_clean(encoder or '', 60) or 'encoder'}"
 
 
 def _stem(alias: str) -> str:
-    return _clean(alias).lstrip("-_+.").encode()[:160].decode(errors="ignore") or "release"
+    return _clean(alias, 160) or "release"
 
 
-def _clean(name: str) -> str:
-    return re.sub(r'[\\/*?"<>|,#:\s]+', "-", name.lower())
+def _clean(name: str, most_bytes: int) -> str:
+    clean = re.sub(r'[\\/*?"<>|,#:\s]+', "-", name.lower()).strip("-_+.")
+    return clean.encode()[:most_bytes].decode(errors="ignore").strip("-")
 
 
 def release_body(info: IndexInfo, settings: IndexSettings, record: Mapping[str, Any]) -> dict[str, Any]:

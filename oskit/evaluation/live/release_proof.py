@@ -32,6 +32,7 @@ SAMPLED = 200
 ASKED = 50
 """Queries of a kind that are asked among them."""
 
+_TIE = 1e-9
 _WORDS = 8
 _DEPTH = 100
 
@@ -46,6 +47,7 @@ class Sample:
         self._size = size
         self._chosen: list[tuple[int, str]] = []
         self._documents: dict[str, Document] = {}
+        self._twice: set[str] = set()
 
     def watch(self, records: Iterable[Document | Refusal]) -> Iterator[Document | Refusal]:
         """The same records."""
@@ -55,10 +57,14 @@ class Sample:
             yield record
 
     def _look_at(self, document: Document) -> None:
-        # The smallest hashes stay: of what comes under one id all is chosen or nothing, and the first counts.
+        # The smallest hashes stay: of what comes under one id all is chosen or nothing.
         key = clean_text(document.id)
         rank = -int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest())
-        if key in self._documents or (len(self._chosen) == self._size and rank <= self._chosen[0][0]):
+        if (before := self._documents.get(key)) is not None:
+            if before.digest() != document.digest():  # which of the two is loaded is not known here
+                self._twice.add(key)
+            return
+        if len(self._chosen) == self._size and rank <= self._chosen[0][0]:
             return
         if len(self._chosen) == self._size:
             del self._documents[heapq.heappop(self._chosen)[1]]
@@ -72,7 +78,7 @@ class Sample:
             without: Ids of documents that were refused.
             more: Queries that are asked as well.
         """
-        left_out = set(without)
+        left_out = self._twice.union(without)
         documents = [document for key, document in self._documents.items() if key not in left_out]
         asked = [document for document in documents if document.passage.split()][:ASKED]
         made = {
@@ -193,7 +199,7 @@ def compare_quality(
     told |= {"margin": margin, "living": living.name, "living_value": round(living.quality[MAIN_MEASURE], 4)}
     told |= {"difference": round(beside.difference, 4), "p_value": round(beside.p_value, 4)}
     told["verdict"] = beside.verdict
-    if beside.difference >= -margin:
+    if beside.difference >= -margin - _TIE:
         return told, None
     return told, (
         f"its {MAIN_MEASURE} of {value:.3f} on {judged.name} is {-beside.difference:.3f} below that of "
