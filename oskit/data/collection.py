@@ -132,8 +132,13 @@ def _qrels_path(folder: Path, split: str) -> Path:
     raise DataError(f"{folder} has no judgements for the split {split!r}", hint=hint)
 
 
+def find_queries(folder: Path) -> Path | None:
+    """The queries of a folder in BEIR's layout, compressed or not; None if it has none."""
+    return _find(folder, QUERIES)
+
+
 def _read_queries(folder: Path) -> dict[str, str]:
-    path = _find(folder, QUERIES)
+    path = find_queries(folder)
     if path is None:
         raise DataError(f"{folder} has no {QUERIES}", hint="It must be a folder in BEIR's layout")
     queries: dict[str, str] = {}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from oskit.cli.options import connection_options, output_options, runtime_options
+from oskit.cli.search_options import answer_file, given_query, narrowing_options
+from oskit.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +26,7 @@ EXPLAINED_TOKENS = 12
 
 @click.command("search")
 @click.argument("index")
-@click.argument("query")
+@click.argument("query", required=False)
 @click.option(
     "--by",
     type=click.Choice(["model", "tokenizer", "analyzer", "tokens", "bm25"]),
@@ -48,12 +51,24 @@ EXPLAINED_TOKENS = 12
     type=click.FloatRange(min=0, min_open=True),
     help="Larger looks at more clusters; sparse_vector only.",
 )
+@narrowing_options
+@click.option(
+    "--queries",
+    metavar="FILE",
+    help="Answer a file of queries (JSONL, TSV, or a text a line; BEIR's folder), and write a run.",
+)
+@click.option(
+    "-o", "--output", metavar="FILE", type=click.Path(), help="The run, in TREC's format.  [stdout]"
+)
+@click.option(
+    "--print-request", is_flag=True, help="Print what would be sent, for curl or a client; do not search."
+)
 @runtime_options()
 @connection_options
 @output_options
 def search(
     index: str,
-    query: str,
+    query: str | None,
     by: Any,
     model: str | None,
     archive: str | None,
@@ -65,6 +80,10 @@ def search(
     explain: bool,
     top_n: int | None,
     heap_factor: float | None,
+    narrowed: dict[str, Any],
+    queries: str | None,
+    output: str | None,
+    print_request: bool,
     runtime: Runtime,
     connection: ConnectionSettings,
     out: Output,
@@ -75,6 +94,7 @@ def search(
     by an exported encoder (--archive). Without any of them, by the model that the index was made with.
     A model and an archive together must be the same encoder.
     --by bm25 searches the same texts without an encoder, for comparison.
+    Token weights are a query, too: as JSON with --by tokens, or in a file for --queries.
 
     \b
     Examples:
@@ -83,10 +103,17 @@ def search(
       oskit search articles "building permit" --analyzer bert-uncased --two-phase
       oskit search articles "building permit" --by tokenizer --model my-tokenizer --json
       oskit search articles "building permit" --by bm25 -n 3
+      oskit search articles "building permit" --filter lang=de --filter "year>=2020" --sort year:desc
+      oskit search articles "building permit" --filter tenant=7 --print-request
+      oskit search articles --queries queries.jsonl -n 1000 -o run.trec
     """  # fmt: skip
     from oskit.cluster.client.connection import connect
-    from oskit.cluster.search.search import search as find
+    from oskit.cluster.search.search import Searcher
 
+    if queries is not None and (query is not None or print_request):
+        raise UsageError("--queries takes the place of the one query, and its searches are not printed")
+    if output is not None and queries is None:
+        raise UsageError("-o is for the run of --queries, and the hits of one query are printed")
     encoder: ArchiveEncoder | None = None
     if archive is not None:
         from oskit.archive.encoder import ArchiveEncoder
@@ -95,31 +122,44 @@ def search(
     else:
         runtime.refuse_unused("without --archive")
     method = {"top_n": top_n, "heap_factor": heap_factor}
-    result = find(
+    searcher = Searcher(
         connect(connection),
         index,
-        query,
         by=by,
         model_id=model,
         analyzer=analyzer,
         encoder=encoder,
         field=field,
-        size=size,
-        two_phase=two_phase,
-        explain=explain,
-        method_parameters={name: value for name, value in method.items() if value is not None},
         notify=out.note,
     )
+    wanted = {
+        "size": size,
+        "two_phase": two_phase,
+        "explain": explain,
+        "method_parameters": {name: value for name, value in method.items() if value is not None},
+        **narrowed,
+    }
+    if queries is not None:
+        answer_file(searcher, queries, output, out, wanted)
+        return
+    asked = given_query(query, by_weights=by == "tokens" and encoder is None)
+    if print_request:
+        request = searcher.request(asked, **wanted)
+        click.echo(json.dumps(request, indent=2, ensure_ascii=False))
+        if not request["path"].startswith(f"/{index}/"):
+            out.note(f"{index} is an alias: the request is for the index behind it, as it is seen through it")
+        return
+    result = searcher.search(asked, **wanted)
     if result.warning:
         out.warn(result.warning)
-    out.result(result.to_dict(), lambda console: _print_result(console, result, encoder))
+    out.result(result.to_dict(), lambda console: _print_result(console, result, narrowed))
+    if any(key not in result.tokens for hit in result.hits for key in hit.matched if result.key == "id"):
+        out.note("some tokens are shown by their ids: what they are called, --archive DIR tells")
 
 
-def _print_result(console: Console, result: SearchResult, encoder: ArchiveEncoder | None) -> None:
-    # Token ids are shown as the tokens they are, if there is an encoder to ask.
-    namer = encoder if result.key == "id" else None
-    for rank, hit in enumerate(result.hits, start=1):
-        _print_hit(console, rank, hit, namer)
+def _print_result(console: Console, result: SearchResult, narrowed: dict[str, Any]) -> None:
+    for rank, hit in enumerate(result.hits, start=narrowed["offset"] + 1):
+        _print_hit(console, rank, hit, result.tokens, only_fields=narrowed["fields"] is not None)
     found = "no document" if not result.total else f"{result.total:,} documents"
     least = "at least " if result.total and result.total_relation == "gte" else ""
     through = f", through the search pipeline {result.search_pipeline}" if result.search_pipeline else ""
@@ -127,24 +167,19 @@ def _print_result(console: Console, result: SearchResult, encoder: ArchiveEncode
                   markup=False, style="dim", soft_wrap=True)  # fmt: skip
 
 
-def _print_hit(console: Console, rank: int, hit: Hit, encoder: ArchiveEncoder | None) -> None:
-    title = _printable(hit.title)
+def _print_hit(console: Console, rank: int, hit: Hit, tokens: dict[str, str], *, only_fields: bool) -> None:
+    title = "" if only_fields else _printable(hit.title)
     console.print(f"{rank:>3}. {hit.score:8.4f}  {_printable(hit.id)}  {title}", markup=False, soft_wrap=True)
-    text = _printable(hit.text)
+    text = _printable(json.dumps(hit.source, ensure_ascii=False)[1:-1] if only_fields else hit.text)
     if text:
         shown = text if len(text) <= SNIPPET_LETTERS else f"{text[: SNIPPET_LETTERS - 1]}…"
         console.print(f"               {shown}", markup=False, style="dim", soft_wrap=True)
     for token, match in list(hit.matched.items())[:EXPLAINED_TOKENS]:
-        name = _printable(_token_text(token, encoder) if encoder else token)
+        name = _printable(tokens.get(token, token))
         sum_of = f"{match.query:8.4f} * {match.document:8.4f} = {match.product:8.4f}"
         console.print(f"               {name:<20} {sum_of}", markup=False)
     if (more := len(hit.matched) - EXPLAINED_TOKENS) > 0:
         console.print(f"               and {more} tokens more", markup=False, style="dim")
-
-
-def _token_text(token_id: str, encoder: ArchiveEncoder) -> str:
-    known = token_id.isdecimal() and int(token_id) < encoder.vocabulary.size
-    return encoder.vocabulary.key_of(int(token_id)) if known else token_id
 
 
 def _printable(text: str) -> str:

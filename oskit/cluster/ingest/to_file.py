@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +20,7 @@ from oskit.cluster.ingest.bulk import BulkOutcome
 from oskit.cluster.ingest.dead_letter import DeadLetterFile
 from oskit.cluster.ingest.stages import Line
 from oskit.cluster.ingest.vectors import VectorWriter
+from oskit.data.atomic import beside
 from oskit.data.documents import Document, Refusal
 from oskit.data.duplicates import DuplicateFilter, Duplicates
 from oskit.data.parquet import FIELDS_COLUMN, METADATA_KEY
@@ -91,7 +91,8 @@ def encode_to_file(
     writer = VectorWriter(encoder.vocabulary, info.key, prune)
     seen = DuplicateFilter(duplicates)
     windows = Admission(info).windows(documents, account, seen, patient=True)
-    with closing(seen), closing(letters) if letters is not None else nullcontext(), _beside(path) as part:
+    _format(path)
+    with closing(seen), closing(letters) if letters is not None else nullcontext(), beside(path) as part:
         file: _File
         if _format(path) == "parquet":
             names = encoder.vocabulary.keys if info.key == "token" else ()
@@ -126,25 +127,6 @@ def _format(path: Path) -> str:
     raise UsageError(
         f"the name of {path} does not tell its format", hint="Let it end with .parquet, .jsonl or .jsonl.gz"
     )
-
-
-@contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """A file beside the one that is wanted, which takes its place if all goes well and else goes away."""
-    _format(path)
-    place = path.resolve()  # where a link leads
-    if place.exists() and not place.is_file():
-        raise DataError(f"cannot write {path}: it is there, and no file", hint="Choose another name")
-    part = place.with_name(f".{place.name}.{os.getpid()}.part")
-    try:
-        try:
-            yield part
-            part.replace(place)
-        except OSError as error:
-            raise DataError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
 
 
 def _identity(encoder: TextEncoder, key: KeyFormat, prune: Prune | None) -> dict[str, Any]:

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 _WHOLE = {"allow_partial_search_results": "false"}
 
 
+def search_params(**given: str | None) -> dict[str, str]:
+    """Parameters of a search that is answered whole or not at all; what is None is left out."""
+    return {name: value for name, value in given.items() if value} | _WHOLE
+
+
 def complete_search(
     client: OpenSearch,
     index: str,
@@ -35,8 +40,7 @@ def complete_search(
     Raises:
         SearchError: The cluster refuses, or a shard fails or is not done in time.
     """
-    given = {"search_pipeline": search_pipeline, "routing": routing, "preference": preference}
-    params = {name: value for name, value in given.items() if value} | _WHOLE
+    params = search_params(search_pipeline=search_pipeline, routing=routing, preference=preference)
     with cluster_errors(f"search the index {index!r}", SearchError):
         answer: dict[str, Any] = client.search(index=index, body=body, params=params)
     return _complete(index, answer)

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote, urlencode
 
 from oskit.archive.siblings import known_sha256
 from oskit.cluster.client.failures import heard
 from oskit.cluster.index.sparse_fields import has_field
 from oskit.cluster.models.predict import predict
-from oskit.cluster.search.answers import complete_search
+from oskit.cluster.search.answers import complete_search, search_params
 from oskit.cluster.search.clauses import (
     ABOVE_NOTHING,
     TWO_PHASE,
@@ -255,8 +256,12 @@ class Request:
         """The query's token weights, keyed as the index is, as OpenSearch takes them."""
         if isinstance(self.query, Mapping):
             return dict(self.query)
-        found, self.changed = fitted(self._encoded(self.query) if self.encoded is None else self.encoded)
+        found, self.changed = fitted(self._raw, self.place.info)
         return found
+
+    @cached_property
+    def _raw(self) -> Mapping[str, float]:
+        return self._encoded(str(self.query)) if self.encoded is None else self.encoded
 
     def _encoded(self, text: str) -> Mapping[str, float]:
         info, encoder = self.place.info, self.asker.encoder
@@ -276,6 +281,18 @@ class Request:
         if encoder is None:
             raise UsageError("token weights made here need an encoder", hint="Give --archive DIR")
         return encoder.query_weights([text], key=info.key)[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The search as it would be sent: method, path with its parameters, and body.
+
+        Raises:
+            UsageError: Nothing would be sent, as the query has no tokens.
+        """
+        body, target = self.body(), self.place.target
+        if body is None:
+            raise UsageError("the query has no tokens, so that nothing is sent")
+        params = urlencode(search_params(routing=target.routing))
+        return {"method": "POST", "path": f"/{quote(target.index)}/_search?{params}", "body": body}
 
     def result(self, answer: dict[str, Any] | None) -> SearchResult:
         """What was found."""
@@ -306,7 +323,30 @@ class Request:
             warning="; ".join(filter(None, doubts)) or None,
             total_relation=relation,
             search_pipeline=None if two_phase else pipeline,
+            tokens=self._tokens(weights) if explain and weights else {},
         )
+
+    def _tokens(self, weights: Mapping[str, float]) -> dict[str, str]:
+        """What the query's tokens are called, where the index has ids."""
+        encoder, model = self.asker.encoder, self.model
+        if self.place.info.key != "id":
+            return {}
+        if encoder is not None:
+            vocabulary = encoder.vocabulary
+            ids = [key for key in weights if key.isdecimal() and int(key) < vocabulary.size]
+            return {key: vocabulary.key_of(int(key)) or vocabulary.token_of(int(key)) for key in ids}
+        if model is None:
+            return {}
+        # A model calls its tokens by their texts or by their ids, never by both: the weights tell which is
+        # which, but for tokens of the same weight.
+        (named,) = predict(self.client, model, [str(self.query)], key="token")
+        by_weight = [_by_weight(named), _by_weight(self._raw)]
+        both = set(by_weight[0]) & set(by_weight[1])
+        return {
+            ids[0]: texts[0]
+            for texts, ids in ([side[w] for side in by_weight] for w in both)
+            if len(texts) == len(ids) == 1
+        }
 
     def _lacking(self, found: list[dict[str, Any]]) -> str | None:
         """Which of the fields that are to be shown no hit has."""
@@ -349,6 +389,13 @@ class Request:
             f"than the one that encoded the query ({used[:12]}); "
             "scores mean nothing unless both hold the same encoder"
         )
+
+
+def _by_weight(weights: Mapping[str, float]) -> dict[float, list[str]]:
+    keys: dict[float, list[str]] = {}
+    for key, weight in weights.items():
+        keys.setdefault(weight, []).append(key)
+    return keys
 
 
 def _is_beyond_limits(error: ClusterError) -> bool:

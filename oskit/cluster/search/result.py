@@ -90,6 +90,8 @@ class SearchResult:
         total_relation: ``"eq"``, or ``"gte"`` where at least ``total`` documents matched: OpenSearch stops
             counting at 10,000, the first of two phases does not see all, nor does an approximate search.
         search_pipeline: The index's default search pipeline, which took part.
+        tokens: With ``explain``, where the keys are ids: what these tokens are called, as far as the encoder
+            or the model tells.
     """
 
     index: str
@@ -102,6 +104,7 @@ class SearchResult:
     warning: str | None = None
     total_relation: Literal["eq", "gte"] = "eq"
     search_pipeline: str | None = None
+    tokens: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -186,6 +186,21 @@ class Searcher:
             for request, answer in zip(requests, told, strict=True)
         ]
 
+    def request(self, query: Query, **wanted: Any) -> dict[str, Any]:
+        """What :meth:`search` would send, as ``method``, ``path`` and ``body``; nothing is searched.
+
+        Raises:
+            UsageError: As :meth:`search` does, and where nothing would be sent.
+            ClusterError: As :meth:`search` does.
+        """
+
+        def ask(place: Place, *, is_new: bool) -> dict[str, Any]:
+            (request,) = self._requests(place, [query], Wanted(**wanted))
+            model = request.model if is_new else None
+            return with_model(self._client, model, request.to_dict, notify=self._notify)
+
+        return self._somewhere(ask)
+
     def query_weights(self, queries: Sequence[str]) -> list[tuple[dict[str, float], str | None]]:
         """Token weights of queries, keyed as the index is, as OpenSearch takes them, and what that changed.
 
