@@ -72,10 +72,12 @@ class Filter:
 
     Attributes:
         clause: For ``bool.filter``.
+        types: Of the fields that are named, and of those beside them.
         told: What somebody should know of how it was understood, in one line.
     """
 
     clause: Clause
+    types: Mapping[str, str]
     told: str | None = None
 
 
@@ -141,7 +143,8 @@ def compiled(client: OpenSearch, index: str, given: Given | Sequence[Given] | No
     pairs = [_clause(each, fields) if isinstance(each, Condition) else (each, None) for each in conditions]
     clauses = [clause for clause, _ in pairs]
     told = "; ".join(note for _, note in pairs if note)
-    return Filter(clauses[0] if len(clauses) == 1 else {"bool": {"filter": clauses}}, told or None)
+    clause = clauses[0] if len(clauses) == 1 else {"bool": {"filter": clauses}}
+    return Filter(clause, fields.types, told or None)
 
 
 class Fields:

@@ -8,7 +8,8 @@ scores exactly that. Two things about such a filter, both seen on OpenSearch 3.6
   terms of fail the search ("does not implement createWeight"); :func:`plain` says them in other words.
 * Within ``nested`` it sees the nested objects, which have no field of their document but ``_seq_no``.
 
-What neither helps with, and is not too much, is named by its sequence numbers.
+What neither helps with, and is not too much, is named by its sequence numbers (of which an update gives a
+document another: one that is written in the middle of a search may be missing from it, once).
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class Scope:
         self._client, self._place = client, place
         own = compiled(client, place.target.index, given)
         self.told = own.told if own else None
+        self._types = dict(own.types) if own else {}
         clauses = [each for each in (own and own.clause, place.target.filter) if each]
         self.clause: Clause | None = clauses[0] if clauses else None
         if len(clauses) > 1:
@@ -89,17 +91,17 @@ class Scope:
         if self.clause is None:
             told = f"sorted are the best {k:,} of each segment that is searched approximately, not all hits"
             return {**given, "k": k}, told if sorts and self._documents > k else None
-        inside, matching = self._inside, self._matching
-        share = max(matching, 1) / max(self._documents, 1)
-        enough = ceil(OVERSAMPLED * reach / share) * (CHUNKS_OF_A_DOCUMENT if nested else 1)
-        some = max(k, EXACT_UP_TO, enough)
+        inside, some = self._inside, max(k, EXACT_UP_TO)
         if inside is None or inside.vectors > some:
-            told = (
-                f"the filter lets {matching:,} documents through, and was applied to the best {some:,}: of a "
-                "segment that is searched approximately hits may be missing"
-            )
-            return {**given, "k": some}, told if matching else None
-        return {**given, "k": max(k, inside.vectors), "filter": inside.clause}, None
+            share = self._matching / max(self._documents, 1)
+            some = max(some, ceil(OVERSAMPLED * k / share))
+        if inside is not None and inside.vectors <= some:
+            return {**given, "k": max(k, inside.vectors), "filter": inside.clause}, None
+        told = (
+            f"the filter lets {self._matching:,} documents through, and was applied to the best {some:,}: of "
+            "a segment that is searched approximately hits may be missing"
+        )
+        return {**given, "k": some}, told
 
     @cached_property
     def _matching(self) -> int:
@@ -126,9 +128,9 @@ class Scope:
             return None
         index, nested = self._place.target.index, self._place.info.nested
         if not nested:
-            types = Fields(self._client, index, sorted(set(fields_in(self.clause)))).types
-            said = plain(self.clause, types)
-            if said is not None:
+            if unknown := sorted(set(fields_in(self.clause)) - set(self._types)):  # an alias's
+                self._types |= Fields(self._client, index, unknown).types
+            if (said := plain(self.clause, self._types)) is not None:
                 return _Inside(said, self._matching)
         return self._by_number(nested) if self._matching <= self._countable else None
 
