@@ -30,6 +30,7 @@ COMMANDS = {
     "undeploy": "Take models out of memory.",
     "delete": "Undeploy and delete models.",
     "ingest": "Create an index and load documents into it.",
+    "index": "Show an index, or adopt one that others made.",
     "pipeline": "Let an index encode what other programs write into it.",
     "search": "Search an index.",
     "releases": "List the releases of an alias.",

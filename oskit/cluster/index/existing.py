@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.index.given import difference, digest_of, expanded, flat_settings, same
 from oskit.cluster.index.mapping import APPROXIMATE_THRESHOLD, IndexInfo, IndexSettings, info_of
-from oskit.cluster.index.meta import META_KEY, own_meta
+from oskit.cluster.index.meta import ADOPTED, META_KEY, own_meta
+from oskit.cluster.index.names import resolve
 from oskit.cluster.index.sparse_fields import definition_of
 from oskit.data.documents import MARK_FIELD
 from oskit.errors import ClusterSettingsError, IndexingError
@@ -52,7 +53,8 @@ class ExistingIndex:
     @property
     def is_own(self) -> bool:
         """Whether oskit made it, this version or another."""
-        return isinstance(own_meta(self.mapping).get("kind"), str)
+        own = own_meta(self.mapping)
+        return isinstance(own.get("kind"), str) and ADOPTED not in own
 
     @property
     def info(self) -> IndexInfo:
@@ -205,6 +207,23 @@ def size_and_writes(client: OpenSearch, index: str) -> tuple[int, int]:
     copies = [copy for shard in stats["indices"][index]["shards"].values() for copy in shard]
     writes = sum(int(copy["seq_no"]["max_seq_no"]) for copy in copies if copy["routing"]["primary"])
     return int(stats["_all"]["primaries"]["store"]["size_in_bytes"]), writes
+
+
+def existing_index(client: OpenSearch, name: str, *, writing: bool = False) -> ExistingIndex:
+    """The index that a name stands for, as it is.
+
+    Args:
+        name: Of an index, or of an alias.
+        writing: Of several behind an alias, its write index.
+
+    Raises:
+        IndexingError: There is none, or the name stands for several or for a data stream.
+    """
+    target = resolve(client, name, writing=writing)
+    found = look(client, target.index) if target is not None else None
+    if found is None:
+        raise IndexingError(f"there is no index {name!r}", hint="List them with: GET _cat/indices")
+    return found
 
 
 def _other_vectors(existing: IndexInfo, wanted: IndexInfo) -> tuple[str, str] | None:

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 META_KEY = "oskit"
 
+ADOPTED = "adopted"
+"""Entry of an index that others made, and that oskit has only a note in."""
+
 _WRITING = threading.Lock()
 """A release says now and then that it is alive, beside the load that writes into the same index."""
 
@@ -37,6 +40,14 @@ def change_own_meta(client: OpenSearch, index: str, changes: Mapping[str, Any]) 
     with _WRITING:
         mapping = next(iter(client.indices.get_mapping(index=index).values()))["mappings"]
         client.indices.put_mapping(index=index, body=changed_meta(mapping, changes))
+
+
+def drop_own_meta(client: OpenSearch, index: str) -> None:
+    """Take ``_meta.oskit`` out; what others keep in ``_meta`` stays."""
+    with _WRITING:
+        mapping = next(iter(client.indices.get_mapping(index=index).values()))["mappings"]
+        others = {key: value for key, value in (mapping.get("_meta") or {}).items() if key != META_KEY}
+        client.indices.put_mapping(index=index, body={"_meta": others})
 
 
 def change_record(client: OpenSearch, index: str, name: str, changes: Mapping[str, Any]) -> None:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.client.retry import impatient
-from oskit.cluster.index.existing import ExistingIndex, look
+from oskit.cluster.index.existing import ExistingIndex, existing_index, look
 from oskit.cluster.index.mapping import IndexInfo
-from oskit.cluster.index.names import resolve
 from oskit.cluster.index.passages import texts_of
 from oskit.cluster.index.pipeline import PipelineChange, encoding_pipeline, pipeline_name
 from oskit.cluster.index.sparse_fields import definition_of, vectors_of
@@ -49,19 +48,6 @@ class Put:
     replaced: str | None = None
 
 
-def existing_index(client: OpenSearch, name: str) -> ExistingIndex:
-    """The index that documents go to by a name.
-
-    Raises:
-        IndexingError: There is none, or the name stands for several or for a data stream.
-    """
-    target = resolve(client, name, writing=True)
-    found = look(client, target.index) if target is not None else None
-    if found is None:
-        raise IndexingError(f"there is no index {name!r}", hint="List them with: GET _cat/indices")
-    return found
-
-
 def pipeline_of(existing: ExistingIndex, setting: str = DEFAULT) -> str | None:
     """The pipeline that an index runs by itself; None if there is none."""
     name = existing.settings.get(setting)
@@ -91,6 +77,11 @@ def writable_info(existing: ExistingIndex) -> IndexInfo:
             f"the documents of {info.name!r} are in parts ({info.nested}), and no pipeline splits texts as "
             "oskit does",
             hint=f"Let oskit ingest write them, or split them yourself and write {info.nested}",
+        )
+    if info.kind == "rank_features" and info.key == "id":
+        raise IndexingError(
+            f"{info.name!r} is keyed by token ids, and a pipeline writes token texts into rank_features",
+            hint="Let oskit ingest --encode client write it, or make a sparse_vector index",
         )
     if not texts_of(info)[1]:
         raise IndexingError(
@@ -122,7 +113,7 @@ def put_pipeline(
         IndexingError: Index, model or another pipeline does not fit, or the cluster refuses.
         ModelError: There is no such model.
     """
-    existing = existing_index(client, index)
+    existing = existing_index(client, index, writing=True)
     existing.check_open("put a pipeline on")
     info = writable_info(existing)
     model = _model(client, info, model_id)
@@ -249,7 +240,7 @@ def show_pipelines(client: OpenSearch, index: str) -> dict[str, Any]:
     Raises:
         IndexingError: There is no such index, or the cluster refuses.
     """
-    existing = existing_index(client, index)
+    existing = existing_index(client, index, writing=True)
     default, final, own = pipeline_of(existing), pipeline_of(existing, FINAL), pipeline_name(existing.name)
     names = dict.fromkeys(filter(None, (default, final, own)))
     with cluster_errors(f"read the ingest pipelines of {existing.name!r}", IndexingError):

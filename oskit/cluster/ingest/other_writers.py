@@ -7,14 +7,13 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
-from oskit.cluster.index.existing import ExistingIndex
+from oskit.cluster.index.existing import ExistingIndex, existing_index
 from oskit.cluster.index.mapping import IndexInfo
 from oskit.cluster.index.passages import passage_of, texts_of
 from oskit.cluster.index.sparse_fields import value_at, vectors_of
 from oskit.cluster.ingest.default_pipeline import (
     DEFAULT,
     FINAL,
-    existing_index,
     is_semantic,
     pipeline_of,
     simulate,
@@ -101,7 +100,7 @@ def check_writers(client: OpenSearch, index: str) -> Check:
     Raises:
         IndexingError: There is no such index, or what its texts are is not known, or the cluster refuses.
     """
-    existing = existing_index(client, index)
+    existing = existing_index(client, index, writing=True)
     excluded = _is_excluded(existing)
     if is_semantic(existing):
         return _of_semantic(existing, excluded)

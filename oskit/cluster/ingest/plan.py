@@ -252,7 +252,7 @@ def plan_load(
         embedding_field=settings.embedding_field,
         passage_field=settings.passage_field,
         encode=encode,
-        encoder=_identity(encode, encoder, model, query_model, made_by),
+        encoder=identity(encode, encoder, model, query_model, made_by),
         prune=str(prune) if prune else None,
         text_fields=settings.text_fields,
         given=digest_of(settings),
@@ -264,10 +264,10 @@ def plan_load(
     if existing is not None:
         _check_existing(existing, info, settings, recreate=recreate)
     if encoder is not None and model is not None:
-        _check_are_one(client, model, encoder, queries=False, notify=notify)
+        check_are_one(client, model, encoder, queries=False, notify=notify)
     if encoder is not None and query_model is not None and encoder.architecture == "inference-free":
         query_model = serving(client, query_model, IndexingError)
-        _check_are_one(client, query_model, encoder, queries=True, notify=notify)
+        check_are_one(client, query_model, encoder, queries=True, notify=notify)
     if existing is not None and not recreate:
         _check_stored(client, existing, info, encoder, model, notify)
         info = IndexInfo.from_meta(info.name, {**existing.info.to_meta(), **info.to_meta()})
@@ -345,13 +345,14 @@ def _check_made_by(made_by: EncoderIdentity | None, encoder: TextEncoder | None)
         )
 
 
-def _identity(
+def identity(
     encode: EncodeMode,
     encoder: TextEncoder | None,
     model: ModelInfo | None,
     query_model: ModelInfo | None,
     made_by: EncoderIdentity | None,
 ) -> EncoderIdentity:
+    """Which encoder makes the vectors of an index, as it is recorded."""
     archive = getattr(encoder, "archive", None)  # a torch encoder has none
     query = getattr(encoder, "query", None)
     source = model if encode == "cluster" else archive
@@ -390,7 +391,7 @@ def _check_existing(
         raise IndexingError(f"the index {name!r} exists and {what}", hint=ways)
 
 
-def _check_are_one(
+def check_are_one(
     client: OpenSearch, model: ModelInfo, encoder: TextEncoder, *, queries: bool, notify: Notify
 ) -> None:
     """Refuse a model and an archive that are not the same encoder; two formats of one are."""

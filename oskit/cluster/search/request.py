@@ -137,7 +137,7 @@ class Wanted:
             )
         if by == "bm25" and (self.explain or self.two_phase or self.method_parameters):
             raise UsageError("BM25 has no token weights: neither explain, two-phase nor method parameters")
-        if by == "bm25" and info.passage_field is None:
+        if by == "bm25" and info.passage_field is None and not info.text_fields:
             raise UsageError(f"the index {info.name!r} was not made by oskit and has no passages for BM25")
         if info.kind == "sparse_vector" and self.two_phase:
             raise UsageError(

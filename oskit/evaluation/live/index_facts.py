@@ -25,7 +25,7 @@ class IndexFacts:
     """What a verification needs to know of an index.
 
     Attributes:
-        passage_field: The field with the text, for BM25; None if it has none.
+        passage_field: The field or fields with the text, for BM25; None if it has none.
         bytes: Size of its primary shards.
         search_pipeline: The default one of its searches.
         target: The name that was asked, and what it stood for.
@@ -109,7 +109,7 @@ def read_facts(client: OpenSearch, index: str, field: str | None = None) -> Inde
     bytes_, writes = size_and_writes(client, index)
     return IndexFacts(
         info=info,
-        passage_field=passage if searchable else None,
+        passage_field=passage if searchable else info.text_fields,
         storage=_storage(definition_of(properties, info.embedding_field), segments),
         documents=count_documents(client, index),
         bytes=bytes_,
