@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
-from oskit.archive.text_encoder import SERVER_MAX_LENGTH
-
 if TYPE_CHECKING:
     from tokenizers import Encoding
 
@@ -66,10 +64,9 @@ class Truncation:
 
     @property
     def advice(self) -> str:
-        """What can be done about it."""
-        if self.max_length < SERVER_MAX_LENGTH:
-            return f"split them into passages, or use an encoder that reads up to {SERVER_MAX_LENGTH} tokens"
-        return "split them into passages: the cluster reads no more of a text"
+        """What can be done about it, by an option of ``oskit ingest`` and ``oskit evaluate``."""
+        tokens = self.max_length * 3 // 4
+        return f"--chunk tokens:{tokens},overlap:{tokens // 6} cuts them into chunks, so that all is read"
 
 
 def _own_tokens(encoding: Encoding) -> int:

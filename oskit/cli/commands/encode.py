@@ -194,7 +194,8 @@ def _print_report(console: Console, report: IngestReport, part: Part | None) -> 
     if part is not None:
         console.print(f"  this is part {part}: {part.elsewhere:,} records are in the others", markup=False)
     if (cut := report.truncation) is not None and cut.cut:
-        console.print(f"  {cut.told('documents')}; {cut.advice}", markup=False, soft_wrap=True)
+        advice = "split them into passages, or let oskit ingest --chunk do so"
+        console.print(f"  {cut.told('documents')}; {advice}", markup=False, soft_wrap=True)
     if report.duplicates:
         console.print(f"  {report.told_duplicates}", markup=False, soft_wrap=True)
     if report.refused:

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 @click.option("--prune-levels", metavar="LEVELS",
               help="Also measure each ENCODER with pruned documents: ratios of the largest weight "
                    "(0.05,0.1,0.2) or rules (top_k:100).")  # fmt: skip
+@click.option("--chunk", metavar="CHUNKS",
+              help="Also measure each ENCODER with documents in chunks, such as tokens:384,overlap:64; a "
+                   "document counts by its best chunk.")  # fmt: skip
 @click.option("--nano-beir", metavar="NAMES",
               help="Instead of COLLECTION: small BEIR collections from the Hub, such as scifact,nfcorpus, "
                    "or all.")  # fmt: skip
@@ -72,6 +75,7 @@ def evaluate(
     resamples: int,
     seed: int,
     prune_levels: str | None,
+    chunk: str | None,
     nano_beir: str | None,
     nano_beir_source: str,
     split: str,
@@ -91,10 +95,13 @@ def evaluate(
       oskit evaluate faq out
       oskit evaluate faq ./my-encoder --bm25 --dense intfloat/e5-small-v2 --baseline BM25
       oskit evaluate faq runs/quick/best runs/strong/best --label fast --label good --baseline fast
+      oskit evaluate manuals ./my-encoder --chunk tokens:384,overlap:64 --bm25 --baseline my-encoder
       oskit evaluate faq ./my-encoder --prune-levels 0.05,0.1,0.2 --report figures
       oskit evaluate --nano-beir scifact,nfcorpus ./my-encoder --bm25
     """
+    from oskit.data.chunks import Chunking
     from oskit.encoder.opening import open_encoder
+    from oskit.errors import UsageError
     from oskit.evaluation.offline.dense import DenseModel
     from oskit.evaluation.offline.evaluate import evaluate as measure
     from oskit.evaluation.offline.pruning_levels import parse_levels
@@ -102,8 +109,12 @@ def evaluate(
     collections, encoders = _sources(arguments, nano_beir, nano_beir_source, split)
     if not encoders:
         runtime.refuse_unused("without an ENCODER")
+        for option, value in (("--chunk", chunk), ("--prune-levels", prune_levels)):
+            if value is not None:
+                raise UsageError(f"{option} needs an ENCODER", hint="Name one, or leave the option out.")
     names = _names([*encoders, *dense], labels)
     settings = _bm25(bm25, {"k1": k1, "b": b, "language": language})
+    chunking = Chunking.parse(chunk) if chunk is not None else None
     levels = parse_levels(prune_levels) if prune_levels is not None else []
     open_dense = partial(
         DenseModel,
@@ -119,6 +130,7 @@ def evaluate(
             dense={names[source]: partial(open_dense, source) for source in dense},
             baseline=names.get(str(baseline), baseline),
             prune_levels=levels,
+            chunking=chunking,
             resamples=resamples,
             seed=seed,
             on_step=out.note,

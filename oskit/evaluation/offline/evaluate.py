@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from oskit.archive.token_weights import Prune
@@ -12,6 +12,7 @@ from oskit.errors import UsageError
 from oskit.evaluation.offline.bm25 import Bm25Settings, rank_bm25
 from oskit.evaluation.offline.dense import DenseEncoder, rank_dense
 from oskit.evaluation.offline.description import describe_encoder
+from oskit.evaluation.offline.exact_scores import check_chunks
 from oskit.evaluation.offline.metrics import Run, judged_queries
 from oskit.evaluation.offline.pruning_levels import prune_points, rank_pruned
 from oskit.evaluation.offline.result import BM25, EvaluationReport, EvaluationRow, RunFigures, Step, now
@@ -19,7 +20,11 @@ from oskit.evaluation.offline.significance import RESAMPLES
 
 if TYPE_CHECKING:
     from oskit.archive.text_encoder import TextEncoder
+    from oskit.data.chunks import Chunking
     from oskit.data.collection import Collection
+
+IN_CHUNKS = ", chunks"
+"""Behind an encoder's name: its row by the best chunk of each document."""
 
 _FLOAT_BYTES = 4
 
@@ -33,6 +38,7 @@ def evaluate(
     dense: Mapping[str, Callable[[], DenseEncoder]] | None = None,
     baseline: str | None = None,
     prune_levels: Sequence[Prune] = (),
+    chunking: Chunking | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
     on_step: Step = lambda _: None,
@@ -47,19 +53,23 @@ def evaluate(
         dense: Also rank with these dense models, by name.
         baseline: Name of the row that all others are compared with by paired bootstrap.
         prune_levels: Also measure each encoder with its documents pruned by these rules.
+        chunking: Also measure each encoder with documents cut into chunks, of which the best counts; the row
+            is called ``NAME, chunks``, beside that of the documents as far as the encoder reads them.
         resamples: Bootstrap samples.
         seed: Of the samples.
         on_step: Told what is being done.
 
     Raises:
-        UsageError: There is nothing to evaluate, two rows have one name, or no row is called ``baseline``.
+        UsageError: There is nothing to evaluate, two rows have one name, no row is called ``baseline``, or
+            chunks are longer than an encoder reads.
         DataError: The collection cannot be read, or judges no query.
         MissingDependencyError: bm25s or sentence-transformers is not installed.
     """
     dense = dense or {}
-    baseline = _checked([*encoders, *([BM25] if bm25 else []), *dense], baseline)
-    job = _Evaluation(collection, k, prune_levels, on_step)
-    rows = [job.sparse(name, open_it) for name, open_it in encoders.items()]
+    in_chunks = [f"{name}{IN_CHUNKS}" for name in encoders if chunking is not None]
+    baseline = _checked([*encoders, *in_chunks, *([BM25] if bm25 else []), *dense], baseline)
+    job = _Evaluation(collection, k, prune_levels, chunking, on_step)
+    rows = [row for name, open_it in encoders.items() for row in job.sparse(name, open_it)]
     if bm25 is not None:
         rows.append(job.bm25(bm25))
     rows += [job.dense(name, open_it) for name, open_it in dense.items()]
@@ -107,15 +117,26 @@ class _Evaluation:
     _collection: Collection
     _k: int
     _levels: Sequence[Prune]
+    _chunking: Chunking | None
     _on_step: Step
     documents: int = 0
     _sample: list[str] = field(default_factory=list)
 
-    def sparse(self, name: str, open_it: Callable[[], TextEncoder]) -> EvaluationRow:
+    def sparse(self, name: str, open_it: Callable[[], TextEncoder]) -> Iterator[EvaluationRow]:
+        """The encoder's row, and that of documents in chunks."""
         self._on_step(f"{name}: loading")
         encoder = open_it()
+        if self._chunking is not None:
+            check_chunks(encoder, self._chunking)
         self._on_step(f"{name}: encoding and ranking")
-        whole, pruned = rank_pruned(encoder, self._collection, self._levels, k=self._k)
+        whole = self._ranked(name, encoder)
+        yield replace(whole, tokenization=self._tokenization(encoder))
+        if self._chunking is not None:
+            self._on_step(f"{name}: encoding and ranking chunks")
+            yield self._ranked(f"{name}{IN_CHUNKS}", encoder, self._chunking)
+
+    def _ranked(self, name: str, encoder: TextEncoder, chunking: Chunking | None = None) -> EvaluationRow:
+        whole, pruned = rank_pruned(encoder, self._collection, self._levels, k=self._k, chunking=chunking)
         self.documents = len(whole.document_ids)
         return EvaluationRow(
             self._measure(name, whole.run),
@@ -126,7 +147,8 @@ class _Evaluation:
             sparsity=whole.sparsity,
             truncation=whole.truncation,
             pruning=prune_points(whole, pruned, self._collection.qrels, k=self._k) if pruned else [],
-            tokenization=self._tokenization(encoder),
+            chunking=None if chunking is None else str(chunking),
+            chunks=whole.chunks,
         )
 
     def _tokenization(self, encoder: TextEncoder) -> dict[str, Tokenization]:

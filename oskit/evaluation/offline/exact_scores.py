@@ -1,8 +1,9 @@
 """Exact scores in process: every query against every document, in bounded memory.
 
-The score of a learned sparse encoder is the inner product of the query's and the document's weights.
-Documents are encoded and scored in blocks, so memory holds the queries, one block and the best ``k`` of each
-query, however large the corpus is.
+The score of a learned sparse encoder is the inner product of the query's and the document's weights; of a
+document in chunks it is that of its best chunk ("MaxP", Dai and Callan, SIGIR 2019). Documents are encoded
+and scored in blocks, so memory holds the queries, one block and the best ``k`` of each query, however large
+the corpus is.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from oskit.archive.text_encoder import TextEncoder
+    from oskit.data.chunks import Chunking
 
 Scores = npt.NDArray[np.float64]
 Positions = npt.NDArray[np.int64]
 
 BLOCK_DOCUMENTS = 512
-"""Documents that are encoded and scored together."""
+"""Documents, or chunks, that are encoded and scored together."""
 
 _MAX_CELLS = 2_000_000
 """Scores held at once (queries times documents of a block): 16 MB in float64."""
@@ -37,7 +39,7 @@ _MAX_CELLS = 2_000_000
 class TextCollection(Protocol):
     """What is needed of a collection; ``oskit.data.collection.Collection`` is one.
 
-    Its documents have an ``id``, and the ``passage`` that is encoded.
+    Its documents have an ``id``, and the ``passage`` that is encoded; to be cut, its ``title`` and ``text``.
     """
 
     @property
@@ -48,11 +50,26 @@ class TextCollection(Protocol):
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive documents of a corpus: from position ``start``, with vectors ``[len(ids), vocabulary]``."""
+    """Consecutive documents of a corpus.
+
+    Attributes:
+        start: Position of the first in the corpus.
+        ids: Of the documents.
+        weights: Vectors ``[vectors, vocabulary]``: one of each document, or one of each of its chunks.
+        firsts: The first vector of each document; None where each has one.
+    """
 
     start: int
     ids: list[str]
     weights: csr_matrix
+    firsts: Positions | None = None
+
+    def best(self, scores: Scores) -> Scores:
+        """Each document's largest: ``[queries, vectors]`` to ``[queries, documents]``."""
+        if self.firsts is None:
+            return scores
+        found: Scores = np.maximum.reduceat(scores, self.firsts, axis=1)
+        return found
 
 
 def query_chunks(queries: int, block_documents: int) -> Iterator[slice]:
@@ -114,14 +131,17 @@ class ExactRanking:
 
     Attributes:
         document_ids: The corpus, in its order.
-        sparsity: Of the queries and the corpus; query terms that no document has do not count for BM25.
+        sparsity: Of the queries and the corpus; query terms that no document has do not count for BM25. What
+            a document costs are all of its chunks.
         truncation: What of the corpus was too long for the encoder; None where it does not count.
+        chunks: Chunks of all documents; None where they were not cut.
     """
 
     run: Run
     document_ids: list[str]
     sparsity: Sparsity
     truncation: Truncation | None = None
+    chunks: int | None = None
 
 
 Watch = Callable[[slice, Scores], object]
@@ -134,6 +154,7 @@ def rank_exactly(
     *,
     k: int = 1000,
     queries: csr_matrix | None = None,
+    chunking: Chunking | None = None,
     on_block: Callable[[Block], Watch] = lambda _: lambda *_: None,
 ) -> ExactRanking:
     """Rank the whole corpus for every query by exact scores, in one pass.
@@ -141,7 +162,11 @@ def rank_exactly(
     Args:
         k: Depth of each ranking.
         queries: The queries' vectors, where they are known already, ``[queries, vocabulary]``.
+        chunking: Cut documents so, and score each by its best chunk.
         on_block: Shown each block before it is scored; what it returns is told the block's scores.
+
+    Raises:
+        UsageError: A chunk may be longer than the encoder reads.
     """
     query_ids = list(collection.queries)
     if queries is None:
@@ -152,17 +177,62 @@ def rank_exactly(
     query_counter.update(queries)
     document_counter = ActivationCounter(encoder.vocabulary.size)
     document_ids: list[str] = []
-    stream = iter(collection.documents())
-    while documents := list(islice(stream, BLOCK_DOCUMENTS)):
-        weights = encoder.document_matrix([document.passage for document in documents])
-        block = Block(len(document_ids), [document.id for document in documents], weights.tocsr())
-        document_ids.extend(block.ids)
-        document_counter.update(block.weights)
+    chunks = 0
+    for ids, parts in _text_blocks(collection, encoder, chunking):
+        firsts = None if chunking is None else np.cumsum([0, *map(len, parts[:-1])])
+        weights = encoder.document_matrix([text for texts in parts for text in texts]).tocsr()
+        block = Block(len(document_ids), ids, weights, firsts)
+        chunks += weights.shape[0]
+        document_ids.extend(ids)
+        document_counter.update(weights, len(ids))
         watch = on_block(block)
-        for rows in query_chunks(len(query_ids), len(block.ids)):
-            scores = score_block(queries[rows], block.weights)
+        for rows in query_chunks(len(query_ids), weights.shape[0]):
+            scores = block.best(score_block(queries[rows], weights))
             top.update(rows, scores, block.start)
             watch(rows, scores)
     return ExactRanking(
-        top.run(query_ids, document_ids), document_ids, sparsity(query_counter, document_counter), counted()
+        top.run(query_ids, document_ids),
+        document_ids,
+        sparsity(query_counter, document_counter),
+        counted(),
+        chunks if chunking is not None else None,
     )
+
+
+def check_chunks(encoder: TextEncoder, chunking: Chunking) -> None:
+    """Refuse chunks that the encoder would cut, if it tells how much it reads.
+
+    Raises:
+        UsageError: A chunk may be longer.
+    """
+    if (max_length := getattr(encoder, "max_length", None)) is not None:
+        chunking.check_length(max_length)
+
+
+def _text_blocks(
+    collection: TextCollection, encoder: TextEncoder, chunking: Chunking | None
+) -> Iterator[tuple[list[str], list[list[str]]]]:
+    """Ids of consecutive documents, and the texts of each that are encoded: at least one, if an empty one.
+
+    There are about as many texts in a block as it may have documents, however long these are.
+    """
+    if chunking is None:
+        stream = iter(collection.documents())
+        while documents := list(islice(stream, BLOCK_DOCUMENTS)):
+            yield [document.id for document in documents], [[document.passage] for document in documents]
+        return
+    check_chunks(encoder, chunking)
+    tokenize = encoder.vocabulary.tokenizer().encode
+    ids: list[str] = []
+    parts: list[list[str]] = []
+    size = 0
+    for document in collection.documents():
+        texts = [chunk.text for chunk in chunking.split(document.title, document.text, tokenize)] or [""]
+        if size + len(texts) > BLOCK_DOCUMENTS and ids:
+            yield ids, parts
+            ids, parts, size = [], [], 0
+        ids.append(document.id)
+        parts.append(texts)
+        size += len(texts)
+    if ids:
+        yield ids, parts

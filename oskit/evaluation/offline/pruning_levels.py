@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from oskit.archive.text_encoder import TextEncoder
+    from oskit.data.chunks import Chunking
 
 DEFAULT_LEVELS = "0.05,0.1,0.2,0.3,0.5"
 
@@ -77,8 +78,9 @@ def rank_pruned(
     rules: Sequence[Prune],
     *,
     k: int = 1000,
+    chunking: Chunking | None = None,
 ) -> tuple[ExactRanking, dict[str, tuple[Run, Sparsity]]]:
-    """Rank with all weights and by each rule, with one pass over the corpus.
+    """Rank with all weights and by each rule, with one pass over the corpus, of whole documents or in chunks.
 
     Returns:
         The ranking with all weights; for each rule its run and what its vectors cost.
@@ -95,6 +97,7 @@ def rank_pruned(
         collection,
         k=k,
         queries=queries,
+        chunking=chunking,
         on_block=on_block,
     )
     asked = ActivationCounter(encoder.vocabulary.size)
@@ -118,8 +121,12 @@ class _Level:
 
     def take(self, block: Block) -> Callable[[slice], None]:
         weights = prune_matrix(block.weights, self.rule)
-        self.counter.update(weights)
-        return lambda rows: self.top.update(rows, score_block(self.queries[rows], weights), block.start)
+        self.counter.update(weights, len(block.ids))
+
+        def update(rows: slice) -> None:
+            self.top.update(rows, block.best(score_block(self.queries[rows], weights)), block.start)
+
+        return update
 
 
 def prune_points(

@@ -112,6 +112,8 @@ class EvaluationRow:
         significance: Against the baseline, on each measure; empty for the baseline and without one.
         pruning: The encoder at each pruning level, all weights first; empty if none was asked for.
         tokenization: How a sparse encoder's tokenizer cuts documents and queries.
+        chunking: How documents were cut, each counting by its best chunk; None for whole documents.
+        chunks: How many chunks there are then.
     """
 
     figures: RunFigures
@@ -124,6 +126,8 @@ class EvaluationRow:
     significance: list[Significance] = field(default_factory=list)
     pruning: list[PrunePoint] = field(default_factory=list)
     tokenization: dict[str, Tokenization] = field(default_factory=dict)
+    chunking: str | None = None
+    chunks: int | None = None
 
     @property
     def name(self) -> str:
@@ -135,7 +139,7 @@ class EvaluationRow:
         return {
             **self.description,
             **asdict(self.figures),
-            **{name: getattr(self, name) for name in ("kind", "flops", "index_bytes")},
+            **{name: getattr(self, name) for name in ("kind", "flops", "index_bytes", "chunking", "chunks")},
             "sparsity": self.sparsity and asdict(self.sparsity),
             "truncation": self.truncation and self.truncation.to_dict(),
             "significance": [item.to_dict() for item in self.significance],

@@ -19,17 +19,17 @@ class ActivationCounter:
     """Counts, over blocks of vectors, how often each dimension is active.
 
     Attributes:
-        vectors: Vectors seen.
-        counts: int64 ``[vocabulary]``: vectors in which the dimension is above 0.
+        vectors: Vectors seen; of documents in chunks, the documents.
+        counts: int64 ``[vocabulary]``: vectors in which the dimension is above 0, each chunk's for itself.
     """
 
     def __init__(self, dimensions: int) -> None:
         self.vectors = 0
         self.counts: npt.NDArray[np.int64] = np.zeros(dimensions, dtype=np.int64)
 
-    def update(self, weights: csr_matrix) -> None:
-        """Take in the vectors of a block, ``[n, vocabulary]``."""
-        self.vectors += weights.shape[0]
+    def update(self, weights: csr_matrix, documents: int | None = None) -> None:
+        """Take in the vectors of a block, ``[n, vocabulary]``, which may be of fewer documents than ``n``."""
+        self.vectors += weights.shape[0] if documents is None else documents
         self.counts += np.bincount(weights.indices[weights.data > 0], minlength=len(self.counts))
 
     @property
@@ -68,9 +68,9 @@ def sparsity(queries: ActivationCounter, documents: ActivationCounter) -> Sparsi
     """Summarise both sides.
 
     FLOPS is the sum over the vocabulary of the probability that a query activates a token times the
-    probability that a document does: the expected number of floating-point products for a random pair
-    (Paria et al., "Minimizing FLOPs to Learn Efficient Sparse Representations", ICLR 2020, section 3;
-    as measured in Formal et al., "SPLADE v2", 2021).
+    probability that a document does (or, in chunks, how many of its chunks do): the expected number of
+    floating-point products for a random pair (Paria et al., "Minimizing FLOPs to Learn Efficient Sparse
+    Representations", ICLR 2020, section 3; as measured in Formal et al., "SPLADE v2", 2021).
     """
     pairs = max(1, queries.vectors) * max(1, documents.vectors)
     flops = float(np.dot(queries.counts.astype(np.float64), documents.counts.astype(np.float64)) / pairs)

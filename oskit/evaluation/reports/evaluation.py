@@ -135,6 +135,8 @@ def _facts(report: EvaluationReport) -> list[tuple[str, str]]:
         if row.kind == "sparse":
             cut = row.truncation
             beyond = f"; {cut.told('documents')}" if cut is not None and cut.cut else ""
+            if row.chunking is not None:
+                beyond += f"; {told_chunks(row, report)}"
             facts.append((row.name, f"{told['name']}, {told['architecture']}{beyond}"))
         elif row.kind == "bm25":
             facts.append((row.name, told_bm25(row)))
@@ -150,6 +152,12 @@ def told_bm25(row: EvaluationRow) -> str:
     guess = row.description["guess"]
     found = f" ({LanguageGuess(**guess)})" if guess else ""
     return f"k1 {values['k1']:g}, b {values['b']:g}, {words}{found}"
+
+
+def told_chunks(row: EvaluationRow, report: EvaluationReport) -> str:
+    """How the documents were cut, in words."""
+    documents = report.collection["documents"]
+    return f"{documents:,} documents in {row.chunks:,} chunks ({row.chunking}), the best of each counts"
 
 
 def _quality(report: EvaluationReport) -> Section:

@@ -15,6 +15,7 @@ from oskit.evaluation.reports.evaluation import (
     quality_and_cost,
     significance_table,
     told_bm25,
+    told_chunks,
 )
 from oskit.evaluation.reports.sweep import settings_table
 from oskit.evaluation.reports.verification import disagreements_table, quality_table
@@ -91,6 +92,8 @@ def print_evaluation(console: Console, report: EvaluationReport) -> None:
     for row in report.rows:
         if row.kind == "bm25":
             console.print(f"{row.name}: {told_bm25(row)}", markup=False)
+        if row.chunking is not None:
+            console.print(f"{row.name}: {told_chunks(row, report)}", markup=False, soft_wrap=True)
         if row.truncation is not None and row.truncation.cut:
             told = f"{row.name}: {row.truncation.told('documents')}; {row.truncation.advice}"
             console.print(told, markup=False, soft_wrap=True)

@@ -88,4 +88,4 @@ def test_what_is_said_and_written() -> None:
         "lost": 310_000,
         "lost_share": 0.31,
     }
-    assert "512" in Truncation(128).advice and "cluster" in found.advice
+    assert "tokens:384,overlap:64" in found.advice and "tokens:96,overlap:16" in Truncation(128).advice

@@ -212,3 +212,16 @@ def test_the_language_of_bm25_is_told_and_can_be_named(
     assert (code, "hungarian" in err) == (2, True)
     code, _, err = run(capsys, folder, "--dense", "x", "--bm25-b", "0.5")
     assert (code, "--bm25-b is for BM25" in err) == (2, True)
+
+
+def test_chunks_beside_the_cut_encoder(
+    collection: Path, encoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(capsys, collection, encoder, "--chunk", "tokens:16", "--label", "mine", "--json")
+    names = [row["name"] for row in json.loads(out)["encoders"]]
+    assert (code, len(names)) == (0, 2)
+    for wrong in (("--chunk", "tokens:9"), ("--chunk", "384"), ("--chunk", "tokens:100000")):
+        code, _, err = run(capsys, collection, encoder, *wrong)
+        assert code == 2, err
+    code, _, err = run(capsys, collection, "--bm25", "--chunk", "tokens:16")
+    assert (code, "--chunk needs an ENCODER" in err) == (2, True)
