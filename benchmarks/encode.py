@@ -10,15 +10,21 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
+
+if TYPE_CHECKING:
+    import torch
+
+    from oskit.encoder.model import NeuralSparseEncoder
 
 BATCH_SIZE = 32
 """Texts of a batch where a contender wants to be told; FASTEMBED's logits would need gigabytes."""
@@ -171,7 +177,6 @@ def _export(source: str, folder: Path, calibrate: str | None) -> None:
     import torch
 
     from exporters import export_encoder
-    from exporters.graph import exportable
     from oskit.encoder.model import NeuralSparseEncoder
 
     encoder = NeuralSparseEncoder.from_pretrained(source, device="cpu")
@@ -189,6 +194,23 @@ def _export(source: str, folder: Path, calibrate: str | None) -> None:
             encoder, folder / "int8", formats=["onnx"], name="encode", quantize="int8", calibrate=calibrate
         )
 
+    ids = torch.arange(8).reshape(2, 4) + 5
+    axes = {0: "batch", 1: "length"}
+    with logits(encoder) as network:
+        torch.onnx.export(
+            network, (ids, torch.ones_like(ids)), str(folder / "logits.onnx"), dynamo=False,
+            input_names=["ids", "mask"], output_names=["logits"], opset_version=17,
+            dynamic_axes={"ids": axes, "mask": axes, "logits": axes},
+        )  # fmt: skip
+
+
+@contextmanager
+def logits(encoder: NeuralSparseEncoder) -> Iterator[torch.nn.Module]:
+    """A module of ``input_ids`` and ``attention_mask`` that gives the logits of all tokens, to be traced."""
+    import torch
+
+    from exporters.graph import exportable
+
     class Logits(torch.nn.Module):
         def __init__(self, modules: Sequence[torch.nn.Module]) -> None:
             super().__init__()
@@ -198,18 +220,12 @@ def _export(source: str, folder: Path, calibrate: str | None) -> None:
             features: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
             for part in self.parts:
                 features = part(features)
-            logits: torch.Tensor = features["token_embeddings"]
-            return logits
+            found: torch.Tensor = features["token_embeddings"]
+            return found
 
     encoder.streaming = False
-    ids = torch.arange(8).reshape(2, 4) + 5
-    axes = {0: "batch", 1: "length"}
     with exportable(encoder.anatomy.logit_modules) as modules:
-        torch.onnx.export(
-            Logits(modules), (ids, torch.ones_like(ids)), str(folder / "logits.onnx"), dynamo=False,
-            input_names=["ids", "mask"], output_names=["logits"], opset_version=17,
-            dynamic_axes={"ids": axes, "mask": axes, "logits": axes},
-        )  # fmt: skip
+        yield Logits(modules)
 
 
 class _Contender:

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from benchmarks.encode import logits
+
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
@@ -217,16 +219,16 @@ def _as_py_ml_traces_it(encoder: NeuralSparseEncoder, ours: Archive, folder: Pat
     from exporters.archive import write_zip
     from oskit.archive.archive import REGISTER_BODY_NAME, open_archive
 
-    backbone, special = encoder.anatomy.transformer.model, sorted(encoder.vocabulary.special_ids)
+    special = sorted(encoder.vocabulary.special_ids)
 
     class NeuralSparseModel(torch.nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, network: torch.nn.Module) -> None:
             super().__init__()
-            self.backbone_model = backbone
+            self.network = network
 
         def forward(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-            ids, mask = features["input_ids"], features["attention_mask"]
-            result = self.backbone_model(input_ids=ids, attention_mask=mask)[0]
+            mask = features["attention_mask"]
+            result = self.network(features["input_ids"], mask)
             values, _ = torch.max(result * mask.unsqueeze(-1), dim=1)
             values = torch.log(1 + torch.relu(values))
             values[:, special] = 0
@@ -235,7 +237,9 @@ def _as_py_ml_traces_it(encoder: NeuralSparseEncoder, ours: Archive, folder: Pat
     folder.mkdir()
     ids = torch.arange(8).reshape(1, 8) + 5
     features = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    torch.jit.trace(NeuralSparseModel().eval(), features, strict=False).save(folder / "model.pt")
+    with logits(encoder) as network:
+        model = NeuralSparseModel(network).eval()
+        torch.jit.trace(model, features, strict=False).save(folder / "model.pt")  # type: ignore[no-untyped-call]
     with ZipFile(ours.path) as archive:
         others = {name: archive.read(name) for name in archive.namelist() if not name.endswith(".pt")}
     zip_path = folder / ours.path.name
