@@ -19,7 +19,7 @@ CHANGES = logging.getLogger("oskit.cluster.changes")
 SHOWN = 12
 """Calls that are told one by one."""
 
-READS = r"search|msearch|simulate|count|mget|analyze|refresh|validate/query|predict/[^/]+/[^/]+"
+READS = r"search|msearch|field_caps|simulate|count|mget|analyze|refresh|validate/query|predict/[^/]+/[^/]+"
 """Ends of paths whose POST changes nothing, as a regular expression."""
 
 _READING_POSTS = re.compile(rf"/_({READS}|simulate_index/[^/]+)$")
