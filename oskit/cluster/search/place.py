@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from oskit.cluster.index.names import Target
     from oskit.cluster.models.registry import ModelInfo
 
-_TELLING = "*.aliases,*.settings.index.uuid,*.settings.index.search.default_pipeline,*.mappings._meta"
+_TELLING = (
+    "*.aliases,*.settings.index.uuid,*.settings.index.search.default_pipeline,"
+    "*.settings.index.max_result_window,*.mappings._meta"
+)
 """Of what an index is, all that a search goes by and that may change."""
 
 
