@@ -87,7 +87,7 @@ def indexes(client: OpenSearch) -> Iterator[dict[str, str]]:
         client.indices.create(
             index=name,
             body={
-                "settings": {"index": {"number_of_shards": 1, "number_of_replicas": 0, **settings}},
+                "settings": {"index": {"number_of_shards": 2, "number_of_replicas": 0, **settings}},
                 "mappings": {
                     "dynamic": False,
                     "properties": {**PROPERTIES, **(vectors if nested else {"v": field})},
