@@ -21,7 +21,7 @@ from archives import encoder_archive
 from faulty_proxy import Fault, FaultyProxy
 from incidents import Incident
 from opensearchpy import OpenSearch
-from tiny_models import TinyModels, documents, index, tiny, write_documents
+from tiny_models import TinyModels, documents, index, indexed, tiny, write_documents
 
 from oskit.archive.archive import open_archive
 from oskit.archive.encoder import ArchiveEncoder
@@ -304,8 +304,8 @@ def count(client: OpenSearch, name: str) -> int:
     return int(client.count(index=name)["count"])
 
 
-def write(client: OpenSearch, alias: str) -> Callable[[], object]:
-    return lambda: client.index(index=alias, id="theirs", body={"text": "of another writer"}, refresh=True)
+def write(client: OpenSearch, alias: str) -> None:
+    client.index(index=alias, id="theirs", body={"text": "quick fox"}, refresh=True)
 
 
 REFUSED: dict[str, tuple[list[Any], list[str], int, str]] = {
@@ -425,7 +425,7 @@ def test_what_others_write_to_the_living_one_meanwhile_is_not_lost_in_silence(
     original = release_proof.check_release
 
     def with_a_writer(*args: Any, **kwargs: Any) -> Any:
-        write(client, alias)()
+        write(client, alias)
         return original(*args, **kwargs)
 
     monkeypatch.setattr(release_proof, "check_release", with_a_writer)
@@ -436,6 +436,55 @@ def test_what_others_write_to_the_living_one_meanwhile_is_not_lost_in_silence(
     assert "All the same" in oskit.said
     assert "which was never put in place" in oskit.said
     assert indexes(client, alias) == sorted([first, second])
+
+    def with_another_move(*args: Any, **kwargs: Any) -> Any:
+        actions = [{"remove": {"index": second, "alias": alias}}, {"add": {"index": first, "alias": alias}}]
+        client.indices.update_aliases(body={"actions": actions})
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(release_proof, "check_release", with_another_move)
+    told = oskit("ingest", alias, source, *how, "--yes", code=7)
+    assert "somebody has moved the alias" in told
+    assert behind(client, alias) == first
+    ready = re.search(r"oskit rollback \S+ (\S+)", told)
+    assert ready
+    assert oskit("rollback", alias, ready[1])["before"] == first
+
+
+def test_an_index_that_others_made_gives_way_and_comes_back(
+    client, tiny: TinyModels, alias, oskit: Oskit, source: Path
+):
+    theirs = f"{alias}-theirs"
+    client.indices.create(index=theirs, body={"aliases": {alias: {}}, "settings": {"refresh_interval": "7s"}})
+    how = how_of(tiny, "client")
+    first = oskit("ingest", alias, source, *how)
+    assert "refresh_interval=7s" in oskit.said
+    assert first["before"] == theirs
+    oskit("ingest", alias, source, *how, "--keep", 2)
+    oskit("ingest", alias, source, *how, "--keep", 2)
+    assert theirs in indexes(client, alias), "it is not ours to delete"
+    assert [row["state"] for row in oskit("releases", alias)] == ["living", "retired"]
+    client.indices.update_aliases(body={"actions": [{"add": {"index": theirs, "alias": alias}}]})
+    assert "leave the alias on one of them" in oskit("ingest", alias, source, *how, code=7)
+
+
+def test_what_other_programs_write_is_encoded_by_the_new_one_as_well(
+    client, tiny: TinyModels, alias, oskit: Oskit, tmp_path, source
+):
+    how = how_of(tiny, "client")
+    first = oskit("ingest", alias, source, *how)["release"]
+    oskit("pipeline", "put", alias)
+    second = oskit("ingest", alias, source, *how)["release"]
+    assert behind(client, alias) == second
+    write(client, alias)
+    (vector,) = (hit["_source"]["embedding"] for hit in indexed(client, second) if hit["_id"] == "theirs")
+    assert vector
+    unknown = encoder_archive(tmp_path / "unknown.zip", seed=17)
+    told = oskit("ingest", alias, source, "--release", "--archive", unknown, code=7)
+    assert f"{second} encodes what other programs write" in told
+    assert behind(client, alias) == second
+    assert oskit("rollback", alias)["index"] == first
+    assert f"{second} was written to 1 times since it went live" in oskit.said
 
 
 def test_a_release_that_is_wrong_is_refused(client, tiny: TinyModels, alias, oskit: Oskit, source: Path):

@@ -296,7 +296,8 @@ def _dry_run(
                 )
                 plan = plan_load(client, name, settings, encoder=encoder, **_planned(mode, out, options))
                 calls = plan.calls(client, report.indexed, options["bulk_size"] or BULK_DOCUMENTS[mode])
-                calls = release_calls(client, calls, plan, index) if options["release"] else calls
+                if options["release"]:
+                    calls = release_calls(client, calls, plan, index, options["keep"])
                 if (most := _most_missing(options)) is not None:
                     missing = plan.missing(client, seen)
                     stays = why_none_goes(report.read, report.refused, missing, most)

@@ -205,16 +205,24 @@ def released_name(client: OpenSearch, alias: str, encoder: str | None) -> str:
     return release_name(read_alias(client, alias).name, encoder)
 
 
-def release_calls(client: OpenSearch, calls: list[Call], plan: LoadPlan, name: str) -> list[Call]:
+def release_calls(
+    client: OpenSearch, calls: list[Call], plan: LoadPlan, name: str, keep: int | None
+) -> list[Call]:
     """The calls of a load, as a release makes them."""
     from oskit.cluster.client.calls import Call
-    from oskit.cluster.index.releases import read_alias, release_body
+    from oskit.cluster.index.pruning import older
+    from oskit.cluster.index.releases import list_releases, read_alias, release_body
 
     alias = read_alias(client, name)
     body = release_body(plan.info, plan.settings, {"of": name, "state": "building"})
     moved = alias.move_call(plan.info.name)
     move = Call(moved.method, moved.path, moved.body, "only once it was verified")
-    return [Call("PUT", plan.info.name, body), *calls[1:], move]
+    # What is living now is the first of those that stay beside the new one.
+    leaving = older(list_releases(client, alias), keep - 2) if keep is not None else []
+    pruned = [
+        Call("DELETE", one.name, note="with its pipeline, and models that nobody uses") for one in leaving
+    ]
+    return [Call("PUT", plan.info.name, body), *calls[1:], move, *pruned]
 
 
 def print_release(console: Console, done: ReleaseReport) -> None:

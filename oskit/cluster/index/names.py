@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
 
+NAME_ONE = "Name the index itself"
+"""What to do about an alias of several indexes."""
+
+
 @dataclass(frozen=True)
 class Target:
     """The one index that a name stands for.
@@ -104,7 +108,7 @@ def resolve(client: OpenSearch, name: str, *, writing: bool = False) -> Target |
     if len(chosen) != 1:
         listed = ", ".join(sorted(behind)[:5]) + (", …" if len(behind) > 5 else "")
         count = f"{len(behind)} indexes" if len(behind) > 1 else "an index"
-        raise IndexingError(f"{name!r} is an alias of {count}, {why}: {listed}", hint="Name the index itself")
+        raise IndexingError(f"{name!r} is an alias of {count}, {why}: {listed}", hint=NAME_ONE)
     alias = behind[chosen[0]]
     if not writing:
         return Target(name, chosen[0], alias.get("filter"), alias.get("search_routing"))

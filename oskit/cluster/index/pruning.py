@@ -99,16 +99,20 @@ def prune(client: OpenSearch, alias: Alias, keep: int, say: Say) -> Pruned:
     Raises:
         IndexingError: The cluster refuses.
     """
-    releases = list_releases(client, alias)
-    retired = [release for release in releases if release.state == "retired" and release.record]
-    retired.sort(key=lambda release: str(release.record.get("retired") or ""), reverse=True)
-    leaving = retired[keep - 1 :]
+    leaving = older(list_releases(client, alias), keep - 1)
     if not leaving or alias.index is None:
         return Pruned()
     models = list(dict.fromkeys(model for release in leaving for model in _models(release)))
     planned = {"indexes": [release.name for release in leaving], "models": models}
     note(client, alias.index, {"pruning": planned})
     return _carry_out(client, alias, alias.index, planned, say)
+
+
+def older(releases: Sequence[Release], spared: int) -> list[Release]:
+    """The retired releases, but those that were living last."""
+    retired = [release for release in releases if release.state == "retired" and release.record]
+    retired.sort(key=lambda release: str(release.record.get("retired") or ""), reverse=True)
+    return retired[spared:]
 
 
 def _models(release: Release) -> list[str]:

@@ -22,7 +22,7 @@ from oskit.cluster.client.retry import is_transient, policy_of, with_retries
 from oskit.cluster.index.existing import ExistingIndex, look, size_and_writes
 from oskit.cluster.index.mapping import IndexInfo, IndexSettings, index_body
 from oskit.cluster.index.meta import META_KEY, change_record, own_meta, record_of
-from oskit.cluster.index.names import resolve
+from oskit.cluster.index.names import NAME_ONE, resolve
 from oskit.cluster.index.owner import is_gone
 from oskit.errors import IndexingError, OskitError
 
@@ -74,7 +74,12 @@ def read_alias(client: OpenSearch, name: str) -> Alias:
     Raises:
         IndexingError: It is an index, or stands for several, or for a data stream; or the cluster refuses.
     """
-    target = resolve(client, name)
+    try:
+        target = resolve(client, name)
+    except IndexingError as error:
+        if error.hint == NAME_ONE:
+            error.hint = "A release takes the place of one index: leave the alias on one of them"
+        raise
     if target is None:
         return Alias(name)
     if not target.is_alias:

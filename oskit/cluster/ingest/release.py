@@ -10,17 +10,18 @@ import threading
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from opensearchpy.exceptions import TransportError
 
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.client.retry import impatient
-from oskit.cluster.index.existing import look, size_and_writes
+from oskit.cluster.index.existing import ExistingIndex, look, size_and_writes
 from oskit.cluster.index.mapping import index_uuid
 from oskit.cluster.index.meta import change_record, record_of
 from oskit.cluster.index.owner import owner
+from oskit.cluster.index.pipeline import pipeline_name
 from oskit.cluster.index.pruning import Pruned, being_built, discard, prune, tidy
 from oskit.cluster.index.recreate import create_unseen, settle
 from oskit.cluster.index.releases import (
@@ -36,6 +37,7 @@ from oskit.cluster.index.releases import (
     release_name,
 )
 from oskit.cluster.ingest.accounting import IngestReport
+from oskit.cluster.ingest.default_pipeline import DEFAULT, pipeline_of, put_pipeline
 from oskit.cluster.ingest.load import RESUME
 from oskit.cluster.ingest.missing import MOST_GONE
 from oskit.cluster.ingest.plan import LoadPlan
@@ -46,6 +48,10 @@ if TYPE_CHECKING:
 
 MOST_REFUSED = 0.01
 """Largest share of refused records with which a release goes live, where nobody says."""
+
+_SEEN_TO = ("index.hidden", DEFAULT)
+"""Settings of a living release that are no loss: the alias shows what is hidden, and the default pipeline is
+looked at by itself."""
 
 BEAT_S = 30.0
 """How often a run that builds says in the index that it lives."""
@@ -140,6 +146,8 @@ def release(
     planned = plan(release_name(name, encoder_name))
     _check_routing(alias, planned)
     living = _State.of(client, alias)
+    if living is not None and (lost := living.not_kept(planned)):
+        notify(f"Not kept of {alias.index}, which is living: {' and '.join(lost)}")
     with Building(client, alias, planned) as building:
         report = _loaded(load, building.name)
         _check_loaded(report, most_refused)
@@ -151,7 +159,8 @@ def release(
                 f"{building.name} does not go live: {proof.failures[0]}{more}",
                 hint=f"{alias.name} stays as it is. Look at {building.name}; the next release deletes it",
             )
-        if why := _objection(client, alias, living, building.name):
+        objections = _objections(client, alias, living, building.name, notify) if living else []
+        for why in objections:
             if not force:
                 raise IndexingError(
                     f"{building.name} is ready and does not go live: {why}",
@@ -193,16 +202,22 @@ def _after(
 class _State:
     """What the living release was when the new one was begun."""
 
+    index: ExistingIndex
     documents: int
     writes: int
 
     @classmethod
     def of(cls, client: OpenSearch, alias: Alias) -> _State | None:
-        if alias.index is None:
+        if alias.index is None or (index := look(client, alias.index)) is None:
             return None
         with cluster_errors(f"read {alias.name!r}", IndexingError):
             client.indices.refresh(index=alias.index)
-        return cls(_visible(client, alias, alias.index), size_and_writes(client, alias.index)[1])
+        return cls(index, _visible(client, alias, alias.index), size_and_writes(client, alias.index)[1])
+
+    def not_kept(self, plan: LoadPlan) -> list[str]:
+        """What it has of others' making and the new one will not have, for telling."""
+        others = {name: value for name, value in self.index.settings.items() if name not in _SEEN_TO}
+        return replace(self.index, settings=others).not_kept(plan.settings)
 
 
 def _visible(client: OpenSearch, alias: Alias, index: str) -> int:
@@ -248,19 +263,37 @@ def _check_loaded(report: IngestReport, most_refused: float) -> None:
         )
 
 
-def _objection(client: OpenSearch, alias: Alias, living: _State | None, name: str) -> str:
-    """Why a release should not take the living one's place although it is right; empty if nothing does."""
-    if living is None or alias.index is None:
-        return ""
-    writes = size_and_writes(client, alias.index)[1] - living.writes
-    if writes > 0:
-        return (
-            f"{alias.index} was written to {writes:,} times while it was built (documents, updates, "
-            "deletions), which it lacks"
+def _objections(
+    client: OpenSearch, alias: Alias, living: _State, name: str, notify: Callable[[str], None]
+) -> list[str]:
+    """Why a release should not take the living one's place although it is right."""
+    before, found = living.index.name, []
+    if (writes := size_and_writes(client, before)[1] - living.writes) > 0:
+        found.append(
+            f"{before} was written to {writes:,} times while it was built (documents, updates, deletions), "
+            "which it lacks"
         )
     documents = _visible(client, alias, name)
     if documents < (1 - MOST_GONE) * living.documents:
-        return f"it shows {documents:,} documents, and {alias.index}, which is living, {living.documents:,}"
+        found.append(f"it shows {documents:,} documents, and {before}, which is living, {living.documents:,}")
+    if why := _why_not_encoding(client, living.index, name, notify):
+        found.append(why)
+    return found
+
+
+def _why_not_encoding(
+    client: OpenSearch, living: ExistingIndex, name: str, notify: Callable[[str], None]
+) -> str:
+    """Have the new index encode what other programs write as the living one does; or why it cannot."""
+    theirs, new = pipeline_of(living), look(client, name)
+    if theirs is None or new is None or pipeline_of(new) is not None:
+        return ""
+    if theirs != pipeline_name(living.name):
+        return f"{living.name} has the default pipeline {theirs!r}, and it has none (--settings gives it one)"
+    try:
+        put_pipeline(client, name, notify=notify)
+    except OskitError as error:
+        return f"{living.name} encodes what other programs write (oskit pipeline), and it cannot: {error}"
     return ""
 
 
