@@ -131,7 +131,7 @@ def test_a_release_takes_the_place_of_the_living_one_and_goes_back(
     assert found == {second["release"]: {"aliases": {alias: options}}}
     assert client.count(index=alias)["count"] == 30
     rows = {row["release"]: row for row in oskit("releases", alias)}
-    assert [row["state"] for row in rows.values()] == ["living", "retired"], "newest first"
+    assert [row["state"] for row in rows.values()] == ["live", "retired"], "newest first"
     assert (rows[second["release"]]["documents"], rows[second["release"]]["before"]) == (42, first["release"])
     back = oskit("rollback", alias)
     assert (back["index"], back["before"]) == (first["release"], second["release"])
@@ -463,7 +463,7 @@ def test_an_index_that_others_made_gives_way_and_comes_back(
     oskit("ingest", alias, source, *how, "--keep", 2)
     oskit("ingest", alias, source, *how, "--keep", 2)
     assert theirs in indexes(client, alias), "it is not ours to delete"
-    assert [row["state"] for row in oskit("releases", alias)] == ["living", "retired"]
+    assert [row["state"] for row in oskit("releases", alias)] == ["live", "retired"]
     client.indices.update_aliases(body={"actions": [{"add": {"index": theirs, "alias": alias}}]})
     assert "leave the alias on one of them" in oskit("ingest", alias, source, *how, code=7)
 

@@ -329,7 +329,7 @@ def _row(client: OpenSearch, release: Release) -> dict[str, Any]:
     return {
         "release": release.name,
         "state": release.state,
-        "living": release.is_living,
+        "live": release.is_living,
         "kind": info.kind if info else None,
         "encode": info.encode if info else None,
         "encoder": encoder and encoder.name,

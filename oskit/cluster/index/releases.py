@@ -36,7 +36,7 @@ SILENT_AFTER_S = 3600.0
 """A run on another machine, or of a process id that another process has now, is dead once it has not said for
 so long that it lives."""
 
-State = Literal["living", "retired", "ready", "refused", "building", "abandoned"]
+State = Literal["live", "retired", "ready", "refused", "building", "abandoned"]
 
 _MOVED_ALONG = ("filter", "index_routing", "search_routing", "is_hidden")
 
@@ -148,7 +148,7 @@ class Release:
     def state(self) -> State:
         """What it is: what the alias says counts more than the record."""
         if self.is_living:
-            return "living"
+            return "live"
         if self.record.get("retired") or self.record.get("living_since") or not self.record:
             return "retired"
         said = self.record.get("state")
@@ -265,9 +265,9 @@ def note_move(client: OpenSearch, alias: Alias, to: str, **more: Any) -> None:
         IndexingError: The cluster refuses.
     """
     writes = size_and_writes(client, to)[1]
-    note(client, to, {"state": "ready", "living_since": now(), "writes": writes, "retired": None, **more})
+    note(client, to, {"state": "live", "living_since": now(), "writes": writes, "retired": None, **more})
     if alias.index is not None:
-        note(client, alias.index, {"retired": now()})
+        note(client, alias.index, {"state": "retired", "retired": now()})
 
 
 def writes_since_living(client: OpenSearch, release: Release) -> int | None:

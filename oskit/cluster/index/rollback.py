@@ -101,7 +101,7 @@ def _chosen(alias: Alias, releases: list[Release], living: Release, to: str | No
             f"{to!r} is no release of {alias.name!r}", hint=f"It has: {', '.join(known) or 'none'}"
         )
     chosen = known[to]
-    why = {"living": "is living already", "building": "is still being built", "abandoned": "is unfinished"}
+    why = {"live": "is living already", "building": "is still being built", "abandoned": "is unfinished"}
     why["refused"] = f"was refused: {next(iter(chosen.record.get('failures') or ()), '')}"
     if chosen.state in why:
         raise IndexingError(f"{to} {why[chosen.state]}", hint=f"See: oskit releases {alias.name}")

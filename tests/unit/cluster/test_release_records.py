@@ -52,7 +52,7 @@ STATES: list[tuple[dict[str, Any], str]] = [
 def test_the_state_of_a_release(record: dict[str, Any], state: str) -> None:
     index = ExistingIndex("i", {}, {}, {})
     assert Release("live", index, False, record).state == state
-    assert Release("live", index, True, record).state == "living", "the alias knows better"
+    assert Release("live", index, True, record).state == "live", "the alias knows better"
 
 
 def test_a_process_is_gone_only_where_that_can_be_seen() -> None:
