@@ -60,13 +60,22 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
             f"{path}: {wrong[0]!r} is nothing that a mapping has",
             hint='Fields stand in "properties", as in {"properties": {"price": {"type": "float"}}}',
         )
-    if META_KEY in (found.get("_meta") or {}):
-        raise UsageError(f"{path}: _meta.{META_KEY} is what oskit writes there itself", hint="Leave it out")
-    if (found.get("_source") or {}).get("enabled") in (False, "false"):
-        raise UsageError(f"{path}: without _source nobody can see or update a document", hint="Leave it on")
-    if (found.get("_routing") or {}).get("required") in (True, "true"):
-        raise UsageError(f"{path}: oskit sends no _routing, so none can be required", hint="Leave it out")
+    check_mapping(found, str(path))
     return found
+
+
+def check_mapping(mapping: Mapping[str, Any], who: str) -> None:
+    """Refuse what an index cannot have that oskit loads; ``who`` gives it, for messages.
+
+    Raises:
+        UsageError: Names it.
+    """
+    if META_KEY in (mapping.get("_meta") or {}):
+        raise UsageError(f"{who}: _meta.{META_KEY} is what oskit writes there itself", hint="Leave it out")
+    if (mapping.get("_source") or {}).get("enabled") in (False, "false"):
+        raise UsageError(f"{who}: without _source nobody can see or update a document", hint="Leave it on")
+    if (mapping.get("_routing") or {}).get("required") in (True, "true"):
+        raise UsageError(f"{who}: oskit sends no _routing, so none can be required", hint="Leave it out")
 
 
 def _read(path: str | Path, what: str) -> dict[str, Any]:
@@ -131,6 +140,16 @@ def joined(ours: Mapping[str, Any], theirs: Mapping[str, Any], who: str, path: s
                 f"{who} says {where}: {json.dumps(value)}, and oskit needs {json.dumps(before)}",
                 hint="Leave it out there, or choose other options",
             )
+    return both
+
+
+def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, however deep; where they differ, ``above`` counts."""
+    both = dict(below)
+    for name, value in above.items():
+        before = both.get(name)
+        inside = isinstance(before, Mapping) and isinstance(value, Mapping)
+        both[name] = overlaid(before, value) if inside else value  # type: ignore[arg-type]
     return both
 
 

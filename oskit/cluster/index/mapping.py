@@ -244,10 +244,7 @@ def index_body(info: IndexInfo, settings: IndexSettings) -> dict[str, Any]:
     index.setdefault("number_of_shards", 1)
     if not {"number_of_replicas", "auto_expand_replicas"} & index.keys():
         index["auto_expand_replicas"] = "0-1"
-    text = {"type": "text"} | ({"analyzer": settings.analyzer} if settings.analyzer else {})
-    properties = {**_needed(info.kind, settings), settings.passage_field: text}
-    if settings.text_fields:
-        properties |= {name.split("^")[0]: text for name in settings.text_fields.split(",")}
+    properties = own_fields(settings)
     given = expanded(settings.mappings)
     if definition_of(given, settings.embedding_field).get("positive_score_impact") in (False, "false"):
         raise UsageError(f"--mappings makes weights of {settings.embedding_field!r} count against a document")
@@ -259,6 +256,15 @@ def index_body(info: IndexInfo, settings: IndexSettings) -> dict[str, Any]:
     }
     mapping["_meta"] = {**settings.mapping.get("_meta", {}), META_KEY: info.to_meta()}
     return {"settings": {"index": index}, "mappings": mapping}
+
+
+def own_fields(settings: IndexSettings) -> dict[str, Any]:
+    """The fields that an index needs: for vectors, marks, passages and other texts."""
+    text = {"type": "text"} | ({"analyzer": settings.analyzer} if settings.analyzer else {})
+    fields = {**_needed(settings.kind, settings), settings.passage_field: text}
+    if settings.text_fields:
+        fields |= {name.split("^")[0]: text for name in settings.text_fields.split(",")}
+    return fields
 
 
 def _needed(kind: IndexKind, settings: IndexSettings) -> dict[str, Any]:

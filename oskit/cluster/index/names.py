@@ -85,12 +85,8 @@ def resolve(client: OpenSearch, name: str, *, writing: bool = False) -> Target |
             answer: dict[str, Any] = client.indices.get_alias(index=name)
         except NotFoundError:
             # What takes mappings and has no aliases of its own is a data stream.
-            if client.indices.get_mapping(index=name, params={"ignore_unavailable": "true"}):
-                raise IndexingError(
-                    f"{name!r} is a data stream, which takes a document once and never replaces it",
-                    hint="Use an index, or an alias of one",
-                ) from None
-            return None
+            parts = client.indices.get_mapping(index=name, params={"ignore_unavailable": "true"})
+            return _part_of_stream(name, sorted(parts), writing=writing) if parts else None
     if name in answer:
         return Target(name, name)
     behind: dict[str, dict[str, Any]] = {
@@ -119,3 +115,23 @@ def resolve(client: OpenSearch, name: str, *, writing: bool = False) -> Target |
             hint=f"Name the index itself: {chosen[0]}",
         )
     return Target(name, chosen[0])
+
+
+def _part_of_stream(name: str, parts: list[str], *, writing: bool) -> Target:
+    """The one index behind a data stream.
+
+    Raises:
+        IndexingError: There are several, or it is to be written.
+    """
+    if writing:
+        raise IndexingError(
+            f"{name!r} is a data stream, which takes a document once, with @timestamp, and never replaces it",
+            hint="Use an index, or an alias of one; what the stream's own writers send is encoded by a "
+            "default_pipeline in its index template",
+        )
+    if len(parts) > 1:
+        listed = ", ".join(parts[:5]) + (", …" if len(parts) > 5 else "")
+        raise IndexingError(
+            f"{name!r} is a data stream of {len(parts)} indexes: {listed}", hint="Name the index itself"
+        )
+    return Target(name, parts[0])

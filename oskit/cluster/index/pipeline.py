@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Pipeline = dict[str, Any]
 
-ENCODES, LEAVES_OUT = "oskit", "oskit-no-empty-vector"
+ENCODES, LEAVES_OUT, THEIRS = "oskit", "oskit-no-empty-vector", "oskit-default-pipeline"
 """Tags of our processors, which stand behind the one of :mod:`oskit.cluster.index.passages`."""
 
 # The processor makes {} of a text without tokens. As a field's first value that settles for good that the
@@ -116,6 +116,7 @@ def encoding_pipeline(
     prune: str | None = None,
     was: IndexInfo | None = None,
     replace: bool = False,
+    theirs: str | None = None,
 ) -> PipelineChange:
     """How the pipeline that encodes an index's passages is to be changed.
 
@@ -126,6 +127,7 @@ def encoding_pipeline(
         prune: Which weights to keep, as ``TYPE:RATIO``.
         was: How the index was that this one takes the place of.
         replace: One of that name that is not ours gives way.
+        theirs: The index's default pipeline, which ours takes the place of and so calls.
 
     Raises:
         IndexingError: There is one of that name that is not ours, or the cluster refuses.
@@ -133,10 +135,10 @@ def encoding_pipeline(
     name = pipeline_name(info.name)
     before = _read(client, name)
     if before is None:
-        return PipelineChange(name, None, _fresh(info, model_id, batch_size, prune))
+        return PipelineChange(name, None, _fresh(info, model_id, batch_size, prune, theirs))
     at = _own_processor(before, info, was) if before.get("description") == pipeline_mark(info.name) else None
     if at is None and replace:
-        return PipelineChange(name, before, _fresh(info, model_id, batch_size, prune))
+        return PipelineChange(name, before, _fresh(info, model_id, batch_size, prune, theirs))
     if at is None:
         raise IndexingError(
             f"the ingest pipeline {name!r} was not made by oskit, or its encoder was taken out, so it is "
@@ -155,10 +157,11 @@ def encoding_pipeline(
         ours.pop(parameter, None)
     ours |= _encodes(info, model_id, batch_size, prune)
     ours["field_map"] = {**fields, **ours["field_map"]}
-    own = (LEAVES_OUT, BUILDS)
+    own = (LEAVES_OUT, BUILDS, THEIRS)
     rest = [step for step in after["processors"] if not any(_is_tagged(step, tag) for tag in own)]
     at = rest.index(after["processors"][at])
-    after["processors"] = [*rest[:at], builder(info), rest[at], *_leaves_out(info), *rest[at + 1 :]]
+    steps = [*rest[:at], builder(info), rest[at], *_leaves_out(info), *rest[at + 1 :]]
+    after["processors"] = [*_calls(theirs), *steps]
     return PipelineChange(name, before, after)
 
 
@@ -180,9 +183,33 @@ def _read(client: OpenSearch, name: str) -> Pipeline | None:
     return found
 
 
-def _fresh(info: IndexInfo, model_id: str, batch_size: int, prune: str | None) -> Pipeline:
+def writes_vectors(client: OpenSearch, name: str, field: str, seen: Collection[str] = ()) -> bool | None:
+    """Whether a pipeline, or one that it calls, makes the vectors of a field; None if there is none.
+
+    Raises:
+        IndexingError: The cluster refuses.
+    """
+    if (pipeline := _read(client, name)) is None:
+        return None
+    for step in pipeline.get("processors") or []:
+        for kind, own in step.items():
+            if field in (own.get("field_map") or {}).values():
+                return True
+            called = own.get("name") if kind == "pipeline" else None
+            if called and called not in seen and writes_vectors(client, called, field, {*seen, name}):
+                return True
+    return False
+
+
+def _calls(theirs: str | None) -> list[dict[str, Any]]:
+    return [{"pipeline": {"tag": THEIRS, "name": theirs}}] if theirs else []
+
+
+def _fresh(
+    info: IndexInfo, model_id: str, batch_size: int, prune: str | None, theirs: str | None
+) -> Pipeline:
     encodes = {"sparse_encoding": _encodes(info, model_id, batch_size, prune)}
-    steps = [builder(info), encodes, *_leaves_out(info)]
+    steps = [*_calls(theirs), builder(info), encodes, *_leaves_out(info)]
     return {"description": pipeline_mark(info.name), "processors": steps}
 
 
@@ -250,7 +277,9 @@ def _is_ours_alone(pipeline: Pipeline, index: str) -> bool:
     if pipeline.get("description") != pipeline_mark(index) or set(pipeline) - {"description", "processors"}:
         return False
     steps = pipeline.get("processors") or []
-    first, *rest = [step for step in steps if not _is_tagged(step, BUILDS)] or [{}]
+    first, *rest = [
+        step for step in steps if not _is_tagged(step, BUILDS) and not _is_tagged(step, THEIRS)
+    ] or [{}]
     own = first.get("sparse_encoding") or {}
     known = {"tag", "model_id", "field_map", "batch_size", "prune_type", "prune_ratio"}
     return (

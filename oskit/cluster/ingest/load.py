@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, ClassVar
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.client.retry import RetryingTransport, impatient, limit_of, request_timeout
 from oskit.cluster.index.mapping import EncodeMode, EncoderIdentity, IndexInfo, IndexSettings, key_for
-from oskit.cluster.index.pipeline import pipeline_name
 from oskit.cluster.ingest.accounting import Account, IngestReport
 from oskit.cluster.ingest.actions import ItemMaker, encoding_stages
 from oskit.cluster.ingest.admission import Admission, Window, key_of_vectors
@@ -171,7 +170,6 @@ def ingest(
     timeout = request_timeout(client, CLUSTER_REQUEST_TIMEOUT_S) if model else None
     seen = DuplicateFilter(duplicates)
     windows = _unknown(admission.windows(records, account, seen), known, account)
-    pipeline = pipeline_name(name) if model is not None else "_none"
     is_ours = isinstance(client.transport, RetryingTransport)
     sizes = RequestSizes(bulk_bytes, (timeout or limit_of(client)) / 5, compresses=is_ours)
 
@@ -181,7 +179,7 @@ def ingest(
             lambda: BulkSender(
                 client,
                 name,
-                pipeline=pipeline,
+                pipeline=plan.runs,
                 request_timeout=timeout,
                 stop=line.stop,
                 sizes=sizes,

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from oskit.archive.token_weights import Prune, prune
 from oskit.cluster.client.calls import Call
@@ -28,9 +28,16 @@ from oskit.cluster.index.mapping import (
 from oskit.cluster.index.meta import changed_meta
 from oskit.cluster.index.names import Target, check_index_name, resolve
 from oskit.cluster.index.passages import passage_of, texts_of
-from oskit.cluster.index.pipeline import PipelineChange, encoding_pipeline, no_pipeline
+from oskit.cluster.index.pipeline import (
+    PipelineChange,
+    encoding_pipeline,
+    no_pipeline,
+    pipeline_name,
+    writes_vectors,
+)
 from oskit.cluster.index.recreate import Trial, calls_of_new
 from oskit.cluster.index.sparse_fields import definition_of, value_at, vectors_of
+from oskit.cluster.index.templates import template_of, under
 from oskit.cluster.ingest.known import ASKED_AT_ONCE, Known, recipe_of
 from oskit.cluster.ingest.missing import Missing, Sweeper
 from oskit.cluster.models.predict import await_ready, predict
@@ -74,6 +81,7 @@ class LoadPlan:
         pipeline: How its ingest pipeline changes; None where none is touched.
         recreate: Whether another index takes the place of the existing one.
         batch_size: Passages that the pipeline hands to the model together.
+        theirs: The index's default pipeline, which documents go through as well: it is somebody else's.
     """
 
     target: Target
@@ -84,6 +92,12 @@ class LoadPlan:
     pipeline: PipelineChange | None
     recreate: bool
     batch_size: int
+    theirs: str | None = None
+
+    @property
+    def runs(self) -> str:
+        """The pipeline that documents are sent through; ``_none`` for none."""
+        return pipeline_name(self.info.name) if self.model is not None else self.theirs or "_none"
 
     def pipeline_change(self, client: OpenSearch, info: IndexInfo | None = None) -> PipelineChange | None:
         """The pipeline as it is now, and as it shall be for ``info``; None where none is touched.
@@ -102,6 +116,7 @@ class LoadPlan:
             batch_size=self.batch_size,
             prune=chosen.prune,
             was=was,
+            theirs=self.theirs,
         )
 
     def with_fields(self, text: str | None, title: str | None) -> LoadPlan:
@@ -197,10 +212,9 @@ class LoadPlan:
             calls = [Call("PUT", f"{name}/_mapping", body) for body in changes]
         calls += change.calls() if (change := self.pipeline_change(client)) else []
         if documents:
-            runs = self.pipeline.name if self.model and self.pipeline else "_none"
             requests = math.ceil(documents / bulk_documents)
             told = f"{requests:,} times or more, {documents:,} documents in all, but for unchanged ones"
-            calls.append(Call("POST", f"{name}/_bulk?pipeline={runs}", note=told))
+            calls.append(Call("POST", f"{name}/_bulk?pipeline={self.runs}", note=told))
         return calls
 
 
@@ -258,9 +272,17 @@ def plan_load(
         given=digest_of(settings),
     )
     existing = look(client, target.index)
+    if existing is not None and not recreate:
+        there = {name.removeprefix("index."): value for name, value in existing.settings.items()}
+    else:
+        there = flat_settings(settings.settings)
+        if (template := template_of(client, target.index)) is not None:
+            settings = under(settings, template)
+            (notify or (lambda _: None))(str(template))
+            there = {**template.settings, **there}
     if settings.analyzer is not None:
-        there = target.index if existing is not None and not recreate else None
-        check_analyzer(client, settings.analyzer, flat_settings(settings.settings), there)
+        is_there = existing is not None and not recreate
+        check_analyzer(client, settings.analyzer, there, target.index if is_there else None)
     if existing is not None:
         _check_existing(existing, info, settings, recreate=recreate)
     if encoder is not None and model is not None:
@@ -280,6 +302,7 @@ def plan_load(
         None,
         recreate and existing is not None,
         pipeline_batch_size or PIPELINE_BATCH_SIZE,
+        _pipeline_of_others(client, info, there, existing, notify),
     )
     plan = replace(plan, pipeline=plan.pipeline_change(client))
     if existing is not None and plan.pipeline is not None and not plan.recreate:
@@ -287,6 +310,33 @@ def plan_load(
         if plan.pipeline.was_changed(ours):
             plan = replace(plan, info=replace(info, generation=new_generation()))
     return plan
+
+
+def _pipeline_of_others(
+    client: OpenSearch,
+    info: IndexInfo,
+    there: Mapping[str, Any],
+    existing: ExistingIndex | None,
+    notify: Notify,
+) -> str | None:
+    """The default pipeline that an index has or will have, and that is to run; None if there is none.
+
+    Raises:
+        IndexingError: It would have one that is not there, so that every other writer is refused, or the
+            cluster refuses.
+    """
+    name = there.get("default_pipeline")
+    if name in (None, "_none", pipeline_name(info.name)):
+        return None
+    encodes, say = writes_vectors(client, name, info.embedding_field), notify or (lambda _: None)
+    if encodes is None and existing is None:
+        raise IndexingError(
+            f"the index {info.name!r} would have the default pipeline {name!r}, which is not there",
+            hint="Make that pipeline, or take the setting index.default_pipeline away",
+        )
+    why = {None: "is not there, so it is not run", True: "makes vectors itself, so it is not run"}
+    say(f"The default pipeline {name!r} of {info.name} {why.get(encodes, 'is run on the documents, too')}")
+    return None if encodes is not False else str(name)
 
 
 def new_generation() -> str:

@@ -99,7 +99,7 @@ def _tried(
     Raises:
         IndexingError: It takes none.
     """
-    name, pipeline = plan.info.name, "_none"
+    name, pipeline = plan.info.name, plan.theirs or "_none"
     if plan.model is not None and (change := plan.pipeline_change(client, trial.info)) is not None:
         change.make(client)
         pipeline = change.name
