@@ -54,6 +54,7 @@ def index_settings(options: dict[str, Any], fields: TextFields) -> IndexSettings
     """
     from oskit.cluster.index.given import read_mapping, read_settings
     from oskit.cluster.index.mapping import IndexSettings, SparseVectorParameters
+    from oskit.data.chunks import Chunking
 
     mapping = read_mapping(options["mappings_file"]) if options["mappings_file"] else {}
     return IndexSettings(
@@ -68,4 +69,5 @@ def index_settings(options: dict[str, Any], fields: TextFields) -> IndexSettings
         settings=read_settings(options["settings_file"]) if options["settings_file"] else {},
         analyzer=options["analyzer"],
         text_fields=fields.for_bm25,
+        chunking=Chunking.parse(options["chunk"]) if options["chunk"] else None,
     )

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from oskit.data.chunks import Chunk
 from oskit.data.values import clean_value, text_of
 from oskit.data.vectors import Vector
 
@@ -43,6 +44,7 @@ class Document:
         vector: Its token weights, where they came with it.
         joined: The text is that of several fields, which are among ``fields``; ``text_field`` names them,
             with commas between.
+        chunks: The parts that it was cut into, which have a vector each; None if it was not cut.
     """
 
     id: str
@@ -54,12 +56,18 @@ class Document:
     where: str = field(default="", compare=False, repr=False)
     vector: Vector | None = None
     joined: bool = field(default=False, compare=False)
+    chunks: Sequence[Chunk] | None = field(default=None, compare=False, repr=False)
     _digest: bytes | None = field(default=None, init=False, compare=False, repr=False)
 
     @property
     def passage(self) -> str:
         """What is encoded: title and text joined by a space, as in BEIR."""
         return f"{self.title} {self.text}".strip() if self.title else self.text
+
+    @property
+    def encoded_texts(self) -> Sequence[str]:
+        """What gets a vector each: its chunks, or else its passage."""
+        return (self.passage,) if self.chunks is None else [chunk.text for chunk in self.chunks]
 
     def source(self) -> dict[str, Any]:
         """The document's own fields, as they are indexed."""

@@ -93,6 +93,15 @@ _OPTIONS += INDEX_OPTIONS
 # fmt: on
 
 
+CHUNK_OPTION = click.option(
+    "--chunk",
+    metavar="tokens:N[,overlap:M]",
+    help="Cut documents into chunks of at most N of the encoder's tokens, at sentences, M of them repeated; "
+    "each has a vector, in nested objects. Needs --archive.",
+)
+_OPTIONS.append(CHUNK_OPTION)
+
+
 @click.command("ingest")
 @click.argument("index")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
@@ -125,6 +134,7 @@ def ingest(
       zcat dump.gz | oskit ingest articles - --archive out --index-kind sparse_vector
       oskit ingest articles vectors.parquet --encode none
       oskit ingest articles corpus.jsonl --archive out --part 3/16
+      oskit ingest manuals manuals.jsonl --archive out --chunk tokens:384,overlap:64
       oskit ingest articles corpus.jsonl --dry-run
     """
     from oskit.cluster.ingest.admission import key_of_vectors
@@ -442,7 +452,9 @@ def _print_report(console: Console, report: IngestReport, options: dict[str, Any
         console.print(f"  {told}", markup=False)
     if (part := options["part"]) is not None:
         console.print(f"  this is part {part}: {part.elsewhere:,} records are in the others", markup=False)
-    if options["encode"] != "none":
+    if report.chunks is not None:
+        console.print(f"  cut into {report.chunks:,} chunks ({options['chunk']})", markup=False)
+    elif options["encode"] != "none":
         _print_truncation(console, report, "--archive DIR" if dry else "--encode cluster --archive DIR")
     if report.duplicates:
         console.print(f"  {report.told_duplicates}", markup=False, soft_wrap=True)
@@ -460,7 +472,9 @@ def _print_truncation(console: Console, report: IngestReport, how: str) -> None:
     if cut is None and report.encoded:
         console.print(f"  documents too long for the encoder were not counted: {how} does", markup=False)
     elif cut is not None and cut.cut:
-        console.print(f"  {cut.told('documents')}; {cut.advice}", markup=False, soft_wrap=True)
+        chunks = f"--chunk tokens:{cut.max_length},overlap:{cut.max_length // 8}"
+        told = f"  {cut.told('documents')}; {chunks} cuts them into passages that are encoded whole"
+        console.print(told, markup=False, soft_wrap=True)
 
 
 def _next_step(index: str, report: IngestReport, options: dict[str, Any]) -> str:

@@ -170,7 +170,11 @@ def _print_result(console: Console, result: SearchResult, narrowed: dict[str, An
 def _print_hit(console: Console, rank: int, hit: Hit, tokens: dict[str, str], *, only_fields: bool) -> None:
     title = "" if only_fields else _printable(hit.title)
     console.print(f"{rank:>3}. {hit.score:8.4f}  {_printable(hit.id)}  {title}", markup=False, soft_wrap=True)
-    text = _printable(json.dumps(hit.source, ensure_ascii=False)[1:-1] if only_fields else hit.text)
+    text = _printable(hit.passage.text if hit.passage else hit.text)
+    if hit.passage is not None and hit.passage.start is not None:
+        text = f"(at {hit.passage.start:,}) {text}"
+    if only_fields:
+        text = _printable(json.dumps(hit.source, ensure_ascii=False)[1:-1])
     if text:
         shown = text if len(text) <= SNIPPET_LETTERS else f"{text[: SNIPPET_LETTERS - 1]}…"
         console.print(f"               {shown}", markup=False, style="dim", soft_wrap=True)

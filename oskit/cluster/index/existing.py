@@ -116,7 +116,7 @@ class ExistingIndex:
                 f"Leave --replicas out, or change the index: PUT {self.name}/_settings {change}",
             )
         fields = self.mapping.get("properties") or {}
-        method = (fields.get(settings.embedding_field) or {}).get("method") or {}
+        method = definition_of(fields, settings.embedding_path).get("method") or {}
         known = {"approximate_threshold": APPROXIMATE_THRESHOLD, **(method.get("parameters") or {})}
         for name, value in settings.sparse_vector.to_dict().items():
             if known.get(name) != value:
@@ -167,7 +167,7 @@ class ExistingIndex:
             and not same(given.get(name), value)
         }
         own = own_meta(self.mapping)
-        ours = {own.get("field"), own.get("passage_field"), MARK_FIELD}
+        ours = {own.get("nested") or own.get("field"), own.get("passage_field"), MARK_FIELD}
         fields = self.mapping.get("properties") or {}
         ours |= {*after.mappings, *_names(own.get("text_fields"))}
         mapped = [name for name, field in fields.items() if name not in ours and not _is_guessed(field)]
@@ -227,6 +227,10 @@ def existing_index(client: OpenSearch, name: str, *, writing: bool = False) -> E
 
 
 def _other_vectors(existing: IndexInfo, wanted: IndexInfo) -> tuple[str, str] | None:
+    if existing.chunking != wanted.chunking:
+        told = f"cut into chunks of {existing.chunking}" if existing.chunking else "not cut into chunks"
+        give = f"Give --chunk {existing.chunking}" if existing.chunking else "Leave --chunk out"
+        return f"its documents were {told}", give
     for what, option in (
         ("kind", "--index-kind"),
         ("embedding_field", "--embedding-field"),
@@ -234,7 +238,8 @@ def _other_vectors(existing: IndexInfo, wanted: IndexInfo) -> tuple[str, str] | 
     ):
         before, now = getattr(existing, what), getattr(wanted, what)
         if before != now:
-            return f"has the {what.replace('_', ' ')} {before}, not {now}", f"Give {option} {before}"
+            given = existing.embedding_name if what == "embedding_field" else before
+            return f"has the {what.replace('_', ' ')} {before}, not {now}", f"Give {option} {given}"
     first, then = existing.encoder, wanted.encoder
     if first.sha256 and then.sha256 and first.sha256 != then.sha256:
         return (

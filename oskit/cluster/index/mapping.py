@@ -25,6 +25,7 @@ from oskit.cluster.index.meta import META_KEY, own_meta
 from oskit.cluster.index.names import Target, check_index_name, resolve
 from oskit.cluster.index.pipeline import no_pipeline
 from oskit.cluster.index.sparse_fields import definition_of, sparse_fields
+from oskit.data.chunks import Chunking
 from oskit.data.documents import MARK_FIELD
 from oskit.errors import IndexingError, UsageError
 
@@ -39,6 +40,9 @@ INDEX_KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
 
 MARK_BODY: dict[str, Any] = {"properties": {MARK_FIELD: {"type": "keyword", "index": False}}}
 """Of the request that adds the field of the marks, with doc values alone, to a mapping."""
+
+CHUNKS_FIELD = "passages"
+"""The ``nested`` objects of an index whose documents are cut into chunks: ``{text, start, embedding}``."""
 
 MAX_SPARSE_VECTOR_VOCABULARY = 32_768
 """Token ids from here on fail the shard when it is searched approximately."""
@@ -90,6 +94,8 @@ class IndexSettings:
         settings: More settings, flat and without ``index.``.
         analyzer: Of the passages, for BM25; None leaves OpenSearch's default.
         text_fields: What BM25 searches in the place of the passages, as in ``title^2,body``.
+        chunking: How documents are cut; each chunk has a vector, in the nested :data:`CHUNKS_FIELD`. None
+            encodes a document as one passage.
     """
 
     kind: IndexKind = "rank_features"
@@ -103,6 +109,7 @@ class IndexSettings:
     settings: Mapping[str, Any] = field(default_factory=dict)
     analyzer: str | None = None
     text_fields: str | None = None
+    chunking: Chunking | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in INDEX_KINDS:
@@ -112,6 +119,22 @@ class IndexSettings:
         if self.embedding_field == self.passage_field:
             raise UsageError(f"embedding and passage cannot both be the field {self.passage_field!r}")
         index_body(IndexInfo("", self.kind, "token"), self)  # refuses what contradicts what we need
+        if self.chunking is not None and (
+            "." in self.embedding_field or self.embedding_field in ("text", "start")
+        ):
+            raise UsageError(
+                f"the vectors of chunks cannot be in {self.embedding_field!r}: name a plain field"
+            )
+
+    @property
+    def nested(self) -> str | None:
+        """The ``nested`` objects that hold the vectors; None where a document has one vector."""
+        return CHUNKS_FIELD if self.chunking is not None else None
+
+    @property
+    def embedding_path(self) -> str:
+        """Where the vectors are."""
+        return f"{self.nested}.{self.embedding_field}" if self.nested else self.embedding_field
 
 
 @dataclass(frozen=True)
@@ -152,6 +175,7 @@ class IndexInfo:
         text_field: Name of the documents' own field with the text, if known; for showing hits.
         title_field: The same for the title.
         nested: The ``nested`` objects that hold the vectors; None where a document has one vector.
+        chunking: How oskit cut the documents, as :class:`~oskit.data.chunks.Chunking` writes it; None if not.
         generation: Another one makes all documents unknown, whose vectors somebody's pipeline may have made.
         text_fields: What BM25 searches in the place of the passages, as in ``title^2,body``.
         given: Tells which settings and mappings were given for it (:mod:`oskit.cluster.index.given`).
@@ -168,9 +192,15 @@ class IndexInfo:
     text_field: str | None = None
     title_field: str | None = None
     nested: str | None = None
+    chunking: str | None = None
     generation: str | None = None
     text_fields: str | None = None
     given: str | None = None
+
+    @property
+    def embedding_name(self) -> str:
+        """The vector's name inside of the objects that hold it."""
+        return self.embedding_field[len(self.nested) + 1 :] if self.nested else self.embedding_field
 
     def to_meta(self) -> dict[str, Any]:
         """What stands in the mapping's ``_meta.oskit``."""
@@ -246,7 +276,7 @@ def index_body(info: IndexInfo, settings: IndexSettings) -> dict[str, Any]:
         index["auto_expand_replicas"] = "0-1"
     properties = own_fields(settings)
     given = expanded(settings.mappings)
-    if definition_of(given, settings.embedding_field).get("positive_score_impact") in (False, "false"):
+    if definition_of(given, settings.embedding_path).get("positive_score_impact") in (False, "false"):
         raise UsageError(f"--mappings makes weights of {settings.embedding_field!r} count against a document")
     mapping = {
         # Or the first text that looks like a date makes a date field, and refuses the second text.
@@ -272,7 +302,12 @@ def _needed(kind: IndexKind, settings: IndexSettings) -> dict[str, Any]:
     vector: dict[str, Any] = {"type": kind}
     if kind == "sparse_vector":
         vector["method"] = {"name": "seismic", "parameters": settings.sparse_vector.to_dict()}
-    return {**MARK_BODY["properties"], settings.embedding_field: vector}
+    if not settings.nested:
+        return {**MARK_BODY["properties"], settings.embedding_field: vector}
+    # BM25 looks into the whole text at the root, where overlaps do not count twice.
+    chunk = {"text": {"type": "text", "index": False}, "start": {"type": "integer", "index": False}}
+    chunk[settings.embedding_field] = vector
+    return {**MARK_BODY["properties"], settings.nested: {"type": "nested", "properties": chunk}}
 
 
 def find_index(client: OpenSearch, name: str, field: str | None = None) -> tuple[Target, IndexInfo] | None:

@@ -41,6 +41,7 @@ String stripped(String text) {
   return text.substring(start, end);
 }
 void takeOut(def from, String path) {
+  if (from instanceof List) { for (def each : from) { takeOut(each, path) } }
   if (!(from instanceof Map)) { return }
   from.remove(path);
   int dot = path.indexOf('.');

@@ -37,6 +37,12 @@ _LEAVE_OUT = (
     "{ here.remove(params.path[last]); }"
 )
 
+_LEAVE_OUT_OF_CHUNKS = (
+    "def chunks = ctx[params.path[0]]; if (chunks instanceof List) { for (def chunk : chunks) { "
+    "if (chunk instanceof Map && chunk[params.path[1]] instanceof Map && chunk[params.path[1]].isEmpty()) "
+    "{ chunk.remove(params.path[1]); } } }"
+)
+
 
 def pipeline_name(index: str) -> str:
     """The ingest pipeline that belongs to an index."""
@@ -148,11 +154,8 @@ def encoding_pipeline(
         )
     after = copy.deepcopy(before)
     ours = after["processors"][at]["sparse_encoding"]
-    fields = {
-        key: value
-        for key, value in ours["field_map"].items()
-        if value != info.embedding_field and (was is None or value != was.embedding_field)
-    }
+    gone = [mapped for index in (info, was) if index is not None for mapped in _field_map(index).values()]
+    fields = {key: value for key, value in ours["field_map"].items() if value not in gone}
     for parameter in ("prune_type", "prune_ratio"):
         ours.pop(parameter, None)
     ours |= _encodes(info, model_id, batch_size, prune)
@@ -217,7 +220,7 @@ def _encodes(info: IndexInfo, model_id: str, batch_size: int, prune: str | None)
     own: dict[str, Any] = {
         "tag": ENCODES,
         "model_id": model_id,
-        "field_map": {passage_of(info): info.embedding_field},
+        "field_map": _field_map(info),
         "batch_size": batch_size,
     }
     if prune is not None:
@@ -226,14 +229,21 @@ def _encodes(info: IndexInfo, model_id: str, batch_size: int, prune: str | None)
     return own
 
 
+def _field_map(info: IndexInfo) -> dict[str, Any]:
+    """From texts to vectors; those of chunks as objects, since dots would lead elsewhere (3.6)."""
+    if not info.nested:
+        return {str(info.passage_field): info.embedding_field}
+    return {info.nested: {"text": info.embedding_name}}
+
+
 def _leaves_out(info: IndexInfo) -> list[dict[str, Any]]:
     steps: list[dict[str, Any]] = []
-    if passage_of(info) == TEMPORARY:
+    if not info.nested and passage_of(info) == TEMPORARY:
         steps.append({"remove": {"tag": LEAVES_OUT, "field": TEMPORARY, "ignore_missing": True}})
     if info.kind == "sparse_vector":  # rank_features take {}
+        source = _LEAVE_OUT_OF_CHUNKS if info.nested else _LEAVE_OUT
         params = {"path": info.embedding_field.split(".")}
-        script = {"tag": LEAVES_OUT, "lang": "painless", "source": _LEAVE_OUT, "params": params}
-        steps.append({"script": script})
+        steps.append({"script": {"tag": LEAVES_OUT, "lang": "painless", "source": source, "params": params}})
     return steps
 
 

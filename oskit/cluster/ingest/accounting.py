@@ -50,6 +50,7 @@ class IngestReport:
         retries: Documents sent again because the cluster was busy.
         truncation: What of the documents was too long for the encoder; None where nobody counted, as where
             the cluster encodes and no archive is given.
+        chunks: Into how many the documents were cut that were new or changed; None without chunks.
         encoder_busy: Share of the time that the encoder worked, 0 to 1; None where nothing is encoded here.
     """
 
@@ -68,6 +69,7 @@ class IngestReport:
     deleted: int = 0
     superseded: int = 0
     superseded_ids: tuple[str, ...] = ()
+    chunks: int | None = None
 
     @property
     def encoded(self) -> int:
@@ -134,6 +136,7 @@ class Account:
     deleted: int = 0
     superseded: int = 0
     _superseded: list[str] = field(default_factory=list)
+    chunks: int | None = None
     _reasons: Counter[str] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _start: float = field(default_factory=time.perf_counter)
@@ -163,6 +166,11 @@ class Account:
             self.indexed += count
             self.unchanged += count
         self.progress(count)
+
+    def cut(self, chunks: int) -> None:
+        """Count what a document was cut into."""
+        with self._lock:
+            self.chunks = (self.chunks or 0) + chunks
 
     def delete(self, count: int) -> None:
         """Count documents that were taken out of the index."""
@@ -237,4 +245,5 @@ class Account:
                 deleted=self.deleted,
                 superseded=self.superseded,
                 superseded_ids=tuple(self._superseded),
+                chunks=self.chunks,
             )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
 
 from oskit.archive.truncation import truncation_from_now
@@ -63,7 +65,8 @@ class ItemMaker:
         self._vectors = (
             VectorWriter(encoder.vocabulary, info.key, prune) if encoder and self.encodes else None
         )
-        self._field = b"," + orjson.dumps(info.embedding_field) + b":"
+        names = info.embedding_name, info.nested or ""
+        self._field, self._nested = (b"," + orjson.dumps(name) + b":" for name in names)
         self._queries = queries
         self._together = _FEWEST
         self._busy_s = 0.0
@@ -75,7 +78,7 @@ class ItemMaker:
         encoded: Callable[[int], object] = lambda _: None,
         goes_on: Callable[[], bool] = lambda: True,
     ) -> csr_matrix | None:
-        """The vectors of some documents, a row for each, ``[len(documents), vocabulary]``.
+        """The vectors of some documents, a row for each, or for each of its chunks, ``[texts, vocabulary]``.
 
         Args:
             documents: Those that are near each other in length are encoded together, which spares padding.
@@ -88,11 +91,14 @@ class ItemMaker:
         Raises:
             EncoderError: The encoder fails.
         """
-        from scipy.sparse import vstack
+        from scipy.sparse import csr_matrix, vstack
 
         assert self._encoder is not None
         run = self._encoder.query_matrix if self._queries else self._encoder.document_matrix
-        passages = [document.passage for document in documents]
+        passages = [text for document in documents for text in document.encoded_texts]
+        left = Counter(place for place, document in enumerate(documents) for _ in document.encoded_texts)
+        owners = list(left.elements())
+        encoded(len(documents) - len(left))  # without any text
         order = sorted(range(len(passages)), key=lambda place: len(passages[place]), reverse=True)
         parts, start = [], 0
         while start < len(order):
@@ -105,9 +111,11 @@ class ItemMaker:
             self._busy_s += took
             self._together = max(_FEWEST, int(len(chosen) * min(2.0, _CALL_S / max(took, 1e-9))))
             start += len(chosen)
-            encoded(len(chosen))
+            left.subtract(owners[place] for place in chosen)
+            done = [place for place in {owners[place] for place in chosen} if not left[place]]
+            encoded(len(done))
         if not parts:
-            return None
+            return csr_matrix((0, self._encoder.vocabulary.size), dtype=np.float32)
         places = sorted(range(len(order)), key=order.__getitem__)
         return vstack(parts, format="csr")[places]
 
@@ -115,7 +123,7 @@ class ItemMaker:
         """Tokenize documents that are not encoded here, as far as the encoder can, to count what is cut."""
         tokenize = getattr(self._encoder, "tokenize_documents", None)
         if tokenize is not None and self._info.encode != "none":
-            tokenize([document.passage for document in documents])
+            tokenize([text for document in documents for text in document.encoded_texts])
 
     def encoding_s(self) -> float | None:
         """Seconds that the encoder has worked so far; None where documents are not encoded here."""
@@ -123,11 +131,8 @@ class ItemMaker:
 
     def write(self, documents: Sequence[Document], vectors: csr_matrix | None) -> list[BulkItem]:
         """The bulk items of documents, in their order."""
-        written = self._vectors.write(vectors) if self._vectors and vectors is not None else None
-        return [
-            BulkItem(document, self._payload(document, vector))
-            for document, vector in zip(documents, written or map(_own_vector, documents), strict=True)
-        ]
+        rows = iter(self._vectors.write(vectors)) if self._vectors and vectors is not None else None
+        return [BulkItem(document, self._payload(document, rows)) for document in documents]
 
     def make(
         self, documents: Sequence[Document], encoded: Callable[[int], object] = lambda _: None
@@ -135,18 +140,29 @@ class ItemMaker:
         """Both, one after the other."""
         return self.write(documents, self.encode(documents, encoded) if self.encodes else None)
 
-    def _payload(self, document: Document, vector: bytes | None) -> bytes:
+    def _payload(self, document: Document, rows: Iterator[bytes | None] | None) -> bytes:
+        """Of a document; its vectors are the next of ``rows``, where they are made here."""
         source = document.source()
         if self._info.passage_field is not None:
             source[self._info.passage_field] = document.passage
         if (mark := self._mark(document)) is not None:
             source[MARK_FIELD] = mark
         action = b'{"index":{"_id":' + orjson.dumps(clean_text(document.id)) + b"}}\n"
-        body = dump(source)
-        if vector is None:
-            return b"".join((action, body, b"\n"))
         # Spliced in: weights are by far the largest part, and formatting them together is quick.
-        return b"".join((action, body[:-1], self._field, vector, b"}\n"))
+        if document.chunks is None:
+            vectors = self._vector(next(rows) if rows is not None else _own_vector(document))
+        else:
+            chunks = [
+                dump({"text": chunk.text, "start": chunk.start})[:-1]
+                + self._vector(next(rows) if rows is not None else None)
+                for chunk in document.chunks
+            ]
+            vectors = b"".join((self._nested, b"[", b",".join(chunk + b"}" for chunk in chunks), b"]"))
+        return b"".join((action, dump(source)[:-1], vectors, b"}\n"))
+
+    def _vector(self, vector: bytes | None) -> bytes:
+        """As a further field of a JSON object that is open."""
+        return b"" if vector is None else self._field + vector
 
 
 def encoding_stages(

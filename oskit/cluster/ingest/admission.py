@@ -187,13 +187,14 @@ class Admission:
     def _collision(self, document: Document) -> str | None:
         """Which of a document's own fields has a name that the index needs; None if none has."""
         names = document.fields_there()
-        for ours, option in (
-            (self._info.embedding_field, "--embedding-field"),
-            (self._info.passage_field, "--passage-field"),
+        info, by_option = self._info, "--embedding-field renames that"
+        for ours, remedy in (
+            (info.nested or info.embedding_field, "rename it" if info.nested else by_option),
+            (info.passage_field, "--passage-field renames that"),
         ):
             for name in names if ours else ():
                 if f"{name}.".startswith(f"{ours}.") or f"{ours}.".startswith(f"{name}."):
-                    return f"its own field {name!r} has the name of one of the index; {option} renames that"
+                    return f"its own field {name!r} has the name of one of the index; {remedy}"
         return None
 
     def _lost(self, document: Document) -> str | None:

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 MAX_REASON_LENGTH = 1000
 """Of a refused document, in characters."""
 
+TEXTS_IN_TIME = 100
+"""Documents, or chunks of them, that may take as long as a request; more may take longer."""
+
 _MAX_DOCUMENTS = 100_000
 
 _MAX_BYTES = 5_000_000
@@ -100,7 +103,8 @@ class BulkSender:
         client: Its policy (:mod:`oskit.cluster.client.retry`) holds for each item and each request.
         index: The index; document ids come with the items.
         pipeline: Ingest pipeline that encodes the documents; ``"_none"`` for none.
-        request_timeout: Limit of one request in seconds; None for the client's.
+        request_timeout: Limit of one request of :data:`TEXTS_IN_TIME` texts, in seconds; None for the
+            client's.
         stop: When it is set, :meth:`send` returns early, with the items that were not sent unaccounted for.
         sizes: How large requests may be; shared by the senders of a load.
         witness: What they know about the cluster; shared too.
@@ -195,7 +199,11 @@ class BulkSender:
         body = batch[0].payload if len(batch) == 1 else b"".join(item.payload for item in batch)
         self._compressed = self._sizes.compresses
         headers, start = dict(COMPRESSED) if self._compressed else {}, time.perf_counter()
-        answer = self._client.bulk(body=body, index=self._index, params=dict(self._params), headers=headers)
+        params = dict(self._params)
+        if limit_s := params.get("request_timeout"):
+            texts = sum(len(item.document.encoded_texts) for item in batch)
+            params["request_timeout"] = limit_s * max(1, texts / TEXTS_IN_TIME)
+        answer = self._client.bulk(body=body, index=self._index, params=params, headers=headers)
         seconds = time.perf_counter() - start
         took = [answer.get(name) for name in ("took", "ingest_took")]
         cluster_s = sum(ms for ms in took if isinstance(ms, int)) / 1000

@@ -58,7 +58,7 @@ def recipe_of(info: IndexInfo, pipeline: PipelineChange | None) -> bytes | None:
         return None
     steps = pipeline.made_of if info.encode == "cluster" and pipeline is not None else None
     parts = [_FORMAT, encoder, info.prune, info.kind, info.key, info.embedding_field, info.passage_field,
-             info.generation, steps]  # fmt: skip
+             info.generation, steps, *([info.chunking] if info.chunking else [])]  # fmt: skip
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).digest()
 
 

@@ -14,6 +14,7 @@ from oskit.cluster.ingest.accounting import Account, IngestReport
 from oskit.cluster.ingest.actions import ItemMaker, encoding_stages
 from oskit.cluster.ingest.admission import Admission, Window, key_of_vectors
 from oskit.cluster.ingest.bulk import BulkItem, BulkOutcome, BulkSender
+from oskit.cluster.ingest.cutting import check_chunking, cut_into_chunks
 from oskit.cluster.ingest.dead_letter import DeadLetterFile
 from oskit.cluster.ingest.known import Known
 from oskit.cluster.ingest.missing import Sweeper
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["IngestInterrupted", "IngestReport", "dry_run", "ingest"]
 
 BULK_DOCUMENTS: dict[EncodeMode, int] = {"client": 5_000, "cluster": 100, "none": 5_000}
-"""Documents of one bulk request at most, where nobody says; their bytes mostly make it fewer."""
+"""Documents, or chunks, of one bulk request at most, where nobody says; their bytes mostly make it fewer."""
 
 CLUSTER_REQUEST_TIMEOUT_S = 300.0
 """Limit of a bulk request whose documents the cluster encodes, which takes tens of milliseconds each; unless
@@ -116,7 +117,8 @@ def ingest(
         key: Their keys; None looks at the first of them.
         pipeline_batch_size: Documents that the ingest pipeline hands to the model together; 32. For
             ``"cluster"`` only.
-        bulk_documents: Documents of one bulk request at most; 5,000, or 100 where the cluster encodes.
+        bulk_documents: Documents of one bulk request at most, or their chunks; 5,000, or 100 where the
+            cluster encodes.
         bulk_bytes: Size of one bulk request at most, in bytes; they begin with a tenth of it and grow as long
             as they are answered in a fifth of their time limit.
         workers: Requests in flight.
@@ -170,6 +172,7 @@ def ingest(
     timeout = request_timeout(client, CLUSTER_REQUEST_TIMEOUT_S) if model else None
     seen = DuplicateFilter(duplicates)
     windows = _unknown(admission.windows(records, account, seen), known, account)
+    windows = cut_into_chunks(windows, plan.info, encoder, account)
     is_ours = isinstance(client.transport, RetryingTransport)
     sizes = RequestSizes(bulk_bytes, (timeout or limit_of(client)) / 5, compresses=is_ours)
 
@@ -247,20 +250,24 @@ def dry_run(
         DataError: A source cannot be read.
     """
     settings = settings or IndexSettings()
+    check_chunking(settings, encode, encoder)
     key, documents = key_of_vectors(documents)
     info = IndexInfo(
         index,
         settings.kind,
         key_for(settings.kind, encoder.vocabulary.key_format if encoder is not None else key),
-        settings.embedding_field,
+        settings.embedding_path,
         settings.passage_field,
         "none" if encode == "none" else None,
+        nested=settings.nested,
+        chunking=str(settings.chunking) if settings.chunking else None,
     )
     maker = ItemMaker(info, encoder, None)
     account = Account(index, None, maker.truncation)
     admission = Admission(info, encoder)
     with closing(DuplicateFilter()) if seen is None else nullcontext(seen) as ids:
-        for window in admission.windows(documents, account, ids, patient=True):
+        windows = admission.windows(documents, account, ids, patient=True)
+        for window in cut_into_chunks(windows, info, encoder, account):
             maker.count(window.documents)
             account.settle(BulkOutcome(indexed=len(window.documents)))
     return account.report()

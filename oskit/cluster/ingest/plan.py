@@ -38,6 +38,7 @@ from oskit.cluster.index.pipeline import (
 from oskit.cluster.index.recreate import Trial, calls_of_new
 from oskit.cluster.index.sparse_fields import definition_of, value_at, vectors_of
 from oskit.cluster.index.templates import template_of, under
+from oskit.cluster.ingest.cutting import check_chunking
 from oskit.cluster.ingest.known import ASKED_AT_ONCE, Known, recipe_of
 from oskit.cluster.ingest.missing import Missing, Sweeper
 from oskit.cluster.models.predict import await_ready, predict
@@ -263,8 +264,10 @@ def plan_load(
         name=target.index,
         kind=settings.kind,
         key=key_for(settings.kind, encoder.vocabulary.key_format if encoder is not None else key or "token"),
-        embedding_field=settings.embedding_field,
+        embedding_field=settings.embedding_path,
         passage_field=settings.passage_field,
+        nested=settings.nested,
+        chunking=str(settings.chunking) if settings.chunking else None,
         encode=encode,
         encoder=identity(encode, encoder, model, query_model, made_by),
         prune=str(prune) if prune else None,
@@ -372,6 +375,7 @@ def _check_usage(
         raise UsageError("encoding here needs an encoder", hint="Give --archive DIR, or --encode cluster")
     if encode == "cluster" and model_id is None:
         raise UsageError("encoding on the cluster needs a model", hint="Give --model NAME or its id")
+    check_chunking(settings, encode, encoder)
     if encoder is None:
         return
     check_vocabulary(settings.kind, encoder.vocabulary.size)
@@ -504,12 +508,18 @@ def check_vectors(
     """
     title, texts = texts_of(info)
     names = [name for name in (title, *texts, info.passage_field, info.embedding_field) if name]
+    names += [f"{info.nested}.text"] if info.nested else []
     body = {"size": _SAMPLE, "_source": names}
     with cluster_errors(f"read the index {info.name!r}", IndexingError):
         answer = client.search(index=info.name, body=body, params={"search_pipeline": "_none"})
     stored = []
     for hit in answer["hits"]["hits"]:
         source = hit.get("_source") or {}
+        if info.nested:  # of a document the first chunk
+            first = (value_at(source, info.nested) or [{}])[0]
+            if first.get("text") and (vectors := vectors_of(first, info.embedding_name)):
+                stored.append((str(first["text"]), vectors[0]))
+            continue
         values = [value_at(source, name) for name in (title, *texts) if name]
         passage = value_at(source, passage_of(info)) or " ".join(str(value) for value in values if value)
         if vectors := vectors_of(source, info.embedding_field):

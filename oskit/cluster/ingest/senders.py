@@ -24,7 +24,7 @@ class Senders:
             then stays unaccounted for.
         account: Told what became of the items.
         workers: Requests in flight.
-        bulk_documents: Items of a request at most.
+        bulk_documents: Texts of a request at most: documents, or their chunks, unless one has more.
         sizes: Bytes of a request.
     """
 
@@ -42,7 +42,7 @@ class Senders:
         self._bulk_documents = bulk_documents
         self._sizes = sizes
         self._items: list[BulkItem] = []
-        self._bytes = 0
+        self._bytes = self._texts = 0
         works = [partial(self._send, sender()) for _ in range(workers)]
         self._stage: Stage[list[BulkItem]] = Stage(line, "send", works, (workers + 1) * sizes.budget)
 
@@ -53,12 +53,15 @@ class Senders:
             OskitError: What failed in some stage.
         """
         for item in items:
-            if self._items and self._bytes + len(item.payload) > self._sizes.budget:
+            texts = max(1, len(item.document.encoded_texts))
+            too_long = self._bytes + len(item.payload) > self._sizes.budget
+            if self._items and (too_long or self._texts + texts > self._bulk_documents):
                 self._flush()
             self._items.append(item)
             self._bytes += len(item.payload)
-            count = len(self._items)
-            if count >= self._bulk_documents or (count >= _SENT_SOON and self._stage.is_idle):
+            self._texts += texts
+            soon = len(self._items) >= _SENT_SOON and self._stage.is_idle
+            if self._texts >= self._bulk_documents or soon:
                 self._flush()
 
     def finish(self) -> None:
@@ -72,7 +75,7 @@ class Senders:
 
     def _flush(self) -> None:
         items, size = self._items, self._bytes
-        self._items, self._bytes = [], 0
+        self._items, self._bytes, self._texts = [], 0, 0
         if items:
             self._stage.put(items, size + DOCUMENT_BYTES * len(items))
 

@@ -19,20 +19,25 @@ ABOVE_NOTHING = 1e-30
 
 
 def neural_sparse(
-    info: IndexInfo, query: Mapping[str, Any], method: Mapping[str, Any] | None = None
+    info: IndexInfo,
+    query: Mapping[str, Any],
+    method: Mapping[str, Any] | None = None,
+    inner_hits: Mapping[str, Any] | None = None,
 ) -> Clause:
     """A ``neural_sparse`` clause on the field with the weights; what is None is left out.
 
     Args:
         query: ``query_tokens``, or ``query_text`` with ``model_id`` or ``analyzer``.
         method: ``k``, ``top_n``, ``heap_factor``, ``filter``; told to ``sparse_vector`` only.
+        inner_hits: What to tell of the nested objects that matched, where a document has several vectors.
     """
     body = {name: value for name, value in query.items() if value is not None}
     if info.kind == "sparse_vector" and method is not None:
         body["method_parameters"] = {name: value for name, value in method.items() if value is not None}
     clause: Clause = {"neural_sparse": {info.embedding_field: body}}
     if info.nested:
-        clause = {"nested": {"path": info.nested, "score_mode": "max", "query": clause}}
+        nested = {"path": info.nested, "score_mode": "max", "query": clause}
+        clause = {"nested": nested | ({"inner_hits": dict(inner_hits)} if inner_hits else {})}
     return clause
 
 

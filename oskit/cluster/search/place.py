@@ -11,6 +11,7 @@ from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.index.mapping import IndexInfo, find_index
 from oskit.cluster.index.sparse_fields import vectors_of
 from oskit.cluster.search.answers import complete_search
+from oskit.cluster.search.passages import PassageCount
 from oskit.errors import SearchError
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Place:
     pipeline: str | None
     max_hits: int = 10_000
     stamp: dict[str, Any] | None = None
+    passages: PassageCount | None = None
+    """How many there are, where that says how deep an approximate search has to look."""
     models: dict[str, ModelInfo] = field(default_factory=dict)
     """Those that encode queries, by way of searching, as far as they were looked up."""
 
@@ -66,7 +69,8 @@ def find_place(
         raise SearchError(f"there is no index {index!r}", hint=f"Load one with: oskit ingest {index} FILE")
     target, info = found
     pipeline, max_hits = _search_settings(client, target.index)
-    return Place(target, with_key(client, info), pipeline, max_hits, stamp)
+    passages = PassageCount.of(client, info)
+    return Place(target, with_key(client, info), pipeline, max_hits, stamp, passages)
 
 
 def stamp_of(client: OpenSearch, index: str) -> dict[str, Any] | None:

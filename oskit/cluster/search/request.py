@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, urlencode
 
@@ -22,6 +22,7 @@ from oskit.cluster.search.clauses import (
     neural_sparse,
     two_phase_pipeline,
 )
+from oskit.cluster.search.passages import best_passage
 from oskit.cluster.search.query_weights import analyzer_weights, fitted
 from oskit.cluster.search.result import SEARCH_BY, Hit, SearchBy, SearchResult
 from oskit.data.documents import MARK_FIELD
@@ -193,20 +194,31 @@ class Request:
             return None
         target = self.place.target
         try:
-            return complete_search(self.client, target.index, body, routing=target.routing)
+            return self.completed(complete_search(self.client, target.index, body, routing=target.routing))
         except ClusterError as error:
             if self.model is None or self.by_weights or not _is_beyond_limits(error):
                 raise
         self.by_weights = True  # more tokens, or heavier ones, than may be: ask by what fits of them
         return self.ask()
 
+    def completed(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """The answer, after looking deeper where it is short of documents because they have many passages."""
+        passages, target, wanted = self.place.passages, self.place.target, self.wanted
+        is_given = "k" in (wanted.method_parameters or {}) or wanted.min_score is not None
+        if passages is None or self.by == "bm25" or is_given or (body := self.body()) is None:
+            return answer
+        ask = partial(complete_search, self.client, target.index, routing=target.routing)
+        return passages.deepened(ask, body, answer, min(wanted.size, passages.documents - wanted.offset))
+
     def body(self) -> dict[str, Any] | None:
         """Of the search; None for a query without tokens."""
         if isinstance(self.query, str) and not self.query.strip():
             return None
         info, wanted = self.place.info, self.wanted
-        shows_vectors = wanted.explain and self.weights is not None
-        unseen = [MARK_FIELD, *(() if shows_vectors else (info.embedding_field,))]
+        # Of chunks the best is told, by its clause.
+        vectors = info.nested if info.nested and info.chunking else info.embedding_field
+        shows_vectors = wanted.explain and self.weights is not None and not info.chunking
+        unseen = [MARK_FIELD, *(() if shows_vectors else (vectors,))]
         clause = self._clause()
         if clause is None:
             return None
@@ -249,7 +261,7 @@ class Request:
         if info.kind == "sparse_vector":
             given = {k: v for k, v in (wanted.method_parameters or {}).items() if k != "filter"}
             method, self.limited = self.scope.method(wanted.reach, given, sorts=bool(self.order))
-        return neural_sparse(info, query, method)
+        return neural_sparse(info, query, method, best_passage(info, with_vector=wanted.explain))
 
     @cached_property
     def weights(self) -> dict[str, float]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from oskit.cluster.index.sparse_fields import vectors_of, without
+from oskit.cluster.search.passages import Passage, read_passage
 
 if TYPE_CHECKING:
     from oskit.archive.text_encoder import KeyFormat
@@ -42,6 +43,7 @@ class Hit:
         text: Its text.
         matched: With ``explain``: the tokens (or token ids) that matched, the heaviest product first.
             The products sum up to the score, but for the 9 bits that the index keeps of a weight.
+        passage: Where documents have several vectors: the passage whose vector matched best.
     """
 
     id: str
@@ -50,12 +52,15 @@ class Hit:
     title: str = ""
     text: str = ""
     matched: dict[str, Match] = field(default_factory=dict)
+    passage: Passage | None = None
 
     @classmethod
     def read(cls, hit: Mapping[str, Any], info: IndexInfo, weights: Mapping[str, float] | None) -> Hit:
         """A hit as OpenSearch tells it; ``weights`` are the query's, where matches are to be told."""
         source = dict(hit.get("_source") or {})
-        vectors = vectors_of(source, info.embedding_field)
+        title, text = source.get(info.title_field or "title"), source.get(info.text_field or "text")
+        passage, vectors = read_passage(hit, info, str(title or ""))
+        vectors = vectors or vectors_of(source, info.embedding_field)
         source = without(source, info.embedding_field)
         matched: dict[str, Match] = {}
         if weights is not None:
@@ -67,10 +72,10 @@ class Hit:
             ]
             best = max(shared, key=lambda found: sum(match.product for match in found.values()), default={})
             matched = dict(sorted(best.items(), key=lambda item: -item[1].product))
-        title, text = source.get(info.title_field or "title"), source.get(info.text_field or "text")
         if text is None and info.passage_field is not None:
             text = source.get(info.passage_field)
-        return cls(hit["_id"], float(hit["_score"]), source, str(title or ""), str(text or ""), matched)
+        shown = str(title or ""), str(text or "")
+        return cls(hit["_id"], float(hit["_score"]), source, *shown, matched, passage)
 
 
 @dataclass(frozen=True)

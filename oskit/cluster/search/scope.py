@@ -37,9 +37,6 @@ EXACT_UP_TO = 10_000
 OVERSAMPLED = 10
 """How many times the hits wanted the best ``k`` hold, where only a filter's share of them is kept."""
 
-CHUNKS_OF_A_DOCUMENT = 10
-"""Vectors of one document that an approximate search of nested ones makes room for among its ``k``."""
-
 MAX_TERMS = 500
 """Values that are put as so many queries, of which Lucene takes 1,024."""
 
@@ -85,9 +82,9 @@ class Scope:
             given: Parameters that somebody chose; a ``k`` may be raised.
             sorts: Whether another order than that of the scores is wanted, so that the best do not suffice.
         """
-        nested = self._place.info.nested
         reach = max(reach, EXACT_UP_TO) if sorts else reach
-        k = int(given.get("k") or (reach * CHUNKS_OF_A_DOCUMENT if nested else reach))
+        passages = self._place.passages
+        k = int(given.get("k") or (passages.k(reach) if passages else reach))
         if self.clause is None:
             told = f"sorted are the best {k:,} of each segment that is searched approximately, not all hits"
             return {**given, "k": k}, told if sorts and self._documents > k else None

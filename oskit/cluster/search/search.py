@@ -181,10 +181,7 @@ class Searcher:
         target = place.target
         answers = iter(complete_searches(self._client, target.index, sent, routing=target.routing))
         told = [next(answers) if isinstance(body, dict) else body for body in bodies]
-        return [
-            answer if isinstance(answer, ClusterError) else request.result(answer)
-            for request, answer in zip(requests, told, strict=True)
-        ]
+        return [_result(request, answer) for request, answer in zip(requests, told, strict=True)]
 
     def request(self, query: Query, **wanted: Any) -> dict[str, Any]:
         """What :meth:`search` would send, as ``method``, ``path`` and ``body``; nothing is searched.
@@ -287,6 +284,12 @@ def _body(request: Request) -> dict[str, Any] | ClusterError | None:
         return request.body()
     except ClusterError as error:
         return error
+
+
+def _result(request: Request, answer: dict[str, Any] | ClusterError | None) -> SearchResult | ClusterError:
+    if isinstance(answer, ClusterError):
+        return answer
+    return request.result(request.completed(answer) if answer is not None else None)
 
 
 def _has_words(query: Query) -> bool:

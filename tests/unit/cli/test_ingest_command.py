@@ -29,7 +29,7 @@ def test_a_dry_run_says_what_is_too_long(corpus: Path, capsys: pytest.CaptureFix
     said = capsys.readouterr().out
     assert "4 of 4 records can be loaded into i" in said
     told = "2 of 4 documents are longer than 128 tokens: the rest is not encoded (17% of all tokens)"
-    assert told in said and "split them into passages" in said
+    assert told in said and "--chunk tokens:128,overlap:16 cuts them" in said
     assert main(["ingest", "i", str(corpus), "--dry-run", "--archive", archive, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["truncation"] == {
@@ -71,6 +71,10 @@ def test_the_longest_index_name_has_a_dead_letter_file(
         (["--archive", "ARCHIVE", "--device", "cuda"], "does not run on cuda"),
         (["--archive", "ARCHIVE", "--part", "1/2", "--delete-missing"], "in the other parts"),
         (["--archive", "ARCHIVE", "--yes"], "without --delete-missing"),
+        (["--archive", "ARCHIVE", "--chunk", "tokens:129"], "reads 128 tokens of a text"),
+        (["--archive", "ARCHIVE", "--chunk", "words:20"], "chunks cannot be read from 'words:20'"),
+        (["--model", "m", "--chunk", "tokens:99"], "needs the encoder's tokenizer"),
+        (["--encode", "none", "--chunk", "tokens:99"], "come with their vectors are not cut"),
         (["--archive", "ARCHIVE", "--precision", "int8"], "is not quantised to int8"),
         (
             ["--archive", "ARCHIVE", "--pipeline-batch-size", "4"],
