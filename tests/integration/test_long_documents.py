@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import uuid
@@ -19,8 +20,12 @@ from oskit.cluster.index.mapping import IndexSettings, SparseVectorParameters, d
 from oskit.cluster.ingest.load import IngestReport, ingest
 from oskit.cluster.search.search import Searcher, search
 from oskit.data.chunks import Chunk, Chunking
+from oskit.data.collection import Collection
 from oskit.data.documents import Document
 from oskit.errors import IndexingError, UsageError
+from oskit.evaluation.live.sweep import sweep
+from oskit.evaluation.live.sweep_settings import Grid
+from oskit.evaluation.live.verify import verify
 
 __all__ = ["index", "tiny"]
 
@@ -130,6 +135,57 @@ def test_the_whole_text_is_searched_without_an_encoder(client, tiny, indexes):
             assert {hit.id: hit.score for hit in found} == pytest.approx(due)
     finally:
         delete_index(client, flat)
+
+
+def collection() -> Collection:
+    queries = {f"q{number}": query for number, query in enumerate(QUERIES)}
+    return Collection(queries, {query: {"d4": 1} for query in queries}, tuple(long_documents()))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_verification_ranks_by_the_best_chunk_and_sees_a_wrong_one(client, tiny, indexes, index, kind, mode):
+    name, docs = indexes[kind, mode], [doc for doc in long_documents() if chunks_of(tiny, doc)]
+    by = {"by": "model", "model_id": tiny.encoder_id} if mode == "cluster" else {}
+    report = verify(client, name, collection(), tiny.encoder, k=20, sample=20, **by)
+    assert report.failures == []
+    assert report.comparison.hits == sum(len(best_passages(tiny, query)) for query in QUERIES)
+    assert report.vectors.checked == len(docs) - 1  # of one nothing has weight
+    for query, text in collection().queries.items():
+        due = {document: score for document, (score, _) in best_passages(tiny, text).items()}
+        assert report.comparison.exact[query] == pytest.approx(due)
+    # Of one document the last chunk is another text's, which no query need meet.
+    (hit,) = [hit for hit in indexed(client, name) if hit["_id"] == "d6"]
+    source = copy.deepcopy(hit["_source"])
+    source["passages"][-1]["embedding"] = source["passages"][0]["embedding"]
+    client.index(index=name, id="d6", body=source, params={"refresh": "true", "pipeline": "_none"})
+    try:
+        wrong = verify(client, name, collection(), tiny.encoder, k=20, sample=20, examples=1, **by)
+        assert [each["document_id"] for each in wrong.vectors.wrong] == ["d6"]
+        assert any("such as 'd6'" in failure for failure in wrong.failures)
+    finally:
+        client.index(
+            index=name, id="d6", body=hit["_source"], params={"refresh": "true", "pipeline": "_none"}
+        )
+
+
+def test_a_sweep_counts_documents_by_their_best_chunk(client, tiny, indexes):
+    for exact in ("index", "encoder"):
+        report = sweep(
+            client, indexes["rank_features", "client"], collection(), tiny.encoder, exact=exact, rounds=1,
+            grid=Grid(prune=["top_k:1"]),
+        )  # fmt: skip
+        assert [row.setting.name for row in report.rows] == ["as it is", "pruned top_k:1"]
+        assert report.rows[0].recall[10] == 1.0
+        assert report.warnings == []
+    with pytest.raises(UsageError, match="two phases do not look into"):
+        sweep(
+            client,
+            indexes["rank_features", "client"],
+            collection(),
+            tiny.encoder,
+            grid=Grid(prune_ratio=[0.4]),
+        )
 
 
 def test_two_phase_search_is_refused(client, tiny, indexes):

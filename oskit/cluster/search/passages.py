@@ -97,10 +97,8 @@ class PassageCount:
             return None
         body = {"size": 0, "track_total_hits": True, "aggs": {"passages": {"nested": {"path": info.nested}}}}
         answer = complete_search(client, info.name, body, search_pipeline="_none")
-        documents, passages = (
-            answer["hits"]["total"]["value"],
-            answer["aggregations"]["passages"]["doc_count"],
-        )
+        documents = answer["hits"]["total"]["value"]
+        passages = answer["aggregations"]["passages"]["doc_count"]
         with cluster_errors(f"read the index {info.name!r}", SearchError):
             mapping = client.indices.get_mapping(index=info.name)[info.name]["mappings"]
         method = definition_of(mapping.get("properties") or {}, info.embedding_field).get("method") or {}

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from oskit.archive.text_encoder import TextEncoder
+    from oskit.data.chunks import Chunking
 
 DisagreementKind = Literal["score", "missing", "unknown", "rank"]
 
@@ -98,6 +99,7 @@ def compare(
     storage: Storage = EXACT,
     document_tolerance: float = 2e-4,
     query_tolerance: float = 0.0,
+    chunking: Chunking | None = None,
 ) -> Comparison:
     """Compare a cluster's rankings with exact scores, streaming over the corpus.
 
@@ -108,6 +110,7 @@ def compare(
         document_tolerance: How far a document's weight on the cluster may be from the encoder's before it
             is rounded: two runtimes that compute one encoder differ by this much at most.
         query_tolerance: The same for queries; 0 where the cluster was sent the weights.
+        chunking: How the index's documents are cut; each scores as its best chunk.
     """
     queries = encoder.query_matrix(list(collection.queries.values())).tocsr()
     tolerances = document_tolerance, query_tolerance
@@ -117,6 +120,7 @@ def compare(
         collection,
         k=k,
         queries=queries,
+        chunking=chunking,
         on_block=hits.take_block,
     )
     hits.close()
@@ -175,6 +179,7 @@ class _Hits:
             lowest = score_block(self.queries_low[rows], documents_low)
             highest = score_block(self.queries_high[rows], documents_high)
             highest += self.tolerance * self.query_mass[rows, None] + self.query_tolerance * mass[None, :]
+            lowest, highest = block.best(lowest), block.best(highest)
             lowest *= 1 - _FLOAT32_NOISE
             highest *= 1 + _FLOAT32_NOISE
             self._record(block, rows, exact, lowest, highest)

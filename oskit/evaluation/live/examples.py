@@ -29,35 +29,43 @@ def build_examples(
     run: Run,
     queries: Mapping[str, str],
     qrels: Qrels,
-    passages: Mapping[str, str],
+    passages: Mapping[str, Sequence[str]],
     encoder: TextEncoder,
 ) -> list[Example]:
     """Examples of the queries ``chosen``, with their hits in the cluster's ``run``.
 
     Args:
-        passages: Texts of the documents among the first hits of the chosen queries.
+        passages: Of the documents among the first hits of the chosen queries: the texts that have a vector,
+            of which the best is shown.
         encoder: Tells the weights of both sides; a token's contribution is their product.
     """
     hits = {query: list(run[query].items())[:SHOWN_HITS] for query in chosen}
     names = sorted({document for found in hits.values() for document, _ in found} & set(passages))
-    weights = dict(zip(names, encoder.document_weights([passages[name] for name in names]), strict=True))
+    texts = [(name, text) for name in names for text in passages[name]]
+    weights = encoder.document_weights([text for _, text in texts])
+    parts: dict[str, list[tuple[str, TokenWeights]]] = {}
+    for (name, text), vector in zip(texts, weights, strict=True):
+        parts.setdefault(name, []).append((text, vector))
     tokens = dict(zip(chosen, encoder.query_weights([queries[query] for query in chosen]), strict=True))
+
+    def shown(query: str, rank: int, document: str, score: float) -> ExampleHit:
+        found = [(contributions(tokens[query], vector), text) for text, vector in parts.get(document, ())]
+        matched, text = max(found, key=lambda each: sum(dict(each[0]).values()), default=([], ""))
+        return ExampleHit(
+            rank=rank,
+            document_id=document,
+            score=score,
+            text=shorten(text),
+            relevant=qrels.get(query, {}).get(document, 0) > 0,
+            matched=matched[:SHOWN_TOKENS],
+        )
+
     return [
         Example(
             query_id=query,
             query=queries[query],
             tokens=list(tokens[query].items())[:SHOWN_TOKENS],
-            hits=[
-                ExampleHit(
-                    rank=rank,
-                    document_id=document,
-                    score=score,
-                    text=shorten(passages.get(document, "")),
-                    relevant=qrels.get(query, {}).get(document, 0) > 0,
-                    matched=contributions(tokens[query], weights.get(document, {}))[:SHOWN_TOKENS],
-                )
-                for rank, (document, score) in enumerate(hits[query], start=1)
-            ],
+            hits=[shown(query, rank, *hit) for rank, hit in enumerate(hits[query], start=1)],
         )
         for query in chosen
     ]

@@ -12,7 +12,9 @@ from oskit.cluster.index.mapping import APPROXIMATE_THRESHOLD, IndexInfo, find_i
 from oskit.cluster.index.names import Target, resolve
 from oskit.cluster.index.sparse_fields import definition_of
 from oskit.cluster.search.answers import complete_search
+from oskit.cluster.search.passages import PassageCount
 from oskit.cluster.search.place import with_key
+from oskit.data.chunks import Chunking
 from oskit.errors import SearchError
 from oskit.evaluation.live.rounding import EXACT, Storage
 
@@ -32,6 +34,8 @@ class IndexFacts:
         uuid: Tells the index from a later one of its name.
         writes: Counts what was written to it.
         max_hits: Of one search, ``index.max_result_window``.
+        passages: How many vectors an approximate search looks through for its documents, where these have
+            several.
     """
 
     info: IndexInfo
@@ -44,11 +48,17 @@ class IndexFacts:
     uuid: str
     writes: int
     max_hits: int
+    passages: PassageCount | None = None
 
     @property
     def name(self) -> str:
         """The index itself, whatever it was asked for as."""
         return self.info.name
+
+    @property
+    def chunking(self) -> Chunking | None:
+        """How its documents are cut; None where each has one vector."""
+        return Chunking.parse(self.info.chunking) if self.info.chunking else None
 
     @property
     def key(self) -> KeyFormat:
@@ -65,6 +75,7 @@ class IndexFacts:
             "encode": self.info.encode,
             "encoder": asdict(self.info.encoder),
             "prune": self.info.prune,
+            "chunking": self.info.chunking,
             "documents": self.documents,
             "bytes": self.bytes,
             "search_pipeline": self.search_pipeline,
@@ -90,10 +101,10 @@ def read_facts(client: OpenSearch, index: str, field: str | None = None) -> Inde
         raise SearchError(
             f"{target} hides a part of the index {what}", hint=f"Name the index: {target.index}"
         )
-    if info.nested:
+    if info.nested and not info.chunking:
         raise SearchError(
-            f"a document of {target} has several vectors, in the nested {info.nested!r}, and only one for "
-            "each document can be verified",
+            f"a document of {target} has several vectors, in the nested {info.nested!r}, and how it was cut "
+            "for them is not known here",
             hint="Look at single queries with: oskit search --explain",
         )
     index = target.index
@@ -118,6 +129,7 @@ def read_facts(client: OpenSearch, index: str, field: str | None = None) -> Inde
         uuid=settings["uuid"],
         writes=writes,
         max_hits=int(settings.get("max_result_window", 10_000)),
+        passages=PassageCount.of(client, info),
     )
 
 

@@ -48,10 +48,9 @@ class SearchRequest:
         if self.by == "analyzer" and not self.analyzer:
             raise UsageError("searching by analyzer needs its name", hint="Name it with --analyzer.")
 
-    @property
-    def method(self) -> dict[str, int | None]:
+    def method(self, facts: IndexFacts) -> dict[str, int | None]:
         """Parameters of an approximate search."""
-        return {"k": self.k, "top_n": self.top_n}
+        return {"k": facts.passages.k(self.k) if facts.passages else self.k, "top_n": self.top_n}
 
 
 def sparse_clauses(
@@ -88,7 +87,9 @@ def sparse_clauses(
         return _token_clauses(facts, _predicted(client, model, texts, notify), request)
     by = {"model_id": request.model_id, "analyzer": request.analyzer}
     return {
-        query: neural_sparse(facts.info, {"query_text": text, **by}, request.method) if text.strip() else None
+        query: neural_sparse(facts.info, {"query_text": text, **by}, request.method(facts))
+        if text.strip()
+        else None
         for query, text in texts.items()
     }
 
@@ -110,7 +111,7 @@ def _token_clauses(
                 hint="Leave the query out, or give the encoder's queries fewer tokens",
             )
     return {
-        query: neural_sparse(facts.info, {"query_tokens": tokens}, request.method) if tokens else None
+        query: neural_sparse(facts.info, {"query_tokens": tokens}, request.method(facts)) if tokens else None
         for query, tokens in weights.items()
     }
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,13 @@ from oskit.cluster.index.sparse_fields import vectors_of
 from oskit.cluster.search.answers import complete_search
 from oskit.errors import SearchError
 from oskit.evaluation.live.rounding import EXACT, Array, Storage, quantize_to_byte, truncate_to_feature
-from oskit.evaluation.offline.exact_scores import BLOCK_DOCUMENTS, TopK, query_chunks, score_block
+from oskit.evaluation.offline.exact_scores import (
+    BLOCK_DOCUMENTS,
+    TopK,
+    encoded_texts,
+    query_chunks,
+    score_block,
+)
 from oskit.evaluation.offline.metrics import Run
 
 if TYPE_CHECKING:
@@ -37,6 +44,8 @@ _PAGE = 1000
 
 def stored_vectors(client: OpenSearch, facts: IndexFacts) -> Iterator[tuple[str, Vector]]:
     """Every document of an index with its vector, empty where it has none in ``_source``.
+
+    A document of several chunks comes once with each, one after the other.
 
     Read shard by shard, along the numbers that each write gets: nothing has to be kept open for that.
 
@@ -57,18 +66,22 @@ def stored_vectors(client: OpenSearch, facts: IndexFacts) -> Iterator[tuple[str,
         )["hits"]["hits"]:
             for hit in hits:
                 vectors = vectors_of(hit.get("_source") or {}, facts.info.embedding_field)
-                yield hit["_id"], {key: weight for one in vectors for key, weight in one.items()}
+                if facts.info.nested:
+                    yield from ((hit["_id"], vector) for vector in vectors or [{}])
+                else:
+                    yield hit["_id"], {key: weight for one in vectors for key, weight in one.items()}
             body["search_after"] = hits[-1]["sort"]
 
 
 def encoded_vectors(
     encoder: TextEncoder, collection: TextCollection, facts: IndexFacts
 ) -> Iterator[tuple[str, Vector]]:
-    """Every document of a collection with the vector that the encoder makes of it."""
-    stream = iter(collection.documents())
-    while documents := list(islice(stream, BLOCK_DOCUMENTS)):
-        made = encoder.document_weights([document.passage for document in documents], key=facts.key)
-        yield from ((document.id, vector) for document, vector in zip(documents, made, strict=True))
+    """Every document of a collection with the vector that the encoder makes of it, or each of several."""
+    found = encoded_texts(collection.documents(), encoder, facts.chunking)
+    stream = ((document, text) for document, texts in found for text in texts)
+    while block := list(islice(stream, BLOCK_DOCUMENTS)):
+        made = encoder.document_weights([text for _, text in block], key=facts.key)
+        yield from ((document, vector) for (document, _), vector in zip(block, made, strict=True))
 
 
 @dataclass(frozen=True)
@@ -91,7 +104,7 @@ class StoredRanking:
 def rank_vectors(
     vectors: Iterable[tuple[str, Vector]], queries: Mapping[str, Vector], k: int, storage: Storage = EXACT
 ) -> StoredRanking:
-    """The best ``k`` documents of each query."""
+    """The best ``k`` documents of each query; of several vectors of a document the best counts (MaxP)."""
     known = dict.fromkeys(key for tokens in queries.values() for key in tokens)
     columns = {key: number for number, key in enumerate(known)}
     asked = _matrix(list(queries.values()), columns)
@@ -103,17 +116,32 @@ def rank_vectors(
         documents, questions = (partial(quantize_to_byte, ceiling=ceiling) for ceiling in sides)
         ways.append((TopK(len(queries), k), _rounded(asked, questions), documents))
     ids, filled = list[str](), 0
-    stream = iter(vectors)
-    while block := list(islice(stream, BLOCK_DOCUMENTS)):
-        weights = _matrix([vector for _, vector in block], columns)
-        filled += sum(bool(vector) for _, vector in block)
+    for block in _blocks(vectors):
+        weights = _matrix([vector for _, found in block for vector in found], columns)
+        firsts = np.cumsum([0, *(len(found) for _, found in block[:-1])])
+        filled += sum(any(found) for _, found in block)
         for top, tokens, rounding in ways:
             kept = _rounded(weights, rounding)
-            for rows in query_chunks(len(queries), len(block)):
-                top.update(rows, score_block(tokens[rows], kept), len(ids))
+            for rows in query_chunks(len(queries), weights.shape[0]):
+                scores = np.maximum.reduceat(score_block(tokens[rows], kept), firsts, axis=1)
+                top.update(rows, scores, len(ids))
         ids += [document for document, _ in block]
     runs = [top.run(list(queries), ids) for top, _, _ in ways]
     return StoredRanking(runs[0], runs[1] if storage.bytes else None, len(ids), filled)
+
+
+def _blocks(vectors: Iterable[tuple[str, Vector]]) -> Iterator[list[tuple[str, list[Vector]]]]:
+    """Documents with their vectors, some :data:`BLOCK_DOCUMENTS` vectors together."""
+    block: list[tuple[str, list[Vector]]] = []
+    size = 0
+    for document, found in groupby(vectors, key=itemgetter(0)):
+        block.append((document, [vector for _, vector in found]))
+        size += len(block[-1][1])
+        if size >= BLOCK_DOCUMENTS:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
 
 
 def _rounded(matrix: csr_matrix, rounding: Callable[[Array], Array]) -> csr_matrix:

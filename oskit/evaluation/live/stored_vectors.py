@@ -9,6 +9,7 @@ besides; what was sent to the index, which it keeps in ``_source``, shows them, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +34,7 @@ MAX_TOKENS = 1000
 MAX_HITS = 10_000
 """Hits of an approximate search among which a document is looked for."""
 
+_NONE: Mapping[str, float] = {}
 _BATCH = 100
 _FLOAT32_NOISE = 1e-5
 
@@ -43,37 +45,44 @@ _EVERYTHING = {"k": MAX_HITS, "top_n": MAX_TOKENS, "heap_factor": 1e6}
 def check_vectors(
     client: OpenSearch,
     facts: IndexFacts,
-    document_ids: Sequence[str],
-    weights: csr_matrix,
+    due: Mapping[str, csr_matrix],
     vocabulary: Vocabulary,
     tolerance: float,
     *,
     quantized: bool = False,
 ) -> StoredVectors:
-    """Compare the stored weights of documents with the encoder's, ``[documents, vocabulary]``.
+    """Compare the stored weights of documents with the encoder's.
 
-    ``tolerance`` is how far they may be apart before they are rounded. Vectors of a ``quantized`` archive
-    are compared as a whole, where the index keeps what it was sent.
+    ``due`` has of each document the vector, or those of its chunks, ``[vectors, vocabulary]``. ``tolerance``
+    is how far weights may be apart before they are rounded. Vectors of a ``quantized`` archive are compared
+    as a whole, where the index keeps what it was sent.
     """
-    by_token, checked, unseen, wrong = facts.key == "token", 0, 0, []
-    sent = _sent_vectors(client, facts, document_ids)
-    for document, columns, values in _rows(document_ids, weights):
-        keys = [vocabulary.keys[column] if by_token else str(column) for column in columns]
-        due = dict(zip(keys, map(float, values), strict=True))
-        heaviest = list(due)[:MAX_TOKENS]
-        has = sent.get(document)
-        if not due and not has:
+    by_token, pruned = facts.key == "token", facts.info.prune is not None
+    checked, unseen, wrong = 0, 0, list[dict[str, Any]]()
+    sent = _sent_vectors(client, facts, list(due))
+    for number, (document, weights) in enumerate(due.items()):
+        parts = list[dict[str, float]]()
+        for columns, values in _rows(weights):
+            keys = [vocabulary.keys[column] if by_token else str(column) for column in columns]
+            parts.append(dict(zip(keys, map(float, values), strict=True)))
+        has = sent.get(document, [])
+        if not any(parts) and not any(has):
             continue
-        found = _stored_sum(client, facts, document, dict.fromkeys(heaviest, 1.0)) if due else 0.0
+        # Asked for are the tokens of one of its vectors: another one with these tokens may be the best.
+        chosen = parts[number % len(parts)] or next(filter(None, parts), {})
+        asked = list(chosen)[:MAX_TOKENS]
+        found = _stored_sum(client, facts, document, dict.fromkeys(asked, 1.0)) if asked else 0.0
         if found is None:
             continue  # a document that is not there is reported as missing
         checked += 1
-        unseen += has is None
-        low, high = _sum_bounds(facts.storage, values[:MAX_TOKENS], tolerance)
-        pruned = facts.info.prune is not None
-        difference = {}
-        if has and not (quantized and agree(due, has, quantized=True, pruned=pruned)):
-            difference = _difference(due, has, 0.0 if quantized else tolerance, pruned=pruned)
+        unseen += not any(has)
+        low, high = _sum_bounds(facts.storage, parts, asked, tolerance)
+        difference: dict[str, dict[str, float]] = {}
+        for wanted, there in zip_longest(parts, has if any(has) else parts, fillvalue=_NONE):
+            if not (quantized and agree(wanted, there, quantized=True, pruned=pruned)):
+                difference |= _difference(wanted, there, 0.0 if quantized else tolerance, pruned=pruned)
+            if difference:
+                break
         if difference or not low <= found <= high:
             wrong.append({"document_id": document, "found": found, "low": low, "high": high, **difference})
     return StoredVectors(checked, wrong, unseen)
@@ -81,18 +90,25 @@ def check_vectors(
 
 def _sent_vectors(
     client: OpenSearch, facts: IndexFacts, document_ids: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    """The weights that stand in the documents' ``_source``; without those where they were left out of it."""
-    name, size = facts.info.embedding_field, min(_BATCH, facts.max_hits)
-    found: dict[str, dict[str, float]] = {}
+) -> dict[str, list[dict[str, float]]]:
+    """The vectors that stand in the documents' ``_source``; empty where one was left out of it."""
+    name, nested, size = facts.info.embedding_field, facts.info.nested, min(_BATCH, facts.max_hits)
+    found: dict[str, list[dict[str, float]]] = {}
     for start in range(0, len(document_ids), size):
         only = {"ids": {"values": document_ids[start : start + size]}}
-        body = {"size": size, "_source": [name], "query": only}
+        shown = [name, *([f"{nested}.start"] if nested else [])]  # or chunks without a vector would be gone
+        body = {"size": size, "_source": shown, "query": only}
         answer = complete_search(client, facts.name, body, search_pipeline="_none")
         for hit in answer["hits"]["hits"]:
-            vectors = vectors_of(hit.get("_source") or {}, name)
-            if vectors:
-                found[hit["_id"]] = {key: weight for vector in vectors for key, weight in vector.items()}
+            source = hit.get("_source") or {}
+            if nested is None:
+                vectors = vectors_of(source, name)
+                found[hit["_id"]] = [{key: weight for vector in vectors for key, weight in vector.items()}]
+            else:
+                chunks = source.get(nested) or []
+                found[hit["_id"]] = [
+                    next(iter(vectors_of(chunk, facts.info.embedding_name)), {}) for chunk in chunks
+                ]
     return found
 
 
@@ -120,21 +136,32 @@ def _difference(
     return {what: tokens for what, tokens in found.items() if tokens}
 
 
-def _rows(ids: Sequence[str], weights: csr_matrix) -> Iterator[tuple[str, Any, Any]]:
-    for row, document in enumerate(ids):
-        start, end = weights.indptr[row], weights.indptr[row + 1]
+def _rows(weights: csr_matrix) -> Iterator[tuple[Any, Any]]:
+    """Columns and values of each vector, heaviest first."""
+    for start, end in pairwise(weights.indptr):
         columns, values = weights.indices[start:end], weights.data[start:end]
         heaviest = np.argsort(-values, kind="stable")
-        yield document, columns[heaviest], values[heaviest].astype(np.float32)
+        yield columns[heaviest], values[heaviest].astype(np.float32)
 
 
-def _sum_bounds(storage: Storage, values: Any, tolerance: float) -> tuple[float, float]:
-    """Smallest and largest sum of stored weights, times the query weight 1 as the index rounds that."""
-    low, high = storage.document_bounds(values, tolerance)
+def _sum_bounds(
+    storage: Storage, vectors: Sequence[Mapping[str, float]], asked: Sequence[str], tolerance: float
+) -> tuple[float, float]:
+    """Smallest and largest sum of stored weights, times the query weight 1 as the index rounds that.
+
+    Of several vectors that of the best; only those that have one of the tokens count.
+    """
     query_low, query_high = storage.query_bounds(np.ones(1, dtype=np.float32), 0.0)
+    lowest = highest = 0.0
+    for vector in vectors:
+        values = np.array([vector[key] for key in asked if key in vector], dtype=np.float32)
+        low, high = storage.document_bounds(values, tolerance)
+        lacking = tolerance * (len(asked) - len(values)) if len(vectors) > 1 else 0.0
+        lowest = max(lowest, float(low.sum(dtype=np.float64)))
+        highest = max(highest, float(high.sum(dtype=np.float64)) + lacking)
     return (
-        float(low.sum(dtype=np.float64) * query_low[0]) * (1 - _FLOAT32_NOISE),
-        float(high.sum(dtype=np.float64) * query_high[0]) * (1 + _FLOAT32_NOISE),
+        lowest * float(query_low[0]) * (1 - _FLOAT32_NOISE),
+        highest * float(query_high[0]) * (1 + _FLOAT32_NOISE),
     )
 
 

@@ -118,7 +118,13 @@ class _Sweep:
     ) -> SweepReport:
         info, storage = self.facts.info, self.facts.storage
         approximate = info.kind == "sparse_vector" and storage.approximate
-        settings = grid.settings(info.kind, approximate=approximate, pipeline=self.facts.search_pipeline)
+        settings = grid.settings(
+            info.kind,
+            approximate=approximate,
+            pipeline=self.facts.search_pipeline,
+            passages=self.facts.passages.k(1) if self.facts.passages else 1,
+            nested=info.nested,
+        )
         self._tell_what_is_exact(settings)
         weights = self._weights(searcher, count)
         what = (

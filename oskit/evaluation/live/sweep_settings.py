@@ -108,13 +108,24 @@ class Grid:
     prune_ratio: Sequence[float] | None = None
     expansion_rate: Sequence[float] | None = None
 
-    def settings(self, kind: str, *, approximate: bool, pipeline: str | None = None) -> list[Setting]:
+    def settings(
+        self,
+        kind: str,
+        *,
+        approximate: bool,
+        pipeline: str | None = None,
+        passages: int = 1,
+        nested: str | None = None,
+    ) -> list[Setting]:
         """The settings to compare, the one that changes nothing first.
 
         Args:
             kind: Of the index.
             approximate: Whether a ``sparse_vector`` index is searched so; else nothing but pruning matters.
             pipeline: The index's own search pipeline.
+            passages: Vectors that a document has: ``k`` counts these, so its default values are as many times
+                as large.
+            nested: The objects that hold them, if any: two phases do not look into these.
 
         Raises:
             UsageError: Values that are for the other kind, or too many.
@@ -128,7 +139,8 @@ class Grid:
         found = [Setting()]
         if kind == "sparse_vector":
             rules = [None, *(self.prune or ())]
-            values = [_given(getattr(self, name), default) for name, default in _METHOD.items()]
+            defaults = _METHOD | {"k": tuple(k * passages for k in _METHOD["k"])}
+            values = [_given(getattr(self, name), default) for name, default in defaults.items()]
             if approximate:
                 found = [
                     Setting(rule, top_n, k, heap_factor)
@@ -138,7 +150,10 @@ class Grid:
                 found += [Setting(prune=rule) for rule in rules[1:]]
         else:
             found += [Setting(prune=rule) for rule in _given(self.prune, PRUNE)]
-            phases = product(_given(self.prune_ratio, RATIOS), _given(self.expansion_rate, RATES))
+            if nested and (self.prune_ratio is not None or self.expansion_rate is not None):
+                raise UsageError(f"two phases do not look into the nested {nested!r}, and so change nothing")
+            ratios = () if nested else _given(self.prune_ratio, RATIOS)
+            phases = product(ratios, _given(self.expansion_rate, RATES))
             found += [Setting(prune_ratio=ratio, expansion_rate=rate) for ratio, rate in phases]
         found += [Setting(pipeline=pipeline, k=found[0].k)] if pipeline else []
         if len(found) > MAX_SETTINGS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from oskit.archive.siblings import known_sha256
@@ -26,6 +27,7 @@ from oskit.evaluation.live.result import StoredVectors, VerificationReport
 from oskit.evaluation.live.retrieval import ClusterRun, retrieve
 from oskit.evaluation.live.stored_vectors import check_vectors
 from oskit.evaluation.offline.description import describe_encoder
+from oskit.evaluation.offline.exact_scores import encoded_texts
 from oskit.evaluation.offline.metrics import Run
 from oskit.evaluation.offline.pruning_levels import PrunedDocuments
 from oskit.evaluation.offline.result import BM25, RunFigures, Step, now
@@ -116,6 +118,11 @@ def verify(
         raise UsageError(
             "two-phase search works on rank_features only", hint="Leave out --two-phase for this index."
         )
+    if two_phase and facts.info.nested:
+        raise UsageError(
+            f"two-phase search does not look into the chunks of {facts.target}",
+            hint="Leave out --two-phase for this index.",
+        )
     try:
         report = _verify(
             client, facts, collection, encoder, request, tolerance, baseline_bm25, two_phase, sample,
@@ -179,6 +186,7 @@ def _verify(
         storage=facts.storage,
         document_tolerance=tolerance,
         query_tolerance=query_tolerance,
+        chunking=facts.chunking,
     )
     exact, ids = comparison.exact, comparison.document_ids
     runs = [figures("cluster", answered, exact), RunFigures.measure("exact", exact, collection.qrels, k=k)]
@@ -198,19 +206,20 @@ def _verify(
     shown = {document for query in chosen for document in list(answered.run[query])[:SHOWN_HITS]}
     suspects = _suspects(comparison, sampled, approximate=facts.storage.approximate)
     wanted = shown.union(sampled, cut, suspects)
-    texts = {document.id: document.passage for document in collection.documents() if document.id in wanted}
+    documents = {document.id: document for document in collection.documents() if document.id in wanted}
+    texts = dict(encoded_texts(documents.values(), encoder, facts.chunking))
 
     def stored(names: list[str]) -> StoredVectors:
-        weights = encoder.document_matrix([texts[name] for name in names]).tocsr()
-        return check_vectors(
-            client, facts, names, weights, encoder.vocabulary, tolerance, quantized=quantized
-        )
+        weights = encoder.document_matrix([text for name in names for text in texts[name]]).tocsr()
+        ends = list(accumulate(len(texts[name]) for name in names))
+        due = {name: weights[end - len(texts[name]) : end] for name, end in zip(names, ends, strict=True)}
+        return check_vectors(client, facts, due, encoder.vocabulary, tolerance, quantized=quantized)
 
     vectors = stored(sampled)
     if suspects and not vectors.wrong:
         more = stored(suspects)
         vectors = StoredVectors(vectors.checked + more.checked, more.wrong, vectors.unseen + more.unseen)
-    cuts = tokenizations(encoder, [texts[name] for name in cut], list(queries.values()))
+    cuts = tokenizations(encoder, [documents[name].passage for name in cut], list(queries.values()))
     info = cluster_info(client)
     return VerificationReport(
         created=now(),

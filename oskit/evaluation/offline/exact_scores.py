@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -209,6 +208,24 @@ def check_chunks(encoder: TextEncoder, chunking: Chunking) -> None:
         chunking.check_length(max_length)
 
 
+def encoded_texts(
+    documents: Iterable[Any], encoder: TextEncoder, chunking: Chunking | None
+) -> Iterator[tuple[str, list[str]]]:
+    """Of each document what has a vector: its passage, or its chunks; an empty text where it has none.
+
+    Raises:
+        UsageError: A chunk may be longer than the encoder reads.
+    """
+    if chunking is None:
+        yield from ((document.id, [document.passage]) for document in documents)
+        return
+    check_chunks(encoder, chunking)
+    tokenize = encoder.vocabulary.tokenizer().encode
+    for document in documents:
+        chunks = chunking.split(document.title, document.text, tokenize)
+        yield document.id, [chunk.text for chunk in chunks] or [""]
+
+
 def _text_blocks(
     collection: TextCollection, encoder: TextEncoder, chunking: Chunking | None
 ) -> Iterator[tuple[list[str], list[list[str]]]]:
@@ -216,22 +233,14 @@ def _text_blocks(
 
     There are about as many texts in a block as it may have documents, however long these are.
     """
-    if chunking is None:
-        stream = iter(collection.documents())
-        while documents := list(islice(stream, BLOCK_DOCUMENTS)):
-            yield [document.id for document in documents], [[document.passage] for document in documents]
-        return
-    check_chunks(encoder, chunking)
-    tokenize = encoder.vocabulary.tokenizer().encode
     ids: list[str] = []
     parts: list[list[str]] = []
     size = 0
-    for document in collection.documents():
-        texts = [chunk.text for chunk in chunking.split(document.title, document.text, tokenize)] or [""]
+    for name, texts in encoded_texts(collection.documents(), encoder, chunking):
         if size + len(texts) > BLOCK_DOCUMENTS and ids:
             yield ids, parts
             ids, parts, size = [], [], 0
-        ids.append(document.id)
+        ids.append(name)
         parts.append(texts)
         size += len(texts)
     if ids:

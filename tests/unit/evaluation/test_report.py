@@ -50,7 +50,7 @@ def make(named, collection):
             cluster = {"q1": {"d1": 3.5, "d4": 3.5, "d2": 2.0, "d3": 0.5}, "q2": {}, "q3": {"d3": 3.0}}
         found = compare(cluster, named, collection, k=10)
         chosen = choose_examples(cluster, 2)
-        passages = {**collection.texts, "d1": "cat:1.5 dog:0.5"}
+        passages = {name: [text] for name, text in collection.texts.items()} | {"d1": ["cat:1.5 dog:0.5"]}
         examples = build_examples(chosen, cluster, collection.queries, collection.qrels, passages, named)
         runs = [
             RunFigures.measure(
@@ -210,7 +210,8 @@ def test_the_terminal_shows_the_same(make):
 def test_examples_tell_why_a_document_matches(named, collection):
     run = {"q1": {"d1": 3.5, "d3": 0.5}, "q2": {}}
     assert choose_examples(run, 3) == ["q1"]
-    (example,) = build_examples(["q1"], run, collection.queries, {"q1": {"d1": 1}}, collection.texts, named)
+    passages = {name: ["dog:0.1", text] for name, text in collection.texts.items()}  # the best of two is told
+    (example,) = build_examples(["q1"], run, collection.queries, {"q1": {"d1": 1}}, passages, named)
     assert example.tokens == [("cat", 2.0), ("dog", 1.0)]
     assert [hit.matched for hit in example.hits] == [[("cat", 3.0), ("dog", 0.5)], [("cat", 0.5)]]
     assert [sum(share for _, share in hit.matched) for hit in example.hits] == [3.5, 0.5]
