@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from oskit.cli.hybrid_options import hybrid_options
 from oskit.cli.options import connection_options, output_options, runtime_options
 from oskit.cli.search_options import answer_file, given_query, narrowing_options
 from oskit.errors import UsageError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from oskit.archive.encoder import ArchiveEncoder
     from oskit.cli.output import Output
     from oskit.cluster.client.connection import ConnectionSettings
+    from oskit.cluster.search.hybrid import Hybrid
     from oskit.cluster.search.result import Hit, SearchResult
 
 SNIPPET_LETTERS = 160
@@ -63,6 +65,7 @@ EXPLAINED_TOKENS = 12
 @click.option(
     "--print-request", is_flag=True, help="Print what would be sent, for curl or a client; do not search."
 )
+@hybrid_options()
 @runtime_options()
 @connection_options
 @output_options
@@ -84,6 +87,7 @@ def search(
     queries: str | None,
     output: str | None,
     print_request: bool,
+    hybrid: Hybrid | None,
     runtime: Runtime,
     connection: ConnectionSettings,
     out: Output,
@@ -93,7 +97,8 @@ def search(
     The query is encoded by a deployed model (--model), by an analyzer of OpenSearch (--analyzer), or here
     by an exported encoder (--archive). Without any of them, by the model that the index was made with.
     A model and an archive together must be the same encoder.
-    --by bm25 searches the same texts without an encoder, for comparison.
+    --by bm25 searches the same texts without an encoder, for comparison; --hybrid searches in several ways
+    at once and has the cluster fuse them, without a search pipeline that somebody would have to make first.
     Token weights are a query, too: as JSON with --by tokens, or in a file for --queries.
 
     \b
@@ -103,6 +108,8 @@ def search(
       oskit search articles "building permit" --analyzer bert-uncased --two-phase
       oskit search articles "building permit" --by tokenizer --model my-tokenizer --json
       oskit search articles "building permit" --by bm25 -n 3
+      oskit search articles "building permit" --hybrid bm25=0.3,sparse=0.7 --explain
+      oskit search articles "building permit" --hybrid bm25=0.5,sparse=0.5 --fusion rrf:60
       oskit search articles "building permit" --filter lang=de --filter "year>=2020" --sort year:desc
       oskit search articles "building permit" --filter tenant=7 --print-request
       oskit search articles --queries queries.jsonl -n 1000 -o run.trec
@@ -137,6 +144,7 @@ def search(
         "two_phase": two_phase,
         "explain": explain,
         "method_parameters": {name: value for name, value in method.items() if value is not None},
+        "hybrid": hybrid,
         **narrowed,
     }
     if queries is not None:
@@ -163,8 +171,14 @@ def _print_result(console: Console, result: SearchResult, narrowed: dict[str, An
     found = "no document" if not result.total else f"{result.total:,} documents"
     least = "at least " if result.total and result.total_relation == "gte" else ""
     through = f", through the search pipeline {result.search_pipeline}" if result.search_pipeline else ""
-    console.print(f"{least}{found} matched in {result.index}, by {result.by}, {result.took_ms} ms{through}",
+    how = result.by if result.hybrid is None else _fused(result.hybrid)
+    console.print(f"{least}{found} matched in {result.index}, by {how}, {result.took_ms} ms{through}",
                   markup=False, style="dim", soft_wrap=True)  # fmt: skip
+
+
+def _fused(hybrid: dict[str, Any]) -> str:
+    sides = " + ".join(f"{weight:.4g} {name}" for name, weight in hybrid["weights"].items())
+    return f"{sides}, fused by {hybrid['fusion']} over {hybrid['pagination_depth']:,} hits of each"
 
 
 def _print_hit(console: Console, rank: int, hit: Hit, tokens: dict[str, str], *, only_fields: bool) -> None:
@@ -178,6 +192,12 @@ def _print_hit(console: Console, rank: int, hit: Hit, tokens: dict[str, str], *,
     if text:
         shown = text if len(text) <= SNIPPET_LETTERS else f"{text[: SNIPPET_LETTERS - 1]}…"
         console.print(f"               {shown}", markup=False, style="dim", soft_wrap=True)
+    for name, side in hit.sides.items():
+        told = "not among its hits"
+        if side.rank is not None:
+            part = "" if side.share is None else f", {side.share:.0%} of the score"
+            told = f"rank {side.rank}, score {side.score:.4f}, counted as {side.normalized:.4f}{part}"
+        console.print(f"               {name}: {told}", markup=False, soft_wrap=True)
     for token, match in list(hit.matched.items())[:EXPLAINED_TOKENS]:
         name = _printable(tokens.get(token, token))
         sum_of = f"{match.query:8.4f} * {match.document:8.4f} = {match.product:8.4f}"

@@ -47,14 +47,23 @@ def complete_search(
 
 
 def complete_searches(
-    client: OpenSearch, index: str, bodies: Sequence[dict[str, Any]], *, routing: str | None = None
+    client: OpenSearch,
+    index: str,
+    bodies: Sequence[dict[str, Any]],
+    *,
+    routing: str | None = None,
+    preference: str | None = None,
 ) -> list[dict[str, Any] | ClusterError]:
     """The answers to many searches by one request; where one fails, its error stands in its place.
+
+    Args:
+        routing: As of :func:`complete_search`, and so is ``preference``.
 
     Raises:
         SearchError: The cluster refuses the request as a whole.
     """
-    header = {"index": index, **_WHOLE} | ({"routing": routing} if routing else {})
+    given = {"routing": routing, "preference": preference}
+    header = {"index": index, **_WHOLE} | {name: value for name, value in given.items() if value}
     lines = [line for body in bodies for line in (header, body)]
     with cluster_errors(f"search the index {index!r}", SearchError):
         answers = client.msearch(body=lines)["responses"] if lines else []

@@ -49,6 +49,11 @@ def bm25(info: IndexInfo, text: str) -> Clause:
     return {"match": {str(info.passage_field): {"query": text}}}
 
 
+def above_nothing(clause: Clause) -> Clause:
+    """The clause without hits of score 0, where ``min_score`` of the body counts for something else."""
+    return {"function_score": {"query": clause, "min_score": ABOVE_NOTHING}}
+
+
 def filtered(clause: Clause, only: Clause | None) -> Clause:
     """The clause for what an alias shows: what it hides stays hidden."""
     if only is None:

@@ -15,7 +15,7 @@ that nobody expects:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast, get_args
 
@@ -72,7 +72,7 @@ class Fusion:
         if self.technique not in TECHNIQUES or self.mean not in MEANS:
             raise UsageError(
                 f"unknown fusion {self.technique}:{self.mean}",
-                hint="Use min_max, l2 or z_score; min_max and l2 also with :geometric or :harmonic; or rrf:60",
+                hint="Use min_max, l2, z_score (min_max and l2 also :geometric, :harmonic) or rrf:60",
             )
         if self.technique in ("z_score", "rrf") and self.mean != "arithmetic":
             raise UsageError(f"{self.technique} knows no {self.mean} mean", hint="Use it alone")
@@ -238,7 +238,7 @@ def _min_max(scores: Array) -> Array:
 
 def _l2(scores: Array) -> Array:
     norm = np.sqrt(np.cumsum(scores * scores, dtype=np.float32)[-1].astype(np.float64)).astype(np.float32)
-    return scores / norm if norm else np.full_like(scores, _LEAST)
+    return np.asarray(scores / norm) if norm else np.full_like(scores, _LEAST)
 
 
 def _z_score(scores: Array) -> Array:
@@ -246,9 +246,9 @@ def _z_score(scores: Array) -> Array:
     mean, deviation = values.mean(), np.float32(values.std(ddof=1) if len(values) > 1 else 0.0)
     average = np.float32(mean)
     if deviation == 0:
-        return np.where(scores == average, scores.max(), scores.min())
+        return np.asarray(np.where(scores == average, scores.max(), scores.min()))
     found = (scores - average) / deviation
-    return np.where(scores == average, scores.max(), np.where(found <= 0, _LEAST, found))
+    return np.asarray(np.where(scores == average, scores.max(), np.where(found <= 0, _LEAST, found)))
 
 
-_NORMALIZE = {"min_max": _min_max, "l2": _l2, "z_score": _z_score}
+_NORMALIZE: dict[str, Callable[[Array], Array]] = {"min_max": _min_max, "l2": _l2, "z_score": _z_score}

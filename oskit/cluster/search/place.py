@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,44 @@ class Place:
     """How many there are, where that says how deep an approximate search has to look."""
     models: dict[str, ModelInfo] = field(default_factory=dict)
     """Those that encode queries, by way of searching, as far as they were looked up."""
+    shapes: list[Shape] = field(default_factory=list)
+    """What a hybrid search has to know besides, once it was looked up."""
+
+    def shape(self, client: OpenSearch) -> Shape:
+        """The index's fields and shards, looked up once."""
+        if not self.shapes:
+            self.shapes.append(_shape_of(client, self.target.index))
+        return self.shapes[0]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of an index.
+
+    Attributes:
+        types: Of its fields, by path; those within ``nested`` objects, which a query has to name, are left
+            out.
+        shards: Primary ones.
+    """
+
+    types: dict[str, str]
+    shards: int
+
+
+def _shape_of(client: OpenSearch, index: str) -> Shape:
+    with cluster_errors(f"read the index {index!r}", SearchError):
+        found = client.indices.get(index=index, params={"flat_settings": "true"})[index]
+    types = dict(_types(found["mappings"].get("properties") or {}))
+    return Shape(types, int(found["settings"]["index.number_of_shards"]))
+
+
+def _types(properties: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, definition in properties.items():
+        kind = definition.get("type", "object")
+        yield f"{prefix}{name}", kind
+        if kind != "nested":
+            inner = {**(definition.get("properties") or {}), **(definition.get("fields") or {})}
+            yield from _types(inner, f"{prefix}{name}.")
 
 
 def find_place(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import quote, urlencode
 
 from oskit.archive.siblings import known_sha256
@@ -22,9 +22,10 @@ from oskit.cluster.search.clauses import (
     neural_sparse,
     two_phase_pipeline,
 )
-from oskit.cluster.search.passages import best_passage
+from oskit.cluster.search.passages import DEEPER, best_passage
 from oskit.cluster.search.query_weights import analyzer_weights, fitted
 from oskit.cluster.search.result import SEARCH_BY, Hit, SearchBy, SearchResult
+from oskit.cluster.search.sides import shares, side_clauses, side_lists
 from oskit.data.documents import MARK_FIELD
 from oskit.errors import ClusterError, UsageError
 
@@ -35,8 +36,12 @@ if TYPE_CHECKING:
     from oskit.cluster.index.mapping import IndexInfo
     from oskit.cluster.models.registry import ModelInfo
     from oskit.cluster.search.filters import Given
+    from oskit.cluster.search.fusion import Candidates
+    from oskit.cluster.search.hybrid import Hybrid
     from oskit.cluster.search.place import Place
     from oskit.cluster.search.scope import Scope
+
+Answer = TypeVar("Answer")
 
 DEFAULT_ANALYZER = "bert-uncased"
 
@@ -92,6 +97,7 @@ class Wanted:
     sort: str | Sequence[str] = ()
     fields: Sequence[str] | None = None
     min_score: float | None = None
+    hybrid: Hybrid | None = None
 
     @property
     def filters(self) -> list[Given]:
@@ -115,6 +121,8 @@ class Wanted:
             raise UsageError(f"the number of hits must be at least 1, not {self.size}")
         if self.offset < 0:
             raise UsageError(f"the first hit cannot be number {self.offset}")
+        if self.hybrid is not None and self.hybrid.depth > max_hits:
+            raise UsageError(f"{index!r} gives {max_hits:,} hits of a side at most (index.max_result_window)")
         allowed = max_hits
         if self.two_phase:
             allowed = min(allowed, int(TWO_PHASE["max_window_size"] / TWO_PHASE["expansion_rate"]))
@@ -136,6 +144,10 @@ class Wanted:
                 "two-phase search neither sorts nor knows a least score: its first phase has no whole scores",
                 hint="Search in one phase",
             )
+        if self.hybrid is not None:
+            if by == "bm25":
+                raise UsageError("BM25 is a side of a hybrid search", hint="Leave out BM25 alone")
+            self.hybrid.check(info, self.reach, two_phase=self.two_phase, sorts=bool(self.sort))
         if by == "bm25" and (self.explain or self.two_phase or self.method_parameters):
             raise UsageError("BM25 has no token weights: neither explain, two-phase nor method parameters")
         if by == "bm25" and info.passage_field is None and not info.text_fields:
@@ -178,6 +190,8 @@ class Request:
     """What OpenSearch does not take of the weights."""
     limited: str | None = None
     """Why hits may be missing."""
+    dense: Clause | None = None
+    """What a hybrid search asks the dense vectors, but for their field."""
 
     def __post_init__(self) -> None:
         info = self.place.info
@@ -189,48 +203,65 @@ class Request:
 
     def ask(self) -> dict[str, Any] | None:
         """The answer; None for a query without tokens, which the cluster would refuse."""
-        body = self.body()
+        return self._fitting(self._ask)
+
+    def _ask(self) -> dict[str, Any] | None:
+        body, target = self.body(), self.place.target
         if body is None:
             return None
-        target = self.place.target
+        return self.completed(complete_search(self.client, target.index, body, routing=target.routing))
+
+    def candidates(self) -> Candidates | None:
+        """What each side of a hybrid search finds by itself; None for a query without words."""
+        hybrid = self.wanted.hybrid
+        return self._fitting(lambda: side_lists(self, hybrid)) if hybrid and self.has_words else None
+
+    def _fitting(self, ask: Callable[[], Answer]) -> Answer:
         try:
-            return self.completed(complete_search(self.client, target.index, body, routing=target.routing))
+            return ask()
         except ClusterError as error:
             if self.model is None or self.by_weights or not _is_beyond_limits(error):
                 raise
         self.by_weights = True  # more tokens, or heavier ones, than may be: ask by what fits of them
-        return self.ask()
+        return ask()
+
+    @property
+    def has_words(self) -> bool:
+        """Whether there is anything to search for."""
+        return not isinstance(self.query, str) or bool(self.query.strip())
 
     def completed(self, answer: dict[str, Any]) -> dict[str, Any]:
         """The answer, after looking deeper where it is short of documents because they have many passages."""
         passages, target, wanted = self.place.passages, self.place.target, self.wanted
         is_given = "k" in (wanted.method_parameters or {}) or wanted.min_score is not None
-        if passages is None or self.by == "bm25" or is_given or (body := self.body()) is None:
+        if (
+            passages is None
+            or wanted.hybrid is not None
+            or self.by == "bm25"
+            or is_given
+            or (body := self.body()) is None
+        ):
             return answer
         ask = partial(complete_search, self.client, target.index, routing=target.routing)
         return passages.deepened(ask, body, answer, min(wanted.size, passages.documents - wanted.offset))
 
     def body(self) -> dict[str, Any] | None:
         """Of the search; None for a query without tokens."""
-        if isinstance(self.query, str) and not self.query.strip():
+        if not self.has_words:
             return None
         info, wanted = self.place.info, self.wanted
         # Of chunks the best is told, by its clause.
         vectors = info.nested if info.nested and info.chunking else info.embedding_field
-        shows_vectors = wanted.explain and self.weights is not None and not info.chunking
+        shows_vectors = wanted.explain and not info.chunking
         unseen = [MARK_FIELD, *(() if shows_vectors else (vectors,))]
-        clause = self._clause()
-        if clause is None:
+        asked = self._asked()
+        if asked is None:
             return None
         if info.passage_field and info.text_field and info.text_field != info.passage_field:
             unseen.append(info.passage_field)  # title and text are there as well
-        body = {
-            "query": filtered(clause, self.scope.clause),
-            "size": wanted.size,
-            "_source": {"excludes": unseen},
-        }
+        body = {**asked, "size": wanted.size, "_source": {"excludes": unseen}}
         if wanted.fields is not None:
-            shown = [*wanted.fields, *((info.embedding_field,) if shows_vectors else ())]
+            shown = [*wanted.fields, *((info.embedding_field,) if wanted.explain else ())]
             body["_source"] = {"includes": shown, "excludes": [MARK_FIELD]} if shown else False
         if wanted.offset:
             body["from"] = wanted.offset
@@ -238,17 +269,29 @@ class Request:
             body |= {"sort": self.order, "track_scores": True}
         if wanted.min_score is not None:
             body["min_score"] = wanted.min_score
-        if info.kind == "sparse_vector" and self.by != "bm25" and self.scope.clause is not None:
+        sparse = self.by != "bm25" and wanted.hybrid is None
+        if info.kind == "sparse_vector" and sparse and self.scope.clause is not None:
             body["min_score"] = max(wanted.min_score or 0, ABOVE_NOTHING)
         if wanted.two_phase:  # whose second phase scores so many times what is shown, not what is skipped
             rate = TWO_PHASE["expansion_rate"] * wanted.reach / wanted.size
             body["search_pipeline"] = two_phase_pipeline({**TWO_PHASE, "expansion_rate": rate})
         return body
 
-    def _clause(self) -> Clause | None:
+    def _asked(self) -> dict[str, Any] | None:
+        """The query of the body, and what it needs beside it."""
+        info, hybrid = self.place.info, self.wanted.hybrid
+        if hybrid is not None:
+            return hybrid.body(side_clauses(self, hybrid))
+        clause = bm25(info, str(self.query)) if self.by == "bm25" else self.sparse_clause()
+        return clause and {"query": filtered(clause, self.scope.clause)}
+
+    def sparse_clause(self, *, shows: bool = True) -> Clause | None:
+        """What the sparse vectors are asked; None for a query without tokens.
+
+        Args:
+            shows: Have the best passage of each hit told.
+        """
         info, wanted = self.place.info, self.wanted
-        if self.by == "bm25":
-            return bm25(info, str(self.query))
         if self.model is not None and not self.by_weights:
             query = {"query_text": self.query, "model_id": self.model.model_id}
         elif self.by == "analyzer" and not self.by_weights:
@@ -260,8 +303,12 @@ class Request:
         method = None
         if info.kind == "sparse_vector":
             given = {k: v for k, v in (wanted.method_parameters or {}).items() if k != "filter"}
-            method, self.limited = self.scope.method(wanted.reach, given, sorts=bool(self.order))
-        return neural_sparse(info, query, method, best_passage(info, with_vector=wanted.explain))
+            reach = wanted.reach if wanted.hybrid is None else wanted.hybrid.depth
+            if wanted.hybrid is not None and self.place.passages is not None:
+                reach *= DEEPER  # a side's list cannot be looked into again
+            method, self.limited = self.scope.method(reach, given, sorts=bool(self.order))
+        inner_hits = best_passage(info, with_vector=wanted.explain) if shows else None
+        return neural_sparse(info, query, method, inner_hits)
 
     @cached_property
     def weights(self) -> dict[str, float]:
@@ -309,32 +356,41 @@ class Request:
     def result(self, answer: dict[str, Any] | None) -> SearchResult:
         """What was found."""
         info, target, pipeline = self.place.info, self.place.target, self.place.pipeline
+        hybrid = self.wanted.hybrid
         if answer is None:
-            empty = isinstance(self.query, str) and not self.query.strip()
-            return SearchResult(target.asked, self.by, 0, 0, [], info.key, None if empty else {})
+            return SearchResult(target.asked, self.by, 0, 0, [], info.key, {} if self.has_words else None)
         explain, two_phase = self.wanted.explain, self.wanted.two_phase
-        weights = self.weights if explain or self.by == "tokens" else None
+        sparse = hybrid is None or hybrid.has("sparse")
+        weights = self.weights if sparse and (explain or self.by == "tokens") else None
         found, total = answer["hits"]["hits"], answer["hits"]["total"]
+        candidates = self.candidates() if explain else None
+        told = shares(hybrid, candidates) if hybrid is not None and candidates is not None else {}
         if self.wanted.fields is None:
             self._show_passages([hit for hit in found if not hit.get("_source")])
-        replaced = f"two phases take the place of the index's search pipeline {pipeline!r}"
-        doubts = [self._mismatch(), self.changed, self.scope.told, self.limited, self._lacking(found)]
-        doubts += [replaced] if pipeline and two_phase else []
+        own = "two phases take" if two_phase else "the fusion takes" if hybrid is not None else None
+        replaced = f"{own} the place of the index's search pipeline {pipeline!r}"
+        doubts = [self._mismatch() if sparse else None, self.changed, self.scope.told, self.limited]
+        doubts += [self._lacking(found), hybrid.told if hybrid is not None else None]
+        doubts += [replaced] if own and pipeline else []
         sees_all = total["relation"] == "eq" and not two_phase
-        if info.kind == "sparse_vector" and self.by != "bm25":
-            sees_all = sees_all and total["value"] < self.wanted.reach
+        if info.kind == "sparse_vector" and sparse and self.by != "bm25":
+            sees_all = sees_all and total["value"] < (self.wanted.reach if hybrid is None else hybrid.depth)
         relation: Literal["eq", "gte"] = "eq" if sees_all else "gte"
         return SearchResult(
             index=target.asked,
             by=self.by,
             took_ms=int(answer["took"]),
             total=int(total["value"]),
-            hits=[Hit.read(hit, info, weights if explain else None) for hit in found],
+            hits=[
+                replace(Hit.read(hit, info, weights if explain else None), sides=told.get(hit["_id"], {}))
+                for hit in found
+            ],
             key=info.key,
             query_weights=weights,
             warning="; ".join(filter(None, doubts)) or None,
             total_relation=relation,
-            search_pipeline=None if two_phase else pipeline,
+            search_pipeline=None if own else pipeline,
+            hybrid=None if hybrid is None else hybrid.to_dict(),
             tokens=self._tokens(weights) if explain and weights else {},
         )
 

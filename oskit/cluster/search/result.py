@@ -32,6 +32,23 @@ class Match:
 
 
 @dataclass(frozen=True)
+class Share:
+    """What one side of a hybrid search says of a hit.
+
+    Attributes:
+        rank: In the side's list, from 1; None if it is not among its best ``pagination_depth``.
+        score: By the side.
+        normalized: What goes into the fusion.
+        share: Of the fused score, in [0, 1]; None where scores are not added up (geometric, harmonic).
+    """
+
+    rank: int | None
+    score: float | None
+    normalized: float
+    share: float | None
+
+
+@dataclass(frozen=True)
 class Hit:
     """A document that was found.
 
@@ -41,6 +58,7 @@ class Hit:
         source: Its own fields.
         title: Its title, by whatever name; empty if it has none.
         text: Its text.
+        sides: With ``explain``, of a hybrid search: what each side says of it.
         matched: With ``explain``: the tokens (or token ids) that matched, the heaviest product first.
             The products sum up to the score, but for the 9 bits that the index keeps of a weight.
         passage: Where documents have several vectors: the passage whose vector matched best.
@@ -53,6 +71,7 @@ class Hit:
     text: str = ""
     matched: dict[str, Match] = field(default_factory=dict)
     passage: Passage | None = None
+    sides: dict[str, Share] = field(default_factory=dict)
 
     @classmethod
     def read(cls, hit: Mapping[str, Any], info: IndexInfo, weights: Mapping[str, float] | None) -> Hit:
@@ -97,6 +116,7 @@ class SearchResult:
         search_pipeline: The index's default search pipeline, which took part.
         tokens: With ``explain``, where the keys are ids: what these tokens are called, as far as the encoder
             or the model tells.
+        hybrid: Of a hybrid search: the weights of its sides, how they were fused, and how deep.
     """
 
     index: str
@@ -110,6 +130,7 @@ class SearchResult:
     total_relation: Literal["eq", "gte"] = "eq"
     search_pipeline: str | None = None
     tokens: dict[str, str] = field(default_factory=dict)
+    hybrid: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

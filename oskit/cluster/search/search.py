@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 from oskit.cluster.client.failures import heard
 from oskit.cluster.client.server_words import NO_INDEX
 from oskit.cluster.models.predict import with_model
+from oskit.cluster.models.registry import find_model
 from oskit.cluster.search.answers import complete_searches
+from oskit.cluster.search.fusion import Candidates
 from oskit.cluster.search.order import ordered
 from oskit.cluster.search.place import Place, find_place, stamp_of
 from oskit.cluster.search.query_model import check_same_encoder, query_model
@@ -20,7 +22,7 @@ from oskit.cluster.search.request import Asker, Request, Wanted
 from oskit.cluster.search.result import SearchBy, SearchResult
 from oskit.cluster.search.scope import Scope
 from oskit.data.values import clean_text
-from oskit.errors import ClusterError
+from oskit.errors import ClusterError, UsageError
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from oskit.archive.text_encoder import TextEncoder
     from oskit.cluster.models.registry import ModelInfo
     from oskit.cluster.search.filters import Given
+    from oskit.cluster.search.hybrid import Hybrid
 
 Answer = TypeVar("Answer")
 Query = str | Mapping[str, float]
@@ -97,6 +100,7 @@ class Searcher:
         sort: str | Sequence[str] = (),
         fields: Sequence[str] | None = None,
         min_score: float | None = None,
+        hybrid: Hybrid | None = None,
     ) -> SearchResult:
         """Answer a query.
 
@@ -114,6 +118,7 @@ class Searcher:
             sort: ``"field"`` or ``"field:desc"``, one or several, in the place of the best first.
             fields: What to show of the documents, in the place of everything.
             min_score: Least score of a hit.
+            hybrid: Search in several ways at once; sparse vectors as the searcher does, if they are a side.
 
         Raises:
             UsageError: Options that do not fit together, or not the index.
@@ -121,7 +126,9 @@ class Searcher:
             SearchError: There is no such index, or the cluster refuses.
             ModelError: There is no such model.
         """
-        wanted = Wanted(size, two_phase, explain, method_parameters, filter, offset, sort, fields, min_score)
+        wanted = Wanted(
+            size, two_phase, explain, method_parameters, filter, offset, sort, fields, min_score, hybrid
+        )
 
         def ask(place: Place, *, is_new: bool) -> SearchResult:
             (request,) = self._requests(place, [query], wanted)
@@ -215,6 +222,25 @@ class Searcher:
 
         return self._somewhere(ask)
 
+    def candidates(
+        self, queries: Sequence[str], hybrid: Hybrid, *, filter: Given | Sequence[Given] | None = None
+    ) -> list[Candidates]:
+        """What each side of a hybrid search finds by itself for each query, to be fused here.
+
+        Raises:
+            ClusterError: As :meth:`search` does.
+            UsageError: As :meth:`search` does.
+        """
+
+        def look(place: Place, *, is_new: bool) -> list[Candidates]:
+            requests = self._requests(place, queries, Wanted(1, filter=filter, hybrid=hybrid))
+            model = requests[0].model if requests and is_new else None
+            ask = partial(with_model, self._client, model, notify=self._notify)
+            found = [ask(request.candidates) for request in requests]
+            return [Candidates.of([[[]] * len(hybrid.sides)]) if one is None else one for one in found]
+
+        return self._somewhere(look)
+
     def _somewhere(self, ask: Callable[..., Answer]) -> Answer:
         """What ``ask`` returns for the place that is known, or else for what is found when it is gone."""
         place, is_new = self._known(), False
@@ -248,24 +274,42 @@ class Searcher:
 
     def _requests(self, place: Place, queries: Sequence[Query], wanted: Wanted) -> list[Request]:
         """The queries as requests; those of them that are encoded here, at once."""
-        index = place.target.index
+        index, hybrid = place.target.index, wanted.hybrid
         wanted.check_depth(index, place.max_hits)
+        if hybrid is not None and any(isinstance(query, Mapping) for query in queries):
+            raise UsageError("a hybrid search needs the query's text, and this one is token weights")
         scope, order = Scope(self._client, place, wanted.filters), ordered(self._client, index, wanted.sort)
         asked = []
         for query in queries:
             by = self._asker.way(query)
             wanted.check(place.info, by)
             clean = checked(query, place.info) if isinstance(query, Mapping) else clean_text(query)
-            model = self._model(place, by) if by in ("model", "tokenizer") and _has_words(clean) else None
+            encodes = _has_words(clean) and (hybrid is None or hybrid.has("sparse"))
+            model = self._model(place, by) if encodes and by in ("model", "tokenizer") else None
             asked.append(Request(self._client, place, clean, by, self._asker, wanted, scope, order, model))
         encoder = self._asker.encoder
         here = [one for one in asked if one.by == "tokens" and isinstance(one.query, str)]
+        here = here if hybrid is None or hybrid.has("sparse") else []
         if here and encoder is not None:
             with self._encoding:
                 made = encoder.query_weights([str(one.query) for one in here], key=place.info.key)
             for one, weights in zip(here, made, strict=True):
                 one.encoded = weights
+        if hybrid is not None and hybrid.has("dense"):
+            self._ask_dense(place, asked, hybrid)
         return asked
+
+    def _ask_dense(self, place: Place, asked: Sequence[Request], hybrid: Hybrid) -> None:
+        """What the dense side is asked: a vector made here, or a text and the model that encodes it."""
+        texts = [str(request.query) for request in asked]
+        if hybrid.embed is not None:
+            for request, vector in zip(asked, hybrid.embed(texts), strict=True):
+                request.dense = {"knn": {"vector": [float(number) for number in vector]}}
+            return
+        if (model := place.models.get("dense")) is None:
+            model = place.models["dense"] = find_model(self._client, str(hybrid.dense_model))
+        for request, text in zip(asked, texts, strict=True):
+            request.dense = {"neural": {"query_text": text, "model_id": model.model_id}}
 
     def _model(self, place: Place, by: Literal["model", "tokenizer"]) -> ModelInfo:
         """The model that encodes queries, looked up once for a place."""
