@@ -37,6 +37,7 @@ COMMANDS = {
     "rollback": "Have an alias stand for the release before the living one, or for RELEASE.",
     "verify": "Prove that a cluster retrieves what it should.",
     "sweep": "Find the fastest setting of a search that finds enough.",
+    "tune": "Find the best fusion of BM25, sparse and dense search, if any helps.",
     "evaluate": "Measure retrieval quality without a cluster.",
     "node": "Run a real OpenSearch on this machine, as a process or a container.",
 }

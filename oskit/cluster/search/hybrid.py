@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import fsum, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -132,6 +132,13 @@ class Hybrid:
                 f"{side.name}={side.weight:.4g}" for side in sides
             )
         return cls(tuple(sides), Fusion.parse(fusion), depth, dense_model, embed, told)
+
+    def fused_by(self, fusion: Fusion, weights: Sequence[float]) -> Hybrid:
+        """The same sides with other weights, fused in another way."""
+        sides = [
+            Side(side.kind, weight, side.field) for side, weight in zip(self.sides, weights, strict=True)
+        ]
+        return replace(self, sides=tuple(sides), fusion=fusion, told=None)
 
     @property
     def weights(self) -> tuple[float, ...]:

@@ -145,6 +145,27 @@ def recall_over_time(
     return _svg(figure, "recall")
 
 
+def quality_over_weight(
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    alone: Mapping[str, float],
+    held_out: float,
+    side: str,
+) -> str:
+    """Quality over the weight of a side: a curve for each fusion, the sides alone and what is held out."""
+    figure, axes = _axes(height=3.2)
+    for number, (name, curve) in enumerate(curves.items()):
+        axes.plot(*zip(*curve, strict=True), lw=1.8, color=_SERIES[number % len(_SERIES)], label=name)
+    for value in alone.values():
+        axes.axhline(value, ls=":", lw=1.0, color=_INK)
+    axes.axhline(held_out, ls="--", lw=1.2, color=_INK, label="held out")
+    axes.set_xlim(0, 1)
+    axes.set_xlabel(f"weight of {side}")
+    axes.set_ylabel(MAIN_MEASURE)
+    axes.margins(y=0.12)
+    _legend(axes)
+    return _svg(figure, "fusion")
+
+
 def rate_bars(rates: Mapping[str, float], unit: str) -> str:
     """Horizontal bars with their values, for example documents per second."""
     figure, axes = _axes(height=0.7 + 0.36 * len(rates))

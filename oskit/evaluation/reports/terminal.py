@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from oskit.evaluation.live.result import Example, VerificationReport
 from oskit.evaluation.live.sweep_result import SweepReport
+from oskit.evaluation.live.tune_result import TuneReport
 from oskit.evaluation.offline.result import EvaluationReport
 from oskit.evaluation.reports import page
 from oskit.evaluation.reports.evaluation import (
@@ -18,6 +19,7 @@ from oskit.evaluation.reports.evaluation import (
     told_chunks,
 )
 from oskit.evaluation.reports.sweep import settings_table
+from oskit.evaluation.reports.tuning import tuning_table
 from oskit.evaluation.reports.verification import disagreements_table, quality_table
 
 if TYPE_CHECKING:
@@ -67,6 +69,21 @@ def print_sweep(console: Console, report: SweepReport) -> None:
         f"{escape(report.collection['name'])}, {search['size']} hits, {search['rounds']} rounds"
     )
     print_table(console, settings_table(report))
+    _print_notes(console, report.warnings)
+    console.print(f"[bold]Advice:[/bold] {escape(report.advice)}.")
+
+
+def print_tuning(console: Console, report: TuneReport) -> None:
+    """The sides and the fusions beside each other, and what to take."""
+    from rich.markup import escape
+
+    index, search = report.index, report.search
+    console.print(
+        f"[bold]{escape(index['name'])}[/bold]: {index['documents']:,} documents, {index['kind']}; "
+        f"{report.collection['queries']:,} judged queries of {escape(report.collection['name'])}, "
+        f"{search['settings']:,} settings over {search['pagination_depth']:,} hits of each side"
+    )
+    print_table(console, tuning_table(report))
     _print_notes(console, report.warnings)
     console.print(f"[bold]Advice:[/bold] {escape(report.advice)}.")
 

@@ -1,0 +1,104 @@
+"""Tuning on a real index: a fusion that helps is found and stored, one that does not is not."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from pathlib import Path
+
+import pytest
+from archives import WORDS
+from opensearchpy import OpenSearch
+from tiny_models import TinyModels, documents, index, tiny, write_documents
+
+from oskit.cli.main import main
+from oskit.cluster.ingest.load import ingest
+from oskit.cluster.search.hybrid import Hybrid
+from oskit.cluster.search.search import Searcher
+
+__all__ = ["index", "tiny"]
+
+pytestmark = pytest.mark.integration
+
+QUERIES = {
+    f"q{n}": f"{WORDS[n % len(WORDS)]} {WORDS[(5 * n + 3) % len(WORDS)]} {WORDS[(7 * n) % len(WORDS)]}"
+    for n in range(30)
+}
+TRUTH = Hybrid.parse("bm25=0.45,sparse=0.55", depth=30)
+
+
+def judge(folder: Path, relevant: dict[str, list[str]]) -> Path:
+    """A collection in which these documents are relevant."""
+    (folder / "qrels").mkdir(parents=True)
+    write_documents(folder / "corpus.jsonl", documents(80))
+    lines = [json.dumps({"_id": query, "text": text}) + "\n" for query, text in QUERIES.items()]
+    (folder / "queries.jsonl").write_text("".join(lines))
+    judged = [f"{query}\t{document}\t1\n" for query, found in relevant.items() for document in found]
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(judged))
+    return folder
+
+
+def test_a_fusion_that_helps_is_stored_and_one_that_does_not_is_not(
+    client: OpenSearch, tiny: TinyModels, index: str, tmp_path: Path, cluster_url: str, capsys
+):
+    def run(*arguments: str) -> tuple[int, dict, str]:
+        code = main([
+            "tune", *arguments, "--index", index, "--url", cluster_url, "--archive", str(tiny.archive),
+            "--json", "--pagination-depth", "30", "--fusion", "min_max,rrf:60", "--folds", "3",
+        ])  # fmt: skip
+        out, err = capsys.readouterr()
+        return code, json.loads(out) if out else {}, err
+
+    ingest(client, index, documents(80), encoder=tiny.encoder)
+    lists = Searcher(client, index, encoder=tiny.encoder).candidates(list(QUERIES.values()), TRUTH)
+    fused, between, sparse = {}, {}, {}
+    for query, found in zip(QUERIES, lists, strict=True):
+        fused[query] = list(found.fuse(TRUTH.fusion, TRUTH.weights, 4))
+        bm25, sparse[query] = ([found.ids[place] for place in side[:3]] for side in found.lists)
+        between[query] = [one for one in fused[query] if one not in (*bm25, *sparse[query])]
+    helps, does_not = judge(tmp_path / "helps", between), judge(tmp_path / "not", sparse)
+    name = f"ingtest-fusion-{uuid.uuid4().hex[:8]}"
+    pipeline = f"/_search/pipeline/{name}"
+    try:
+        code, found, _ = run(str(helps), "--put-pipeline", name, "--report", str(tmp_path / "report"))
+        assert code == 0 and found["advice"]["fusion_helps"], found["rows"]
+        assert found["stored_as"] == name
+        assert {path.name for path in (tmp_path / "report").iterdir()} == {"tune.json", "tune.html"}
+        kept = client.transport.perform_request("GET", pipeline)[name]
+        assert kept == found["pipeline"] and index in kept["description"]
+        text = QUERIES["q0"]
+        (tokens,) = tiny.encoder.query_weights([text])
+        sides = [
+            {"match": {"passage": {"query": text}}},
+            {"neural_sparse": {"embedding": {"query_tokens": tokens}}},
+        ]
+        query = {"hybrid": {"pagination_depth": 30, "queries": sides}}
+        answer = client.search(
+            index=index, body={"query": query, "size": 5}, params={"search_pipeline": name}
+        )
+        assert [hit["_id"] for hit in answer["hits"]["hits"][:4]] == fused["q0"]
+
+        code, found, err = run(str(does_not), "--put-pipeline", name)
+        assert code == 0 and not found["advice"]["fusion_helps"] and found["stored_as"] is None
+        assert found["advice"]["take"] == "sparse alone" and "is not stored" in err
+        assert client.transport.perform_request("GET", pipeline)[name] == kept
+
+        theirs = {"description": "theirs", "request_processors": []}
+        client.transport.perform_request("PUT", pipeline, body=theirs)
+        code, _, err = run(str(helps), "--put-pipeline", name)
+        assert code == 7 and "theirs" in err and "--replace" in err
+        assert client.transport.perform_request("GET", pipeline)[name] == theirs
+        code, found, _ = run(str(helps), "--put-pipeline", name, "--replace")
+        assert code == 0 and client.transport.perform_request("GET", pipeline)[name] == found["pipeline"]
+    finally:
+        client.search_pipeline.delete(id=name, ignore=404)
+
+
+def test_judgements_of_another_corpus_are_said(client, tiny, index, tmp_path, cluster_url, capsys):
+    ingest(client, index, documents(20), encoder=tiny.encoder)
+    folder = judge(tmp_path / "other", {query: ["elsewhere"] for query in QUERIES})
+    how = ["--index", index, "--url", cluster_url, "--archive", str(tiny.archive)]
+    assert main(["tune", str(folder), *how]) == 3
+    assert "Is it the index of this collection?" in capsys.readouterr().err
+    assert main(["tune", str(folder), *how, "--folds", "7"]) == 3
+    assert "too few" in capsys.readouterr().err
