@@ -134,8 +134,10 @@ def _opened(name: str, count: int) -> Collection:
 
     found = demo_collection(name[-2:]) if name in ("faq-en", "faq-sv") else Collection.open(name)
     judged = [query for query in judged_queries(found.qrels) if query in found.queries]
-    step = max(1, -(-len(judged) // count))
-    queries = {query: found.queries[query] for query in judged[::step]}
+    count = min(count, len(judged))
+    queries = {
+        query: found.queries[query] for query in (judged[n * len(judged) // count] for n in range(count))
+    }
     return replace(
         found, queries=queries, qrels={query: found.qrels[query] for query in queries}, name=Path(name).name
     )

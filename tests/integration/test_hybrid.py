@@ -46,26 +46,30 @@ def bits(scores: dict[str, float]) -> list[tuple[str, float]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("alias", ["", "-even"])
+@pytest.mark.parametrize(("alias", "filter"), [("", None), ("-even", "n>=30")])
 @pytest.mark.parametrize(
     ("way", "fusion"),
     [("model", "min_max"), ("model", "rrf:60"), ("tokens", "z_score"), ("tokens", "l2:harmonic"),
      ("tokens", "min_max:geometric"), ("analyzer", "min_max")],
 )  # fmt: skip
-def test_the_clusters_hits_are_those_fused_here_bit_for_bit(client, tiny, indexes, kind, alias, way, fusion):
+def test_the_clusters_hits_are_those_fused_here_bit_for_bit(
+    client, tiny, indexes, kind, alias, filter, way, fusion
+):
     how = {"model": {"model_id": tiny.encoder_id}, "tokens": {"encoder": tiny.encoder},
            "analyzer": {"by": "analyzer", "encoder": tiny.encoder}}[way]  # fmt: skip
     hybrid = Hybrid.parse("bm25=0.3,sparse=0.7", fusion=fusion, depth=DEPTH)
     searcher = Searcher(client, indexes[kind] + alias, **how)
     queries = [*QUERIES, "fox fox", "zzz", ""]
-    lists = searcher.candidates(queries, hybrid)
+    lists = searcher.candidates(queries, hybrid, filter=filter)
     for size in (3, DEPTH):  # the scores do not depend on it
-        found = searcher.search_many(queries, hybrid=hybrid, size=size)
+        found = searcher.search_many(queries, hybrid=hybrid, size=size, filter=filter)
         for result, candidates in zip(found, lists, strict=True):
             due = candidates.fuse(hybrid.fusion, hybrid.weights, size)
             assert bits({hit.id: hit.score for hit in result.hits}) == bits(due)
-            assert not alias or all(hit.source["n"] % 2 == 0 for hit in result.hits)
+            assert not alias or all(hit.source["n"] in range(30, 80, 2) for hit in result.hits)
     assert any(result.hits for result in found)
+    paged = searcher.search(QUERIES[0], hybrid=hybrid, size=2, offset=1, filter=filter)
+    assert [hit.id for hit in paged.hits] == [hit.id for hit in found[0].hits[1:3]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -157,7 +161,8 @@ def test_dense_vectors_are_a_side_and_fields_that_would_find_nothing_are_refused
 
 def test_what_does_nothing_or_goes_wrong_in_silence_is_refused(client, tiny, indexes):
     searcher = Searcher(client, indexes["rank_features"], encoder=tiny.encoder)
-    for wanted, told in (({"two_phase": True}, "two phases"), ({"size": DEPTH + 1}, "are fused")):
+    for wanted, told in (({"two_phase": True}, "two phases"), ({"size": DEPTH + 1}, "are fused"),
+                         ({"sort": "n"}, "sorted")):  # fmt: skip
         with pytest.raises(UsageError, match=told):
             searcher.search("fox", hybrid=BOTH, **wanted)
     with pytest.raises(UsageError, match="text"):

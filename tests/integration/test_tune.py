@@ -100,5 +100,5 @@ def test_judgements_of_another_corpus_are_said(client, tiny, index, tmp_path, cl
     how = ["--index", index, "--url", cluster_url, "--archive", str(tiny.archive)]
     assert main(["tune", str(folder), *how]) == 3
     assert "Is it the index of this collection?" in capsys.readouterr().err
-    assert main(["tune", str(folder), *how, "--folds", "7"]) == 3
+    assert main(["tune", str(folder), *how, "--folds", "16"]) == 3
     assert "too few" in capsys.readouterr().err
