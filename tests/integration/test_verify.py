@@ -31,6 +31,7 @@ from oskit.cluster.index.mapping import (
     index_body,
 )
 from oskit.cluster.index.recreate import create
+from oskit.cluster.search.hybrid import Hybrid
 from oskit.data.collection import Collection
 from oskit.data.documents import Document
 from oskit.errors import SearchError, UsageError, VerificationError
@@ -163,6 +164,32 @@ def test_a_right_index_passes(client, collection, make_index, tmp_path, kind):
     assert saved["passed"] is True
     assert saved["index"]["documents"] == DOCUMENTS
     assert (tmp_path / "verification.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "fusion", "shards"),
+    [("rank_features", "min_max", 3), ("rank_features", "z_score", 1), ("sparse_vector", "rrf:60", 1),
+     ("sparse_vector", "l2", 1)],
+)  # fmt: skip
+def test_fused_scores_follow_from_the_lists_and_from_exact_scores(
+    client, collection, make_index, kind, fusion, shards
+):
+    def change(stored):
+        for number in range(0, DOCUMENTS, 3):
+            vector = stored[f"d{number}"]["embedding"]
+            stored[f"d{number}"]["embedding"] = {key: weight * 1.5 for key, weight in vector.items()}
+
+    hybrid = Hybrid.parse("bm25=0.3,sparse=0.7", fusion=fusion, depth=50)
+    wanted = {"k": K, "hybrid": hybrid, "sample": 5, "examples": 1, "baseline_bm25": False}
+    report = verify(client, make_index(kind, shards=shards), collection, WordEncoder(), **wanted)
+    assert report.failures == []
+    assert report.fused.hits >= 40 * len(collection.queries) and not any(report.fused.counts.values())
+    assert 0 < report.fused.largest_difference < 0.02
+    assert report.run("hybrid").quality["MRR@10"] > 0.5
+    assert json.loads(json.dumps(report.to_dict()))["fused"]["hybrid"]["fusion"] == fusion
+    report = verify(client, make_index(kind, change=change), collection, WordEncoder(), **wanted)
+    assert report.fused.counts["exact"] > 10 and report.fused.counts["fused"] == 0
+    assert "not those of exact scores" in report.failures[-1]
 
 
 def test_an_approximate_search_is_measured_not_failed(client, collection, make_index):

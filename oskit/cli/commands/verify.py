@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from oskit.cli.hybrid_options import hybrid_options
 from oskit.cli.options import connection_options, output_options, report_option, runtime_options
 from oskit.errors import SearchError, UsageError
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from oskit.archive.text_encoder import TextEncoder
     from oskit.cli.output import Output
     from oskit.cluster.client.connection import ConnectionSettings
+    from oskit.cluster.search.hybrid import Hybrid
     from oskit.evaluation.live.query_modes import SearchBy
 
 
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     metavar="WEIGHT",
     help="How far weights may differ before they are stored.  [0.0002; 0.2 for int8]",
 )
+@hybrid_options(vector=False)
 @runtime_options()
 @report_option("verification")
 @connection_options
@@ -70,6 +73,7 @@ def verify(
     require_quality: bool,
     sample: int,
     tolerance: float | None,
+    hybrid: Hybrid | None,
     runtime: Runtime,
     report: str | None,
     connection: ConnectionSettings,
@@ -81,13 +85,15 @@ def verify(
     qrels/SPLIT.tsv) and computes the exact scores here. Quality, overlap and latency are reported beside each
     other. A score, a rank or a missing document that is not explained by how the index rounds weights is a
     failure, and the command exits with 9. Whether the encoder is any good here is the second verdict: it is
-    compared with BM25 in the same index by paired bootstrap.
+    compared with BM25 in the same index by paired bootstrap. With --hybrid, fused scores are compared with
+    those that the cluster's own lists, and exact scores, fuse to here.
 
     \b
     Examples:
       oskit verify faq --index faq --archive out
       oskit verify faq --index faq --archive out --model my-encoder --report proof
       oskit verify faq --index faq --model-encoder ./my-encoder --two-phase --json
+      oskit verify faq --index faq --archive out --hybrid bm25=0.3,sparse=0.7 --fusion rrf:60
     """
     from oskit.cluster.client.connection import connect
     from oskit.data.collection import Collection
@@ -115,6 +121,7 @@ def verify(
         tolerance=tolerance,
         baseline_bm25=bm25,
         two_phase=two_phase,
+        hybrid=hybrid,
         sample=sample,
         on_step=out.note,
     )

@@ -8,6 +8,7 @@ from typing import Any
 from oskit.archive.tokenization import Tokenization
 from oskit.errors import VerificationError
 from oskit.evaluation.live.comparison import Comparison
+from oskit.evaluation.live.fused import FusedScores
 from oskit.evaluation.offline.result import RunFigures
 from oskit.evaluation.offline.significance import Significance
 
@@ -75,6 +76,7 @@ class VerificationReport:
         wall: Milliseconds that the client waited for each.
         against_bm25: The cluster's run beside BM25's, by nDCG@10; None where BM25 was not asked.
         tokenization: How the encoder's tokenizer cuts the documents and the queries.
+        fused: Hybrid scores beside those fused here; None where no hybrid search was asked.
     """
 
     created: str
@@ -97,6 +99,7 @@ class VerificationReport:
     extra: int = 0
     extra_documents: list[str] = field(default_factory=list)
     tokenization: dict[str, Tokenization] = field(default_factory=dict)
+    fused: FusedScores | None = None
 
     @property
     def passed(self) -> bool:
@@ -173,6 +176,7 @@ class VerificationReport:
             "passed": self.passed,
             "quality": beside and {"verdict": beside.verdict, "text": self.quality, **beside.to_dict()},
             **told,
+            "fused": self.fused and self.fused.to_dict(),
             "tokenization": {side: found.to_dict() for side, found in self.tokenization.items()},
             "runs": [asdict(run) for run in self.runs],
             "comparison": {

@@ -22,6 +22,7 @@ def failures(
     presence: Presence,
     vectors: StoredVectors,
     query_side: str | None = None,
+    fused: str | None = None,
 ) -> list[str]:
     """Why the cluster is not right; empty if it is.
 
@@ -29,6 +30,7 @@ def failures(
         encoder: sha256 by which the encoder's ``documents`` and ``queries`` are known; empty where they are
             not.
         query_side: What makes the cluster's query weights other than the encoder's, if that is known.
+        fused: What is wrong with hybrid scores.
     """
     hits = _hits(comparison, approximate=facts.storage.approximate)
     documents = _documents(facts, len(comparison.document_ids), presence)
@@ -40,7 +42,8 @@ def failures(
             f"the stored vectors are the encoder's ({vectors.checked:,} checked), so it is the queries that "
             f"the cluster changes{pipeline}"
         )
-    return [*_identity(facts, encoder), *documents, *cause, *stored, *hits]
+    hybrid = [fused] if fused else []
+    return [*_identity(facts, encoder), *documents, *cause, *stored, *hits, *hybrid]
 
 
 def warnings(

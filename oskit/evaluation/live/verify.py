@@ -15,11 +15,13 @@ from oskit.cluster.models.prediction_parity import is_quantized, largest_differe
 from oskit.cluster.search.clauses import filtered, two_phase_pipeline
 from oskit.cluster.search.query_model import check_same_encoder, query_model
 from oskit.cluster.search.query_weights import analyzer_weights
+from oskit.cluster.search.search import Searcher
 from oskit.data.values import clean_text
 from oskit.errors import ClusterError, UsageError
 from oskit.evaluation.live import verdict
 from oskit.evaluation.live.comparison import Comparison, compare
 from oskit.evaluation.live.examples import SHOWN_HITS, build_examples, choose_examples
+from oskit.evaluation.live.fused import check_fusion
 from oskit.evaluation.live.index_facts import IndexFacts, check_that_it_stayed, read_facts, was_written
 from oskit.evaluation.live.presence import look_for
 from oskit.evaluation.live.query_modes import SearchBy, SearchRequest, bm25_clauses, sparse_clauses
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
     from oskit.archive.text_encoder import TextEncoder
+    from oskit.cluster.search.hybrid import Hybrid
     from oskit.data.collection import Collection
 
 WEIGHT_TOLERANCE = 2e-4
@@ -68,6 +71,7 @@ def verify(
     tolerance: float | None = None,
     baseline_bm25: bool = True,
     two_phase: bool = False,
+    hybrid: Hybrid | None = None,
     sample: int = 200,
     examples: int = 3,
     part: bool = False,
@@ -93,6 +97,7 @@ def verify(
             :data:`WEIGHT_TOLERANCE`, or :data:`QUANTIZED_TOLERANCE` for an int8 archive.
         baseline_bm25: Also ask with BM25 on the same text.
         two_phase: Also ask through a two-phase search pipeline, and report what it loses.
+        hybrid: Also search so, and compare with what the cluster's lists and exact scores fuse to here.
         sample: Documents whose stored weights are checked directly.
         examples: Queries that the report shows with their hits.
         part: The corpus is a part of what the index holds: only among its documents is searched, and others
@@ -125,7 +130,7 @@ def verify(
         )
     try:
         report = _verify(
-            client, facts, collection, encoder, request, tolerance, baseline_bm25, two_phase, sample,
+            client, facts, collection, encoder, request, tolerance, baseline_bm25, two_phase, hybrid, sample,
             examples, part, on_step,
         )  # fmt: skip
     except ClusterError:
@@ -144,6 +149,7 @@ def _verify(
     tolerance: float | None,
     baseline_bm25: bool,
     two_phase: bool,
+    hybrid: Hybrid | None,
     sample: int,
     examples: int,
     part: bool,
@@ -194,6 +200,18 @@ def _verify(
         on_step("asking again in two phases")
         again = ask(clauses, search_pipeline=two_phase_pipeline())
         runs.append(figures("two-phase", again, exact))
+    fused = None
+    if hybrid is not None:
+        on_step(f"searching by {hybrid.name}")
+        searcher = Searcher(
+            client, facts.name, by=by, model_id=request.model_id, analyzer=request.analyzer,
+            encoder=given if by == "tokens" else None, field=facts.info.embedding_field, notify=on_step,
+            trust_s=60,
+        )  # fmt: skip
+        rounded = None if facts.storage.bytes or by == "analyzer" else exact
+        fused = check_fusion(searcher, queries, hybrid, k, exact=rounded, tolerance=tolerance)
+        answered_so = ClusterRun(fused.run, fused.took, [])
+        runs.append(figures("hybrid", answered_so))
     if baseline_bm25 and facts.passage_field:
         on_step("asking BM25")
         runs.append(figures(BM25, ask(bm25_clauses(facts.info, queries))))
@@ -241,6 +259,7 @@ def _verify(
         extra_documents=presence.extra_ids,
         vectors=vectors,
         examples=build_examples(chosen, answered.run, queries, collection.qrels, texts, encoder),
+        fused=fused,
         failures=verdict.failures(
             facts,
             _known(given),
@@ -248,6 +267,7 @@ def _verify(
             presence,
             vectors,
             _analyzer_differs(client, facts, request.analyzer, queries, given) if by == "analyzer" else None,
+            fused.failure if fused else None,
         ),
         warnings=verdict.warnings(
             facts, runs[0], vectors, shattering(cuts), was_written=was_written(client, facts)

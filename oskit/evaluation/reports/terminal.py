@@ -46,6 +46,13 @@ def print_verification(console: Console, report: VerificationReport) -> None:
         f"{report.vectors.checked:,} documents checked, {len(report.vectors.wrong):,} wrong; "
         f"{report.missing:,} documents missing, {report.extra:,} not of the corpus"
     )
+    if report.fused is not None:
+        beside = report.fused.largest_difference
+        told = "" if beside is None else f", and within {beside:.2g} of those of exact scores"
+        wrong = sum(report.fused.counts.values())
+        console.print(
+            f"{report.fused.hits:,} fused scores compared with those fused here, {wrong:,} wrong{told}"
+        )
     if report.comparison.disagreements and report.wrong_hits:
         print_table(console, disagreements_table(report, LISTED))
     _print_notes(console, report.warnings)
