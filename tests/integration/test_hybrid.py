@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from archives import WORDS
 from opensearchpy import OpenSearch
 from tiny_models import QUERIES, TinyModels, documents, index, tiny
 
@@ -15,6 +17,8 @@ from oskit.cluster.index.mapping import IndexSettings, SparseVectorParameters, d
 from oskit.cluster.ingest.load import ingest
 from oskit.cluster.search.hybrid import Hybrid
 from oskit.cluster.search.search import Searcher, search
+from oskit.data.chunks import Chunking
+from oskit.data.documents import Document
 from oskit.errors import UsageError
 
 __all__ = ["index", "tiny"]
@@ -92,6 +96,31 @@ def test_each_sides_list_is_that_of_its_own_search(client, tiny, indexes, kind):
                 assert sorted(of_side.values(), reverse=True)[:DEPTH] == pytest.approx(
                     [hit.score for hit in alone.hits[:DEPTH]]
                 )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_documents_of_many_chunks_are_fused_by_their_best_one_and_show_it(client, tiny, index, kind):
+    draw = random.Random(3)
+    long = [Document(f"d{n}", ". ".join(" ".join(draw.choices(WORDS, k=9)) for _ in range(8)), "", {"n": n})
+            for n in range(30)]  # fmt: skip
+    approximate = SparseVectorParameters(approximate_threshold=5 if kind == "sparse_vector" else None)
+    settings = IndexSettings(kind, sparse_vector=approximate, chunking=Chunking(32, 8))
+    ingest(client, index, long, encoder=tiny.encoder, settings=settings)
+    searcher = Searcher(client, index, encoder=tiny.encoder)
+    for only in (None, "n>=10"):
+        lists = searcher.candidates(QUERIES, BOTH, filter=only)
+        found = searcher.search_many(QUERIES, hybrid=BOTH, filter=only, explain=True)
+        for query, result, candidates in zip(QUERIES, found, lists, strict=True):
+            assert bits({hit.id: hit.score for hit in result.hits}) == bits(
+                candidates.fuse(BOTH.fusion, BOTH.weights, 10)
+            )
+            alone = searcher.search(query, size=DEPTH, filter=only)
+            best = [candidates.ids[place] for place in candidates.lists[1]]
+            assert best == [hit.id for hit in alone.hits]
+            for hit in result.hits:
+                assert not only or hit.source["n"] >= 10
+                if hit.sides["sparse"].rank is not None:
+                    assert hit.passage.text in hit.source["text"]
 
 
 def test_an_explained_hit_tells_what_each_side_adds(client, tiny, indexes):
