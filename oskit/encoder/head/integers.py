@@ -19,7 +19,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -98,11 +98,12 @@ class _Shortcut:
         if self.wait > 0:
             self.wait -= len(tokens.rows)
             return None
-        print_ = weight @ _signs(weight.shape[1])
-        known = self.known = self.known or (IntegerWeights.of(weight), print_)
-        # Weights may change in ways that no version counter sees.
-        same = torch.equal(print_, known[1])
-        found = _exact(hidden, weight, bias, tokens, known[0]) if same else None
+        fingerprint = weight @ _signs(weight.shape[1])
+        known = self.known = self.known or (IntegerWeights.of(weight), fingerprint)
+        if not torch.equal(fingerprint, known[1]):  # weights change in ways that no version counter sees
+            self.known, self.wait, self.pause = None, ENOUGH_TOKENS, ENOUGH_TOKENS
+            return None
+        found = _exact(hidden, weight, bias, tokens, known[0])
         if found is None:
             self.known, self.wait, self.pause = None, self.pause, min(2 * self.pause, _LONGEST_WAIT)
         return found
@@ -132,11 +133,20 @@ def maxima_of(projection: nn.Linear, hidden: Tensor, tokens: Tokens) -> Tensor:
 
 def _is_single(*tensors: Tensor) -> bool:
     """Whether fp32 is what they are multiplied in, on a CPU that multiplies integers faster."""
-    if any(tensor.device.type != "cpu" or tensor.dtype != torch.float32 for tensor in tensors):
-        return False
-    if torch.is_autocast_enabled("cpu") or torch.get_float32_matmul_precision() != "highest":
+    for tensor in tensors:
+        plain = type(tensor) in (Tensor, nn.Parameter)  # others multiply in their own way
+        if not plain or tensor.device.type != "cpu" or tensor.dtype != torch.float32:
+            return False
+    if torch.is_autocast_enabled("cpu") or _is_narrowed():
         return False
     return integers_pay(tensors[0].shape[1])
+
+
+def _is_narrowed() -> bool:
+    """Whether somebody lets this CPU multiply fp32 in narrower numbers, to which the bound does not apply."""
+    settings: Any = getattr(torch.backends.mkldnn, "matmul", None)  # where it is, the older call may raise
+    precision = getattr(settings, "fp32_precision", None) or torch.get_float32_matmul_precision()
+    return precision not in ("none", "ieee", "highest")
 
 
 @cache
@@ -147,7 +157,7 @@ def integers_pay(hidden_size: int) -> bool:
         return False
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode():
-        ones = torch.randint(2, (64 + 1024, hidden_size), generator=generator) * 2 - 1
+        ones = torch.randint(2, (64 + 1024, hidden_size), generator=generator, device="cpu") * 2 - 1
         ones[0], ones[64] = 1, 1  # the largest sum there can be
         states, weight = ones[:64], ones[64:]
         left, right = (states * LARGEST_ACTIVATION).to(torch.int8), (weight * LARGEST_WEIGHT).to(torch.int8)
@@ -173,7 +183,8 @@ def _least_seconds(product: Callable[[Tensor, Tensor], Tensor], left: Tensor, ri
 def _signs(size: int) -> Tensor:
     """By which weights are known again: any change moves the product of a row with it."""
     with torch.inference_mode(False):
-        return torch.randint(2, (size,), generator=torch.Generator().manual_seed(1)).mul(2).sub(1).float()
+        generator = torch.Generator().manual_seed(1)
+        return torch.randint(2, (size,), generator=generator, device="cpu").mul(2).sub(1).float()
 
 
 def _exact(
@@ -210,7 +221,7 @@ def _possible(states: Tensor, bias: Tensor | None, weights: IntegerWeights) -> T
     norm = torch.linalg.vector_norm(restored, dim=2).amax(dim=1, keepdim=True)
     difference = torch.linalg.vector_norm(restored.sub_(states), dim=2).amax(dim=1, keepdim=True)
     difference += _UNDERFLOW
-    possible = torch.empty(len(states), len(weights.scale), dtype=torch.bool)
+    possible = states.new_empty(len(states), len(weights.scale), dtype=torch.bool)
     for tile in tiles(_TILE, len(integers), len(weights.scale)):
         sums = torch._int_mm(integers, weights.integers[tile].T).view(*states.shape[:2], -1)
         upper = sums.amax(dim=1).float().mul_(step * weights.scale[tile])
