@@ -10,7 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 from sentence_transformers import SparseEncoder
 
@@ -24,6 +26,8 @@ from exporters.parity import (
     compare_documents,
     compare_queries,
     compute_reference,
+    reference_documents,
+    reference_queries,
 )
 from exporters.parts import EncoderParts, take_apart
 from exporters.quantize import quantise
@@ -115,12 +119,7 @@ def export_encoder(
         ExportError: The encoder cannot be exported.
         ParityError: An archive does not compute what the encoder does.
     """
-    _check_arguments(formats, name, version, quantize, head)
-    if calibrate is not None and quantize is None:
-        raise UsageError(
-            "texts to calibrate with have no effect on an archive that is not quantised",
-            hint="Add --quantize int8, or leave --calibrate out.",
-        )
+    _check_arguments(formats, name, version, quantize, head, calibrate)
     if isinstance(calibrate, str | Path):
         calibrate = RankingSample.read(calibrate)
     if prune is not None:
@@ -255,8 +254,19 @@ def _quantise(job: _Job, sample: RankingSample, model: Path, tell: Callable[[str
     """
     import onnx
 
-    documents = _reference_rows(job, sample.documents, tell)[0]
-    expected = documents, _reference_rows(job, sample.queries, tell)[1]
+    # A query of an inference-free encoder does not go through the model.
+    symmetric = job.parts.idf is None
+
+    def rows(compute: Callable[..., NDArray[np.float32]], texts: Sequence[str]) -> csr_matrix:
+        found = []
+        for start in range(0, len(texts), _REFERENCE_TEXTS):
+            tell(f"the encoder, {start} of {len(texts)} texts")
+            part = texts[start : start + _REFERENCE_TEXTS]
+            found.append(csr_matrix(compute(job.encoder, job.parts, part)))
+        return vstack(found, format="csr")
+
+    of_queries = rows(reference_documents if symmetric else reference_queries, sample.queries)
+    expected = rows(reference_documents, sample.documents), of_queries
     tokenizer = job.parts.tokenizer.to_str().encode()
     with TemporaryDirectory(dir=model.parent) as folder:
         tried, packed = Path(folder) / model.name, Path(folder) / "candidate.zip"
@@ -264,11 +274,8 @@ def _quantise(job: _Job, sample: RankingSample, model: Path, tell: Callable[[str
         def encode(path: Path, documents: Sequence[str], queries: Sequence[str]) -> Vectors:
             write_zip(packed, {"tokenizer.json": tokenizer, model.name: path})
             opened = ArchiveEncoder.open(packed)
-            # A query of an inference-free encoder does not go through the model.
-            of_queries = (
-                opened.document_matrix(queries) if job.parts.idf is None else expected[1][: len(queries)]
-            )
-            return opened.document_matrix(documents), of_queries
+            found = opened.document_matrix(queries) if symmetric else of_queries[: len(queries)]
+            return opened.document_matrix(documents), found
 
         plain = model
         if job.prune is not None:
@@ -277,17 +284,6 @@ def _quantise(job: _Job, sample: RankingSample, model: Path, tell: Callable[[str
         quantised = quantise_model(plain, tried, sample, job.parts.tokenizer, expected, encode, tell)
     onnx.save(quantise(onnx.load(str(model)), quantised.sites), str(model))
     return quantised
-
-
-def _reference_rows(job: _Job, texts: Sequence[str], tell: Callable[[str], None]) -> Vectors:
-    """The encoder's vectors of texts as documents and as queries."""
-    documents, queries = [], []
-    for start in range(0, len(texts), _REFERENCE_TEXTS):
-        tell(f"the encoder, {start} of {len(texts)} texts")
-        part = compute_reference(job.encoder, job.parts, texts[start : start + _REFERENCE_TEXTS])
-        documents.append(csr_matrix(part.documents))
-        queries.append(documents[-1] if part.queries is None else csr_matrix(part.queries))
-    return vstack(documents, format="csr"), vstack(queries, format="csr")
 
 
 def _manifest(
@@ -385,30 +381,34 @@ _UNSAFE = r"[^\w\s.,!?():@\-/'\"]"
 
 
 def _check_arguments(
-    formats: Sequence[str], name: str | None, version: str, quantize: str | None, head: str
+    formats: Sequence[str], name: str | None, version: str, quantize: str | None, head: str, calibrate: object
 ) -> None:
-    unknown = [format_ for format_ in formats if format_ not in get_args(Format)]
-    if unknown or not formats or len(set(formats)) < len(formats):
-        raise UsageError(
-            f"cannot export the formats {', '.join(formats) or 'none'}",
-            hint="Use torchscript, onnx, or both.",
-        )
-    if quantize is not None and quantize not in get_args(Quantization):
-        raise UsageError(f"unknown quantisation {quantize!r}", hint="Use int8.")
-    if quantize is not None and "torchscript" in formats:
-        raise UsageError("TorchScript archives cannot be quantised", hint="Quantise ONNX: --format onnx")
-    if head not in get_args(Head):
-        raise UsageError(f"unknown head {head!r}", hint=f"Use {' or '.join(get_args(Head))}.")
-    if head == "plain" and quantize is not None:
-        raise UsageError("a quantised archive has a quantised head", hint="Leave --head or --quantize out.")
-    if head == "plain" and "onnx" not in formats:
-        raise UsageError("a TorchScript archive always has the plain head", hint="Leave --head out.")
+    def refuse(wrong: object, message: str, hint: str) -> None:
+        if wrong:
+            raise UsageError(message, hint=hint)
+
+    strange = set(formats) - set(get_args(Format)) or len(set(formats)) < len(formats)
+    named = f"cannot export the formats {', '.join(formats) or 'none'}"
+    refuse(strange or not formats, named, "Use torchscript, onnx, or both.")
+    refuse(quantize not in (None, *get_args(Quantization)), f"unknown quantisation {quantize!r}", "Use int8.")
+    both = quantize and "torchscript" in formats
+    refuse(both, "TorchScript archives cannot be quantised", "Quantise ONNX: --format onnx")
+    refuse(head not in get_args(Head), f"unknown head {head!r}", f"Use {' or '.join(get_args(Head))}.")
+    plain = head == "plain"
+    refuse(plain and quantize, "a quantised archive has a quantised head", "Leave --head or --quantize out.")
+    no_choice = plain and "onnx" not in formats
+    refuse(no_choice, "a TorchScript archive always has the plain head", "Leave --head out.")
     for what, text in (("name", name), ("version", version)):
-        if text is not None and (not text.strip() or re.search(_UNSAFE, text)):
-            raise UsageError(
-                f"ML Commons does not take the {what} {text!r}",
-                hint="Use letters, digits, spaces and . , ! ? ( ) : @ - _ / ' \" only.",
-            )
+        refuse(
+            text is not None and (not text.strip() or re.search(_UNSAFE, text)),
+            f"ML Commons does not take the {what} {text!r}",
+            "Use letters, digits, spaces and . , ! ? ( ) : @ - _ / ' \" only.",
+        )
+    refuse(
+        calibrate is not None and quantize is None,
+        "texts to calibrate with have no effect on an archive that is not quantised",
+        "Add --quantize int8, or leave --calibrate out.",
+    )
 
 
 def _refuse_other_export(output_dir: Path, parts: EncoderParts) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 from sentence_transformers import SparseEncoder
 from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
 from torch import nn
@@ -25,6 +26,7 @@ from exporters.parts import EncoderParts
 from oskit.archive.batching import LOGITS_BYTES
 from oskit.archive.encoder import ArchiveEncoder
 from oskit.archive.idf import merged_idf
+from oskit.archive.likeness import cosines
 from oskit.archive.manifest import Parity, Retrieval
 from oskit.archive.token_weights import Prune
 from oskit.errors import ExportError, ParityError, first_line
@@ -52,23 +54,33 @@ class Reference:
 
 
 def compute_reference(encoder: SparseEncoder, parts: EncoderParts, texts: Sequence[str]) -> Reference:
-    """Run the encoder over the texts by sentence-transformers.
+    """Run the encoder over the texts by sentence-transformers, as documents and as queries.
 
     Raises:
         ExportError: sentence-transformers cannot encode with it.
         ParityError: ``tokenizer.json`` does not give the ids that the encoder's tokenizer gives.
     """
-    ids = _token_ids(parts, texts)
-    has_tokens = np.array([len(row) > parts.around for row in ids], dtype=np.float32)[:, None]
-    mask = parts.vocabulary.weight_mask()
-    batch_size = max(1, min(32, LOGITS_BYTES // (4 * parts.vocabulary.size * parts.max_length)))
+    queries = None if parts.idf is None else reference_queries(encoder, parts, texts)
+    return Reference(tuple(texts), reference_documents(encoder, parts, texts), queries)
+
+
+def reference_documents(
+    encoder: SparseEncoder, parts: EncoderParts, texts: Sequence[str]
+) -> NDArray[np.float32]:
+    """:attr:`Reference.documents` alone."""
+    has_tokens = np.array([len(row) > parts.around for row in _token_ids(parts, texts)], np.float32)
     with _as_on_the_cluster(encoder, parts) as reference:
-        documents = _dense(reference.encode_document, texts, batch_size) * mask * has_tokens
-        queries = None
-        if parts.idf is not None:
-            queries = _dense(reference.encode_query, texts, batch_size)
-            queries = _queries_on_the_cluster(queries, ids, parts)
-    return Reference(tuple(texts), documents, queries)
+        weights = _dense(reference.encode_document, parts, texts)
+    return weights * parts.vocabulary.weight_mask() * has_tokens[:, None]
+
+
+def reference_queries(
+    encoder: SparseEncoder, parts: EncoderParts, texts: Sequence[str]
+) -> NDArray[np.float32]:
+    """:attr:`Reference.queries` alone, of an inference-free encoder."""
+    with _as_on_the_cluster(encoder, parts) as reference:
+        weights = _dense(reference.encode_query, parts, texts)
+    return _queries_on_the_cluster(weights, _token_ids(parts, texts), parts)
 
 
 def compare_documents(
@@ -158,12 +170,12 @@ def _judge(
 ) -> Parity:
     # What float32 arithmetic in another order makes grows with the weight, and the sum of many is large.
     difference = np.abs(expected - actual) / np.maximum(1, np.abs(expected))
-    cosines = _cosines(expected, actual)
+    alike = cosines(csr_matrix(expected), csr_matrix(actual))
     parity = Parity(
         texts=len(texts),
         max_difference=float(difference.max()),
-        mean_cosine=round(float(cosines.mean()), 6),
-        min_cosine=round(float(cosines.min()), 6),
+        mean_cosine=round(float(alike.mean()), 6),
+        min_cosine=round(float(alike.min()), 6),
         tolerance=TOLERANCE if retrieval is None else None,
         retrieval=retrieval,
         runtime=archive.runtime or "tokenizers",
@@ -178,15 +190,6 @@ def _judge(
             hint="Export the other format, and report the encoder's architecture.",
         )
     return parity
-
-
-def _cosines(expected: NDArray[np.float32], actual: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Cosine of each pair of rows; two empty rows are the same, an empty one and another are not."""
-    lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(actual, axis=1)
-    products = np.einsum("ij,ij->i", expected.astype(np.float64), actual.astype(np.float64))
-    both_empty = ~expected.any(axis=1) & ~actual.any(axis=1)
-    cosines = np.divide(products, lengths, out=np.zeros(len(products)), where=lengths > 0)
-    return np.where(both_empty, 1.0, cosines)
 
 
 @contextmanager
@@ -230,7 +233,8 @@ def _tokenizes(module: Any) -> bool:
     return getattr(getattr(module, "tokenizer", None), "model_max_length", None) is not None
 
 
-def _dense(encode: Callable[..., Any], texts: Sequence[str], batch_size: int) -> NDArray[np.float32]:
+def _dense(encode: Callable[..., Any], parts: EncoderParts, texts: Sequence[str]) -> NDArray[np.float32]:
+    batch_size = max(1, min(32, LOGITS_BYTES // (4 * parts.vocabulary.size * parts.max_length)))
     try:
         embeddings = encode(list(texts), batch_size=batch_size, show_progress_bar=False)
     except Exception as error:  # any, of whatever architecture

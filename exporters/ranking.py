@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from oskit.archive.likeness import DEPTH, overlap, tops
 from oskit.archive.manifest import Retrieval
 from oskit.archive.vocabulary import Vocabulary
 from oskit.data.collection import QRELS, Collection
@@ -36,7 +37,6 @@ MIN_OVERLAP = 0.9
 
 GENERATED = "generated texts"
 
-DEPTH = 10
 DOCUMENTS, QUERIES = 400, 200
 """Texts of a sample at most: enough to tell a loss, few enough to encode in a minute."""
 
@@ -181,8 +181,7 @@ def compare_rankings(
         before: The encoder's vectors of its documents and its queries, ``[texts, vocabulary]``.
         after: The archive's.
     """
-    old, new = (_tops(queries, documents) for documents, queries in (before, after))
-    shared = [len({*a} & {*b}) / max(len(a), len(b), 1) if a or b else 1.0 for a, b in zip(old, new)]  # noqa: B905
+    old, new = (tops((queries @ documents.T).toarray()) for documents, queries in (before, after))
     return Retrieval(
         source=sample.source,
         judged=sample.judged,
@@ -190,7 +189,7 @@ def compare_rankings(
         queries=len(sample.queries),
         ndcg=round(_ndcg(old, sample.relevant), 4),
         quantized_ndcg=round(_ndcg(new, sample.relevant), 4),
-        overlap=round(float(np.mean(shared)), 4),
+        overlap=round(overlap(old, new), 4),
         max_loss=MAX_LOSS,
         min_overlap=MIN_OVERLAP,
     )
@@ -206,15 +205,6 @@ def _log_softmax(scores: csr_matrix) -> NDArray[np.float64]:
     dense = scores.toarray().astype(np.float64)
     dense -= dense.max(axis=1, keepdims=True)
     return np.asarray(dense - np.log(np.exp(dense).sum(axis=1, keepdims=True)))
-
-
-def _tops(queries: csr_matrix, documents: csr_matrix) -> list[list[int]]:
-    """For each query the places of its best documents; what scores 0 is not found."""
-    tops = []
-    for row in (queries @ documents.T).toarray():
-        order = np.argsort(-row, kind="stable")[:DEPTH]
-        tops.append([int(place) for place in order if row[place] > 0])
-    return tops
 
 
 def _ndcg(tops: Sequence[Sequence[int]], relevant: Sequence[Mapping[int, int]]) -> float:

@@ -21,13 +21,14 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from oskit.archive.backends.opening import open_backend
 from oskit.archive.backends.runtime import Runtime, own_precision
 from oskit.archive.batching import TOKEN_BUDGET, token_batches, token_budget
+from oskit.archive.likeness import cosines, overlap, tops
 from oskit.errors import OskitError
 from oskit.extras import is_installed
 from oskit.folders import user_cache
@@ -311,13 +312,20 @@ class _Contender:
     def seconds(self) -> float:
         return median(self.times)
 
+    def nearest(self) -> list[list[int]]:
+        """For each text of the sample the others that come next to it."""
+        scores = (self.vectors @ self.vectors.T).toarray()
+        np.fill_diagonal(scores, 0)
+        return tops(scores)
+
     def fits(self, own: _Contender) -> bool:
         """Whether its results are those of ``own``, or near enough for a narrower precision."""
         if self is own:
             return True
         if self.choice.precision is None:
             return bool(abs(self.vectors - own.vectors).max() <= SAME)
-        cosine, top = _likeness(own.vectors, self.vectors)
+        cosine = float(cosines(own.vectors, self.vectors).min())
+        top = overlap(own.nearest(), self.nearest())
         self.choice = replace(self.choice, cosine=round(cosine, 5), top=round(top, 4))
         return cosine >= SAME_COSINE and top >= SAME_TOP
 
@@ -331,25 +339,3 @@ def _race(contenders: Sequence[_Contender]) -> None:
             start = time.perf_counter()
             found.compute()
             found.times.append(max(time.perf_counter() - start, 1e-9))
-
-
-def _likeness(own: csr_matrix, other: csr_matrix) -> tuple[float, float]:
-    """Least cosine of the vectors, and share of each text's nearest others that stay."""
-
-    def rows(matrix: Any) -> NDArray[np.float64]:
-        lengths = np.sqrt(matrix.multiply(matrix).sum(axis=1)).A1
-        return np.where(lengths > 0, lengths, 1.0)
-
-    products = np.asarray(own.multiply(other).sum(axis=1)).ravel()
-    empty = (own.getnnz(axis=1) == 0) & (other.getnnz(axis=1) == 0)
-    cosines = np.where(empty, 1.0, products / (rows(own) * rows(other)))
-    scores = [(matrix @ matrix.T).toarray() for matrix in (own, other)]
-    size = min(10, own.shape[0] - 1)
-    kept = 0.0
-    for row in range(own.shape[0]):
-        nearest = []
-        for matrix in scores:
-            matrix[row, row] = -1.0
-            nearest.append(set(np.argsort(-matrix[row], kind="stable")[:size].tolist()))
-        kept += len(nearest[0] & nearest[1]) / max(size, 1)
-    return float(cosines.min()), kept / own.shape[0]
