@@ -10,9 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from oskit.cli.commands.releases import RELEASE_OPTIONS, check_options, release_calls, released_name
 from oskit.cli.index_options import INDEX_OPTIONS, index_settings, text_fields
 from oskit.cli.options import SOME_REFUSED, connection_options, output_options, runtime_options, with_options
+from oskit.cli.releasing import (
+    RELEASE_OPTIONS,
+    Releasing,
+    check_options,
+    print_release,
+    release_calls,
+    released_name,
+)
 from oskit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -237,7 +244,6 @@ def _release(
     options: dict[str, Any],
 ) -> IngestReport:
     """Load a new index, and have the alias stand for it."""
-    from oskit.cli.commands.releases import Releasing, print_release
     from oskit.cluster.client.connection import connect
     from oskit.cluster.ingest.plan import plan_load
     from oskit.evaluation.live.release_proof import Sample
@@ -286,7 +292,8 @@ def _dry_run(
     from oskit.data.duplicates import DuplicateFilter
     from oskit.errors import ClusterConnectionError
 
-    check_index_name(index)
+    if not options["release"]:  # an alias may be called otherwise
+        check_index_name(index)
     encoder = _encoder(options, out)
     _prune(options)  # what cannot be right is told even if no cluster is asked
     calls, missing, stays, why = None, None, "", ""

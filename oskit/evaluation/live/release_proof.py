@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from oskit.cluster.client.failures import cluster_errors
-from oskit.cluster.ingest.release import Proof
+from oskit.cluster.ingest.building import Proof
 from oskit.cluster.search.search import Searcher
 from oskit.data.collection import Collection
 from oskit.data.documents import Document, Refusal
