@@ -46,7 +46,7 @@ def text_fields(options: dict[str, Any], out: Output) -> TextFields:
     return fields
 
 
-def index_settings(options: dict[str, Any], fields: TextFields) -> IndexSettings:
+def index_settings(options: dict[str, Any], fields: TextFields, out: Output) -> IndexSettings:
     """How the index shall be made.
 
     Raises:
@@ -56,9 +56,15 @@ def index_settings(options: dict[str, Any], fields: TextFields) -> IndexSettings
     from oskit.cluster.index.mapping import IndexSettings, SparseVectorParameters
     from oskit.data.chunks import Chunking
 
+    if options["index_kind"] == "semantic":
+        kept = options["prune"] or "max_ratio:0.1, OpenSearch's default; --prune none keeps all"
+        out.note(
+            f"A semantic field: rank_features that the cluster encodes, whoever writes; pruned by {kept}"
+        )
     mapping = read_mapping(options["mappings_file"]) if options["mappings_file"] else {}
     return IndexSettings(
-        kind=options["index_kind"],
+        kind="rank_features" if options["index_kind"] == "semantic" else options["index_kind"],
+        semantic=options["index_kind"] == "semantic",
         shards=options["shards"],
         replicas=options["replicas"],
         sparse_vector=SparseVectorParameters(approximate_threshold=options["approximate_threshold"]),

@@ -47,9 +47,13 @@ _OPTIONS = [
                  help="The deployed encoder; with --encode client it is recorded for search."),
     click.option("--query-model", metavar="NAME|ID",
                  help="The model that encodes queries, if it is another; search will use it."),
-    click.option("--prune", metavar="TYPE:RATIO", help="Keep only the heavy weights, as in max_ratio:0.1."),
-    click.option("--index-kind", type=click.Choice(["rank_features", "sparse_vector"]),
-                 default="rank_features", show_default=True, help="Type of the vector's field."),
+    click.option("--prune", metavar="TYPE:RATIO",
+                 help="Keep only the heavy weights, as in max_ratio:0.1, which is what a semantic field does "
+                 "unless it is none."),
+    click.option("--index-kind", type=click.Choice(["rank_features", "sparse_vector", "semantic"]),
+                 default="rank_features", show_default=True,
+                 help="Type of the vector's field; or a semantic field, which the cluster encodes whoever "
+                 "writes it."),
     click.option("--shards", type=click.IntRange(1), metavar="N", help="Primary shards.  [1]"),
     click.option("--replicas", type=click.IntRange(0),
                  help="Copies of each shard.  [one where there is a second node]"),
@@ -163,7 +167,7 @@ def ingest(
             hint="Leave out --delete-missing, or load everything at once",
         )
     fields = text_fields(options, out)
-    settings = index_settings(options, fields)
+    settings = index_settings(options, fields, out)
     documents = read_documents(
         sources,
         format=options["file_format"],
@@ -365,6 +369,9 @@ def _planned(mode: EncodeMode, out: Output, options: dict[str, Any]) -> dict[str
 def _prune(options: dict[str, Any]) -> Prune | None:
     from oskit.archive.token_weights import Prune
 
+    if options["index_kind"] == "semantic":  # OpenSearch's default
+        rule = options["prune"] or "max_ratio:0.1"
+        return None if rule == "none" else Prune.parse(rule)
     return Prune.parse(options["prune"]) if options["prune"] else None
 
 
@@ -394,7 +401,7 @@ def _encode_mode(options: dict[str, Any]) -> Any:
     """What was asked for, or what the other options mean."""
     if options["encode"] is not None:
         return options["encode"]
-    if options["archive"] is not None:
+    if options["archive"] is not None and options["index_kind"] != "semantic":
         return "client"
     if options["model"] is not None:
         return "cluster"

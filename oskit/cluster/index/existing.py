@@ -12,7 +12,7 @@ from oskit.cluster.index.given import difference, digest_of, expanded, flat_sett
 from oskit.cluster.index.mapping import APPROXIMATE_THRESHOLD, IndexInfo, IndexSettings, info_of
 from oskit.cluster.index.meta import ADOPTED, META_KEY, own_meta
 from oskit.cluster.index.names import resolve
-from oskit.cluster.index.sparse_fields import definition_of
+from oskit.cluster.index.sparse_fields import SEMANTIC_INFO, definition_of
 from oskit.data.documents import MARK_FIELD
 from oskit.errors import ClusterSettingsError, IndexingError
 
@@ -62,6 +62,16 @@ class ExistingIndex:
         return info_of(self.name, self.mapping)
 
     @property
+    def is_semantic(self) -> bool:
+        """Whether its texts are in a ``semantic`` field, which encodes by itself."""
+        return bool(self._passages.get("type") == "semantic")
+
+    @property
+    def _passages(self) -> dict[str, Any]:
+        fields = self.mapping.get("properties") or {}
+        return definition_of(fields, self.info.passage_field or self.info.text_field or "")
+
+    @property
     def meta_of_others(self) -> dict[str, Any]:
         """What others keep in its ``_meta``."""
         return {key: value for key, value in (self.mapping.get("_meta") or {}).items() if key != META_KEY}
@@ -98,7 +108,28 @@ class ExistingIndex:
         existing = self.info
         if existing.encode is None:
             return "was not made by oskit", ""
-        return _other_vectors(existing, wanted) or _other_queries(existing, wanted) or self._other(settings)
+        if self.is_semantic != settings.semantic:
+            kinds = ("semantic", wanted.kind) if self.is_semantic else (existing.kind, "semantic")
+            return f"has the kind {kinds[0]}, not {kinds[1]}", f"Give --index-kind {kinds[0]}"
+        return (
+            _other_vectors(existing, wanted)
+            or self._other_model(wanted)
+            or _other_queries(existing, wanted)
+            or self._other(settings)
+        )
+
+    def _other_model(self, wanted: IndexInfo) -> tuple[str, str] | None:
+        """Which model a ``semantic`` field encodes by, if it is not the one that was asked for."""
+        encodes = self._passages.get("model_id") if self.is_semantic else None
+        if encodes in (None, wanted.encoder.model_id):
+            return None
+        field = {**self._passages, "model_id": wanted.encoder.model_id}
+        body = json.dumps({"properties": {wanted.passage_field: field}})
+        return (
+            f"its field {wanted.passage_field!r} encodes by the model {encodes}, not "
+            f"{wanted.encoder.model_id}",
+            f"Let it encode by the other (PUT {self.name}/_mapping {body})",
+        )
 
     def _other(self, settings: IndexSettings) -> tuple[str, str] | None:
         """Which setting that was asked for it does not have."""
@@ -169,7 +200,11 @@ class ExistingIndex:
         own = own_meta(self.mapping)
         ours = {own.get("nested") or own.get("field"), own.get("passage_field"), MARK_FIELD}
         fields = self.mapping.get("properties") or {}
-        ours |= {*after.mappings, *_names(own.get("text_fields"))}
+        ours |= {
+            f"{own.get('passage_field')}{SEMANTIC_INFO}",
+            *after.mappings,
+            *_names(own.get("text_fields")),
+        }
         mapped = [name for name, field in fields.items() if name not in ours and not _is_guessed(field)]
         known = ("_meta", "_source", "date_detection", "properties", *after.mapping)
         mapped += [name for name in self.mapping if name not in known]

@@ -24,7 +24,7 @@ from oskit.cluster.index.given import expanded, flat_settings, joined
 from oskit.cluster.index.meta import META_KEY, own_meta
 from oskit.cluster.index.names import Target, check_index_name, resolve
 from oskit.cluster.index.pipeline import no_pipeline
-from oskit.cluster.index.sparse_fields import definition_of, sparse_fields
+from oskit.cluster.index.sparse_fields import SEMANTIC_INFO, definition_of, sparse_fields
 from oskit.data.chunks import Chunking
 from oskit.data.documents import MARK_FIELD
 from oskit.errors import IndexingError, UsageError
@@ -96,6 +96,8 @@ class IndexSettings:
         text_fields: What BM25 searches in the place of the passages, as in ``title^2,body``.
         chunking: How documents are cut; each chunk has a vector, in the nested :data:`CHUNKS_FIELD`. None
             encodes a document as one passage.
+        semantic: Make the passages a ``semantic`` field, which the cluster encodes whoever writes it; its
+            vectors are ``rank_features`` in a field of its own, and leave ``_source``.
     """
 
     kind: IndexKind = "rank_features"
@@ -110,6 +112,7 @@ class IndexSettings:
     analyzer: str | None = None
     text_fields: str | None = None
     chunking: Chunking | None = None
+    semantic: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in INDEX_KINDS:
@@ -118,6 +121,8 @@ class IndexSettings:
             raise UsageError(f"{', '.join(given)}: only for sparse_vector, not for {self.kind}")
         if self.embedding_field == self.passage_field:
             raise UsageError(f"embedding and passage cannot both be the field {self.passage_field!r}")
+        if self.semantic:
+            self._be_semantic()
         index_body(IndexInfo("", self.kind, "token"), self)  # refuses what contradicts what we need
         if self.chunking is not None and (
             "." in self.embedding_field or self.embedding_field in ("text", "start")
@@ -135,6 +140,19 @@ class IndexSettings:
     def embedding_path(self) -> str:
         """Where the vectors are."""
         return f"{self.nested}.{self.embedding_field}" if self.nested else self.embedding_field
+
+    def _be_semantic(self) -> None:
+        field = f"{self.passage_field}{SEMANTIC_INFO}.embedding"
+        if self.kind != "rank_features":
+            raise UsageError(f"the vectors of a semantic field are rank_features, never {self.kind}")
+        if self.chunking is not None:
+            raise UsageError("a semantic field does not take texts in chunks", hint="Leave --chunk out")
+        if self.embedding_field not in ("embedding", field):
+            raise UsageError(
+                f"a semantic field keeps its vectors in {field}, not in {self.embedding_field!r}",
+                hint="Leave --embedding-field out",
+            )
+        object.__setattr__(self, "embedding_field", field)
 
 
 @dataclass(frozen=True)
@@ -275,6 +293,8 @@ def index_body(info: IndexInfo, settings: IndexSettings) -> dict[str, Any]:
     if not {"number_of_replicas", "auto_expand_replicas"} & index.keys():
         index["auto_expand_replicas"] = "0-1"
     properties = own_fields(settings)
+    if settings.semantic:
+        properties[settings.passage_field] |= _encoded_by(info)
     given = expanded(settings.mappings)
     if definition_of(given, settings.embedding_path).get("positive_score_impact") in (False, "false"):
         raise UsageError(f"--mappings makes weights of {settings.embedding_field!r} count against a document")
@@ -284,14 +304,29 @@ def index_body(info: IndexInfo, settings: IndexSettings) -> dict[str, Any]:
         **settings.mapping,
         "properties": joined(expanded(properties), given, "--mappings", "properties"),
     }
+    if settings.semantic:
+        # What a bulk update sends is merged into what is there: tokens of the old text would stay.
+        source = mapping.get("_source") or {}
+        excludes = [*source.get("excludes", ()), settings.embedding_field]
+        mapping["_source"] = {**source, "excludes": list(dict.fromkeys(excludes))}
     mapping["_meta"] = {**settings.mapping.get("_meta", {}), META_KEY: info.to_meta()}
     return {"settings": {"index": index}, "mappings": mapping}
+
+
+def _encoded_by(info: IndexInfo) -> dict[str, Any]:
+    """What a ``semantic`` field is told of its models, and which weights it keeps."""
+    kind, _, ratio = (info.prune or "none").partition(":")
+    rule = {"prune_type": kind} | ({"prune_ratio": float(ratio)} if ratio else {})
+    models = {"model_id": info.encoder.model_id, "search_model_id": info.encoder.query_model_id}
+    told = {name: model for name, model in models.items() if model is not None}
+    return {**told, "sparse_encoding_config": rule}
 
 
 def own_fields(settings: IndexSettings) -> dict[str, Any]:
     """The fields that an index needs: for vectors, marks, passages and other texts."""
     text = {"type": "text"} | ({"analyzer": settings.analyzer} if settings.analyzer else {})
-    fields = {**_needed(settings.kind, settings), settings.passage_field: text}
+    passage = {**text, "type": "semantic"} if settings.semantic else text
+    fields = {**_needed(settings.kind, settings), settings.passage_field: passage}
     if settings.text_fields:
         fields |= {name.split("^")[0]: text for name in settings.text_fields.split(",")}
     return fields
@@ -299,6 +334,8 @@ def own_fields(settings: IndexSettings) -> dict[str, Any]:
 
 def _needed(kind: IndexKind, settings: IndexSettings) -> dict[str, Any]:
     """The fields for the vectors and for the marks."""
+    if settings.semantic:
+        return dict(MARK_BODY["properties"])
     vector: dict[str, Any] = {"type": kind}
     if kind == "sparse_vector":
         vector["method"] = {"name": "seismic", "parameters": settings.sparse_vector.to_dict()}

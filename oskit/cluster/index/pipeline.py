@@ -232,7 +232,7 @@ def _encodes(info: IndexInfo, model_id: str, batch_size: int, prune: str | None)
 def _field_map(info: IndexInfo) -> dict[str, Any]:
     """From texts to vectors; those of chunks as objects, since dots would lead elsewhere (3.6)."""
     if not info.nested:
-        return {str(info.passage_field): info.embedding_field}
+        return {passage_of(info): info.embedding_field}
     return {info.nested: {"text": info.embedding_name}}
 
 

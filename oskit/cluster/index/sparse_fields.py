@@ -8,7 +8,8 @@ from typing import Any
 
 SPARSE_TYPES = ("rank_features", "sparse_vector")
 
-_SEMANTIC_INFO = "_semantic_info"
+SEMANTIC_INFO = "_semantic_info"
+"""What the name of a ``semantic`` field's own object ends with."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,9 @@ def _fields(
         kind = definition.get("type")
         if kind in SPARSE_TYPES:
             yield SparseField(path, kind, nested, **(_of_semantic(*semantic) if semantic else {}))
-        of_text = properties.get(name.removesuffix(_SEMANTIC_INFO), {})
-        is_info = name.endswith(_SEMANTIC_INFO) and of_text.get("type") == "semantic"
-        owner_of_these = (path.removesuffix(_SEMANTIC_INFO), of_text) if is_info else semantic
+        of_text = properties.get(name.removesuffix(SEMANTIC_INFO), {})
+        is_info = name.endswith(SEMANTIC_INFO) and of_text.get("type") == "semantic"
+        owner_of_these = (path.removesuffix(SEMANTIC_INFO), of_text) if is_info else semantic
         inside = definition.get("properties") or {}
         yield from _fields(inside, f"{path}.", path if kind == "nested" else nested, owner_of_these)
 

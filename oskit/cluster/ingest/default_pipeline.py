@@ -13,7 +13,7 @@ from oskit.cluster.index.existing import ExistingIndex, existing_index, look
 from oskit.cluster.index.mapping import IndexInfo
 from oskit.cluster.index.passages import texts_of
 from oskit.cluster.index.pipeline import PipelineChange, encoding_pipeline, pipeline_name
-from oskit.cluster.index.sparse_fields import definition_of, vectors_of
+from oskit.cluster.index.sparse_fields import vectors_of
 from oskit.cluster.ingest.plan import PIPELINE_BATCH_SIZE, check_vectors, find_encoder_model
 from oskit.cluster.models.predict import await_ready, predict
 from oskit.cluster.models.prediction_parity import TOLERANCE, largest_difference
@@ -54,12 +54,6 @@ def pipeline_of(existing: ExistingIndex, setting: str = DEFAULT) -> str | None:
     return None if name in (None, "_none") else name
 
 
-def is_semantic(existing: ExistingIndex) -> bool:
-    """Whether the vectors are those of a ``semantic`` field."""
-    fields = existing.mapping.get("properties") or {}
-    return definition_of(fields, existing.info.text_field or "").get("type") == "semantic"
-
-
 def writable_info(existing: ExistingIndex) -> IndexInfo:
     """How an index was made, if a pipeline can encode for it.
 
@@ -67,7 +61,7 @@ def writable_info(existing: ExistingIndex) -> IndexInfo:
         IndexingError: It cannot, or which fields hold the text is not known.
     """
     info = existing.info
-    if is_semantic(existing):
+    if existing.is_semantic:
         raise IndexingError(
             f"{info.name!r} has the semantic field {info.text_field!r}, which encodes by itself",
             hint="It needs no pipeline",

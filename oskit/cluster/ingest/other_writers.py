@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +14,6 @@ from oskit.cluster.index.sparse_fields import value_at, vectors_of
 from oskit.cluster.ingest.default_pipeline import (
     DEFAULT,
     FINAL,
-    is_semantic,
     pipeline_of,
     simulate,
     writable_info,
@@ -24,11 +23,12 @@ from oskit.cluster.ingest.default_pipeline import (
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
-Vector = Literal["new", "old", "lost", "none", "refused"]
+Vector = Literal["new", "old", "mixed", "lost", "none", "refused"]
 
 _TOLD: dict[Vector, str] = {
     "new": "that of the new text",
     "old": "stays that of the old text, without a word",
+    "mixed": "that of the new text and of the old one together, without a word",
     "lost": "lost, without a word: searches find the document no more",
     "none": "none, without a word: searches never find the document",
     "refused": "the document is refused",
@@ -102,7 +102,7 @@ def check_writers(client: OpenSearch, index: str) -> Check:
     """
     existing = existing_index(client, index, writing=True)
     excluded = _is_excluded(existing)
-    if is_semantic(existing):
+    if existing.is_semantic:
         return _of_semantic(existing, excluded)
     info = writable_info(existing)
     default, final = pipeline_of(existing), pipeline_of(existing, FINAL)
@@ -195,15 +195,17 @@ def _is_excluded(existing: ExistingIndex) -> bool:
 
 def _of_semantic(existing: ExistingIndex, excluded: bool) -> Check:
     """A ``semantic`` field encodes in every way of writing, the bulk update too (seen on 3.6)."""
-    names = (
-        "index, create, bulk index",
-        "_update",
-        "_update_by_query",
-        "_reindex into this index",
-        "bulk update",
+    info = existing.info
+    text = str(info.passage_field or info.text_field)
+    back = Way("", "new", True, "" if excluded else "refused where the old vector has the token '.'")
+    bulk: Vector = "new" if excluded else "mixed"
+    ways = (
+        Way("index, create, bulk index: a new document", "new", True),
+        *(replace(back, name=name) for name in ("_update", "_update_by_query", "_reindex into this index")),
+        Way(f"bulk update of {text}", bulk, True),
     )
-    notes = ("the semantic field encodes by itself, whatever pipeline runs",)
-    ways = tuple(Way(name, "new", True) for name in names)
-    return Check(
-        existing.name, pipeline_of(existing, DEFAULT), pipeline_of(existing, FINAL), excluded, ways, notes
-    )
+    notes = [f"the semantic field {text!r} encodes what is written there, whatever pipeline runs"]
+    if info.encode is not None:
+        notes.append(f"oskit writes title and text into {text!r}, and so must others")
+    default, final = pipeline_of(existing, DEFAULT), pipeline_of(existing, FINAL)
+    return Check(existing.name, default, final, excluded, ways, tuple(notes))

@@ -96,9 +96,14 @@ class LoadPlan:
     theirs: str | None = None
 
     @property
+    def pipes(self) -> bool:
+        """Whether documents are encoded in a pipeline of ours."""
+        return self.model is not None and not self.settings.semantic
+
+    @property
     def runs(self) -> str:
         """The pipeline that documents are sent through; ``_none`` for none."""
-        return pipeline_name(self.info.name) if self.model is not None else self.theirs or "_none"
+        return pipeline_name(self.info.name) if self.pipes else self.theirs or "_none"
 
     def pipeline_change(self, client: OpenSearch, info: IndexInfo | None = None) -> PipelineChange | None:
         """The pipeline as it is now, and as it shall be for ``info``; None where none is touched.
@@ -106,7 +111,7 @@ class LoadPlan:
         Raises:
             IndexingError: It is somebody else's, or the cluster refuses.
         """
-        if self.model is None:
+        if self.model is None or not self.pipes:
             return no_pipeline(client, self.info.name) if self.existing and self.recreate else None
         was = self.existing.info if self.existing and self.recreate and info is None else None
         chosen = info or self.info
@@ -204,7 +209,7 @@ class LoadPlan:
             calls = calls_of_new(client, self.info, self.settings)
         elif self.recreate:
             trial = Trial(client, self.existing, self.info, self.settings)
-            piped = self.pipeline_change(client, trial.info) if self.model else None
+            piped = self.pipeline_change(client, trial.info) if self.pipes else None
             calls = trial.calls(piped.calls() if piped else [])
         else:
             entries = self.changed_entries()
@@ -251,6 +256,8 @@ def plan_load(
         )
     if encode == "none":
         _check_made_by(made_by, encoder)
+    if settings.semantic and pipeline_batch_size is not None:
+        raise UsageError("the pipeline's batch size has no effect on a semantic field, which has none")
     target = resolve(client, index, writing=True) or Target(index, index)
     if target.is_alias and recreate:
         raise UsageError(
@@ -376,6 +383,11 @@ def _check_usage(
     if encode == "cluster" and model_id is None:
         raise UsageError("encoding on the cluster needs a model", hint="Give --model NAME or its id")
     check_chunking(settings, encode, encoder)
+    if settings.semantic and encode != "cluster":
+        raise UsageError(
+            "a semantic field is encoded by the cluster, whatever it is sent",
+            hint="Give --model NAME, with --encode cluster or none of that option",
+        )
     if encoder is None:
         return
     check_vocabulary(settings.kind, encoder.vocabulary.size)

@@ -100,7 +100,7 @@ def _tried(
         IndexingError: It takes none.
     """
     name, pipeline = plan.info.name, plan.theirs or "_none"
-    if plan.model is not None and (change := plan.pipeline_change(client, trial.info)) is not None:
+    if plan.pipes and (change := plan.pipeline_change(client, trial.info)) is not None:
         change.make(client)
         pipeline = change.name
     sender = BulkSender(client, trial.info.name, pipeline=pipeline, request_timeout=timeout)
