@@ -112,7 +112,7 @@ class Vocabulary:
             special.add(unknown)
         return frozenset(special)
 
-    @property
+    @cached_property
     def unknown_id(self) -> int | None:
         """Id of what the tokenizer puts for what it does not know; None where it knows everything."""
         token = getattr(self._tokenizer.model, "unk_token", None)

@@ -173,6 +173,8 @@ def _to_file(
     told["encoded"] = told.pop("indexed")
     told |= {"part": part and str(part), "in_other_parts": part and part.elsewhere}
     out.result(told, lambda console: _print_report(console, report, part))
+    if report.language_warning is not None:
+        out.warn(report.language_warning)
     if report.refused:
         click.get_current_context().exit(SOME_REFUSED)
 

@@ -193,6 +193,8 @@ def ingest(
         report = _run(index, sources, documents, settings, connection, out, options)
         out.result(_told(report, options), lambda console: _print_report(console, report, options, dry=False))
         out.note(_next_step(index, report, options))
+    if report.language_warning is not None:
+        out.warn(report.language_warning)
     if report.refused:
         click.get_current_context().exit(SOME_REFUSED)
 

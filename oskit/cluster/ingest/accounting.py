@@ -9,12 +9,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from oskit.archive.tokenization import shattering
 from oskit.cluster.ingest.bulk import BulkOutcome
 from oskit.cluster.ingest.dead_letter import DeadLetterFile
 from oskit.data.documents import Document, Refusal
 from oskit.errors import IndexingError
 
 if TYPE_CHECKING:
+    from oskit.archive.tokenization import TextWatch, Tokenization
     from oskit.archive.truncation import Truncation
 
 
@@ -52,6 +54,8 @@ class IngestReport:
             the cluster encodes and no archive is given.
         chunks: Into how many the documents were cut that were new or changed; None without chunks.
         encoder_busy: Share of the time that the encoder worked, 0 to 1; None where nothing is encoded here.
+        tokenization: How well the encoder's vocabulary knows the language of the documents that were encoded,
+            by a sample; None like ``truncation``.
     """
 
     index: str
@@ -70,6 +74,7 @@ class IngestReport:
     superseded: int = 0
     superseded_ids: tuple[str, ...] = ()
     chunks: int | None = None
+    tokenization: Tokenization | None = None
 
     @property
     def encoded(self) -> int:
@@ -88,14 +93,23 @@ class IngestReport:
         return told
 
     @property
+    def language_warning(self) -> str | None:
+        """That the encoder's vocabulary hardly knows the documents' script or language; None if it does."""
+        return shattering({"documents": self.tokenization}) if self.tokenization is not None else None
+
+    @property
     def docs_per_second(self) -> float:
         """Documents indexed in a second."""
         return self.indexed / self.seconds if self.seconds > 0 else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        counted = {"encoded": self.encoded, "docs_per_second": round(self.docs_per_second, 2)}
-        return {**asdict(self), **counted, "truncation": self.truncation and self.truncation.to_dict()}
+        counted: dict[str, Any] = {"encoded": self.encoded, "docs_per_second": round(self.docs_per_second, 2)}
+        counted |= {
+            name: found and found.to_dict()
+            for name, found in (("truncation", self.truncation), ("tokenization", self.tokenization))
+        }
+        return {**asdict(self), **counted}
 
 
 def _without(identity: str | None, reason: str) -> str:
@@ -118,6 +132,7 @@ class Account:
         progress: Told how many further records are done with.
         answers: Whether documents that the cluster has answered for count as that; else whoever encodes them
             tells ``progress``.
+        watch: Knows the language of the documents; None where no vocabulary is known.
     """
 
     index: str
@@ -126,6 +141,7 @@ class Account:
     busy_s: Callable[[], float | None] = lambda: None
     progress: Callable[[int], object] = lambda _: None
     answers: bool = False
+    watch: TextWatch | None = None
     read: int = 0
     indexed: int = 0
     refused: int = 0
@@ -246,4 +262,5 @@ class Account:
                 superseded=self.superseded,
                 superseded_ids=tuple(self._superseded),
                 chunks=self.chunks,
+                tokenization=self.watch.found() if self.watch is not None else None,
             )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
+from oskit.archive.tokenization import TextWatch
 from oskit.archive.truncation import truncation_from_now
 from oskit.cluster.index.mapping import IndexInfo
 from oskit.cluster.ingest.admission import WINDOW_BYTES, Window
@@ -46,6 +47,7 @@ class ItemMaker:
 
     Attributes:
         truncation: Tells what of the documents so far was too long; None where nothing is known.
+        watch: Looks at the documents' language; None without an encoder.
         encodes: Whether documents are encoded here.
     """
 
@@ -71,6 +73,7 @@ class ItemMaker:
         self._together = _FEWEST
         self._busy_s = 0.0
         self.truncation = truncation_from_now(encoder)
+        self.watch = TextWatch(encoder.vocabulary) if encoder is not None else None
 
     def encode(
         self,
@@ -99,6 +102,7 @@ class ItemMaker:
         left = Counter(place for place, document in enumerate(documents) for _ in document.encoded_texts)
         owners = list(left.elements())
         encoded(len(documents) - len(left))  # without any text
+        self._look(documents)
         order = sorted(range(len(passages)), key=lambda place: len(passages[place]), reverse=True)
         parts, start = [], 0
         while start < len(order):
@@ -124,6 +128,11 @@ class ItemMaker:
         tokenize = getattr(self._encoder, "tokenize_documents", None)
         if tokenize is not None and self._info.encode != "none":
             tokenize([text for document in documents for text in document.encoded_texts])
+            self._look(documents)
+
+    def _look(self, documents: Sequence[Document]) -> None:
+        if self.watch is not None:
+            self.watch.look(document.passage for document in documents)
 
     def encoding_s(self) -> float | None:
         """Seconds that the encoder has worked so far; None where documents are not encoded here."""

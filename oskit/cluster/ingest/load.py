@@ -168,7 +168,9 @@ def ingest(
     if model is not None:
         await_ready(client, model, notify=notify)
     letters = DeadLetterFile(dead_letter) if dead_letter is not None else None
-    account = Account(name, letters, maker.truncation, maker.encoding_s, progress, answers=not maker.encodes)
+    account = Account(
+        name, letters, maker.truncation, maker.encoding_s, progress, not maker.encodes, maker.watch
+    )
     timeout = request_timeout(client, CLUSTER_REQUEST_TIMEOUT_S) if model else None
     seen = DuplicateFilter(duplicates)
     windows = _unknown(admission.windows(records, account, seen), known, account)
@@ -263,7 +265,7 @@ def dry_run(
         chunking=str(settings.chunking) if settings.chunking else None,
     )
     maker = ItemMaker(info, encoder, None)
-    account = Account(index, None, maker.truncation)
+    account = Account(index, None, maker.truncation, watch=maker.watch)
     admission = Admission(info, encoder)
     with closing(DuplicateFilter()) if seen is None else nullcontext(seen) as ids:
         windows = admission.windows(documents, account, ids, patient=True)

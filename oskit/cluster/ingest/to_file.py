@@ -87,7 +87,7 @@ def encode_to_file(
     )
     maker = ItemMaker(info, encoder, prune, queries=queries)
     letters = DeadLetterFile(dead_letter) if dead_letter is not None else None
-    account = Account(str(path), letters, maker.truncation, maker.encoding_s, progress)
+    account = Account(str(path), letters, maker.truncation, maker.encoding_s, progress, watch=maker.watch)
     writer = VectorWriter(encoder.vocabulary, info.key, prune)
     seen = DuplicateFilter(duplicates)
     windows = Admission(info).windows(documents, account, seen, patient=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import quote, urlencode
 
 from oskit.archive.siblings import known_sha256
+from oskit.archive.tokenization import QueryWatch
 from oskit.cluster.client.failures import heard
 from oskit.cluster.index.sparse_fields import has_field
 from oskit.cluster.models.predict import predict
@@ -54,6 +55,11 @@ class Asker:
     model_id: str | None = None
     analyzer: str | None = None
     encoder: TextEncoder | None = None
+
+    @cached_property
+    def watch(self) -> QueryWatch | None:
+        """Looks at the script of queries; None where no vocabulary is known."""
+        return QueryWatch(self.encoder.vocabulary) if self.encoder is not None else None
 
     def way(self, query: object) -> SearchBy:
         """How a query becomes a vector.
@@ -370,7 +376,11 @@ class Request:
         own = "two phases take" if two_phase else "the fusion takes" if hybrid is not None else None
         replaced = f"{own} the place of the index's search pipeline {pipeline!r}"
         doubts = [self._mismatch() if sparse else None, self.changed, self.scope.told, self.limited]
-        doubts += [self._lacking(found), hybrid.told if hybrid is not None else None]
+        doubts += [
+            self._language() if sparse else None,
+            self._lacking(found),
+            hybrid.told if hybrid is not None else None,
+        ]
         doubts += [replaced] if own and pipeline else []
         sees_all = total["relation"] == "eq" and not two_phase
         if info.kind == "sparse_vector" and sparse and self.by != "bm25":
@@ -436,6 +446,11 @@ class Request:
         sources = {hit["_id"]: hit.get("_source") for hit in answer["hits"]["hits"]}
         for hit in bare:
             hit["_source"] = sources.get(hit["_id"])
+
+    def _language(self) -> str | None:
+        """A warning if the vocabulary of the query's encoder hardly knows its script."""
+        watch = self.asker.watch
+        return watch.told(self.query) if watch and self.by != "bm25" and isinstance(self.query, str) else None
 
     def _mismatch(self) -> str | None:
         """A warning if the query's encoder is known not to be that of the documents."""

@@ -14,8 +14,16 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE, WordPiece
 from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
 
-from oskit.archive.tokenization import measure_tokenization, shattering, spread, tokenizations
+from oskit.archive.tokenization import (
+    QueryWatch,
+    measure_tokenization,
+    shattering,
+    spread,
+    tokenizations,
+)
 from oskit.archive.vocabulary import Vocabulary
+from oskit.cluster.ingest.load import dry_run
+from oskit.data.documents import Document
 from oskit.demo.data import demo_collection, demo_encoder
 from oskit.evaluation.offline.evaluate import evaluate
 from oskit.evaluation.reports.evaluation import evaluation_page
@@ -46,14 +54,15 @@ def english() -> Vocabulary:
 
 
 def test_figures_by_hand() -> None:
-    found = measure_tokenization(wordpiece("cat", "##s", "d", "##og", "!"), ["cats dog!", "cat, 猫犬"])
-    # cat|##s d|##og (the ! has no letter); cat, the comma unknown without a letter, and 猫犬, which BERT's
-    # splitter leaves whole: two words of ours in one unknown piece.
-    assert found.words == 5
+    vocabulary = wordpiece("bird", "##s", "d", "##ucks", "!", "cat", "Bird", "x", "##7")
+    found = measure_tokenization(vocabulary, ["birds ducks! Bird x7 cat", "bird, 猫犬"])
+    # bird|##s d|##ucks (capitals, digits and three letters tell nothing); bird, the comma unknown, without
+    # a letter, and 猫犬, which BERT's splitter leaves whole: two words in one unknown piece.
+    assert (found.texts, found.words, found.letters, found.pieces, found.unknown_letters) == (2, 5, 16, 6, 2)
     assert found.pieces_per_word == pytest.approx(6 / 5)
-    assert found.letters_per_piece == pytest.approx(12 / 6)
-    assert found.unknown == pytest.approx(2 / 12)
-    assert not found.shatters, "five words tell nothing of a language"
+    assert found.letters_per_piece == pytest.approx(16 / 6)
+    assert found.unknown == pytest.approx(2 / 16)
+    assert (found.strange, found.example) == (1, "bird, 猫犬"), "a third of its letters is unknown"
 
 
 @pytest.mark.parametrize("text", [JAPANESE, CHINESE, THAI, KOREAN])
@@ -69,6 +78,40 @@ def test_scripts_without_spaces_count_by_characters(text: str) -> None:
     assert by_bytes.shatters
 
 
+RUSSIAN = "Разрешение на строительство нужно, когда владелец хочет изменить использование здания."
+GREEK = "Η άδεια οικοδομής χρειάζεται όταν ο ιδιοκτήτης θέλει να αλλάξει τη χρήση του κτιρίου."
+ARABIC = "رخصة البناء مطلوبة عندما يريد المالك تغيير استخدام المبنى"
+HINDI = "जब मालिक भवन का उपयोग बदलना चाहता है तो भवन निर्माण की अनुमति आवश्यक है"
+GEORGIAN = "მშენებლობის ნებართვა საჭიროა, როდესაც მფლობელს სურს შენობის გამოყენების შეცვლა"
+SCRIPTS = [JAPANESE, CHINESE, THAI, KOREAN, RUSSIAN, GREEK, ARABIC, HINDI, GEORGIAN]
+
+ENGLISH_DOMAINS = {
+    "codes": "SKU AX-4411-Z9, NDC 0002-1433-80 or part no. XJ9-778/QW, ISBN 978-3-16-148410-0, rev. B2.",
+    "formulas": "Let f(x) = x^2 + 3xy and α = β + γ; then 2 H2SO4 + Fe → Fe(SO4)2, ∂f/∂x = 2x, ∑ x_i.",
+    "names": "Wojciech Szczęsny, Krzysztof Piątek, Nguyễn Văn Thiệu and Søren Kierkegaard met.",
+    "genes": "BRCA1 and TP53 mutations; p.Arg175His; IL-6, TNF-α; mRNA, siRNA, qPCR of ACTB were used.",
+    "protein": "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRVGDGTQDNLSGAEKAVQVKVKALPDAQFEVV",
+    "log": "2024-01-01 12:00:00,123 ERROR [main] o.s.boot.SpringApplication - Application run failed",
+    "code": "def tokenize(self, text): return [tok for tok in self._re.findall(text) if tok not in STOP]",
+    "quotation": "The Greek word λόγος (logos) and the Chinese 西安市 stand among words of plain English.",
+    "emoji": "great phone 😀😀 love it ❤️ 👍👍",
+    "capitals": "THE BUILDING PERMIT IS REQUIRED WHEN THE OWNER WANTS TO CHANGE THE USE OF THE BUILDING",
+}
+
+
+@pytest.mark.parametrize("domain", ENGLISH_DOMAINS)
+def test_no_domain_of_english_is_taken_for_another_language(english: Vocabulary, domain: str) -> None:
+    assert QueryWatch(english).told(ENGLISH_DOMAINS[domain]) is None
+    found = measure_tokenization(english, [ENGLISH_DOMAINS[domain]] * 100)
+    assert (found.strange, found.shatters) == (0, False)
+
+
+@pytest.mark.parametrize("text", SCRIPTS)
+def test_a_script_that_is_hardly_known_shows_in_one_query(english: Vocabulary, text: str) -> None:
+    warning = str(QueryWatch(english).told(text))
+    assert "hardly knows the query's script" in warning and "docs/architectures.md" in warning
+
+
 def test_point_15_an_english_vocabulary_fits_english_and_shatters_others(english: Vocabulary) -> None:
     def warning(texts: list[str]) -> str | None:
         encoder = SimpleNamespace(vocabulary=english)
@@ -80,9 +123,31 @@ def test_point_15_an_english_vocabulary_fits_english_and_shatters_others(english
     assert warning(passages("en")) is None
     assert warning(list(demo_collection("en").queries.values())) is None
     for shattered in (passages("sv"), [NORWEGIAN] * 10):
-        assert "pieces a word in documents" in str(warning(shattered))
+        assert "pieces a word), such as" in str(warning(shattered))
     for unknown in (JAPANESE, CHINESE):
-        assert "unknown letters in queries" in str(warning([unknown] * 10))
+        found = str(warning([unknown] * 10))
+        assert "queries (10 of 10" in found and "unknown letters" in found and unknown[:20] in found
+
+
+def test_a_load_is_warned_of_once_with_the_share_and_an_example(english: Vocabulary) -> None:
+    def warning(texts: list[str]) -> str | None:
+        encoder = SimpleNamespace(vocabulary=english, tokenize_documents=lambda texts: [[]] * len(texts))
+        documents = (Document(f"d{n}", text) for n, text in enumerate(texts))
+        report = dry_run("any", documents, encoder=encoder, encode="client")  # type: ignore[arg-type]
+        told = report.to_dict()["tokenization"]
+        assert told["shatters"] is (report.language_warning is not None)
+        return report.language_warning
+
+    plain = [f"The permit number {n} is given by the city when the owner asks for it." for n in range(3000)]
+    assert warning(plain) is None
+    assert warning([*plain, RUSSIAN]) is None, "one of thousands"
+    mixed = [RUSSIAN if n % 10 == 3 else text for n, text in enumerate(plain[:150])]
+    found = str(warning(mixed))
+    assert "documents (15 of 150" in found and "such as 'Разрешение на строительство" in found
+    assert found.count("hardly knows") == 1
+    late = str(warning([*plain, *[CHINESE] * 1500]))  # behind 3,000 others, of which a sample is looked at
+    assert "unknown letters), such as" in late and CHINESE[:20] in late
+    assert "pieces a word), such as 'Byggetillatelse" in str(warning([NORWEGIAN] * 30))
 
 
 class Even:
@@ -100,19 +165,21 @@ class Even:
 
 
 def test_point_15_an_evaluation_warns_of_a_tokenizer_that_shatters() -> None:
-    collection = SmallCollection({f"d{n}": "bro bro bro" for n in range(60)}, {"q": "bro"}, {"q": {"d1": 1}})
+    collection = SmallCollection(
+        {f"d{n}": "boro boro boro" for n in range(60)}, {"q": "boro"}, {"q": {"d1": 1}}
+    )
     collection.name, collection.split = "small", "test"  # type: ignore[attr-defined]
-    vocabularies = {"whole": wordpiece("bro"), "shattered": wordpiece("b", "##r", "##o")}
+    vocabularies = {"whole": wordpiece("boro"), "shattered": wordpiece("b", "##r", "##o")}
     encoders = {name: partial(Even, vocabulary) for name, vocabulary in vocabularies.items()}
     report = evaluate(encoders, collection, k=10)  # type: ignore[arg-type]
     (warning,) = report.warnings
     assert warning.startswith("shattered: ")
-    assert "3.0 pieces a word in documents" in warning
+    assert "4.0 pieces a word), such as 'boro boro boro'" in warning
     assert "queries" not in warning, "one word of the queries tells nothing"
     data = report.to_dict()
     assert data["warnings"] == [warning]
     assert data["encoders"][1]["tokenization"]["documents"]["shatters"] is True
-    assert "3.0 pieces a word in documents" in render(evaluation_page(report))
+    assert "4.0 pieces a word" in render(evaluation_page(report))
 
 
 def test_samples_are_spread_evenly() -> None:
