@@ -18,10 +18,12 @@ from tiny_models import QUERIES, TinyModels, index, indexed, tiny
 from oskit.cli.main import main
 from oskit.cluster.index.mapping import IndexSettings, SparseVectorParameters, delete_index
 from oskit.cluster.ingest.load import IngestReport, ingest
+from oskit.cluster.search.run import run_queries
 from oskit.cluster.search.search import Searcher, search
 from oskit.data.chunks import Chunk, Chunking
 from oskit.data.collection import Collection
 from oskit.data.documents import Document
+from oskit.data.queries import FileQuery
 from oskit.errors import IndexingError, UsageError
 from oskit.evaluation.live.sweep import sweep
 from oskit.evaluation.live.sweep_settings import Grid
@@ -240,6 +242,24 @@ def test_an_approximate_search_finds_as_many_documents_as_are_wanted(client, tin
         assert len(result.hits) == 5
         assert result.hits[0].id == "much"
     assert [hit.id for hit in searcher.search(query, size=5, method_parameters={"k": 5}).hits] == ["much"]
+
+
+def test_a_filter_is_on_documents_and_their_best_chunks_score_all_the_same(client, tiny, index):
+    """Approximately, where most passages are of one document, and in a run, which shows none of them."""
+    settings = IndexSettings(
+        "sparse_vector", chunking=CHUNKING, sparse_vector=SparseVectorParameters(approximate_threshold=10)
+    )
+    load(client, tiny, index, "sparse_vector", "client", settings=settings, encoder=tiny.encoder)
+    searcher = Searcher(client, index, encoder=tiny.encoder)
+    queries = [FileQuery(str(number), query, "") for number, query in enumerate(QUERIES)]
+    lines: list[str] = []
+    run_queries(searcher, queries, lines.append, filter=["n>=4", "n<12"], size=20)
+    found = [line.split() for line in "".join(lines).splitlines()]
+    for query in queries:
+        exact = best_passages(tiny, str(query.query)).items()
+        expected = {name: score for name, (score, _) in exact if 4 <= int(name[1:]) < 12}
+        scores = {doc: float(score) for key, _, doc, _, score, _ in found if key == query.id}
+        assert len(scores) > 3 and scores == pytest.approx(expected, rel=0.01, abs=0.1)
 
 
 def test_the_command_tells_of_chunks_and_where_a_passage_begins(

@@ -313,6 +313,7 @@ class Request:
             if wanted.hybrid is not None and self.place.passages is not None:
                 reach *= DEEPER  # a side's list cannot be looked into again
             method, self.limited = self.scope.method(reach, given, sorts=bool(self.order))
+        shows = shows and (wanted.explain or wanted.fields is None or bool(wanted.fields))
         inner_hits = best_passage(info, with_vector=wanted.explain) if shows else None
         return neural_sparse(info, query, method, inner_hits)
 
