@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from oskit.cluster.models.deploy import deploy_archive as deploy_archive
     from oskit.cluster.search.search import Searcher as Searcher
     from oskit.cluster.search.search import search as search
+    from oskit.data.chunks import Chunking as Chunking
     from oskit.data.collection import Collection as Collection
     from oskit.data.documents import Document as Document
     from oskit.data.files import read_documents as read_documents
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Archive": "oskit.archive.archive",
     "ArchiveEncoder": "oskit.archive.encoder",
+    "Chunking": "oskit.data.chunks",
     "Collection": "oskit.data.collection",
     "ConnectionSettings": "oskit.cluster.client.connection",
     "DataSource": "oskit.training.recipe.sources",

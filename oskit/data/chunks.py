@@ -11,6 +11,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -143,8 +144,7 @@ class Chunking:
                 end = tokens.end(begin, done, limit)
                 chunk = tokens.chunk(head, begin, end)
                 over = len(tokenize(chunk.text).ids) - self.tokens if chunk is not None else 0
-                smallest = end <= tokens.next_cut(done)
-                if over <= 0 or (smallest and begin == done):
+                if over <= 0 or ((smallest := end <= tokens.next_cut(done)) and begin == done):
                     break
                 begin, limit = (done, done + room) if smallest else (begin, min(limit, end) - over)
             if chunk is not None and chunk.end > last:  # else there is but white space behind the last one
@@ -169,10 +169,6 @@ class _Tokens:
         self._ends = list(accumulate((end for _, end in spans), max))
         self._places: dict[int, int] = {0: 0, self.count: len(text)}
         self._sentences = self._indexes(_sentence_starts(text))
-        self._lines = self._indexes([match.end() for match in _LINES.finditer(text)])
-        cuts = [i for i in range(1, self.count) if self._ends[i - 1] <= self._starts[i] < self._ends[i]]
-        self._cuts = [*cuts, self.count]
-        self._words = [*(i for i in cuts if self._is_word(self._starts[i])), self.count]
 
     @classmethod
     def of(cls, text: str, tokenize: Tokenize) -> _Tokens:
@@ -180,6 +176,22 @@ class _Tokens:
         mask = encoding.special_tokens_mask
         own = [span for span, special in zip(encoding.offsets, mask, strict=True) if not special]
         return cls(text, own, len(mask) - len(own))
+
+    @cached_property
+    def _lines(self) -> list[int]:
+        return self._indexes([match.end() for match in _LINES.finditer(self.text)])
+
+    @cached_property
+    def _words(self) -> list[int]:
+        text, starts = self.text, self._starts
+        words = [i for i in self._cuts[:-1] if text[starts[i]].isspace() or text[starts[i] - 1].isspace()]
+        return [*words, self.count]
+
+    @cached_property
+    def _cuts(self) -> list[int]:
+        """Where one character's tokens end and another's begin."""
+        starts, ends = self._starts, self._ends
+        return [*(i for i in range(1, self.count) if ends[i - 1] <= starts[i] < ends[i]), self.count]
 
     def _indexes(self, places: list[int]) -> list[int]:
         """The first token behind each place, where a token begins there; and the end of the text."""
@@ -231,9 +243,6 @@ class _Tokens:
             if (found := places[bisect_left(places, least)]) < end:
                 return found
         return end
-
-    def _is_word(self, place: int) -> bool:
-        return self.text[place].isspace() or self.text[place - 1].isspace()
 
     def _place(self, index: int) -> int:
         return self._places[index] if index in self._places else self._starts[index]

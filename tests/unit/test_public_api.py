@@ -13,6 +13,7 @@ import oskit
 PUBLIC = [
     "Archive",
     "ArchiveEncoder",
+    "Chunking",
     "Collection",
     "ConnectionSettings",
     "DataSource",
