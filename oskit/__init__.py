@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from oskit.cluster.index.mapping import IndexSettings as IndexSettings
     from oskit.cluster.ingest.load import ingest as ingest
     from oskit.cluster.models.deploy import deploy_archive as deploy_archive
+    from oskit.cluster.search.hybrid import Hybrid as Hybrid
     from oskit.cluster.search.search import Searcher as Searcher
     from oskit.cluster.search.search import search as search
     from oskit.data.chunks import Chunking as Chunking
@@ -56,6 +57,7 @@ _HOME = {
     "DataSource": "oskit.training.recipe.sources",
     "DockerNode": "oskit.localnode",
     "Document": "oskit.data.documents",
+    "Hybrid": "oskit.cluster.search.hybrid",
     "IndexSettings": "oskit.cluster.index.mapping",
     "LoadAttempt": "oskit.encoder.loader.report",
     "LoadReport": "oskit.encoder.loader.report",

@@ -19,6 +19,7 @@ PUBLIC = [
     "DataSource",
     "DockerNode",
     "Document",
+    "Hybrid",
     "IndexSettings",
     "LoadAttempt",
     "LoadReport",
