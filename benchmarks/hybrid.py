@@ -37,11 +37,18 @@ _BLOCK = 500
 @click.argument("collections", nargs=-1, required=True)
 @click.option("--url", help="An OpenSearch that runs; without it a local node is started.")
 @click.option("--queries", default=600, show_default=True, help="Judged queries of a collection, at most.")
+@click.option("--documents", default=0, help="The judged documents and others, so many in all; 0 for all.")
 @click.option("--dense", is_flag=True, help="Also fuse with all-MiniLM-L6-v2.")
 @click.option("--depth", default=100, show_default=True, help="Hits of each side.")
 @click.option("--report", type=click.Path(path_type=Path), help="Folder for the reports.")
 def main(
-    collections: Sequence[str], url: str | None, queries: int, dense: bool, depth: int, report: Path | None
+    collections: Sequence[str],
+    url: str | None,
+    queries: int,
+    documents: int,
+    dense: bool,
+    depth: int,
+    report: Path | None,
 ) -> None:
     """Load, tune, tell."""
     from exporters import export_encoder
@@ -61,7 +68,7 @@ def main(
         model = DenseModel(demo_teacher()) if dense else None
         client = connect(ConnectionSettings(url=url or stack.enter_context(LocalNode()).url))
         for name in collections:
-            for sides, found in measured(client, _opened(name, queries), encoder, model, depth):
+            for sides, found in measured(client, _opened(name, queries, documents), encoder, model, depth):
                 click.echo(f"{found.collection['name']}: {sides}: {found.advice}")
                 for line in rows(found):
                     click.echo(line)
@@ -127,7 +134,7 @@ def _with_vectors(collection: Collection, model: DenseModel | None) -> Iterator[
             yield replace(document, fields={**document.fields, "dense": vector.tolist()})
 
 
-def _opened(name: str, count: int) -> Collection:
+def _opened(name: str, count: int, most: int) -> Collection:
     from oskit.data.collection import Collection
     from oskit.demo.data import demo_collection
     from oskit.evaluation.offline.metrics import judged_queries
@@ -138,9 +145,18 @@ def _opened(name: str, count: int) -> Collection:
     queries = {
         query: found.queries[query] for query in (judged[n * len(judged) // count] for n in range(count))
     }
-    return replace(
-        found, queries=queries, qrels={query: found.qrels[query] for query in queries}, name=Path(name).name
-    )
+    qrels = {query: found.qrels[query] for query in queries}
+    found = replace(found, queries=queries, qrels=qrels, name=Path(name).name)
+    return _cut(found, most) if most else found
+
+
+def _cut(collection: Collection, most: int) -> Collection:
+    """The documents that are judged, and others spread over the corpus."""
+    judged = {document for of_query in collection.qrels.values() for document in of_query}
+    others = [document.id for document in collection.documents() if document.id not in judged]
+    room = max(0, min(most - len(judged), len(others)))
+    kept = judged.union(others[n * len(others) // room] for n in range(room))
+    return replace(collection, corpus=tuple(each for each in collection.documents() if each.id in kept))
 
 
 if __name__ == "__main__":
