@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from opensearchpy.exceptions import AuthorizationException
+from opensearchpy.exceptions import AuthorizationException, NotFoundError
 
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.index.given import check_mapping, expanded, flat_settings, joined, overlaid
@@ -62,9 +62,9 @@ def template_of(client: OpenSearch, index: str) -> Template | None:
     """
     with cluster_errors("see the index templates", IndexingError):
         try:
-            found: list[dict[str, Any]] = client.indices.get_index_template()["index_templates"]
+            found: list[dict[str, Any]] = client.indices.get_index_template().get("index_templates", [])
             older: dict[str, dict[str, Any]] = client.indices.get_template()
-        except AuthorizationException:
+        except (AuthorizationException, NotFoundError):  # or the service has none
             return None
         matching = [each for each in found if _matches(each["index_template"], index)]
         if matching:
@@ -84,8 +84,10 @@ def template_of(client: OpenSearch, index: str) -> Template | None:
     return _template(", ".join(old), ordered) if old else None
 
 
-def _matches(body: Mapping[str, Any], index: str) -> bool:
-    return any(fnmatchcase(index, pattern) for pattern in body.get("index_patterns") or ())
+def _matches(body: object, index: str) -> bool:
+    return isinstance(body, Mapping) and any(
+        fnmatchcase(index, pattern) for pattern in body.get("index_patterns") or ()
+    )
 
 
 def _template(name: str, parts: list[dict[str, Any]]) -> Template:
