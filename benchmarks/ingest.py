@@ -16,12 +16,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import click
 import numpy as np
 from scipy.sparse import csr_matrix
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+
+from oskit.archive.vocabulary import Vocabulary
 
 INDEX = "oskit-benchmark-ingest"
 VOCABULARY = 30_522
@@ -35,8 +38,8 @@ class MadeUp:
     architecture = "symmetric"
 
     def __init__(self, weights: int = WEIGHTS) -> None:
-        keys = tuple(f"token{n}" for n in range(VOCABULARY))
-        self.vocabulary = SimpleNamespace(keys=keys, size=VOCABULARY, key_format="token")
+        words = {f"token{n}": n for n in range(VOCABULARY)}
+        self.vocabulary = Vocabulary(Tokenizer(WordLevel(words)))
         draw = np.random.default_rng(0)
         columns = [np.sort(draw.choice(VOCABULARY, weights, replace=False)) for _ in range(64)]
         data = draw.random(64 * weights, dtype=np.float32) * 2 + np.float32(0.01)

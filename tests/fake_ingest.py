@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
+from oskit.archive.vocabulary import Vocabulary
 from tests.http_server import HttpServer, Reply, Request
 
 
@@ -60,8 +62,8 @@ class FixedEncoder:
     architecture = "symmetric"
 
     def __init__(self, weights: Mapping[str, float]) -> None:
-        keys = tuple(weights)
-        self.vocabulary = SimpleNamespace(keys=keys, size=len(keys), key_format="token")
+        words = {word: number for number, word in enumerate(weights)}
+        self.vocabulary = Vocabulary(Tokenizer(WordLevel(words)))
         self._row = np.array([list(weights.values())], dtype=np.float32)
 
     def document_matrix(self, texts: Sequence[str]) -> csr_matrix:

@@ -165,7 +165,7 @@ def test_nano_beir(nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         (("COLLECTION",), 2, "nothing to evaluate"),
         (("COLLECTION", "--bm25", "--bm25-language", "elvish"), 2, "'elvish'"),
         (("COLLECTION", "--bm25", "--baseline", "other"), 2, "no row is called 'other'"),
-        (("COLLECTION", "--bm25", "--prune-levels", "much"), 2, "pruning rule"),
+        (("COLLECTION", "--bm25", "--prune-levels", "much"), 2, "needs an ENCODER"),
         (("COLLECTION", "--bm25", "--nano-beir", "scifact"), 2, "is a COLLECTION"),
         (("--bm25", "--nano-beir", "scifi"), 2, "no 'scifi'"),
         (("--bm25", "--nano-beir", "scifact"), 3, "cannot be loaded from sentence-transformers/NanoBEIR-en"),
