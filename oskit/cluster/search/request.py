@@ -24,7 +24,7 @@ from oskit.cluster.search.clauses import (
     two_phase_pipeline,
 )
 from oskit.cluster.search.passages import DEEPER, best_passage
-from oskit.cluster.search.query_weights import analyzer_weights, fitted
+from oskit.cluster.search.query_weights import analyzer_weights, checked, fitted
 from oskit.cluster.search.result import SEARCH_BY, Hit, SearchBy, SearchResult
 from oskit.cluster.search.sides import shares, side_clauses, side_lists
 from oskit.data.documents import MARK_FIELD
@@ -321,7 +321,7 @@ class Request:
     def weights(self) -> dict[str, float]:
         """The query's token weights, keyed as the index is, as OpenSearch takes them."""
         if isinstance(self.query, Mapping):
-            return dict(self.query)
+            return checked(self.query, self.place.info)
         found, self.changed = fitted(self._raw, self.place.info)
         return found
 

@@ -60,7 +60,13 @@ def run_queries(
     report = RunReport(len(queries), 0, [], [], {})
     for start in range(0, len(queries), TOGETHER):
         batch = queries[start : start + TOGETHER]
-        for query, found in zip(batch, _answers(searcher, batch, wanted), strict=True):
+        answers = searcher.search_many(
+            [query.query for query in batch], fields=(), return_errors=True, **wanted
+        )
+        for query, found in zip(batch, answers, strict=True):
+            if isinstance(found, ClusterError):
+                said = f"{query.where}: the query {query.id!r}: {found.message}"
+                raise type(found)(said, hint=found.hint) from found
             write(_lines(query, found))
             report.hits += len(found.hits)
             if not found.hits:
@@ -69,21 +75,6 @@ def run_queries(
                 report.warnings[found.warning] = report.warnings.get(found.warning, 0) + 1
         advance(len(batch))
     return report
-
-
-def _answers(searcher: Searcher, batch: Sequence[FileQuery], wanted: dict[str, Any]) -> list[SearchResult]:
-    try:
-        return searcher.search_many([query.query for query in batch], fields=(), **wanted)
-    except ClusterError:
-        found = []
-        for query in batch:  # once more by itself, and the one that fails is known
-            try:
-                found.append(searcher.search(query.query, fields=(), **wanted))
-            except ClusterError as error:
-                raise type(error)(
-                    f"{query.where}: the query {query.id!r}: {error.message}", hint=error.hint
-                ) from error
-        return found
 
 
 def _lines(query: FileQuery, found: SearchResult) -> str:

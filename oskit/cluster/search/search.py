@@ -17,7 +17,6 @@ from oskit.cluster.search.fusion import Candidates
 from oskit.cluster.search.order import ordered
 from oskit.cluster.search.place import Place, find_place, stamp_of
 from oskit.cluster.search.query_model import check_same_encoder, query_model
-from oskit.cluster.search.query_weights import checked
 from oskit.cluster.search.request import Asker, Request, Wanted
 from oskit.cluster.search.result import SearchBy, SearchResult
 from oskit.cluster.search.scope import Scope
@@ -283,7 +282,7 @@ class Searcher:
         for query in queries:
             by = self._asker.way(query)
             wanted.check(place.info, by)
-            clean = checked(query, place.info) if isinstance(query, Mapping) else clean_text(query)
+            clean = query if isinstance(query, Mapping) else clean_text(query)
             encodes = _has_words(clean) and (hybrid is None or hybrid.has("sparse"))
             model = self._model(place, by) if encodes and by in ("model", "tokenizer") else None
             asked.append(Request(self._client, place, clean, by, self._asker, wanted, scope, order, model))
