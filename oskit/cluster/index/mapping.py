@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from oskit.archive.text_encoder import Architecture, KeyFormat
@@ -124,12 +125,8 @@ class IndexSettings:
         if self.semantic:
             self._be_semantic()
         index_body(IndexInfo("", self.kind, "token"), self)  # refuses what contradicts what we need
-        if self.chunking is not None and (
-            "." in self.embedding_field or self.embedding_field in ("text", "start")
-        ):
-            raise UsageError(
-                f"the vectors of chunks cannot be in {self.embedding_field!r}: name a plain field"
-            )
+        if self.chunking is not None:
+            self._check_chunks()
 
     @property
     def nested(self) -> str | None:
@@ -140,6 +137,25 @@ class IndexSettings:
     def embedding_path(self) -> str:
         """Where the vectors are."""
         return f"{self.nested}.{self.embedding_field}" if self.nested else self.embedding_field
+
+    def _check_chunks(self) -> None:
+        if "." in self.embedding_field or self.embedding_field in ("text", "start"):
+            raise UsageError(f"the vectors of chunks cannot be in {self.embedding_field!r}: use a plain name")
+        if CHUNKS_FIELD in (self.passage_field, *(self.text_fields or "").split(",")):
+            raise UsageError(f"the field {CHUNKS_FIELD!r} holds the chunks, and no other text")
+        source = self.mapping.get("_source") or {}
+        of_chunks = (CHUNKS_FIELD, f"{CHUNKS_FIELD}.text")
+
+        def names(what: str) -> bool:
+            given = source.get(what) or ()
+            patterns = [given] if isinstance(given, str) else given
+            return any(fnmatchcase(name, pattern) for name in of_chunks for pattern in patterns)
+
+        if names("excludes") or (source.get("includes") and not names("includes")):
+            raise UsageError(
+                f"--mappings leaves the texts of {CHUNKS_FIELD!r} out of _source: no passage could be told",
+                hint=f"Exclude {self.embedding_path} alone",
+            )
 
     def _be_semantic(self) -> None:
         field = f"{self.passage_field}{SEMANTIC_INFO}.embedding"

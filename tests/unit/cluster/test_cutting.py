@@ -33,7 +33,21 @@ def test_a_field_of_its_own_where_the_chunks_go_is_refused(tmp_path):
     assert "'passages' has the name of one of the index; rename it" in next(iter(report.reasons))
 
 
+@pytest.mark.parametrize(
+    "source",
+    [{"excludes": ["passages"]}, {"excludes": "pass*"}, {"excludes": ["passages.*"]}, {"includes": ["t*"]}],
+)
+def test_a_source_without_the_chunks_texts_is_refused(source):
+    """A search that asks for the best one would fail (3.6)."""
+    with pytest.raises(UsageError, match="out of _source") as refused:
+        IndexSettings(mapping={"_source": source}, chunking=Chunking(16))
+    assert refused.value.hint == "Exclude passages.embedding alone"
+    IndexSettings(mapping={"_source": {"excludes": ["passages.embedding"]}}, chunking=Chunking(16))
+
+
 @pytest.mark.parametrize("field", ["text", "start", "a.b"])
 def test_the_vector_has_a_name_of_its_own_in_a_chunk(field):
     with pytest.raises(UsageError, match="vectors of chunks cannot be in"):
         IndexSettings(embedding_field=field, chunking=Chunking(16))
+    with pytest.raises(UsageError, match="holds the chunks"):
+        IndexSettings(passage_field="passages", chunking=Chunking(16))
