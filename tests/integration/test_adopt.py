@@ -128,6 +128,21 @@ def test_an_adopted_index_is_searched_and_verified_without_options(
     assert info is not None and info.text_fields is None
 
 
+@pytest.mark.parametrize(
+    ("mapping", "said"),
+    [
+        ({"_meta": {"oskit": "theirs"}, "properties": {"v": {"type": "rank_features"}}}, "somebody else's"),
+        ({"properties": {"v": {"type": "rank_features", "positive_score_impact": False}}}, "count against"),
+        ({"properties": {"v": {"type": "rank_features"}, "w": {"type": "rank_features"}}}, "in 2 fields"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_adopted_is_left_as_it_is(client, index, cluster_url, capsys, mapping, said):
+    client.indices.create(index=index, body={"mappings": mapping})
+    before = client.indices.get_mapping(index=index)
+    assert main(["index", "adopt", index, "--url", cluster_url]) == 7
+    assert said in capsys.readouterr().err and client.indices.get_mapping(index=index) == before
+
+
 def test_oskits_own_index_is_not_adopted(client, tiny: TinyModels, index, cluster_url):
     ingest(client, index, documents(2), encoder=tiny.encoder)
     for options in ([], ["--undo"]):

@@ -10,7 +10,7 @@ from oskit.archive.token_weights import Prune
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.index.existing import ExistingIndex, existing_index
 from oskit.cluster.index.mapping import IndexInfo, info_of
-from oskit.cluster.index.meta import ADOPTED, change_own_meta, drop_own_meta, own_meta
+from oskit.cluster.index.meta import ADOPTED, META_KEY, change_own_meta, drop_own_meta, own_meta
 from oskit.cluster.index.passages import texts_of
 from oskit.cluster.index.sparse_fields import definition_of
 from oskit.cluster.ingest.plan import check_are_one, check_vectors, find_encoder_model, identity
@@ -92,8 +92,18 @@ def adopt_index(
             f"the index {existing.name!r} was made by oskit, and records all of it already",
             hint="Look at it with: oskit index show " + existing.name,
         )
+    if not isinstance((existing.mapping.get("_meta") or {}).get(META_KEY, {}), Mapping):
+        raise IndexingError(
+            f"_meta.{META_KEY} of {existing.name!r} is somebody else's, so nothing is written there"
+        )
     mapping = {key: value for key, value in existing.mapping.items() if key != "_meta"}
     found = with_key(client, info_of(existing.name, mapping, embedding_field))
+    field = definition_of(existing.mapping.get("properties") or {}, found.embedding_field)
+    if field.get("positive_score_impact", True) in (False, "false"):
+        raise IndexingError(
+            f"the weights in {found.embedding_field!r} of {existing.name!r} count against a document "
+            "(positive_score_impact)"
+        )
     info = _with_texts(existing, found, text_fields, title_field)
     encodes = model_id or found.encoder.model_id
     model = find_encoder_model(client, encodes) if encodes else None
