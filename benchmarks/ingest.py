@@ -22,7 +22,7 @@ import click
 import numpy as np
 from scipy.sparse import csr_matrix
 from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
+from tokenizers.models import BPE
 
 from oskit.archive.vocabulary import Vocabulary
 
@@ -39,7 +39,7 @@ class MadeUp:
 
     def __init__(self, weights: int = WEIGHTS) -> None:
         words = {f"token{n}": n for n in range(VOCABULARY)}
-        self.vocabulary = Vocabulary(Tokenizer(WordLevel(words)))
+        self.vocabulary = Vocabulary(Tokenizer(BPE(words, [])))
         draw = np.random.default_rng(0)
         columns = [np.sort(draw.choice(VOCABULARY, weights, replace=False)) for _ in range(64)]
         data = draw.random(64 * weights, dtype=np.float32) * 2 + np.float32(0.01)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_matrix
 from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
+from tokenizers.models import BPE
 
 from oskit.archive.vocabulary import Vocabulary
 from tests.http_server import HttpServer, Reply, Request
@@ -63,7 +63,7 @@ class FixedEncoder:
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         words = {word: number for number, word in enumerate(weights)}
-        self.vocabulary = Vocabulary(Tokenizer(WordLevel(words)))
+        self.vocabulary = Vocabulary(Tokenizer(BPE(words, [])))
         self._row = np.array([list(weights.values())], dtype=np.float32)
 
     def document_matrix(self, texts: Sequence[str]) -> csr_matrix:
