@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
     from oskit.archive.encoder import ArchiveEncoder
     from oskit.cluster.ingest.load import IngestReport
-    from oskit.data.documents import Document
+    from oskit.data.documents import Document, Refusal
 
 INDEX = "oskit-benchmark-once"
 
@@ -82,18 +81,25 @@ def _row(what: str, seconds: float, report: IngestReport, first: float) -> str:
 def _load(
     client: OpenSearch, encoder: ArchiveEncoder, source: Path, cut_off_at: int | None = None
 ) -> tuple[IngestReport, float]:
-    """What a load did, and the seconds that it took."""
+    """What a load did, and the seconds that it took; it may be interrupted once so many are encoded."""
     from oskit.cluster.ingest.load import IngestInterrupted, ingest
     from oskit.data.files import read_documents
 
-    def stream() -> Iterator[object]:
-        yield from islice(read_documents([source]), cut_off_at)
-        if cut_off_at is not None:
-            raise KeyboardInterrupt
+    done = 0
+
+    def progress(records: int) -> None:
+        nonlocal done
+        done += records
+
+    def stream() -> Iterator[Document | Refusal]:
+        for document in read_documents([source]):
+            if cut_off_at is not None and done >= cut_off_at:
+                raise KeyboardInterrupt
+            yield document
 
     start = time.perf_counter()
     try:
-        report = ingest(client, INDEX, stream(), encoder=encoder)
+        report = ingest(client, INDEX, stream(), encoder=encoder, progress=progress)
     except IngestInterrupted as interrupted:
         report = interrupted.report
     return report, time.perf_counter() - start
