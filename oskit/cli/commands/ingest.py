@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from oskit.cli.commands.ray import RAY_OPTIONS, check_ray_options, ray_job
 from oskit.cli.index_options import INDEX_OPTIONS, index_settings, text_fields
 from oskit.cli.options import SOME_REFUSED, connection_options, output_options, runtime_options, with_options
 from oskit.cli.releasing import (
@@ -96,6 +97,7 @@ _OPTIONS = [
     click.option("--dead-letter", metavar="FILE", type=click.Path(dir_okay=False),
                  help="File for refused documents, appended to.  [INDEX.refused.jsonl]"),
     *RELEASE_OPTIONS,
+    *RAY_OPTIONS,
     click.option("--dry-run", is_flag=True,
                  help="Read and check the sources only, with --archive also their length. With --url (or "
                  "OSKIT_URL) and an encoder also tell every call that would change the cluster."),
@@ -161,6 +163,7 @@ def ingest(
     if options["yes"] and not (options["delete_missing"] or options["release"]):
         raise UsageError("--yes has no effect without --delete-missing or --release")
     check_options(options)
+    check_ray_options(options)
     if options["part"] and options["delete_missing"]:
         raise UsageError(
             "a part does not have what is in the other parts, so nothing can be called missing",
@@ -227,6 +230,7 @@ def _run(
                 encoder=encoder,
                 bulk_documents=options["bulk_size"],
                 workers=options["workers"],
+                ray=ray_job(options, connection),
                 dead_letter=_dead_letter(index, sources, options["dead_letter"]),
                 reencode=options["reencode"],
                 delete_missing=_most_missing(options),

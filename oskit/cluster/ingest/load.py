@@ -4,39 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, nullcontext, suppress
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from oskit.cluster.client.failures import cluster_errors
-from oskit.cluster.client.retry import RetryingTransport, impatient, limit_of, request_timeout
+from oskit.cluster.client.retry import impatient, request_timeout
 from oskit.cluster.index.mapping import EncodeMode, EncoderIdentity, IndexInfo, IndexSettings, key_for
 from oskit.cluster.ingest.accounting import Account, IngestReport
-from oskit.cluster.ingest.actions import ItemMaker, encoding_stages
+from oskit.cluster.ingest.actions import ItemMaker
 from oskit.cluster.ingest.admission import Admission, Window, key_of_vectors
-from oskit.cluster.ingest.bulk import BulkItem, BulkOutcome, BulkSender
+from oskit.cluster.ingest.bulk import BulkOutcome
 from oskit.cluster.ingest.cutting import check_chunking, cut_into_chunks
 from oskit.cluster.ingest.dead_letter import DeadLetterFile
-from oskit.cluster.ingest.known import Known
 from oskit.cluster.ingest.missing import Sweeper
 from oskit.cluster.ingest.missing import delete_missing as delete_what_is_missing
 from oskit.cluster.ingest.plan import LoadPlan, plan_load
 from oskit.cluster.ingest.preparation import prepare
-from oskit.cluster.ingest.senders import Senders
-from oskit.cluster.ingest.sizes import RequestSizes
-from oskit.cluster.ingest.stages import Line
 from oskit.cluster.ingest.staying import check_pipeline, check_that_it_stayed
 from oskit.cluster.ingest.witness import Witness
+from oskit.cluster.ingest.work import Requests, unknown, work_off
 from oskit.cluster.models.predict import await_ready
 from oskit.data.documents import Document, Refusal
 from oskit.data.duplicates import DuplicateFilter, Duplicates
-from oskit.errors import ClusterError, DataError, IndexingError, OskitError, with_more
+from oskit.errors import ClusterError, IndexingError, OskitError, UsageError, with_more
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
-    from scipy.sparse import csr_matrix
 
     from oskit.archive.text_encoder import KeyFormat, TextEncoder
     from oskit.archive.token_weights import Prune
+    from oskit.cluster.ingest.ray_load import RayJob, RayLoad
 
 __all__ = ["IngestInterrupted", "IngestReport", "dry_run", "ingest"]
 
@@ -82,6 +80,7 @@ def ingest(
     bulk_bytes: int = 5_000_000,
     workers: int = 2,
     dead_letter: str | Path | None = None,
+    ray: RayJob | None = None,
     progress: Callable[[int], object] = lambda _: None,
     notify: Callable[[str], None] | None = None,
 ) -> IngestReport:
@@ -123,6 +122,7 @@ def ingest(
             as they are answered in a fifth of their time limit.
         workers: Requests in flight.
         dead_letter: File for what is refused, appended to; None keeps only the counts.
+        ray: Encode as a job on Ray (:mod:`oskit.cluster.ingest.ray_load`); for ``"client"`` only.
         progress: Called with the number of further records that are done with: encoded here, answered by a
             cluster that encodes, unchanged, refused, or duplicates. From several threads.
         notify: Told, in one line, that the model is being waited for, as after the restart of a node.
@@ -135,6 +135,13 @@ def ingest(
         OskitError: What reading or encoding raises; the message says what was indexed until then.
     """
     settings = settings or IndexSettings()
+    spread: RayLoad | None = None
+    if ray is not None:
+        if encode != "client":
+            raise UsageError("Ray has nothing to do where documents are not encoded by oskit")
+        from oskit.cluster.ingest.ray_load import RayLoad
+
+        spread = RayLoad(ray)
 
     def plan_now() -> LoadPlan:
         return plan_load(
@@ -168,43 +175,50 @@ def ingest(
     if model is not None:
         await_ready(client, model, notify=notify)
     letters = DeadLetterFile(dead_letter) if dead_letter is not None else None
-    account = Account(
-        name, letters, maker.truncation, maker.encoding_s, progress, not maker.encodes, maker.watch
-    )
+    counts = (maker.truncation, maker.encoding_s) if spread is None else (spread.truncation, spread.busy_s)
+    answers = not maker.encodes or spread is not None
+    account = Account(name, letters, *counts, progress, answers, maker.watch)
     timeout = request_timeout(client, CLUSTER_REQUEST_TIMEOUT_S) if model else None
     seen = DuplicateFilter(duplicates)
-    windows = _unknown(admission.windows(records, account, seen), known, account)
-    windows = cut_into_chunks(windows, plan.info, encoder, account)
-    is_ours = isinstance(client.transport, RetryingTransport)
-    sizes = RequestSizes(bulk_bytes, (timeout or limit_of(client)) / 5, compresses=is_ours)
+    admitted = admission.windows(records, account, seen)
+    windows = cut_into_chunks(unknown(admitted, known, account), plan.info, encoder, account)
+    requests = Requests(bulk_documents or BULK_DOCUMENTS[encode], bulk_bytes, workers, plan.runs, timeout)
+    tried_on: list[Window] = []
 
-    def senders(line: Line) -> Senders:
-        return Senders(
-            line,
-            lambda: BulkSender(
-                client,
-                name,
-                pipeline=plan.runs,
-                request_timeout=timeout,
-                stop=line.stop,
-                sizes=sizes,
-                witness=witness,
-            ),
-            account,
-            workers=workers,
-            bulk_documents=bulk_documents or BULK_DOCUMENTS[encode],
-            sizes=sizes,
-        )
+    def shown() -> Iterator[Window]:
+        for window in admitted:
+            tried_on.append(window)
+            yield window
 
-    with closing(seen), closing(letters) if letters is not None else nullcontext():
-        items = (maker.make(window.documents, account.progress) for window in windows)
+    def work() -> None:
+        if spread is None:
+            sizes = requests.sizes(client)
+            work_off(client, name, windows, maker, account, requests, sizes, witness, tried)
+        else:
+            everything = chain(tried_on, admitted)
+            spread.run(
+                everything,
+                account,
+                plan=plan,
+                uuid=uuid,
+                prune=prune,
+                reencode=reencode,
+                requests=requests,
+            )
+
+    with closing(seen), closing(letters) if letters is not None else nullcontext(), spread or nullcontext():
+        if spread is None:
+            items = (maker.make(window.documents, account.progress) for window in windows)
+        else:  # a trial's documents are encoded here, and count when they have been encoded there
+            cut = cut_into_chunks(shown(), plan.info, encoder, Account(name, None))
+            items = (maker.make(window.documents) for window in cut)
         try:
             tried, uuid = prepare(client, plan, plan_now, items, account, timeout, notify)
         except KeyboardInterrupt:
             raise IngestInterrupted(account.report()) from None
         witness = Witness(lambda: check_that_it_stayed(client, target, uuid))
         sweeper = Sweeper(client, name) if delete_missing is not None else None
-        _load(client, name, tried, windows, maker, senders, account)
+        _load(client, name, work, account)
         check_that_it_stayed(client, target, uuid)
         if model is not None and account.indexed:
             check_pipeline(client, plan)
@@ -220,15 +234,6 @@ def ingest(
             hint="This is a bug in oskit; please report it",
         )
     return report
-
-
-def _unknown(windows: Iterator[Window], known: Known, account: Account) -> Iterator[Window]:
-    """The documents that the index does not have yet; the others are settled here."""
-    for window in windows:
-        wanted = known.sift(window.documents)
-        account.keep(len(window.documents) - len(wanted))
-        if wanted:
-            yield Window(wanted, window.size)
 
 
 def dry_run(
@@ -275,15 +280,7 @@ def dry_run(
     return account.report()
 
 
-def _load(
-    client: OpenSearch,
-    index: str,
-    tried: list[BulkItem],
-    windows: Iterator[Window],
-    maker: ItemMaker,
-    senders: Callable[[Line], Senders],
-    account: Account,
-) -> None:
+def _load(client: OpenSearch, index: str, work: Callable[[], None], account: Account) -> None:
     """Run the load; whatever happens, threads end, and what was indexed can be found."""
 
     def refresh() -> None:
@@ -291,10 +288,7 @@ def _load(
             client.indices.refresh(index=index)
 
     try:
-        with Line() as line:
-            sending = senders(line)
-            sending.put(tried)
-            _run(line, windows, maker, sending, account)
+        work()
     except BaseException as error:
         with suppress(OskitError), impatient(client):
             refresh()
@@ -305,27 +299,6 @@ def _load(
         raise
     refresh()
     account.stop_if_hopeless()
-
-
-def _run(line: Line, windows: Iterator[Window], maker: ItemMaker, sending: Senders, account: Account) -> None:
-    """Read here, where an interruption ends it at once; encode, write and send in threads."""
-
-    def write(window: Window, vectors: csr_matrix | None) -> None:
-        sending.put(maker.write(window.documents, vectors))
-
-    encoding, writing = encoding_stages(line, maker, write, account.progress)
-    broken: DataError | None = None
-    try:
-        for window in windows:
-            encoding.put(window, window.size)
-            account.stop_if_hopeless()
-    except DataError as error:  # what stands before the damage is loaded
-        broken = error
-    encoding.finish()
-    writing.finish()
-    sending.finish()
-    if broken is not None:
-        raise broken
 
 
 def _done(report: IngestReport) -> str:

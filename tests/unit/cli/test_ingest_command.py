@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from archives import encoder_archive
 
+from oskit import extras
 from oskit.cli.commands.ingest import _dead_letter
 from oskit.cli.main import main
 from oskit.data import files
+from oskit.data.documents import Document
 from tests.fake_ingest import FakeIngest
 
 
@@ -176,3 +181,52 @@ def test_ids_that_come_twice(
         assert (told["superseded"], told["superseded_ids"]) == (dropped, ["a"] * dropped)
     written = {line["_id"]: line["text"] for line in map(json.loads, file.read_text().splitlines())}
     assert written == {"a": "three" if keep == "last" else "one", "b": "b", "c": "c"}
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--archive", "a", "--ray"], 4, "ray"),
+        (["--archive", "a", "--encoders", "2"], 2, "--encoders has no effect without --ray"),
+        (["--archive", "a", "--dry-run", "--ray"], 2, "no effect with --dry-run"),
+        (["--encode", "none", "--ray"], 2, "needs an encoder"),
+        (["--archive", "a", "--encode", "cluster", "--model", "m", "--ray=local"], 2, "needs an encoder"),
+        (["--archive", "a", "--ray", "corpus.jsonl"], 2, "'corpus.jsonl' is no address of Ray's"),
+        (["--archive", "a", "--ray=user:secret@host:1"], 2, "is no address of Ray's"),
+    ],
+)
+def test_what_does_not_go_with_ray(
+    corpus: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    code: int,
+    said: str,
+):
+    monkeypatch.setattr(extras, "is_installed", lambda name: name != "ray")
+    assert main(["ingest", "i", str(corpus), *options]) == code
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and said in told
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl.gz"])
+def test_two_processes_that_write_one_file(corpus: Path, suffix: str):
+    """Each writes beside it: whatever comes last is there whole, and nothing else is left."""
+    archive, file = str(encoder_archive(corpus.with_name("encoder.zip"))), corpus.with_name(f"out.{suffix}")
+    sources = {n: corpus.with_name(f"{n}.jsonl") for n in (200, 300)}
+    for count, source in sources.items():
+        source.write_text(
+            "".join(json.dumps({"_id": f"{n}", "text": f"{count}"}) + "\n" for n in range(count))
+        )
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "oskit", "encode", archive, str(source), "-o", str(file), "--quiet"],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        for source in sources.values()
+    ]
+    assert [process.wait(120) for process in running] == [0, 0]
+    written = list(files.read_documents([file], vector_field="embedding"))
+    texts = {item.text for item in written if isinstance(item, Document)}
+    assert texts == {str(len(written))} and len(written) in sources
+    assert [path for path in corpus.parent.iterdir() if path.name.startswith(".")] == []
