@@ -24,7 +24,7 @@ from oskit.archive.token_weights import DelegatingEncoder
 from oskit.cli.main import main
 from oskit.cluster.client.connection import ConnectionSettings, connect
 from oskit.cluster.ingest.load import IngestInterrupted, ingest
-from oskit.cluster.ingest.ray_load import RayJob
+from oskit.cluster.ingest.ray_encoders import RayJob
 from oskit.data.documents import Document
 from oskit.encoder.opening import open_encoder
 from oskit.errors import IndexingError

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from oskit.cli.commands.ray import RAY_OPTIONS, check_ray_options, ray_job
 from oskit.cli.index_options import INDEX_OPTIONS, index_settings, text_fields
 from oskit.cli.options import SOME_REFUSED, connection_options, output_options, runtime_options, with_options
+from oskit.cli.ray_options import RAY_OPTIONS, check_ray_options, ray_job
 from oskit.cli.releasing import (
     RELEASE_OPTIONS,
     Releasing,

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
     from oskit.archive.text_encoder import KeyFormat, TextEncoder
     from oskit.archive.token_weights import Prune
-    from oskit.cluster.ingest.ray_load import RayJob, RayLoad
+    from oskit.cluster.ingest.ray_encoders import RayJob
+    from oskit.cluster.ingest.ray_load import RayLoad
 
 __all__ = ["IngestInterrupted", "IngestReport", "dry_run", "ingest"]
 

@@ -12,7 +12,7 @@ from oskit.errors import UsageError
 
 if TYPE_CHECKING:
     from oskit.cluster.client.connection import ConnectionSettings
-    from oskit.cluster.ingest.ray_load import RayJob
+    from oskit.cluster.ingest.ray_encoders import RayJob
 
 # fmt: off
 RAY_OPTIONS = [
@@ -60,7 +60,7 @@ def ray_job(options: dict[str, Any], connection: ConnectionSettings) -> RayJob |
     from pathlib import Path
 
     from oskit.cluster.client.connection import connect
-    from oskit.cluster.ingest.ray_load import RayJob
+    from oskit.cluster.ingest.ray_encoders import RayJob
     from oskit.encoder.opening import open_encoder
 
     def absolute(name: str) -> str:
