@@ -120,7 +120,7 @@ def ingest(
         bulk_documents: Documents of one bulk request at most, or their chunks; 5,000, or 100 where the
             cluster encodes.
         bulk_bytes: Size of one bulk request at most, in bytes; they begin with a tenth of it and grow as long
-            as they are answered in a fifth of their time limit.
+            as they are answered in 2 s (by a cluster that encodes: in a fifth of their time limit).
         workers: Requests in flight.
         dead_letter: File for what is refused, appended to; None keeps only the counts.
         ray: Encode as a job on Ray (:mod:`oskit.cluster.ingest.ray_load`); for ``"client"`` only.

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 
+SOON_S = 2.0
+"""In which a request shall be answered where nothing is encoded on the way."""
+
+
 @dataclass(frozen=True)
 class Requests:
     """What bulk requests are like.
@@ -44,7 +48,10 @@ class Requests:
     def sizes(self, client: OpenSearch) -> RequestSizes:
         """How large they may be over the way of this client, which is learned."""
         is_ours = isinstance(client.transport, RetryingTransport)
-        return RequestSizes(self.size, (self.timeout or limit_of(client)) / 5, compresses=is_ours)
+        share = (self.timeout or limit_of(client)) / 5
+        # What is under way is lost with the process; an encoding cluster has reasons of its own to take long.
+        answer_s = share if self.timeout else min(SOON_S, share)
+        return RequestSizes(self.size, answer_s, compresses=is_ours)
 
 
 def unknown(windows: Iterable[Window], known: Known, account: Account) -> Iterator[Window]:
