@@ -56,8 +56,15 @@ class MadeUp:
 @click.option("--documents", default=6_000, show_default=True, help="Documents of a load.")
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--most", default=1_000_000, show_default=True, help="Largest load of the last table.")
-def main(url: str | None, documents: int, rounds: int, most: int) -> None:
+@click.option("--plot", type=click.Path(dir_okay=False), help="File for the cost along the largest load.")
+@click.option("--growth", "only_growth", is_flag=True, help="The last table alone.")
+def main(
+    url: str | None, documents: int, rounds: int, most: int, plot: str | None, only_growth: bool
+) -> None:
     """Measure."""
+    if only_growth:
+        growth(most, plot)
+        return
     formatting(rounds)
     with ExitStack() as stack:
         if url is None:
@@ -65,7 +72,7 @@ def main(url: str | None, documents: int, rounds: int, most: int) -> None:
 
             url = stack.enter_context(LocalNode()).url
         precomputed(url, documents, rounds, Path(stack.enter_context(tempfile.TemporaryDirectory())))
-    growth(most)
+    growth(most, plot)
 
 
 def formatting(rounds: int) -> None:
@@ -168,8 +175,9 @@ def precomputed(url: str, count: int, rounds: int, folder: Path) -> None:
     click.echo()
 
 
-def growth(most: int) -> None:
+def growth(most: int, plot: str | None) -> None:
     """CPU time and peak memory of loads of short documents, each in its own process, into a fake cluster."""
+    found: dict[str, Any] = {}
     click.echo(f"{'documents':>12}{'CPU us a document':>20}{'peak memory, MB':>18}")
     count = 10_000
     while count <= most:
@@ -178,6 +186,26 @@ def growth(most: int) -> None:
         found = json.loads(said)
         click.echo(f"{count:>12,}{found['seconds'] / count * 1e6:>20.0f}{found['peak'] / 1e6:>18.0f}")
         count *= 10
+    if plot is not None:
+        _plot(found["along"], plot)
+
+
+def _plot(along: list[list[float]], path: str) -> None:
+    """What a document costs, and the memory that is held, along a load."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    done, seconds, memory = np.array(along).T
+    figure, (cost, held) = pyplot.subplots(2, 1, sharex=True, figsize=(7, 5), layout="constrained")
+    cost.plot(done[1:] / 1e3, np.diff(seconds) / np.diff(done) * 1e6)
+    cost.set(
+        ylim=(0, None), ylabel="CPU µs a document", title="One load of short documents, into a fake cluster"
+    )
+    held.plot(done / 1e3, memory / 1e6)
+    held.set(ylim=(0, None), ylabel="memory, MB", xlabel="documents, thousands")
+    figure.savefig(path)
 
 
 def one_load(count: int) -> None:
@@ -190,14 +218,29 @@ def one_load(count: int) -> None:
     def yes(self: Any, batch: Any) -> list[tuple[int, str]]:
         return [(201, "")] * len(batch)
 
+    along: list[tuple[int, float, int]] = []
+    done = 0
+
+    def progress(records: int) -> None:
+        nonlocal done
+        done += records
+        if done >= len(along) * max(count // 50, 1_000):
+            along.append((done, time.process_time(), _memory("VmRSS")))
+
     with FakeNode() as node, mock.patch("oskit.cluster.ingest.bulk.BulkSender._request", yes):
         client, start = connect(ConnectionSettings(url=node.url)), time.process_time()
-        report = load.ingest(client, "i", _short_documents(count), encoder=MadeUp(weights=20))
+        report = load.ingest(
+            client, "i", _short_documents(count), encoder=MadeUp(weights=20), progress=progress
+        )
     assert report.indexed == count
-    # Not ru_maxrss, which begins with the memory of the process that forked this one.
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
-    peak = int(line.split()[1]) * 1024
-    print(json.dumps({"seconds": time.process_time() - start, "peak": peak}))
+    seconds, peak = time.process_time() - start, _memory("VmHWM")
+    print(json.dumps({"seconds": seconds, "peak": peak, "along": along}))
+
+
+def _memory(what: str) -> int:
+    """In bytes. Not ``ru_maxrss``, which begins with the memory of the process that forked this one."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if what in line)
+    return int(line.split()[1]) * 1024
 
 
 def FakeNode() -> Any:

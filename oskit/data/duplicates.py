@@ -7,7 +7,7 @@ import os
 import pickle
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, get_args
@@ -55,7 +55,7 @@ class SeenTexts:
         return self._execute("SELECT 1 FROM seen WHERE text = ?", digest_of(text)).fetchone() is not None
 
     def _execute(self, statement: str, *values: bytes | None) -> sqlite3.Cursor:
-        with _kept_temporarily(_temporary_folder()):
+        with _kept_temporarily(_sqlite_folder):
             return self._database.execute(statement, values)
 
     def close(self) -> None:
@@ -95,7 +95,7 @@ class DuplicateFilter(SeenTexts):
             return
         stream, count = iter(documents), 0
         broken: DataError | None = None
-        with _kept_temporarily(tempfile.gettempdir()):
+        with _kept_temporarily(tempfile.gettempdir):
             file = tempfile.TemporaryFile()  # noqa: SIM115
         with file:
             while True:
@@ -105,13 +105,13 @@ class DuplicateFilter(SeenTexts):
                     document, broken = None, error
                 if document is None:
                     break
-                with _kept_temporarily(tempfile.gettempdir()):
+                with _kept_temporarily(tempfile.gettempdir):
                     pickle.dump(document, file, pickle.HIGHEST_PROTOCOL)
                 content = document.digest() + count.to_bytes(8, "big")
                 key = digest_of(clean_text(document.id))
                 self._execute("INSERT OR REPLACE INTO seen VALUES (?, ?)", key, content)
                 count += 1
-            with _kept_temporarily(tempfile.gettempdir()):
+            with _kept_temporarily(tempfile.gettempdir):
                 file.seek(0)
             for number in range(count):
                 document = pickle.load(file)  # noqa: S301 - our own, of a moment ago
@@ -131,18 +131,18 @@ class DuplicateFilter(SeenTexts):
 
 
 @contextmanager
-def _kept_temporarily(folder: str) -> Iterator[None]:
-    """Says what cannot be done where a temporary file fails."""
+def _kept_temporarily(folder: Callable[[], str]) -> Iterator[None]:
+    """Says what cannot be done where a temporary file fails, and only then looks where it is."""
     try:
         yield
     except (OSError, sqlite3.OperationalError) as error:
         raise DataError(
-            f"cannot keep track of what was read in the temporary folder {folder}: {error}",
+            f"cannot keep track of what was read in the temporary folder {folder()}: {error}",
             hint="Free some space there, or name another folder with TMPDIR",
         ) from error
 
 
-def _temporary_folder() -> str:
+def _sqlite_folder() -> str:
     """Where SQLite puts its temporary files (sqlite3TempFileName in its os_unix.c)."""
     named = [os.environ.get("SQLITE_TMPDIR"), os.environ.get("TMPDIR"), "/var/tmp", "/usr/tmp", "/tmp"]  # noqa: S108
     usable = (path for path in named if path and Path(path).is_dir() and os.access(path, os.W_OK | os.X_OK))
