@@ -24,11 +24,6 @@ def own_meta(mapping: Mapping[str, Any]) -> dict[str, Any]:
     return dict(found) if isinstance(found, Mapping) else {}
 
 
-def read_own_meta(client: OpenSearch, index: str) -> dict[str, Any]:
-    """``_meta.oskit`` of an index."""
-    return own_meta(next(iter(client.indices.get_mapping(index=index).values()))["mappings"])
-
-
 def changed_meta(mapping: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Body of the request that sets entries of ``_meta.oskit``, or removes those that are None."""
     own = {key: value for key, value in {**own_meta(mapping), **changes}.items() if value is not None}

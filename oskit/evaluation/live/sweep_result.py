@@ -72,23 +72,23 @@ class SettingFigures:
         return {"name": self.name, "setting": self.setting.to_dict(), "recall": recalls, **told}
 
 
-def front(rows: Sequence[SettingFigures], depth: int = 10) -> list[SettingFigures]:
-    """Settings that no other one beats in time and recall both, fastest first (the Pareto front)."""
+def front(rows: Sequence[SettingFigures]) -> list[SettingFigures]:
+    """Settings that no other one beats in time and recall@10 both, fastest first (the Pareto front)."""
     found: list[SettingFigures] = []
-    for row in sorted(rows, key=lambda row: (row.ms, -_of(row, depth))):
-        if not found or _of(row, depth) > _of(found[-1], depth):
+    for row in sorted(rows, key=lambda row: (row.ms, -_of(row))):
+        if not found or _of(row) > _of(found[-1]):
             found.append(row)
     return found
 
 
-def fastest(rows: Sequence[SettingFigures], least_recall: float, depth: int = 10) -> SettingFigures | None:
-    """The fastest setting whose recall is at least so much; None if none has it."""
-    enough = [row for row in front(rows, depth) if _of(row, depth) >= least_recall]
+def fastest(rows: Sequence[SettingFigures], least_recall: float) -> SettingFigures | None:
+    """The fastest setting whose recall@10 is at least so much; None if none has it."""
+    enough = [row for row in front(rows) if _of(row) >= least_recall]
     return enough[0] if enough else None
 
 
-def _of(row: SettingFigures, depth: int) -> float:
-    value = row.recall.get(depth)
+def _of(row: SettingFigures) -> float:
+    value = row.recall.get(10)
     return -1.0 if value is None else value
 
 
@@ -122,14 +122,14 @@ class SweepReport:
     def advice(self) -> str:
         """Which setting to take, in words."""
         if (best := self.best) is None:
-            most = max(self.rows, key=lambda row: (_of(row, 10), -row.ms))
+            most = max(self.rows, key=lambda row: (_of(row), -row.ms))
             return (
-                f"no setting has a recall@10 of {self.least_recall:g}: the most is {_of(most, 10):.3f}, by "
+                f"no setting has a recall@10 of {self.least_recall:g}: the most is {_of(most):.3f}, by "
                 f"{most.name!r} ({most.ms:.1f} ms)"
             )
         told = (
             f"take {best.name!r}: {best.ms:.1f} ms at p50, the fastest with a recall@10 of at least "
-            f"{self.least_recall:g} ({_of(best, 10):.3f})"
+            f"{self.least_recall:g} ({_of(best):.3f})"
         )
         first = self.rows[0]
         return f"{told}; {first.name!r} takes {first.ms:.1f} ms" if first is not best else told
