@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from oskit.cluster.search.answers import complete_search
 from oskit.cluster.search.passages import PassageCount
 from oskit.cluster.search.place import with_key
 from oskit.data.chunks import Chunking
-from oskit.errors import SearchError
+from oskit.errors import ClusterError, SearchError
 from oskit.evaluation.live.rounding import EXACT, Storage
 
 if TYPE_CHECKING:
@@ -139,12 +141,22 @@ def count_documents(client: OpenSearch, index: str) -> int:
     return int(complete_search(client, index, body, search_pipeline="_none")["hits"]["total"]["value"])
 
 
-def check_that_it_stayed(client: OpenSearch, facts: IndexFacts) -> None:
-    """Refuse to speak of an index that is not what was looked at.
+@contextmanager
+def staying(client: OpenSearch, facts: IndexFacts) -> Iterator[None]:
+    """Refuse to speak of an index that is not what was looked at, after what is done within.
 
     Raises:
         SearchError: It was deleted, made anew, or its alias was moved.
     """
+    try:
+        yield
+    except ClusterError:
+        _check_that_it_stayed(client, facts)  # which is the reason, if it did not
+        raise
+    _check_that_it_stayed(client, facts)
+
+
+def _check_that_it_stayed(client: OpenSearch, facts: IndexFacts) -> None:
     uuid = index_uuid(client, facts.name)
     if uuid != facts.uuid:
         how = "deleted" if uuid is None else "deleted and made anew"

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from oskit.cluster.client.connection import cluster_info
 from oskit.cluster.search.answers import complete_search
 from oskit.cluster.search.search import Searcher
-from oskit.errors import ClusterError, SearchError, UsageError
-from oskit.evaluation.live.index_facts import IndexFacts, check_that_it_stayed, read_facts, was_written
+from oskit.errors import SearchError, UsageError
+from oskit.evaluation.live.index_facts import IndexFacts, read_facts, staying, was_written
 from oskit.evaluation.live.stored_ranking import StoredRanking, encoded_vectors, rank_vectors, stored_vectors
 from oskit.evaluation.live.sweep_result import DEPTHS, SettingFigures, SweepReport, recall
 from oskit.evaluation.live.sweep_settings import Grid, Setting
@@ -80,15 +80,11 @@ def sweep(
         raise UsageError("exact scores by the encoder need one", hint="Give it with --archive")
     on_step(f"looking at {index}")
     facts = read_facts(client, index, field)
-    try:
+    with staying(client, facts):
         report = _Sweep(client, facts, collection, on_step, size=min(size, facts.max_hits)).run(
             Searcher(client, facts.name, encoder=encoder, model_id=model_id, field=field, notify=on_step),
             grid, encoder if exact == "encoder" else None, queries, rounds, least_recall,
         )  # fmt: skip
-    except ClusterError:
-        check_that_it_stayed(client, facts)  # which is the reason, if it did not
-        raise
-    check_that_it_stayed(client, facts)
     if was_written(client, facts):
         report.warnings.append(
             "the index was written to meanwhile: the figures may be of different documents"
@@ -125,7 +121,7 @@ class _Sweep:
             passages=self.facts.passages.k(1) if self.facts.passages else 1,
             nested=info.nested,
         )
-        self._tell_what_is_exact(settings)
+        self._tell_what_is_exact()
         weights = self._weights(searcher, count)
         what = (
             "encoding the corpus" if encoder else f"reading the weights of {self.facts.documents:,} documents"
@@ -155,7 +151,7 @@ class _Sweep:
             warnings=self.warnings,
         )
 
-    def _tell_what_is_exact(self, settings: Sequence[Setting]) -> None:
+    def _tell_what_is_exact(self) -> None:
         storage, name = self.facts.storage, self.facts.name
         if self.facts.info.kind != "sparse_vector":
             return

@@ -11,8 +11,8 @@ from oskit.cluster.client.connection import cluster_info
 from oskit.cluster.search.fusion import Candidates, Fusion
 from oskit.cluster.search.hybrid import Hybrid
 from oskit.cluster.search.search import Searcher
-from oskit.errors import ClusterError, DataError
-from oskit.evaluation.live.index_facts import check_that_it_stayed, read_facts, was_written
+from oskit.errors import DataError
+from oskit.evaluation.live.index_facts import read_facts, staying, was_written
 from oskit.evaluation.live.tune_result import TunedRow, TuneReport
 from oskit.evaluation.offline.fusion_settings import (
     FusionSetting,
@@ -87,17 +87,13 @@ def tune(
         notify=on_step, trust_s=60,
     )  # fmt: skip
     names = [side.name for side in sides.sides]
-    try:
+    with staying(client, facts):
         found: dict[str, Candidates] = {}
         for start in range(0, len(judged), _AT_ONCE):
             on_step(f"asking {', '.join(names)}: {start:,} of {len(judged):,} queries")
             part = judged[start : start + _AT_ONCE]
             lists = searcher.candidates([collection.queries[query] for query in part], sides)
             found |= dict(zip(part, lists, strict=True))
-    except ClusterError:
-        check_that_it_stayed(client, facts)  # which is the reason, if it did not
-        raise
-    check_that_it_stayed(client, facts)
     qrels = {query: collection.qrels[query] for query in judged}
     if not any(set(qrels[query]) & set(found[query].ids) for query in judged):
         raise DataError(

@@ -17,12 +17,12 @@ from oskit.cluster.search.query_model import check_same_encoder, query_model
 from oskit.cluster.search.query_weights import analyzer_weights
 from oskit.cluster.search.search import Searcher
 from oskit.data.values import clean_text
-from oskit.errors import ClusterError, UsageError
+from oskit.errors import UsageError
 from oskit.evaluation.live import verdict
 from oskit.evaluation.live.comparison import Comparison, compare
 from oskit.evaluation.live.examples import SHOWN_HITS, build_examples, choose_examples
 from oskit.evaluation.live.fused import check_fusion
-from oskit.evaluation.live.index_facts import IndexFacts, check_that_it_stayed, read_facts, was_written
+from oskit.evaluation.live.index_facts import IndexFacts, read_facts, staying, was_written
 from oskit.evaluation.live.presence import look_for
 from oskit.evaluation.live.query_modes import SearchBy, SearchRequest, bm25_clauses, sparse_clauses
 from oskit.evaluation.live.result import StoredVectors, VerificationReport
@@ -128,16 +128,11 @@ def verify(
             f"two-phase search does not look into the chunks of {facts.target}",
             hint="Leave out --two-phase for this index.",
         )
-    try:
-        report = _verify(
+    with staying(client, facts):
+        return _verify(
             client, facts, collection, encoder, request, tolerance, baseline_bm25, two_phase, hybrid, sample,
             examples, part, on_step,
         )  # fmt: skip
-    except ClusterError:
-        check_that_it_stayed(client, facts)  # which is the reason, if it did not
-        raise
-    check_that_it_stayed(client, facts)
-    return report
 
 
 def _verify(
