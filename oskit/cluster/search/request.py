@@ -186,7 +186,7 @@ class Request:
     """The documents that may be found."""
     order: list[dict[str, str]]
     """Of the hits; empty for the best first."""
-    model: ModelInfo | None
+    model: ModelInfo | None = None
     """Encodes the query, if the cluster does."""
     encoded: Mapping[str, float] | None = None
     """What the encoder here made of the query, if that is known."""

@@ -278,17 +278,18 @@ class Searcher:
         if hybrid is not None and any(isinstance(query, Mapping) for query in queries):
             raise UsageError("a hybrid search needs the query's text, and this one is token weights")
         scope, order = Scope(self._client, place, wanted.filters), ordered(self._client, index, wanted.sort)
+        sparse = hybrid is None or hybrid.has("sparse")
         asked = []
         for query in queries:
             by = self._asker.way(query)
             wanted.check(place.info, by)
             clean = query if isinstance(query, Mapping) else clean_text(query)
-            encodes = _has_words(clean) and (hybrid is None or hybrid.has("sparse"))
-            model = self._model(place, by) if encodes and by in ("model", "tokenizer") else None
-            asked.append(Request(self._client, place, clean, by, self._asker, wanted, scope, order, model))
+            request = Request(self._client, place, clean, by, self._asker, wanted, scope, order)
+            if request.has_words and sparse and by in ("model", "tokenizer"):
+                request.model = self._model(place, by)
+            asked.append(request)
         encoder = self._asker.encoder
-        here = [one for one in asked if one.by == "tokens" and isinstance(one.query, str)]
-        here = here if hybrid is None or hybrid.has("sparse") else []
+        here = [one for one in asked if sparse and one.by == "tokens" and isinstance(one.query, str)]
         if here and encoder is not None:
             with self._encoding:
                 made = encoder.query_weights([str(one.query) for one in here], key=place.info.key)
@@ -333,10 +334,6 @@ def _result(request: Request, answer: dict[str, Any] | ClusterError | None) -> S
     if isinstance(answer, ClusterError):
         return answer
     return request.result(request.completed(answer) if answer is not None else None)
-
-
-def _has_words(query: Query) -> bool:
-    return not isinstance(query, str) or bool(query.strip())
 
 
 def search(
