@@ -203,20 +203,23 @@ def list_releases(client: OpenSearch, alias: Alias) -> list[Release]:
         ExistingIndex(name, found["aliases"], found["mappings"], found["settings"])
         for name, found in answer.items()
     ]
-    records = {one.name: record_of(one.mapping, RECORD) for one in there}
-    ours = [one for one in there if records[one.name].get("of") == alias.name]
-    named = {alias.index, *(str(records[one.name].get("before")) for one in ours)} - {
-        one.name for one in ours
-    }
-    ours += [found for name in named if name and (found := look(client, name))]
-    releases = [Release(alias.name, one, one.name == alias.index, _own(one, alias.name)) for one in ours]
+    ours = {one.name: one for one in there if _own(one, alias.name)}
+    named = {alias.index, *(str(_own(one, alias.name).get("before")) for one in ours.values())} - ours.keys()
+    known = [*ours.values(), *(found for name in named if name and (found := look(client, name)))]
+    releases = [Release(alias.name, one, one.name == alias.index, _own(one, alias.name)) for one in known]
     return sorted(releases, key=lambda release: release.order, reverse=True)
 
 
 def _own(index: ExistingIndex, alias: str) -> dict[str, Any]:
     """What is recorded of an index as a release of this alias, not of another one."""
-    record = record_of(index.mapping, RECORD)
+    record = _record(index)
     return record if record.get("of") == alias else {}
+
+
+def _record(index: ExistingIndex) -> dict[str, Any]:
+    """What is recorded of this index: a clone of a release has its ``_meta`` too, and is somebody else's."""
+    record = record_of(index.mapping, RECORD)
+    return record if record.get("index", index.name) == index.name else {}
 
 
 def release_name(alias: str, encoder: str | None) -> str:
@@ -238,7 +241,7 @@ def release_body(info: IndexInfo, settings: IndexSettings, record: Mapping[str, 
     """Of the request that creates a release's index, with what is recorded of it from the first moment on."""
     body = index_body(info, settings)
     body["settings"]["index"]["hidden"] = True  # patterns such as `articles-*` find what the alias does not
-    body["mappings"]["_meta"][META_KEY] |= {RECORD: dict(record)}
+    body["mappings"]["_meta"][META_KEY] |= {RECORD: {**record, "index": info.name}}
     return body
 
 
@@ -249,7 +252,7 @@ def note(client: OpenSearch, name: str, changes: Mapping[str, Any]) -> None:
         IndexingError: The cluster refuses.
     """
     found = look(client, name)
-    if found is None or not record_of(found.mapping, RECORD):
+    if found is None or not _record(found):
         return
     with cluster_errors(f"update the index {name!r}", IndexingError):
         change_record(client, name, RECORD, changes)
