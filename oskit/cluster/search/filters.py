@@ -165,6 +165,8 @@ class Fields:
         self._known = self._ask(sorted(wanted))
 
     def _ask(self, names: list[str]) -> dict[str, dict[str, Any]]:
+        if not names:  # which the cluster refuses
+            return {}
         with cluster_errors(f"look up the fields of {self._index!r}", SearchError):
             answer = self._client.field_caps(index=self._index, body=None, params={"fields": ",".join(names)})
         return {name: next(iter(types.values())) for name, types in answer["fields"].items()}

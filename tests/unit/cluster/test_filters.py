@@ -33,6 +33,7 @@ def client() -> Any:
     """Answers as ``_field_caps`` does for an index with the fields above."""
 
     def field_caps(index: str, body: None, params: dict[str, str]) -> dict[str, Any]:
+        assert params["fields"], "specified fields can't be null or empty"
         asked = params["fields"].split(",")
         return {
             "fields": {
@@ -72,6 +73,7 @@ def not_(clause: Any) -> Any:
         ("body=Two words", {"term": {"body.keyword": "Two words"}}),
         ('{"prefix": {"lang": "d"}}', {"prefix": {"lang": "d"}}),
         ({"match": {"title": "x"}}, {"match": {"title": "x"}}),
+        ({"ids": {"values": ["1"]}}, {"ids": {"values": ["1"]}}),
         (
             ["lang=de", {"term": {"year": 1}}],
             {"bool": {"filter": [{"term": {"lang": "de"}}, {"term": {"year": 1}}]}},
