@@ -56,11 +56,8 @@ class Condition:
     field: str
     operator: Operator
     values: tuple[str, ...]
-
-    @property
-    def is_any(self) -> bool:
-        """Whether it only asks if there is a value."""
-        return self.values == ("*",) and self.operator in ("=", "!=")
+    is_any: bool = False
+    """Whether it only asks if there is a value: ``field=*``, where ``field="*"`` asks for a star."""
 
     def __str__(self) -> str:
         return f"{self.field}{self.operator}{','.join(self.values)}"
@@ -105,12 +102,18 @@ def _read(text: str) -> Condition | Clause:
         raise UsageError(f'the filter {text!r} has no value (an empty one is {field}{operator}"")', hint=HOW)
     operator = "=" if operator == "==" else operator
     try:  # a value with a comma stands in quotes
-        (values,) = csv.reader([value], skipinitialspace=True)
-    except (csv.Error, ValueError):
-        raise UsageError(f"the filter {text!r} has a value of several lines", hint=HOW) from None
+        (values,) = csv.reader([value], skipinitialspace=True, strict=True)
+    except csv.Error:
+        if '"' not in value:
+            raise UsageError(f"the filter {text!r} has a value of several lines", hint=HOW) from None
+        raise UsageError(
+            f"the filter {text!r} has a quotation mark without its other one",
+            hint='Write field="one, value", and each mark inside of it twice: field="a ""b"", c"',
+        ) from None
     if operator in _RANGES and len(values) > 1:
         raise UsageError(f"the filter {text!r} compares with {len(values)} values", hint=HOW)
-    return Condition(field, cast(Operator, operator), tuple(values))
+    is_any = value == "*" and operator in ("=", "!=")
+    return Condition(field, cast(Operator, operator), tuple(values), is_any)
 
 
 def _query(clause: object) -> Clause:
