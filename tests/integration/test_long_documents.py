@@ -42,13 +42,15 @@ ROUNDING = 2**-8
 
 
 def long_documents() -> list[Document]:
-    """With and without a title; a huge one among small ones, an empty one, one without tokens."""
+    """With and without a title, one of them longer than a chunk; huge, small, empty, without tokens."""
     draw = random.Random(5)
     made = []
     for number in range(14):
         sentences = 300 if number == 3 else 1 + 3 * (number % 7)
         text = " ".join(" ".join(draw.choices(WORDS, k=draw.randint(3, 12))) + "." for _ in range(sentences))
         made.append(Document(f"d{number}", text, "brown permit" if number % 3 == 0 else "", {"n": number}))
+    made[9] = Document("d9", made[9].text, " ".join(2 * WORDS), {"n": 9})
+    made[12] = Document("d12", made[12].text, "  brown   permit ", {"n": 12})
     made[1] = Document("d1", "")
     made[2] = Document("d2", "\u200b")
     return made

@@ -55,21 +55,36 @@ def best_passage(info: IndexInfo, *, with_vector: bool) -> dict[str, Any] | None
 
 
 def read_passage(
-    hit: Mapping[str, Any], info: IndexInfo, title: str
+    hit: Mapping[str, Any], info: IndexInfo, title: str, whole: object
 ) -> tuple[Passage | None, list[dict[str, float]]]:
-    """The best passage of a hit, and its vector, as far as they were asked for."""
+    """The best passage of a hit, and its vector, as far as they were asked for.
+
+    Args:
+        title: The document's, which stands before each passage, maybe but its beginning.
+        whole: The document's text, if it is known.
+    """
     inner = ((hit.get("inner_hits") or {}).get(info.nested) or {}).get("hits", {}).get("hits")
     if not inner:
         return None, []
     found = inner[0].get("_source")
     if found is None:  # by its place
-        there, at = (hit.get("_source") or {}).get(str(info.nested)), inner[0]["_nested"]["offset"]
-        found = there[at] if isinstance(there, list) and at < len(there) else {}
+        there, place = (hit.get("_source") or {}).get(str(info.nested)), inner[0]["_nested"]["offset"]
+        found = there[place] if isinstance(there, list) and place < len(there) else {}
     text, start = found.get("text"), found.get("start")
     passage = None
     if isinstance(text, str):
-        passage = Passage(text.removeprefix(f"{title.strip()} "), start if isinstance(start, int) else None)
+        at = start if isinstance(start, int) else None
+        passage = Passage(_without_title(text, title, whole, at), at)
     return passage, vectors_of(found, info.embedding_name)
+
+
+def _without_title(text: str, title: str, whole: object, start: int | None) -> str:
+    """What the document's text has of a passage; where that is unknown, what its title is not before."""
+    if isinstance(whole, str) and start is not None:
+        for behind in range(min(len(title) + 1, len(text)) + 1):
+            if whole.startswith(text[behind:], start):
+                return text[behind:]
+    return text.removeprefix(f"{title.strip()} ")
 
 
 @dataclass(frozen=True)

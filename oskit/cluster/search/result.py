@@ -78,7 +78,7 @@ class Hit:
         """A hit as OpenSearch tells it; ``weights`` are the query's, where matches are to be told."""
         source = dict(hit.get("_source") or {})
         title, text = source.get(info.title_field or "title"), source.get(info.text_field or "text")
-        passage, vectors = read_passage(hit, info, str(title or ""))
+        passage, vectors = read_passage(hit, info, str(title or ""), text)
         vectors = vectors or vectors_of(source, info.embedding_field)
         source = without(source, info.embedding_field)
         matched: dict[str, Match] = {}
