@@ -74,6 +74,8 @@ def test_the_clusters_hits_are_those_fused_here_bit_for_bit(
     assert any(result.hits for result in found)
     paged = searcher.search(QUERIES[0], hybrid=hybrid, size=2, offset=1, filter=filter)
     assert [hit.id for hit in paged.hits] == [hit.id for hit in found[0].hits[1:3]]
+    behind = searcher.search_many(queries, hybrid=hybrid, size=2, offset=3, filter="n=40,42")
+    assert [result.hits for result in behind] == [[]] * len(queries)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -98,6 +98,11 @@ _EXPORT_AGAIN = "Export the encoder again with: oskit export"
 
 NO_INDEX = Meaning("index_not_found_exception", "request", "never", "request", "there is no such index", "")
 
+BEHIND_ALL_HITS = Meaning(
+    "Reached end of search result", "request", "never", "request",
+    "the page begins behind the last hit of a hybrid search", "Take an earlier page",
+)  # fmt: skip
+
 ALREADY_THERE = Meaning(
     "resource_already_exists_exception", "request", "never", "request", "it is there already", ""
 )
@@ -176,6 +181,7 @@ TABLE: tuple[Meaning, ...] = (
             "connectors may not call this address",
             f"Append it to {PREFIX}trusted_connector_endpoints_regex, and keep what stands there"),
     NO_INDEX,
+    BEHIND_ALL_HITS,
     ALREADY_THERE,
 
     # A deployment

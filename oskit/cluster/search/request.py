@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import quote, urlencode
 
 from oskit.archive.siblings import known_sha256
 from oskit.archive.tokenization import QueryWatch
 from oskit.cluster.client.failures import heard
+from oskit.cluster.client.server_words import BEHIND_ALL_HITS
 from oskit.cluster.index.sparse_fields import has_field
 from oskit.cluster.models.predict import predict
 from oskit.cluster.search.answers import complete_search, search_params
@@ -127,6 +129,8 @@ class Wanted:
             raise UsageError(f"the number of hits must be at least 1, not {self.size}")
         if self.offset < 0:
             raise UsageError(f"the first hit cannot be number {self.offset}")
+        if self.min_score is not None and not isfinite(self.min_score):
+            raise UsageError(f"the least score of a hit cannot be {self.min_score}")
         if self.hybrid is not None and self.hybrid.depth > max_hits:
             raise UsageError(f"{index!r} gives {max_hits:,} hits of a side at most (index.max_result_window)")
         allowed = max_hits
@@ -215,7 +219,13 @@ class Request:
         body, target = self.body(), self.place.target
         if body is None:
             return None
-        return self.completed(complete_search(self.client, target.index, body, routing=target.routing))
+        ask = partial(complete_search, self.client, target.index, routing=target.routing)
+        try:
+            return self.completed(ask(body))
+        except ClusterError as error:
+            if heard(error.__cause__) is not BEHIND_ALL_HITS:
+                raise
+        return _without_hits(ask(body | {"from": 0, "size": 1}))  # as any other search answers
 
     def candidates(self) -> Candidates | None:
         """What each side of a hybrid search finds by itself; None for a query without words."""
@@ -480,6 +490,10 @@ def _by_weight(weights: Mapping[str, float]) -> dict[float, list[str]]:
     for key, weight in weights.items():
         keys.setdefault(weight, []).append(key)
     return keys
+
+
+def _without_hits(answer: dict[str, Any]) -> dict[str, Any]:
+    return {**answer, "hits": {**answer["hits"], "hits": []}}
 
 
 def _is_beyond_limits(error: ClusterError) -> bool:

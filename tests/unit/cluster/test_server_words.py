@@ -53,6 +53,8 @@ SEEN: list[tuple[Scope, int | None, str, str, str, str, str]] = [
      "cluster", "soon", "configuration", "too little free disk"),
     ("request", 429, "circuit_breaking_exception: [parent] Data too large, data for [<http_request>]",
      "cluster", "soon", "configuration", "short of memory"),
+    ("request", 400, "Reached end of search result, increase pagination_depth value to see more results",
+     "request", "never", "request", "behind the last hit"),
     ("request", 500, "status_exception: Failed to Validate Access",
      "cluster", "soon", "configuration", "hides"),
     ("item", 400, "illegal_argument_exception: Model not ready yet. Please deploy the model first.",
