@@ -246,9 +246,10 @@ def test_what_cannot_be_answered_is_refused(client, indexes):
         (r"its best 10,000 hits \(index.max_result_window\)", {"size": 10, "offset": 9991}),
         (r"cannot be sorted by 'text', which is text", {"sort": "text"}),
         (r"cannot be sorted by 'v'", {"sort": "v"}),
-        (r"no field 'nothing'", {"sort": "nothing:desc"}),
+        (r"no field 'nothing' to sort by", {"sort": "nothing:desc"}),
         (r"cannot be sorted by 'year:down'", {"sort": "year:down"}),
         (r"first hit cannot be number -1", {"offset": -1}),
+        (r"least score of a hit cannot be nan", {"min_score": float("nan")}),
     ]:
         with pytest.raises(UsageError, match=message):
             search(client, name, QUERY, **options)

@@ -157,13 +157,21 @@ class Fields:
         client: Asked once.
         index: The concrete index.
         names: Of the fields that will be asked for.
+        purpose: What for, to be told of a field that is not there.
 
     Raises:
         SearchError: The cluster refuses.
     """
 
-    def __init__(self, client: OpenSearch, index: str, names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        client: OpenSearch,
+        index: str,
+        names: Sequence[str],
+        purpose: str = ": such a filter would find nothing",
+    ) -> None:
         self._client, self._index, self.asked = client, index, tuple(names)
+        self._purpose = purpose
         wanted = {part for name in names for part in (*_prefixes(name), name, f"{name}.*")}
         self._known = self._ask(sorted(wanted))
 
@@ -191,7 +199,7 @@ class Fields:
         names = [each for each, field in there.items() if each[0] != "_" and _can_be_filtered(field)]
         listed = ", ".join(sorted(names)[:20]) + (", …" if len(names) > 20 else "")
         raise UsageError(
-            f"the index {self._index!r} has no field {name!r}: such a filter would find nothing",
+            f"the index {self._index!r} has no field {name!r}{self._purpose}",
             hint=f"It has: {listed or 'none that can be filtered'}",
         )
 

@@ -28,7 +28,7 @@ def ordered(client: OpenSearch, index: str, given: str | Sequence[str]) -> list[
     keys = [_read(each) for each in ([given] if isinstance(given, str) else given)]
     if not keys:
         return []
-    fields = Fields(client, index, [name for name, _ in keys if name != SCORE])
+    fields = Fields(client, index, [name for name, _ in keys if name != SCORE], " to sort by")
     return [{_sortable(fields, name): direction} for name, direction in keys]
 
 
