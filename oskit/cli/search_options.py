@@ -101,7 +101,7 @@ def answer_file(
         raise UsageError(
             f"--{name} has no effect on a run: the best documents of each query, by their scores"
         )
-    if output is None and out.json:
+    if output in (None, "-") and out.json:
         raise UsageError(
             "--json tells what became of a run, which goes to a file", hint="Give it with -o FILE"
         )

@@ -107,7 +107,7 @@ def test_a_query_that_fails_ends_with_its_line_and_leaves_the_last_run_alone(
     assert output.read_text() == "the last run\n"
     assert sorted(tmp_path.iterdir()) == [source, output]
     useless = (["--sort", "n"], ["--explain"], ["--fields", "n"], ["--from", "3"])
-    for wrong in (*useless, ["-o", str(source)], ["--json"]):
+    for wrong in (*useless, ["-o", str(source)], ["--json"], ["--json", "-o", "-"]):
         assert main([*arguments, *wrong]) == 2
     assert main(["search", name, "--url", cluster_url]) == 2
     assert main([*arguments, "fox"]) == 2
