@@ -132,6 +132,7 @@ def test_an_adopted_index_is_searched_and_verified_without_options(
     ("mapping", "said"),
     [
         ({"_meta": {"oskit": "theirs"}, "properties": {"v": {"type": "rank_features"}}}, "somebody else's"),
+        ({"_meta": {"oskit": {"a": 1}}, "properties": {"v": {"type": "rank_features"}}}, "somebody else's"),
         ({"properties": {"v": {"type": "rank_features", "positive_score_impact": False}}}, "count against"),
         ({"properties": {"v": {"type": "rank_features"}, "w": {"type": "rank_features"}}}, "in 2 fields"),
     ],

@@ -92,7 +92,8 @@ def adopt_index(
             f"the index {existing.name!r} was made by oskit, and records all of it already",
             hint="Look at it with: oskit index show " + existing.name,
         )
-    if not isinstance((existing.mapping.get("_meta") or {}).get(META_KEY, {}), Mapping):
+    before = (existing.mapping.get("_meta") or {}).get(META_KEY, {})
+    if not isinstance(before, Mapping) or (before and ADOPTED not in before):
         raise IndexingError(
             f"_meta.{META_KEY} of {existing.name!r} is somebody else's, so nothing is written there"
         )
@@ -121,7 +122,6 @@ def adopt_index(
         )
     compared, note = _compared(client, info, encoder, model, notify)
     entries = {**info.to_meta(), ADOPTED: "yes"}
-    before = own_meta(existing.mapping)
     if entries != before:
         gone = {key: None for key in before if key not in entries}
         with cluster_errors(f"write down how {existing.name!r} was made", IndexingError):
