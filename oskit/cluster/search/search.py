@@ -17,9 +17,10 @@ from oskit.cluster.search.fusion import Candidates
 from oskit.cluster.search.order import ordered
 from oskit.cluster.search.place import Place, find_place, stamp_of
 from oskit.cluster.search.query_model import check_same_encoder, query_model
-from oskit.cluster.search.request import Asker, Request, Wanted
+from oskit.cluster.search.request import Request
 from oskit.cluster.search.result import SearchBy, SearchResult
 from oskit.cluster.search.scope import Scope
+from oskit.cluster.search.wanted import Asker, Wanted
 from oskit.data.values import clean_text
 from oskit.errors import ClusterError, UsageError
 
