@@ -14,7 +14,8 @@ from oskit.cluster.index.mapping import IndexInfo
 from oskit.cluster.index.passages import texts_of
 from oskit.cluster.index.pipeline import PipelineChange, encoding_pipeline, pipeline_name
 from oskit.cluster.index.sparse_fields import vectors_of
-from oskit.cluster.ingest.plan import PIPELINE_BATCH_SIZE, check_vectors, find_encoder_model
+from oskit.cluster.ingest.encoders import check_vectors, find_encoder_model
+from oskit.cluster.ingest.plan import PIPELINE_BATCH_SIZE
 from oskit.cluster.models.predict import await_ready, predict
 from oskit.cluster.models.prediction_parity import TOLERANCE, largest_difference
 from oskit.cluster.models.registry import ModelInfo, list_models

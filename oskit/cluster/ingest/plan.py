@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from oskit.archive.token_weights import Prune, prune
+from oskit.archive.token_weights import Prune
 from oskit.cluster.client.calls import Call
-from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.index.existing import ExistingIndex, look
 from oskit.cluster.index.given import check_analyzer, digest_of, flat_settings
 from oskit.cluster.index.mapping import (
@@ -27,7 +26,6 @@ from oskit.cluster.index.mapping import (
 )
 from oskit.cluster.index.meta import changed_meta
 from oskit.cluster.index.names import Target, check_index_name, resolve
-from oskit.cluster.index.passages import passage_of, texts_of
 from oskit.cluster.index.pipeline import (
     PipelineChange,
     encoding_pipeline,
@@ -36,37 +34,31 @@ from oskit.cluster.index.pipeline import (
     writes_vectors,
 )
 from oskit.cluster.index.recreate import Trial, calls_of_new
-from oskit.cluster.index.sparse_fields import definition_of, value_at, vectors_of
+from oskit.cluster.index.sparse_fields import definition_of
 from oskit.cluster.index.templates import template_of, under
 from oskit.cluster.ingest.cutting import check_chunking
+from oskit.cluster.ingest.encoders import (
+    Notify,
+    check_are_one,
+    check_made_by,
+    check_stored,
+    find_encoder_model,
+    identity,
+)
 from oskit.cluster.ingest.known import ASKED_AT_ONCE, Known, recipe_of
 from oskit.cluster.ingest.missing import Missing, Sweeper
-from oskit.cluster.models.predict import await_ready, predict
-from oskit.cluster.models.prediction_parity import (
-    TEXTS,
-    TOLERANCE,
-    Expectation,
-    compare_predictions,
-    is_quantized,
-    largest_difference,
-)
 from oskit.cluster.models.registry import ModelInfo, find_model, serving
 from oskit.data.documents import MARK_FIELD
-from oskit.errors import IndexingError, PredictionMismatchError, UsageError
+from oskit.errors import IndexingError, UsageError
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
-    from oskit.archive.text_encoder import KeyFormat, TextEncoder, TokenWeights
+    from oskit.archive.text_encoder import KeyFormat, TextEncoder
     from oskit.data.duplicates import SeenTexts
-
-Notify = Callable[[str], object] | None
 
 PIPELINE_BATCH_SIZE = 32
 """Documents that an ingest pipeline hands to the model together, where nobody says."""
-
-_SAMPLE = 5
-"""Documents of an index whose vectors are compared where nobody knows which encoder made them."""
 
 
 @dataclass(frozen=True)
@@ -255,7 +247,7 @@ def plan_load(
             hint="Leave it out: batches are made by their tokens.",
         )
     if encode == "none":
-        _check_made_by(made_by, encoder)
+        check_made_by(made_by, encoder)
     if settings.semantic and pipeline_batch_size is not None:
         raise UsageError("the pipeline's batch size has no effect on a semantic field, which has none")
     target = resolve(client, index, writing=True) or Target(index, index)
@@ -301,7 +293,7 @@ def plan_load(
         query_model = serving(client, query_model, IndexingError)
         check_are_one(client, query_model, encoder, queries=True, notify=notify)
     if existing is not None and not recreate:
-        _check_stored(client, existing, info, encoder, model, notify)
+        check_stored(client, existing, info, encoder, model, notify)
         info = IndexInfo.from_meta(info.name, {**existing.info.to_meta(), **info.to_meta()})
     plan = LoadPlan(
         target,
@@ -354,27 +346,6 @@ def new_generation() -> str:
     return uuid.uuid4().hex[:8]
 
 
-def find_encoder_model(client: OpenSearch, name_or_id: str) -> ModelInfo:
-    """The model that shall encode documents.
-
-    Raises:
-        ModelError: There is none of this name or id.
-        IndexingError: It is not deployed, or does not encode documents.
-    """
-    model = find_model(client, name_or_id)
-    if model.function_name == "SPARSE_TOKENIZE":
-        raise IndexingError(
-            f"the model {model.name!r} is a tokenizer, which encodes queries and not documents",
-            hint="Give the encoder's model with --model, and this one with --query-model",
-        )
-    if model.function_name not in ("SPARSE_ENCODING", "REMOTE"):
-        raise IndexingError(
-            f"the model {model.name!r} is {model.function_name or 'of no known kind'}, not a sparse encoder",
-            hint="Give one of the kind SPARSE_ENCODING with --model; oskit models lists them",
-        )
-    return serving(client, model, IndexingError)
-
-
 def _check_usage(
     settings: IndexSettings, encode: EncodeMode, encoder: TextEncoder | None, model_id: str | None
 ) -> None:
@@ -400,42 +371,6 @@ def _check_usage(
         )
 
 
-def _check_made_by(made_by: EncoderIdentity | None, encoder: TextEncoder | None) -> None:
-    """Refuse vectors that say that another encoder made them."""
-    now = getattr(getattr(encoder, "archive", None), "sha256", None)
-    if made_by is not None and made_by.sha256 and now and made_by.sha256 != now:
-        raise UsageError(
-            f"the vectors were made by another encoder, {made_by.name or 'unnamed'} ({made_by.sha256[:12]}), "
-            f"than --archive ({now[:12]})",
-            hint="Give the archive that made them, or none",
-        )
-
-
-def identity(
-    encode: EncodeMode,
-    encoder: TextEncoder | None,
-    model: ModelInfo | None,
-    query_model: ModelInfo | None,
-    made_by: EncoderIdentity | None,
-) -> EncoderIdentity:
-    """Which encoder makes the vectors of an index, as it is recorded."""
-    archive = getattr(encoder, "archive", None)  # a torch encoder has none
-    query = getattr(encoder, "query", None)
-    source = model if encode == "cluster" else archive
-    if encode == "none" and archive is None:
-        source = made_by or model
-    return EncoderIdentity(
-        sha256=getattr(source, "sha256", None),
-        name=getattr(source, "name", None),
-        architecture=encoder.architecture if encoder is not None else getattr(source, "architecture", None),
-        model_id=model.model_id if model else None,
-        query_sha256=query_model.sha256
-        if query_model
-        else getattr(query, "sha256", None) or getattr(source, "query_sha256", None),
-        query_model_id=query_model.model_id if query_model else None,
-    )
-
-
 def _check_existing(
     existing: ExistingIndex, info: IndexInfo, settings: IndexSettings, *, recreate: bool
 ) -> None:
@@ -455,96 +390,3 @@ def _check_existing(
         ways = f"{start} another name"
         ways += ", or replace the index and its documents with --recreate" if existing.is_own else ""
         raise IndexingError(f"the index {name!r} exists and {what}", hint=ways)
-
-
-def check_are_one(
-    client: OpenSearch, model: ModelInfo, encoder: TextEncoder, *, queries: bool, notify: Notify
-) -> None:
-    """Refuse a model and an archive that are not the same encoder; two formats of one are."""
-    archive = getattr(encoder, "query" if queries else "archive", None)
-    if archive is not None and archive.sha256 == model.sha256:
-        return
-    manifest = getattr(archive, "manifest", None)
-    quantized, pruned = is_quantized(manifest), getattr(manifest, "prune", None) is not None
-    key = encoder.vocabulary.key_format
-    weights = encoder.query_weights(TEXTS, key=key) if queries else encoder.document_weights(TEXTS, key=key)
-    await_ready(client, model, notify=notify)
-    try:
-        compare_predictions(client, model, Expectation(TEXTS, tuple(weights), key, quantized, pruned, False))
-    except PredictionMismatchError as error:
-        options = ("--query-model", "--query-archive") if queries else ("--model", "--archive")
-        raise IndexingError(
-            f"{' and '.join(options)} are not the same encoder. {error.message}",
-            hint=f"Give the archive of the model {model.name!r}, or leave one of the two out",
-        ) from error
-
-
-def _check_stored(
-    client: OpenSearch,
-    existing: ExistingIndex,
-    info: IndexInfo,
-    encoder: TextEncoder | None,
-    model: ModelInfo | None,
-    notify: Notify,
-) -> None:
-    """Refuse another encoder where no content tells: a few documents of the index must have its vectors."""
-    if existing.info.encoder.sha256 and info.encoder.sha256:
-        return
-    if encoder is None and model is None:
-        return  # nobody can tell
-
-    def weights_of(passages: Sequence[str]) -> Sequence[TokenWeights]:
-        if model is not None and (info.encode == "cluster" or encoder is None):
-            await_ready(client, model, notify=notify)
-            return predict(client, model, passages, key=info.key)
-        assert encoder is not None
-        return encoder.document_weights(passages, key=info.key)
-
-    check_vectors(client, replace(existing.info, prune=info.prune), weights_of)
-
-
-def check_vectors(
-    client: OpenSearch, info: IndexInfo, weights_of: Callable[[Sequence[str]], Sequence[TokenWeights]]
-) -> int:
-    """Refuse an encoder that gives other vectors than a few documents of an index have.
-
-    Args:
-        info: The index, and which weights it keeps.
-        weights_of: Encodes passages.
-
-    Returns:
-        How many documents were compared.
-
-    Raises:
-        IndexingError: None of them has its vector, or the cluster refuses.
-    """
-    title, texts = texts_of(info)
-    names = [name for name in (title, *texts, info.passage_field, info.embedding_field) if name]
-    names += [f"{info.nested}.text"] if info.nested else []
-    body = {"size": _SAMPLE, "_source": names}
-    with cluster_errors(f"read the index {info.name!r}", IndexingError):
-        answer = client.search(index=info.name, body=body, params={"search_pipeline": "_none"})
-    stored = []
-    for hit in answer["hits"]["hits"]:
-        source = hit.get("_source") or {}
-        if info.nested:  # of a document the first chunk
-            first = (value_at(source, info.nested) or [{}])[0]
-            if first.get("text") and (vectors := vectors_of(first, info.embedding_name)):
-                stored.append((str(first["text"]), vectors[0]))
-            continue
-        values = [value_at(source, name) for name in (title, *texts) if name]
-        passage = value_at(source, passage_of(info)) or " ".join(str(value) for value in values if value)
-        if vectors := vectors_of(source, info.embedding_field):
-            stored.append((str(passage), vectors[0]))
-    if not stored:
-        return 0
-    weights = weights_of([passage for passage, _ in stored])
-    if info.prune:
-        weights = [prune(each, Prune.parse(info.prune)) for each in weights]
-    pairs = zip(weights, (vector for _, vector in stored), strict=True)
-    if min(largest_difference(now, then, pruned=bool(info.prune))[1] for now, then in pairs) > TOLERANCE:
-        raise IndexingError(
-            f"the index {info.name!r} exists and its documents' vectors are not what this encoder gives",
-            hint="Give the encoder that made it, choose another name, or replace the index with --recreate",
-        )
-    return len(stored)

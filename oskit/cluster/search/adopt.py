@@ -13,7 +13,7 @@ from oskit.cluster.index.mapping import IndexInfo, info_of
 from oskit.cluster.index.meta import ADOPTED, META_KEY, change_own_meta, drop_own_meta, own_meta
 from oskit.cluster.index.passages import texts_of
 from oskit.cluster.index.sparse_fields import definition_of
-from oskit.cluster.ingest.plan import check_are_one, check_vectors, find_encoder_model, identity
+from oskit.cluster.ingest.encoders import check_are_one, check_vectors, find_encoder_model, identity
 from oskit.cluster.models.predict import await_ready, predict
 from oskit.cluster.models.registry import find_model, serving
 from oskit.cluster.search.place import with_key

@@ -14,7 +14,7 @@ from opensearchpy import OpenSearch
 
 from oskit.archive.archive import open_archive
 from oskit.cli.commands.models import delete
-from oskit.cluster.ingest.plan import find_encoder_model
+from oskit.cluster.ingest.encoders import find_encoder_model
 from oskit.cluster.models.deploy import deploy_archive, node_errors
 from oskit.cluster.models.deployment_plan import archives_in
 from oskit.cluster.models.prediction_parity import TEXTS, agree, expectation, largest_difference
