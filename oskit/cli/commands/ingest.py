@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from oskit.cli.index_options import INDEX_OPTIONS, index_settings, text_fields
+from oskit.cli.loaded import load_told, print_load
 from oskit.cli.options import SOME_REFUSED, connection_options, output_options, runtime_options, with_options
 from oskit.cli.ray_options import RAY_OPTIONS, check_ray_options, ray_job
 from oskit.cli.releasing import (
@@ -194,7 +195,9 @@ def ingest(
         report = _release(index, sources, documents, settings, connection, out, options)
     else:
         report = _run(index, sources, documents, settings, connection, out, options)
-        out.result(_told(report, options), lambda console: _print_report(console, report, options, dry=False))
+        out.result(
+            load_told(report, options), lambda console: print_load(console, report, options, dry=False)
+        )
         out.note(_next_step(index, report, options))
     if report.language_warning is not None:
         out.warn(report.language_warning)
@@ -240,7 +243,7 @@ def _run(
             )
         except IngestInterrupted as interrupted:
             if out.json:
-                out.result(_told(interrupted.report, options))
+                out.result(load_told(interrupted.report, options))
             raise
 
 
@@ -269,10 +272,10 @@ def _release(
     )
 
     def show(console: Console) -> None:
-        _print_report(console, done.load, options, dry=False)
+        print_load(console, done.load, options, dry=False)
         print_release(console, done)
 
-    out.result(_told(done.load, options) | done.to_dict(), show)
+    out.result(load_told(done.load, options) | done.to_dict(), show)
     out.note(f"Next: oskit releases {alias}; oskit rollback {alias} brings the one before back")
     return done.load
 
@@ -332,7 +335,7 @@ def _dry_run(
                 why = str(error)
 
     def show(console: Console) -> None:
-        _print_report(console, report, options, dry=True)
+        print_load(console, report, options, dry=True)
         for call in calls or ():
             console.print(f"  {call}", markup=False, soft_wrap=True)
         if missing is not None:
@@ -342,7 +345,7 @@ def _dry_run(
     said: dict[str, Any] = {"calls": None if calls is None else [call.to_dict() for call in calls]}
     if options["delete_missing"]:
         said |= {"missing": missing and {**missing.to_dict(), "stays": stays or None}}
-    out.result({**_told(report, options), **said}, show)
+    out.result({**load_told(report, options), **said}, show)
     if why:
         out.note(f"The cluster was not asked: {why}")
     return report
@@ -434,15 +437,6 @@ def _made_by(sources: tuple[str, ...]) -> tuple[EncoderIdentity | None, str | No
     return None, None
 
 
-def _told(report: IngestReport, options: dict[str, Any]) -> dict[str, Any]:
-    """The report for JSON, with the part that was loaded."""
-    part = options["part"]
-    return report.to_dict() | {
-        "part": None if part is None else str(part),
-        "in_other_parts": None if part is None else part.elsewhere,
-    }
-
-
 def _dead_letter(index: str, sources: tuple[str, ...], given: str | None) -> Path:
     """The file that was named, or the first free name, so that no earlier file is mixed up with this one."""
     if given is not None:
@@ -455,46 +449,6 @@ def _dead_letter(index: str, sources: tuple[str, ...], given: str | None) -> Pat
         number += 1
         path = Path(f"{stem}.refused-{number}.jsonl")
     return path
-
-
-def _print_report(console: Console, report: IngestReport, options: dict[str, Any], *, dry: bool) -> None:
-    if dry:
-        console.print(f"{report.indexed:,} of {report.read:,} records can be loaded into {report.index}",
-                      markup=False)  # fmt: skip
-    else:
-        rate = f"{report.seconds:.1f} s, {report.docs_per_second:,.1f} docs/s"
-        if report.encoder_busy is not None:
-            rate += f", encoder busy {report.encoder_busy:.0%} of the time"
-        console.print(f"Indexed {report.indexed:,} of {report.read:,} records into {report.index} ({rate})",
-                      markup=False)  # fmt: skip
-        counts = (("unchanged", report.unchanged), ("encoded", report.encoded), ("deleted", report.deleted))
-        told = ", ".join(f"{what} {count:,}" for what, count in counts)
-        console.print(f"  {told}", markup=False)
-    if (part := options["part"]) is not None:
-        console.print(f"  this is part {part}: {part.elsewhere:,} records are in the others", markup=False)
-    if report.chunks is not None:
-        console.print(f"  cut into {report.chunks:,} chunks ({options['chunk']})", markup=False)
-    elif options["encode"] != "none":
-        _print_truncation(console, report, "--archive DIR" if dry else "--encode cluster --archive DIR")
-    if report.duplicates:
-        console.print(f"  {report.told_duplicates}", markup=False, soft_wrap=True)
-    if report.retries:
-        console.print(f"  {report.retries:,} were sent again, the cluster was busy", markup=False)
-    if report.refused:
-        where = f", kept in {report.dead_letter}" if report.dead_letter else ""
-        console.print(f"  {report.refused:,} were refused{where}", markup=False)
-        for reason, count in report.reasons.items():
-            console.print(f"    {count:,} times: {reason}", markup=False, soft_wrap=True)
-
-
-def _print_truncation(console: Console, report: IngestReport, how: str) -> None:
-    cut = report.truncation
-    if cut is None and report.encoded:
-        console.print(f"  documents too long for the encoder were not counted: {how} does", markup=False)
-    elif cut is not None and cut.cut:
-        chunks = f"--chunk tokens:{cut.max_length},overlap:{cut.max_length // 8}"
-        told = f"  {cut.told('documents')}; {chunks} cuts them into passages that are encoded whole"
-        console.print(told, markup=False, soft_wrap=True)
 
 
 def _next_step(index: str, report: IngestReport, options: dict[str, Any]) -> str:
