@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from oskit.cluster.search.fusion import Array, Candidates, Fusion
+from oskit.cluster.search.search import TOGETHER
 from oskit.evaluation.offline.metrics import Run
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ NOISE = 1e-5
 """Of 32-bit floats, relatively."""
 
 MAX_LISTED = 200
-
-_TOGETHER = 50
 
 
 @dataclass(frozen=True)
@@ -118,8 +117,8 @@ def check_fusion(
     """
     found, size = FusedScores(hybrid.to_dict()), min(size, hybrid.depth)
     texts = list(queries.items())
-    for start in range(0, len(texts), _TOGETHER):
-        part = dict(texts[start : start + _TOGETHER])
+    for start in range(0, len(texts), TOGETHER):
+        part = dict(texts[start : start + TOGETHER])
         results = searcher.search_many(list(part.values()), hybrid=hybrid, size=size)
         lists = searcher.candidates(list(part.values()), hybrid)
         sums = [0.0] * len(part)
