@@ -131,7 +131,7 @@ def check(index: str, connection: ConnectionSettings, out: Output) -> None:
         kept = "leaves vectors out of _source" if found.excluded else "keeps vectors in _source"
         console.print(f"{found.index} {runs}, and {kept}", markup=False, soft_wrap=True)
         for way in found.ways:
-            console.print(f"  {way.name}: the vector is {way.told}", markup=False, soft_wrap=True)
+            console.print(f"  {way.name}: {way.told}", markup=False, soft_wrap=True)
         for note in found.notes:
             console.print(f"  {note}", markup=False, soft_wrap=True)
 

@@ -119,8 +119,8 @@ def put_pipeline(
     if before not in (None, name) and not replace_others:
         raise IndexingError(
             f"{info.name!r} has the default pipeline {before!r}, which was not made by oskit",
-            hint="Name oskit's as one of its processors "
-            f'({{"pipeline": {{"name": "{name}"}}}}), or let it give way with --replace',
+            hint="Let it give way with --replace; what it does goes on if oskit's then calls it "
+            f'(first in the processors of {name}: {{"pipeline": {{"name": "{before}"}}}})',
         )
     batch = batch_size or PIPELINE_BATCH_SIZE
     change = encoding_pipeline(

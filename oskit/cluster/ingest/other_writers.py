@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 Vector = Literal["new", "old", "mixed", "lost", "none", "refused"]
 
 _TOLD: dict[Vector, str] = {
-    "new": "that of the new text",
-    "old": "stays that of the old text, without a word",
-    "mixed": "that of the new text and of the old one together, without a word",
-    "lost": "lost, without a word: searches find the document no more",
-    "none": "none, without a word: searches never find the document",
+    "new": "the vector is that of the new text",
+    "old": "the vector stays that of the old text, without a word",
+    "mixed": "the vector is that of the new text and of the old one together, without a word",
+    "lost": "the vector is lost, without a word: searches find the document no more",
+    "none": "there is no vector, without a word: searches never find the document",
     "refused": "the document is refused",
 }
 
