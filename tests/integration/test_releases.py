@@ -327,6 +327,7 @@ REFUSED: dict[str, tuple[list[Any], list[str], int, str]] = {
     "much less than is living": (DOCS[:20], [], 7, "it shows 20 documents, and .* 40; .*|--yes"),
     "a routing that would miss documents": (DOCS, ["--shards", "2"], 7, "the routing 'r'"),
     "a filter that needs another mapping": (DOCS, [], 7, "has a filter that the new index cannot have"),
+    "a living one that nobody may change": (DOCS, [], 7, "away from '.*index.blocks.read_only blocks it"),
     "parts": (DOCS, ["--part", "1/2"], 2, "--part has no effect with --release"),
     "no encoder": (DOCS, [], 2, "compared with exact scores, which needs the encoder"),
 }
@@ -341,6 +342,8 @@ def test_what_is_no_release_leaves_the_living_one(
     first = oskit("ingest", alias, source, *how)["release"]
     if "routing" in cause:
         client.indices.put_alias(index=first, name=alias, body={"search_routing": "r"})
+    if "nobody may change" in cause:
+        client.indices.put_settings(index=first, body={"index.blocks.read_only": True})
     if "filter" in cause:
         client.indices.put_mapping(index=first, body={"properties": {"q": {"type": "nested"}}})
         only = {"nested": {"path": "q", "query": {"term": {"q.x": 1}}}}
@@ -355,9 +358,11 @@ def test_what_is_no_release_leaves_the_living_one(
     after = client.indices.get(index=f"{alias}*", params={"expand_wildcards": "all"})
     if cause == "much less than is living":  # it is right, and may be taken all the same
         (ready,) = after.keys() - before.keys()
+        client.indices.put_settings(index=ready, body={"index.blocks.write": True})  # it can be read
         assert oskit("rollback", alias, ready)["before"] == first
     else:
         assert after == before
+    client.indices.put_settings(index=first, body={"index.blocks.read_only": None})
 
 
 def test_an_index_is_no_alias(client, tiny: TinyModels, alias, oskit: Oskit, source: Path):

@@ -76,12 +76,13 @@ class ExistingIndex:
         """What others keep in its ``_meta``."""
         return {key: value for key, value in (self.mapping.get("_meta") or {}).items() if key != META_KEY}
 
-    def check_open(self, purpose: str, *, deletes: bool = False) -> None:
+    def check_open(self, purpose: str, *, deletes: bool = False, writes: bool = True) -> None:
         """Refuse a closed or blocked index.
 
         Args:
             purpose: As in "cannot ...": what is wanted of it.
             deletes: Even a block that lets it be deleted is meant to keep it, then.
+            writes: Whether documents are to be written; else a block of that alone is none.
 
         Raises:
             ClusterSettingsError: It is closed, or has a block that does not go away by itself.
@@ -91,8 +92,8 @@ class ExistingIndex:
                 f"Cannot {purpose} {self.name!r}: the index is closed",
                 hint=f"Open it: POST {self.name}/_open",
             )
-        ways = ("write", "read_only", "read", "metadata", *(("read_only_allow_delete",) if deletes else ()))
-        blocks = [f"index.blocks.{way}" for way in ways]
+        ways = ("read_only", "read", "metadata", *(("read_only_allow_delete",) if deletes else ()))
+        blocks = [f"index.blocks.{way}" for way in (*(("write",) if writes else ()), *ways)]
         if found := [name for name in blocks if self.settings.get(name) == "true"]:
             raise ClusterSettingsError(
                 f"Cannot {purpose} {self.name!r}: {' and '.join(found)} block{'s' * (len(found) == 1)} it",

@@ -71,7 +71,8 @@ def rollback(
     releases = list_releases(client, alias)
     living = next(release for release in releases if release.is_living)
     target = _chosen(alias, releases, living, to)
-    target.index.check_open(f"put {alias.name!r} on")
+    for release in (living, target):
+        release.index.check_open(f"move the alias {name!r} from or to", writes=False)
     done = Rollback(name, target.name, alias.index)
     if target.info is not None:
         done.deployed = _deploy_models(client, target.info, notify)

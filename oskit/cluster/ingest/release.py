@@ -172,6 +172,7 @@ class _State:
     def of(cls, client: OpenSearch, alias: Alias) -> _State | None:
         if alias.index is None or (index := look(client, alias.index)) is None:
             return None
+        index.check_open(f"move the alias {alias.name!r} away from", writes=False)
         with cluster_errors(f"read {alias.name!r}", IndexingError):
             client.indices.refresh(index=alias.index)
         return cls(index, _visible(client, alias, alias.index), size_and_writes(client, alias.index)[1])
