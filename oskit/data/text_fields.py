@@ -38,6 +38,11 @@ class TextFields:
                 f"--text-field {given!r} leaves a name out or names a field twice",
                 hint="Write it as in title^2,body",
             )
+        if len(names) > 1 and (wrong := [name for name in names if "^" in name]):
+            raise UsageError(
+                f"--text-field {given!r} boosts by what is no number, in {wrong[0]!r}",
+                hint="Write it as in title^2,body",
+            )
         boosts = {match["name"]: match["boost"] for match in found if match}
         if len(names) == 1 and boosts:
             raise UsageError(

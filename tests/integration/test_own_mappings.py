@@ -91,6 +91,8 @@ def test_own_settings_mappings_analyzer_and_text_fields(
     assert "refresh_interval 9s, not 8s" in refused("--settings", other, *given[4:])
     float_ = file("float.json", {"properties": {"price": {"type": "float"}}})
     assert "price" in refused("--mappings", float_, *given[4:])
+    assert "in title^3,body, not in tilte,body" in refused("--text-field", "tilte,body")
+    assert "Give --text-field title^3,body" in refused("--text-field", "body")
     assert "plural" in refused("--analyzer", "german", *given[6:])
     assert client.indices.get(index=index) == before
     assert main([*load, "--recreate", "--settings", other, "--text-field", "body,title"]) == 0

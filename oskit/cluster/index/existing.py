@@ -114,6 +114,7 @@ class ExistingIndex:
             return f"has the kind {kinds[0]}, not {kinds[1]}", f"Give --index-kind {kinds[0]}"
         return (
             _other_vectors(existing, wanted)
+            or _other_texts(existing, wanted)
             or self._other_model(wanted)
             or _other_queries(existing, wanted)
             or self._other(settings)
@@ -300,6 +301,16 @@ def _other_vectors(existing: IndexInfo, wanted: IndexInfo) -> tuple[str, str] | 
             f"Encode to Parquet with {rule}" if wanted.encode == "none" else f"Give {rule}",
         )
     return None
+
+
+def _other_texts(existing: IndexInfo, wanted: IndexInfo) -> tuple[str, str] | None:
+    """Which fields BM25 searches: by others than before it would not see the documents that are there."""
+    before, now = existing.text_fields, wanted.text_fields
+    if _names(before) == _names(now) or (wanted.encode == "none" and now is None):
+        return None
+    told = f"the texts of its documents in {before}" if before else "one text of each document"
+    give = f"Give --text-field {before}" if before else "Give --text-field one field, or none"
+    return f"has {told}, not in {now or 'one field'}", give
 
 
 def _other_queries(existing: IndexInfo, wanted: IndexInfo) -> tuple[str, str] | None:
