@@ -77,6 +77,7 @@ def resolve(client: OpenSearch, name: str, *, writing: bool = False) -> Target |
         not name
         or name[0] in "-_+"
         or name in (".", "..")
+        or len(name.encode()) > 255
         or any(letter in name for letter in '*?,<>:#/\\"| ')
     ):
         check_index_name(name)

@@ -60,7 +60,7 @@ def test_what_an_alias_hides_is_known_to_who_reads():
 def test_data_streams_and_patterns_are_refused():
     with pytest.raises(IndexingError, match="'logs' is a data stream"):
         resolve(cluster(**{".ds-logs-000001": {}}), "logs", writing=True)
-    for name in ("a,b", "a*", "_all", "-a", "..", "", "<a-{now/d}>"):
+    for name in ("a,b", "a*", "_all", "-a", "..", "", "<a-{now/d}>", "é" * 128):
         with pytest.raises(UsageError, match="cannot be an index's name"):
             resolve(cluster(a={}, b={}), name)
 
