@@ -90,6 +90,11 @@ def read_alias(client: OpenSearch, name: str) -> Alias:
             f'{{"actions": [{{"remove_index": {{"index": "{name}"}}}}, '
             f'{{"add": {{"index": "THE RELEASE", "alias": "{name}", "is_write_index": true}}}}]}}',
         )
+    if target.index.startswith(f".ds-{name}-"):
+        raise IndexingError(
+            f"{name!r} is a data stream, and releases are behind an alias, which moves among indexes",
+            hint="Release under another name",
+        )
     found = look(client, target.index)
     if found is None or name not in found.aliases:
         raise IndexingError(f"the alias {name!r} moves at this moment", hint="Run the same command again")

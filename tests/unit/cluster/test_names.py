@@ -10,6 +10,7 @@ from opensearchpy.exceptions import NotFoundError
 
 from oskit.cluster.client.calls import Call, changes, record_change
 from oskit.cluster.index.names import Target, resolve
+from oskit.cluster.index.releases import read_alias
 from oskit.errors import IndexingError, UsageError
 
 
@@ -60,6 +61,8 @@ def test_what_an_alias_hides_is_known_to_who_reads():
 def test_data_streams_and_patterns_are_refused():
     with pytest.raises(IndexingError, match="'logs' is a data stream"):
         resolve(cluster(**{".ds-logs-000001": {}}), "logs", writing=True)
+    with pytest.raises(IndexingError, match="'logs' is a data stream"):
+        read_alias(cluster(**{".ds-logs-000001": {}}), "logs")
     for name in ("a,b", "a*", "_all", "-a", "..", "", "<a-{now/d}>", "é" * 128):
         with pytest.raises(UsageError, match="cannot be an index's name"):
             resolve(cluster(a={}, b={}), name)
