@@ -99,6 +99,23 @@ def test_judgements_of_another_corpus_are_said(client, tiny, index, tmp_path, cl
     folder = judge(tmp_path / "other", {query: ["elsewhere"] for query in QUERIES})
     how = ["--index", index, "--url", cluster_url, "--archive", str(tiny.archive)]
     assert main(["tune", str(folder), *how]) == 3
-    assert "Is it the index of this collection?" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert (
+        "has none of the 1 documents of other that are judged relevant" in told
+        and "Is it the index of this collection?" in told
+    )
     assert main(["tune", str(folder), *how, "--folds", "16"]) == 3
     assert "too few" in capsys.readouterr().err
+
+
+def test_judged_documents_that_the_index_lacks_are_counted(
+    client, tiny, index, tmp_path, cluster_url, capsys
+):
+    ingest(client, index, documents(20), encoder=tiny.encoder)
+    there = {query: [f"d{n % 20}"] for n, query in enumerate(QUERIES)}
+    folder = judge(tmp_path / "part", {query: [*found, f"gone{query}"] for query, found in there.items()})
+    how = ["--url", cluster_url, "--archive", str(tiny.archive), "--json"]
+    for command in (["tune", str(folder), "--index", index, "--folds", "3"], ["sweep", index, str(folder)]):
+        assert main([*command, *how]) == 0
+        (told,) = [w for w in json.loads(capsys.readouterr().out)["warnings"] if "lacks" in w]
+        assert "lacks 30 of the 50 documents that are judged relevant, such as 'goneq0'" in told

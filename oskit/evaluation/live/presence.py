@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
     from oskit.evaluation.live.index_facts import IndexFacts
+    from oskit.evaluation.offline.metrics import Qrels
 
 LISTED = 200
 """Ids of each kind that are listed; all are counted."""
@@ -47,22 +48,60 @@ def look_for(client: OpenSearch, facts: IndexFacts, document_ids: Sequence[str])
         SearchError: The cluster refuses.
     """
     missing: list[str] = []
-    copies, twice, size = 0, list[str](), min(_BATCH, facts.max_hits)
+    copies, twice = 0, list[str]()
+    for ids, total, hits in _looked_up(client, facts, document_ids):
+        copies += total
+        present: set[str] = set()
+        for hit in hits:
+            if hit in present:
+                twice.append(hit)
+            present.add(hit)
+        missing += [name for name in ids if name not in present]
+    extra = max(0, count_documents(client, facts.name) - copies) + len(twice)
+    strangers = _strangers(client, facts, set(document_ids), extra - len(twice))
+    return Presence(len(missing), missing[:LISTED], extra, [*twice, *strangers][:LISTED])
+
+
+@dataclass(frozen=True)
+class JudgedDocuments:
+    """How many documents are relevant by judgements, and those of them that the index lacks."""
+
+    relevant: int
+    missing: list[str]
+
+    @property
+    def told(self) -> str | None:
+        """In one line; None if the index has them all."""
+        if not self.missing:
+            return None
+        return (
+            f"the index lacks {len(self.missing):,} of the {self.relevant:,} documents that are judged "
+            f"relevant, such as {self.missing[0]!r}"
+        )
+
+
+def look_for_judged(client: OpenSearch, facts: IndexFacts, qrels: Qrels) -> JudgedDocuments:
+    """Look for every document that is relevant for a query.
+
+    Raises:
+        SearchError: The cluster refuses.
+    """
+    relevant = {name: None for judged in qrels.values() for name, grade in judged.items() if grade > 0}
+    found = {hit for _, _, hits in _looked_up(client, facts, list(relevant)) for hit in hits}
+    return JudgedDocuments(len(relevant), [name for name in relevant if name not in found])
+
+
+def _looked_up(
+    client: OpenSearch, facts: IndexFacts, document_ids: Sequence[str]
+) -> Iterator[tuple[Sequence[str], int, list[str]]]:
+    """Some ids at a time: how many documents have them, and the ids of those."""
+    size = min(_BATCH, facts.max_hits)
     for start in range(0, len(document_ids), size):
         ids = document_ids[start : start + size]
         # Not by _mget: that looks on one shard only, where a routing may have put none of them.
         body = {"size": size, "_source": False, "track_total_hits": True, "query": {"ids": {"values": ids}}}
         found = complete_search(client, facts.name, body, search_pipeline="_none")["hits"]
-        copies += found["total"]["value"]
-        present: set[str] = set()
-        for hit in found["hits"]:
-            if hit["_id"] in present:
-                twice.append(hit["_id"])
-            present.add(hit["_id"])
-        missing += [name for name in ids if name not in present]
-    extra = max(0, count_documents(client, facts.name) - copies) + len(twice)
-    strangers = _strangers(client, facts, set(document_ids), extra - len(twice))
-    return Presence(len(missing), missing[:LISTED], extra, [*twice, *strangers][:LISTED])
+        yield ids, found["total"]["value"], [hit["_id"] for hit in found["hits"]]
 
 
 def _strangers(client: OpenSearch, facts: IndexFacts, known: set[str], count: int) -> list[str]:

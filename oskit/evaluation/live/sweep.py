@@ -14,6 +14,7 @@ from oskit.cluster.search.answers import complete_search
 from oskit.cluster.search.search import Searcher
 from oskit.errors import SearchError, UsageError
 from oskit.evaluation.live.index_facts import IndexFacts, read_facts, staying, was_written
+from oskit.evaluation.live.presence import look_for_judged
 from oskit.evaluation.live.stored_ranking import StoredRanking, encoded_vectors, rank_vectors, stored_vectors
 from oskit.evaluation.live.sweep_result import DEPTHS, SettingFigures, SweepReport, recall
 from oskit.evaluation.live.sweep_settings import Grid, Setting
@@ -123,6 +124,9 @@ class _Sweep:
         )
         self._tell_what_is_exact()
         weights = self._weights(searcher, count)
+        asked = {query: judged for query, judged in self.collection.qrels.items() if query in weights}
+        if told := look_for_judged(self.client, self.facts, asked).told:
+            self.warnings.append(f"{told}: nDCG@10 is low by that")
         what = (
             "encoding the corpus" if encoder else f"reading the weights of {self.facts.documents:,} documents"
         )

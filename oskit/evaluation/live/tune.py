@@ -13,6 +13,7 @@ from oskit.cluster.search.hybrid import Hybrid
 from oskit.cluster.search.search import Searcher
 from oskit.errors import DataError
 from oskit.evaluation.live.index_facts import read_facts, staying, was_written
+from oskit.evaluation.live.presence import look_for_judged
 from oskit.evaluation.live.tune_result import TunedRow, TuneReport
 from oskit.evaluation.offline.fusion_settings import (
     FusionSetting,
@@ -72,7 +73,7 @@ def tune(
     Raises:
         UsageError: Options that do not go together, or a side has no field.
         SearchError: The cluster refuses, there is no such index, or it was replaced meanwhile.
-        DataError: Too few queries are judged, or none of what they judge is among the hits.
+        DataError: Too few queries are judged, or none of what they judge is in the index or among the hits.
     """
     on_step(f"looking at {index}")
     facts = read_facts(client, index, field)
@@ -81,6 +82,14 @@ def tune(
         raise DataError(
             f"{len(judged)} judged queries are too few to hold one of {folds} parts out",
             hint="Judge more queries, or take fewer parts with --folds",
+        )
+    qrels = {query: collection.qrels[query] for query in judged}
+    documents = look_for_judged(client, facts, qrels)
+    if len(documents.missing) == documents.relevant:
+        raise DataError(
+            f"{facts.name} has none of the {documents.relevant:,} documents of {collection.name} that are "
+            "judged relevant",
+            hint="Is it the index of this collection?",
         )
     searcher = Searcher(
         client, facts.name, by=by, model_id=model_id, analyzer=analyzer, encoder=encoder, field=field,
@@ -94,7 +103,6 @@ def tune(
             part = judged[start : start + _AT_ONCE]
             lists = searcher.candidates([collection.queries[query] for query in part], sides)
             found |= dict(zip(part, lists, strict=True))
-    qrels = {query: collection.qrels[query] for query in judged}
     if not any(set(qrels[query]) & set(found[query].ids) for query in judged):
         raise DataError(
             f"no judged document of {collection.name} is among the hits in {facts.name}",
@@ -108,6 +116,8 @@ def tune(
     report.index = {**facts.to_dict()}
     report.collection = {"name": collection.name, "split": collection.split, "queries": len(judged)}
     report.search["by"] = by or ("tokens" if encoder is not None and model_id is None else "model")
+    if documents.told:
+        report.warnings.append(f"{documents.told}: no way of searching finds them, and all figures are low")
     if was_written(client, facts):
         report.warnings.append(
             "the index was written to meanwhile: the figures may be of different documents"
