@@ -257,6 +257,28 @@ def test_an_approximate_search_finds_as_many_documents_as_are_wanted(client, tin
     assert [hit.id for hit in searcher.search(query, size=5, method_parameters={"k": 5}).hits] == ["much"]
 
 
+def test_an_approximate_search_that_is_short_of_documents_finds_all_or_says_so(client, tiny, index):
+    """Its clusters hide some that match, whatever k is."""
+    draw = random.Random(1)
+    docs = [
+        Document(f"d{n}", ". ".join(" ".join(draw.choices(WORDS, k=6)) for _ in range(1 + 4 * (n % 6))))
+        for n in range(24)
+    ]
+    method = SparseVectorParameters(approximate_threshold=10)
+    settings = IndexSettings("sparse_vector", shards=2, sparse_vector=method, chunking=Chunking(48))
+    ingest(client, index, docs, encoder=tiny.encoder, settings=settings)
+    searcher, short = Searcher(client, index, encoder=tiny.encoder), 0
+    for query in ("quick brown fox", WORDS[3], f"{WORDS[7]} {WORDS[11]}"):
+        due = searcher.search(query, size=100, filter={"match_all": {}})
+        for found in (searcher.search(query, size=100), *searcher.search_many([query], size=100)):
+            assert {hit.id: hit.score for hit in found.hits} == {hit.id: hit.score for hit in due.hits}
+            assert (found.total, found.total_relation, found.warning) == (len(due.hits), "eq", None)
+        tuned = searcher.search(query, size=100, method_parameters={"heap_factor": 1})
+        assert tuned.total_relation == "gte" and "hits may be missing" in str(tuned.warning)
+        short += len(tuned.hits) < len(due.hits)
+    assert short
+
+
 def test_a_filter_is_on_documents_and_their_best_chunks_score_all_the_same(client, tiny, index):
     """Approximately, where most passages are of one document, and in a run, which shows none of them."""
     settings = IndexSettings(

@@ -16,6 +16,8 @@ from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.index.mapping import APPROXIMATE_THRESHOLD
 from oskit.cluster.index.sparse_fields import definition_of, vectors_of
 from oskit.cluster.search.answers import complete_search
+from oskit.cluster.search.clauses import ABOVE_NOTHING
+from oskit.cluster.search.scope import EXACT_UP_TO
 from oskit.errors import SearchError
 
 if TYPE_CHECKING:
@@ -130,20 +132,34 @@ class PassageCount:
         body: dict[str, Any],
         answer: dict[str, Any],
         wanted: int,
-    ) -> dict[str, Any]:
-        """The answer, or that to the same search with a larger ``k``, until so many documents are found.
+        *,
+        is_tuned: bool,
+    ) -> tuple[dict[str, Any], str | None]:
+        """The answer, or that to a search that finds more, and what is to be told if hits may be missing.
 
-        The best passages may all be of few documents.
+        The best passages may all be of few documents, which a larger ``k`` helps; and whatever ``k`` is, an
+        approximate search passes over what its clusters do not promise. A small index is then scored as a
+        whole, which a filter that lets all through does.
+
+        Args:
+            wanted: Documents, as far as the index has so many.
+            is_tuned: Whether somebody chose how widely is searched.
         """
         body = copy.deepcopy(body)
-        while self.approximate and len(answer["hits"]["hits"]) < wanted:
-            methods = [method for method in _methods(body) if method["k"] < self.passages]
-            if not methods:
-                break
+        methods = list(_methods(body)) if self.approximate else []
+        if not methods or len(answer["hits"]["hits"]) >= wanted:
+            return answer, None
+        if self.passages <= EXACT_UP_TO and not is_tuned:
+            for method in methods:
+                method |= {"k": max(method["k"], self.passages), "filter": {"match_all": {}}}
+            return ask({**body, "min_score": ABOVE_NOTHING}), None
+        while any(method["k"] < self.passages for method in methods):
             for method in methods:
                 method["k"] *= DEEPER
             answer = ask(body)
-        return answer
+            if len(answer["hits"]["hits"]) >= wanted:
+                return answer, None
+        return answer, "searched approximately, hits may be missing: a larger heap_factor or top_n finds more"
 
 
 def _methods(body: Any) -> Iterator[dict[str, Any]]:

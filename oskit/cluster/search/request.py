@@ -117,7 +117,8 @@ class Request:
     def completed(self, answer: dict[str, Any]) -> dict[str, Any]:
         """The answer, after looking deeper where it is short of documents because they have many passages."""
         passages, target, wanted = self.place.passages, self.place.target, self.wanted
-        is_given = "k" in (wanted.method_parameters or {}) or wanted.min_score is not None
+        given = wanted.method_parameters or {}
+        is_given = "k" in given or wanted.min_score is not None
         if (
             passages is None
             or wanted.hybrid is not None
@@ -127,7 +128,11 @@ class Request:
         ):
             return answer
         ask = partial(complete_search, self.client, target.index, routing=target.routing)
-        return passages.deepened(ask, body, answer, min(wanted.size, passages.documents - wanted.offset))
+        least = min(wanted.size, passages.documents - wanted.offset)
+        is_tuned = bool({"heap_factor", "top_n"} & set(given))
+        answer, limited = passages.deepened(ask, body, answer, least, is_tuned=is_tuned)
+        self.limited = limited or self.limited
+        return answer
 
     def body(self) -> dict[str, Any] | None:
         """Of the search; None for a query without tokens."""
@@ -261,7 +266,7 @@ class Request:
             hybrid.told if hybrid is not None else None,
         ]
         doubts += [replaced] if own and pipeline else []
-        sees_all = total["relation"] == "eq" and not two_phase
+        sees_all = total["relation"] == "eq" and not two_phase and not self.limited
         if info.kind == "sparse_vector" and sparse and self.by != "bm25":
             sees_all = sees_all and total["value"] < (self.wanted.reach if hybrid is None else hybrid.depth)
         relation: Literal["eq", "gte"] = "eq" if sees_all else "gte"
