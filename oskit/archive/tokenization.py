@@ -7,6 +7,9 @@ know their letters at all; no encoder on top of it can retrieve well. Two things
   fall into pieces of hardly more than one letter. That shows in a single text, a query too.
 * **A language that it cuts to pieces**, by letters that it knows: that shows in many texts together.
 
+Of a query, which is short, all letters are looked at: a word of another script in an English question is part
+of it. And in Latin script its words may be cut as small as they will: made-up names are.
+
 What is no language is left out: words with digits or capitals (codes, formulas, names, acronyms), and words
 of less than four letters in Latin script (units, variables, abbreviations). A byte-level vocabulary knows
 every letter; there a letter that it has no piece for takes several, which shows in the pieces.
@@ -36,8 +39,9 @@ of some 1,900 English texts, code and titles among them, counts as strange by an
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +67,10 @@ STRANGE_LETTERS_PER_PIECE = 1.6
 
 MIN_LETTERS = 8
 """Fewer letters in small pieces tell nothing of a text."""
+
+MIN_PIECES_OF_QUERY = 4
+SMALL_OF_QUERY = 0.5
+"""Of one query: small pieces, and the share that their letters have of all of its letters."""
 
 MAX_STRANGE = 0.01
 """Share of strange texts that a collection of another language may have."""
@@ -129,14 +137,16 @@ class Tokenization:
         return self.unknown_letters / max(1, self.letters)
 
     @property
+    def in_small_pieces(self) -> bool:
+        """Whether the words fall into pieces of hardly more than one letter; for one text."""
+        return (
+            self.pieces_per_word > MAX_PIECES_PER_WORD and self.letters_per_piece < STRANGE_LETTERS_PER_PIECE
+        )
+
+    @property
     def is_strange(self) -> bool:
         """Whether a script is hardly known; for one text."""
-        small = (
-            self.letters >= MIN_LETTERS
-            and self.pieces_per_word > MAX_PIECES_PER_WORD
-            and self.letters_per_piece < STRANGE_LETTERS_PER_PIECE
-        )
-        return small or self.unknown > STRANGE_UNKNOWN
+        return (self.letters >= MIN_LETTERS and self.in_small_pieces) or self.unknown > STRANGE_UNKNOWN
 
     @property
     def _cuts_to_pieces(self) -> bool:
@@ -218,10 +228,21 @@ class _Cutter:
 
     def cut(self, text: str) -> Tokenization:
         text = clean_text(text[:_MAX_CHARACTERS])
+        return self._count(text, list(_telling_words(text)))
+
+    def cut_query(self, query: str) -> tuple[Tokenization, Tokenization]:
+        """Unknown ones of all its letters; and its words that are not in Latin script, by themselves."""
+        text = clean_text(query[:_MAX_CHARACTERS])
+        words = list(_telling_words(text))
+        letters = sum(unicodedata.category(letter)[0] in "LM" for letter in text)
+        other = self._count(text, [span for span in words if text[span[0]] >= _LATIN_ENDS])
+        found = self._count(text, words)
+        return replace(found, letters=max(letters, found.letters)), other
+
+    def _count(self, text: str, words: Sequence[tuple[int, int]]) -> Tokenization:
         inside = np.zeros(len(text) + 1, dtype=np.int64)
-        words = pieces = lost = 0
-        for start, end in _telling_words(text):
-            words += 1
+        pieces = lost = 0
+        for start, end in words:
             inside[start + 1 : end + 1] = 1
         before = np.cumsum(inside)
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
@@ -229,14 +250,14 @@ class _Cutter:
             held = int(before[end] - before[start])
             pieces += held > 0
             lost += held if token_id == self._unknown_id else 0
-        return Tokenization(1, 0, words, int(before[-1]), pieces, lost)
+        return Tokenization(1, 0, len(words), int(before[-1]), pieces, lost)
 
 
 def _telling_words(text: str) -> Iterator[tuple[int, int]]:
     """Where words are that tell of a language."""
     for word, span in splitter(_WORDS).pre_tokenize_str(text):
         if word[0] >= _LATIN_ENDS:
-            if not any(letter.isdigit() for letter in word):
+            if not any(unicodedata.category(letter)[0] in "NS" for letter in word):
                 yield span
         elif len(word) >= _TELLING_LETTERS and word.islower() and word.isalpha():
             yield span
@@ -273,12 +294,17 @@ class QueryWatch:
 
     def told(self, query: str) -> str | None:
         """The warning; None where the query's script is known."""
-        found = self._cutter.cut(query)
-        if not found.is_strange:
-            return None
-        how = f"{found.letters_per_piece:.1f} letters a piece"
+        found, other = self._cutter.cut_query(query)
         if found.unknown > STRANGE_UNKNOWN:
             how = f"{found.unknown:.0%} unknown letters"
+        elif (
+            other.in_small_pieces
+            and other.pieces >= MIN_PIECES_OF_QUERY
+            and other.letters >= SMALL_OF_QUERY * found.letters
+        ):
+            how = f"{other.letters_per_piece:.1f} letters a piece"
+        else:
+            return None
         return f"the encoder's vocabulary hardly knows the query's script ({how}): {ADVICE}"
 
 

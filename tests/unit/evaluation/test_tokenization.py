@@ -106,6 +106,36 @@ def test_no_domain_of_english_is_taken_for_another_language(english: Vocabulary,
     assert (found.strange, found.shatters) == (0, False)
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "how to say 你好",
+        "what does спасибо mean",
+        "xkcd wysiwyg rtfm",
+        "fhqwhgads",
+        "qwrtzpsdfgh mnbvcxkj",
+        "ⅷ ⅸ ⅹ",
+        "ⓐⓑⓒ 12 ① ②",
+        "α = β + γ",
+        "tnf-α il-6 κβ",
+        "is 50 µm the ωmega of λ",
+        "",
+    ],
+)
+def test_a_query_with_a_strange_word_or_name_is_not_in_another_script(
+    english: Vocabulary, query: str
+) -> None:
+    assert QueryWatch(english).told(query) is None
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["你好", "混凝土 iso", "図書館 閉館", "привет", "Строительство", "αλλαγή χρήσης", "도서관", "में अनुमति"],
+)
+def test_a_query_of_one_or_two_words_in_another_script_is_noticed(english: Vocabulary, query: str) -> None:
+    assert "hardly knows the query's script" in str(QueryWatch(english).told(query))
+
+
 @pytest.mark.parametrize("text", SCRIPTS)
 def test_a_script_that_is_hardly_known_shows_in_one_query(english: Vocabulary, text: str) -> None:
     warning = str(QueryWatch(english).told(text))
