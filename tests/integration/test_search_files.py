@@ -135,6 +135,15 @@ def test_a_printed_request_finds_the_same(client, tiny, indexes, cluster_url, ca
     assert found and all(10 <= hit["_source"]["n"] < 30 for hit in hits)
 
 
+def test_a_printed_request_warns_as_its_search_does(client, indexes, cluster_url, capsys):
+    arguments = ["search", indexes["rank_features"], "fox", "--by", "bm25", "--url", cluster_url]
+    arguments += ["--filter", f"text={'fox ' * 80}", "--print-request"]
+    assert main(arguments) == 0
+    printed, told = capsys.readouterr()
+    assert set(json.loads(printed)) == {"method", "path", "body"}
+    assert "'text.keyword' may not hold values as long as that of the filter" in told
+
+
 @pytest.mark.parametrize("way", ["archive", "model"])
 def test_explained_ids_are_called_by_their_tokens(client, tiny, indexes, cluster_url, capsys, way):
     options = ["--archive", str(tiny.archive)] if way == "archive" else []

@@ -153,6 +153,8 @@ def search(
     asked = given_query(query, by_weights=by == "tokens" and encoder is None)
     if print_request:
         request = searcher.request(asked, **wanted)
+        if warning := request.pop("warning"):
+            out.warn(warning)
         click.echo(json.dumps(request, indent=2, ensure_ascii=False))
         if not request["path"].startswith(f"/{index}/"):
             out.note(f"{index} is an alias: the request is for the index behind it, as it is seen through it")

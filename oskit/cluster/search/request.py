@@ -232,7 +232,7 @@ class Request:
         return encoder.query_weights([text], key=info.key)[0]
 
     def to_dict(self) -> dict[str, Any]:
-        """The search as it would be sent: method, path with its parameters, and body.
+        """The search as it would be sent: method, path with its parameters, and body; and its warning.
 
         Raises:
             UsageError: Nothing would be sent, as the query has no tokens.
@@ -241,7 +241,9 @@ class Request:
         if body is None:
             raise UsageError("the query has no tokens, so that nothing is sent")
         params = urlencode(search_params(routing=target.routing))
-        return {"method": "POST", "path": f"/{quote(target.index)}/_search?{params}", "body": body}
+        path = f"/{quote(target.index)}/_search?{params}"
+        warning = "; ".join(filter(None, self._doubts())) or None
+        return {"method": "POST", "path": path, "body": body, "warning": warning}
 
     def result(self, answer: dict[str, Any] | None) -> SearchResult:
         """What was found."""
@@ -257,15 +259,7 @@ class Request:
         told = shares(hybrid, candidates) if hybrid is not None and candidates is not None else {}
         if self.wanted.fields is None:
             self._show_passages([hit for hit in found if not hit.get("_source")])
-        own = "two phases take" if two_phase else "the fusion takes" if hybrid is not None else None
-        replaced = f"{own} the place of the index's search pipeline {pipeline!r}"
-        doubts = [self._mismatch() if sparse else None, self.changed, self.scope.told, self.limited]
-        doubts += [
-            self._language() if sparse else None,
-            self._lacking(found),
-            hybrid.told if hybrid is not None else None,
-        ]
-        doubts += [replaced] if own and pipeline else []
+        doubts = [*self._doubts(), self._lacking(found)]
         sees_all = total["relation"] == "eq" and not two_phase and not self.limited
         if info.kind == "sparse_vector" and sparse and self.by != "bm25":
             sees_all = sees_all and total["value"] < (self.wanted.reach if hybrid is None else hybrid.depth)
@@ -283,10 +277,34 @@ class Request:
             query_weights=weights,
             warning="; ".join(filter(None, doubts)) or None,
             total_relation=relation,
-            search_pipeline=None if own else pipeline,
+            search_pipeline=None if self._own_pipeline else pipeline,
             hybrid=None if hybrid is None else hybrid.to_dict(),
             tokens=self._tokens(weights) if explain and weights else {},
         )
+
+    @property
+    def _own_pipeline(self) -> str | None:
+        """What takes the place of the index's search pipeline, with its verb."""
+        if self.wanted.two_phase:
+            return "two phases take"
+        return "the fusion takes" if self.wanted.hybrid is not None else None
+
+    def _doubts(self) -> list[str | None]:
+        """What is known of the answer once the body is made."""
+        hybrid, pipeline, own = self.wanted.hybrid, self.place.pipeline, self._own_pipeline
+        sparse = hybrid is None or hybrid.has("sparse")
+        replaced = (
+            f"{own} the place of the index's search pipeline {pipeline!r}" if own and pipeline else None
+        )
+        return [
+            self._mismatch() if sparse else None,
+            self.changed,
+            self.scope.told,
+            self.limited,
+            self._language() if sparse else None,
+            hybrid.told if hybrid is not None else None,
+            replaced,
+        ]
 
     def _tokens(self, weights: Mapping[str, float]) -> dict[str, str]:
         """What the query's tokens are called, where the index has ids."""

@@ -193,6 +193,8 @@ class Searcher:
     def request(self, query: Query, **wanted: Any) -> dict[str, Any]:
         """What :meth:`search` would send, as ``method``, ``path`` and ``body``; nothing is searched.
 
+        What it would warn of before it knows the answer is ``warning``.
+
         Raises:
             UsageError: As :meth:`search` does, and where nothing would be sent.
             ClusterError: As :meth:`search` does.
