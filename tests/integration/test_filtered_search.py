@@ -259,3 +259,6 @@ def test_what_cannot_be_answered_is_refused(client, indexes):
         search(client, name, QUERY, filter="year=soon")
     found = search(client, name, QUERY, fields=["lang", "nothing"], sort="title:desc")
     assert found.warning == "no hit has the field 'nothing'"
+    found = search(client, name, QUERY, fields=["v", "lang"])
+    assert found.warning == "vectors are not shown, and so not 'v'"
+    assert all(set(hit.source) == {"lang"} for hit in found.hits)

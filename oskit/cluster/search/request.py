@@ -329,11 +329,16 @@ class Request:
         }
 
     def _lacking(self, found: list[dict[str, Any]]) -> str | None:
-        """Which of the fields that are to be shown no hit has."""
+        """Which of the fields that are to be shown no hit shows."""
         names = [name for name in self.wanted.fields or () if found and "*" not in name]
+        vectors = [name for name in names if name == self.place.info.embedding_field]
         sources = [hit.get("_source") or {} for hit in found]
-        lacking = [name for name in names if not any(has_field(source, name) for source in sources)]
-        return f"no hit has the field {', '.join(map(repr, lacking))}" if lacking else None
+        lacking = [
+            name for name in names if name not in vectors and not any(has_field(one, name) for one in sources)
+        ]
+        told = [f"no hit has the field {', '.join(map(repr, lacking))}"] if lacking else []
+        told += [f"vectors are not shown, and so not {vectors[0]!r}"] if vectors else []
+        return "; ".join(told) or None
 
     def _show_passages(self, bare: list[dict[str, Any]]) -> None:
         """Fetch the passages of documents that have nothing else to show."""
