@@ -554,7 +554,7 @@ def test_a_model_that_goes_away_ends_the_load(cluster_url, client, tiny: TinyMod
     def stream() -> Iterator[Document]:
         for number in range(60):
             if number == 40:
-                undeploy_model(client, model_id, own=True)
+                undeploy_model(client, model_id, own=True, wait_s=60)
             yield Document(f"{number}", "fox")
 
     try:
