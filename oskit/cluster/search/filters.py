@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from oskit.cluster.client.failures import cluster_errors
-from oskit.errors import SearchError, UsageError
+from oskit.errors import ClusterAuthError, SearchError, UsageError
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
@@ -44,6 +44,15 @@ _BY_FIELD = frozenset({"term", "terms", "terms_set", "match", "match_phrase", "m
                        "match_bool_prefix", "prefix", "wildcard", "regexp", "fuzzy", "intervals"})
 # fmt: on
 """Queries that name their field as a key."""
+
+_NO_VALUE, _SMALL, _NUMBER = re.compile("(?!)"), re.compile(r"\d{1,2}"), re.compile(r"\d{1,9}(\.\d+)?")
+_SURELY_A_VALUE = {
+    **dict.fromkeys(("date", "date_nanos", "ip"), _NO_VALUE),
+    **dict.fromkeys(("byte", "short", "half_float"), _SMALL),
+    **dict.fromkeys(("long", "integer", "unsigned_long", "double", "float", "scaled_float"), _NUMBER),
+    "boolean": re.compile("true|false"),
+}
+"""Types that some texts are no value of, and what the cluster need not be asked about."""
 
 _IGNORE_ABOVE = 256
 """Letters of a value that a ``keyword`` beside a ``text`` keeps, where OpenSearch made the mapping itself."""
@@ -222,6 +231,28 @@ class Fields:
         """Whether hits can be sorted by it."""
         return bool(self._known[name]["aggregatable"])
 
+    def check_value(self, condition: Condition, kind: str, clause: Clause) -> None:
+        """Refuse a value that the field cannot have, in whose place the cluster would name no field.
+
+        Raises:
+            UsageError: Names the filter.
+            SearchError: The cluster refuses.
+        """
+        surely = _SURELY_A_VALUE.get(kind)
+        if surely is None or all(surely.fullmatch(value) for value in condition.values):
+            return
+        try:
+            with cluster_errors(f"look at the filter {condition} on {self._index!r}", SearchError):
+                answer = self._client.indices.validate_query(index=self._index, body={"query": clause})
+        except ClusterAuthError:  # who may search may not ask that; then the search itself fails
+            return
+        if not answer["valid"]:
+            raise UsageError(
+                f"the filter {condition} has a value that the field {condition.field!r}, which is {kind}, "
+                "cannot have",
+                hint="Write true or false" if kind == "boolean" else "Write it as the documents do",
+            )
+
     def nested(self, name: str) -> str | None:
         """The ``nested`` objects that hold a field; None where the document itself does."""
         return next((p for p in _prefixes(name) if self._known.get(p, {}).get("type") == "nested"), None)
@@ -270,11 +301,14 @@ def _clause(condition: Condition, fields: Fields) -> tuple[Clause, str | None]:
     if condition.is_any:
         clause, told = {"exists": {"field": name}}, None
     elif condition.operator in _RANGES:
-        return _range(condition, exact, fields)
+        clause, told = _range(condition, exact, fields)
+        fields.check_value(condition, kind, clause)
+        return clause, told
     elif exact is None:
         clause, told = _words(condition, kind)
     else:
         clause, told = _term(condition, exact)
+        fields.check_value(condition, kind, clause)
     return ({"bool": {"must_not": [clause]}} if condition.operator == "!=" else clause), told
 
 

@@ -43,7 +43,8 @@ def client() -> Any:
             }
         }
 
-    return SimpleNamespace(field_caps=field_caps)
+    valid = SimpleNamespace(validate_query=lambda **_: {"valid": True})
+    return SimpleNamespace(field_caps=field_caps, indices=valid)
 
 
 def not_(clause: Any) -> Any:
