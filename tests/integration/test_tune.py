@@ -106,6 +106,9 @@ def test_judgements_of_another_corpus_are_said(client, tiny, index, tmp_path, cl
     )
     assert main(["tune", str(folder), *how, "--folds", "16"]) == 3
     assert "too few" in capsys.readouterr().err
+    for fusions in ("min_max,", ",", ""):
+        assert main(["tune", str(folder), *how, "--fusion", fusions]) == 2
+        assert f"--fusion {fusions!r} has nothing beside a comma" in capsys.readouterr().err
 
 
 def test_judged_documents_that_the_index_lacks_are_counted(

@@ -124,7 +124,9 @@ def tune(
         dense_field=dense_field,
         dense_model=dense_model,
     )
-    tried = [Fusion.parse(name) for name in (fusions.split(",") if fusions else DEFAULT_FUSIONS)]
+    if fusions is not None and not all(name.strip() for name in fusions.split(",")):
+        raise UsageError(f"--fusion {fusions!r} has nothing beside a comma", hint="Leave the comma out")
+    tried = [Fusion.parse(name) for name in (fusions.split(",") if fusions is not None else DEFAULT_FUSIONS)]
     opened = Collection.open(collection, split)
     client = connect(connection)
     if put_pipeline is not None:

@@ -38,6 +38,9 @@ _LEAST = np.float32(0.001)
 """What the last of a list has in the place of 0."""
 
 
+_KNOWN = "Use min_max, l2, z_score (min_max and l2 also :geometric, :harmonic) or rrf:60"
+
+
 class Found(NamedTuple):
     """A hit of one side.
 
@@ -72,7 +75,7 @@ class Fusion:
         if self.technique not in TECHNIQUES or self.mean not in MEANS:
             raise UsageError(
                 f"unknown fusion {self.technique}:{self.mean}",
-                hint="Use min_max, l2, z_score (min_max and l2 also :geometric, :harmonic) or rrf:60",
+                hint=_KNOWN,
             )
         if self.technique in ("z_score", "rrf") and self.mean != "arithmetic":
             raise UsageError(f"{self.technique} knows no {self.mean} mean", hint="Use it alone")
@@ -87,6 +90,8 @@ class Fusion:
             UsageError: It is none of these.
         """
         technique, _, more = text.strip().partition(":")
+        if technique not in TECHNIQUES:
+            raise UsageError(f"unknown fusion {text!r}", hint=_KNOWN)
         if technique == "rrf":
             if more and not more.isdecimal():
                 raise UsageError(f"{text!r} has no rank constant", hint=f"Use rrf:{RANK_CONSTANT}")

@@ -112,3 +112,9 @@ def test_a_fusion_is_read_as_it_is_written(text: str, name: str) -> None:
 def test_what_opensearch_refuses_is_refused_here(text: str) -> None:
     with pytest.raises(UsageError):
         Fusion.parse(text)
+
+
+def test_an_unknown_fusion_is_named_as_it_was_given() -> None:
+    for given in ("", "min_max,", "max:geometric"):
+        with pytest.raises(UsageError, match=f"^unknown fusion '{given}'"):
+            Fusion.parse(given)
