@@ -68,17 +68,25 @@ def narrowing_options(function: Function) -> Function:
     return with_options(with_narrowing, _OPTIONS)  # type: ignore[no-any-return]
 
 
-def given_query(text: str | None, *, by_weights: bool) -> str | dict[str, Any]:
-    """The query of a command line: a text, or token weights as JSON where nothing encodes a text."""
+def given_query(text: str | None, *, by_weights: bool, encodes: bool = False) -> str | dict[str, Any]:
+    """The query of a command line: a text, or token weights as JSON.
+
+    Args:
+        by_weights: Whether weights are a query here.
+        encodes: Whether a text is one, too: what is no object of numbers is then taken for one.
+    """
     if text is None:
         raise UsageError("there is no query", hint="Give one, or a file of queries with --queries")
     if not by_weights or not text.lstrip().startswith("{"):
         return text
     try:
-        weights = json.loads(text)
+        weights = dict(json.loads(text))
     except json.JSONDecodeError as error:
+        if encodes:
+            return text
         raise UsageError(f"the token weights are no JSON: {error}", hint='Write {"token": 1.5}') from None
-    return dict(weights)
+    is_number = [isinstance(weight, int | float) for weight in weights.values()]
+    return weights if not encodes or (is_number and all(is_number)) else text
 
 
 def answer_file(

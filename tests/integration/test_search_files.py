@@ -169,5 +169,13 @@ def test_token_weights_of_a_command_line_are_a_query(client, tiny, indexes, clus
     assert main([*arguments, '{"fox": 1, "nothing": 0}']) == 0
     once = json.loads(capsys.readouterr().out)["hits"]
     assert once and [hit["score"] for hit in twice] == pytest.approx([2 * hit["score"] for hit in once])
+    here = [*arguments, "--archive", str(tiny.archive)]
+    assert main([*here, '{"fox": 2}']) == 0
+    assert json.loads(capsys.readouterr().out)["hits"] == twice
+    for text in ('{"fox": "brown"}', '{"fox": ', "{fox}", "{}"):
+        assert main([*here, text]) == 0
+        assert set(json.loads(capsys.readouterr().out)["query_weights"]) >= (
+            {"fox"} if "fox" in text else set()
+        )
     assert main([*arguments, '{"fox": ']) == 2
     assert "no JSON" in capsys.readouterr().err

@@ -150,7 +150,7 @@ def search(
     if queries is not None:
         answer_file(searcher, queries, output, out, wanted)
         return
-    asked = given_query(query, by_weights=by == "tokens" and encoder is None)
+    asked = given_query(query, by_weights=by == "tokens", encodes=encoder is not None)
     if print_request:
         request = searcher.request(asked, **wanted)
         if warning := request.pop("warning"):
