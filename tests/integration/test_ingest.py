@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import incidents
@@ -38,6 +39,7 @@ from oskit.cluster.index.recreate import create
 from oskit.cluster.ingest import accounting
 from oskit.cluster.ingest.load import IngestInterrupted, ingest
 from oskit.cluster.models.deploy import deploy_archive
+from oskit.cluster.models.registry import wait_until
 from oskit.cluster.models.retire import delete_model, undeploy_model
 from oskit.cluster.search.search import search
 from oskit.data.documents import Document, Refusal
@@ -551,10 +553,16 @@ def test_a_model_that_goes_away_ends_the_load(cluster_url, client, tiny: TinyMod
     archive = encoder_archive(tmp_path / f"ingtest-gone-{index[-6:]}.zip", seed=11)
     model_id = deploy_archive(client, open_archive(archive), compare=False).model_id
 
+    def undeployed() -> bool:
+        with suppress(ModelError):  # while it encodes what was read before
+            undeploy_model(client, model_id, own=True)
+            return True
+        return False
+
     def stream() -> Iterator[Document]:
         for number in range(60):
             if number == 40:
-                undeploy_model(client, model_id, own=True, wait_s=60)
+                assert wait_until(undeployed, wait_s=60, max_pause_s=0.2)
             yield Document(f"{number}", "fox")
 
     try:

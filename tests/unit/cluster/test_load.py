@@ -237,7 +237,7 @@ def test_a_full_disk_is_told_once(tmp_path: Path):
 
 
 @pytest.mark.parametrize("problem", ["database or disk is full", "unable to open database file"])
-def test_a_full_temporary_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: str):
+def test_a_full_sqlite_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: str):
     class Full:
         def execute(self, statement, values=()):
             raise sqlite3.OperationalError(problem)
@@ -253,15 +253,15 @@ def test_a_full_temporary_folder_is_named(tmp_path: Path, monkeypatch: pytest.Mo
         seen.add("text")
 
 
-def test_the_temporary_folder_really_is_the_one_that_is_named(tmp_path: Path):
+def test_the_sqlite_folder_really_is_the_one_that_is_named(tmp_path: Path):
     """SQLite reads the environment when a process first needs it."""
     script = (
-        "from oskit.data.duplicates import SeenTexts, _temporary_folder; import os\n"
+        "from oskit.data.duplicates import SeenTexts, _sqlite_folder; import os\n"
         "seen = SeenTexts()\n"
         "for n in range(100_000): seen.add(str(n))\n"
         "files = [os.readlink(f'/proc/self/fd/{fd}') for fd in os.listdir('/proc/self/fd') if "
         "os.path.islink(f'/proc/self/fd/{fd}')]\n"
-        "print([name for name in files if name.startswith(_temporary_folder() + '/')])"
+        "print([name for name in files if name.startswith(_sqlite_folder() + '/')])"
     )
     command = [sys.executable, "-c", script]
     environment = {"TMPDIR": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}
