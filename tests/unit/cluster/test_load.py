@@ -237,7 +237,7 @@ def test_a_full_disk_is_told_once(tmp_path: Path):
 
 
 @pytest.mark.parametrize("problem", ["database or disk is full", "unable to open database file"])
-def test_a_full_sqlite_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: str):
+def test_a_full_temporary_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: str):
     class Full:
         def execute(self, statement, values=()):
             raise sqlite3.OperationalError(problem)
@@ -253,7 +253,7 @@ def test_a_full_sqlite_folder_is_named(tmp_path: Path, monkeypatch: pytest.Monke
         seen.add("text")
 
 
-def test_the_sqlite_folder_really_is_the_one_that_is_named(tmp_path: Path):
+def test_the_temporary_folder_really_is_the_one_that_is_named(tmp_path: Path):
     """SQLite reads the environment when a process first needs it."""
     script = (
         "from oskit.data.duplicates import SeenTexts, _sqlite_folder; import os\n"

@@ -279,7 +279,7 @@ def test_a_folder_keeps_the_tables(tmp_path: Path) -> None:
     assert again[0] == {"query": "q", "positive": "p", "negatives": []}
 
 
-def test_a_sqlite_folder_goes_with_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporary_folder_goes_with_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     source = jsonl(tmp_path / "a.jsonl", [{"query": "q", "positive": "p"}])
     data = load(source)
