@@ -166,10 +166,10 @@ def _texts(path: str | None, count: int) -> list[str]:
 
 
 def _cosine(ours: csr_matrix, theirs: csr_matrix) -> float:
-    """The least of all texts."""
-    products = np.asarray(ours.multiply(theirs).sum(axis=1)).ravel()
-    squares = [np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel() for matrix in (ours, theirs)]
-    return float((products / np.sqrt(np.maximum(squares[0] * squares[1], 1e-30)))[squares[1] > 0].min())
+    """The least of all texts that have weights."""
+    from oskit.archive.likeness import cosines
+
+    return float(cosines(ours, theirs)[np.diff(theirs.indptr) > 0].min())
 
 
 def _export(source: str, folder: Path, calibrate: str | None) -> None:
