@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from oskit.archive.text_encoder import TextEncoder
 
 
+def archive_sha256(encoder: object) -> str | None:
+    """sha256 of the archive that an encoder was opened from; None if it does not come from one."""
+    found: str | None = getattr(getattr(encoder, "archive", None), "sha256", None)
+    return found
+
+
 def known_sha256(encoder: TextEncoder) -> frozenset[str]:
     """sha256 of the archives that hold this encoder; empty if it does not come from an archive.
 

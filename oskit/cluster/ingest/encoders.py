@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from oskit.archive.siblings import archive_sha256
 from oskit.archive.token_weights import Prune, prune
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.index.mapping import EncodeMode, EncoderIdentity, IndexInfo
@@ -58,7 +59,7 @@ def find_encoder_model(client: OpenSearch, name_or_id: str) -> ModelInfo:
 
 def check_made_by(made_by: EncoderIdentity | None, encoder: TextEncoder | None) -> None:
     """Refuse vectors that say that another encoder made them."""
-    now = getattr(getattr(encoder, "archive", None), "sha256", None)
+    now = archive_sha256(encoder)
     if made_by is not None and made_by.sha256 and now and made_by.sha256 != now:
         raise UsageError(
             f"the vectors were made by another encoder, {made_by.name or 'unnamed'} ({made_by.sha256[:12]}), "

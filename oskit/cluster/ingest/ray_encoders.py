@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from oskit.archive.siblings import archive_sha256
 from oskit.archive.truncation import Truncation, truncation_from_now
 from oskit.cluster.ingest.accounting import Account
 from oskit.cluster.ingest.actions import ItemMaker
@@ -203,7 +204,7 @@ class Encoder:
         self._client = task.job.connect()
         self._encoder = task.job.open()
         wanted = task.plan.info.encoder.sha256
-        has = getattr(getattr(self._encoder, "archive", None), "sha256", None)
+        has = archive_sha256(self._encoder)
         if has != wanted:
             raise IndexingError(
                 "the encoder of a machine of Ray's is not the one here",

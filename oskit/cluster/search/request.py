@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import quote, urlencode
 
-from oskit.archive.siblings import known_sha256
+from oskit.archive.siblings import archive_sha256, known_sha256
 from oskit.cluster.client.failures import heard
 from oskit.cluster.client.server_words import BEHIND_ALL_HITS
 from oskit.cluster.index.sparse_fields import has_field
@@ -371,7 +371,7 @@ class Request:
             used = self.model.sha256
             due = recorded.query_sha256 if self.model.function_name == "SPARSE_TOKENIZE" else due
         elif self.by == "tokens" and encoder is not None:
-            used = getattr(getattr(encoder, "archive", None), "sha256", None)
+            used = archive_sha256(encoder)
         if not used or not due or used == due or due in known:
             return None
         return (
