@@ -5,9 +5,13 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from oskit.archive.backends.runtime import Runtime
+    from oskit.archive.encoder import ArchiveEncoder
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -182,3 +186,18 @@ def runtime_options(*, device: bool = True) -> Callable[[Function], Function]:
         return with_options(with_runtime, options)  # type: ignore[no-any-return]
 
     return add
+
+
+def opened_archive(archive: str | None, query_archive: str | None, runtime: Runtime) -> ArchiveEncoder | None:
+    """The encoder of ``--archive``, for commands that need none; without it what it runs on has no effect.
+
+    Raises:
+        UsageError: It is not given, but options of its runtime are.
+        ArchiveError: It cannot be opened.
+    """
+    if archive is None:
+        runtime.refuse_unused("without --archive")
+        return None
+    from oskit.archive.encoder import ArchiveEncoder
+
+    return ArchiveEncoder.open(archive, query=query_archive, runtime=runtime)

@@ -102,18 +102,12 @@ _OPTIONS = [
     click.option("--dry-run", is_flag=True,
                  help="Read and check the sources only, with --archive also their length. With --url (or "
                  "OSKIT_URL) and an encoder also tell every call that would change the cluster."),
+    *INDEX_OPTIONS,
+    click.option("--chunk", metavar="tokens:N[,overlap:M]",
+                 help="Cut documents into chunks of at most N of the encoder's tokens, at sentences, M of "
+                 "them repeated; each has a vector, in nested objects. Needs --archive."),
 ]
-_OPTIONS += INDEX_OPTIONS
 # fmt: on
-
-
-CHUNK_OPTION = click.option(
-    "--chunk",
-    metavar="tokens:N[,overlap:M]",
-    help="Cut documents into chunks of at most N of the encoder's tokens, at sentences, M of them repeated; "
-    "each has a vector, in nested objects. Needs --archive.",
-)
-_OPTIONS.append(CHUNK_OPTION)
 
 
 @click.command("ingest")

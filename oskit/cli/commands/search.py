@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from oskit.cli.hybrid_options import hybrid_options
-from oskit.cli.options import connection_options, output_options, runtime_options
+from oskit.cli.options import connection_options, opened_archive, output_options, runtime_options
 from oskit.cli.search_options import answer_file, given_query, narrowing_options
 from oskit.errors import UsageError
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from oskit.archive.backends.runtime import Runtime
-    from oskit.archive.encoder import ArchiveEncoder
     from oskit.cli.output import Output
     from oskit.cluster.client.connection import ConnectionSettings
     from oskit.cluster.search.hybrid import Hybrid
@@ -121,13 +120,7 @@ def search(
         raise UsageError("--queries takes the place of the one query, and its searches are not printed")
     if output is not None and queries is None:
         raise UsageError("-o is for the run of --queries, and the hits of one query are printed")
-    encoder: ArchiveEncoder | None = None
-    if archive is not None:
-        from oskit.archive.encoder import ArchiveEncoder
-
-        encoder = ArchiveEncoder.open(archive, query=query_archive, runtime=runtime)
-    else:
-        runtime.refuse_unused("without --archive")
+    encoder = opened_archive(archive, query_archive, runtime)
     method = {"top_n": top_n, "heap_factor": heap_factor}
     searcher = Searcher(
         connect(connection),

@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from oskit.cli.options import connection_options, output_options, report_option, runtime_options
+from oskit.cli.options import (
+    connection_options,
+    opened_archive,
+    output_options,
+    report_option,
+    runtime_options,
+)
 from oskit.errors import UsageError
 
 if TYPE_CHECKING:
     from oskit.archive.backends.runtime import Runtime
-    from oskit.archive.text_encoder import TextEncoder
     from oskit.cli.output import Output
     from oskit.cluster.client.connection import ConnectionSettings
 
@@ -141,13 +146,7 @@ def sweep(
     if query_archive is not None and archive is None:
         raise UsageError("--query-archive goes with --archive")
     opened = Collection.open(collection, split)
-    encoder: TextEncoder | None = None
-    if archive is not None:
-        from oskit.archive.encoder import ArchiveEncoder
-
-        encoder = ArchiveEncoder.open(archive, query=query_archive, runtime=runtime)
-    else:
-        runtime.refuse_unused("without --archive")
+    encoder = opened_archive(archive, query_archive, runtime)
     found = compare(
         connect(connection),
         index,

@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from oskit.cli.hybrid_options import DENSE_OPTIONS, DEPTH_OPTION
-from oskit.cli.options import connection_options, output_options, report_option, runtime_options
+from oskit.cli.options import (
+    connection_options,
+    opened_archive,
+    output_options,
+    report_option,
+    runtime_options,
+)
 from oskit.errors import UsageError
 
 if TYPE_CHECKING:
     from oskit.archive.backends.runtime import Runtime
-    from oskit.archive.text_encoder import TextEncoder
     from oskit.cli.output import Output
     from oskit.cluster.client.connection import ConnectionSettings
 
@@ -131,13 +136,7 @@ def tune(
     client = connect(connection)
     if put_pipeline is not None:
         check_name(client, put_pipeline, index, replace=replace)
-    encoder: TextEncoder | None = None
-    if archive is not None:
-        from oskit.archive.encoder import ArchiveEncoder
-
-        encoder = ArchiveEncoder.open(archive, query=query_archive, runtime=runtime)
-    else:
-        runtime.refuse_unused("without --archive")
+    encoder = opened_archive(archive, query_archive, runtime)
     found = try_fusions(
         client,
         index,
