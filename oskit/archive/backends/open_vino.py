@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -51,7 +52,7 @@ class OpenVinoBackend:
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
-            core = openvino.Core()
+            core = _core()
             graph = core.read_model(model)
             names = [{*tensor.names} for tensor in (*graph.inputs, *graph.outputs)]
             check_tensors(archive, *_names(names, len(graph.inputs)))
@@ -79,9 +80,20 @@ def has_bf16() -> bool:
         MissingDependencyError: It is not installed.
     """
     require("--backend openvino", "openvino", ["openvino"])
+    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@functools.cache
+def _core() -> Any:
+    """OpenVINO's core, one for the process and kept.
+
+    With the first model of a core the thread that compiles gets the stack on which it handles signals from
+    OpenVINO. Where the core goes in another thread (whichever drops the last encoder), that memory is given
+    back while the first thread still has it, and Ctrl-C or SIGTERM end the process with a segmentation fault.
+    """
     import openvino
 
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return openvino.Core()
 
 
 def _names(names: Sequence[set[str]], inputs: int) -> tuple[list[str], list[str]]:

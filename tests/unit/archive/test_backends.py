@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -197,6 +198,32 @@ def test_bf16_is_near(path: Path) -> None:
         assert (encoder.runtime or "").endswith("bf16") and "OpenVINO in bf16" in told[0]
         assert told[0].endswith("measured before") == remembered
         np.testing.assert_allclose(found.toarray(), expected.toarray(), rtol=0.02, atol=0.02)
+
+
+_DROPPED_ELSEWHERE = """
+import gc, os, signal, sys, threading, time
+from oskit.archive.backends import Runtime
+from oskit.archive.encoder import ArchiveEncoder
+
+here = [ArchiveEncoder.open(sys.argv[1], runtime=Runtime("openvino"))]
+here[0].document_matrix(["a text"])
+thread = threading.Thread(target=lambda: (here.clear(), gc.collect()))
+thread.start()
+thread.join()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(10)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_is_heard_after_an_openvino_encoder_was_dropped_by_another_thread(path: Path) -> None:
+    pytest.importorskip("openvino")
+    done = subprocess.run(
+        [sys.executable, "-c", _DROPPED_ELSEWHERE, str(path)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
 
 
 def test_an_openvino_that_cannot_be_imported_is_left_out(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
