@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Ratio = Annotated[float, Field(ge=0, le=1)]
 
 
 class Part(BaseModel):
     """A part of a recipe: no unknown keys, not changed once read; each key is explained below it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Kind(Part):
+    """A part of which there are several kinds; each is told by its ``kind``."""
+
+    kind: str
+    """Which kind it is."""
+
+    def model_post_init(self, _context: Any) -> None:
+        """A kind that is a default counts as given: without it nothing could be read again."""
+        self.__pydantic_fields_set__.add("kind")
+
+
+def listed(otherwise: str) -> Callable[[Any], Any]:
+    """A validator that refuses a mapping where a list belongs, in words that say what belongs there."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict):
+            raise ValueError(otherwise)
+        return value
+
+    return check

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BeforeValidator,
     Field,
-    NonNegativeFloat,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
     model_validator,
 )
 
 from oskit.archive.text_encoder import Activation, Architecture
 from oskit.encoder.loader.tiers import DEFAULT_BASE
-from oskit.training.recipe.part import Part
+from oskit.training.recipe.objective import (
+    Candidates,
+    InfoNceConfig,
+    KlConfig,
+    Losses,
+    MarginMseConfig,
+    SparsityPart,
+)
+from oskit.training.recipe.part import Part, Ratio
+from oskit.training.recipe.schedule import SchedulePart
 from oskit.training.recipe.sources import DataSource
-from oskit.training.recipe.teachers import TeachersConfig
-
-Ratio = Annotated[float, Field(ge=0, le=1)]
+from oskit.training.recipe.teachers import AnyTeacher, DenseTeacherConfig, LabelsPart, Teachers
 
 
 class EncoderPart(Part):
@@ -63,13 +68,19 @@ def _sources(value: Any) -> Any:
     return [{"path": item} if isinstance(item, str) else item for item in listed]
 
 
+def _no_teacher(value: Any) -> Any:
+    if value == "teacher":
+        raise ValueError("the ranker 'teacher' is called dense")
+    return value
+
+
 class MiningConfig(Part):
     """The ``mining`` part of a recipe."""
 
-    ranker: Literal["teacher", "bm25"] = "teacher"
-    """Who finds candidates: the dense teacher by exact search, or BM25."""
-    per_query: PositiveInt = 4
-    """Negatives that each example gets. Those that the data has come first and count."""
+    ranker: Annotated[Literal["dense", "bm25"], BeforeValidator(_no_teacher)] = "dense"
+    """Who finds candidates: the first dense teacher by exact search, or BM25."""
+    per_query: PositiveInt = 20
+    """Candidates that are added to those that a query has; ``data.sampling`` draws of all of them."""
     depth: PositiveInt = 100
     """How many of the best documents are looked at."""
     skip_top: NonNegativeInt = 0
@@ -81,9 +92,30 @@ class MiningConfig(Part):
     NV-Retriever (arXiv 2407.15831, section 3.2). None for no such limit. A negative score of the positive is
     lowered by as much instead."""
     sampling: Literal["top", "random"] = "top"
-    """``top``: the hardest that remain. ``random``: any of those that remain."""
+    """``top``: the hardest that remain are added. ``random``: any of those that remain."""
     seed: int = 0
     """Of what is drawn."""
+
+
+class SamplingPart(Part):
+    """What is drawn of a query's candidates, fresh in each epoch."""
+
+    negatives: NonNegativeInt = 7
+    """Documents beside the first one, at most; 0 for the first one alone."""
+    top: NonNegativeInt | None = None
+    """How many of them are the best scored; the others are any of the rest. None for half of them, rounded
+    up."""
+
+    @model_validator(mode="after")
+    def _top_of_them(self) -> Self:
+        if self.top is not None and self.top > self.negatives:
+            raise ValueError(f"top is {self.top}, more than the {self.negatives} negatives that are drawn")
+        return self
+
+    @property
+    def best(self) -> int:
+        """How many of the best scored are drawn."""
+        return -(-self.negatives // 2) if self.top is None else self.top
 
 
 class DataPart(Part):
@@ -97,108 +129,8 @@ class DataPart(Part):
     """What happens to training queries that the evaluation asks as well."""
     negatives: MiningConfig | None = None
     """How hard negatives are mined; None for those that the data has, and in-batch ones."""
-
-
-class DistillationPart(Part):
-    """Learning the teachers' scores."""
-
-    kind: Literal["kl", "margin_mse"] = "kl"
-    """``kl``: the distribution over a query's candidates. ``margin_mse``: differences to the positive."""
-    weight: PositiveFloat = 1.0
-    """Of this loss in the sum."""
-    temperature: PositiveFloat = 2.0
-    """Divides the student's scores and the labels before the softmax, in ``kl``."""
-    candidates: Literal["own", "batch"] = "own"
-    """``own``: a query's positive and negatives. ``batch``: all documents of the batch, which needs no
-    negatives; in ``kl`` only."""
-
-    @model_validator(mode="after")
-    def _batch_is_for_kl(self) -> DistillationPart:
-        if self.candidates == "batch" and self.kind != "kl":
-            raise ValueError(f"{self.kind} has own candidates only; give candidates: own, or kind: kl")
-        return self
-
-
-class ContrastivePart(Part):
-    """InfoNCE over the positive, the negatives, and the other examples' documents in the batch."""
-
-    weight: PositiveFloat = 1.0
-    """Of this loss in the sum."""
-    scale: PositiveFloat = 1.0
-    """Multiplies scores before the softmax: 1 / temperature."""
-
-
-class LossPart(Part):
-    """What is minimised, besides the sparsity penalties; at least one of the two."""
-
-    distillation: DistillationPart | None = DistillationPart()
-    contrastive: ContrastivePart | None = None
-
-    @model_validator(mode="after")
-    def _something(self) -> LossPart:
-        if self.distillation is None and self.contrastive is None:
-            raise ValueError("give a distillation or a contrastive loss")
-        return self
-
-
-class PenaltyPart(Part):
-    """The penalty on the vectors of one side."""
-
-    weight: NonNegativeFloat
-    """λ at the end of the ramp."""
-    kind: Literal["flops", "idf_flops"] = "flops"
-    """``flops``, or ``idf_flops`` where rare tokens are cheaper."""
-    threshold: NonNegativeInt | None = None
-    """Only vectors with more active dimensions than this are penalised (the L0 mask)."""
-
-
-class SparsityPart(Part):
-    """How sparse the vectors become."""
-
-    documents: PenaltyPart = PenaltyPart(weight=3e-3)
-    """The penalty on documents."""
-    queries: PenaltyPart | None = PenaltyPart(weight=5e-3)
-    """The penalty on queries; of no use for an inference-free encoder."""
-    ramp: Annotated[float, Field(gt=0, le=1)] = 1 / 3
-    """Share of the steps in which the weights rise from 0, quadratically."""
-
-
-class SchedulePart(Part):
-    """How long, how fast, on what."""
-
-    epochs: PositiveFloat = 1.0
-    """Passes over the examples; not used with ``steps``."""
-    steps: PositiveInt | None = None
-    """Optimizer steps."""
-    batch_size: PositiveInt = 32
-    """Examples of one optimizer step over all processes, whatever the hardware."""
-    micro_batch_size: PositiveInt | None = None
-    """Examples that fit into memory at once; None for all of a process's share."""
-    gradient_cache: bool = False
-    """Compute the batch's loss over all its examples though they pass in micro batches (in-batch negatives
-    stay those of the whole batch)."""
-    gradient_checkpointing: bool = False
-    """Compute activations twice instead of keeping them."""
-    learning_rate: PositiveFloat = 2e-5
-    """Of the transformer."""
-    head_learning_rate: PositiveFloat | None = None
-    """Of the projection to the vocabulary; None for ``learning_rate``."""
-    query_learning_rate: PositiveFloat = 1e-3
-    """Of a trained table of query weights."""
-    warmup: Ratio = 0.1
-    """Share of the steps in which the learning rate rises from 0."""
-    scheduler: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
-    """How it falls afterwards."""
-    weight_decay: NonNegativeFloat = 0.01
-    """AdamW's."""
-    max_grad_norm: PositiveFloat = 1.0
-    """Gradients are clipped to this norm."""
-    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
-    """``auto``: bf16 where the GPU can, else float32."""
-    evaluate_every: PositiveInt | None = None
-    """Steps from one evaluation (and checkpoint) to the next; None for ten in the run."""
-    keep_checkpoints: PositiveInt = 2
-    """Checkpoints that are kept, beside the best one."""
+    sampling: SamplingPart = SamplingPart()
+    """What is drawn of a query's candidates."""
 
 
 class EvaluationPart(Part):
@@ -235,8 +167,12 @@ class Recipe(Part):
     """Of all that is drawn."""
     encoder: EncoderPart
     data: DataPart
-    teachers: TeachersConfig = TeachersConfig()
-    loss: LossPart = LossPart()
+    teachers: Teachers = (DenseTeacherConfig(),)
+    """Who labels the examples: each teacher's scores of a query's candidates are normalised, and averaged by
+    weight."""
+    labels: LabelsPart = LabelsPart()
+    loss: Losses = (KlConfig(),)
+    """What is minimised, besides the sparsity penalties: the weighted sum of these."""
     sparsity: SparsityPart = SparsityPart()
     schedule: SchedulePart = SchedulePart()
     evaluation: EvaluationPart = EvaluationPart()
@@ -245,12 +181,51 @@ class Recipe(Part):
     """For training in several stages: what each changes in this recipe, as a part of a recipe. The encoder of
     a stage can be used by the next ones as ``{stage:1}`` (its folder), for example as sparse teacher."""
 
+    @property
+    def distillation(self) -> tuple[KlConfig | MarginMseConfig, ...]:
+        """The losses that learn the teachers' scores."""
+        return tuple(loss for loss in self.loss if not isinstance(loss, InfoNceConfig))
+
+    @property
+    def labelled(self) -> frozenset[Candidates]:
+        """Which candidates need labels: ``own`` ones have theirs in advance, a ``batch`` gets its own."""
+        return frozenset(loss.candidates for loss in self.distillation)
+
+    @property
+    def labelling(self) -> tuple[AnyTeacher, ...]:
+        """The teachers that label: those with a weight, where a loss learns their scores."""
+        return tuple(teacher for teacher in self.teachers if teacher.weight > 0) if self.distillation else ()
+
+    @property
+    def miner(self) -> DenseTeacherConfig | None:
+        """The dense teacher that mines; None where none is named, or none is needed."""
+        mining = self.data.negatives
+        if mining is None or mining.ranker != "dense":
+            return None
+        return next((one for one in self.teachers if isinstance(one, DenseTeacherConfig)), None)
+
     @model_validator(mode="after")
-    def _cross_encoder_has_candidates(self) -> Recipe:
-        distillation = self.loss.distillation
-        batch = distillation is not None and distillation.candidates == "batch"
-        if batch and self.teachers.cross_encoder.weight > 0:
+    def _teachers_fit_losses(self) -> Self:
+        if self.distillation and not self.labelling:
+            raise ValueError(f"loss: {self.distillation[0].kind} needs a teacher with a weight")
+        if "batch" in self.labelled:
+            for teacher in self.labelling:
+                if teacher.kind in _OWN_CANDIDATES_ONLY:
+                    kind = next(loss.kind for loss in self.distillation if loss.candidates == "batch")
+                    raise ValueError(
+                        f"loss: {kind} over the batch cannot have the {teacher.kind} teacher, "
+                        f"{_OWN_CANDIDATES_ONLY[teacher.kind]}; give candidates: own"
+                    )
+        mining = self.data.negatives
+        if mining is not None and mining.ranker == "dense" and self.miner is None:
             raise ValueError(
-                "loss.distillation.candidates: a cross-encoder would score every pair of a batch; give own"
+                "data.negatives are mined with a dense teacher, and there is none: give one, with "
+                "weight: 0 if it shall not label, or ranker: bm25"
             )
         return self
+
+
+_OWN_CANDIDATES_ONLY = {
+    "cross-encoder": "which would read every pair of a batch",
+    "stored": "which knows a query's own candidates alone",
+}

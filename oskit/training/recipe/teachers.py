@@ -1,19 +1,13 @@
-"""The ``teachers`` part of a recipe."""
+"""The ``teachers`` and ``labels`` of a recipe: who labels the examples, and how scores become labels."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import (
-    ConfigDict,
-    Field,
-    PositiveInt,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Discriminator, Field, PositiveInt, Tag
 
-from oskit.training.recipe.part import Part
+from oskit.training.recipe.part import Kind, Part, listed
 
 Normalization = Literal["minmax", "none"]
 Precision = Literal["float32", "float16", "bfloat16"]
@@ -23,18 +17,40 @@ DEFAULT_DENSE_TEACHER = "sentence-transformers/all-MiniLM-L6-v2"
 PUBLISHED_SCALE = 30.0
 """``score_scale`` of the published training (:class:`oskit.training.teachers.ensemble.EnsembleTeacher`)."""
 
+Name = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
 
-class TeacherConfig(Part):
+
+class TeacherConfig(Kind):
     """What all teachers have in common."""
 
-    model_config = ConfigDict(validate_default=True)
-
-    name: str | None = None
-    """A folder, or a repository on the Hugging Face Hub."""
-    weight: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """Its share in the average of the scores; 0 leaves it unused, it is not even loaded."""
+    weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    """Its share in the average of the scores, beside the other teachers'. One of weight 0 labels nothing; a
+    dense one can mine all the same."""
+    normalize: Normalization | None = None
+    """As ``labels.normalize``, of this teacher; None for what that says."""
     required: bool = False
-    """Whether training ends if it fails; else it is dropped, loudly."""
+    """Whether training ends if it cannot be had; else it is dropped before the first label, loudly."""
+
+    @property
+    def label(self) -> str:
+        """How messages call it."""
+        return f"the {self.kind} teacher"
+
+
+class ReadingTeacherConfig(TeacherConfig):
+    """A teacher that reads queries and documents."""
+
+    texts: Path | None = None
+    """A JSONL file of ``{"text": ..., "read": ...}``: the teacher reads ``read`` where an example has
+    ``text``, such as the same text in the language that it knows best. Texts that the file lacks are read as
+    they are, and counted."""
+
+
+class ModelTeacherConfig(ReadingTeacherConfig):
+    """A teacher that is a model."""
+
+    name: Name
+    """A folder, or a repository on the Hugging Face Hub."""
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
     max_length: PositiveInt | None = None
@@ -48,66 +64,90 @@ class TeacherConfig(Part):
     trust_remote_code: bool = False
     """Run Python code that the model brings. Read it first."""
 
-    @field_validator("name", mode="before")
-    @classmethod
-    def _path_as_text(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, Path) else value
-
-    @model_validator(mode="after")
-    def _named_and_weighed(self) -> Self:
-        if self.weight > 0 and not self.name:
-            raise ValueError("a teacher with a weight needs a name: a folder or a repository on the Hub")
-        if self.name and "weight" not in self.model_fields_set and not self.weight:
-            raise ValueError(f"the teacher {self.name!r} needs a weight (0 leaves it unused), such as 0.5")
-        return self
+    @property
+    def label(self) -> str:
+        return f"the {self.kind} teacher {self.name}"
 
 
-class DenseTeacherConfig(TeacherConfig):
-    """A sentence-transformers model."""
+class DenseTeacherConfig(ModelTeacherConfig):
+    """A sentence-transformers model: the cosine, or whatever similarity it says, of two vectors."""
 
-    name: str | None = DEFAULT_DENSE_TEACHER
+    kind: Literal["dense"] = "dense"
+    """Cosines of a sentence-transformers model."""
+    name: Name = DEFAULT_DENSE_TEACHER
     """A folder, or a repository on the Hugging Face Hub."""
-    weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    """Its share in the average of the scores; 0 leaves it unused, it is not even loaded."""
     query_prompt: str | None = None
     """Put before each query, such as ``"query: "``; None for the model's own prompt."""
     document_prompt: str | None = None
     """The same for documents, such as ``"passage: "``."""
 
 
-class SparseTeacherConfig(TeacherConfig):
+class SparseTeacherConfig(ModelTeacherConfig):
     """A trained neural sparse encoder, such as the result of a first stage."""
 
+    kind: Literal["sparse"] = "sparse"
+    """Inner products of a trained neural sparse encoder, such as the result of a first stage."""
 
-class CrossEncoderConfig(TeacherConfig):
+
+class CrossEncoderConfig(ModelTeacherConfig):
     """A sentence-transformers ``CrossEncoder``."""
 
+    kind: Literal["cross-encoder"] = "cross-encoder"
+    """Scores of a sentence-transformers ``CrossEncoder``, which reads query and document together."""
 
-class TeachersConfig(Part):
-    """Who labels the examples, and how the scores become labels. The dense teacher alone is the default."""
 
-    dense: DenseTeacherConfig = DenseTeacherConfig()
-    """The dense teacher."""
-    sparse: SparseTeacherConfig = SparseTeacherConfig()
-    """The sparse teacher."""
-    cross_encoder: CrossEncoderConfig = CrossEncoderConfig()
-    """The cross-encoder."""
-    scale: float = Field(default=PUBLISHED_SCALE, gt=0, allow_inf_nan=False)
-    """What normalised scores are multiplied by: the sharpness of the distribution to be learned."""
+class Bm25TeacherConfig(ReadingTeacherConfig):
+    """BM25 over the training corpus."""
+
+    kind: Literal["bm25"] = "bm25"
+    """BM25 over the training corpus: knows words, whatever the models have never read."""
+    language: str | None = "auto"
+    """Stop words and stemmer: ``english``, ``swedish``, …, ``cjk``; ``auto`` guesses, None has neither."""
+
+
+class ItselfTeacherConfig(ReadingTeacherConfig):
+    """The encoder as it was before training, so that it does not forget."""
+
+    kind: Literal["itself"] = "itself"
+    """The encoder that is trained, as it was before: keeps what it knows."""
+    max_length: PositiveInt | None = None
+    """Tokens that it reads of a text; None for its own limit, whatever training cuts texts to."""
+    batch_size: PositiveInt = 32
+    """Texts that it computes at once; halved where memory does not suffice."""
+
+
+class StoredTeacherConfig(TeacherConfig):
+    """Scores that came with the data."""
+
+    kind: Literal["stored"] = "stored"
+    """The scores that the data has, of a query's own candidates."""
+
+
+AnyTeacher = Annotated[
+    Annotated[DenseTeacherConfig, Tag("dense")]
+    | Annotated[SparseTeacherConfig, Tag("sparse")]
+    | Annotated[CrossEncoderConfig, Tag("cross-encoder")]
+    | Annotated[Bm25TeacherConfig, Tag("bm25")]
+    | Annotated[ItselfTeacherConfig, Tag("itself")]
+    | Annotated[StoredTeacherConfig, Tag("stored")],
+    Discriminator("kind"),
+]
+
+_LIST = (
+    "teachers is a list, such as [{kind: dense, name: ..., weight: 1.0}]; scale, normalize and "
+    "cache_folder are keys of labels"
+)
+
+Teachers = Annotated[tuple[AnyTeacher, ...], BeforeValidator(listed(_LIST))]
+
+
+class LabelsPart(Part):
+    """How the teachers' scores become labels."""
+
     normalize: Normalization = "minmax"
     """``minmax``: each teacher's scores of a query's candidates become [0, 1] before they are averaged.
     ``none``: scores as they are, only sensible for teachers of one kind."""
+    scale: float = Field(default=PUBLISHED_SCALE, gt=0, allow_inf_nan=False)
+    """What averaged scores are multiplied by: the sharpness of the distribution to be learned."""
     cache_folder: Path | None = None
     """Where scores are kept; None for ``OSKIT_CACHE_DIR`` or the user's cache folder."""
-
-    @model_validator(mode="after")
-    def _some_weight(self) -> Self:
-        if not self.used:
-            raise ValueError("all teachers have the weight 0: give at least one a weight")
-        return self
-
-    @property
-    def used(self) -> dict[str, TeacherConfig]:
-        """The teachers that have a weight, by their kind."""
-        every = {"dense": self.dense, "sparse": self.sparse, "cross-encoder": self.cross_encoder}
-        return {kind: teacher for kind, teacher in every.items() if teacher.weight > 0}
