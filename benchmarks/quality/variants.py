@@ -121,20 +121,12 @@ def _distilled(encoder: Path, data: list[Path], work: Workspace, effort: Effort)
     return {
         "encoder": {"name": str(encoder), "max_length": effort.length, "dropout": 0.0},
         "data": {"train": [str(path) for path in data], "negatives": None},
-        "teachers": {
-            "dense": {
-                "name": str(minilm()),
-                "weight": 1.0,
-                "required": True,
-                "max_length": effort.length,
-            },
-            "scale": 20.0,
-            "normalize": "none",
-        },
-        "loss": {
-            "distillation": {"kind": "kl", "weight": 1.0, "temperature": 1.0, "candidates": "batch"},
-            "contrastive": {"weight": 0.3, "scale": 1.0},
-        },
+        "teachers": [{"kind": "dense", "name": str(minilm()), "required": True, "max_length": effort.length}],
+        "labels": {"scale": 20.0, "normalize": "none"},
+        "loss": [
+            {"kind": "kl", "temperature": 1.0, "candidates": "batch"},
+            {"kind": "info_nce", "weight": 0.3},
+        ],
         "sparsity": {"documents": {"weight": 0.01}, "queries": {"weight": 0.02}},
         "schedule": {
             "steps": effort.steps,
@@ -158,13 +150,14 @@ def _tiny(**changes: Any) -> Callable[[Workspace, Scale, Path | None], Recipe]:
 
 def _tiny_stage_2(work: Workspace, scale: Scale, first: Path | None) -> Recipe:
     """The published second stage: scores of both teachers normalised for each query and averaged."""
-    teachers = {
-        "dense": {"weight": 0.5},
-        "sparse": {"name": str(first), "weight": 0.5, "required": True},
-        "normalize": "minmax",
-        "scale": 20.0,
+    changes = {
+        "teachers": {
+            "dense": {"weight": 0.5},
+            "sparse": {"name": str(first), "weight": 0.5, "required": True},
+        },
+        "labels": {"normalize": "minmax", "scale": 20.0},
     }
-    return merge(_tiny()(work, scale, None), {"teachers": teachers})
+    return merge(_tiny()(work, scale, None), changes)
 
 
 def _tiny_faq(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
@@ -179,8 +172,8 @@ def _minilm(head: str) -> Callable[[Workspace, Scale, Path | None], Recipe]:
             "encoder": {"head": head},
             # Scores of a closed-form head lie some 16 times as far apart as 20 cosines. To learn another
             # scale first would cost most of its weights.
-            "teachers": {"scale": 320.0},
-            "loss": {"distillation": {"temperature": 16.0}, "contrastive": {"scale": 1 / 16}},
+            "labels": {"scale": 320.0},
+            "loss": {"kl": {"temperature": 16.0}, "info_nce": {"temperature": 16.0}},
             "schedule": {"learning_rate": 5e-5, "head_learning_rate": 3e-4},
             # Its vectors start with thousands of tokens; more weight would prune what the teacher knows.
             "sparsity": {"documents": {"weight": 0.003}, "queries": {"weight": 0.006}},
@@ -194,8 +187,8 @@ _IDF_FLOPS: Recipe = {"sparsity": {"documents": {"kind": "idf_flops"}, "queries"
 
 _WIDE: Recipe = {
     # Scores five times as far apart take longer vectors, most of whose tokens count little.
-    "teachers": {"scale": 100.0},
-    "loss": {"distillation": {"temperature": 5.0}, "contrastive": {"scale": 0.2}},
+    "labels": {"scale": 100.0},
+    "loss": {"kl": {"temperature": 5.0}, "info_nce": {"temperature": 5.0}},
     "sparsity": {"documents": {"weight": 0.03}, "queries": {"weight": 0.05}},
 }
 
@@ -206,8 +199,8 @@ def _fitted(recipe: Recipe) -> Recipe:
         "encoder": {"head": "lexical"},
         "schedule": {"learning_rate": 1e-4},
         # Its scores start about twice as far apart as 20 cosines.
-        "teachers": {"scale": 40.0},
-        "loss": {"distillation": {"temperature": 2.0}, "contrastive": {"scale": 0.5}},
+        "labels": {"scale": 40.0},
+        "loss": {"kl": {"temperature": 2.0}, "info_nce": {"temperature": 2.0}},
         # It starts with few tokens, and has to find more.
         "sparsity": {"documents": {"weight": 0.0005}, "queries": {"weight": 0.0005}},
     }
@@ -232,7 +225,7 @@ def _two_languages(model: SavedModel, learning_rate: float) -> Callable[..., Rec
         made = _fitted(_distilled(encoder, data, work, scale.languages))
         changes = {
             "data": {"train": [{"path": str(data[0])}, {"path": str(data[1]), "limit": 400}]},
-            "loss": {"distillation": None, "contrastive": {"weight": 1.0, "scale": 0.15}},
+            "loss": [{"kind": "info_nce", "temperature": 1 / 0.15}],
             "schedule": {"learning_rate": learning_rate},
         }
         return merge(made, changes)

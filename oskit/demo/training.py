@@ -59,15 +59,12 @@ def demo_recipe(data: Path, collection: Path) -> dict[str, Any]:
         "description": "The demo's encoder, trained on the FAQ.",
         "encoder": {"name": str(demo_encoder()), "max_length": MAX_LENGTH},
         "data": {"train": [str(data)]},
-        "teachers": {
-            "dense": {"name": str(demo_teacher()), "weight": 1.0, "required": True},
-            "normalize": "none",
-            "scale": 20.0,
-        },
-        "loss": {
-            "distillation": {"kind": "kl", "temperature": 1.0, "candidates": "batch"},
-            "contrastive": {"weight": 0.3},
-        },
+        "teachers": [{"kind": "dense", "name": str(demo_teacher()), "required": True}],
+        "labels": {"normalize": "none", "scale": 20.0},
+        "loss": [
+            {"kind": "kl", "temperature": 1.0, "candidates": "batch"},
+            {"kind": "info_nce", "weight": 0.3},
+        ],
         "schedule": {
             "steps": STEPS,
             "batch_size": BATCH_SIZE,

@@ -15,23 +15,19 @@ if TYPE_CHECKING:
     from oskit.training.data.training_data import TrainingData as TrainingData
     from oskit.training.data.training_data import load_training_data as load_training_data
     from oskit.training.mining.miner import mine_negatives as mine_negatives
-    from oskit.training.recipe.notebook_config import teachers_from_legacy as teachers_from_legacy
     from oskit.training.recipe.recipe import MiningConfig as MiningConfig
     from oskit.training.recipe.sources import DataSource as DataSource
-    from oskit.training.recipe.teachers import TeachersConfig as TeachersConfig
     from oskit.training.teachers.ensemble import EnsembleTeacher as EnsembleTeacher
 
 _HOME = {
     "DataSource": "oskit.training.recipe.sources",
     "EnsembleTeacher": "oskit.training.teachers.ensemble",
     "MiningConfig": "oskit.training.recipe.recipe",
-    "TeachersConfig": "oskit.training.recipe.teachers",
     "TrainingData": "oskit.training.data.training_data",
     "find_leakage": "oskit.training.data.leakage",
     "hold_out": "oskit.training.data.holdout",
     "load_training_data": "oskit.training.data.training_data",
     "mine_negatives": "oskit.training.mining.miner",
-    "teachers_from_legacy": "oskit.training.recipe.notebook_config",
 }
 
 __all__ = sorted(_HOME)

@@ -102,18 +102,16 @@ def _negatives(recipe: Recipe) -> str:
     mining = recipe.data.negatives
     if mining is None:
         return "negatives: those of the data, and of the batch"
-    ranker = "the dense teacher" if mining.ranker == "teacher" else "BM25"
+    ranker = "the dense teacher" if mining.ranker == "dense" else "BM25"
     return f"negatives: {mining.per_query} a query, mined with {ranker} from its best {mining.depth}"
 
 
 def _losses(recipe: Recipe) -> str:
-    told = []
-    if recipe.loss.distillation is not None:
-        used = [f"{one.name} ({kind}, {one.weight:g})" for kind, one in recipe.teachers.used.items()]
-        told.append(f"{recipe.loss.distillation.kind} distillation from {' and '.join(used)}")
-    if recipe.loss.contrastive is not None:
-        told.append(f"InfoNCE with weight {recipe.loss.contrastive.weight:g}")
-    return f"loss: {', '.join(told)}"
+    losses = [f"{loss.kind} ({loss.candidates} candidates, {loss.weight:g})" for loss in recipe.loss]
+    told = f"loss: {' and '.join(losses)}"
+    if recipe.labelling:
+        told += f"; labels of {' and '.join(f'{one.label} ({one.weight:g})' for one in recipe.labelling)}"
+    return told
 
 
 def _evaluation(recipe: Recipe) -> str:

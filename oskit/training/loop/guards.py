@@ -9,6 +9,8 @@ from math import isfinite
 import torch
 
 from oskit.errors import TrainingError
+from oskit.training.recipe.known_problems import sharp_and_alone
+from oskit.training.recipe.objective import PenaltyPart
 from oskit.training.recipe.recipe import GuardsPart, Recipe
 
 FEWEST_TOO_MANY = 2000
@@ -75,15 +77,13 @@ class Guards:
 
     def _advice_against_death(self, side: str) -> str:
         recipe = self._recipe
-        kl = recipe.loss.distillation
-        if kl is not None and kl.kind == "kl" and kl.temperature < 2 and recipe.loss.contrastive is None:
-            return "Raise loss.distillation.temperature to 2, or add loss.contrastive."
+        if sharp_and_alone(recipe):
+            return "Raise the temperature of the loss kl to 2, or add the loss info_nce."
         plural = "queries" if side == "query" else "documents"
         penalty = recipe.sparsity.queries if side == "query" else recipe.sparsity.documents
-        weight = 0.0 if penalty is None else penalty.weight
-        if weight > 0:
+        if penalty is not None and penalty.aim[1] > 0:
             return (
-                f"Lower sparsity.{plural}.weight ({weight:g}), give it a threshold, or lower "
+                f"{_change(penalty, plural, harder=False)}, give it a threshold, or lower "
                 f"schedule.learning_rate ({recipe.schedule.learning_rate:g})."
             )
         return f"Lower schedule.learning_rate ({recipe.schedule.learning_rate:g}) or warm up longer."
@@ -97,13 +97,18 @@ class Guards:
         before, now = sum(numbers[: _WINDOW // 2]), sum(numbers[_WINDOW // 2 :])
         mean = now / (_WINDOW - _WINDOW // 2)
         if mean > self._too_many and now > _FALLING * before:
-            weight = self._recipe.sparsity.documents.weight
+            harder = _change(self._recipe.sparsity.documents, "documents", harder=True)
             raise TrainingError(
                 f"the encoder is not sparse at step {facts.step}: documents have {mean:,.0f} active "
                 f"dimensions, more than {self._too_many:,}, and they fall no longer",
-                hint=f"Raise sparsity.documents.weight ({weight:g}), train a random head with a larger "
+                hint=f"{harder}, train a random head with a larger "
                 "schedule.head_learning_rate, or raise guards.max_active_dims.",
             )
+
+
+def _change(penalty: PenaltyPart, side: str, *, harder: bool) -> str:
+    name, value = penalty.aim
+    return f"{'Raise' if harder == (name == 'weight') else 'Lower'} sparsity.{side}.{name} ({value:g})"
 
 
 def check_loss(parts: dict[str, torch.Tensor], step: int, learning_rate: float) -> None:

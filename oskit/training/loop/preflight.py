@@ -24,6 +24,7 @@ from oskit.training.loop.ranks import share_of
 from oskit.training.recipe.file import STAGE, stages_of
 from oskit.training.recipe.recipe import EncoderPart, EvaluationPart, Recipe
 from oskit.training.recipe.sources import DataSource, Kind
+from oskit.training.recipe.teachers import ModelTeacherConfig, ReadingTeacherConfig, TeacherConfig
 
 PACKAGES = (
     "accelerate",
@@ -79,8 +80,12 @@ def preflight(recipe: Recipe, folder: Path, *, resume: bool, warn: Warn) -> Begi
 
 
 def _check_packages(stages: Iterable[Recipe]) -> None:
-    mined = {stage.data.negatives.ranker for stage in stages if stage.data.negatives is not None}
-    require("oskit train", "train", (*PACKAGES, *(["bm25s"] if "bm25" in mined else [])))
+    bm25 = any(
+        (stage.data.negatives is not None and stage.data.negatives.ranker == "bm25")
+        or any(teacher.kind == "bm25" for teacher in stage.labelling)
+        for stage in stages
+    )
+    require("oskit train", "train", (*PACKAGES, *(["bm25s"] if bm25 else [])))
 
 
 class _Problems:
@@ -105,8 +110,7 @@ def _check_stage(stage: Recipe, found: _Problems, warn: Warn, *, prepared: bool)
     if not prepared:
         found.check(_check_sources, stage)
     found.check(_check_evaluation, stage.evaluation, stage.data.hold_out)
-    in_batch = stage.loss.distillation is not None and stage.loss.distillation.candidates == "batch"
-    if in_batch or not prepared:
+    if "batch" in stage.labelled or not prepared:
         found.check(_check_teachers, stage, warn)
     found.check(share_of, stage.schedule.batch_size)
     if stage.schedule.precision == "fp16":
@@ -169,43 +173,45 @@ def _ask_hub(name: str, revision: str | None, kind: Literal["model", "dataset"])
 
 def _check_teachers(stage: Recipe, warn: Warn) -> None:
     """Those that are used: one that is not there is dropped, unless it is required or the last one."""
-    mining = stage.data.negatives
-    mines = mining is not None and mining.ranker == "teacher"
-    if stage.loss.distillation is None and not mines:
-        return
-    lost: list[tuple[str, OskitError]] = []
-    used = stage.teachers.used
-    if mines and "dense" not in used:
-        raise TrainingError(
-            "data.negatives are mined with a dense teacher, and there is none",
-            hint="Give teachers.dense a name and a weight, or data.negatives.ranker: bm25.",
-        )
-    for kind, teacher in used.items():
+    used = {id(teacher): teacher for teacher in (*stage.labelling, stage.miner) if teacher is not None}
+    lost: dict[int, OskitError] = {}
+    for teacher in used.values():
         try:
-            check_model(teacher.name or "", teacher.revision)
-            if teacher.device is not None:
-                _check_device(teacher.device, f"teachers.{kind.replace('-', '_')}.device is {teacher.device}")
+            _check_teacher(teacher, stage)
         except OskitError as error:
-            if teacher.required or (mines and kind == "dense"):
+            if teacher.required or teacher is stage.miner:
                 raise
-            lost.append((kind, error))
-    if lost and len(lost) == len(used):
-        reasons = "; ".join(f"{kind}: {why.message}" for kind, why in lost)
+            lost[id(teacher)] = error
+    if lost and not any(id(teacher) not in lost for teacher in stage.labelling):
+        reasons = "; ".join(f"{used[number].kind}: {why.message}" for number, why in lost.items())
         raise TrainingError(f"no teacher is left: {reasons}", hint="Check the names under teachers.")
-    for kind, why in lost:
-        warn(f"the {kind} teacher would be DROPPED: {why.message}")
-    check_writable(stage.teachers.cache_folder or user_cache())
+    for number, why in lost.items():
+        warn(f"{used[number].label} would be DROPPED: {why.message}")
+    if used:
+        check_writable(stage.labels.cache_folder or user_cache())
+
+
+def _check_teacher(teacher: TeacherConfig, stage: Recipe) -> None:
+    if (
+        isinstance(teacher, ReadingTeacherConfig)
+        and teacher.texts is not None
+        and not teacher.texts.is_file()
+    ):
+        raise DataError(f"no such file: {teacher.texts}", hint=f"{teacher.label} reads it (texts).")
+    if isinstance(teacher, ModelTeacherConfig):
+        check_model(teacher.name, teacher.revision)
+        if teacher.device is not None:
+            number = stage.teachers.index(teacher)
+            _check_device(teacher.device, f"teachers.{number}.device is {teacher.device}")
 
 
 def _check_sources(stage: Recipe) -> None:
     kinds = [_first_record(source) for source in stage.data.train]
-    distillation = stage.loss.distillation
-    own = distillation is not None and distillation.candidates == "own"
     bare = all(
         kind == "documents" or source.kind == "pairs"
         for kind, source in zip(kinds, stage.data.train, strict=True)
     )
-    if own and bare and stage.data.negatives is None:
+    if "own" in stage.labelled and bare and stage.data.negatives is None:
         raise no_negatives()
 
 
@@ -213,7 +219,7 @@ def no_negatives() -> TrainingError:
     """Of distillation over a query's own candidates, where it has one."""
     return TrainingError(
         "the examples have no negatives, and a teacher cannot tell anything from a positive alone",
-        hint="Mine some with data.negatives: {ranker: teacher}, or give loss.distillation.candidates: batch.",
+        hint="Mine some with data.negatives: {ranker: dense}, or give the loss candidates: batch.",
     )
 
 

@@ -194,7 +194,7 @@ class _Maker:
         encoder, sparsity = self._recipe.encoder, self._recipe.sparsity
         penalties = [sparsity.documents, *([sparsity.queries] if sparsity.queries else [])]
         for_queries = encoder.architecture == "inference-free" and encoder.idf is None
-        if not for_queries and all(part.kind == "flops" for part in penalties):
+        if not for_queries and all(part.kind != "idf_flops" for part in penalties):
             return
         self._listener.doing("counting tokens")
         idf = corpus_idf(
@@ -204,10 +204,9 @@ class _Maker:
 
     def _teacher(self) -> EnsembleTeacher | None:
         recipe = self._recipe
-        mining = recipe.data.negatives
-        if recipe.loss.distillation is None and (mining is None or mining.ranker == "bm25"):
-            return None
-        return EnsembleTeacher.from_config(recipe.teachers)
+        if recipe.labelling or recipe.miner is not None:
+            return EnsembleTeacher(recipe.teachers, recipe.labels)
+        return None
 
     def _same_number(self, examples: Dataset) -> tuple[Dataset, int]:
         """Examples with the same number of negatives, the most common one, for batches are columns.
@@ -249,8 +248,7 @@ class _Maker:
 
 def _labels_in_advance(recipe: Recipe) -> bool:
     """Whether each example has its teachers' scores; else there are none, or each batch asks for its own."""
-    distillation = recipe.loss.distillation
-    return distillation is not None and distillation.candidates == "own"
+    return "own" in recipe.labelled
 
 
 def _filled(rows: dict[str, list[Any]], negatives: int) -> dict[str, list[Any]]:

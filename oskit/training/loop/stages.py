@@ -135,19 +135,21 @@ class _Stage:
         recipe, schedule = self._recipe, self._recipe.schedule
         negatives = prepared.facts.negatives
         total = total_steps(schedule, len(prepared.examples))
-        known = KnownPairs(prepared.examples) if recipe.loss.contrastive is not None else None
+        contrasts = any(loss.kind == "info_nce" for loss in recipe.loss)
+        known = KnownPairs(prepared.examples) if contrasts else None
         loss = TrainingLoss(encoder, recipe.loss, recipe.sparsity, idf=prepared.idf, known=known)
         dev = capped(prepared.collection, queries=recipe.evaluation.queries, corpus=recipe.evaluation.corpus)
         mapping = routes(negatives) if encoder.anatomy.queries is not None else {}
         self._telling = Telling(self._folder, self._listener)
         self._interruption = Interruption()
-        ramp = SpladeRegularizerWeightSchedulerCallback(loss, SchedulerType.QUADRATIC, recipe.sparsity.ramp)
+        rise = recipe.sparsity.ramp
+        ramp = SpladeRegularizerWeightSchedulerCallback(loss, SchedulerType(rise.shape), rise.share)
         with quiet_libraries():
             return OskitTrainer(
                 guards=Guards(
                     recipe,
                     vocabulary=encoder.vocabulary.size,
-                    ramp_end=max(1, int(total * recipe.sparsity.ramp)),
+                    ramp_end=max(1, int(total * recipe.sparsity.ramp.end)),
                 ),
                 micro_batch_size=schedule.micro_batch_size,
                 gradient_cache=schedule.gradient_cache,
@@ -182,10 +184,9 @@ class _Stage:
         return found if found.texts else None
 
     def _score_matrix(self) -> Any:
-        distillation = self._recipe.loss.distillation
-        if distillation is None or distillation.candidates == "own":
+        if "batch" not in self._recipe.labelled:
             return None
-        return EnsembleTeacher.from_config(self._recipe.teachers).score_matrix
+        return EnsembleTeacher(self._recipe.labelling, self._recipe.labels).score_matrix
 
     def _arguments(
         self, loss: TrainingLoss, encoder: NeuralSparseEncoder, total: int, mapping: dict[str, str]

@@ -122,9 +122,9 @@ def mine_negatives(
     """
     config = config or MiningConfig()
     dense = teacher.dense if isinstance(teacher, EnsembleTeacher) else teacher
-    if config.ranker == "teacher" and dense is None:
+    if config.ranker == "dense" and dense is None:
         raise TrainingError(
-            "mining with the teacher needs a dense teacher", hint="Or set mining.ranker to bm25."
+            "the ranker dense needs a dense teacher", hint="Or set data.negatives.ranker to bm25."
         )
     miner = _Miner(data, config, dense, progress or (lambda _what, _count: None))
     miner.find_candidates()
@@ -168,7 +168,7 @@ class _Miner:
         """The best documents of each query, and the teacher's scores of them, ``[queries, depth]``."""
         depth = min(self._config.depth, len(self._corpus))
         queries = list(self._queries)
-        if self._config.ranker == "teacher":
+        if self._config.ranker == "dense":
             assert self._dense is not None
             self._candidates, self._scores = self._search(self._dense, queries, depth)
         else:

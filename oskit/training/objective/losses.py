@@ -11,7 +11,7 @@ It is sentence-transformers' ``SpladeLoss`` with its gradient cache and its loss
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +29,14 @@ from sentence_transformers.sparse_encoder.losses import (
 from sentence_transformers.util import all_gather, dot_score
 from torch import Tensor, nn
 
-from oskit.training.recipe.recipe import DistillationPart, LossPart, PenaltyPart, SparsityPart
+from oskit.training.recipe.objective import (
+    AnyLoss,
+    InfoNceConfig,
+    KlConfig,
+    MarginMseConfig,
+    PenaltyPart,
+    SparsityPart,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -173,21 +180,23 @@ class Objective(nn.Module):
 
     Args:
         model: The encoder.
-        parts: Which, and their weights.
+        losses: Which, and their weights.
         known: Pairs of query and positive, over all of the data.
     """
 
-    def __init__(self, model: SparseEncoder, parts: LossPart, known: KnownPairs | None) -> None:
+    def __init__(self, model: SparseEncoder, losses: Sequence[AnyLoss], known: KnownPairs | None) -> None:
         super().__init__()
         self.distillation: Distillation | None = None
         self.contrastive: InfoNCE | None = None
         self._weights: dict[str, float] = {}
-        if parts.distillation is not None:
-            self.distillation = _distillation(model, parts.distillation)
-            self._weights["distillation"] = parts.distillation.weight
-        if parts.contrastive is not None:
-            self.contrastive = InfoNCE(model, parts.contrastive.scale, known)
-            self._weights["contrastive"] = parts.contrastive.weight
+        for part in losses:
+            if isinstance(part, InfoNceConfig):
+                self.contrastive = InfoNCE(model, 1 / part.temperature, known)
+                self._weights["contrastive"] = part.weight
+            else:
+                self.distillation = _distillation(model, part)
+                scaled = isinstance(part, KlConfig) and not part.t_squared
+                self._weights["distillation"] = part.weight / (part.temperature**2 if scaled else 1)
 
     def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Targets) -> dict[str, Tensor]:
         """Each part, weighted, by its name."""
@@ -204,8 +213,8 @@ class Objective(nn.Module):
 Distillation = SparseMarginMSELoss | SparseDistillKLDivLoss | BatchKLDivLoss
 
 
-def _distillation(model: SparseEncoder, part: DistillationPart) -> Distillation:
-    if part.kind == "margin_mse":
+def _distillation(model: SparseEncoder, part: KlConfig | MarginMseConfig) -> Distillation:
+    if isinstance(part, MarginMseConfig):
         return SparseMarginMSELoss(model)
     if part.candidates == "batch":
         return BatchKLDivLoss(part.temperature)
@@ -228,7 +237,7 @@ class TrainingLoss(CachedLossMixin, SpladeLoss):
 
     Args:
         model: The encoder.
-        parts: What it learns.
+        losses: What it learns.
         sparsity: The penalties; ``SpladeRegularizerWeightSchedulerCallback`` ramps their weights up. That on
             queries is left out where queries are a table of weights that stays as it is.
         idf: IDF of each token, ``[vocabulary]``; needed for ``idf_flops``.
@@ -252,7 +261,7 @@ class TrainingLoss(CachedLossMixin, SpladeLoss):
     def __init__(
         self,
         model: NeuralSparseEncoder,
-        parts: LossPart,
+        losses: Sequence[AnyLoss],
         sparsity: SparsityPart,
         *,
         idf: NDArray[np.float32] | None = None,
@@ -262,17 +271,18 @@ class TrainingLoss(CachedLossMixin, SpladeLoss):
         SpladeLoss.__init__(
             self,
             model,
-            Objective(model, parts, known),
-            document_regularizer_weight=sparsity.documents.weight,
+            Objective(model, losses, known),
+            document_regularizer_weight=sparsity.documents.weight or 0.0,
             # None would make SpladeLoss warn of what is meant; at 0 the part is left out below.
-            query_regularizer_weight=0.0 if queries is None else queries.weight,
+            query_regularizer_weight=0.0 if queries is None else queries.weight or 0.0,
             document_regularizer=_penalty(model, sparsity.documents, idf),
             query_regularizer=_penalty(model, queries or sparsity.documents, idf),
         )
         self._penalises_queries = queries is not None
         self.mini_batch_size = None
-        self.labels_whole_batch = parts.distillation is not None and parts.distillation.candidates == "batch"
-        self.uses_batch_negatives = parts.contrastive is not None or self.labels_whole_batch
+        distillation = [part for part in losses if not isinstance(part, InfoNceConfig)]
+        self.labels_whole_batch = any(part.candidates == "batch" for part in distillation)
+        self.uses_batch_negatives = len(distillation) < len(losses) or self.labels_whole_batch
         self.facts: Tensor | None = None
         self._values: dict[str, Tensor] = {}
         mask = torch.as_tensor(model.vocabulary.weight_mask(), dtype=torch.float32)

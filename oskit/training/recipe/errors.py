@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from oskit.errors import DataError, OskitError, UsageError
+from oskit.training.recipe.part import Kind
 from oskit.training.recipe.tree import RecipeTree
 from oskit.training.recipe.yaml_document import Keys, dotted
 
@@ -42,22 +44,31 @@ def validation_error(error: ValidationError, tree: RecipeTree, model: type[BaseM
     """
     problems, options = [], []
     for problem in error.errors(include_url=False):
-        keys = _keys_in(tree.values, tuple(problem["loc"]), problem["type"])
+        location, kind = tuple(problem["loc"]), problem["type"]
+        keys = _keys_in(tree.values, location, kind)
         options.append(tree.from_option(keys))
-        problems.append(f"{tree.place(keys)}: {_told(problem, keys, model)}")
+        known = []
+        if kind == "extra_forbidden":
+            known = [name for one in models_at(location[:-1], model)[:1] for name in one.model_fields]
+        elif kind.startswith("union_tag"):
+            known = [kind_of(one) for one in models_at(location, model)]
+        problems.append(f"{tree.place(keys)}: {_told(problem, keys, known)}")
     return error_of(problems, all_options=all(options))
 
 
-def _told(problem: Any, keys: Keys, model: type[BaseModel]) -> str:
+def _told(problem: Any, keys: Keys, known: list[str]) -> str:
     name, kind = dotted(keys), problem["type"]
     if kind == "extra_forbidden":
-        known = fields_at(keys[:-1], model)
         near = difflib.get_close_matches(str(keys[-1]), known, n=1, cutoff=0.5)
         if near:
             return f"unknown key {name}; did you mean {near[0]}?"
         return f"unknown key {name}; there are: {', '.join(known)}"
     if kind == "missing":
         return f"{name} is missing; --set {name}=... gives it"
+    if kind.startswith("union_tag"):
+        given = problem["ctx"].get("tag")
+        what = "needs a kind" if given is None else f"is of the unknown kind {given!r}"
+        return f"{name} {what}; there are: {', '.join(known)}"
     text = problem["msg"].removeprefix("Value error, ")
     text = text.replace("Input should be", "should be", 1)
     given = problem["input"]
@@ -67,14 +78,14 @@ def _told(problem: Any, keys: Keys, model: type[BaseModel]) -> str:
 
 
 def _keys_in(values: Any, location: tuple[Any, ...], kind: str) -> Keys:
-    """pydantic's location without what stands in no recipe: names of the members of unions."""
+    """pydantic's location without what stands in no recipe: the kinds of members of unions."""
     keys: list[str | int] = []
     for number, key in enumerate(location):
         last = number == len(location) - 1
         there = key in values if isinstance(values, dict) else _is_position(key, values)
         if there:
             values = values[key]
-        elif isinstance(key, int) and key == 0:
+        elif key == 0 or (isinstance(values, dict) and values.get("kind") == key):
             continue  # one source alone, which validation takes for a list of one
         elif not (last and kind == "missing"):
             break
@@ -86,18 +97,26 @@ def _is_position(key: Any, values: Any) -> bool:
     return isinstance(values, list) and isinstance(key, int) and key < len(values)
 
 
-def fields_at(keys: Keys, model: type[BaseModel]) -> list[str]:
-    """The keys that may stand at a place."""
-    found: type[BaseModel] | None = model
-    for key in keys:
-        if isinstance(key, str) and found is not None:
-            entry = found.model_fields.get(key)
-            found = None if entry is None else _model_in(entry.annotation)
-    return [] if found is None else list(found.model_fields)
+def models_at(location: tuple[Any, ...], model: type[BaseModel]) -> list[type[BaseModel]]:
+    """The parts that may stand at a place; of the members of a union its kind tells which."""
+    models = [model]
+    for key in location:
+        if isinstance(key, str):
+            entries = [one.model_fields[key] for one in models if key in one.model_fields]
+            inner = [found for entry in entries for found in models_in(entry.annotation)]
+            models = [one for one in models if kind_of(one) == key] or inner
+    return models
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model in ``Model | None``, ``tuple[Model, ...]`` and the like."""
+def kind_of(part: type[BaseModel]) -> str | None:
+    """What its ``kind`` says, of a part of which there are several."""
+    return part.model_fields["kind"].default if issubclass(part, Kind) else None
+
+
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The parts in ``Model | None``, ``tuple[Model, ...]`` and the like."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)
+        yield annotation
+    else:
+        for part in get_args(annotation):
+            yield from models_in(part)

@@ -16,7 +16,6 @@ from pydantic import ValidationError
 
 from oskit.errors import DataError, UsageError
 from oskit.training.recipe.errors import error_of, validation_error
-from oskit.training.recipe.notebook_config import is_legacy, recipe_values
 from oskit.training.recipe.recipe import Recipe
 from oskit.training.recipe.tree import RecipeTree, is_placeholder, plain, strings
 from oskit.training.recipe.yaml_document import Keys, dotted, parse_yaml, read_yaml, write_yaml
@@ -61,8 +60,8 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     Relative paths in a file are meant from its folder, all others from the working folder.
 
     Args:
-        source: A YAML file, the name of an included recipe, the values themselves, or a ``CONFIG``
-            dictionary of old (:mod:`oskit.training.recipe.notebook_config`).
+        source: A YAML file, the name of an included recipe, the values themselves; a
+            ``CONFIG`` dictionary of old is turned into them (:mod:`oskit.training.recipe.notebook_config`).
         overrides: ``KEY=VALUE`` as ``--set`` takes it, the value in YAML: ``schedule.steps=100``,
             ``data.train.0.path=pairs.jsonl`` or, for a single source, ``data.train=pairs.jsonl``.
 
@@ -92,7 +91,6 @@ def stages_of(recipe: Recipe) -> tuple[Recipe, ...]:
     """
     if not recipe.stages:
         return (recipe,)
-    # Without defaults: a teacher that a stage names must be given a weight there, not the base's default 0.
     tree = RecipeTree(recipe.model_dump(mode="json", exclude_unset=True))
     return tuple(_validated_stage(tree, number) for number in range(len(recipe.stages)))
 
@@ -108,8 +106,9 @@ def _folder() -> Any:
 
 def _tree_of(source: str | Path | Mapping[str, Any]) -> tuple[RecipeTree, Path]:
     if isinstance(source, Mapping):
-        values = recipe_values(source) if is_legacy(source) else source
-        return RecipeTree(plain(values)), Path.cwd()
+        from oskit.training.recipe.notebook_config import values_of
+
+        return RecipeTree(plain(values_of(source))), Path.cwd()
     path = Path(source).expanduser()
     if path.is_file():
         return RecipeTree.of_document(read_yaml(path)), path.absolute().parent

@@ -4,46 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from oskit.training.recipe.objective import InfoNceConfig, KlConfig, MarginMseConfig
 from oskit.training.recipe.recipe import Recipe
 
-SAFE_TEMPERATURE = 2.0
-SATURATING_SCALE = 5.0
+SATURATING_TEMPERATURE = 0.2
 FLAT_SCALE = 5.0
 
 
 def risks(recipe: Recipe) -> list[str]:
     """What a person should know before training starts, in one line each; empty if nothing is odd."""
-    return [*_of_distillation(recipe), *_of_contrast(recipe)]
+    return list(_found(recipe))
 
 
-def _of_distillation(recipe: Recipe) -> Iterator[str]:
-    part, teachers = recipe.loss.distillation, recipe.teachers
-    if part is None:
-        return
-    alone = recipe.loss.contrastive is None
-    if part.kind == "kl" and part.temperature <= 1 and alone:
-        yield (
-            f"loss.distillation.temperature is {part.temperature:g} and there is no contrastive loss: sparse "
-            "encoders trained like that ended with no active dimension (sentence-transformers, pull request "
-            f"3428); {SAFE_TEMPERATURE:g} is safe"
-        )
-    if teachers.normalize == "none" and part.kind == "margin_mse":
-        yield (
-            "loss.distillation is margin_mse on scores that are not normalised: cosines differ by a few "
-            "hundredths, and inner products that must too shrink the encoder to nothing; set "
-            "teachers.normalize: minmax"
-        )
-    elif teachers.normalize == "minmax" and teachers.scale < FLAT_SCALE:
-        yield (
-            f"teachers.scale is {teachers.scale:g}: labels from 0 to {teachers.scale:g} hardly tell the "
-            "candidates apart; 30 is the published value"
-        )
+def sharp_and_alone(recipe: Recipe) -> bool:
+    """Whether KL at a temperature of 1 or less is all that a symmetric encoder learns from.
+
+    Inference-free ones are published with 1: their query side cannot shrink.
+    """
+    sharp = all(isinstance(loss, KlConfig) and loss.temperature <= 1 for loss in recipe.loss)
+    return sharp and recipe.encoder.architecture != "inference-free"
 
 
-def _of_contrast(recipe: Recipe) -> Iterator[str]:
-    part = recipe.loss.contrastive
-    if part is not None and part.scale > SATURATING_SCALE:
+def _found(recipe: Recipe) -> Iterator[str]:
+    if sharp_and_alone(recipe):
         yield (
-            f"loss.contrastive.scale is {part.scale:g}, which cosines need: inner products of sparse vectors "
-            "are large already, and the softmax saturates; 1 is usual"
+            "the loss kl has a temperature of 1 or less and is alone: encoders trained like that ended "
+            "with no active dimension (sentence-transformers, pull request 3428); 2 is safe"
         )
+    raw = [one for one in recipe.labelling if (one.normalize or recipe.labels.normalize) == "none"]
+    flat = recipe.labels.scale < FLAT_SCALE
+    differs = any(isinstance(loss, MarginMseConfig) for loss in recipe.loss)
+    if flat and differs and any(one.kind == "dense" for one in raw):
+        yield (
+            "the loss is margin_mse on cosines, which differ by a few hundredths: inner products that must "
+            "do so shrink the encoder to nothing; set labels.normalize: minmax, or raise labels.scale"
+        )
+    elif flat and recipe.labelling and not raw:
+        yield (
+            f"labels.scale is {recipe.labels.scale:g}: labels from 0 to {recipe.labels.scale:g} hardly tell "
+            "the candidates apart; 30 is the published value"
+        )
+    for loss in recipe.loss:
+        if isinstance(loss, InfoNceConfig) and loss.temperature < SATURATING_TEMPERATURE:
+            yield (
+                f"the temperature of the loss info_nce is {loss.temperature:g}, which cosines need: inner "
+                "products of sparse vectors are large already, and the softmax saturates; 1 is usual"
+            )

@@ -27,10 +27,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from oskit.errors import UsageError
-from oskit.training.recipe.teachers import DEFAULT_DENSE_TEACHER, TeachersConfig
+from oskit.training.recipe.teachers import DEFAULT_DENSE_TEACHER
 
 _PHASE = (
     *("enabled", "num_steps", "batch_size", "gradient_accumulation_steps", "num_hard_negatives"),
@@ -84,14 +82,16 @@ def legacy_output(config: Mapping[str, Any]) -> Path | None:
     return None if output is None else Path(output)
 
 
-def recipe_values(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of the recipe that a ``CONFIG`` dictionary means.
+def values_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The values of the recipe that a ``CONFIG`` dictionary means; those of a recipe as they are.
 
     Of the two phases, ``finetuning`` is taken if it is there and enabled, else ``pretraining``.
 
     Raises:
         UsageError: A key is unknown, or something is missing that has no default.
     """
+    if not is_legacy(config):
+        return config
     _check_keys(config)
     model, phase = _section(config, "model"), _phase(config)
     if "base_model" not in model:
@@ -102,18 +102,15 @@ def recipe_values(config: Mapping[str, Any]) -> dict[str, Any]:
         raise UsageError("CONFIG['model']['use_relu'] is False", hint="Weights of tokens cannot be negative.")
     encoder = {"name": str(model["base_model"]), "max_length": model.get("max_doc_length")}
     output = legacy_output(config)
-    section = dict(_section(config, "knowledge_distillation"))
-    if "scale_constant_S" in phase and section:
-        section.setdefault("score_scale", phase["scale_constant_S"])
-    teachers = teachers_from_legacy({"knowledge_distillation": section})
-    miner = "teacher" if teachers is not None and teachers.dense.weight > 0 else "bm25"
+    teachers = _teachers(config)
+    miner = "dense" if any(teacher["kind"] == "dense" for teacher in teachers) else "bm25"
     values: dict[str, Any] = {
         "name": config.get("name") or _name_of(output),
         "encoder": {key: value for key, value in encoder.items() if value is not None},
         "data": _data(config["data"], phase, miner),
         "sparsity": _sparsity(config, phase),
         "schedule": _schedule(config, phase),
-        **_learning(section, teachers),
+        **_learning(config, phase, teachers),
     }
     return {**values, **{key: config[key] for key in ("evaluation", "seed") if key in config}}
 
@@ -171,7 +168,9 @@ def _data(data: Any, phase: Mapping[str, Any], miner: str) -> dict[str, Any]:
     """``data`` of a recipe; negatives are mined if a number of them is asked for."""
     values = dict(data) if isinstance(data, Mapping) and "train" in data else {"train": data}
     if "num_hard_negatives" in phase and "negatives" not in values:
-        values["negatives"] = {"ranker": miner, "per_query": phase["num_hard_negatives"]}
+        count = phase["num_hard_negatives"]
+        values["negatives"] = {"ranker": miner, "per_query": count}
+        values.setdefault("sampling", {"negatives": count})
     return values
 
 
@@ -206,58 +205,42 @@ def _schedule(config: Mapping[str, Any], phase: Mapping[str, Any]) -> dict[str, 
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _learning(section: Mapping[str, Any], teachers: TeachersConfig | None) -> dict[str, Any]:
-    """Teachers and losses."""
-    if teachers is None:
-        return {"loss": {"distillation": None, "contrastive": {}}}
-    distillation = {"temperature": section["temperature"]} if "temperature" in section else {}
-    return {
-        "teachers": teachers.model_dump(mode="json", exclude_unset=True),
-        "loss": {"distillation": distillation},
-    }
-
-
-def teachers_from_legacy(config: Mapping[str, Any]) -> TeachersConfig | None:
-    """The teachers of a ``CONFIG`` dictionary's ``knowledge_distillation``.
-
-    A teacher that is None has the weight 0, whatever ``teacher_weights`` says. Without ``teacher_weights``
-    the sparse teacher is not used, and a ``cross_encoder`` only with a weight of its own there.
-    ``use_normalization: False`` takes scores as they are. ``temperature`` belongs to the loss.
-
-    Args:
-        config: The whole dictionary.
-
-    Returns:
-        The teachers; None where there is no ``knowledge_distillation`` or it is not enabled.
-
-    Raises:
-        UsageError: A key is unknown, or a value cannot be right.
-    """
+def _teachers(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Those that have a name and a weight; the sparse one and the cross-encoder have none of themselves."""
     name = "knowledge_distillation"
-    section = _section(config, name)
-    _refuse_unknown(f"CONFIG[{name!r}]", section, SECTIONS[name])
     if not _enabled(config, name):
-        return None
-    weights = section.get("teacher_weights") or {"dense": 1.0, "sparse": 0.0}
+        return []
+    section = _section(config, name)
+    weights = section.get("teacher_weights") or {"dense": 1.0}
     if not isinstance(weights, Mapping) or set(weights) - {"dense", "sparse", "cross_encoder"}:
         raise UsageError(
             f"CONFIG[{name!r}]['teacher_weights'] is not {{'dense': ..., 'sparse': ...}}",
             hint="For example {'dense': 0.5, 'sparse': 0.5}.",
         )
-    dense, sparse = section.get("dense_teacher", DEFAULT_DENSE_TEACHER), section.get("sparse_teacher")
-    cross = section.get("cross_encoder")
-    values: dict[str, Any] = {
-        "dense": {"name": dense, "weight": weights.get("dense", 1.0) if dense else 0.0},
-        "sparse": {"name": sparse, "weight": weights.get("sparse", 0.0) if sparse else 0.0},
-        "cross_encoder": {"name": cross, "weight": weights.get("cross_encoder", 0.0) if cross else 0.0},
-    }
+    named = (
+        ("dense", section.get("dense_teacher", DEFAULT_DENSE_TEACHER), weights.get("dense", 1.0)),
+        ("sparse", section.get("sparse_teacher"), weights.get("sparse", 0.0)),
+        ("cross-encoder", section.get("cross_encoder"), weights.get("cross_encoder", 0.0)),
+    )
+    found = [{"kind": kind, "name": one, "weight": weight} for kind, one, weight in named if one and weight]
+    if not found:
+        raise UsageError(f"CONFIG[{name!r}]: all teachers have the weight 0", hint="Give one a weight.")
+    return found
+
+
+def _learning(
+    config: Mapping[str, Any], phase: Mapping[str, Any], teachers: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Teachers, labels and losses."""
+    if not teachers:
+        return {"loss": [{"kind": "info_nce"}]}
+    section = _section(config, "knowledge_distillation")
+    labels = {"scale": section.get("score_scale", phase.get("scale_constant_S"))}
     if section.get("use_normalization") is False:
-        values["normalize"] = "none"
-    if "score_scale" in section:
-        values["scale"] = section["score_scale"]
-    try:
-        return TeachersConfig.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UsageError(f"CONFIG[{name!r}]{f' ({where})' if where else ''}: {first['msg']}") from error
+        labels["normalize"] = "none"
+    temperature = {"temperature": section["temperature"]} if "temperature" in section else {}
+    return {
+        "teachers": teachers,
+        "labels": {key: value for key, value in labels.items() if value is not None},
+        "loss": [{"kind": "kl", **temperature}],
+    }

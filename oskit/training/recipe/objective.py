@@ -92,12 +92,18 @@ class PenaltyPart(Part):
     top_k: PositiveInt | None = None
     """In training keep this many of a vector's largest weights; None for all."""
 
+    @property
+    def aim(self) -> tuple[str, float]:
+        """The key that decides how sparse vectors become, and its value."""
+        aims = {name: getattr(self, name, None) for name in ("target", "target_flops", "weight")}
+        return next((name, float(value)) for name, value in aims.items() if value is not None)
+
     @model_validator(mode="after")
     def _one_aim(self) -> Self:
-        targets = [name for name in ("target", "target_flops") if getattr(self, name, None) is not None]
-        if len(targets) > 1:
+        target, flops = self.target, getattr(self, "target_flops", None)
+        if target is not None and flops is not None:
             raise ValueError("give one of target and target_flops")
-        if self.weight is None and not targets:
+        if self.weight is None and target is None and flops is None:
             raise ValueError("give a weight or a target")
         return self
 
@@ -109,9 +115,9 @@ class DocumentPenaltyPart(PenaltyPart):
     """Products of a query and a document that scoring may cost in the mean; the weight is found in
     training."""
     over: Literal["batch", "slot"] = "batch"
-    """Of ``flops`` and ``idf_flops``, what the mean is taken over: all documents of the batch, or the first
-    documents of all queries, then their second ones, and so on, with the mean of these penalties (as
-    published trainings do)."""
+    """Of ``flops`` and ``idf_flops``, what the mean is taken over: all documents of the batch, or the
+    first documents of all queries, then their second ones, and so on, whose penalties are added up (as
+    OpenSearch's trainings do)."""
 
     @model_validator(mode="after")
     def _slots_matter(self) -> Self:

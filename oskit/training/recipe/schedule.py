@@ -78,8 +78,8 @@ class SchedulePart(Part):
     """How it falls afterwards."""
     weight_decay: NonNegativeFloat = 0.01
     """AdamW's."""
-    max_grad_norm: PositiveFloat = 1.0
-    """Gradients are clipped to this norm."""
+    max_grad_norm: PositiveFloat | None = 1.0
+    """Gradients are clipped to this norm; None leaves them as they are."""
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     """``auto``: bf16 where the GPU can, else float32."""
     evaluate_every: PositiveInt | None = None

@@ -18,12 +18,18 @@ FILES: tuple[Keys, ...] = (
     ("data", "train", 0, "path"),
     ("encoder", "idf"),
     ("evaluation", "collection"),
-    ("teachers", "cache_folder"),
+    ("labels", "cache_folder"),
+    ("teachers", "*", "texts"),
 )
-"""Keys that name a file or folder; 0 stands for every position of a list."""
+"""Keys that name a file or folder; 0 stands for every position of a list, * for any key."""
 
 NAMES: tuple[Keys, ...] = (("encoder", "name"), ("encoder", "base"), ("teachers", "*", "name"))
 """Keys that name a folder or a repository of the Hub."""
+
+KINDS: dict[Keys, str] = {("teachers",): "dense", ("loss",): "kl"}
+"""Lists whose entries may be named by their kind, and the kind of the one that is there without a list."""
+
+_OPTION = "--set "
 
 
 @dataclass
@@ -32,13 +38,11 @@ class RecipeTree:
 
     Attributes:
         values: Dictionaries, lists and scalars.
-        document: The YAML file; None for values given in Python.
-        options: The keys that ``--set`` gave, each with the option as it was typed.
+        places: ``FILE:LINE`` of a key, or the ``--set`` option that gave it.
     """
 
     values: dict[str, Any]
-    document: YamlDocument | None = None
-    options: dict[Keys, str] = field(default_factory=dict)
+    places: dict[Keys, str] = field(default_factory=dict)
 
     @classmethod
     def of_document(cls, document: YamlDocument) -> RecipeTree:
@@ -51,27 +55,18 @@ class RecipeTree:
         if document.value is None:
             raise DataError(f"{document.name}: the recipe is empty", hint=hint)
         if not isinstance(document.value, dict):
-            raise DataError(f"{document.place(())}: a recipe is a mapping of keys to values", hint=hint)
-        return cls(document.value, document)
+            place = document.places.get((), document.name)
+            raise DataError(f"{place}: a recipe is a mapping of keys to values", hint=hint)
+        return cls(document.value, document.places)
 
     def place(self, keys: Keys) -> str:
-        """``FILE:LINE``, or the ``--set`` option, that a key comes from."""
-        option = self._option(keys)
-        if option is not None:
-            return option
-        return "the recipe" if self.document is None else self.document.place(keys)
+        """Where a key, or the nearest one around it, was given."""
+        around = (keys[:length] for length in range(len(keys), -1, -1))
+        return next((self.places[one] for one in around if one in self.places), "the recipe")
 
     def from_option(self, keys: Keys) -> bool:
         """Whether ``--set`` gave the value."""
-        return self._option(keys) is not None
-
-    def _option(self, keys: Keys) -> str | None:
-        lengths = range(len(keys), 0, -1)
-        found = next((self.options[keys[:n]] for n in lengths if keys[:n] in self.options), None)
-        if found is None and keys and (self.document is None or keys not in self.document.lines):
-            # A part that is there only because an option gave something in it.
-            found = next((by for given, by in self.options.items() if given[: len(keys)] == keys), None)
-        return found
+        return self.place(keys).startswith(_OPTION)
 
     def set(self, option: str) -> None:
         """Take one ``KEY=VALUE``; the value is YAML.
@@ -79,21 +74,85 @@ class RecipeTree:
         Raises:
             UsageError: It is not of that form, or the key cannot stand there.
         """
-        where = f"--set {option}"
+        where = f"{_OPTION}{option}"
         name, equals, text = option.partition("=")
         parts = name.strip().split(".")
         if not equals or not all(parts):
             raise UsageError(f"{where}: not KEY=VALUE", hint="For example: --set schedule.steps=100")
-        keys: Keys = tuple(int(part) if part.isdecimal() else part for part in parts)
         try:
             value = parse_yaml(text, where).value
         except DataError as error:
             raise UsageError(
                 f"{where}: the value is not YAML", hint="Quote a text that has : or [."
             ) from error
-        _put(self.values, keys, value, where)
-        self.options = {known: by for known, by in self.options.items() if known[: len(keys)] != keys}
-        self.options[keys] = where
+        self.put(tuple(int(part) if part.isdecimal() else part for part in parts), value, where)
+
+    def put(self, keys: Keys, value: Any, place: str) -> None:
+        """Set a value deep inside; mappings and lists on the way are made.
+
+        Raises:
+            UsageError: The key cannot stand there.
+        """
+        values: Any = self.values
+        at: Keys = ()
+        for number, key in enumerate(keys):
+            known = isinstance(values, dict) and key in values
+            if isinstance(values, list):
+                position, known = _entry(values, at, key, place)
+                if number == len(keys) - 1 and isinstance(key, str) and isinstance(value, dict):
+                    value = {"kind": key, **value}
+                key = position
+            elif not isinstance(values, dict):
+                raise UsageError(f"{place}: {dotted(at)} is a single value, it has no {key!r}")
+            at = (*at, key)
+            if not known:
+                self.places[at] = place
+            if number < len(keys) - 1:
+                inner = values[key] if known or isinstance(values, list) else None
+                values[key] = _container(inner, at, keys[number + 1])
+                values = values[key]
+            elif value is None and at[:-1] in KINDS:
+                del values[key]
+                at = at[:-1]  # what follows has other places now
+            else:
+                values[key] = value
+        self.places = {one: by for one, by in self.places.items() if one[: len(at)] != at}
+        self.places[at] = place
+
+    def change(self, changes: Mapping[str, Any], places: Mapping[Keys, str], keys: Keys = ()) -> None:
+        """Take the values of ``changes``: mappings are merged, all else is replaced."""
+        for key, value in changes.items():
+            own = (*keys, key)
+            if isinstance(value, Mapping) and (own in KINDS or isinstance(self._value(own), dict)):
+                self.change(value, places, own)
+                continue
+            around = (own[:length] for length in range(len(own), -1, -1))
+            place = next((places[one] for one in around if one in places), "the recipe")
+            self.put(own, plain(value), place)
+            self.places |= {one: by for one, by in places.items() if one[: len(own)] == own}
+
+    def _value(self, keys: Keys) -> Any:
+        """What is there; None where nothing is."""
+        values: Any = self.values
+        for key in keys:
+            if isinstance(values, list):
+                values = next(
+                    (one for one in values if isinstance(one, dict) and one.get("kind") == key), None
+                )
+            else:
+                values = values.get(key) if isinstance(values, dict) else None
+        return values
+
+    def stage(self, number: int) -> RecipeTree:
+        """The tree of one stage: the recipe with what the stage changes of it."""
+        start: Keys = ("stages", number)
+        tree = RecipeTree(
+            plain({key: value for key, value in self.values.items() if key != "stages"}),
+            {keys: place for keys, place in self.places.items() if keys[:1] != ("stages",)},
+        )
+        own = {keys[2:]: place for keys, place in self.places.items() if keys[:2] == start}
+        tree.change(self.values["stages"][number], own)
+        return tree
 
     def resolve_paths(self, folder: Path) -> None:
         """Make paths absolute: those of the file from its folder, those of options from the working folder.
@@ -107,21 +166,37 @@ class RecipeTree:
             is_file = _matches(inner, FILES) and text != "-" and not is_placeholder(text)
             is_folder = _matches(inner, NAMES) and (text.startswith((".", "~")) or os.path.isdir(path))  # noqa: PTH112
             if text and (is_file or is_folder):
-                _put(self.values, keys, path, "")
+                self.put(keys, path, self.place(keys))
 
-    def stage(self, number: int) -> RecipeTree:
-        """The tree of one stage: the recipe with what the stage changes of it."""
-        start: Keys = ("stages", number)
-        change = self.values["stages"][number]
-        base = {key: value for key, value in self.values.items() if key != "stages"}
-        document = None
-        if self.document is not None:
-            lines = {keys: line for keys, line in self.document.lines.items() if keys[:1] != ("stages",)}
-            own = {keys[2:]: line for keys, line in self.document.lines.items() if keys[:2] == start}
-            document = YamlDocument(self.document.name, None, {**lines, **own})
-        options = {keys: by for keys, by in self.options.items() if keys[:1] != ("stages",)}
-        options |= {keys[2:]: by for keys, by in self.options.items() if keys[:2] == start and keys[2:]}
-        return RecipeTree(merge(base, change), document, options)
+
+def _entry(values: list[Any], at: Keys, key: str | int, place: str) -> tuple[int, bool]:
+    """The position of a list's entry, by its number or its kind, and whether it was there; it is made."""
+    if isinstance(key, str) and at in KINDS:
+        found = [n for n, one in enumerate(values) if isinstance(one, dict) and one.get("kind") == key]
+        if len(found) > 1:
+            numbers = ", ".join(map(str, found))
+            raise UsageError(f"{place}: {dotted(at)} has several of kind {key}; give a number: {numbers}")
+        if found:
+            return found[0], True
+        values.append({"kind": key})
+        return len(values) - 1, False
+    if not isinstance(key, int) or key > len(values):
+        raise UsageError(f"{place}: {dotted(at)} is a list of {len(values)}, there is no {key!r} in it")
+    if key < len(values):
+        return key, True
+    values.append(None)
+    return key, False
+
+
+def _container(inner: Any, at: Keys, key: str | int) -> Any:
+    """What holds ``key``: as it is, or made."""
+    if inner is None:
+        return [] if isinstance(key, int) else [{"kind": KINDS[at]}] if at in KINDS else {}
+    if isinstance(key, int) and isinstance(inner, (str, dict)):
+        return [inner]  # data.train: one source may stand alone
+    if isinstance(inner, str) and at[-2:-1] == ("train",):
+        return {"path": inner}  # and a path may stand for a source
+    return inner
 
 
 def is_placeholder(text: str) -> bool:
@@ -130,13 +205,10 @@ def is_placeholder(text: str) -> bool:
 
 
 def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of ``base`` with the values of ``change``: mappings are merged, all else is replaced."""
-    merged: dict[str, Any] = plain(base)
-    for key, value in change.items():
-        known = merged.get(key)
-        both = isinstance(known, dict) and isinstance(value, Mapping)
-        merged[key] = merge(known or {}, value) if both else plain(value)
-    return merged
+    """A copy of a recipe's values with a change, as a stage's: ``{"loss": {"kl": {"temperature": 2}}}``."""
+    tree = RecipeTree(plain(base))
+    tree.change(change, {})
+    return tree.values
 
 
 def plain(value: Any) -> Any:
@@ -152,12 +224,9 @@ def strings(values: Any, keys: Keys = ()) -> Iterator[tuple[Keys, str]]:
     """All texts, with their keys."""
     if isinstance(values, str):
         yield keys, values
-    elif isinstance(values, dict):
-        for key, value in values.items():
+    elif isinstance(values, (dict, list)):
+        for key, value in values.items() if isinstance(values, dict) else enumerate(values):
             yield from strings(value, (*keys, key))
-    elif isinstance(values, list):
-        for number, value in enumerate(values):
-            yield from strings(value, (*keys, number))
 
 
 def _matches(keys: Keys, patterns: tuple[Keys, ...]) -> bool:
@@ -166,29 +235,3 @@ def _matches(keys: Keys, patterns: tuple[Keys, ...]) -> bool:
         and all(p in ("*", k) or (p == 0 and isinstance(k, int)) for p, k in zip(pattern, keys, strict=True))
         for pattern in patterns
     )
-
-
-def _put(values: Any, keys: tuple[Any, ...], value: Any, where: str) -> None:
-    """Set a value deep inside; mappings and lists on the way are made."""
-    for number, key in enumerate(keys):
-        if isinstance(values, list):
-            if not isinstance(key, int) or key > len(values):
-                raise UsageError(
-                    f"{where}: {dotted(keys[:number])} is a list of {len(values)}, there is no {key!r} in it"
-                )
-            if key == len(values):
-                values.append(None)
-        elif not isinstance(values, dict):
-            raise UsageError(f"{where}: {dotted(keys[:number])} is a single value, it has no {key!r}")
-        if number == len(keys) - 1:
-            values[key] = value
-            return
-        inner = values[key] if isinstance(values, list) else values.get(key)
-        if inner is None:
-            inner = [] if isinstance(keys[number + 1], int) else {}
-        elif isinstance(keys[number + 1], int) and isinstance(inner, (str, dict)):
-            inner = [inner]  # data.train: one source may stand alone
-        if isinstance(inner, str) and keys[number - 1 : number] == ("train",):
-            inner = {"path": inner}  # and a path may stand for a source
-        values[key] = inner
-        values = inner

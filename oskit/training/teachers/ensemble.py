@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from oskit.errors import DataError, TrainingError
 from oskit.training.data.arrow import blocks_of, column_of
-from oskit.training.recipe.teachers import Normalization, TeacherConfig, TeachersConfig
+from oskit.training.recipe.teachers import LabelsPart, ModelTeacherConfig, Normalization, TeacherConfig
 from oskit.training.teachers.models import CrossEncoderTeacher, DenseTeacher, SparseTeacher, Teacher
 from oskit.training.teachers.score_cache import default_cache_folder
 
@@ -107,7 +107,7 @@ class EnsembleReport:
 class _Member:
     """A teacher of the ensemble; ``reason`` says why it was dropped, if it was."""
 
-    config: TeacherConfig
+    config: ModelTeacherConfig
     kind: str
     teacher: Teacher[Any, Any] | None = None
     reason: str | None = None
@@ -141,44 +141,36 @@ class EnsembleTeacher:
     find everything in the cache.
 
     Args:
-        config: Teachers, weights, scale.
+        teachers: Who, and with which weights.
+        labels: How their scores become labels.
 
     Raises:
         TrainingError: A required teacher is not there, or none is left.
         DataError: The cache cannot be written.
     """
 
-    def __init__(self, config: TeachersConfig) -> None:
-        self.config = config
-        folder = default_cache_folder() if config.cache_folder is None else Path(config.cache_folder)
+    def __init__(self, teachers: Sequence[TeacherConfig], labels: LabelsPart = LabelsPart()) -> None:  # noqa: B008
+        self.config = labels
+        folder = default_cache_folder() if labels.cache_folder is None else Path(labels.cache_folder)
         self._members: list[_Member] = []
-        kinds: tuple[tuple[type[Teacher[Any, Any]], TeacherConfig], ...] = (
-            (DenseTeacher, config.dense),
-            (SparseTeacher, config.sparse),
-            (CrossEncoderTeacher, config.cross_encoder),
-        )
-        for teacher, part in kinds:
-            member = _Member(part, teacher.kind)
+        kinds: dict[str, type[Teacher[Any, Any]]] = {
+            one.kind: one for one in (DenseTeacher, SparseTeacher, CrossEncoderTeacher)
+        }
+        for part in teachers:
+            if not isinstance(part, ModelTeacherConfig):
+                raise TrainingError(f"{part.label} cannot label yet")
+            member = _Member(part, part.kind)
             self._members.append(member)
-            if part.weight > 0:
-                member.teacher = self._try(member, partial(teacher, part, folder.expanduser()))
+            if part.weight > 0 or part.kind == "dense":
+                make = partial(kinds[part.kind], part, folder.expanduser())
+                member.teacher = self._try(member, make)
         self._require_one()
-
-    @classmethod
-    def from_config(cls, config: TeachersConfig | Mapping[str, Any]) -> Self:
-        """The ensemble of a recipe's ``teachers``.
-
-        Raises:
-            TrainingError: A required teacher is not there, or none is left.
-        """
-        return cls(config if isinstance(config, TeachersConfig) else TeachersConfig.model_validate(config))
 
     @property
     def report(self) -> EnsembleReport:
         """Which teachers there are, which were dropped and why, and what the cache had."""
-        named = [member for member in self._members if member.config.name is not None]
         return EnsembleReport(
-            [self._report(member) for member in named], self.config.scale, self.config.normalize
+            [self._report(member) for member in self._members], self.config.scale, self.config.normalize
         )
 
     def scores(self, examples: Dataset, *, progress: Progress | None = None) -> Dataset:
@@ -221,7 +213,9 @@ class EnsembleTeacher:
         for member in self._active():
             if isinstance(member.teacher, DenseTeacher):
                 return member.teacher
-        raise TrainingError("there is no dense teacher", hint="Give teachers.dense a name and a weight.")
+        raise TrainingError(
+            "there is no dense teacher", hint="Give one: teachers: [{kind: dense, name: ...}]."
+        )
 
     def release(self) -> None:
         """Let go of the models that are loaded, to make room for the student."""
@@ -289,7 +283,8 @@ class EnsembleTeacher:
 
     def _ask(self, score: Callable[[_Member], NDArray[np.float32]]) -> list[_Scored]:
         """The scores of each teacher that gives some; one that fails is dropped."""
-        found = [(member, self._try(member, partial(score, member))) for member in self._active()]
+        labelling = [member for member in self._active() if member.config.weight > 0]
+        found = [(member, self._try(member, partial(score, member))) for member in labelling]
         self._require_one()
         return [(member, scores) for member, scores in found if scores is not None]
 
@@ -297,7 +292,11 @@ class EnsembleTeacher:
         total = sum(member.config.weight for member, _ in raw)
         labels = np.zeros(int(offsets[-1]), dtype=np.float64)
         for member, scores in raw:
-            labels += member.config.weight / total * normalize_scores(scores, offsets, self.config.normalize)
+            labels += (
+                member.config.weight
+                / total
+                * normalize_scores(scores, offsets, member.config.normalize or self.config.normalize)
+            )
         return (labels * self.config.scale).astype(np.float32)
 
 

@@ -21,8 +21,8 @@ from oskit.evaluation.offline.dense import DenseModel
 from oskit.training.recipe.teachers import (
     CrossEncoderConfig,
     DenseTeacherConfig,
+    ModelTeacherConfig,
     SparseTeacherConfig,
-    TeacherConfig,
 )
 from oskit.training.teachers.score_cache import ScoreStore
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Config = TypeVar("Config", bound=TeacherConfig)
+Config = TypeVar("Config", bound=ModelTeacherConfig)
 Model = TypeVar("Model")
 Vectors = TypeVar("Vectors")
 Result = TypeVar("Result")

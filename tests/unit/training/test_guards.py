@@ -45,9 +45,9 @@ def test_one_live_step_in_between_is_enough() -> None:
 
 
 def test_a_low_temperature_is_named_as_the_cause() -> None:
-    loss = {"distillation": {"temperature": 1.0}}
+    loss = [{"kind": "kl", "temperature": 1.0}]
     guards = Guards(recipe(guards={"patience": 1}, loss=loss), vocabulary=VOCABULARY, ramp_end=10)
-    with pytest.raises(TrainingError, match=r"Raise loss\.distillation\.temperature to 2"):
+    with pytest.raises(TrainingError, match=r"Raise the temperature of the loss kl to 2"):
         guards.check(facts(1, documents=0))
 
 

@@ -12,6 +12,7 @@ import pytest
 from oskit.errors import UsageError
 from oskit.training.recipe.file import load_recipe
 from oskit.training.recipe.notebook_config import LegacyConfigWarning, is_legacy, legacy_output
+from oskit.training.recipe.objective import InfoNceConfig, KlConfig
 from oskit.training.recipe.recipe import Recipe
 
 CONFIG: dict[str, Any] = {
@@ -53,21 +54,24 @@ def read(**changes: Any) -> Recipe:
         return load_recipe(config)
 
 
+def teachers(recipe: Recipe) -> list[tuple[str, str, float]]:
+    return [(one.kind, one.name, one.weight) for one in recipe.teachers]  # type: ignore[union-attr]
+
+
 def test_what_a_config_means() -> None:
     recipe = read()
     assert (recipe.name, recipe.encoder.name, recipe.encoder.max_length) == ("neural-v2", "some/encoder", 256)
     assert recipe.data.train[0].path == str(Path.cwd() / "pairs.jsonl")
     assert recipe.data.negatives is not None
-    assert (recipe.data.negatives.per_query, recipe.data.negatives.ranker) == (10, "teacher")
-    assert (recipe.teachers.dense.name, recipe.teachers.dense.weight, recipe.teachers.scale) == (
-        "some/dense",
-        1,
-        20,
-    )
-    assert (recipe.teachers.sparse.weight, recipe.teachers.cross_encoder.weight) == (0, 0)
-    assert recipe.loss.distillation is not None and recipe.loss.distillation.temperature == 3.0
+    assert (recipe.data.negatives.per_query, recipe.data.negatives.ranker) == (10, "dense")
+    assert recipe.data.sampling.negatives == 10
+    assert teachers(recipe) == [("dense", "some/dense", 1.0)]
+    assert (recipe.labels.scale, recipe.labels.normalize) == (20, "minmax")
+    assert recipe.loss == (KlConfig(temperature=3.0),)
     documents = recipe.sparsity.documents
-    assert (documents.weight, documents.kind, recipe.sparsity.queries) == (0.02, "idf_flops", documents)
+    assert (documents.weight, documents.kind) == (0.02, "idf_flops")
+    assert recipe.sparsity.queries is not None
+    assert (recipe.sparsity.queries.weight, recipe.sparsity.queries.kind) == (0.02, "idf_flops")
     schedule = recipe.schedule
     assert (schedule.steps, schedule.batch_size, schedule.micro_batch_size) == (500, 40, 20)
     assert (schedule.learning_rate, schedule.warmup, schedule.precision) == (2e-5, 0.04, "bf16")
@@ -77,22 +81,22 @@ def test_what_a_config_means() -> None:
 
 def test_the_second_stage_of_old() -> None:
     section = {"sparse_teacher": "outputs/v1", "teacher_weights": {"dense": 0.5, "sparse": 0.5}}
-    teachers = read(knowledge_distillation=section).teachers
-    assert (teachers.sparse.name, teachers.sparse.weight, teachers.dense.weight) == ("outputs/v1", 0.5, 0.5)
+    recipe = read(knowledge_distillation=section)
+    assert teachers(recipe) == [("dense", "some/dense", 0.5), ("sparse", "outputs/v1", 0.5)]
 
 
 def test_without_distillation_it_is_learned_from_the_pairs() -> None:
     recipe = read(knowledge_distillation={"enabled": False}, idf_penalty={"enabled": False})
-    assert recipe.loss.distillation is None and recipe.loss.contrastive is not None
+    assert recipe.loss == (InfoNceConfig(),)
     assert recipe.data.negatives is not None and recipe.data.negatives.ranker == "bm25"
     assert recipe.sparsity.documents.kind == "flops"
 
 
 def test_a_cross_encoder_with_a_weight_is_a_teacher() -> None:
     section = {"teacher_weights": {"dense": 0.5, "cross_encoder": 0.5}, "use_normalization": False}
-    teachers = read(knowledge_distillation=section).teachers
-    assert (teachers.cross_encoder.name, teachers.cross_encoder.weight) == ("some/cross", 0.5)
-    assert teachers.normalize == "none"
+    recipe = read(knowledge_distillation=section)
+    assert teachers(recipe) == [("dense", "some/dense", 0.5), ("cross-encoder", "some/cross", 0.5)]
+    assert recipe.labels.normalize == "none"
 
 
 def test_other_phases_and_precisions() -> None:
@@ -131,6 +135,10 @@ def test_what_has_no_effect_is_told_in_one_warning() -> None:
         ({"model": {"use_relu": False}}, "use_relu"),
         ({"hardware": 3}, "not a dictionary"),
         ({"knowledge_distillation": {"teacher_weights": {"dense": 0, "sparse": 0}}}, "weight 0"),
+        ({"knowledge_distillation": {"dense_teacher": None}}, "weight 0"),
+        ({"knowledge_distillation": {"teacher": "x"}}, "unknown key 'teacher'"),
+        ({"knowledge_distillation": {"teacher_weights": {"dens": 1}}}, "teacher_weights"),
+        ({"knowledge_distillation": {"teacher_weights": {"dense": "much"}}}, "teachers.0.weight"),
     ],
 )
 def test_mistakes(change: dict[str, Any], message: str) -> None:

@@ -28,7 +28,7 @@ from oskit.training.objective.losses import (
     TrainingLoss,
     idf_costs,
 )
-from oskit.training.recipe.recipe import LossPart, SparsityPart
+from oskit.training.recipe.recipe import Recipe
 from tests import tiny
 
 ROWS = {
@@ -57,9 +57,10 @@ def loss_of(
     encoder: NeuralSparseEncoder, loss: dict[str, Any], sparsity: dict[str, Any] | None = None, **kwargs: Any
 ) -> TrainingLoss:
     sparsity = sparsity or {"documents": {"weight": 0.1}, "queries": {"weight": 0.2}}
-    return TrainingLoss(
-        encoder, LossPart.model_validate(loss), SparsityPart.model_validate(sparsity), **kwargs
-    )
+    losses = [{"kind": kind, **part} for kind, part in loss.items()]
+    values = {"name": "x", "encoder": {"name": "x"}, "data": {"train": ["x"]}}
+    recipe = Recipe.model_validate({**values, "loss": losses, "sparsity": sparsity})
+    return TrainingLoss(encoder, recipe.loss, recipe.sparsity, **kwargs)
 
 
 def targets(rows: int = 4, documents: int = 3) -> dict[str, torch.Tensor]:
@@ -95,8 +96,8 @@ def test_kl_and_info_nce_are_those_of_sentence_transformers(encoder: NeuralSpars
     loss = loss_of(
         encoder,
         {
-            "distillation": {"temperature": 3, "weight": 0.5},
-            "contrastive": {"scale": 0.7, "weight": 2},
+            "kl": {"temperature": 3, "weight": 0.5},
+            "info_nce": {"temperature": 1 / 0.7, "weight": 2},
         },
     )
     parts = loss.parts(vectors, labels)
@@ -113,7 +114,7 @@ def test_kl_and_info_nce_are_those_of_sentence_transformers(encoder: NeuralSpars
 
 def test_margin_mse_is_that_of_sentence_transformers(encoder: NeuralSparseEncoder) -> None:
     vectors, labels = columns(encoder, 4), targets()
-    parts = loss_of(encoder, {"distillation": {"kind": "margin_mse"}}).parts(vectors, labels)
+    parts = loss_of(encoder, {"margin_mse": {}}).parts(vectors, labels)
     reference = SparseMarginMSELoss(encoder).compute_loss_from_embeddings(vectors, labels["label"])
     assert parts["distillation"].item() == pytest.approx(reference.item(), rel=1e-5)
     assert "contrastive" not in parts
@@ -126,16 +127,14 @@ def test_margin_mse_by_hand(encoder: NeuralSparseEncoder) -> None:
         vector.zero_()
         vector[0, 20] = weight
     labels = {"label": torch.tensor([[5.0, 4.0]])}
-    parts = loss_of(encoder, {"distillation": {"kind": "margin_mse"}}).parts(
-        [query, positive, negative], labels
-    )
+    parts = loss_of(encoder, {"margin_mse": {}}).parts([query, positive, negative], labels)
     assert parts["distillation"].item() == pytest.approx(9.0)
 
 
 def test_special_tokens_count_for_nothing(encoder: NeuralSparseEncoder) -> None:
     """On the cluster [CLS] and [SEP] weigh nothing, so they must not learn to carry a meaning."""
     vectors, labels = columns(encoder, 4), targets()
-    loss = loss_of(encoder, {"distillation": {}, "contrastive": {}})
+    loss = loss_of(encoder, {"kl": {}, "info_nce": {}})
     without = loss.parts(vectors, labels)
     special = torch.tensor(sorted(encoder.vocabulary.special_ids))
     loud = [vector.index_fill(1, special, 7.0) for vector in vectors]
@@ -146,7 +145,7 @@ def test_special_tokens_count_for_nothing(encoder: NeuralSparseEncoder) -> None:
 def test_a_table_narrower_than_the_output_is_padded(encoder: NeuralSparseEncoder) -> None:
     vectors, labels = columns(encoder, 4), targets()
     vectors[0][:, -3:] = 0
-    loss = loss_of(encoder, {"contrastive": {}, "distillation": None})
+    loss = loss_of(encoder, {"info_nce": {}})
     wide = loss.parts(vectors, labels)["contrastive"]
     narrow = loss.parts([vectors[0][:, :-3], *vectors[1:]], labels)["contrastive"]
     assert narrow.item() == pytest.approx(wide.item(), rel=1e-6)
@@ -224,7 +223,7 @@ def test_the_order_of_labels_over_the_batch_is_that_of_the_columns(encoder: Neur
     features, found = batch_of(
         encoder, score_matrix=lambda queries, texts: own_scores(encoder, queries, texts)
     )
-    loss = loss_of(encoder, {"distillation": {"candidates": "batch"}})
+    loss = loss_of(encoder, {"kl": {"candidates": "batch"}})
     with torch.no_grad():
         parts = loss(features, found)
     assert found["label"].shape == (4, 12)
@@ -242,7 +241,7 @@ def test_the_l0_mask_by_hand(encoder: NeuralSparseEncoder) -> None:
     vectors[0, 20] = 100.0
     vectors[1, 21:24] = torch.tensor([2.0, 4.0, 6.0])
     sparsity = {"documents": {"weight": 1.0, "threshold": 2}, "queries": None}
-    loss = loss_of(encoder, {"contrastive": {}, "distillation": None}, sparsity)
+    loss = loss_of(encoder, {"info_nce": {}}, sparsity)
     parts = loss.parts([torch.zeros_like(vectors), vectors], targets(2, 1))
     assert parts["document_penalty"].item() == pytest.approx(1.0 + 4.0 + 9.0)
     assert "query_penalty" not in parts
@@ -279,7 +278,7 @@ def test_without_any_idf_all_tokens_cost_the_same() -> None:
 def test_the_gradient_cache_changes_neither_loss_nor_gradients(encoder: NeuralSparseEncoder) -> None:
     features, labels = batch_of(encoder)
     known = KnownPairs(Dataset.from_dict(ROWS))
-    loss = loss_of(encoder, {"distillation": {}, "contrastive": {}}, known=known)
+    loss = loss_of(encoder, {"kl": {}, "info_nce": {}}, known=known)
     found = []
     for micro_batch in (None, 4, 3, 1):
         loss.mini_batch_size = micro_batch
@@ -299,7 +298,7 @@ def test_facts_are_those_of_the_vectors(encoder: NeuralSparseEncoder) -> None:
     queries, documents = (torch.zeros(2, encoder.vocabulary.size) for _ in range(2))
     queries[0, 20], queries[1, 21] = 1.0, 1.0
     documents[0, 20:22] = 1.0
-    loss = loss_of(encoder, {"contrastive": {}, "distillation": None})
+    loss = loss_of(encoder, {"info_nce": {}})
     loss.parts([queries, documents], targets(2, 1))
     assert loss.facts is not None
     assert loss.facts.tolist() == [1.0, 1.0, 0.5]
@@ -310,7 +309,7 @@ def test_queries_of_a_table_are_penalised_only_if_it_is_trained(tmp_path: Path, 
     base = NeuralSparseEncoder.from_pretrained(tiny.build("bert", tmp_path / "bert"), device="cpu")
     idf = np.where(base.vocabulary.weight_mask() > 0, 2.0, 0.0).astype(np.float32)
     encoder = inference_free(base, idf, trainable=trainable)
-    loss = loss_of(encoder, {"distillation": {}, "contrastive": {}})
+    loss = loss_of(encoder, {"kl": {}, "info_nce": {}})
     features, labels = batch_of(encoder, router_mapping=routes(2))
     parts = loss(features, labels)
     assert ("query_penalty" in parts) is trainable

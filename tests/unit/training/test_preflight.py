@@ -42,7 +42,7 @@ def values(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[
         "name": "tiny",
         "encoder": {"name": str(base), "base": str(base), "max_length": 16},
         "data": {"train": [{"path": str(write_pairs(tmp_path / "pairs.jsonl", WORDS))}], "hold_out": 0.3},
-        "loss": {"distillation": None, "contrastive": {"scale": 1.0}},
+        "loss": [{"kind": "info_nce"}],
         "schedule": {"steps": 1, "batch_size": 4},
     }
 
@@ -52,7 +52,7 @@ def collection(folder: Path) -> str:
     return str(Collection({"q": "a bridge"}, {"q": {"d1": 1}}, documents, split="dev").write(folder))
 
 
-DISTILLED = {"loss": {"distillation": {"candidates": "batch"}}}
+DISTILLED = {"loss": [{"kind": "kl", "candidates": "batch"}]}
 SCARCE = SimpleNamespace(free=1000)
 
 FAULTS: dict[str, tuple[int, str, dict[str, Any]]] = {
@@ -69,8 +69,8 @@ FAULTS: dict[str, tuple[int, str, dict[str, Any]]] = {
         *(11, "no negatives"),
         {
             "data": {"train": {"path": "documents.jsonl", "kind": "documents"}},
-            "loss": {"distillation": {"candidates": "own"}},
-            "teachers": {"dense": {"name": "base"}},
+            "loss": [{"kind": "kl", "candidates": "own"}],
+            "teachers": [{"kind": "dense", "name": "base"}],
         },
     ),
     "no queries to evaluate on": (11, "nothing to evaluate on", {"data": {"hold_out": 0.0}}),
@@ -83,21 +83,21 @@ FAULTS: dict[str, tuple[int, str, dict[str, Any]]] = {
     "query weights that are not there": (5, "idf.json cannot be read", {"encoder": {"idf": "idf.json"}}),
     "the only teacher": (
         *(11, "no teacher is left: dense"),
-        {**DISTILLED, "teachers": {"dense": {"name": "no/such"}}},
+        {**DISTILLED, "teachers": [{"kind": "dense", "name": "no/such"}]},
     ),
     "a teacher that is required": (
         *(5, "the Hub has no model no/such"),
         {
             **DISTILLED,
-            "teachers": {
-                "dense": {"name": "base", "weight": 1.0},
-                "sparse": {"name": "no/such", "weight": 1.0, "required": True},
-            },
+            "teachers": [
+                {"kind": "dense", "name": "base"},
+                {"kind": "sparse", "name": "no/such", "required": True},
+            ],
         },
     ),
     "a teacher's device": (
-        *(11, "teachers.dense.device is cuda:7, and this machine has none"),
-        {**DISTILLED, "teachers": {"dense": {"name": "base", "device": "cuda:7"}}},
+        *(11, "teachers.0.device is cuda:7, and this machine has none"),
+        {**DISTILLED, "teachers": [{"kind": "dense", "name": "base", "device": "cuda:7"}]},
     ),
     "fp16 without a GPU": (11, "fp16, which needs a GPU", {"schedule": {"precision": "fp16"}}),
 }
@@ -199,14 +199,14 @@ def test_13_models_of_the_hub_are_asked_for_and_not_downloaded(
     dropped = {
         **DISTILLED,
         "encoder": {"name": "org/encoder"},
-        "teachers": {"dense": {"name": "org/encoder"}, "sparse": {"name": "no/such", "weight": 1.0}},
+        "teachers": [{"kind": "dense", "name": "org/encoder"}, {"kind": "sparse", "name": "no/such"}],
     }
     with HubServer() as hub:
         hub.add("org/encoder", base)
         monkeypatch.setenv("HF_HUB_OFFLINE", "0")
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         assert main(command(tmp_path, merge(values, dropped), "--dry-run")) == 0
-        assert "the sparse teacher would be DROPPED" in capsys.readouterr().err
+        assert "the sparse teacher no/such would be DROPPED" in capsys.readouterr().err
         fallen = {"encoder": {"name": "no/such"}, "stages": [{}, {}]}
         assert main(command(tmp_path, merge(values, fallen), "--dry-run")) == 0
         told = capsys.readouterr().err

@@ -27,7 +27,7 @@ def recipe(tmp_path: Path) -> Path:
         "name": "two",
         "encoder": {"name": str(base), "max_length": 16},
         "data": {"train": [str(pairs)], "hold_out": 0.4},
-        "loss": {"distillation": None, "contrastive": {"scale": 1.0}},
+        "loss": [{"kind": "info_nce"}],
         "sparsity": {"documents": {"weight": 1e-3}, "queries": {"weight": 1e-3}},
         "schedule": {"steps": 16, "batch_size": 16, "learning_rate": 5e-3, "evaluate_every": 8},
     }

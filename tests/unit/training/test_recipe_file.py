@@ -21,8 +21,10 @@ from oskit.training.recipe.file import (
     resolved_yaml,
     stages_of,
 )
+from oskit.training.recipe.objective import InfoNceConfig, KlConfig
 from oskit.training.recipe.recipe import Recipe
 from oskit.training.recipe.reference import recipe_schema
+from oskit.training.recipe.teachers import Bm25TeacherConfig, DenseTeacherConfig, SparseTeacherConfig
 from oskit.training.recipe.yaml_document import parse_yaml
 
 SMALL: dict[str, Any] = {"name": "x", "encoder": {"name": "e"}, "data": {"train": "p.jsonl"}}
@@ -83,8 +85,92 @@ def test_an_unlike_key_is_answered_with_those_that_there_are(file: Path) -> None
 
 
 def test_a_mistake_in_a_validator_of_ours_is_told_without_its_name(file: Path) -> None:
-    written(file, "name: x\ndata: {train: p}\nencoder: {name: e}\nloss:\n  distillation: null\n")
-    assert problems(file) == (f"{file}:4: loss: give a distillation or a contrastive loss",)
+    written(file, "name: x\ndata: {train: p}\nencoder: {name: e}\nsparsity:\n  documents: {kind: l1}\n")
+    assert problems(file) == (f"{file}:5: sparsity.documents: give a weight or a target",)
+
+
+def test_mistakes_in_lists_of_kinds_have_their_place(file: Path) -> None:
+    written(
+        file,
+        "name: x\ndata: {train: p}\nencoder: {name: e}\n"
+        "loss:\n- kind: kl\n  scale: 3\n- {kind: l3}\n- weight: 2\n"
+        "teachers:\n  - {kind: dense, nmae: d}\n  - kind: sparse\n",
+    )
+    assert problems(file) == (
+        f"{file}:10: unknown key teachers.0.nmae; did you mean name?",
+        f"{file}:11: teachers.1.name is missing; --set teachers.1.name=... gives it",
+        f"{file}:6: unknown key loss.0.scale; there are: kind, weight, temperature, t_squared, candidates",
+        f"{file}:7: loss.1 is of the unknown kind 'l3'; there are: kl, margin_mse, info_nce",
+        f"{file}:8: loss.2 needs a kind; there are: kl, margin_mse, info_nce",
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("loss: {distillation: {kind: kl}}", "loss is a list: {kind: kl or margin_mse"),
+        ("teachers: {dense: {name: d}}", "teachers is a list, such as [{kind: dense"),
+        ("teachers: {scale: 20}", "scale, normalize and cache_folder are keys of labels"),
+        ("data: {train: p, negatives: {ranker: teacher}}", "the ranker 'teacher' is called dense"),
+    ],
+)
+def test_an_older_spelling_is_answered_with_the_new_one(old: str, new: str, file: Path) -> None:
+    lines = ["name: x", "encoder: {name: e}", *([] if "data" in old else ["data: {train: p}"]), old]
+    (problem,) = problems(written(file, "\n".join(lines)))
+    assert problem.startswith(f"{file}:{len(lines)}: ") and new in problem
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"loss": []}, "at least 1"),
+        ({"teachers": []}, "kl needs a teacher with a weight"),
+        ({"teachers": [{"kind": "dense", "weight": 0}]}, "kl needs a teacher with a weight"),
+        ({"teachers": [{"kind": "stored"}], "loss": [{"kind": "kl", "candidates": "batch"}]}, "stored"),
+        (
+            {
+                "teachers": [{"kind": "dense"}, {"kind": "cross-encoder", "name": "c"}],
+                "loss": [{"kind": "info_nce"}, {"kind": "margin_mse", "candidates": "batch"}],
+            },
+            "margin_mse over the batch cannot have the cross-encoder teacher",
+        ),
+        (
+            {"teachers": [{"kind": "bm25"}], "data": {"train": "p", "negatives": {}}},
+            "mined with a dense teacher, and there is none",
+        ),
+        ({"sparsity": {"documents": {"target": 9, "target_flops": 1}}}, "one of target and target_flops"),
+        ({"sparsity": {"documents": {"kind": "l1", "weight": 1, "over": "slot"}}}, "over: slot changes"),
+        ({"sparsity": {"queries": {"weight": 1, "over": "slot"}}}, "unknown key sparsity.queries.over"),
+        ({"sparsity": {"ramp": {"share": 0.6, "delay": 0.5}}}, "1.1 of the steps"),
+        ({"sparsity": {"ramp": 1.5}}, "sparsity.ramp"),
+        ({"data": {"train": "p", "sampling": {"negatives": 3, "top": 4}}}, "top is 4, more than the 3"),
+        ({"schedule": {"arguments": {"learning_rate": 1}}}, "learning_rate is set by schedule.learning_rate"),
+    ],
+)
+def test_what_cannot_be_right_together(parts: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe({**SMALL, **parts})
+    (problem,) = caught.value.problems
+    assert message in problem
+
+
+def test_short_forms_and_what_follows_from_a_recipe() -> None:
+    recipe = load_recipe(
+        {
+            **SMALL,
+            "data": {"train": "p", "negatives": {}, "sampling": {"negatives": 5}},
+            "teachers": [{"kind": "dense", "weight": 0}, {"kind": "cross-encoder", "name": "c"}],
+            "loss": [{"kind": "margin_mse"}, {"kind": "info_nce"}],
+            "sparsity": {"documents": {"target": 120}, "ramp": 0.4},
+        }
+    )
+    assert recipe.miner == DenseTeacherConfig(weight=0)
+    assert recipe.labelling == recipe.teachers[1:]
+    assert (recipe.labelled, recipe.data.sampling.best) == ({"own"}, 3)
+    assert (recipe.sparsity.ramp.share, recipe.sparsity.ramp.end) == (0.4, 0.4)
+    assert recipe.sparsity.documents.aim == ("target", 120)
+    bare = load_recipe({**SMALL, "loss": [{"kind": "info_nce"}], "teachers": []})
+    assert (bare.labelling, bare.labelled, bare.miner) == ((), set(), None)
 
 
 def test_a_mistake_in_an_option_names_the_option(file: Path) -> None:
@@ -101,12 +187,12 @@ def test_a_mistake_in_an_option_names_the_option(file: Path) -> None:
     ("text", "message"),
     [
         ("a: 1\nb:\n  c: 1\n  c: 2\n", ':4: not YAML: found duplicate key "c"'),
-        ("a:\n\tb: 1\n", ":2: a tab in the indentation"),
+        ("a:\n\tb: 1\n", ":2: not YAML: found character"),
         ("a: [1\n", "not YAML"),
         ("", ": the recipe is empty"),
         ("# nothing\n", ": the recipe is empty"),
         ("- a\n", ":1: a recipe is a mapping"),
-        ("a: 1\n---\nb: 2\n", ":2: a second document begins"),
+        ("a: 1\n---\nb: 2\n", ":2: not YAML"),
         ("a: !!python/object:os.system x\n", ":1: the tag"),
         ("a: &x\n  b: *x\n", "contains itself"),
         ("[" * 2000, "nested too deeply"),
@@ -182,7 +268,8 @@ def test_options_reach_into_lists_and_make_what_is_missing(file: Path) -> None:
             "data.train.0.limit=5",
             "data.train.1.path=/q.csv",
             "data.train.1.columns={query: search}",
-            "loss.contrastive.weight=0.5",
+            "loss.info_nce.weight=0.5",
+            "teachers.dense.name=org/other",
             "schedule.learning_rate=1e-4",
             "encoder.revision='2024'",
             "evaluation.collection=null",
@@ -191,7 +278,8 @@ def test_options_reach_into_lists_and_make_what_is_missing(file: Path) -> None:
     first, second = recipe.data.train
     assert (first.limit, second.path, second.columns.query) == (5, "/q.csv", "search")
     assert first.path == str(file.parent / "p.jsonl")
-    assert recipe.loss.contrastive is not None and recipe.loss.contrastive.weight == 0.5
+    assert recipe.loss == (KlConfig(), InfoNceConfig(weight=0.5)), "beside the one that is there anyway"
+    assert recipe.teachers == (DenseTeacherConfig(name="org/other"),)
     assert (recipe.schedule.learning_rate, recipe.encoder.revision) == (1e-4, "2024")
 
 
@@ -201,10 +289,15 @@ def test_a_later_option_wins(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", ["schedule.steps", "=3", "a..b=3", "data.train.7.path=x", "name.x=1", "a=[1"]
+    "option",
+    [
+        *("schedule.steps", "=3", "a..b=3", "data.train.7.path=x", "name.x=1", "a=[1"),
+        *("loss.l3.weight=1", "loss.kl.weight=2", "data.train.pairs.limit=1"),
+    ],
 )
 def test_options_that_cannot_be(file: Path, option: str) -> None:
-    written(file, "name: x\nencoder: {name: e}\ndata: {train: [p]}\n")
+    twice = "loss: [{kind: kl}, {kind: kl}]\n"
+    written(file, f"name: x\nencoder: {{name: e}}\ndata: {{train: [p]}}\n{twice}")
     with pytest.raises(UsageError) as caught:
         load_recipe(file, [option])
     assert f"--set {option}" in str(caught.value)
@@ -221,21 +314,26 @@ def test_paths_are_those_of_the_file_or_of_the_working_folder(
         "name: x\n"
         "encoder: {name: model, idf: idf.json}\n"
         "data: {train: [a.jsonl, {path: ../b.jsonl}, {path: '-'}, {hub: some/thing}]}\n"
-        "teachers: {dense: {name: some/teacher, weight: 1}, sparse: {name: ./not-there, weight: 1}}\n"
+        "teachers: [{kind: dense, name: some/teacher, texts: en.jsonl}, {kind: sparse, name: ./not-there}]\n"
         "evaluation: {collection: faq}\n",
     )
     (file.parent / "model").mkdir()
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
-    recipe = load_recipe(file, ["data.train.4.path=c.jsonl", "evaluation.collection=other"])
+    options = ["data.train.4.path=c.jsonl", "evaluation.collection=other", "teachers.bm25.texts=there.jsonl"]
+    recipe = load_recipe(file, options)
     assert [source.path for source in recipe.data.train] == [
         *(str(file.parent / "a.jsonl"), str(tmp_path / "b.jsonl"), "-", None, str(here / "c.jsonl"))
     ]
     assert recipe.evaluation.collection == here / "other"
     assert (recipe.encoder.name, recipe.encoder.idf) == (str(file.parent / "model"), file.parent / "idf.json")
-    assert recipe.teachers.dense.name == "some/teacher", "a repository, for there is no such folder"
-    assert recipe.teachers.sparse.name == str(file.parent / "not-there"), "a dot means a folder"
+    dense, sparse, bm25 = recipe.teachers
+    assert isinstance(dense, DenseTeacherConfig) and isinstance(sparse, SparseTeacherConfig)
+    assert dense.name == "some/teacher", "a repository, for there is no such folder"
+    assert sparse.name == str(file.parent / "not-there"), "a dot means a folder"
+    assert isinstance(bm25, Bm25TeacherConfig)
+    assert (dense.texts, bm25.texts) == (file.parent / "en.jsonl", here / "there.jsonl")
 
 
 def test_one_source_alone_has_its_path_resolved_and_nothing_else(file: Path) -> None:
@@ -253,15 +351,17 @@ def staged(**change: Any) -> dict[str, Any]:
 
 def test_a_stage_changes_only_what_it_says() -> None:
     sparse = {"name": "{stage:1}", "weight": 0.5}
-    recipe = load_recipe(staged(teachers={"dense": {"weight": 0.5}, "sparse": sparse}, schedule={"steps": 7}))
+    loss = [{"kind": "kl"}, {"kind": "info_nce", "weight": 0.3}]
+    change = {"teachers": {"dense": {"weight": 0.5}, "sparse": sparse}, "loss": {"info_nce": None}}
+    recipe = load_recipe({**staged(**change, schedule={"steps": 7}), "loss": loss})
     first, second = stages_of(recipe)
-    assert (first.teachers.dense.weight, first.teachers.sparse.weight, first.schedule.steps) == (
-        1.0,
-        0.0,
-        None,
+    assert (first.teachers, first.schedule.steps) == ((DenseTeacherConfig(),), None)
+    assert first.loss == (KlConfig(), InfoNceConfig(weight=0.3))
+    assert second.teachers == (
+        DenseTeacherConfig(weight=0.5),
+        SparseTeacherConfig(name="{stage:1}", weight=0.5),
     )
-    assert (second.teachers.dense.weight, second.teachers.sparse.name) == (0.5, "{stage:1}")
-    assert second.teachers.dense.name == first.teachers.dense.name
+    assert second.loss == (KlConfig(),)
     assert (second.schedule.steps, second.schedule.batch_size) == (7, 32)
     assert first.stages == second.stages == ()
     assert stages_of(first) == (first,)
@@ -269,14 +369,14 @@ def test_a_stage_changes_only_what_it_says() -> None:
 
 def test_a_mistake_in_a_stage_has_its_line(file: Path) -> None:
     written(
-        file, "name: x\nencoder: {name: e}\ndata: {train: p}\nstages:\n- {}\n- schedule:\n    steps: -1\n"
+        file,
+        "name: x\nencoder: {name: e}\ndata: {train: p}\nstages:\n- {}\n"
+        "- schedule:\n    steps: -1\n  teachers:\n    sparse: {weight: 1}\n",
     )
-    assert problems(file) == (f"{file}:7: schedule.steps: should be greater than 0, not -1",)
-
-
-def test_a_teacher_of_a_stage_needs_a_weight() -> None:
-    with pytest.raises(RecipeError, match="needs a weight"):
-        load_recipe(staged(teachers={"sparse": {"name": "{stage:1}"}}))
+    assert problems(file) == (
+        f"{file}:9: teachers.1.name is missing; --set teachers.1.name=... gives it",
+        f"{file}:7: schedule.steps: should be greater than 0, not -1",
+    )
 
 
 @pytest.mark.parametrize("reference", ["{stage:2}", "{stage:0}"])

@@ -68,7 +68,7 @@ def overrides(name: str, parts: dict[str, Path], precision: str) -> list[str]:
         "data.negatives.depth=8",
         "data.negatives.per_query=2",
         f"teachers.dense.name={parts['dense']}",
-        f"teachers.cache_folder={parts['cache']}",
+        f"labels.cache_folder={parts['cache']}",
         "schedule.steps=2",
         "schedule.batch_size=4",
         f"schedule.precision={precision}",

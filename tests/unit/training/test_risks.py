@@ -9,31 +9,38 @@ import pytest
 from oskit.training.recipe.known_problems import risks
 from oskit.training.recipe.recipe import Recipe
 
+DENSE, CROSS = {"kind": "dense"}, {"kind": "cross-encoder", "name": "c"}
+SHARP = {"kind": "kl", "temperature": 1}
+MARGINS, NCE = {"kind": "margin_mse"}, {"kind": "info_nce"}
 
-def found(loss: dict[str, Any] | None = None, **teachers: Any) -> list[str]:
-    values = {"name": "x", "encoder": {"name": "x"}, "data": {"train": ["x"]}, "teachers": teachers}
-    return risks(Recipe.model_validate({**values, **({} if loss is None else {"loss": loss})}))
 
-
-def test_the_defaults_are_safe() -> None:
-    assert found() == []
-    assert found({"distillation": None, "contrastive": {}}) == []
+def found(*loss: dict[str, Any], architecture: str | None = None, **parts: Any) -> list[str]:
+    values = {"name": "x", "encoder": {"name": "x", "architecture": architecture}, "data": {"train": ["x"]}}
+    return risks(Recipe.model_validate({**values, **({"loss": loss} if loss else {}), **parts}))
 
 
 @pytest.mark.parametrize(
-    ("loss", "teachers", "named"),
+    ("loss", "parts", "named"),
     [
-        ({"distillation": {"temperature": 1}}, {}, "loss.distillation.temperature is 1"),
-        ({"distillation": {"kind": "margin_mse"}}, {"normalize": "none"}, "teachers.normalize: minmax"),
-        ({"distillation": {}}, {"scale": 1}, "teachers.scale is 1"),
-        ({"distillation": None, "contrastive": {"scale": 20}}, {}, "loss.contrastive.scale is 20"),
+        ([SHARP], {}, "the loss kl has a temperature of 1 or less and is alone"),
+        ([MARGINS], {"labels": {"normalize": "none", "scale": 1}}, "labels.normalize: minmax"),
+        ([MARGINS], {"labels": {"scale": 1}, "teachers": [{**DENSE, "normalize": "none"}]}, "on cosines"),
+        ([{"kind": "kl"}], {"labels": {"scale": 1}}, "labels.scale is 1"),
+        ([{**NCE, "temperature": 0.05}], {}, "the temperature of the loss info_nce is 0.05"),
     ],
 )
-def test_each_trap_is_named(loss: dict[str, Any], teachers: dict[str, Any], named: str) -> None:
-    (only,) = found(loss, **teachers)
+def test_each_trap_is_named(loss: list[dict[str, Any]], parts: dict[str, Any], named: str) -> None:
+    (only,) = found(*loss, **parts)
     assert named in only
 
 
-def test_what_makes_it_safe_ends_the_warning() -> None:
-    assert found({"distillation": {"temperature": 1}, "contrastive": {}}) == []
-    assert found({"distillation": {"kind": "kl"}}, normalize="none", scale=1) == []
+def test_what_is_no_trap_is_not_warned_of() -> None:
+    raw = {"normalize": "none", "scale": 1}
+    assert found() == []
+    assert found(NCE, labels={"scale": 1}) == []
+    assert found(SHARP, NCE) == []
+    assert found(SHARP, architecture="inference-free") == [], "as it was published"
+    assert found(MARGINS, teachers=[CROSS], labels=raw) == [], "the standard: raw scores of a cross-encoder"
+    assert found(MARGINS, teachers=[{"kind": "stored"}], labels=raw) == []
+    assert found(MARGINS, labels={"normalize": "none", "scale": 30}) == []
+    assert found({"kind": "kl"}, labels=raw) == []

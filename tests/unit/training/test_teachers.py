@@ -12,12 +12,10 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from pydantic import ValidationError
 
 from oskit.encoder.model import NeuralSparseEncoder
-from oskit.errors import TrainingError, UsageError
-from oskit.training.recipe.notebook_config import teachers_from_legacy
-from oskit.training.recipe.teachers import TeachersConfig
+from oskit.errors import TrainingError
+from oskit.training.recipe.recipe import Recipe
 from oskit.training.teachers import models as teacher_models
 from oskit.training.teachers.ensemble import EnsembleTeacher, TeacherWarning, normalize_scores
 from tests import tiny
@@ -54,8 +52,17 @@ def examples() -> Dataset:
 
 
 def ensemble(tmp_path: Path, **teachers: Any) -> EnsembleTeacher:
-    unused = {"dense": {"weight": 0}} if "dense" not in teachers else {}
-    return EnsembleTeacher.from_config({"cache_folder": tmp_path / "cache", **unused, **teachers})
+    labels = {key: teachers.pop(key) for key in ("normalize", "scale") if key in teachers}
+    recipe = Recipe.model_validate(
+        {
+            "name": "x",
+            "encoder": {"name": "x"},
+            "data": {"train": ["x"]},
+            "teachers": [{"kind": kind.replace("_", "-"), **part} for kind, part in teachers.items()],
+            "labels": {"cache_folder": tmp_path / "cache", **labels},
+        }
+    )
+    return EnsembleTeacher(recipe.teachers, recipe.labels)
 
 
 def candidates(row: int) -> list[str]:
@@ -340,52 +347,3 @@ def test_weight_zero_is_not_even_looked_for(models: Models, tmp_path: Path) -> N
     sparse = {"name": str(tmp_path / "nowhere"), "weight": 0}
     teacher = ensemble(tmp_path, dense={"name": models.dense}, sparse=sparse)
     assert [t.status for t in teacher.report.teachers] == ["used", "unused"]
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"dense": {"weight": 0}},
-        {"sparse": {"weight": 1}},
-        {"sparse": {"name": "x"}},
-        {"dense": {"weight": -1}},
-        {"scale": 0},
-        {"normalise": "minmax"},
-    ],
-)
-def test_configurations_that_cannot_be_right(values: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
-        TeachersConfig.model_validate(values)
-
-
-def test_older_dictionary() -> None:
-    weights = {"dense": 0.5, "sparse": 0.5}
-    section = {
-        "sparse_teacher": "outputs/sparse_teacher_v1",
-        "dense_teacher": "m",
-        "teacher_weights": weights,
-    }
-    found = teachers_from_legacy({"model": "x", "knowledge_distillation": section})
-    assert found is not None
-    assert (found.dense.name, found.dense.weight) == ("m", 0.5)
-    assert (found.sparse.name, found.sparse.weight) == ("outputs/sparse_teacher_v1", 0.5)
-
-    without = teachers_from_legacy({"knowledge_distillation": {**section, "sparse_teacher": None}})
-    assert without is not None
-    assert (without.dense.weight, without.sparse.weight) == (0.5, 0)
-    assert teachers_from_legacy({}) is None
-    assert teachers_from_legacy({"knowledge_distillation": {"enabled": False}}) is None
-
-
-@pytest.mark.parametrize(
-    ("section", "message"),
-    [
-        ({"teacher": "x"}, "unknown key 'teacher'"),
-        ({"teacher_weights": {"dens": 1}}, "teacher_weights"),
-        ({"dense_teacher": None}, "weight 0"),
-        ({"teacher_weights": {"dense": "much"}}, "dense.weight"),
-    ],
-)
-def test_older_dictionary_that_cannot_be_right(section: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        teachers_from_legacy({"knowledge_distillation": section})

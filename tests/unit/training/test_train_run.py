@@ -74,7 +74,7 @@ def recipe(base: Path, pairs: Path, **changes: Any) -> dict[str, Any]:
         "name": "tiny",
         "encoder": {"name": str(base), "max_length": 16},
         "data": {"train": [str(pairs)], "hold_out": 0.3},
-        "loss": {"distillation": None, "contrastive": {"scale": 1.0}},
+        "loss": [{"kind": "info_nce"}],
         "sparsity": {"documents": {"weight": 1e-3}, "queries": {"weight": 1e-3}},
         "schedule": {"steps": 60, "batch_size": 32, "learning_rate": 5e-3, "evaluate_every": 30},
     }
@@ -163,8 +163,9 @@ def test_two_stages_with_teachers_and_an_inference_free_end(base: Path, pairs: P
             "hold_out": 0.2,
             "negatives": {"ranker": "bm25", "per_query": 2, "depth": 20},
         },
-        teachers={"dense": {"name": str(dense), "weight": 1.0}, "cache_folder": str(tmp_path / "cache")},
-        loss={"distillation": {"kind": "kl"}},
+        teachers=[{"kind": "dense", "name": str(dense)}],
+        labels={"cache_folder": str(tmp_path / "cache")},
+        loss=[{"kind": "kl"}],
         sparsity={"documents": {"weight": 1e-3, "kind": "idf_flops"}},
         schedule={"steps": 3, "batch_size": 8, "evaluate_every": 3},
         stages=[
@@ -199,8 +200,8 @@ def test_distillation_without_negatives_says_what_to_do(base: Path, pairs: Path,
     values = recipe(
         base,
         pairs,
-        loss={"distillation": {"kind": "kl"}},
-        teachers={"dense": {"name": str(base), "weight": 1.0}},
+        loss=[{"kind": "kl"}],
+        teachers=[{"kind": "dense", "name": str(base)}],
     )
     with pytest.raises(TrainingError, match=r"data\.negatives"):
         train(values, tmp_path / "run")

@@ -65,7 +65,7 @@ def make(folder: Path, examples: Dataset, tmp_path: Path) -> Made:
         arguments: dict[str, Any] | None = None, **parts: Any,
     ) -> OskitTrainer:  # fmt: skip
         values = {"name": "x", "encoder": {"name": str(folder)}, "data": {"train": ["x"]}}
-        recipe = Recipe.model_validate({**values, "loss": {"distillation": {}, "contrastive": {}}, **parts})
+        recipe = Recipe.model_validate({**values, "loss": [{"kind": "kl"}, {"kind": "info_nce"}], **parts})
         encoder = NeuralSparseEncoder.from_pretrained(folder, device="cpu")
         if table:
             idf = np.where(encoder.vocabulary.weight_mask() > 0, 2.0, 0.0).astype(np.float32)
@@ -165,7 +165,7 @@ def test_a_failure_in_the_backward_pass_leaves_no_gradients_behind(make: Made) -
 
 def test_own_candidates_are_added_up(make: Made) -> None:
     """Where other queries' documents are no negatives, micro batches lose none, and need no second pass."""
-    parts = {"loss": {"distillation": {}}, "sparsity": {"documents": {"weight": 0}, "queries": None}}
+    parts = {"loss": [{"kind": "kl"}], "sparsity": {"documents": {"weight": 0}, "queries": None}}
     undisturbed, notes = make(**parts), list[str]()
     undisturbed.train()
     trainer = make(notes=notes, **parts)
@@ -177,7 +177,7 @@ def test_own_candidates_are_added_up(make: Made) -> None:
 
 
 def test_labels_over_the_batch_need_the_cache(make: Made) -> None:
-    trainer = make(micro_batch_size=2, loss={"distillation": {"candidates": "batch"}})
+    trainer = make(micro_batch_size=2, loss=[{"kind": "kl", "candidates": "batch"}])
     assert trainer.loss.mini_batch_size == 2
 
 
