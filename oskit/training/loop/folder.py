@@ -49,8 +49,8 @@ _EMPTIED = ("data/held-out/qrels", "data/held-out", "data", "checkpoints", "")
 
 _HARMLESS = re.compile(
     r"(stages\.\d+\.)?(name|description|guards\..*|schedule\.(keep_checkpoints|micro_batch_size"
-    r"|gradient_cache|gradient_checkpointing)|labels\.cache_folder|teachers\.[\w-]+\.(batch_size|device"
-    r"|required|trust_remote_code))"
+    r"|gradient_cache|gradient_checkpointing|arguments\.dataloader_\w+)|labels\.cache_folder"
+    r"|teachers\.[\w-]+\.(batch_size|device|required|trust_remote_code))"
 )
 """Keys that a run may go on with though they changed: neither its data nor its optimizer's state has them."""
 

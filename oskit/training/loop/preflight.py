@@ -1,6 +1,6 @@
 """What can be known before a run begins: ``oskit train`` looks at all of it first, ``--dry-run`` at the same.
 
-Nothing is written, downloaded or read whole, and torch is loaded only where a recipe names a device.
+Nothing is written, downloaded or read whole; torch is loaded only for devices and for `schedule.arguments`.
 """
 
 from __future__ import annotations
@@ -113,6 +113,8 @@ def _check_stage(stage: Recipe, found: _Problems, warn: Warn, *, prepared: bool)
     if "batch" in stage.labelled or not prepared:
         found.check(_check_teachers, stage, warn)
     found.check(share_of, stage.schedule.batch_size)
+    if stage.schedule.arguments:
+        found.check(_check_arguments, stage.schedule.arguments)
     if stage.schedule.precision == "fp16":
         found.check(_check_device, "cuda", "schedule.precision is fp16, which needs a GPU")
 
@@ -257,6 +259,12 @@ def _check_evaluation(evaluation: EvaluationPart, hold_out: float) -> None:
             "not given",
             hint="Give a collection, or hold out a share such as 0.1.",
         )
+
+
+def _check_arguments(arguments: Iterable[str]) -> None:
+    from oskit.training.loop.arguments import check_names  # needs torch
+
+    check_names(arguments)
 
 
 def _check_device(name: str, what: str) -> None:

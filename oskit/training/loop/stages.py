@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 import time
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -17,7 +15,6 @@ from sentence_transformers.sparse_encoder.callbacks.splade_callbacks import (
     SchedulerType,
     SpladeRegularizerWeightSchedulerCallback,
 )
-from sentence_transformers.sparse_encoder.training_args import SparseEncoderTrainingArguments
 
 from oskit.archive.truncation import Truncation
 from oskit.data.atomic import write_whole
@@ -27,13 +24,14 @@ from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import TrainingError, TrainingInterrupted
 from oskit.evaluation.offline.significance import paired_bootstrap
 from oskit.training.data.arrow import column_of
+from oskit.training.loop.arguments import rate_of, total_steps, training_arguments
 from oskit.training.loop.event_log import Telling
 from oskit.training.loop.events import Listener
 from oskit.training.loop.folder import CHECKPOINTS, DATA, FACTS, RESULT
 from oskit.training.loop.guards import Guards
 from oskit.training.loop.interruption import Interruption
 from oskit.training.loop.prepare import Prepared, open_prepared, prepare
-from oskit.training.loop.ranks import is_first, share_of, wait_for, world_size
+from oskit.training.loop.ranks import is_first, wait_for, world_size
 from oskit.training.loop.student import (
     clear_negative_weights,
     finish_student,
@@ -44,7 +42,7 @@ from oskit.training.loop.trainer import OskitTrainer
 from oskit.training.objective.batches import ExampleCollator, KnownPairs, routes
 from oskit.training.objective.losses import TrainingLoss
 from oskit.training.recipe.known_problems import risks
-from oskit.training.recipe.recipe import Recipe, SchedulePart
+from oskit.training.recipe.recipe import Recipe
 from oskit.training.report.curves import write_curves
 from oskit.training.report.figures import Figures, RetrievalEvaluator, capped, measure
 from oskit.training.report.lengths import Lengths
@@ -57,9 +55,6 @@ if TYPE_CHECKING:
 _BEFORE = "before.json"
 
 _BLOCK = 1000
-
-EVALUATIONS = 10
-"""In a run, unless the recipe says otherwise."""
 
 
 def train_stage(recipe: Recipe, folder: Path, *, name: str, listener: Listener) -> StageResult:
@@ -90,6 +85,11 @@ class _Stage:
 
     def run(self) -> StageResult:
         listener = self._listener
+        # What the trainer refuses is told now, not after what may take hours.
+        training_arguments(self._recipe, self._folder, 1, rates={}, routes={})
+        if world_size() == 1 and (gpus := torch.cuda.device_count()) > 1:
+            all_of_them = f"torchrun --standalone --nproc-per-node {gpus} -m oskit train"
+            self._warn(f"one of {gpus} GPUs is used; for all of them: {all_of_them}")
         for risk in risks(self._recipe):
             self._warn(risk)
         listener.doing("loading the encoder")
@@ -155,7 +155,9 @@ class _Stage:
                 gradient_cache=schedule.gradient_cache,
                 on_note=self._warn,
                 model=encoder,
-                args=self._arguments(loss, encoder, total, mapping),
+                args=training_arguments(
+                    recipe, self._folder, total, rates=self._rates(loss, encoder), routes=mapping
+                ),
                 train_dataset=prepared.examples,
                 loss=loss,
                 evaluator=RetrievalEvaluator(dev, self._listener.evaluated),
@@ -188,61 +190,13 @@ class _Stage:
             return None
         return EnsembleTeacher(self._recipe.labelling, self._recipe.labels).score_matrix
 
-    def _arguments(
-        self, loss: TrainingLoss, encoder: NeuralSparseEncoder, total: int, mapping: dict[str, str]
-    ) -> SparseEncoderTrainingArguments:
-        recipe, schedule = self._recipe, self._recipe.schedule
-        every = min(total, schedule.evaluate_every or math.ceil(total / EVALUATIONS))
-        bf16, fp16 = precision_of(schedule)
-        return SparseEncoderTrainingArguments(
-            output_dir=str(self._folder / CHECKPOINTS),
-            max_steps=total,
-            per_device_train_batch_size=share_of(schedule.batch_size),
-            learning_rate=schedule.learning_rate,
-            learning_rate_mapping=self._rates(loss, encoder),
-            lr_scheduler_type=schedule.scheduler,
-            warmup_steps=math.ceil(total * schedule.warmup),
-            weight_decay=schedule.weight_decay,
-            max_grad_norm=schedule.max_grad_norm,
-            bf16=bf16,
-            # Else the trainer refuses bf16 where there is no GPU, though CPUs can compute in it, and does not
-            # let several processes know of each other.
-            use_cpu=(bf16 or world_size() > 1) and not torch.cuda.is_available(),
-            fp16=fp16,
-            gradient_checkpointing=schedule.gradient_checkpointing,
-            router_mapping=mapping,
-            eval_strategy="steps",
-            eval_steps=every,
-            save_strategy="steps",
-            save_steps=every,
-            save_total_limit=schedule.keep_checkpoints,
-            load_best_model_at_end=True,
-            metric_for_best_model="eval_ndcg@10",
-            greater_is_better=True,
-            logging_steps=max(1, every // 5),
-            logging_nan_inf_filter=False,
-            # Processes must have the same number of batches, or one waits for ever.
-            dataloader_drop_last=world_size() > 1,
-            dataloader_pin_memory=torch.cuda.is_available(),
-            seed=recipe.seed,
-            data_seed=recipe.seed,
-            disable_tqdm=True,
-            report_to="none",
-        )
-
     def _rates(self, loss: TrainingLoss, encoder: NeuralSparseEncoder) -> dict[str, float]:
-        """Learning rates other than the transformer's, by patterns of parameter names."""
-        schedule = self._recipe.schedule
-        rates = {}
+        schedule, table = self._recipe.schedule, encoder.anatomy.queries
+        rates: dict[str, float] = {}
         if schedule.head_learning_rate is not None:
-            head = {id(parameter) for parameter in head_parameters(encoder)}
-            names = [name for name, parameter in loss.named_parameters() if id(parameter) in head]
-            if names:
-                rates[_any_of(names)] = schedule.head_learning_rate
-        table = encoder.anatomy.queries
+            rate_of(rates, loss, head_parameters(encoder), schedule.head_learning_rate)
         if table is not None and table.weight.requires_grad:
-            names = [name for name, parameter in loss.named_parameters() if parameter is table.weight]
-            rates[_any_of(names)] = schedule.query_learning_rate
+            rate_of(rates, loss, [table.weight], schedule.query_learning_rate)
         return rates
 
     def _train(self, trainer: OskitTrainer) -> None:
@@ -305,34 +259,3 @@ class _Stage:
             lengths=self._lengths,
             warnings=self._warnings,
         ).write(self._folder / RESULT)
-
-
-def total_steps(schedule: SchedulePart, examples: int) -> int:
-    """Optimizer steps of a stage.
-
-    Raises:
-        TrainingError: There are fewer examples than processes need for a batch.
-    """
-    if schedule.steps is not None:
-        return schedule.steps
-    # With several processes the last batch of an epoch, which may not be full, is left out.
-    divide = math.floor if world_size() > 1 else math.ceil
-    epoch = divide(examples / schedule.batch_size)
-    if not epoch:
-        raise TrainingError(
-            f"{examples} examples are fewer than a batch of {schedule.batch_size}",
-            hint="Lower schedule.batch_size, or use one process.",
-        )
-    return max(1, math.ceil(schedule.epochs * epoch))
-
-
-def precision_of(schedule: SchedulePart) -> tuple[bool, bool]:
-    """Whether to compute in bf16, and whether in fp16."""
-    gpu = torch.cuda.is_available()
-    if schedule.precision == "auto":
-        return gpu and torch.cuda.is_bf16_supported(), False
-    return schedule.precision == "bf16", schedule.precision == "fp16"
-
-
-def _any_of(names: list[str]) -> str:
-    return f"^(?:{'|'.join(re.escape(name) for name in names)})$"

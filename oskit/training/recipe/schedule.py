@@ -16,7 +16,9 @@ OURS = {
         "schedule.batch_size and schedule.micro_batch_size",
     ),
     "gradient_accumulation_steps": "schedule.micro_batch_size",
-    "gradient_checkpointing": "schedule.gradient_checkpointing",
+    **dict.fromkeys(
+        ("gradient_checkpointing", "activation_checkpointing"), "schedule.gradient_checkpointing"
+    ),
     "learning_rate": "schedule.learning_rate",
     "learning_rate_mapping": "schedule.head_learning_rate and schedule.query_learning_rate",
     "lr_scheduler_type": "schedule.scheduler",

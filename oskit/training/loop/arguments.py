@@ -1,0 +1,169 @@
+"""What the trainer is told: the arguments that follow from a recipe, and those that it passes on."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from sentence_transformers import SparseEncoderTrainingArguments
+
+from oskit.errors import TrainingError, UsageError, first_line
+from oskit.training.loop.folder import CHECKPOINTS
+from oskit.training.loop.ranks import share_of, world_size
+from oskit.training.recipe.recipe import Recipe
+from oskit.training.recipe.schedule import SchedulePart
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import nn
+
+EVALUATIONS = 10
+"""In a run, unless the recipe says otherwise."""
+
+
+class Arguments(SparseEncoderTrainingArguments):
+    """The trainer's arguments, where a process uses one GPU.
+
+    With several in sight the base class would put ``nn.DataParallel`` around the model and multiply the
+    batch.
+    """
+
+    @property
+    def n_gpu(self) -> int:
+        """GPUs of this process."""
+        return min(1, super().n_gpu)
+
+
+def training_arguments(
+    recipe: Recipe, folder: Path, total: int, *, rates: dict[str, float], routes: dict[str, str]
+) -> Arguments:
+    """The arguments of a stage.
+
+    Args:
+        recipe: What it says; ``schedule.arguments`` is passed on.
+        folder: The stage's folder.
+        total: Optimizer steps.
+        rates: Learning rates other than the transformer's, by patterns of parameter names.
+        routes: Which side of an inference-free encoder each column of texts goes through.
+
+    Raises:
+        TrainingError: The trainer refuses a value of ``schedule.arguments``.
+    """
+    passed = recipe.schedule.arguments
+    known = {field.name for field in fields(SparseEncoderTrainingArguments)}
+    given = {"dataloader_pin_memory": torch.cuda.is_available(), **passed}
+    given |= decided(recipe, folder, total, rates=rates, routes=routes)
+    if "activation_checkpointing" in known:  # as later transformers call it
+        given["activation_checkpointing"] = given.pop("gradient_checkpointing")
+    try:
+        return Arguments(**given)
+    except (TypeError, ValueError, ImportError) as error:
+        if not passed:
+            raise
+        names = ", ".join(passed)
+        raise TrainingError(
+            f"the trainer refuses schedule.arguments ({names}): {first_line(error)}",
+            hint="They are those of sentence-transformers' SparseEncoderTrainingArguments.",
+        ) from error
+
+
+def decided(
+    recipe: Recipe, folder: Path, total: int, *, rates: dict[str, float], routes: dict[str, str]
+) -> dict[str, Any]:
+    """The arguments that a recipe's own keys decide; ``recipe.schedule.OURS`` lists them."""
+    schedule = recipe.schedule
+    every = min(total, schedule.evaluate_every or math.ceil(total / EVALUATIONS))
+    bf16, fp16 = precision_of(schedule)
+    return {
+        "output_dir": str(folder / CHECKPOINTS),
+        "max_steps": total,
+        "per_device_train_batch_size": share_of(schedule.batch_size),
+        "learning_rate": schedule.learning_rate,
+        "learning_rate_mapping": rates,
+        "lr_scheduler_type": schedule.scheduler,
+        "warmup_steps": math.ceil(total * schedule.warmup),
+        "weight_decay": schedule.weight_decay,
+        # Infinite rather than none: the norm is looked at all the same.
+        "max_grad_norm": math.inf if schedule.max_grad_norm is None else schedule.max_grad_norm,
+        "bf16": bf16,
+        # Else the trainer refuses bf16 where there is no GPU, though CPUs can compute in it, and does not
+        # let several processes know of each other.
+        "use_cpu": (bf16 or world_size() > 1) and not torch.cuda.is_available(),
+        "fp16": fp16,
+        "gradient_checkpointing": schedule.gradient_checkpointing,
+        "router_mapping": routes,
+        "eval_strategy": "steps",
+        "eval_steps": every,
+        "save_strategy": "steps",
+        "save_steps": every,
+        "save_total_limit": schedule.keep_checkpoints,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_ndcg@10",
+        "greater_is_better": True,
+        "logging_steps": max(1, every // 5),
+        "logging_nan_inf_filter": False,
+        # Processes must have the same number of batches, or one waits for ever.
+        "dataloader_drop_last": world_size() > 1,
+        "seed": recipe.seed,
+        "data_seed": recipe.seed,
+        "disable_tqdm": True,
+        "report_to": "none",
+    }
+
+
+def check_names(arguments: Iterable[str]) -> None:
+    """Make sure that the trainer knows what ``schedule.arguments`` names.
+
+    Raises:
+        UsageError: It has no such argument.
+    """
+    known = {field.name for field in fields(SparseEncoderTrainingArguments) if field.init}
+    for name in arguments:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            listed = "sentence-transformers' SparseEncoderTrainingArguments lists them."
+            raise UsageError(
+                f"schedule.arguments.{name}: the trainer has no such argument",
+                hint=f"Did you mean {near[0]}?" if near else listed,
+            )
+
+
+def rate_of(rates: dict[str, float], module: nn.Module, parameters: Iterable[Any], rate: float) -> None:
+    """Give some parameters of a module a learning rate of their own."""
+    wanted = {id(parameter) for parameter in parameters}
+    names = [name for name, parameter in module.named_parameters() if id(parameter) in wanted]
+    if names:
+        rates[f"^(?:{'|'.join(map(re.escape, names))})$"] = rate
+
+
+def precision_of(schedule: SchedulePart) -> tuple[bool, bool]:
+    """Whether to compute in bf16, and whether in fp16."""
+    gpu = torch.cuda.is_available()
+    if schedule.precision == "auto":
+        return gpu and torch.cuda.is_bf16_supported(), False
+    return schedule.precision == "bf16", schedule.precision == "fp16"
+
+
+def total_steps(schedule: SchedulePart, examples: int) -> int:
+    """Optimizer steps of a stage.
+
+    Raises:
+        TrainingError: There are fewer examples than processes need for a batch.
+    """
+    if schedule.steps is not None:
+        return schedule.steps
+    # With several processes the last batch of an epoch, which may not be full, is left out.
+    divide = math.floor if world_size() > 1 else math.ceil
+    epoch = divide(examples / schedule.batch_size)
+    if not epoch:
+        raise TrainingError(
+            f"{examples} examples are fewer than a batch of {schedule.batch_size}",
+            hint="Lower schedule.batch_size, or use one process.",
+        )
+    return max(1, math.ceil(schedule.epochs * epoch))

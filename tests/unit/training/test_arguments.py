@@ -1,0 +1,53 @@
+"""What is passed on to the trainer, what is refused, and that one process means one GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oskit.errors import TrainingError, UsageError
+from oskit.training.loop.arguments import Arguments, check_names, decided, training_arguments
+from oskit.training.recipe.recipe import Recipe
+from oskit.training.recipe.schedule import OURS
+
+
+def recipe(**schedule: Any) -> Recipe:
+    values = {"name": "x", "encoder": {"name": "x"}, "data": {"train": ["x"]}}
+    return Recipe.model_validate({**values, "schedule": schedule})
+
+
+def made(folder: Path, **schedule: Any) -> Arguments:
+    return training_arguments(recipe(precision="float32", **schedule), folder, 20, rates={}, routes={})
+
+
+def test_arguments_reach_the_trainer_beside_what_the_recipe_decides(tmp_path: Path) -> None:
+    given = made(tmp_path, batch_size=6, arguments={"optim": "adafactor", "adam_beta2": 0.98})
+    assert (given.optim, given.adam_beta2) == ("adafactor", 0.98)
+    assert (given.per_device_train_batch_size, given.max_steps, given.eval_steps) == (6, 20, 2)
+    assert made(tmp_path, max_grad_norm=None).max_grad_norm == float("inf")
+
+
+def test_whatever_a_recipe_decides_is_refused_by_name(tmp_path: Path) -> None:
+    assert set(decided(recipe(), tmp_path, 9, rates={}, routes={})) <= set(OURS)
+    for name in OURS:
+        with pytest.raises(ValueError, match=f"{name} is set by {OURS[name]}"):
+            recipe(arguments={name: 1})
+
+
+def test_what_the_trainer_does_not_know_or_refuses_is_one_line(tmp_path: Path) -> None:
+    check_names(["adam_beta2", "dataloader_num_workers"])
+    with pytest.raises(UsageError, match=r"schedule\.arguments\.adam_beta3.*Did you mean adam_beta"):
+        check_names(["adam_beta2", "adam_beta3"])
+    with pytest.raises(TrainingError, match=r"the trainer refuses schedule\.arguments \(optim\)") as caught:
+        made(tmp_path, arguments={"optim": "adamw_of_nobody"})
+    assert "\n" not in str(caught.value)
+
+
+def test_several_gpus_in_sight_do_not_multiply_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = made(tmp_path, batch_size=6)
+    monkeypatch.setattr(given, "_n_gpu", 4)
+    assert (given.n_gpu, given.train_batch_size) == (1, 6)
