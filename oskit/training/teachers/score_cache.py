@@ -107,7 +107,7 @@ class ScoreStore:
     def _cannot_write(self, error: Exception) -> DataError:
         return DataError(
             f"the cache of teachers' scores {self.path} cannot be written: {error}",
-            hint="Make room, or name another folder (teachers.cache_folder, or OSKIT_CACHE_DIR).",
+            hint="Make room, or name another folder (labels.cache_folder, or OSKIT_CACHE_DIR).",
         )
 
 

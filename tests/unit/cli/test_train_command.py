@@ -227,7 +227,7 @@ def quick(pairs: Path, models: dict[str, Path], *more: str) -> list[str]:
         "data.train": pairs,
         "encoder.name": models["encoder"],
         "teachers.dense.name": models["dense"],
-        "teachers.cache_folder": models["dense"].parent / "cache",
+        "labels.cache_folder": models["dense"].parent / "cache",
         "schedule.steps": 4,
         "schedule.evaluate_every": 2,
         "schedule.batch_size": 8,
