@@ -30,7 +30,7 @@ from oskit.evaluation.live.retrieval import ClusterRun, retrieve
 from oskit.evaluation.live.stored_vectors import check_vectors
 from oskit.evaluation.offline.description import describe_encoder
 from oskit.evaluation.offline.exact_scores import encoded_texts
-from oskit.evaluation.offline.metrics import Run
+from oskit.evaluation.offline.metrics import Run, themselves
 from oskit.evaluation.offline.pruning_levels import PrunedDocuments
 from oskit.evaluation.offline.result import BM25, RunFigures, Step, now
 
@@ -168,7 +168,14 @@ def _verify(
     def figures(name: str, answered: ClusterRun, exact: Run | None = None) -> RunFigures:
         took, wall = answered.took, answered.wall
         return RunFigures.measure(
-            name, answered.run, collection.qrels, k=k, exact=exact, took=took, wall=wall
+            name,
+            answered.run,
+            collection.qrels,
+            k=k,
+            exact=exact,
+            took=took,
+            wall=wall,
+            asked=themselves(answered.run, collection),
         )
 
     on_step(f"asking {len(queries):,} queries by {by}")
@@ -190,7 +197,9 @@ def _verify(
         chunking=facts.chunking,
     )
     exact, ids = comparison.exact, comparison.document_ids
-    runs = [figures("cluster", answered, exact), RunFigures.measure("exact", exact, collection.qrels, k=k)]
+    asked = themselves(exact, collection)
+    runs = [figures("cluster", answered, exact)]
+    runs.append(RunFigures.measure("exact", exact, collection.qrels, k=k, asked=asked))
     if two_phase:
         on_step("asking again in two phases")
         again = ask(clauses, search_pipeline=two_phase_pipeline())

@@ -13,7 +13,7 @@ from oskit.evaluation.offline.bm25 import Bm25Settings, rank_bm25
 from oskit.evaluation.offline.dense import DenseEncoder, rank_dense
 from oskit.evaluation.offline.description import describe_encoder
 from oskit.evaluation.offline.exact_scores import check_chunks
-from oskit.evaluation.offline.metrics import Run, judged_queries
+from oskit.evaluation.offline.metrics import Run, judged_queries, themselves
 from oskit.evaluation.offline.pruning_levels import prune_points, rank_pruned
 from oskit.evaluation.offline.result import BM25, EvaluationReport, EvaluationRow, RunFigures, Step, now
 from oskit.evaluation.offline.significance import RESAMPLES
@@ -138,15 +138,16 @@ class _Evaluation:
     def _ranked(self, name: str, encoder: TextEncoder, chunking: Chunking | None = None) -> EvaluationRow:
         whole, pruned = rank_pruned(encoder, self._collection, self._levels, k=self._k, chunking=chunking)
         self.documents = len(whole.document_ids)
+        qrels, asked = self._collection.qrels, themselves(whole.run, self._collection)
         return EvaluationRow(
-            self._measure(name, whole.run),
+            RunFigures.measure(name, whole.run, qrels, k=self._k, asked=asked),
             "sparse",
             describe_encoder(encoder),
             flops=whole.sparsity.flops,
             index_bytes=whole.sparsity.postings_bytes,
             sparsity=whole.sparsity,
             truncation=whole.truncation,
-            pruning=prune_points(whole, pruned, self._collection.qrels, k=self._k) if pruned else [],
+            pruning=prune_points(whole, pruned, qrels, k=self._k, asked=asked) if pruned else [],
             chunking=None if chunking is None else str(chunking),
             chunks=whole.chunks,
         )
@@ -189,4 +190,5 @@ class _Evaluation:
         )
 
     def _measure(self, name: str, run: Run) -> RunFigures:
-        return RunFigures.measure(name, run, self._collection.qrels, k=self._k)
+        asked = themselves(run, self._collection)
+        return RunFigures.measure(name, run, self._collection.qrels, k=self._k, asked=asked)

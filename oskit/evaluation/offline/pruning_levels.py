@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -130,11 +130,19 @@ class _Level:
 
 
 def prune_points(
-    whole: ExactRanking, pruned: Mapping[str, tuple[Run, Sparsity]], qrels: Qrels, *, k: int
+    whole: ExactRanking,
+    pruned: Mapping[str, tuple[Run, Sparsity]],
+    qrels: Qrels,
+    *,
+    k: int,
+    asked: Container[str] = (),
 ) -> list[PrunePoint]:
     """Measure what :func:`rank_pruned` found; all weights come first."""
     rankings = {"none": (whole.run, whole.sparsity), **pruned}
-    measured = {rule: quality(run, qrels, measures_for_depth(k)).mean for rule, (run, _) in rankings.items()}
+    measured = {
+        rule: quality(run, qrels, measures_for_depth(k), asked=asked).mean
+        for rule, (run, _) in rankings.items()
+    }
     full, postings = measured["none"][MAIN_MEASURE], whole.sparsity.postings
     return [
         PrunePoint(

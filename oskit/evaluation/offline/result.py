@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -47,6 +47,7 @@ class RunFigures:
         recall_of_exact: Mean share of the exact top ``k`` that was returned; None for BM25 and exact.
         took: Milliseconds in the cluster (its ``took``): p50, p99, mean, count. None without a cluster.
         wall: Milliseconds that the client waited, likewise.
+        themselves: Queries that are documents of the corpus and found themselves, which does not count.
     """
 
     name: str
@@ -56,6 +57,7 @@ class RunFigures:
     recall_of_exact: float | None = None
     took: dict[str, Any] | None = None
     wall: dict[str, Any] | None = None
+    themselves: int = 0
 
     @classmethod
     def measure(
@@ -68,9 +70,13 @@ class RunFigures:
         exact: Run | None = None,
         took: Sequence[float] = (),
         wall: Sequence[float] = (),
+        asked: Collection[str] = (),
     ) -> RunFigures:
-        """Measure a run of depth ``k``, against the exact one where that is given."""
-        measured = quality(run, qrels, measures_for_depth(k))
+        """Measure a run of depth ``k``, against the exact one where that is given.
+
+        What the queries ``asked`` found of themselves does not count.
+        """
+        measured = quality(run, qrels, measures_for_depth(k), asked=asked)
         return cls(
             name=name,
             quality=measured.mean,
@@ -79,6 +85,7 @@ class RunFigures:
             recall_of_exact=None if exact is None else _mean(_recall(run[q], exact[q]) for q in exact),
             took=percentiles(took),
             wall=percentiles(wall),
+            themselves=len(asked),
         )
 
     def against(
@@ -169,7 +176,12 @@ class EvaluationReport:
     def warnings(self) -> list[str]:
         """What a reader of the figures must know, one line each."""
         found = {row.name: shattering(row.tokenization) for row in self.rows}
-        return [f"{name}: {line}" for name, line in found.items() if line is not None]
+        told = [f"{name}: {line}" for name, line in found.items() if line is not None]
+        if asked := max((row.figures.themselves for row in self.rows), default=0):
+            told.append(
+                f"{asked:,} queries are documents of the corpus and found themselves, which is left out"
+            )
+        return told
 
     def row(self, name: str) -> EvaluationRow:
         """The row called ``name``."""

@@ -6,8 +6,12 @@ import math
 
 import pytest
 
+from oskit.data.collection import Collection
+from oskit.data.documents import Document
 from oskit.errors import DataError
-from oskit.evaluation.offline.metrics import measures_for_depth, overlap, percentiles, quality
+from oskit.evaluation.offline.bm25 import Bm25Settings
+from oskit.evaluation.offline.evaluate import evaluate
+from oskit.evaluation.offline.metrics import measures_for_depth, overlap, percentiles, quality, themselves
 
 QRELS = {"q1": {"a": 1, "b": 1}, "q2": {"c": 1}, "q3": {"d": 0}}
 
@@ -59,3 +63,28 @@ def test_percentiles():
         "p50": 50.0, "p99": 99.0, "mean": 50.0, "count": 101,
     }  # fmt: skip
     assert percentiles([]) is None
+
+
+def test_queries_that_are_documents_do_not_find_themselves():
+    """As in ArguAna; but an answer that is judged, or another text under the same id, is one like others."""
+    texts = {"a": "Dogs bark.", "b": "Cats purr loudly", "c": "a bird", "d": "dogs bark at cats"}
+    collection = Collection(
+        queries={"a": "dogs  bark.", "b": "cats purr loudly", "c": "dogs bark at"},
+        qrels={"a": {"d": 1}, "b": {"b": 1}, "c": {"d": 1, "c": 0}},
+        corpus=tuple(Document(key, text) for key, text in texts.items()),
+    )
+    run = {"a": {"a": 3.0, "d": 2.0}, "b": {"b": 3.0, "d": 1.0}, "c": {"c": 2.0, "d": 1.0}}
+    asked = themselves(run, collection)
+    assert asked == {"a"}
+    found = quality(run, collection.qrels, asked=asked)
+    assert {query: values["MRR@10"] for query, values in found.per_query.items()} == {
+        "a": 1,
+        "b": 1,
+        "c": 0.5,
+    }
+
+    report = evaluate({}, collection, bm25=Bm25Settings(language=None))
+    assert report.rows[0].figures.per_query["a"]["MRR@10"] == 1
+    assert report.warnings == [
+        "1 queries are documents of the corpus and found themselves, which is left out"
+    ]
