@@ -17,7 +17,8 @@ from oskit.data.values import clean_text
 from oskit.errors import SearchError
 from oskit.evaluation.live.index_facts import count_documents
 from oskit.evaluation.live.verify import verify
-from oskit.evaluation.offline.metrics import MAIN_MEASURE, themselves
+from oskit.evaluation.offline.exact_scores import themselves
+from oskit.evaluation.offline.metrics import MAIN_MEASURE
 from oskit.evaluation.offline.result import RunFigures, Step
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def measure(client: OpenSearch, index: str, judged: Collection, asked: Asked) ->
         query: {hit.id: hit.score for hit in answer.hits}
         for query, answer in zip(judged.queries, answers, strict=True)
     }
-    return RunFigures.measure(index, run, judged.qrels, k=_DEPTH, asked=themselves(run, judged))
+    return RunFigures.measure(index, run, judged.qrels, k=_DEPTH, asked=themselves(run, judged, judged.qrels))
 
 
 def compare_quality(

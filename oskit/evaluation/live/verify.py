@@ -29,8 +29,8 @@ from oskit.evaluation.live.result import StoredVectors, VerificationReport
 from oskit.evaluation.live.retrieval import ClusterRun, retrieve
 from oskit.evaluation.live.stored_vectors import check_vectors
 from oskit.evaluation.offline.description import describe_encoder
-from oskit.evaluation.offline.exact_scores import encoded_texts
-from oskit.evaluation.offline.metrics import Run, themselves
+from oskit.evaluation.offline.exact_scores import encoded_texts, themselves
+from oskit.evaluation.offline.metrics import Run
 from oskit.evaluation.offline.pruning_levels import PrunedDocuments
 from oskit.evaluation.offline.result import BM25, RunFigures, Step, now
 
@@ -175,7 +175,7 @@ def _verify(
             exact=exact,
             took=took,
             wall=wall,
-            asked=themselves(answered.run, collection),
+            asked=themselves(answered.run, collection, collection.qrels),
         )
 
     on_step(f"asking {len(queries):,} queries by {by}")
@@ -197,7 +197,7 @@ def _verify(
         chunking=facts.chunking,
     )
     exact, ids = comparison.exact, comparison.document_ids
-    asked = themselves(exact, collection)
+    asked = themselves(exact, collection, collection.qrels)
     runs = [figures("cluster", answered, exact)]
     runs.append(RunFigures.measure("exact", exact, collection.qrels, k=k, asked=asked))
     if two_phase:

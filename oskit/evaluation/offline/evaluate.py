@@ -12,8 +12,8 @@ from oskit.errors import UsageError
 from oskit.evaluation.offline.bm25 import Bm25Settings, rank_bm25
 from oskit.evaluation.offline.dense import DenseEncoder, rank_dense
 from oskit.evaluation.offline.description import describe_encoder
-from oskit.evaluation.offline.exact_scores import check_chunks
-from oskit.evaluation.offline.metrics import Run, judged_queries, themselves
+from oskit.evaluation.offline.exact_scores import check_chunks, themselves
+from oskit.evaluation.offline.metrics import Run, judged_queries
 from oskit.evaluation.offline.pruning_levels import prune_points, rank_pruned
 from oskit.evaluation.offline.result import BM25, EvaluationReport, EvaluationRow, RunFigures, Step, now
 from oskit.evaluation.offline.significance import RESAMPLES
@@ -138,7 +138,7 @@ class _Evaluation:
     def _ranked(self, name: str, encoder: TextEncoder, chunking: Chunking | None = None) -> EvaluationRow:
         whole, pruned = rank_pruned(encoder, self._collection, self._levels, k=self._k, chunking=chunking)
         self.documents = len(whole.document_ids)
-        qrels, asked = self._collection.qrels, themselves(whole.run, self._collection)
+        qrels, asked = self._collection.qrels, themselves(whole.run, self._collection, self._collection.qrels)
         return EvaluationRow(
             RunFigures.measure(name, whole.run, qrels, k=self._k, asked=asked),
             "sparse",
@@ -190,5 +190,5 @@ class _Evaluation:
         )
 
     def _measure(self, name: str, run: Run) -> RunFigures:
-        asked = themselves(run, self._collection)
+        asked = themselves(run, self._collection, self._collection.qrels)
         return RunFigures.measure(name, run, self._collection.qrels, k=self._k, asked=asked)

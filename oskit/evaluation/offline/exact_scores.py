@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oskit.archive.truncation import Truncation, truncation_from_now
-from oskit.evaluation.offline.metrics import Run
+from oskit.evaluation.offline.metrics import Qrels, Run
 from oskit.evaluation.offline.sparsity import ActivationCounter, Sparsity, sparsity
 
 if TYPE_CHECKING:
@@ -45,6 +45,27 @@ class TextCollection(Protocol):
     def queries(self) -> dict[str, str]: ...
 
     def documents(self) -> Iterable[Any]: ...
+
+
+def themselves(run: Run, collection: TextCollection, qrels: Qrels) -> frozenset[str]:
+    """Queries of a run that found themselves: a document of the same id and text that is no judged answer.
+
+    In ArguAna, queries are arguments of the corpus. Reads the corpus where the run has such an id.
+    """
+    suspected = {
+        query: _words(collection.queries[query])
+        for query, found in run.items()
+        if query in found and qrels.get(query, {}).get(query, 0) <= 0
+    }
+    return frozenset(
+        document.id
+        for document in (collection.documents() if suspected else ())
+        if suspected.get(document.id) in (_words(document.passage), _words(getattr(document, "text", "")))
+    )
+
+
+def _words(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from oskit.errors import DataError
 
@@ -49,39 +49,6 @@ def judged_queries(qrels: Qrels) -> list[str]:
     return [query for query, judged in qrels.items() if any(grade > 0 for grade in judged.values())]
 
 
-class Judged(Protocol):
-    """A collection, as ``oskit.data.collection.Collection`` is one."""
-
-    @property
-    def queries(self) -> Mapping[str, str]: ...
-
-    @property
-    def qrels(self) -> Qrels: ...
-
-    def documents(self) -> Iterable[Any]: ...
-
-
-def themselves(run: Mapping[str, Mapping[str, float]], collection: Judged) -> frozenset[str]:
-    """Queries of a run that found themselves: a document of the same id and text that is no judged answer.
-
-    In ArguAna, queries are arguments of the corpus. Reads the corpus where the run has such an id.
-    """
-    suspected = {
-        query: _words(collection.queries[query])
-        for query, found in run.items()
-        if query in found and collection.qrels.get(query, {}).get(query, 0) <= 0
-    }
-    return frozenset(
-        document.id
-        for document in (collection.documents() if suspected else ())
-        if suspected.get(document.id) in (_words(document.passage), _words(getattr(document, "text", "")))
-    )
-
-
-def _words(text: str) -> str:
-    return " ".join(text.casefold().split())
-
-
 def quality(
     run: Mapping[str, Mapping[str, float]],
     qrels: Qrels,
@@ -95,8 +62,8 @@ def quality(
         run: Rankings.
         qrels: Judgements.
         measures: By names of ir-measures; MRR is RR.
-        asked: Queries that found :func:`themselves`: nobody asks for these, so they are taken out of the
-            rankings, as BEIR does.
+        asked: Queries that found themselves (``exact_scores.themselves``): nobody asks for these, so they are
+            taken out of the rankings, as BEIR does.
 
     Every query with a relevant document counts: one that the run lacks, or for which it found nothing, has
     the value 0. The order of a query's documents in ``run`` is its ranking: scores are replaced by ranks

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from oskit.data.atomic import write_whole
 from oskit.versions import installed_versions
 
 PACKAGES = (
@@ -30,4 +31,4 @@ def write_environment(folder: Path) -> None:
         "cuda": torch.version.cuda,
         "packages": installed_versions(PACKAGES),
     }
-    (folder / "environment.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_whole(folder / "environment.json", json.dumps(found, indent=1) + "\n")

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from oskit.training.recipe.part import Kind, Part, listed
+from oskit.training.recipe.part import Kind, Kinds, Part
 
 Candidates = Literal["own", "batch"]
 
@@ -69,12 +69,14 @@ AnyLoss = Annotated[
     Discriminator("kind"),
 ]
 
-_LIST = (
+LOSSES = Kinds(
+    "kl",
+    ("kl", "margin_mse", "info_nce"),
     "loss is a list: {kind: kl or margin_mse, ...} for loss.distillation, {kind: info_nce, ...} for "
-    "loss.contrastive"
+    "loss.contrastive",
 )
 
-Losses = Annotated[tuple[AnyLoss, ...], BeforeValidator(listed(_LIST)), Field(min_length=1)]
+Losses = Annotated[tuple[AnyLoss, ...], BeforeValidator(LOSSES.check), Field(min_length=1)]
 
 
 class PenaltyPart(Part):

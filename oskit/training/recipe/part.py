@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,12 +26,21 @@ class Kind(Part):
         self.__pydantic_fields_set__.add("kind")
 
 
-def listed(otherwise: str) -> Callable[[Any], Any]:
-    """A validator that refuses a mapping where a list belongs, in words that say what belongs there."""
+class Kinds(NamedTuple):
+    """A list of parts of several kinds.
 
-    def check(value: Any) -> Any:
+    Attributes:
+        default: The kind of the entry that is there where no list is given.
+        known: All kinds.
+        otherwise: What to say to whoever writes it in another way.
+    """
+
+    default: str
+    known: tuple[str, ...]
+    otherwise: str
+
+    def check(self, value: Any) -> Any:
+        """Refuse a mapping where the list belongs."""
         if isinstance(value, dict):
-            raise ValueError(otherwise)
+            raise ValueError(self.otherwise)
         return value
-
-    return check

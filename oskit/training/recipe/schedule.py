@@ -9,13 +9,12 @@ from pydantic import AfterValidator, NonNegativeFloat, PositiveFloat, PositiveIn
 from oskit.training.recipe.part import Part, Ratio
 
 OURS = {
-    **dict.fromkeys(("output_dir", "overwrite_output_dir", "run_name"), "the run's folder"),
+    "output_dir": "the run's folder",
     **dict.fromkeys(("max_steps", "num_train_epochs"), "schedule.steps or schedule.epochs"),
     **dict.fromkeys(
-        ("per_device_train_batch_size", "per_gpu_train_batch_size", "auto_find_batch_size"),
+        ("per_device_train_batch_size", "auto_find_batch_size", "gradient_accumulation_steps"),
         "schedule.batch_size and schedule.micro_batch_size",
     ),
-    "gradient_accumulation_steps": "schedule.micro_batch_size",
     **dict.fromkeys(
         ("gradient_checkpointing", "activation_checkpointing"), "schedule.gradient_checkpointing"
     ),
@@ -25,7 +24,7 @@ OURS = {
     **dict.fromkeys(("warmup_steps", "warmup_ratio"), "schedule.warmup"),
     "weight_decay": "schedule.weight_decay",
     "max_grad_norm": "schedule.max_grad_norm",
-    **dict.fromkeys(("bf16", "fp16", "use_cpu", "no_cuda"), "schedule.precision"),
+    **dict.fromkeys(("bf16", "fp16", "use_cpu"), "schedule.precision"),
     **dict.fromkeys(
         ("eval_strategy", "eval_steps", "eval_delay", "save_strategy", "save_steps", "logging_steps"),
         "schedule.evaluate_every",

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, PositiveInt, Tag
 
-from oskit.training.recipe.part import Kind, Part, listed
+from oskit.training.recipe.part import Kind, Kinds, Part
 
 Normalization = Literal["minmax", "none"]
 Precision = Literal["float32", "float16", "bfloat16"]
@@ -133,12 +133,14 @@ AnyTeacher = Annotated[
     Discriminator("kind"),
 ]
 
-_LIST = (
-    "teachers is a list, such as [{kind: dense, name: ..., weight: 1.0}]; scale, normalize and "
-    "cache_folder are keys of labels"
+TEACHERS = Kinds(
+    "dense",
+    ("dense", "sparse", "cross-encoder", "bm25", "itself", "stored"),
+    "teachers is a list, such as [{kind: dense, name: ..., weight: 1.0}]; scale, normalize and cache_folder "
+    "are keys of labels",
 )
 
-Teachers = Annotated[tuple[AnyTeacher, ...], BeforeValidator(listed(_LIST))]
+Teachers = Annotated[tuple[AnyTeacher, ...], BeforeValidator(TEACHERS.check)]
 
 
 class LabelsPart(Part):

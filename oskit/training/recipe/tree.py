@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from oskit.errors import DataError, UsageError
+from oskit.training.recipe.objective import LOSSES
+from oskit.training.recipe.part import Kinds
+from oskit.training.recipe.teachers import TEACHERS
 from oskit.training.recipe.yaml_document import Keys, YamlDocument, dotted, parse_yaml
 
 FILES: tuple[Keys, ...] = (
@@ -16,6 +19,10 @@ FILES: tuple[Keys, ...] = (
     ("data", "train", 0),
     ("data", "train", "path"),
     ("data", "train", 0, "path"),
+    ("data", "train", 0, "join", "*"),
+    ("data", "train", 0, "join", "*", "path"),
+    ("data", "train", "join", "*"),
+    ("data", "train", "join", "*", "path"),
     ("encoder", "idf"),
     ("evaluation", "collection"),
     ("labels", "cache_folder"),
@@ -26,8 +33,8 @@ FILES: tuple[Keys, ...] = (
 NAMES: tuple[Keys, ...] = (("encoder", "name"), ("encoder", "base"), ("teachers", "*", "name"))
 """Keys that name a folder or a repository of the Hub."""
 
-KINDS: dict[Keys, str] = {("teachers",): "dense", ("loss",): "kl"}
-"""Lists whose entries may be named by their kind, and the kind of the one that is there without a list."""
+KINDS: dict[Keys, Kinds] = {("teachers",): TEACHERS, ("loss",): LOSSES}
+"""Lists whose entries may be named by their kind."""
 
 _OPTION = "--set "
 
@@ -172,6 +179,8 @@ class RecipeTree:
 def _entry(values: list[Any], at: Keys, key: str | int, place: str) -> tuple[int, bool]:
     """The position of a list's entry, by its number or its kind, and whether it was there; it is made."""
     if isinstance(key, str) and at in KINDS:
+        if key not in KINDS[at].known:
+            raise UsageError(f"{place}: {KINDS[at].otherwise}")
         found = [n for n, one in enumerate(values) if isinstance(one, dict) and one.get("kind") == key]
         if len(found) > 1:
             numbers = ", ".join(map(str, found))
@@ -191,7 +200,7 @@ def _entry(values: list[Any], at: Keys, key: str | int, place: str) -> tuple[int
 def _container(inner: Any, at: Keys, key: str | int) -> Any:
     """What holds ``key``: as it is, or made."""
     if inner is None:
-        return [] if isinstance(key, int) else [{"kind": KINDS[at]}] if at in KINDS else {}
+        return [] if isinstance(key, int) else [{"kind": KINDS[at].default}] if at in KINDS else {}
     if isinstance(key, int) and isinstance(inner, (str, dict)):
         return [inner]  # data.train: one source may stand alone
     if isinstance(inner, str) and at[-2:-1] == ("train",):

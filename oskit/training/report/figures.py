@@ -11,8 +11,8 @@ from sentence_transformers.base.evaluation import BaseEvaluator
 
 from oskit.data.collection import Collection
 from oskit.data.documents import Document
-from oskit.evaluation.offline.exact_scores import rank_exactly
-from oskit.evaluation.offline.metrics import judged_queries, quality, themselves
+from oskit.evaluation.offline.exact_scores import rank_exactly, themselves
+from oskit.evaluation.offline.metrics import judged_queries, quality
 
 if TYPE_CHECKING:
     from oskit.archive.text_encoder import TextEncoder
@@ -95,7 +95,9 @@ def measure(encoder: TextEncoder, collection: Collection) -> Figures:
         DataError: The collection cannot be read, or judges no query.
     """
     ranking = rank_exactly(encoder, collection, k=DEPTH)
-    found = quality(ranking.run, collection.qrels, asked=themselves(ranking.run, collection))
+    found = quality(
+        ranking.run, collection.qrels, asked=themselves(ranking.run, collection, collection.qrels)
+    )
     return Figures(
         found.mean["nDCG@10"],
         found.mean["MRR@10"],

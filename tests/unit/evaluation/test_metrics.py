@@ -11,7 +11,8 @@ from oskit.data.documents import Document
 from oskit.errors import DataError
 from oskit.evaluation.offline.bm25 import Bm25Settings
 from oskit.evaluation.offline.evaluate import evaluate
-from oskit.evaluation.offline.metrics import measures_for_depth, overlap, percentiles, quality, themselves
+from oskit.evaluation.offline.exact_scores import themselves
+from oskit.evaluation.offline.metrics import measures_for_depth, overlap, percentiles, quality
 
 QRELS = {"q1": {"a": 1, "b": 1}, "q2": {"c": 1}, "q3": {"d": 0}}
 
@@ -74,7 +75,7 @@ def test_queries_that_are_documents_do_not_find_themselves():
         corpus=tuple(Document(key, text) for key, text in texts.items()),
     )
     run = {"a": {"a": 3.0, "d": 2.0}, "b": {"b": 3.0, "d": 1.0}, "c": {"c": 2.0, "d": 1.0}}
-    asked = themselves(run, collection)
+    asked = themselves(run, collection, collection.qrels)
     assert asked == {"a"}
     found = quality(run, collection.qrels, asked=asked)
     assert {query: values["MRR@10"] for query, values in found.per_query.items()} == {

@@ -121,6 +121,21 @@ def test_an_older_spelling_is_answered_with_the_new_one(old: str, new: str, file
 
 
 @pytest.mark.parametrize(
+    ("option", "new"),
+    [
+        ("loss.distillation.temperature=1", "{kind: kl or margin_mse, ...} for loss.distillation"),
+        ("loss.contrastive=null", "{kind: info_nce, ...} for loss.contrastive"),
+        ("teachers.cache_folder=x", "cache_folder are keys of labels"),
+        ("teachers.cross_encoder.name=x", "teachers is a list, such as"),
+    ],
+)
+def test_an_option_in_an_older_spelling_is_answered_with_the_new_one(option: str, new: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe(SMALL, [option])
+    assert str(caught.value).startswith(f"--set {option}: ") and new in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("parts", "message"),
     [
         ({"loss": []}, "at least 1"),
