@@ -42,7 +42,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_the_recipe_needs_its_teacher_and_chooses_no_checkpoint_by_the_held_out_questions() -> None:
     recipe = load_recipe(training.demo_recipe(Path("/data/pairs.jsonl"), Path("/data/held-out")))
-    assert recipe.teachers.dense.required
+    assert recipe.teachers[0].required
     assert recipe.schedule.evaluate_every == recipe.schedule.steps == training.STEPS
     assert recipe.evaluation.queries is recipe.evaluation.corpus is None
 

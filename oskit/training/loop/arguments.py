@@ -37,7 +37,7 @@ class Arguments(SparseEncoderTrainingArguments):
     @property
     def n_gpu(self) -> int:
         """GPUs of this process."""
-        return min(1, super().n_gpu)
+        return min(1, int(super().n_gpu))
 
 
 def training_arguments(

@@ -195,8 +195,8 @@ class Objective(nn.Module):
                 self._weights["contrastive"] = part.weight
             else:
                 self.distillation = _distillation(model, part)
-                scaled = isinstance(part, KlConfig) and not part.t_squared
-                self._weights["distillation"] = part.weight / (part.temperature**2 if scaled else 1)
+                over = part.temperature if isinstance(part, KlConfig) and not part.t_squared else 1.0
+                self._weights["distillation"] = part.weight / over**2
 
     def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Targets) -> dict[str, Tensor]:
         """Each part, weighted, by its name."""

@@ -108,9 +108,9 @@ def models_at(location: tuple[Any, ...], model: type[BaseModel]) -> list[type[Ba
     return models
 
 
-def kind_of(part: type[BaseModel]) -> str | None:
-    """What its ``kind`` says, of a part of which there are several."""
-    return part.model_fields["kind"].default if issubclass(part, Kind) else None
+def kind_of(part: type[BaseModel]) -> str:
+    """What its ``kind`` says, of a part of which there are several; else nothing."""
+    return str(part.model_fields["kind"].default) if issubclass(part, Kind) else ""
 
 
 def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
