@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from typing import Any, get_args
 
@@ -71,6 +72,7 @@ def _told(problem: Any, keys: Keys, known: list[str]) -> str:
         return f"{name} {what}; there are: {', '.join(known)}"
     text = problem["msg"].removeprefix("Value error, ")
     text = text.replace("Input should be", "should be", 1)
+    text = re.sub(r"a valid dictionary( or .*)?$", "a mapping of keys to values", text)
     given = problem["input"]
     scalar = given is None or isinstance(given, (str, int, float))
     shown = f", not {given!r}" if scalar and not problem["msg"].startswith("Value error") else ""

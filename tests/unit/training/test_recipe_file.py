@@ -158,6 +158,8 @@ def test_an_option_in_an_older_spelling_is_answered_with_the_new_one(option: str
         ({"sparsity": {"queries": {"weight": 1, "over": "slot"}}}, "unknown key sparsity.queries.over"),
         ({"sparsity": {"ramp": {"share": 0.6, "delay": 0.5}}}, "1.1 of the steps"),
         ({"sparsity": {"ramp": 1.5}}, "sparsity.ramp"),
+        ({"sparsity": {"documents": None}}, "sparsity.documents: should be a mapping of keys to values, not"),
+        ({"loss": [3]}, "loss.0: should be a mapping of keys to values, not 3"),
         ({"data": {"train": "p", "sampling": {"negatives": 3, "top": 4}}}, "top is 4, more than the 3"),
         ({"schedule": {"arguments": {"learning_rate": 1}}}, "learning_rate is set by schedule.learning_rate"),
     ],
