@@ -54,6 +54,11 @@ class SeenTexts:
         """Whether a text was added, alone."""
         return self._execute("SELECT 1 FROM seen WHERE text = ?", digest_of(text)).fetchone() is not None
 
+    def content_of(self, *texts: str) -> bytes | None:
+        """What was remembered with the texts; None where nothing was."""
+        found = self._execute("SELECT content FROM seen WHERE text = ?", digest_of(*texts)).fetchone()
+        return None if found is None else found[0]
+
     def _execute(self, statement: str, *values: bytes | None) -> sqlite3.Cursor:
         with _kept_temporarily(_sqlite_folder):
             return self._database.execute(statement, values)
@@ -125,9 +130,9 @@ class DuplicateFilter(SeenTexts):
 
     def _content_of(self, identity: str) -> bytes:
         """What was remembered with an id that was seen."""
-        query = "SELECT content FROM seen WHERE text = ?"
-        (content,) = self._execute(query, digest_of(identity)).fetchone()
-        return bytes(content)
+        content = self.content_of(identity)
+        assert content is not None
+        return content
 
 
 @contextmanager

@@ -10,14 +10,30 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from oskit.errors import DataError, MissingDependencyError
 
 if TYPE_CHECKING:
-    import numpy as np
     from datasets import Dataset
     from numpy.typing import NDArray
 
-EXAMPLES = {"query": "string", "positive": "string", "negatives": "list"}
+EXAMPLES = {
+    "query": "string",
+    "candidates": "rows",
+    "positives": "row",
+    "scores": "numbers",
+    "itself": "row",
+}
+"""A query with scored candidates, which are rows of the corpus: the known positives first, ``positives`` of
+them; ``scores`` as the data gave them, NaN where it gave none, empty where it gave none at all; ``itself`` is
+the document that is the query (its identical id), which is no candidate, or -1."""
+
+LABELS = "labels"
+
+LABELLED = {**EXAMPLES, LABELS: "numbers"}
+"""The same with what the teachers say of each candidate, NaN where they say nothing."""
+
 CORPUS = {"id": "string", "text": "string"}
 
 _ROWS = 1000
@@ -29,8 +45,8 @@ class RowWriter:
 
     Args:
         path: The file; it appears when all is written.
-        columns: Name and type (``string``, ``list`` of strings, or ``numbers``: a list of float32) of each
-            column.
+        columns: Name and type of each column: ``string``, ``row`` (int32), ``rows`` (a list of them) or
+            ``numbers`` (a list of float32).
 
     Raises:
         MissingDependencyError: ``datasets`` is not installed.
@@ -43,7 +59,8 @@ class RowWriter:
 
         types: dict[str, Any] = {
             "string": pyarrow.string(),
-            "list": pyarrow.list_(pyarrow.string()),
+            "row": pyarrow.int32(),
+            "rows": pyarrow.list_(pyarrow.int32()),
             "numbers": pyarrow.list_(pyarrow.float32()),
         }
         self._path = path
@@ -119,6 +136,42 @@ def column_of(dataset: Dataset, name: str, rows: NDArray[np.int64] | None = None
         block = numbers[start : start + _BLOCK]
         found = column[block.start : block.stop] if isinstance(block, range) else column[block.tolist()]
         yield from found[name]
+
+
+def lists_of(
+    dataset: Dataset, name: str, rows: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """A column of lists of numbers, of all rows or of some, as arrays: 4 bytes a number and 8 a list.
+
+    Returns:
+        Where each row's list starts in the numbers, and the end, int64 ``[rows + 1]``; and the numbers.
+    """
+    table = dataset.select_columns([name]).with_format("arrow")
+    whole = table[:] if rows is None else table[rows.tolist()]
+    counts, values = [np.zeros(1, dtype=np.int64)], []
+    for chunk in whole[name].chunks:
+        counts.append(chunk.value_lengths().to_numpy(zero_copy_only=False))
+        values.append(chunk.flatten().to_numpy(zero_copy_only=False))
+    joined = np.concatenate(values) if values else np.empty(0, dtype=np.int32)
+    return np.cumsum(np.concatenate(counts), dtype=np.int64), joined
+
+
+def numbers_of(dataset: Dataset, name: str, rows: NDArray[np.int64] | None = None) -> NDArray[Any]:
+    """A column of numbers, of all rows or of some, as an array."""
+    table = dataset.select_columns([name]).with_format("arrow")
+    whole = table[:] if rows is None else table[rows.tolist()]
+    numbers: NDArray[Any] = whole[name].to_numpy()
+    return numbers
+
+
+def positives_of(examples: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """All known pairs: the row of the example, and the row of the corpus, one after the other."""
+    offsets, candidates = lists_of(examples, "candidates")
+    counts = numbers_of(examples, "positives").astype(np.int64)
+    owners = np.repeat(np.arange(len(counts)), counts)
+    ends = np.cumsum(counts)
+    places = np.arange(len(owners)) + np.repeat(offsets[:-1] - (ends - counts), counts)
+    return owners, candidates[places].astype(np.int64)
 
 
 class DataFolder:

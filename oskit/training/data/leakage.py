@@ -12,16 +12,19 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from oskit.data.duplicates import digest_of
 from oskit.errors import UsageError
-from oskit.training.data.arrow import column_of
+from oskit.training.data.arrow import column_of, positives_of
 from oskit.training.data.normalising import normalise, words
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from oskit.data.collection import Collection
     from oskit.training.data.training_data import TrainingData
 
@@ -122,10 +125,14 @@ def find_leakage(
     """
     if not 0 < threshold <= 1:
         raise UsageError(f"{threshold:g} is no threshold of similarity", hint="Use a number above 0, up to 1")
-    queries = _column(training, "query")
+    queries: Texts = (
+        partial(iter, training)
+        if isinstance(training, Sequence)
+        else partial(column_of, training.examples, "query")
+    )
     evaluation = list(collection.queries.values())
     exact, near, leaks = _compare(queries, evaluation, threshold)
-    relevant, trained, rows = _shared_documents(_column(training, "positive"), collection)
+    relevant, trained, rows = _shared_documents(training, collection)
     return LeakageReport(
         collection=collection.name,
         training_examples=len(training),
@@ -151,12 +158,10 @@ Texts = Callable[[], Iterator[str]]
 """Texts that can be gone through more than once."""
 
 
-def _column(training: TrainingData | Sequence[str], name: str) -> Texts:
-    if isinstance(training, Sequence):
-        texts = training if name == "query" else ()
-        return lambda: iter(texts)
-    examples = training.examples
-    return lambda: column_of(examples, name)
+def near_queries(queries: Texts, others: Sequence[str], threshold: float = THRESHOLD) -> NDArray[np.int64]:
+    """Numbers of the queries that are the same as, or nearly the same as, one of the others."""
+    exact, near, _ = _compare(queries, others, threshold)
+    return np.array(sorted([*exact, *near]), dtype=np.int64)
 
 
 def _compare(
@@ -233,19 +238,23 @@ class _Index:
         return math.fsum(self._weights[word] for word in found)
 
 
-def _shared_documents(positives: Texts, collection: Collection) -> tuple[int, int, int]:
+def _shared_documents(training: TrainingData | Sequence[str], collection: Collection) -> tuple[int, int, int]:
     """Relevant documents, how many of them are positives too, and examples with such a positive."""
     relevant = {key for judged in collection.qrels.values() for key, grade in judged.items() if grade > 0}
+    if isinstance(training, Sequence):
+        return len(relevant), 0, 0
     documents: dict[bytes, str] = {}
     for document in collection.documents():
         if document.id in relevant:
             for text in (document.passage, document.text):
                 documents[digest_of(normalise(text))] = document.id
-    trained: set[str] = set()
-    rows = 0
-    for positive in positives():
-        found = documents.get(digest_of(normalise(positive)))
+    owners, positives = positives_of(training.examples)
+    rows = np.unique(positives)
+    shared: dict[int, str] = {}
+    for row, text in zip(rows.tolist(), column_of(training.corpus, "text", rows), strict=True):
+        found = documents.get(digest_of(normalise(text)))
         if found is not None:
-            trained.add(found)
-            rows += 1
-    return len(relevant), len(trained), rows
+            shared[row] = found
+    met = np.isin(positives, np.fromiter(shared, dtype=np.int64, count=len(shared)))
+    trained = {shared[row] for row in positives[met].tolist()}
+    return len(relevant), len(trained), len(np.unique(owners[met]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,14 +20,23 @@ if TYPE_CHECKING:
 _TELLING = frozenset("#%&@")
 
 
+class _Kept(dict[int, str | int]):
+    """What becomes of each letter, for ``str.translate``; found out when it first comes."""
+
+    def __missing__(self, code: int) -> str | int:
+        letter = chr(code)
+        kept = letter in _TELLING or unicodedata.category(letter)[0] not in "PZC"
+        self[code] = found = code if kept else " "
+        return found
+
+
+_KEPT = _Kept()
+
+
 def normalise(text: str) -> str:
     """A text without what does not matter for asking the same: NFKC, case, punctuation, white space."""
     folded = unicodedata.normalize("NFKC", text).casefold()
-    kept = (
-        letter if letter in _TELLING or unicodedata.category(letter)[0] not in "PZC" else " "
-        for letter in folded
-    )
-    return " ".join("".join(kept).split()) or folded
+    return " ".join(folded.translate(_KEPT).split()) or folded
 
 
 # Scripts that write no spaces between words; pairs of letters stand for words there.
@@ -48,5 +58,10 @@ def query_keys(
     examples: Dataset, rows: NDArray[np.int64] | None = None, *, salt: str = ""
 ) -> NDArray[np.uint64]:
     """A number for each example, of all rows or of some; the same for the same normalised query."""
-    digests = (digest_of(salt, normalise(query))[:8] for query in column_of(examples, "query", rows))
+    return keys_of(column_of(examples, "query", rows), salt)
+
+
+def keys_of(texts: Iterable[str], salt: str = "") -> NDArray[np.uint64]:
+    """A number for each text, as good as random; the same for the same normalised text."""
+    digests = (digest_of(salt, normalise(text))[:8] for text in texts)
     return np.frombuffer(b"".join(digests), dtype=np.uint64)

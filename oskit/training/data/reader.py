@@ -3,158 +3,284 @@
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from oskit.data.collection import QRELS, Collection
-from oskit.data.documents import Document, FieldNames, Record, Refusal
-from oskit.data.files import read_records
-from oskit.data.jsonl import read_jsonl
+from oskit.data.collection import QRELS, find_corpus
+from oskit.data.documents import Refusal
 from oskit.data.values import clean_value, text_of
-from oskit.errors import DataError, first_line
-from oskit.training.data.arrow import datasets_module
+from oskit.errors import DataError, UsageError
+from oskit.training.data.judgements import read_beir
+from oskit.training.data.layout import DOCUMENT_ID_NAMES, SCORE_NAMES, Layout, grade_of, wanted_columns
+from oskit.training.data.parsed import Example, Parsed
 from oskit.training.data.pseudo_queries import make_queries
-from oskit.training.recipe.sources import (
-    DataSource,
-    Kind,
-    Layout,
-    check_path,
+from oskit.training.data.records import (
+    Joined,
+    KnownTexts,
+    as_list,
+    existing,
     is_saved_dataset,
-    kind_of_folder,
-    wanted_columns,
+    records_of,
+    score_of,
 )
-
-
-@dataclass(frozen=True)
-class Example:
-    """A query, a text that answers it, and texts that do not."""
-
-    query: str
-    positive: str
-    negatives: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Parsed:
-    """What one record gave.
-
-    Attributes:
-        examples: Training examples; none of a document that is only there to be found.
-        passages: Further texts of the corpus.
-        dropped: Negatives that are the positive itself, or that the corpus lacks.
-    """
-
-    examples: tuple[Example, ...] = ()
-    passages: tuple[str, ...] = ()
-    dropped: int = 0
-
+from oskit.training.recipe.sources import DataSource, Kind
 
 Tell = Callable[[Kind, str], None]
-"""Called once with the kind of a source, and with which columns were taken for what."""
+"""Called with the kind of a source, and with which columns were taken for what, of each sort of record."""
 
 
-def read_source(source: DataSource, tell: Tell, *, seed: int = 0) -> Iterator[Parsed | Refusal]:
+def read_source(
+    source: DataSource, tell: Tell, *, seed: int = 0, ignored: Callable[[str], None] | None = None
+) -> Iterator[Parsed | Refusal]:
     """Every record of a source as what it gives, or as a refusal that says where and why.
+
+    Args:
+        source: What to read.
+        tell: Told what it was taken for.
+        seed: Of queries that are made of documents.
+        ignored: Told each column that was taken for nothing, at the end.
 
     Raises:
         DataError: The source cannot be read at all, or lacks the columns.
         UsageError: The format or the kind cannot be.
         MissingDependencyError: ``datasets`` or ``pyarrow`` is not installed.
     """
-    path = check_path(source)
+    path = existing(source)
+    if source.kind == "beir" and path is not None and not path.is_dir():
+        raise UsageError(f"{path} is a file; the kind beir needs a folder with corpus.jsonl and qrels/")
     if path is not None and path.is_dir() and not is_saved_dataset(path):
         kind = kind_of_folder(path) if source.kind == "auto" else source.kind
         if kind == "beir":
             tell(kind, f"judgements of {QRELS}/{source.split}.tsv")
-            return _read_beir(path, source)
-    return _read_by_columns(source, path, tell, seed)
+            return read_beir(path, source)
+    return _read_by_columns(source, path, tell, seed, ignored or (lambda _name: None))
+
+
+def kind_of_folder(path: Path) -> Kind:
+    """The kind of a folder in BEIR's layout: with judgements, or documents alone.
+
+    Raises:
+        DataError: It has no corpus.
+    """
+    if find_corpus(path) is None:
+        raise DataError(
+            f"the folder {path} has no corpus.jsonl and is no saved data set",
+            hint="Name the files themselves",
+        )
+    return "beir" if (path / QRELS).is_dir() else "documents"
 
 
 def _read_by_columns(
-    source: DataSource, path: Path | None, tell: Tell, seed: int
+    source: DataSource, path: Path | None, tell: Tell, seed: int, ignored: Callable[[str], None]
 ) -> Iterator[Parsed | Refusal]:
-    layout: Layout | None = None
-    for record in _records(source, path):
+    joined = None if source.join is None else Joined(source.join)
+    readers: dict[frozenset[str], _Reader] = {}
+    for record in records_of(source, path, wanted_columns(source)):
         if isinstance(record, Refusal):
             yield record
             continue
-        if layout is None:
-            layout = Layout(source, record.values)
+        columns = frozenset(record.values)
+        if columns not in readers:
+            layout = _layout_of(source, record.values, next(iter(readers.values()), None))
+            readers[columns] = _Reader(source, layout, joined, seed)
             tell(layout.kind, str(layout))
         try:
-            yield _parse(record.values, layout, source, seed)
+            yield readers[columns].parse(record.values)
         except ValueError as error:
             yield Refusal(record.where, str(error), record.raw or json.dumps(clean_value(record.values)))
+    for name in dict.fromkeys(name for reader in readers.values() for name in reader.layout.ignored):
+        ignored(name)
 
 
-def _records(source: DataSource, path: Path | None) -> Iterator[Record | Refusal]:
-    if source.hub is not None:
-        return _rows_of(_load_from_hub(source), source.name)
-    if path is not None and is_saved_dataset(path):
-        return _rows_of(_load_saved(path), source.name)
-    return read_records(path or "-", format=source.format, wanted=wanted_columns(source))
-
-
-def _rows_of(dataset: Any, name: str) -> Iterator[Record]:
-    for number, row in enumerate(dataset, start=1):
-        yield Record(f"{name}:{number}", row)
-
-
-def _load_from_hub(source: DataSource) -> Any:
-    datasets = datasets_module()
+def _layout_of(source: DataSource, values: Mapping[str, Any], first: _Reader | None) -> Layout:
+    """Records of one file need not be alike; what makes no sense of its own is read like the first one."""
+    if first is None:
+        return Layout(source, values)
     try:
-        return datasets.load_dataset(source.hub, source.subset, split=source.split, revision=source.revision)
-    except Exception as error:  # whatever huggingface_hub, its HTTP library, fsspec and pyarrow raise
-        raise DataError(
-            f"the data set {source.name} cannot be loaded from the Hugging Face Hub: {first_line(error)}",
-            hint="Check its name, subset, split, the network, HF_HUB_OFFLINE and the login; or give a file",
-        ) from error
+        layout = Layout(source, values)
+    except DataError:
+        return first.layout
+    return layout if (layout.kind == "documents") == (first.layout.kind == "documents") else first.layout
 
 
-def _load_saved(path: Path) -> Any:
-    datasets = datasets_module()
-    try:
-        return datasets.load_from_disk(str(path))
-    except Exception as error:  # pyarrow's, or of whatever kind a cut-off JSON leads to
-        raise DataError(f"the data set saved in {path} cannot be loaded: {first_line(error)}") from error
+@dataclass(frozen=True)
+class _Item:
+    """A document of a record: its text or id, and its score (NaN: none)."""
+
+    text: str
+    score: float = math.nan
 
 
-def _parse(values: Mapping[str, Any], layout: Layout, source: DataSource, seed: int) -> Parsed:
-    if layout.kind == "documents":
-        return _parse_document(values, layout, source, seed)
-    _check_label(values)
-    query = _required(values, layout.query)
-    positives = _texts(values, layout.positive)
-    if not positives:
-        raise ValueError(f"{layout.positive!r} is empty")
-    given: list[str] = []
-    if source.kind != "pairs":
-        given = [text for name in layout.negatives_among(values) for text in _negatives(values, name)]
-    unique = tuple(dict.fromkeys(given))
-    negatives = tuple(text for text in unique if text not in positives)
-    if layout.kind == "triples" and source.kind == "triples" and not given:
-        raise ValueError("no negatives")
-    examples = tuple(Example(query, positive, negatives) for positive in dict.fromkeys(positives))
-    return Parsed(examples, dropped=len(unique) - len(negatives))
+class _Reader:
+    """Records of one layout to examples; a record that is not right raises ValueError."""
+
+    def __init__(self, source: DataSource, layout: Layout, joined: Joined | None, seed: int) -> None:
+        self.layout = layout
+        self._source = source
+        self._seed = seed
+        self._joined = joined
+        self._ids = self._joined is not None and self._joined.corpus is not None
+
+    def parse(self, values: Mapping[str, Any]) -> Parsed:
+        """What a record gives."""
+        layout = self.layout
+        if layout.kind == "documents":
+            return self._document(values)
+        key = _required(values, layout.query)
+        if layout.kind == "candidates":
+            positives, others = self._candidates(values)
+            apart = False
+        else:
+            positives, others, apart = self._positives_and_negatives(values)
+        if self._joined is not None and self._joined.scores is not None:
+            known = self._joined.scores.of(key, [item.text for item in (*positives, *others)])
+            positives = [_Item(item.text, score) for item, score in zip(positives, known, strict=False)]
+            others = [
+                _Item(item.text, score) for item, score in zip(others, known[len(positives) :], strict=True)
+            ]
+        return self._example(self._query(key), positives, others, apart=apart)
+
+    def _query(self, key: str) -> str:
+        texts = None if self._joined is None else self._joined.queries
+        if texts is None:
+            return key
+        found = texts.find([key])[0]
+        query = texts.texts([int(found)])[0] if found >= 0 else ""
+        if not query:
+            raise ValueError(f"the query {key!r} is empty, or not in {texts.name}")
+        return query
+
+    def _example(
+        self, query: str, positives: Sequence[_Item], others: Sequence[_Item], *, apart: bool
+    ) -> Parsed:
+        """An example of what was found, each document once."""
+        best: dict[str, float] = {}
+        for item in (*positives, *others):
+            if item.text not in best or math.isnan(best[item.text]):
+                best[item.text] = item.score
+        first = list(dict.fromkeys(item.text for item in positives))
+        wanted = set(first)
+        rest = [text for text in dict.fromkeys(item.text for item in others) if text not in wanted]
+        dropped = len({item.text for item in others}) - len(rest)
+        texts: Sequence[str] | Sequence[int] = (*first, *rest)
+        known: KnownTexts | None = None
+        scores = tuple(best.values()) if list(best) == list(texts) else tuple(best[text] for text in texts)
+        if self._joined is not None and self._joined.corpus is not None:
+            known = self._joined.corpus
+            numbers = known.find([str(text) for text in texts]).tolist()
+            there = [number >= 0 for number in numbers]
+            if not all(there[: len(first)]):
+                missing = first[there[: len(first)].index(False)]
+                raise ValueError(f"its document {missing!r} is not in {known.name}")
+            dropped += there.count(False)
+            texts = [number for number in numbers if number >= 0]
+            scores = tuple(score for score, is_there in zip(scores, there, strict=True) if is_there)
+        scores = () if all(map(math.isnan, scores)) else scores
+        return Parsed((Example(query, texts, len(first), scores, known, apart=apart),), dropped=dropped)
+
+    def _candidates(self, values: Mapping[str, Any]) -> tuple[list[_Item], list[_Item]]:
+        """Known positives and other documents of a record with scores or labels."""
+        layout = self.layout
+        items = self._items(values, layout.documents)
+        if layout.scores:
+            items = _scored(items, as_list(values.get(layout.scores)), layout.scores)
+        if not layout.label:
+            return [], items
+        labels = as_list(values.get(layout.label))
+        if len(labels) != len(items):
+            raise ValueError(f"{len(labels)} labels in {layout.label!r} for {len(items)} documents")
+        grades = [grade_of(label) for label in labels]
+        if None in grades:
+            raise ValueError(
+                f"{layout.label!r} holds {labels[grades.index(None)]!r}, which is no grade (0, 1, …); if these "
+                f"are scores, name the column so: columns: {{scores: {layout.label}}}"
+            )
+        return self._by_grade(items, [grade or 0 for grade in grades])
+
+    def _by_grade(self, items: Sequence[_Item], grades: Sequence[int]) -> tuple[list[_Item], list[_Item]]:
+        """A grade between the two says neither; only a score makes such a document a candidate."""
+        enough, source = self._source.min_relevance, self._source
+        positives = [item for item, grade in zip(items, grades, strict=True) if grade >= enough]
+        others = [
+            item
+            for item, grade in zip(items, grades, strict=True)
+            if grade < enough and (not math.isnan(item.score) or (grade <= 0 and source.judged_negatives))
+        ]
+        return positives, others
+
+    def _positives_and_negatives(self, values: Mapping[str, Any]) -> tuple[list[_Item], list[_Item], bool]:
+        """Both, with their scores, and whether these can be compared with those of no other positive."""
+        layout, source = self.layout, self._source
+        positives = self._items(values, layout.positive)
+        if not positives:
+            raise ValueError(f"{layout.positive!r} is empty")
+        negatives: list[_Item] = []
+        if source.kind != "pairs":
+            for name in layout.negatives:
+                negatives += self._items(values, name, may_be_empty=True)
+        if source.kind == "triples" and not negatives:
+            raise ValueError("no negatives")
+        if layout.of_positives:
+            positives = _scored(positives, as_list(values.get(layout.of_positives)), layout.of_positives)
+        if layout.of_negatives and negatives:
+            negatives = _scored(negatives, as_list(values.get(layout.of_negatives)), layout.of_negatives)
+        scores = as_list(values.get(layout.scores)) if layout.scores else []
+        if not layout.scores or scores == [None]:
+            return positives, negatives, False
+        if len(scores) == len(positives) + len(negatives):
+            both = _scored([*positives, *negatives], scores, layout.scores)
+            return both[: len(positives)], both[len(positives) :], False
+        if len(positives) == 1 and len(scores) == len(negatives):
+            # Differences to the positive, as MarginMSE learns them: with 0 for it they are all the same.
+            margins = [-score_of(score, layout.scores) for score in scores]
+            negatives = [_Item(item.text, margin) for item, margin in zip(negatives, margins, strict=True)]
+            return [_Item(positives[0].text, 0.0)], negatives, True
+        raise ValueError(
+            f"{len(scores)} scores in {layout.scores!r} for {len(positives) + len(negatives)} documents"
+        )
+
+    def _items(self, values: Mapping[str, Any], name: str, *, may_be_empty: bool = False) -> list[_Item]:
+        """The documents of a column: one, a list, or lists by the system that found them."""
+        value = values.get(name)
+        if isinstance(value, Mapping) and not any(key in value for key in ("text", *DOCUMENT_ID_NAMES)):
+            found = [item for part in value.values() if part is not None for item in as_list(part)]
+            return [self._item(item, name) for item in found]
+        if not isinstance(value, list | tuple):
+            if may_be_empty and (value is None or (isinstance(value, str) and not value.strip())):
+                return []
+            return [
+                _Item(_required(values, name)) if not isinstance(value, Mapping) else self._item(value, name)
+            ]
+        return [self._item(item, f"{name}[{index}]") for index, item in enumerate(value)]
+
+    def _item(self, value: Any, name: str) -> _Item:
+        score = math.nan
+        if isinstance(value, Mapping):
+            given = next((value[key] for key in ("ce-score", *SCORE_NAMES) if key in value), None)
+            score = score_of(given, name)
+            text = _text_of_passage(value, name, ids=self._ids)
+        else:
+            text = text_of(value, name).strip()
+        if not text:
+            raise ValueError(f"{name!r} is empty")
+        return _Item(text, score)
+
+    def _document(self, values: Mapping[str, Any]) -> Parsed:
+        layout = self.layout
+        text = _required(values, layout.text)
+        title = text_of(values.get(layout.title), layout.title).strip() if layout.title else ""
+        made = make_queries(title, text, self._source.queries, seed=self._seed)
+        examples = tuple(Example(query, (made.passage,), 1) for _, query in made.queries)
+        return Parsed(examples, passages=(made.passage,))
 
 
-def _check_label(values: Mapping[str, Any]) -> None:
-    """Pairs with labels 0 and 1 also hold pairs that do not match; as positives they would do harm."""
-    label = values.get("label")
-    if isinstance(label, bool | int | float | str) and str(label).strip() in ("0", "0.0", "False", "false"):
-        raise ValueError(f"the label {label!r} says that the two do not match")
-
-
-def _parse_document(values: Mapping[str, Any], layout: Layout, source: DataSource, seed: int) -> Parsed:
-    text = _required(values, layout.text)
-    title = text_of(values.get(layout.title), layout.title).strip() if layout.title else ""
-    made = make_queries(title, text, source.queries, seed=seed)
-    examples = tuple(Example(query, made.passage) for _, query in made.queries)
-    return Parsed(examples, passages=(made.passage,))
+def _scored(items: Sequence[_Item], scores: Sequence[Any], name: str) -> list[_Item]:
+    if len(scores) != len(items):
+        raise ValueError(f"{len(scores)} scores in {name!r} for {len(items)} documents")
+    return [_Item(item.text, score_of(score, name)) for item, score in zip(items, scores, strict=True)]
 
 
 def _required(values: Mapping[str, Any], name: str) -> str:
@@ -166,81 +292,14 @@ def _required(values: Mapping[str, Any], name: str) -> str:
     return text
 
 
-def _texts(values: Mapping[str, Any], name: str) -> list[str]:
-    """One text, or each of a list of texts (or of passages with title and text)."""
-    value = values.get(name)
-    if not isinstance(value, list | tuple):
-        return [_required(values, name)]
-    texts = [_passage(item, f"{name}[{index}]") for index, item in enumerate(value)]
-    for index, text in enumerate(texts):
-        if not text:
-            raise ValueError(f"'{name}[{index}]' is empty")
-    return texts
-
-
-def _passage(value: Any, name: str) -> str:
-    if isinstance(value, Mapping) and "text" in value:
-        title = text_of(value.get("title"), f"{name}.title").strip()
-        return f"{title} {text_of(value['text'], f'{name}.text').strip()}".strip()
-    return text_of(value, name).strip()
-
-
-def _negatives(values: Mapping[str, Any], name: str) -> list[str]:
-    """As :func:`_texts`; a column may be empty where a row has fewer negatives than another."""
-    value = values[name]
-    if isinstance(value, list | tuple):
-        return _texts(values, name)
-    text = text_of(value, name).strip()
-    return [text] if text else []
-
-
-def _read_beir(folder: Path, source: DataSource) -> Iterator[Parsed | Refusal]:
-    """The documents as passages, then each judged query as examples."""
-    collection = Collection.open(folder, source.split)
-    assert isinstance(collection.corpus, Path)
-    judged = {document for row in collection.qrels.values() for document in row}
-    # SQLite keeps the judged texts in a few megabytes of memory and the rest in a temporary file.
-    with closing(sqlite3.connect("", isolation_level=None)) as texts:
-        texts.execute("CREATE TABLE judged (id TEXT PRIMARY KEY, text TEXT) WITHOUT ROWID")
-        for item in read_jsonl(collection.corpus, FieldNames("_id")):
-            if isinstance(item, Document):
-                yield _beir_document(item, judged, texts)
-            else:
-                yield item
-        for query in collection.queries:
-            yield _beir_query(query, collection, source, texts)
-
-
-def _beir_document(item: Document, judged: set[str], texts: sqlite3.Connection) -> Parsed | Refusal:
-    passage = item.passage.strip()
-    if item.id in judged:
-        cursor = texts.execute("INSERT OR IGNORE INTO judged VALUES (?, ?)", (item.id, passage))
-        if cursor.rowcount != 1:
-            return Refusal(item.where, f"the id {item.id!r} came before")
-    # Collections that people use have empty documents; they are never a positive, see below.
-    return Parsed(passages=(passage,) if passage else ())
-
-
-def _beir_query(
-    key: str, collection: Collection, source: DataSource, texts: sqlite3.Connection
-) -> Parsed | Refusal:
-    where = f"{source.path}: query {key!r}"
-    query = collection.queries[key].strip()
-    if not query:
-        return Refusal(where, "its text is empty")
-    positives, negatives, dropped = [], [], 0
-    for document, grade in collection.qrels[key].items():
-        row = texts.execute("SELECT text FROM judged WHERE id = ?", (document,)).fetchone()
-        text = row[0] if row else ""
-        if grade >= source.min_relevance:
-            if not text:
-                return Refusal(
-                    where, f"its document {document!r} is {'empty' if row else 'not in the corpus'}"
-                )
-            positives.append(text)
-        elif grade <= 0 and source.judged_negatives:
-            negatives.append(text)
-    unique = dict.fromkeys(negatives)
-    kept = tuple(text for text in unique if text and text not in positives)
-    dropped = len(unique) - len(kept)
-    return Parsed(tuple(Example(query, text, kept) for text in dict.fromkeys(positives)), dropped=dropped)
+def _text_of_passage(value: Mapping[str, Any], name: str, *, ids: bool) -> str:
+    """The text of a passage, with its title in front; or its id."""
+    if ids:
+        key = next((key for key in (*DOCUMENT_ID_NAMES, "_id", "id") if key in value), "")
+        if not key:
+            raise ValueError(f"{name!r} has no id")
+        return text_of(value[key], f"{name}.{key}").strip()
+    if "text" not in value:
+        return text_of(value, name).strip()  # an object, which it refuses
+    title = text_of(value.get("title"), f"{name}.title").strip()
+    return f"{title} {text_of(value['text'], f'{name}.text').strip()}".strip()

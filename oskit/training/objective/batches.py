@@ -1,10 +1,10 @@
-"""Which examples make a batch, and what the loss gets: columns of texts, identities, teachers' scores."""
+"""Which documents make a batch, drawn afresh in each epoch, and what the loss gets of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,17 +13,17 @@ from sentence_transformers.sparse_encoder.data_collator import SparseEncoderData
 from torch import Tensor
 
 from oskit.data.duplicates import digest_of
-from oskit.training.data.arrow import column_of
+from oskit.training.data.arrow import LABELS, column_of, numbers_of, positives_of
 from oskit.training.data.normalising import normalise
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from numpy.typing import NDArray
 
-QUERY, POSITIVE, NEGATIVE = "query", "positive", "negative"
+QUERY, DOCUMENT = "query", "document"
 
-ScoreMatrix = Callable[[Sequence[str], Sequence[str]], "NDArray[np.float32]"]
-"""Teachers' labels of queries and texts, ``[queries, texts]``."""
+ROUTES = {QUERY: "query", DOCUMENT: "document"}
+"""Which side of an inference-free encoder each column goes through."""
 
 _ODD = -0x61C8864680B583EB
 """2^64 divided by the golden ratio, as a signed number: spreads the bits of a product."""
@@ -34,30 +34,26 @@ def query_id(query: str) -> int:
     return int.from_bytes(digest_of(normalise(query))[:8], "little", signed=True)
 
 
-def document_id(text: str) -> int:
-    """64 bits of a text."""
-    return int.from_bytes(digest_of(text)[:8], "little", signed=True)
-
-
 class KnownPairs:
     """Which documents are positives of which queries: 8 bytes a pair, however long the texts are.
 
     Args:
-        examples: ``query`` and ``positive``.
+        examples: ``query``, ``candidates`` and ``positives``.
     """
 
     def __init__(self, examples: Dataset) -> None:
-        columns = column_of(examples, "query"), column_of(examples, "positive")
-        ids = np.array(
-            [(query_id(query), document_id(text)) for query, text in zip(*columns, strict=True)],
-            dtype=np.int64,
-        ).reshape(-1, 2)
-        pairs = torch.from_numpy(ids)
-        self._keys: Tensor = torch.unique(_pair_keys(pairs[:, 0], pairs[:, 1]))  # sorted
+        queries = np.fromiter(
+            map(query_id, column_of(examples, "query")), dtype=np.int64, count=len(examples)
+        )
+        owners, documents = positives_of(examples)
+        keys = _pair_keys(torch.from_numpy(queries[owners]), torch.from_numpy(documents))
+        self._keys: Tensor = torch.unique(keys)  # sorted
 
     def contains(self, queries: Tensor, documents: Tensor) -> Tensor:
         """Whether each document answers each query, by their ids; the two are broadcast together."""
         keys = _pair_keys(queries, documents)
+        if not len(self._keys):
+            return torch.zeros_like(keys, dtype=torch.bool)
         if self._keys.device != keys.device:
             self._keys = self._keys.to(keys.device)
         places = torch.searchsorted(self._keys, keys).clamp(max=len(self._keys) - 1)
@@ -66,40 +62,138 @@ class KnownPairs:
 
 def _pair_keys(queries: Tensor, documents: Tensor) -> Tensor:
     # Not symmetric in the two, and products wrap around.
-    return (queries * _ODD) ^ (documents + (queries >> 7))
+    return (queries * _ODD) ^ (documents * 0x9E3779B1 + (queries >> 7))
 
 
-@dataclass
-class ExampleCollator(SparseEncoderDataCollator):
-    """Rows ``query``, ``positive``, ``negatives`` and perhaps ``label`` to a batch.
+class Draw(NamedTuple):
+    """What is read of an example this time.
 
     Attributes:
-        negatives: How many of a row's negatives are used; every row has as many.
-        score_matrix: Labels every document of the batch for every query; None where rows have their labels.
+        example: Its row.
+        documents: Rows of the corpus: a known positive if there is one, else the best scored candidate; then
+            the others, int32 ``[1 + negatives]``.
+        positives: Which are known positives, ``[1 + negatives]``.
+        labels: What the teachers say of them, NaN where nothing, float32 ``[1 + negatives]``; None where the
+            examples are not labelled.
     """
 
-    negatives: int = 0
-    score_matrix: ScoreMatrix | None = None
+    example: int
+    documents: NDArray[np.int32]
+    positives: NDArray[np.bool_]
+    labels: NDArray[np.float32] | None
 
-    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        """The tokenized columns, ``query_ids``, ``document_ids`` and the ``label``."""
-        rows = [self._columns(row) for row in features]
-        batch: dict[str, Any] = super().__call__(rows)
-        documents = [list(row.values())[1:] for row in rows]
-        batch["query_ids"] = torch.tensor([query_id(row[QUERY]) for row in rows])
-        batch["document_ids"] = torch.tensor([[document_id(text) for text in row] for row in documents])
-        if self.score_matrix is not None:
-            column_major = [text for column in zip(*documents, strict=True) for text in column]
-            labels = self.score_matrix([row[QUERY] for row in rows], column_major)
-            batch["label"] = torch.from_numpy(labels)
-        elif "label" in features[0]:
-            batch["label"] = torch.tensor([row["label"][: 1 + self.negatives] for row in features])
-        return batch
 
-    def _columns(self, row: dict[str, Any]) -> dict[str, str]:
-        negatives = row["negatives"][: self.negatives] if self.negatives else []
-        numbered = {f"{NEGATIVE}_{number}": text for number, text in enumerate(negatives, start=1)}
-        return {QUERY: row["query"], POSITIVE: row["positive"], **numbered}
+class DrawnExamples:
+    """Examples of which each epoch reads other documents.
+
+    An epoch visits every known positive once, and an example without any once. Beside the positive stand
+    ``negatives`` other candidates: the ``top`` best scored of them (by the labels, else by the scores of the
+    data, else in the order of the data), and any of the others. A known positive is never among these. Where
+    there are too few, any documents of the corpus fill up; they have no label. Without a known positive the
+    best scored candidate comes first.
+
+    What is drawn follows from the seed, the epoch and the visit alone.
+
+    Memory: 8 bytes an example, 4 a visit where these are more, 4 a text; the tables are memory-mapped.
+
+    Args:
+        examples: As :data:`oskit.training.data.arrow.EXAMPLES` says, perhaps with labels.
+        corpus: ``text``.
+        negatives: How many documents are read beside the first one.
+        top: How many of these are the best scored.
+        seed: Of what is drawn.
+    """
+
+    def __init__(
+        self, examples: Dataset, corpus: Dataset, *, negatives: int, top: int, seed: int = 0
+    ) -> None:
+        self._examples, self._corpus = examples, corpus
+        self._negatives, self._top, self._seed = negatives, top, seed
+        self.column_names = [QUERY, DOCUMENT]
+        visits = np.maximum(numbers_of(examples, "positives"), 1)
+        self._first = np.concatenate([[0], np.cumsum(visits, dtype=np.int64)])
+        self._of_visit = None if len(visits) == self._first[-1] else np.repeat(
+            np.arange(len(visits), dtype=np.int32), visits
+        )  # fmt: skip
+        self._lengths = np.fromiter(map(len, column_of(corpus, "text")), dtype=np.int32, count=len(corpus))
+
+    def __len__(self) -> int:
+        """The visits of an epoch."""
+        return int(self._first[-1])
+
+    def draw(self, visits: NDArray[np.int64], epoch: int) -> list[Draw]:
+        """What these visits read in this epoch."""
+        examples = visits if self._of_visit is None else self._of_visit[visits].astype(np.int64)
+        turns = visits - self._first[examples]
+        rows = self._examples[examples.tolist()]
+        scores = rows.get(LABELS) or rows["scores"]
+        draws = []
+        columns = zip(rows["candidates"], rows["positives"], scores, rows["itself"], strict=True)
+        for number, (candidates, positives, own, itself) in enumerate(columns):
+            rng = np.random.default_rng((self._seed, epoch, int(visits[number])))
+            chosen = self._choose(len(candidates), positives, own, int(turns[number]), rng)
+            documents = np.array(candidates, dtype=np.int32)[chosen]
+            is_positive = chosen < positives
+            labels = np.array(own, dtype=np.float32)[chosen] if LABELS in rows else None
+            if (missing := 1 + self._negatives - len(chosen)) > 0:
+                others = self._fill({itself, *candidates}, documents, missing, rng)
+                documents = np.concatenate([documents, others])
+                is_positive = np.concatenate([is_positive, np.zeros(missing, dtype=bool)])
+                if labels is not None:
+                    labels = np.concatenate([labels, np.full(missing, np.nan, dtype=np.float32)])
+            draws.append(Draw(int(examples[number]), documents, is_positive, labels))
+        return draws
+
+    def longest(self, draws: Sequence[Draw]) -> NDArray[np.int32]:
+        """The longest text of each, in characters."""
+        return self._lengths[np.stack([draw.documents for draw in draws])].max(axis=1)
+
+    def __getitems__(self, draws: list[Draw]) -> list[tuple[Draw, str, list[str]]]:
+        """Each draw with the query's text and the documents' texts: what the loader asks for."""
+        queries = self._examples[[draw.example for draw in draws]][QUERY]
+        texts = iter(self._corpus[np.concatenate([draw.documents for draw in draws]).tolist()]["text"])
+        return [
+            (draw, query, [next(texts) for _ in draw.documents])
+            for draw, query in zip(draws, queries, strict=True)
+        ]
+
+    def __getitem__(self, draw: Draw) -> tuple[Draw, str, list[str]]:
+        return self.__getitems__([draw])[0]
+
+    def _choose(
+        self, count: int, positives: int, scores: list[float], turn: int, rng: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """Which of an example's candidates, the first one first."""
+        others = np.arange(positives, count)
+        if scores:
+            own = np.asarray(scores, dtype=np.float32)[positives:]
+            # NaN is sorted to the end; equal scores keep their order.
+            others = others[np.argsort(-own, kind="stable")]
+        first = np.array([turn], dtype=np.int64)
+        if not positives:
+            first, others = others[:1], others[1:]
+        best, rest = others[: self._top], others[self._top :]
+        if len(best) + len(rest) > self._negatives:
+            rest = rng.choice(rest, self._negatives - len(best), replace=False)
+        return np.concatenate([first, best, rest])
+
+    def _fill(
+        self, excluded: set[int], documents: NDArray[np.int32], count: int, rng: np.random.Generator
+    ) -> NDArray[np.int32]:
+        """Any documents of the corpus but these; of a corpus that has no others, the first one again."""
+        size = len(self._corpus)
+        if size <= 4 * (len(excluded) + count):
+            left = np.setdiff1d(np.arange(size), list(excluded))
+            drawn = rng.permutation(left)[:count]
+        else:
+            drawn = np.empty(0, dtype=np.int64)
+            while len(drawn) < count:
+                more = rng.integers(size, size=2 * count)
+                more = more[~np.isin(more, [*excluded, *drawn.tolist()])]
+                drawn = np.concatenate([drawn, np.unique(more)])
+            drawn = rng.permutation(drawn)[:count]
+        again = np.full(count - len(drawn), documents[0])
+        return np.concatenate([drawn, again]).astype(np.int32)
 
 
 GROUPED_BATCHES = 16
@@ -107,47 +201,108 @@ GROUPED_BATCHES = 16
 a row still meets others than those of its own length."""
 
 
-class LengthBatchSampler(DefaultBatchSampler):
-    """Random batches of documents of similar length, another order in each epoch.
+class DrawnBatches(DefaultBatchSampler):
+    """Random batches of documents of similar length; other documents in another order in each epoch.
 
-    The order follows from the seed and the epoch alone, so training that is resumed in any epoch goes on with
-    the batches that it would have had. (``DefaultBatchSampler`` draws from one generator over all epochs.)
+    All follows from the seed and the epoch alone, so training that is resumed in any epoch goes on with the
+    batches that it would have had, and a batch is the same however many processes share it.
+    (``DefaultBatchSampler`` draws from one generator over all epochs.)
 
     Args:
-        dataset: ``positive`` and ``negatives``.
-        batch_size: Rows of a batch.
+        dataset: What is drawn from.
+        batch_size: Draws of a batch, over all processes.
         drop_last: Leave out a last batch that is smaller.
+        rank: This process takes every ``processes``-th draw of a batch, from this one on.
+        processes: How many share a batch.
         kwargs: Of ``DefaultBatchSampler``.
     """
 
-    def __init__(self, dataset: Dataset, batch_size: int, drop_last: bool, **kwargs: Any) -> None:
-        super().__init__(dataset, batch_size=batch_size, drop_last=drop_last, **kwargs)
-        columns = column_of(dataset, "positive"), column_of(dataset, "negatives")
-        longest = (max(map(len, (text, *others))) for text, others in zip(*columns, strict=True))
-        self._lengths = np.fromiter(longest, dtype=np.int64, count=len(dataset))
+    def __init__(
+        self,
+        dataset: DrawnExamples,
+        batch_size: int,
+        drop_last: bool,
+        *,
+        rank: int = 0,
+        processes: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(dataset, batch_size=batch_size, drop_last=drop_last, **kwargs)  # type: ignore[arg-type]
+        self._drawn = dataset
+        self._share = slice(rank, None, processes)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[Draw]]:  # type: ignore[override]
         rng = np.random.default_rng([self.seed, self.epoch])
-        order = rng.permutation(len(self._lengths))
+        order = rng.permutation(len(self._drawn))
         size = self.batch_size
-        whole = len(order) // size
-        rest = order[whole * size :]
-        batches: list[NDArray[np.int64]] = []
-        for start in range(0, whole * size, GROUPED_BATCHES * size):
-            rows = order[start : min(start + GROUPED_BATCHES * size, whole * size)]
-            rows = rows[np.argsort(self._lengths[rows], kind="stable")]
-            batches.extend(rows.reshape(-1, size))
-        for number in rng.permutation(whole):
-            yield batches[number].tolist()
-        if len(rest) and not self.drop_last:
-            yield rest.tolist()
+        whole = len(order) // size * size
+        numbers = rng.permutation(-(-whole // (GROUPED_BATCHES * size)))
+        for number in numbers.tolist():
+            start = number * GROUPED_BATCHES * size
+            draws = self._drawn.draw(order[start : min(start + GROUPED_BATCHES * size, whole)], self.epoch)
+            by_length = np.argsort(self._drawn.longest(draws), kind="stable").reshape(-1, size)
+            for rows in rng.permutation(by_length):
+                yield [draws[row] for row in rows[self._share]]
+        if len(order) > whole and not self.drop_last:
+            yield self._drawn.draw(order[whole:], self.epoch)[self._share]
 
     def __len__(self) -> int:
-        whole, rest = divmod(len(self._lengths), self.batch_size)
+        whole, rest = divmod(len(self._drawn), self.batch_size)
         return whole + bool(rest and not self.drop_last)
 
 
-def routes(negatives: int) -> dict[str, str]:
-    """Which side of an inference-free encoder each column goes through."""
-    numbered = {f"{NEGATIVE}_{number}": "document" for number in range(1, negatives + 1)}
-    return {QUERY: "query", POSITIVE: "document", **numbered}
+class Teachers(Protocol):
+    """Teachers that label a whole batch."""
+
+    def collate(self, query_rows: NDArray[np.int64], document_rows: NDArray[np.int64]) -> dict[str, Tensor]:
+        """What they need of it: queries ``[B]``, documents ``[B, C]``, as rows of examples and corpus."""
+
+
+@dataclass
+class ExampleCollator(SparseEncoderDataCollator):
+    """Draws with their texts to a batch of ``B`` queries and ``B x C`` documents.
+
+    Attributes:
+        teachers: Those that label the whole batch; None where there are none.
+    """
+
+    teachers: Teachers | None = None
+
+    def __call__(self, features: list[tuple[Draw, str, list[str]]]) -> dict[str, Any]:  # type: ignore[override]
+        """The tokenized columns ``query`` (``B`` texts) and ``document`` (``C * B``: all first documents,
+        then all second ones, …), and beside them
+
+        * ``query_ids`` int64 ``[B]``: the same for queries that ask the same;
+        * ``query_rows`` int64 ``[B]`` and ``document_ids`` int64 ``[B, C]``: rows of examples and corpus;
+        * ``positives`` bool ``[B, C]``: which documents are known to answer;
+        * ``labels`` float32 ``[B, C]``, NaN where there is none; only of labelled examples;
+        * ``query_lengths`` and ``document_lengths``, lists: tokens of each text;
+        * ``query_token_rows`` and ``document_token_rows`` int64 ``[tokens]``: where tokens are in the
+          flattened attention mask;
+        * what the teachers need.
+        """
+        draws = [draw for draw, _, _ in features]
+        texts = [text for column in zip(*(texts for _, _, texts in features), strict=True) for text in column]
+        batch: dict[str, Any] = super().__call__([{QUERY: query} for _, query, _ in features])
+        batch |= super().__call__([{DOCUMENT: text} for text in texts])
+        batch |= _tokens_of(batch, QUERY) | _tokens_of(batch, DOCUMENT)
+        batch["query_ids"] = torch.tensor([query_id(query) for _, query, _ in features])
+        batch["query_rows"] = torch.tensor([draw.example for draw in draws])
+        batch["document_ids"] = torch.from_numpy(
+            np.stack([draw.documents for draw in draws]).astype(np.int64)
+        )
+        batch["positives"] = torch.from_numpy(np.stack([draw.positives for draw in draws]))
+        if draws[0].labels is not None:
+            batch["labels"] = torch.from_numpy(np.stack([draw.labels for draw in draws]))
+        if self.teachers is not None:
+            batch |= self.teachers.collate(batch["query_rows"].numpy(), batch["document_ids"].numpy())
+        return batch
+
+
+def _tokens_of(batch: dict[str, Any], side: str) -> dict[str, Any]:
+    """Lengths, and where the tokens are, of one side; nothing where it has no attention mask (a table)."""
+    mask = batch.get(f"{side}_attention_mask")
+    if mask is None:
+        return {}
+    rows = mask.flatten().nonzero().squeeze(1)
+    return {f"{side}_lengths": mask.sum(1).tolist(), f"{side}_token_rows": rows}

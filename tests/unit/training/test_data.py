@@ -28,12 +28,21 @@ def load(*sources: Any, **options: Any) -> TrainingData:
     return load_training_data(list(sources), **options)
 
 
-def examples(data: TrainingData) -> list[tuple[str, str, list[str]]]:
-    return [(row["query"], row["positive"], row["negatives"]) for row in data.examples]
+def examples(data: TrainingData) -> list[tuple[str, list[str], list[str]]]:
+    """Query, positives, other candidates."""
+    found = []
+    for row in data.examples:
+        texts = data.texts_of(row["candidates"])
+        found.append((row["query"], texts[: row["positives"]], texts[row["positives"] :]))
+    return found
+
+
+def scores(data: TrainingData) -> list[dict[str, float]]:
+    """The scores of each example's candidates; empty where it has none."""
+    return [dict(zip(data.texts_of(row["candidates"]), row["scores"], strict=False)) for row in data.examples]
 
 
 def corpus(data: TrainingData) -> list[str]:
-    assert data.corpus is not None
     return list(data.corpus["text"])
 
 
@@ -50,7 +59,7 @@ PAIR_ROWS = [
 @pytest.mark.parametrize("row", PAIR_ROWS)
 def test_names_of_pairs(row: dict[str, Any], tmp_path: Path) -> None:
     data = load(jsonl(tmp_path / "a.jsonl", [row]))
-    assert examples(data) == [("how deep", "two metres", [])]
+    assert examples(data) == [("how deep", ["two metres"], [])]
     assert data.sources[0].kind == "pairs"
     assert corpus(data) == ["two metres"]
 
@@ -67,25 +76,25 @@ TRIPLE_ROWS = [
 @pytest.mark.parametrize("row", TRIPLE_ROWS)
 def test_names_of_triples(row: dict[str, Any], tmp_path: Path) -> None:
     data = load(jsonl(tmp_path / "a.jsonl", [row]))
-    assert examples(data) == [("q", "p", ["n1", "n2"])]
+    assert examples(data) == [("q", ["p"], ["n1", "n2"])]
     assert data.sources[0].kind == "triples"
     assert corpus(data) == ["p", "n1", "n2"]
 
 
-def test_several_positives_are_several_examples(tmp_path: Path) -> None:
+def test_several_positives_are_one_example(tmp_path: Path) -> None:
     data = load(jsonl(tmp_path / "a.jsonl", [{"query": "q", "pos": ["a", "b", "a"], "neg": ["b", "c"]}]))
-    assert examples(data) == [("q", "a", ["c"]), ("q", "b", ["c"])]
-    assert data.sources[0].dropped_negatives == 1
+    assert examples(data) == [("q", ["a", "b"], ["c"])]
+    assert (data.sources[0].positives, data.sources[0].dropped_negatives) == (2, 1)
 
 
 def test_records_of_one_file_need_not_be_alike(tmp_path: Path) -> None:
     rows = [{"query": "q", "positive": "p"}, {"query": "r", "positive": "s", "negative": "n"}]
-    assert examples(load(jsonl(tmp_path / "a.jsonl", rows))) == [("q", "p", []), ("r", "s", ["n"])]
+    assert examples(load(jsonl(tmp_path / "a.jsonl", rows))) == [("q", ["p"], []), ("r", ["s"], ["n"])]
 
 
 def test_as_pairs_negatives_are_ignored(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", [{"query": "q", "positive": "p", "negative": "n"}])
-    assert examples(load(DataSource(path=str(path), kind="pairs"))) == [("q", "p", [])]
+    assert examples(load(DataSource(path=str(path), kind="pairs"))) == [("q", ["p"], [])]
 
 
 def test_odd_columns_are_named(tmp_path: Path) -> None:
@@ -95,7 +104,10 @@ def test_odd_columns_are_named(tmp_path: Path) -> None:
     )
     columns = {"query": "Frage", "positive": "Antwort", "negatives": ["Falsch 1", "Falsch 2"]}
     data = load(DataSource.model_validate({"path": str(path), "columns": columns}))
-    assert examples(data) == [("wie tief?", "zwei Meter", ["rot"]), ("wo?", "hier", ["blau", "grün"])]
+    assert examples(data) == [
+        ("wie tief?", ["zwei Meter"], ["rot"]),
+        ("wo?", ["hier"], ["blau", "grün"]),
+    ]
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "jsonl.xz", "csv", "tsv", "parquet", "saved"])
@@ -121,7 +133,7 @@ def test_every_format_gives_the_same(suffix: str, tmp_path: Path) -> None:
         compress = {"jsonl": bytes, "jsonl.gz": gzip.compress, "jsonl.xz": lzma.compress}[suffix]
         path.write_bytes(compress(lines))
     data = load(path)
-    assert examples(data) == [(row["query"], row["positive"], [row["negative"]]) for row in rows]
+    assert examples(data) == [(row["query"], [row["positive"]], [row["negative"]]) for row in rows]
     assert (data.sources[0].read, data.sources[0].kept) == (5, 5)
 
 
@@ -135,7 +147,10 @@ BROKEN: list[tuple[str, str]] = [
     ('{"query": "q", "positive": ["p", ""]}', r"'positive\[1\]' is empty"),
     ('{"query": ["q"], "positive": "p"}', "'query' holds a list"),
     ('{"query": "q", "positive": "p", "negatives": ["n", null]}', r"'negatives\[1\]' is empty"),
-    ('{"query": "q", "positive": "p", "label": 0}', "label 0 says that the two do not match"),
+    (
+        '{"query": "q", "positive": "p", "negatives": ["n"], "scores": [1, 2, 3]}',
+        "3 scores in 'scores' for 2",
+    ),
 ]
 
 
@@ -163,20 +178,22 @@ def test_or_it_is_left_out_counted_and_listed(tmp_path: Path) -> None:
     json.dumps(facts.to_dict())
 
 
-def test_duplicates_are_dropped_unless_their_negatives_are_new(tmp_path: Path) -> None:
+def test_records_of_one_query_are_one_example(tmp_path: Path) -> None:
     rows: Rows = [
         {"query": "q", "positive": "p"},
         {"query": "q", "positive": "p"},
+        {"query": "r", "positive": "p"},
         {"query": "q", "positive": "p", "negatives": ["m", "n"]},
-        {"query": "q", "positive": "p", "negatives": ["n", "m"]},
-        {"query": "q", "positive": "p", "negatives": ["o"]},
+        {"query": "q", "positive": "p", "negatives": ["n", "other"]},
         {"query": "q", "positive": "other"},
     ]
-    data = load(jsonl(tmp_path / "a.jsonl", rows), jsonl(tmp_path / "b.jsonl", rows[:1]))
-    assert [row[1:] for row in examples(data)] == [("p", []), ("p", ["m", "n"]), ("p", ["o"]), ("other", [])]
-    assert [facts.duplicates for facts in data.sources] == [2, 1]
-    assert [facts.kept for facts in data.sources] == [6, 1]
-    assert corpus(data) == ["p", "m", "n", "o", "other"]
+    data = load(jsonl(tmp_path / "a.jsonl", rows), jsonl(tmp_path / "b.jsonl", [rows[0], rows[5]]))
+    assert examples(data) == [("q", ["p", "other"], ["m", "n"]), ("r", ["p"], [])]
+    assert [facts.duplicates for facts in data.sources] == [1, 2]
+    assert [facts.kept for facts in data.sources] == [6, 2]
+    assert [(facts.examples, facts.positives) for facts in data.sources] == [(2, 3), (0, 0)]
+    assert data.sources[0].dropped_negatives == 1, "what is a negative here and a positive there"
+    assert corpus(data) == ["p", "m", "n", "other"]
 
 
 def test_the_corpus_names_texts_by_their_content(tmp_path: Path) -> None:
@@ -216,13 +233,13 @@ def beir(folder: Path, split: str = "train") -> Path:
 def test_judgements_are_pairs_and_negatives(tmp_path: Path) -> None:
     folder = beir(tmp_path / "set")
     data = load(folder)
-    assert examples(data) == [("how deep", "Depth two metres", ["the colour"])]
+    assert examples(data) == [("how deep", ["Depth two metres"], ["the colour"])]
     assert corpus(data) == ["Depth two metres", "the colour", "never judged"]
     (facts,) = data.sources
     assert (facts.kind, facts.read, facts.kept, facts.without_examples) == ("beir", 6, 6, 5)
     assert facts.dropped_negatives == 1, "the empty document"
     plain = load(DataSource(path=str(folder), judged_negatives=False))
-    assert examples(plain) == [("how deep", "Depth two metres", [])]
+    assert examples(plain) == [("how deep", ["Depth two metres"], [])]
     with pytest.raises(DataError, match="no training examples"):
         load(DataSource(path=str(folder), min_relevance=3))
 
@@ -235,7 +252,7 @@ def test_judgements_of_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="query 'q1': its document 'd9' is not in the corpus"):
         load(DataSource(path=str(folder), split="dev"))
     data = load(DataSource(path=str(folder), split="dev", broken="skip"))
-    assert examples(data) == [("what colour", "the colour", [])]
+    assert examples(data) == [("what colour", ["the colour"], [])]
     assert data.sources[0].refused == 1
 
 
@@ -252,7 +269,7 @@ def test_documents_alone(tmp_path: Path) -> None:
     titles = [row for row in examples(data) if row[0].startswith("The bridge")]
     assert len(titles) == 6
     # What a query is to find is in the corpus, letter for letter, and no other form of that document is.
-    assert {row[1] for row in examples(data)} <= set(corpus(data))
+    assert all(len(row[1]) == 1 for row in examples(data))
     assert len(corpus(data)) == 7
     assert examples(load(path)) == examples(data)
     assert examples(load(path, seed=1)) != examples(data)
@@ -276,7 +293,7 @@ def test_a_folder_keeps_the_tables(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", [{"query": "q", "positive": "p"}])
     load(path, folder=tmp_path / "run" / "data")
     again = datasets.Dataset.from_file(str(tmp_path / "run" / "data" / "examples.arrow"))
-    assert again[0] == {"query": "q", "positive": "p", "negatives": []}
+    assert again[0] == {"query": "q", "candidates": [0], "positives": 1, "scores": [], "itself": -1}
 
 
 def test_a_temporary_folder_goes_with_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,7 +385,7 @@ def test_a_data_set_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     data = load(DataSource(hub="team/pairs", subset="en", split="dev", revision="v1", broken="skip"))
-    assert examples(data) == [("q", "p", [])]
+    assert examples(data) == [("q", ["p"], [])]
     assert asked == [(("team/pairs", "en"), {"split": "dev", "revision": "v1"})]
     assert data.sources[0].refusals == ("team/pairs/en[dev]:2: 'anchor' is empty",)
 
@@ -398,7 +415,7 @@ def test_every_record_is_kept_or_refused(rows: Rows) -> None:
         assert facts.read == len(whole) == facts.kept + facts.refused
         assert facts.examples == len(data.examples) >= 1
         known = set(corpus(data))
-        for query, positive, negatives in examples(data):
+        for query, positives, negatives in examples(data):
             assert query.strip() == query != ""
-            assert {positive, *negatives} <= known
-            assert positive not in negatives
+            assert positives and {*positives, *negatives} <= known
+            assert not set(positives) & set(negatives)

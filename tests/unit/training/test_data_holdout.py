@@ -63,13 +63,6 @@ def test_written_to_a_folder_it_is_the_same(tmp_path: Path) -> None:
         assert list(other.documents()) == list(held.documents())
 
 
-def test_data_without_a_corpus(tmp_path: Path) -> None:
-    data = data_of(tmp_path / "a.jsonl")
-    _, collection = hold_out(TrainingData(data.examples), count=3)
-    judged = {document for row in collection.qrels.values() for document in row}
-    assert {document.id for document in collection.documents()} == judged
-
-
 def test_what_cannot_be_held_out(tmp_path: Path) -> None:
     data = data_of(tmp_path / "a.jsonl", count=2)
     for wrong in ({}, {"fraction": 0.5, "count": 1}, {"count": 0}, {"fraction": 1.0}):

@@ -1,0 +1,196 @@
+"""Which columns of a source hold what, told from its first record."""
+
+from __future__ import annotations
+
+from collections.abc import Collection as Names
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from oskit.errors import DataError
+from oskit.training.recipe.sources import DataSource, Kind
+
+QUERY_NAMES = ("query", "anchor", "question", "query_text")
+QUERY_ID_NAMES = ("query_id", "query-id", "qid", "q_id")
+POSITIVE_NAMES = (
+    *("positive", "pos", "positives", "positive_passages", "positive_documents"),
+    *("answer", "answers"),
+)
+POSITIVE_ID_NAMES = ("positive_id", "positive_ids", "pos_id", "pos_ids", "positive_doc_id")
+DOCUMENT_NAMES = ("document", "passage", "text", "doc")
+"""One text of which a score or a label may tell how well it answers; without either it does."""
+LIST_NAMES = ("documents", "passages", "docs", "candidates", "texts", "candidate_passages")
+DOCUMENT_ID_NAMES = (
+    *("document_ids", "doc_ids", "docids", "passage_ids", "corpus_ids", "pids", "d_ids"),
+    *("document_id", "doc_id", "docid", "passage_id", "corpus_id", "corpus-id", "pid"),
+)
+NEGATIVE_NAMES = (
+    *("negative", "neg", "negatives", "negs", "negative_passages", "hard_negatives", "negative_documents"),
+)
+NEGATIVE_ID_NAMES = ("negative_id", "negative_ids", "neg_id", "neg_ids", "negative_doc_id")
+SCORE_NAMES = ("scores", "score", "similarity", "teacher_scores", "teacher_score")
+LABEL_NAMES = ("label", "labels", "relevance")
+TEXT_NAMES = ("text", "passage", "contents", "content", "body")
+TITLE_NAMES = ("title",)
+ID_NAMES = ("_id", "id", *QUERY_ID_NAMES, *DOCUMENT_ID_NAMES)
+
+
+class Layout:
+    """Which columns of a source hold what.
+
+    Attributes:
+        kind: Anything but ``beir``.
+        query: Column of the query; empty for documents.
+        positive: Column of what answers it; empty for candidates and documents.
+        negatives: Columns of what does not.
+        documents: Column of candidates, of which scores or labels tell how well they answer.
+        scores: Column of their scores, or of those of positives and negatives.
+        of_positives: Column of the scores of the positives alone.
+        of_negatives: Column of the scores of the negatives alone.
+        label: Column of the relevance.
+        text: Column of the text, for documents.
+        title: Column of their title.
+        ignored: Columns that were taken for nothing.
+    """
+
+    def __init__(self, source: DataSource, first: Mapping[str, Any]) -> None:
+        columns, names = source.columns, first.keys()
+        by_id = source.join is not None and source.join.queries is not None
+        self.query = columns.query or first_of(_of_both(QUERY_NAMES, QUERY_ID_NAMES, ids=by_id), names)
+        by_id = source.join is not None and source.join.corpus is not None
+        self._by_id = by_id
+        self.positive = columns.positive or first_of(
+            _of_both(POSITIVE_NAMES, POSITIVE_ID_NAMES, ids=by_id), names
+        )
+        given = columns.negatives
+        self._given = (given,) if isinstance(given, str) else given
+        self.negatives = self._negatives_among(names)
+        self.scores = columns.scores or first_of(SCORE_NAMES, names)
+        self.label = columns.label or first_of(LABEL_NAMES, names)
+        several = columns.documents or first_of(_of_both(LIST_NAMES, DOCUMENT_ID_NAMES, ids=by_id), names)
+        one = columns.documents or first_of(DOCUMENT_NAMES, names)
+        self.documents = "" if self.positive else several or (one if self.scores or self.label else "")
+        self.positive = self.positive or ("" if self.documents else one or several)
+        self.text = columns.text or first_of(TEXT_NAMES, names)
+        self.title = columns.title or first_of(TITLE_NAMES, names)
+        self.of_positives = first_of(_scores_of([self.positive], "pos"), names) if self.positive else ""
+        self.of_negatives = first_of(_scores_of(self.negatives, "neg"), names) if self.negatives else ""
+        if self.label:
+            self._place_label(first.get(self.label))
+        self.kind: Kind = self._told(source) if source.kind == "auto" else source.kind
+        if self.kind == "pairs" and self.documents:
+            self.kind = "candidates"  # pairs of which a label or a score tells whether they match
+        used = self._of_use(source)
+        self.ignored = [name for name in names if name not in used]
+        self._check(source, names)
+
+    def _negatives_among(self, names: Names[str]) -> tuple[str, ...]:
+        if self._given is not None:
+            return tuple(name for name in self._given if name in names)
+        known = _of_both(NEGATIVE_NAMES, NEGATIVE_ID_NAMES, ids=self._by_id)
+        numbered = []
+        for name in names:
+            stem, _, number = name.rpartition("_")
+            if stem in known and number.isdecimal():
+                numbered.append((int(number), name))
+        return (*(name for name in known if name in names), *(name for _, name in sorted(numbered)))
+
+    def _place_label(self, value: Any) -> None:
+        """Labels say which documents answer, or else they are scores, as sentence-transformers has them."""
+        values = value if isinstance(value, list | tuple) else [value]
+        # Of a positive and negatives the first is known without labels.
+        if self.negatives or any(grade_of(item) is None for item in values):
+            self.scores, self.label = self.scores or self.label, ""
+        else:
+            self.documents, self.positive = self.documents or self.positive, ""
+
+    def _of_use(self, source: DataSource) -> set[str]:
+        if self.kind == "documents":
+            return {self.text, self.title}
+        used = {self.query, self.positive, self.documents, self.scores, self.label, self.of_positives}
+        return used if source.kind == "pairs" else {*used, *self.negatives, self.of_negatives}
+
+    def _told(self, source: DataSource) -> Kind:
+        if self.query and self.documents:
+            return "candidates"
+        if self.query and self.positive:
+            return "triples" if self.negatives else "pairs"
+        if self.text and not self.query:
+            return "documents"
+        # Named as what is missing least; the check says what that is.
+        return "pairs" if self.query or source.columns.query else "documents"
+
+    def _check(self, source: DataSource, names: Names[str]) -> None:
+        if self.kind == "documents":
+            needed = {"text": self.text}
+        elif self.kind == "candidates":
+            needed = {"query": self.query, "documents": self.documents, "scores": self.scores or self.label}
+        else:
+            needed = {"query": self.query, "positive": self.positive}
+            if self.kind == "triples":
+                needed["negatives"] = next(iter(self.negatives), "")
+        named = {"scores": source.columns.scores, "label": source.columns.label}
+        needed |= {role: column for role, column in named.items() if column}
+        missing = [role for role, column in needed.items() if not column or column not in names]
+        if not missing:
+            return
+        known = ", ".join(repr(name) for name in list(names)[:12]) or "none"
+        what = "training data" if source.kind == "auto" else self.kind
+        ids = [*QUERY_ID_NAMES, *POSITIVE_ID_NAMES, *DOCUMENT_ID_NAMES]
+        hint = f"Name it: columns: {{{missing[0]}: ...}}"
+        if source.join is None and first_of(ids, names):
+            hint = f"{hint}; or say where the texts of ids are: join: {{queries: ..., corpus: ...}}"
+        raise DataError(f"{source.name} has no column for the {missing[0]} of {what}, but {known}", hint=hint)
+
+    def __str__(self) -> str:
+        if self.kind == "documents":
+            return f"documents (text: {self.text}" + (f", title: {self.title})" if self.title else ")")
+        roles = {
+            "query": self.query,
+            "positive": self.positive,
+            "negatives": ", ".join(self.negatives) if self.kind == "triples" else "",
+            "documents": self.documents,
+            "scores": ", ".join(filter(None, (self.scores, self.of_positives, self.of_negatives))),
+            "label": self.label,
+        }
+        told = ", ".join(f"{role}: {column}" for role, column in roles.items() if column)
+        return f"{self.kind} ({told})"
+
+
+def wanted_columns(source: DataSource) -> list[str]:
+    """Columns that tell how a CSV file is separated: the named ones, else all usual ones."""
+    given: dict[str, Any] = source.columns.model_dump(exclude_none=True)
+    named: list[str] = []
+    for value in given.values():
+        named += [value] if isinstance(value, str) else value
+    usual = (QUERY_NAMES, POSITIVE_NAMES, NEGATIVE_NAMES, DOCUMENT_NAMES, LIST_NAMES, TEXT_NAMES)
+    return named or [name for names in (*usual, ID_NAMES, POSITIVE_ID_NAMES) for name in names]
+
+
+def first_of(candidates: Iterable[str], names: Names[str]) -> str:
+    """The first that is among the names; empty if none is."""
+    return next((name for name in candidates if name in names), "")
+
+
+def _of_both(texts: tuple[str, ...], identities: tuple[str, ...], *, ids: bool) -> tuple[str, ...]:
+    """Names of columns: where texts are looked up by id those of ids first, else none of them."""
+    return (*identities, *texts) if ids else texts
+
+
+def _scores_of(columns: Iterable[str], short: str) -> list[str]:
+    """Names that the scores of some columns may have."""
+    names = [column.removesuffix("s") for column in columns] + [*columns, short]
+    return [f"{name}_{ending}" for name in names for ending in ("scores", "score")]
+
+
+def grade_of(value: Any) -> int | None:
+    """The grade that a label is; None for what is none."""
+    if isinstance(value, str):
+        word = value.strip().casefold()
+        value = {"true": 1, "false": 0}.get(word, word)
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, bool | int):
+        return int(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else None

@@ -1,0 +1,146 @@
+"""Records of one query become one example."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from oskit.data.duplicates import digest_of
+from oskit.training.data.arrow import RowWriter
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from numpy.typing import NDArray
+
+_GROUPS = 1000
+
+
+@dataclass
+class RecordKeys:
+    """Which records belong together: 10 bytes each.
+
+    Attributes:
+        keys: Digests of what they have in common.
+        sources: The source of each, by its number.
+    """
+
+    keys: array[int] = field(default_factory=lambda: array("Q"))
+    sources: array[int] = field(default_factory=lambda: array("H"))
+
+    def add(self, source: int, *parts: str) -> None:
+        """The next record's."""
+        self.keys.append(int.from_bytes(digest_of(*parts)[:8], "little"))
+        self.sources.append(source)
+
+
+def merge_records(
+    records: Dataset,
+    keys: RecordKeys,
+    kept: NDArray[np.bool_],
+    row_of: Callable[[str], int],
+    writer: RowWriter,
+) -> list[Counter[str]]:
+    """Write one example for the records of each query, in the order of the first of them.
+
+    Positives come first, then all other candidates, each once; a positive is no negative, whichever record
+    says so, nor is the document that is the query itself. Of two scores the first counts.
+
+    Args:
+        records: As :data:`EXAMPLES` says, one of each record.
+        keys: Which belong together.
+        kept: Which records are used, ``[records]``.
+        row_of: The row of the corpus that a text is, or -1.
+        writer: Of :data:`EXAMPLES`.
+
+    Returns:
+        What became of each source: ``examples``, ``positives``, ``scored`` candidates, ``duplicates``
+        (records that brought nothing new), ``dropped_negatives``, ``unanswered`` (queries of which nothing is
+        known but what does not answer them).
+    """
+    sources = np.frombuffer(keys.sources, dtype=np.uint16)
+    counts = [Counter[str]() for _ in range(int(sources.max(initial=0)) + 1)]
+    for rows in _groups(np.frombuffer(keys.keys, dtype=np.uint64), kept):
+        block = records[np.concatenate(rows).tolist()]
+        columns = zip(*(block[name] for name in ("candidates", "positives", "scores", "itself")), strict=True)
+        queries = iter(block["query"])
+        for group in rows:
+            merged = _Merged(row_of, next(queries))
+            for row in group.tolist():
+                if row != group[0]:
+                    next(queries)
+                counts[sources[row]]["duplicates"] += not merged.add(*next(columns))
+            found = counts[sources[group[0]]]
+            example = merged.example()
+            found["dropped_negatives"] += merged.dropped
+            if example is None:
+                found["unanswered"] += 1
+                continue
+            writer.add(merged.query, *example)
+            found["examples"] += 1
+            found["positives"] += example[1]
+            found["scored"] += sum(not math.isnan(score) for score in example[2])
+    return counts
+
+
+def _groups(keys: NDArray[np.uint64], kept: NDArray[np.bool_]) -> Iterator[list[NDArray[np.int64]]]:
+    """Rows of the same key, by the first of them; blocks of groups."""
+    used = np.flatnonzero(kept)
+    order = used[np.argsort(keys[used], kind="stable")]
+    starts = np.flatnonzero(np.r_[True, keys[order][1:] != keys[order][:-1]]) if len(order) else order
+    ends = np.r_[starts[1:], len(order)]
+    by_first = np.argsort(order[starts], kind="stable")
+    for start in range(0, len(starts), _GROUPS):
+        part = by_first[start : start + _GROUPS]
+        yield [order[starts[group] : ends[group]] for group in part]
+
+
+class _Merged:
+    """The records of one query."""
+
+    def __init__(self, row_of: Callable[[str], int], query: str) -> None:
+        self.query = query
+        self.dropped = 0
+        """Negatives that are none, once :meth:`example` was called."""
+        self._itself = row_of(query)
+        self._positives: dict[int, None] = {}
+        self._negatives: set[int] = set()
+        self._scores: dict[int, float] = {}
+
+    def add(self, candidates: list[int], positives: int, scores: list[float], itself: int) -> bool:
+        """Add a record; whether it brought anything new."""
+        new = False
+        if itself >= 0:
+            self._itself = itself
+        for number, row in enumerate(candidates):
+            score = scores[number] if scores else math.nan
+            known = self._scores.get(row)
+            if known is None or (math.isnan(known) and not math.isnan(score)):
+                self._scores[row] = score
+                new = True
+            if number >= positives:
+                self._negatives.add(row)
+            elif row not in self._positives:
+                self._positives[row] = None
+                new = True
+        return new
+
+    def example(self) -> tuple[list[int], int, list[float], int] | None:
+        """The candidates, how many are positives, their scores, and the row that is the query itself."""
+        itself = self._itself
+        if itself in self._positives:
+            itself = -1
+        others = [row for row in self._scores if row not in self._positives and row != itself]
+        rows = [*self._positives, *others]
+        self.dropped = len(self._negatives.intersection({itself, *self._positives}))
+        scores = [self._scores[row] for row in rows]
+        if all(map(math.isnan, scores)):
+            scores = []
+        if not self._positives and not scores:
+            return None
+        return rows, len(self._positives), scores, itself
