@@ -96,6 +96,12 @@ class RowWriter:
             with self._writing():
                 self._flush()
 
+    def add_table(self, table: Any) -> None:
+        """Add the rows of a ``pyarrow.Table`` that has these columns."""
+        with self._writing():
+            self._flush()
+            self._writer.write_table(table.select(self._schema.names).cast(self._schema))
+
     def _flush(self) -> None:
         if self._blocks[0]:
             self._writer.write_batch(self._pyarrow.record_batch(self._blocks, schema=self._schema))

@@ -11,8 +11,9 @@ class DataFacts:
     """What became of the data.
 
     Attributes:
-        examples: Examples that are trained on.
-        negatives: Negatives of each.
+        examples: Queries that are trained on.
+        visits: What an epoch reads: every known positive once, and every query without one.
+        negatives: Documents that are read beside the first one.
         sources: What was read of each source.
         held_out: Queries held out for evaluation; 0 where a collection is given.
         leakage: What training and evaluation queries had in common; None where queries were held out.
@@ -24,6 +25,7 @@ class DataFacts:
 
     examples: int
     negatives: int
+    visits: int = 0
     sources: list[dict[str, Any]] = field(default_factory=list)
     held_out: int = 0
     leakage: dict[str, Any] | None = None

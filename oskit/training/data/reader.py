@@ -195,8 +195,8 @@ class _Reader:
         grades = [grade_of(label) for label in labels]
         if None in grades:
             raise ValueError(
-                f"{layout.label!r} holds {labels[grades.index(None)]!r}, which is no grade (0, 1, …); if these "
-                f"are scores, name the column so: columns: {{scores: {layout.label}}}"
+                f"{layout.label!r} holds {labels[grades.index(None)]!r}, which is no grade (0, 1, …); if "
+                f"these are scores, name the column so: columns: {{scores: {layout.label}}}"
             )
         return self._by_grade(items, [grade or 0 for grade in grades])
 

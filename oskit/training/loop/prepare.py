@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from oskit.data.atomic import write_whole
 from oskit.data.collection import Collection
 from oskit.encoder.document_frequencies import corpus_idf
 from oskit.errors import DataError, TrainingError
-from oskit.training.data.arrow import EXAMPLES, RowWriter, blocks_of, column_of, open_rows
+from oskit.training.data.arrow import EXAMPLES, LABELLED, LABELS, RowWriter, lists_of, numbers_of, open_rows
 from oskit.training.data.facts import DataFacts
 from oskit.training.data.holdout import hold_out
 from oskit.training.data.leakage import drop_leaking, find_leakage
@@ -24,7 +23,8 @@ from oskit.training.loop.folder import FACTS
 from oskit.training.loop.preflight import no_negatives
 from oskit.training.mining.miner import mine_negatives
 from oskit.training.recipe.recipe import Recipe
-from oskit.training.teachers.ensemble import LABEL, EnsembleTeacher
+from oskit.training.teachers.batch import BatchTeachers
+from oskit.training.teachers.ensemble import EnsembleTeacher
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 _EXAMPLES = "ready.arrow"
 _HELD_OUT = "held-out"
 _IDF = "idf.npy"
+_TEACHERS = "batch-teachers"
+_STEPS = ("examples.arrow", "mined.arrow", "labelled.arrow")
+"""Tables that are of no use once the examples are ready."""
+
+_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,11 @@ class Prepared:
     """What the trainer needs.
 
     Attributes:
-        examples: Columns ``query``, ``positive``, ``negatives`` (the same number in each row), and ``label``
-            where the teachers labelled them.
+        examples: As :data:`oskit.training.data.arrow.EXAMPLES` says, with ``labels`` where the teachers labelled
+            them.
         corpus: The training corpus, columns ``id`` and ``text``.
         collection: What is evaluated on.
+        teachers: Those that label whole batches; None where there are none.
         idf: IDF of the training corpus, float32 ``[vocabulary]``; None where nothing needs it.
         facts: What became of the data.
     """
@@ -53,6 +59,7 @@ class Prepared:
     examples: Dataset
     corpus: Dataset
     collection: Collection
+    teachers: BatchTeachers | None
     idf: NDArray[np.float32] | None
     facts: DataFacts
 
@@ -92,7 +99,8 @@ def open_prepared(recipe: Recipe, folder: Path) -> Prepared:
             hint="Remove the folder to prepare it anew.",
         ) from error
     idf = np.load(folder / _IDF) if (folder / _IDF).exists() else None
-    return Prepared(examples, corpus, _collection(recipe, folder), idf, facts)
+    teachers = BatchTeachers(folder / _TEACHERS) if "batch" in recipe.labelled else None
+    return Prepared(examples, corpus, _collection(recipe, folder), teachers, idf, facts)
 
 
 def _collection(recipe: Recipe, folder: Path) -> Collection:
@@ -116,50 +124,104 @@ class _Maker:
         self._held_out = 0
 
     def make(self) -> DataFacts:
-        recipe = self._recipe
-        self._listener.doing("reading training data")
+        recipe, listener = self._recipe, self._listener
+        listener.doing("reading training data")
         data = load_training_data(
             recipe.data.train,
             folder=self._folder,
             seed=recipe.seed,
-            progress=lambda count: self._listener.advance("records", count),
+            progress=lambda count: listener.advance("records", count),
         )
+        for source in data.sources:
+            if source.ignored:
+                self._note(f"{source.name}: not understood and not used: {', '.join(source.ignored)}")
         data = self._separate(data)
+        for note in data.notes:
+            self._note(note)
         self._write_idf(data)
-        teacher = self._teacher()
+        teachers = None
+        if recipe.labelling or recipe.miner is not None:
+            teachers = EnsembleTeacher.from_recipe(recipe, folder=self._folder / "teachers")
         mining = None
         if recipe.data.negatives is not None:
-            self._listener.doing("mining negatives")
+            listener.doing("mining negatives")
             data, report = mine_negatives(
                 data,
                 recipe.data.negatives,
-                teacher=teacher,
+                teachers=teachers,
                 folder=self._folder,
-                progress=self._listener.advance,
+                progress=listener.advance,
             )
             mining = report.to_dict()
-            self._listener.doing(str(report))
-        examples, negatives = self._same_number(data.examples)
-        if _labels_in_advance(recipe):
-            assert teacher is not None
-            self._listener.doing("asking the teachers")
-            examples = teacher.scores(examples, progress=self._listener.advance)
-        if teacher is not None:
-            for dropped in teacher.report.dropped:
-                self._listener.warning(str(dropped))
-            teacher.release()
-        self._write(examples, negatives)
+            listener.doing(str(report))
+        data = self._ready(data, teachers)
         return DataFacts(
-            examples=len(examples),
-            negatives=negatives,
+            examples=len(data),
+            visits=int(np.maximum(numbers_of(data.examples, "positives"), 1).sum()),
+            negatives=self._negatives(data.examples),
             sources=[source.to_dict() for source in data.sources],
             held_out=self._held_out,
             leakage=self._leakage,
             dropped_leaks=self._dropped,
             mining=mining,
-            teachers=None if teacher is None else teacher.report.to_dict(),
+            teachers=None if teachers is None else teachers.report.to_dict(),
             notes=self._notes,
         )
+
+    def _ready(self, data: TrainingData, teachers: EnsembleTeacher | None) -> TrainingData:
+        """The examples that can be trained on, labelled, as they stay on disk."""
+        recipe, progress = self._recipe, self._listener.advance
+        data = data.with_examples(self._usable(data.examples))
+        if "own" in recipe.labelled:
+            assert teachers is not None
+            if not self._negatives(data.examples):
+                raise no_negatives()
+            self._listener.doing("asking the teachers")
+            data = teachers.label(data, folder=self._folder, progress=progress)
+        with RowWriter(
+            self._folder / _EXAMPLES, LABELLED if LABELS in data.examples.column_names else EXAMPLES
+        ) as writer:
+            table = data.examples.with_format("arrow")
+            for start in range(0, len(table), _ROWS):
+                writer.add_table(table[start : start + _ROWS])
+        data = data.with_examples(open_rows(self._folder / _EXAMPLES))
+        if teachers is not None:
+            if "batch" in recipe.labelled:
+                self._listener.doing("asking the teachers")
+                BatchTeachers.write(teachers, data, self._folder / _TEACHERS, progress=progress)
+            for dropped in teachers.report.dropped:
+                self._listener.warning(str(dropped))
+            teachers.release()
+            teachers.remove_vectors()
+        for name in _STEPS:
+            (self._folder / name).unlink(missing_ok=True)
+        return data
+
+    def _usable(self, examples: Dataset) -> Dataset:
+        """Those that have something to learn from: a known positive, or two candidates to be ranked."""
+        counts = np.diff(lists_of(examples, "candidates")[0])
+        usable = (numbers_of(examples, "positives") > 0) | (counts > 1)
+        if useless := int((~usable).sum()):
+            self._note(
+                f"{useless:,} queries without a known positive have one candidate alone, and are left out"
+            )
+            examples = examples.select(np.flatnonzero(usable))
+        if not len(examples):
+            raise DataError("nothing is left to train on", hint="Use other training data.")
+        return examples
+
+    def _negatives(self, examples: Dataset) -> int:
+        """How many documents are read beside the first one: what most have, up to what is asked for."""
+        counts = np.diff(lists_of(examples, "candidates")[0]) - np.maximum(
+            numbers_of(examples, "positives"), 1
+        )
+        most = int(np.median(counts[counts > 0])) if (counts > 0).any() else 0
+        number = min(self._recipe.data.sampling.negatives, most)
+        if short := int((counts < number).sum()):
+            told = f"{short:,} queries have fewer than {number} candidates beside a positive; others' fill up"
+            if told not in self._notes:
+                self._notes.append(told)
+        return number
 
     def _separate(self, data: TrainingData) -> TrainingData:
         """Keep evaluation out of the training data."""
@@ -202,64 +264,6 @@ class _Maker:
         )
         np.save(self._folder / _IDF, idf)
 
-    def _teacher(self) -> EnsembleTeacher | None:
-        recipe = self._recipe
-        if recipe.labelling or recipe.miner is not None:
-            return EnsembleTeacher(recipe.teachers, recipe.labels)
-        return None
-
-    def _same_number(self, examples: Dataset) -> tuple[Dataset, int]:
-        """Examples with the same number of negatives, the most common one, for batches are columns.
-
-        Examples with none are left out if the others have some; of too many the last ones are not used; too
-        few are repeated.
-        """
-        counts = np.fromiter((len(row or []) for row in column_of(examples, "negatives")), dtype=np.int64)
-        mining = self._recipe.data.negatives
-        if mining is not None and (counts >= mining.per_query).any():
-            number = mining.per_query
-        else:
-            number, _ = Counter(counts[counts > 0].tolist()).most_common(1)[0] if counts.any() else (0, 0)
-        if number == 0 and _labels_in_advance(self._recipe):
-            raise no_negatives()
-        if number and (without := int((counts == 0).sum())):
-            self._note(f"{without:,} examples without negatives are left out")
-            examples = examples.select(np.flatnonzero(counts > 0))
-            counts = counts[counts > 0]
-        if repeated := int((counts < number).sum()):
-            self._note(f"{repeated:,} examples have fewer than {number} negatives, which are repeated")
-        if cut := int((counts > number).sum()):
-            self._note(f"{cut:,} examples have more than {number} negatives; the last ones are not used")
-        return examples, number
-
     def _note(self, text: str) -> None:
         self._notes.append(text)
         self._listener.warning(text)
-
-    def _write(self, examples: Dataset, negatives: int) -> None:
-        """The examples as the trainer reads them."""
-        columns = {**EXAMPLES, LABEL: "numbers"} if LABEL in examples.column_names else EXAMPLES
-        with RowWriter(self._folder / _EXAMPLES, columns) as writer:
-            for rows in blocks_of(examples):
-                filled = _filled(rows, negatives)
-                for row in zip(*(filled[name] for name in columns), strict=True):
-                    writer.add(*row)
-
-
-def _labels_in_advance(recipe: Recipe) -> bool:
-    """Whether each example has its teachers' scores; else there are none, or each batch asks for its own."""
-    return "own" in recipe.labelled
-
-
-def _filled(rows: dict[str, list[Any]], negatives: int) -> dict[str, list[Any]]:
-    """The same number of negatives in each row, with their labels; lists that are too short start again."""
-    filled = dict(rows)
-    filled["negatives"] = [
-        [row[number % len(row)] for number in range(negatives)] if row else [] for row in rows["negatives"]
-    ]
-    if LABEL in rows:
-        filled[LABEL] = [
-            [label[0], *(label[1 + number % len(row)] for number in range(negatives))]
-            for label, row in zip(rows[LABEL], rows["negatives"], strict=True)
-        ]
-    return filled

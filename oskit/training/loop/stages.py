@@ -10,6 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from sentence_transformers.sparse_encoder.callbacks.splade_callbacks import (
     SchedulerType,
@@ -23,7 +24,7 @@ from oskit.encoder.loader.quiet import quiet_libraries
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import TrainingError, TrainingInterrupted
 from oskit.evaluation.offline.significance import paired_bootstrap
-from oskit.training.data.arrow import column_of
+from oskit.training.data.arrow import column_of, lists_of
 from oskit.training.loop.arguments import rate_of, total_steps, training_arguments
 from oskit.training.loop.event_log import Telling
 from oskit.training.loop.events import Listener
@@ -107,7 +108,9 @@ class _Stage:
             encoder, self._recipe.encoder, passages=prepared.corpus, idf=prepared.idf, seed=self._recipe.seed
         )
         if is_first():
-            self._lengths = replace(self._lengths, truncation=self._counted(encoder, prepared.examples))
+            self._lengths = replace(
+                self._lengths, truncation=self._counted(encoder, prepared.examples, prepared.corpus)
+            )
         before = self._before(encoder, prepared)
         started = time.monotonic()
         trainer = self._trainer(encoder, prepared)
@@ -170,14 +173,12 @@ class _Stage:
                 callbacks=[ramp, self._telling, self._interruption],
             )
 
-    def _counted(self, encoder: NeuralSparseEncoder, examples: Dataset) -> Truncation | None:
+    def _counted(self, encoder: NeuralSparseEncoder, examples: Dataset, corpus: Dataset) -> Truncation | None:
         """What is cut off the texts of the examples, each of which counts once, however often it is read."""
         # The table of an inference-free encoder tokenizes queries by itself and truncates none.
-        columns = ["positive"] if encoder.anatomy.queries is not None else ["query", "positive"]
-        texts = chain(
-            *(column_of(examples, name) for name in columns),
-            chain.from_iterable(column_of(examples, "negatives")),
-        )
+        asked = [] if encoder.anatomy.queries is not None else column_of(examples, "query")
+        rows = np.unique(lists_of(examples, "candidates")[1]).astype(np.int64)
+        texts = chain(asked, column_of(corpus, "text", rows))
         found, seen = Truncation(encoder.max_length), SeenTexts()
         with closing(seen):
             new = filter(seen.add, texts)

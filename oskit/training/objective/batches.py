@@ -13,7 +13,7 @@ from sentence_transformers.sparse_encoder.data_collator import SparseEncoderData
 from torch import Tensor
 
 from oskit.data.duplicates import digest_of
-from oskit.training.data.arrow import LABELS, column_of, numbers_of, positives_of
+from oskit.training.data.arrow import LABELS, column_of, lists_of, numbers_of, positives_of
 from oskit.training.data.normalising import normalise
 
 if TYPE_CHECKING:
@@ -89,12 +89,12 @@ class DrawnExamples:
     An epoch visits every known positive once, and an example without any once. Beside the positive stand
     ``negatives`` other candidates: the ``top`` best scored of them (by the labels, else by the scores of the
     data, else in the order of the data), and any of the others. A known positive is never among these. Where
-    there are too few, any documents of the corpus fill up; they have no label. Without a known positive the
+    there are too few, candidates of other examples fill up; they have no label. Without a known positive the
     best scored candidate comes first.
 
     What is drawn follows from the seed, the epoch and the visit alone.
 
-    Memory: 8 bytes an example, 4 a visit where these are more, 4 a text; the tables are memory-mapped.
+    Memory: 8 bytes an example, 4 a visit where these are more, 8 a text; the tables are memory-mapped.
 
     Args:
         examples: As :data:`oskit.training.data.arrow.EXAMPLES` says, perhaps with labels.
@@ -115,6 +115,7 @@ class DrawnExamples:
         self._of_visit = None if len(visits) == self._first[-1] else np.repeat(
             np.arange(len(visits), dtype=np.int32), visits
         )  # fmt: skip
+        self._all = np.unique(lists_of(examples, "candidates")[1])
         self._lengths = np.fromiter(map(len, column_of(corpus, "text")), dtype=np.int32, count=len(corpus))
 
     def __len__(self) -> int:
@@ -180,15 +181,15 @@ class DrawnExamples:
     def _fill(
         self, excluded: set[int], documents: NDArray[np.int32], count: int, rng: np.random.Generator
     ) -> NDArray[np.int32]:
-        """Any documents of the corpus but these; of a corpus that has no others, the first one again."""
-        size = len(self._corpus)
+        """Any candidates but these; where there are no others, the first document again."""
+        size = len(self._all)
         if size <= 4 * (len(excluded) + count):
-            left = np.setdiff1d(np.arange(size), list(excluded))
+            left = np.setdiff1d(self._all, list(excluded))
             drawn = rng.permutation(left)[:count]
         else:
-            drawn = np.empty(0, dtype=np.int64)
+            drawn = np.empty(0, dtype=np.int32)
             while len(drawn) < count:
-                more = rng.integers(size, size=2 * count)
+                more = self._all[rng.integers(size, size=2 * count)]
                 more = more[~np.isin(more, [*excluded, *drawn.tolist()])]
                 drawn = np.concatenate([drawn, np.unique(more)])
             drawn = rng.permutation(drawn)[:count]
