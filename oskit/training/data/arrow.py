@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
@@ -154,12 +154,8 @@ def lists_of(
     """
     table = dataset.select_columns([name]).with_format("arrow")
     whole = table[:] if rows is None else table[rows.tolist()]
-    counts, values = [np.zeros(1, dtype=np.int64)], []
-    for chunk in whole[name].chunks:
-        counts.append(chunk.value_lengths().to_numpy(zero_copy_only=False))
-        values.append(chunk.flatten().to_numpy(zero_copy_only=False))
-    joined = np.concatenate(values) if values else np.empty(0, dtype=np.int32)
-    return np.cumsum(np.concatenate(counts), dtype=np.int64), joined
+    counts, values = of_lists(whole.column(name))
+    return np.concatenate([[0], np.cumsum(counts)]), values
 
 
 def numbers_of(dataset: Dataset, name: str, rows: NDArray[np.int64] | None = None) -> NDArray[Any]:
@@ -168,6 +164,38 @@ def numbers_of(dataset: Dataset, name: str, rows: NDArray[np.int64] | None = Non
     whole = table[:] if rows is None else table[rows.tolist()]
     numbers: NDArray[Any] = whole[name].to_numpy()
     return numbers
+
+
+class CandidateBlock(NamedTuple):
+    """Some examples, and their candidates one after the other.
+
+    Attributes:
+        start: Position of the first of them.
+        table: The rows as they are, a ``pyarrow.Table``.
+        counts: How many candidates each has, int64 ``[rows]``.
+        candidates: Their rows of the corpus, int64 ``[counts.sum()]``.
+    """
+
+    start: int
+    table: Any
+    counts: NDArray[np.int64]
+    candidates: NDArray[np.int64]
+
+
+def candidate_blocks(examples: Dataset, size: int = _ROWS) -> Iterator[CandidateBlock]:
+    """All examples, ``size`` at a time."""
+    arrow = examples.with_format("arrow")
+    for start in range(0, len(examples), size):
+        table = arrow[start : start + size]
+        counts, candidates = of_lists(table.column("candidates"))
+        yield CandidateBlock(start, table, counts, candidates.astype("int64"))
+
+
+def of_lists(column: Any) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """A column of lists as arrays: how long each is, and all values one after the other."""
+    whole = column.combine_chunks()
+    counts = whole.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    return counts.astype("int64"), whole.flatten().to_numpy(zero_copy_only=False)
 
 
 def positives_of(examples: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

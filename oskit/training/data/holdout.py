@@ -24,7 +24,7 @@ from oskit.training.data.arrow import (
     positives_of,
 )
 from oskit.training.data.leakage import near_queries
-from oskit.training.data.normalising import keys_of, normalise, query_keys
+from oskit.training.data.normalising import keys_of, normalise, query_keys, same_key
 from oskit.training.data.training_data import TrainingData, text_id
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class _Pairs:
         keys: Of each example, the same for queries that ask the same, uint64 ``[examples]``.
         owners: Example of each pair, ``[pairs]``.
         rows: Its row of the corpus, ``[pairs]``.
-        texts: Its text, as a number that is the same for the same normalised text, ``[pairs]``.
+        texts: Its text, as a number that near-identical ones share, ``[pairs]``.
         generic: Whether so many queries have it that it tells nothing, ``[pairs]``.
         queries: Distinct queries among the pairs.
     """
@@ -124,7 +124,7 @@ class _Pairs:
         self.keys = query_keys(data.examples, salt=salt)
         self.owners, self.rows = relevant_of(data.examples)
         unique, inverse = np.unique(self.rows, return_inverse=True)
-        self.texts = keys_of(column_of(data.corpus, "text", unique), salt)[inverse]
+        self.texts = keys_of(map(same_key, column_of(data.corpus, "text", unique)), salt)[inverse]
         self.queries = len(np.unique(self.keys[self.owners]))
         pairs = np.unique(np.stack([self.texts, self.keys[self.owners]], axis=1), axis=0)
         texts, counts = np.unique(pairs[:, 0], return_counts=True)

@@ -20,23 +20,38 @@ if TYPE_CHECKING:
 _TELLING = frozenset("#%&@")
 
 
-class _Kept(dict[int, str | int]):
-    """What becomes of each letter, for ``str.translate``; found out when it first comes."""
+class _Kept(dict[int, "int | str | None"]):
+    """For ``str.translate``: letters, marks, numbers and telling signs; found out when one first comes.
 
-    def __missing__(self, code: int) -> str | int:
+    Args:
+        instead: What becomes of all others.
+    """
+
+    def __init__(self, instead: str | None) -> None:
+        super().__init__()
+        self._instead = instead
+
+    def __missing__(self, code: int) -> int | str | None:
         letter = chr(code)
         kept = letter in _TELLING or unicodedata.category(letter)[0] not in "PZC"
-        self[code] = found = code if kept else " "
+        self[code] = found = code if kept else self._instead
         return found
 
 
-_KEPT = _Kept()
+_KEPT, _JOINED = _Kept(" "), _Kept(None)
 
 
 def normalise(text: str) -> str:
     """A text without what does not matter for asking the same: NFKC, case, punctuation, white space."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(folded.translate(_KEPT).split()) or folded
+
+
+def same_key(text: str) -> str:
+    """What texts that are near-identical share: all but case, punctuation and white space, also within words
+    (``e-mail``, ``What's``)."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return folded.translate(_JOINED) or folded
 
 
 # Scripts that write no spaces between words; pairs of letters stand for words there.
@@ -58,10 +73,10 @@ def query_keys(
     examples: Dataset, rows: NDArray[np.int64] | None = None, *, salt: str = ""
 ) -> NDArray[np.uint64]:
     """A number for each example, of all rows or of some; the same for the same normalised query."""
-    return keys_of(column_of(examples, "query", rows), salt)
+    return keys_of(map(normalise, column_of(examples, "query", rows)), salt)
 
 
 def keys_of(texts: Iterable[str], salt: str = "") -> NDArray[np.uint64]:
-    """A number for each text, as good as random; the same for the same normalised text."""
-    digests = (digest_of(salt, normalise(text))[:8] for text in texts)
+    """A number for each text, as good as random."""
+    digests = (digest_of(salt, text)[:8] for text in texts)
     return np.frombuffer(b"".join(digests), dtype=np.uint64)

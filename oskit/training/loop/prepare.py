@@ -47,8 +47,8 @@ class Prepared:
     """What the trainer needs.
 
     Attributes:
-        examples: As :data:`oskit.training.data.arrow.EXAMPLES` says, with ``labels`` where the teachers labelled
-            them.
+        examples: As :data:`oskit.training.data.arrow.EXAMPLES` says, and ``labels`` where the teachers gave
+            some.
         corpus: The training corpus, columns ``id`` and ``text``.
         collection: What is evaluated on.
         teachers: Those that label whole batches; None where there are none.
