@@ -72,11 +72,11 @@ def _count(recipe: Recipe, out: Output) -> dict[str, Any]:
 
 def _after_hold_out(recipe: Recipe, data: TrainingData) -> tuple[int, int]:
     if recipe.evaluation.collection is not None or not 0 < recipe.data.hold_out < 1:
-        return len(data), 0
+        return data.visits, 0
     from oskit.training.data.holdout import hold_out
 
     training, collection = hold_out(data, fraction=recipe.data.hold_out, seed=0)
-    return len(training), len(collection.queries)
+    return training.visits, len(collection.queries)
 
 
 def _stage_plan(recipe: Recipe, number: int, data: dict[str, Any]) -> dict[str, Any]:

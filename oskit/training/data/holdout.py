@@ -148,7 +148,8 @@ class _Pairs:
         else:
             by_group = np.argsort(group, kind="stable")
             ends = np.flatnonzero(np.r_[group[by_group][1:] != group[by_group][:-1], True]) + 1
-            chosen = found[by_group[: ends[min(np.searchsorted(ends, count), len(ends) - 1)]]]
+            enough = int(ends[ends < (count or 0)].size)
+            chosen = found[by_group[: ends[min(enough, len(ends) - 1)]]]
         return np.isin(self.keys, chosen)
 
 
@@ -227,9 +228,9 @@ def _collection(
     rows = np.flatnonzero(held)
     examples = data.examples.select(rows)
     itself = numbers_of(examples, "itself")
-    texts, queries = list(column_of(examples, "query")), {}
+    queries: dict[str, str] = {}
     ids: dict[int, str] = {}
-    for number, (row, query) in enumerate(zip(rows.tolist(), texts, strict=True)):
+    for number, (row, query) in enumerate(zip(rows.tolist(), column_of(examples, "query"), strict=True)):
         # A query that is a document has its id, by which rankings leave it out.
         own = data.corpus[int(itself[number])]["id"] if itself[number] >= 0 else text_id(normalise(query))
         ids[row] = own

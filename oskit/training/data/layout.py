@@ -64,8 +64,9 @@ class Layout:
         given = columns.negatives
         self._given = (given,) if isinstance(given, str) else given
         self.negatives = self._negatives_among(names)
-        self.scores = columns.scores or first_of(SCORE_NAMES, names)
-        self.label = columns.label or first_of(LABEL_NAMES, names)
+        named = {columns.scores, columns.label}
+        self.scores = columns.scores or first_of(SCORE_NAMES, names - named)
+        self.label = columns.label or first_of(LABEL_NAMES, names - named)
         several = columns.documents or first_of(_of_both(LIST_NAMES, DOCUMENT_ID_NAMES, ids=by_id), names)
         one = columns.documents or first_of(DOCUMENT_NAMES, names)
         self.documents = "" if self.positive else several or (one if self.scores or self.label else "")
@@ -76,7 +77,7 @@ class Layout:
         self.of_negatives = first_of(_scores_of(self.negatives, "neg"), names) if self.negatives else ""
         if self.label:
             self._place_label(first.get(self.label))
-        self.kind: Kind = self._told(source) if source.kind == "auto" else source.kind
+        self.kind: Kind = self._told(source, names) if source.kind == "auto" else source.kind
         if self.kind == "pairs" and self.documents:
             self.kind = "candidates"  # pairs of which a label or a score tells whether they match
         used = self._of_use(source)
@@ -109,15 +110,14 @@ class Layout:
         used = {self.query, self.positive, self.documents, self.scores, self.label, self.of_positives}
         return used if source.kind == "pairs" else {*used, *self.negatives, self.of_negatives}
 
-    def _told(self, source: DataSource) -> Kind:
+    def _told(self, source: DataSource, names: Names[str]) -> Kind:
         if self.query and self.documents:
             return "candidates"
         if self.query and self.positive:
             return "triples" if self.negatives else "pairs"
-        if self.text and not self.query:
-            return "documents"
-        # Named as what is missing least; the check says what that is.
-        return "pairs" if self.query or source.columns.query else "documents"
+        # A query's id without the query: what else there is must not be taken for documents.
+        asked = self.query or source.columns.query or first_of(QUERY_ID_NAMES, names)
+        return "pairs" if asked else "documents"  # the check says what is missing
 
     def _check(self, source: DataSource, names: Names[str]) -> None:
         if self.kind == "documents":

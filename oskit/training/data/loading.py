@@ -221,5 +221,6 @@ def _without_generic(
 
 
 def _with_counts(fact: SourceFacts, counts: Counter[str]) -> SourceFacts:
-    dropped: Any = {"dropped_negatives": fact.dropped_negatives + counts.pop("dropped_negatives", 0)}
-    return replace(fact, **dropped, **counts)
+    numbers: dict[str, Any] = dict(counts)
+    numbers["dropped_negatives"] = fact.dropped_negatives + counts["dropped_negatives"]
+    return replace(fact, **numbers)

@@ -19,7 +19,6 @@ from oskit.training.data.parsed import Example, Parsed
 from oskit.training.data.pseudo_queries import make_queries
 from oskit.training.data.records import (
     Joined,
-    KnownTexts,
     as_list,
     existing,
     is_saved_dataset,
@@ -33,7 +32,12 @@ Tell = Callable[[Kind, str], None]
 
 
 def read_source(
-    source: DataSource, tell: Tell, *, seed: int = 0, ignored: Callable[[str], None] | None = None
+    source: DataSource,
+    tell: Tell,
+    *,
+    seed: int = 0,
+    ignored: Callable[[str], None] | None = None,
+    look_up: bool = True,
 ) -> Iterator[Parsed | Refusal]:
     """Every record of a source as what it gives, or as a refusal that says where and why.
 
@@ -42,6 +46,7 @@ def read_source(
         tell: Told what it was taken for.
         seed: Of queries that are made of documents.
         ignored: Told each column that was taken for nothing, at the end.
+        look_up: Whether ids become texts; else they are left as they are, and nothing is read for it.
 
     Raises:
         DataError: The source cannot be read at all, or lacks the columns.
@@ -56,7 +61,8 @@ def read_source(
         if kind == "beir":
             tell(kind, f"judgements of {QRELS}/{source.split}.tsv")
             return read_beir(path, source)
-    return _read_by_columns(source, path, tell, seed, ignored or (lambda _name: None))
+    joined = Joined(source.join) if look_up and source.join is not None else None
+    return _read_by_columns(source, path, tell, seed, ignored or (lambda _name: None), joined)
 
 
 def kind_of_folder(path: Path) -> Kind:
@@ -74,9 +80,13 @@ def kind_of_folder(path: Path) -> Kind:
 
 
 def _read_by_columns(
-    source: DataSource, path: Path | None, tell: Tell, seed: int, ignored: Callable[[str], None]
+    source: DataSource,
+    path: Path | None,
+    tell: Tell,
+    seed: int,
+    ignored: Callable[[str], None],
+    joined: Joined | None,
 ) -> Iterator[Parsed | Refusal]:
-    joined = None if source.join is None else Joined(source.join)
     readers: dict[frozenset[str], _Reader] = {}
     for record in records_of(source, path, wanted_columns(source)):
         if isinstance(record, Refusal):
@@ -122,7 +132,7 @@ class _Reader:
         self._source = source
         self._seed = seed
         self._joined = joined
-        self._ids = self._joined is not None and self._joined.corpus is not None
+        self._ids = source.join is not None and source.join.corpus is not None
 
     def parse(self, values: Mapping[str, Any]) -> Parsed:
         """What a record gives."""
@@ -159,27 +169,23 @@ class _Reader:
         """An example of what was found, each document once."""
         best: dict[str, float] = {}
         for item in (*positives, *others):
-            if item.text not in best or math.isnan(best[item.text]):
+            if math.isnan(best.get(item.text, math.nan)):
                 best[item.text] = item.score
-        first = list(dict.fromkeys(item.text for item in positives))
-        wanted = set(first)
-        rest = [text for text in dict.fromkeys(item.text for item in others) if text not in wanted]
-        dropped = len({item.text for item in others}) - len(rest)
-        texts: Sequence[str] | Sequence[int] = (*first, *rest)
-        known: KnownTexts | None = None
-        scores = tuple(best.values()) if list(best) == list(texts) else tuple(best[text] for text in texts)
-        if self._joined is not None and self._joined.corpus is not None:
-            known = self._joined.corpus
-            numbers = known.find([str(text) for text in texts]).tolist()
-            there = [number >= 0 for number in numbers]
-            if not all(there[: len(first)]):
-                missing = first[there[: len(first)].index(False)]
-                raise ValueError(f"its document {missing!r} is not in {known.name}")
-            dropped += there.count(False)
-            texts = [number for number in numbers if number >= 0]
-            scores = tuple(score for score, is_there in zip(scores, there, strict=True) if is_there)
-        scores = () if all(map(math.isnan, scores)) else scores
-        return Parsed((Example(query, texts, len(first), scores, known, apart=apart),), dropped=dropped)
+        count = len({item.text for item in positives})
+        texts, scores = list(best), list(best.values())
+        dropped = len({item.text for item in others}) - (len(texts) - count)
+        documents: Sequence[str] | Sequence[int] = texts
+        known = None if self._joined is None else self._joined.corpus
+        if known is not None:
+            numbers = known.find(texts)
+            there = numbers >= 0
+            if not there[:count].all():
+                raise ValueError(f"its document {texts[int(there.argmin())]!r} is not in {known.name}")
+            dropped += int((~there).sum())
+            documents = numbers[there].tolist()
+            scores = [score for score, is_there in zip(scores, there, strict=True) if is_there]
+        scores = [] if all(map(math.isnan, scores)) else scores
+        return Parsed((Example(query, documents, count, scores, known, apart=apart),), dropped=dropped)
 
     def _candidates(self, values: Mapping[str, Any]) -> tuple[list[_Item], list[_Item]]:
         """Known positives and other documents of a record with scores or labels."""

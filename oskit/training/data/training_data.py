@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from oskit.data.duplicates import digest_of
 from oskit.data.values import clean_value
 from oskit.errors import DataError, UsageError
-from oskit.training.data.arrow import column_of
+from oskit.training.data.arrow import column_of, numbers_of
 from oskit.training.recipe.sources import DataSource, Kind, as_source
 
 if TYPE_CHECKING:
@@ -139,6 +141,11 @@ class TrainingData:
         """The texts of rows of the corpus."""
         found: list[str] = self.corpus[list(rows)]["text"] if len(rows) else []
         return found
+
+    @property
+    def visits(self) -> int:
+        """What an epoch reads: every known positive once, and every query without one."""
+        return int(np.maximum(numbers_of(self.examples, "positives"), 1).sum())
 
     def __len__(self) -> int:
         return len(self.examples)

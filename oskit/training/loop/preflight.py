@@ -18,12 +18,14 @@ from oskit.encoder.loader.layouts import detect_layout
 from oskit.errors import DataError, EncoderError, EncoderNotFoundError, OskitError, TrainingError, first_line
 from oskit.extras import require
 from oskit.folders import check_writable, user_cache
-from oskit.training.data.reader import Parsed, read_source
+from oskit.training.data.parsed import Parsed
+from oskit.training.data.reader import read_source
+from oskit.training.data.records import existing
 from oskit.training.loop.folder import DATA, FACTS, RESULT, Beginning, check_folder, stage_folders
 from oskit.training.loop.ranks import share_of
 from oskit.training.recipe.file import STAGE, stages_of
 from oskit.training.recipe.recipe import EncoderPart, EvaluationPart, Recipe
-from oskit.training.recipe.sources import DataSource, Kind
+from oskit.training.recipe.sources import DataSource, Kind, Place
 from oskit.training.recipe.teachers import ModelTeacherConfig, ReadingTeacherConfig, TeacherConfig
 
 PACKAGES = (
@@ -227,20 +229,16 @@ def no_negatives() -> TrainingError:
 
 def _first_record(source: DataSource) -> Kind | None:
     """The kind of a source, by its first record; None where only reading it tells."""
-    if source.path == "-":
-        return None
-    if source.hub is not None:
-        try:
-            _ask_hub(source.hub, source.revision, "dataset")
-        except hub.HubUnreachableError:  # `datasets` may have it in its cache
-            return None
-        except EncoderNotFoundError as error:
-            raise DataError(
-                error.message, hint="Check its name, revision and the login, or give a file."
-            ) from error
+    for place in source.places:
+        if place.hub is not None:
+            _check_data_set(place)
+        else:
+            existing(place)
+    if source.path == "-" or source.hub is not None:
         return None
     kinds: list[Kind] = []
-    for item in islice(read_source(source, lambda kind, _layout: kinds.append(kind)), FIRST):
+    records = read_source(source, lambda kind, _layout: kinds.append(kind), look_up=False)
+    for item in islice(records, FIRST):
         if isinstance(item, Parsed):
             break
         if source.broken == "error":
@@ -248,6 +246,18 @@ def _first_record(source: DataSource) -> Kind | None:
                 f"{item.where}: {item.reason}", hint="Correct it, or leave such records out with broken: skip"
             )
     return kinds[0] if kinds else None
+
+
+def _check_data_set(place: Place) -> None:
+    assert place.hub is not None
+    try:
+        _ask_hub(place.hub, place.revision, "dataset")
+    except hub.HubUnreachableError:  # `datasets` may have it in its cache
+        return
+    except EncoderNotFoundError as error:
+        raise DataError(
+            error.message, hint="Check its name, revision and the login, or give a file."
+        ) from error
 
 
 def _check_evaluation(evaluation: EvaluationPart, hold_out: float) -> None:

@@ -157,7 +157,7 @@ class _Maker:
         data = self._ready(data, teachers)
         return DataFacts(
             examples=len(data),
-            visits=int(np.maximum(numbers_of(data.examples, "positives"), 1).sum()),
+            visits=data.visits,
             negatives=self._negatives(data.examples),
             sources=[source.to_dict() for source in data.sources],
             held_out=self._held_out,

@@ -147,7 +147,8 @@ class DrawnExamples:
 
     def longest(self, draws: Sequence[Draw]) -> NDArray[np.int32]:
         """The longest text of each, in characters."""
-        return self._lengths[np.stack([draw.documents for draw in draws])].max(axis=1)
+        lengths: NDArray[np.int32] = self._lengths[np.stack([draw.documents for draw in draws])].max(axis=1)
+        return lengths
 
     def __getitems__(self, draws: list[Draw]) -> list[tuple[Draw, str, list[str]]]:
         """Each draw with the query's text and the documents' texts: what the loader asks for."""
@@ -228,7 +229,7 @@ class DrawnBatches(DefaultBatchSampler):
         processes: int = 1,
         **kwargs: Any,
     ) -> None:
-        super().__init__(dataset, batch_size=batch_size, drop_last=drop_last, **kwargs)  # type: ignore[arg-type]
+        super().__init__(dataset, batch_size=batch_size, drop_last=drop_last, **kwargs)
         self._drawn = dataset
         self._share = slice(rank, None, processes)
 
@@ -293,8 +294,8 @@ class ExampleCollator(SparseEncoderDataCollator):
             np.stack([draw.documents for draw in draws]).astype(np.int64)
         )
         batch["positives"] = torch.from_numpy(np.stack([draw.positives for draw in draws]))
-        if draws[0].labels is not None:
-            batch["labels"] = torch.from_numpy(np.stack([draw.labels for draw in draws]))
+        if labels := [draw.labels for draw in draws if draw.labels is not None]:
+            batch["labels"] = torch.from_numpy(np.stack(labels))
         if self.teachers is not None:
             batch |= self.teachers.collate(batch["query_rows"].numpy(), batch["document_ids"].numpy())
         return batch

@@ -168,6 +168,12 @@ class DataSource(Place):
     queries: QuerySettings = QuerySettings()
     """How queries are made of documents."""
 
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """All that is read of it."""
+        joined = () if self.join is None else (self.join.queries, self.join.corpus, self.join.scores)
+        return (self, *(place for place in joined if place is not None))
+
     @model_validator(mode="after")
     def _no_beir_on_hub(self) -> Self:
         if self.hub is not None and self.kind == "beir":
