@@ -232,7 +232,8 @@ def _collection(
     ids: dict[int, str] = {}
     for number, (row, query) in enumerate(zip(rows.tolist(), column_of(examples, "query"), strict=True)):
         # A query that is a document has its id, by which rankings leave it out.
-        own = data.corpus[int(itself[number])]["id"] if itself[number] >= 0 else text_id(normalise(query))
+        is_document = itself[number] >= 0
+        own = data.corpus[int(itself[number])]["id"] if is_document else text_id("query", normalise(query))
         ids[row] = own
         queries.setdefault(own, query)
     qrels: dict[str, dict[str, int]] = {}

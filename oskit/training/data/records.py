@@ -192,7 +192,7 @@ class KnownScores:
         DataError: They cannot be read.
     """
 
-    def __init__(self, place: TextsById) -> None:
+    def __init__(self, place: Place) -> None:
         path = existing(place)
         keys, scores = array.array("Q"), array.array("f")
         is_pickle = path is not None and ".pkl" in path.suffixes
@@ -215,7 +215,7 @@ class KnownScores:
         return [float(score) for score in found]
 
 
-def _score_rows(place: TextsById, path: Path | None) -> Iterator[tuple[str, str, float]]:
+def _score_rows(place: Place, path: Path | None) -> Iterator[tuple[str, str, float]]:
     names: list[str] | None = None
     for record in records_of(place, path, ID_NAMES):
         if isinstance(record, Refusal):

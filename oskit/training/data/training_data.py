@@ -151,9 +151,9 @@ class TrainingData:
         return len(self.examples)
 
 
-def text_id(text: str) -> str:
+def text_id(*texts: str) -> str:
     """The corpus's id of a text, 32 hexadecimal digits."""
-    return digest_of(text).hex()
+    return digest_of(*texts).hex()
 
 
 def load_training_data(

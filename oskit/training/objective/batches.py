@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -125,24 +127,26 @@ class DrawnExamples:
     def draw(self, visits: NDArray[np.int64], epoch: int) -> list[Draw]:
         """What these visits read in this epoch."""
         examples = visits if self._of_visit is None else self._of_visit[visits].astype(np.int64)
-        turns = visits - self._first[examples]
+        turns = (visits - self._first[examples]).tolist()
         rows = self._examples[examples.tolist()]
         scores = rows.get(LABELS) or rows["scores"]
         draws = []
         columns = zip(rows["candidates"], rows["positives"], scores, rows["itself"], strict=True)
         for number, (candidates, positives, own, itself) in enumerate(columns):
-            rng = np.random.default_rng((self._seed, epoch, int(visits[number])))
-            chosen = self._choose(len(candidates), positives, own, int(turns[number]), rng)
-            documents = np.array(candidates, dtype=np.int32)[chosen]
-            is_positive = chosen < positives
-            labels = np.array(own, dtype=np.float32)[chosen] if LABELS in rows else None
-            if (missing := 1 + self._negatives - len(chosen)) > 0:
-                others = self._fill({itself, *candidates}, documents, missing, rng)
-                documents = np.concatenate([documents, others])
-                is_positive = np.concatenate([is_positive, np.zeros(missing, dtype=bool)])
-                if labels is not None:
-                    labels = np.concatenate([labels, np.full(missing, np.nan, dtype=np.float32)])
-            draws.append(Draw(int(examples[number]), documents, is_positive, labels))
+            # Not for secrets; numpy's generators take longer to make than all that is drawn of one.
+            rng = random.Random(f"{self._seed} {epoch} {visits[number]}")  # noqa: S311
+            chosen = self._choose(len(candidates), positives, own, turns[number], rng)
+            documents = [candidates[place] for place in chosen]
+            missing = 1 + self._negatives - len(chosen)
+            if missing > 0:
+                documents += self._fill({itself, *candidates}, documents[0], missing, rng)
+            labels = None
+            if LABELS in rows:
+                labels = np.array([own[place] for place in chosen] + [math.nan] * missing, dtype=np.float32)
+            is_positive = np.array([place < positives for place in chosen] + [False] * missing)
+            draws.append(
+                Draw(int(examples[number]), np.array(documents, dtype=np.int32), is_positive, labels)
+            )
         return draws
 
     def longest(self, draws: Sequence[Draw]) -> NDArray[np.int32]:
@@ -163,39 +167,36 @@ class DrawnExamples:
         return self.__getitems__([draw])[0]
 
     def _choose(
-        self, count: int, positives: int, scores: list[float], turn: int, rng: np.random.Generator
-    ) -> NDArray[np.int64]:
+        self, count: int, positives: int, scores: list[float], turn: int, rng: random.Random
+    ) -> list[int]:
         """Which of an example's candidates, the first one first."""
-        others = np.arange(positives, count)
+        others: Sequence[int] = range(positives, count)
         if scores:
-            own = np.asarray(scores, dtype=np.float32)[positives:]
             # NaN is sorted to the end; equal scores keep their order.
-            others = others[np.argsort(-own, kind="stable")]
-        first = np.array([turn], dtype=np.int64)
-        if not positives:
-            first, others = others[:1], others[1:]
+            own = np.asarray(scores, dtype=np.float32)[positives:]
+            others = [positives + place for place in np.argsort(-own, kind="stable").tolist()]
+        if positives:
+            first = turn
+        else:
+            first, others = others[0], others[1:]
         best, rest = others[: self._top], others[self._top :]
-        if len(best) + len(rest) > self._negatives:
-            rest = rng.choice(rest, self._negatives - len(best), replace=False)
-        return np.concatenate([first, best, rest])
+        if len(others) > self._negatives:
+            rest = rng.sample(rest, self._negatives - len(best))
+        return [first, *best, *rest]
 
-    def _fill(
-        self, excluded: set[int], documents: NDArray[np.int32], count: int, rng: np.random.Generator
-    ) -> NDArray[np.int32]:
+    def _fill(self, excluded: set[int], first: int, count: int, rng: random.Random) -> list[int]:
         """Any candidates but these; where there are no others, the first document again."""
         size = len(self._all)
         if size <= 4 * (len(excluded) + count):
-            left = np.setdiff1d(self._all, list(excluded))
-            drawn = rng.permutation(left)[:count]
-        else:
-            drawn = np.empty(0, dtype=np.int32)
-            while len(drawn) < count:
-                more = self._all[rng.integers(size, size=2 * count)]
-                more = more[~np.isin(more, [*excluded, *drawn.tolist()])]
-                drawn = np.concatenate([drawn, np.unique(more)])
-            drawn = rng.permutation(drawn)[:count]
-        again = np.full(count - len(drawn), documents[0])
-        return np.concatenate([drawn, again]).astype(np.int32)
+            left = sorted(set(self._all.tolist()) - excluded)
+            drawn = rng.sample(left, min(count, len(left)))
+            return drawn + [first] * (count - len(drawn))
+        found: dict[int, None] = {}
+        while len(found) < count:
+            row = int(self._all[rng.randrange(size)])
+            if row not in excluded:
+                found[row] = None
+        return list(found)
 
 
 GROUPED_BATCHES = 16

@@ -102,7 +102,7 @@ class Join(Part):
     """The queries; of a folder in BEIR's layout, its ``queries.jsonl``."""
     corpus: Texts | None = None
     """The documents; of a folder in BEIR's layout, its ``corpus.jsonl``."""
-    scores: Texts | None = None
+    scores: Annotated[Place, BeforeValidator(_place)] | None = None
     """Scores of query and document by their ids, if they are not in the source itself: records as
     ``{query_id, document_ids, scores}``, or a pickled dictionary of dictionaries (``.pkl``, ``.pkl.gz``)."""
 
