@@ -110,6 +110,10 @@ def _collection(recipe: Recipe, folder: Path) -> Collection:
     return Collection.open(folder / _HELD_OUT)
 
 
+def _reads_scores(recipe: Recipe) -> bool:
+    return any(teacher.kind == "stored" for teacher in recipe.labelling)
+
+
 class _Maker:
     """The steps of :func:`prepare`, with what they share."""
 
@@ -135,6 +139,8 @@ class _Maker:
         for source in data.sources:
             if source.ignored:
                 self._note(f"{source.name}: not understood and not used: {', '.join(source.ignored)}")
+        if any(source.scored for source in data.sources) and not _reads_scores(recipe):
+            self._note("the data has scores that nobody reads; a teacher {kind: stored} learns them")
         data = self._separate(data)
         for note in data.notes:
             self._note(note)
