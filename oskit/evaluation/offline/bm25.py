@@ -14,7 +14,8 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import chain, pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,9 @@ from oskit.evaluation.offline.language import (
 from oskit.evaluation.offline.metrics import Run
 from oskit.evaluation.offline.sparsity import ActivationCounter, Sparsity, sparsity
 from oskit.extras import require
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 LANGUAGES = (
     *STOP_WORD_LANGUAGES,
@@ -126,6 +130,28 @@ class Bm25Index:
             terms = self._terms(query)
             scores = self._index.get_scores_from_ids(terms) if terms else []
             yield _best(np.asarray(scores, dtype=np.float32), k)
+
+    def document_matrix(self) -> csr_matrix:
+        """The weights of terms in documents, ``[documents, terms]``, float32."""
+        from scipy.sparse import csc_matrix
+
+        found = self._index.scores
+        shape = self.documents, len(self._vocabulary)
+        return csc_matrix((found["data"], found["indices"], found["indptr"]), shape=shape).tocsr()
+
+    def query_matrix(self, queries: Iterable[str]) -> csr_matrix:
+        """How often queries have terms, ``[queries, terms]``, float32: times the weights of a document, that
+        is its score."""
+        from scipy.sparse import csr_matrix
+
+        terms = [self._terms(query) for query in queries]
+        columns = np.fromiter(chain.from_iterable(terms), dtype=np.int32)
+        bounds = np.cumsum([0, *map(len, terms)])
+        found = csr_matrix(
+            (np.ones(len(columns), np.float32), columns, bounds), shape=(len(terms), len(self._vocabulary))
+        )
+        found.sum_duplicates()
+        return found
 
     def sparsity(self, queries: Iterable[str]) -> Sparsity:
         """As for a sparse encoder: distinct terms of queries and documents, FLOPS, postings."""

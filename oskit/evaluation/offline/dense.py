@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 Vectors = npt.NDArray[np.float32]
 
-_BLOCK_DOCUMENTS = 2048
+_BLOCK_DOCUMENTS = 8192
+DEFAULT_MAX_LENGTH = 512
+_HIDDEN_SIZE = 1024
+"""What is assumed of models that do not tell."""
 
 
 class DenseEncoder(Protocol):
@@ -42,7 +45,8 @@ class DenseModel:
         document_prompt: The same for documents.
         max_length: Tokens that it reads of a text; None for its own limit.
         device: Where torch puts it; None takes the best there is.
-        precision: Of its weights, by torch's name; None leaves them as they are stored.
+        precision: Of its weights, by torch's name; None leaves them as they are stored, ``auto`` has them in
+            float32 and computes in bf16 on a GPU that has it.
         trust_remote_code: Run Python code that the model brings. Read it first.
 
     Raises:
@@ -57,19 +61,18 @@ class DenseModel:
         *,
         query_prompt: str | None = None,
         document_prompt: str | None = None,
-        batch_size: int = 32,
         max_length: int | None = None,
         device: str | None = None,
         precision: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         require("a dense model", "export", ["sentence-transformers"])
-        import torch
         from sentence_transformers import SentenceTransformer
 
         from oskit.encoder.loader.failures import named_errors
         from oskit.encoder.loader.hub import HubOptions, local_or_fetched
         from oskit.encoder.loader.quiet import quiet_libraries
+        from oskit.encoder.pipeline import stored_in
 
         folder = local_or_fetched(name, HubOptions(code=trust_remote_code))
         with named_errors(folder), quiet_libraries():
@@ -77,7 +80,7 @@ class DenseModel:
                 str(folder),
                 device=device,
                 trust_remote_code=trust_remote_code,
-                model_kwargs={} if precision is None else {"dtype": getattr(torch, precision)},
+                model_kwargs={} if precision is None else {"dtype": stored_in(precision)},
             )
         if max_length is not None:
             self._model.max_seq_length = max_length
@@ -87,25 +90,49 @@ class DenseModel:
                 hint="Use a model that compares by cosine or dot.",
             )
         self._prompts = {"query": query_prompt, "document": document_prompt}
-        self._batch_size = batch_size
+        self._automatic = precision == "auto"
 
-    def embed_queries(self, texts: Sequence[str], *, batch_size: int | None = None) -> Vectors:
-        """Vectors of queries, ``[n, dimensions]``; ``batch_size`` takes the place of the model's."""
-        return self._encode(self._model.encode_query, texts, "query", batch_size)
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """Vectors of queries, ``[n, dimensions]``."""
+        return self._encode(self._model.encode_query, texts, "query")
 
-    def embed_documents(self, texts: Sequence[str], *, batch_size: int | None = None) -> Vectors:
+    def embed_documents(self, texts: Sequence[str]) -> Vectors:
         """Vectors of documents, ``[n, dimensions]``."""
-        return self._encode(self._model.encode_document, texts, "document", batch_size)
+        return self._encode(self._model.encode_document, texts, "document")
 
-    def _encode(self, encode: Any, texts: Sequence[str], side: str, batch_size: int | None) -> Vectors:
-        vectors = encode(
+    def _encode(self, encode: Any, texts: Sequence[str], side: str) -> Vectors:
+        from oskit.encoder.pipeline import arithmetic, in_bulk
+
+        if not len(texts):
+            return np.empty((0, self._model.get_embedding_dimension() or 0), dtype=np.float32)
+        weights = next(self._model.parameters())
+
+        def run(batch: list[str]) -> Vectors:
+            with arithmetic("auto" if self._automatic else "fp32", weights):
+                vectors = encode(
+                    batch,
+                    prompt=self._prompts[side],
+                    batch_size=len(batch),
+                    show_progress_bar=False,
+                    convert_to_tensor=True,
+                    normalize_embeddings=self._model.similarity_fn_name == "cosine",
+                )
+            return np.asarray(vectors.float().cpu().numpy())
+
+        return in_bulk(
             list(texts),
-            prompt=self._prompts[side],
-            batch_size=batch_size or self._batch_size,
-            show_progress_bar=False,
-            normalize_embeddings=self._model.similarity_fn_name == "cosine",
+            run,
+            texts=lambda text: text,
+            max_length=self._model.max_seq_length or DEFAULT_MAX_LENGTH,
+            hidden_size=hidden_size_of(self._model),
+            device=weights.device,
         )
-        return np.asarray(vectors, dtype=np.float32)
+
+
+def hidden_size_of(model: Any) -> int:
+    """Of a model of sentence-transformers, as far as it tells."""
+    config = getattr(model, "config", None) or getattr(getattr(model[0], "auto_model", None), "config", None)
+    return int(getattr(config, "hidden_size", None) or _HIDDEN_SIZE)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Discriminator, Field, PositiveInt, Tag
 from oskit.training.recipe.part import Kind, Kinds, Part
 
 Normalization = Literal["minmax", "none"]
-Precision = Literal["float32", "float16", "bfloat16"]
+Precision = Literal["auto", "float32", "float16", "bfloat16"]
 
 DEFAULT_DENSE_TEACHER = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -55,12 +55,10 @@ class ModelTeacherConfig(ReadingTeacherConfig):
     """Branch, tag or commit on the Hub."""
     max_length: PositiveInt | None = None
     """Tokens that it reads of a text; None for its own limit."""
-    batch_size: PositiveInt = 32
-    """Texts that it computes at once; halved where memory does not suffice."""
     device: str | None = None
     """Where torch puts it; None takes the best there is."""
-    precision: Precision = "float32"
-    """Of its weights."""
+    precision: Precision = "auto"
+    """Of its weights; ``auto`` is float32, computed in bf16 on a GPU that has it."""
     trust_remote_code: bool = False
     """Run Python code that the model brings. Read it first."""
 
@@ -112,8 +110,6 @@ class ItselfTeacherConfig(ReadingTeacherConfig):
     """The encoder that is trained, as it was before: keeps what it knows."""
     max_length: PositiveInt | None = None
     """Tokens that it reads of a text; None for its own limit, whatever training cuts texts to."""
-    batch_size: PositiveInt = 32
-    """Texts that it computes at once; halved where memory does not suffice."""
 
 
 class StoredTeacherConfig(TeacherConfig):

@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from oskit.errors import DataError, TrainingError
-from oskit.training.data.arrow import blocks_of, column_of
-from oskit.training.recipe.teachers import LabelsPart, ModelTeacherConfig, Normalization, TeacherConfig
-from oskit.training.teachers.models import CrossEncoderTeacher, DenseTeacher, SparseTeacher, Teacher
+from oskit.training.data.arrow import LABELLED, LABELS, DataFolder, RowWriter, candidate_blocks, open_rows
+from oskit.training.data.training_data import TrainingData
+from oskit.training.recipe.teachers import (
+    AnyTeacher,
+    CrossEncoderConfig,
+    DenseTeacherConfig,
+    ItselfTeacherConfig,
+    LabelsPart,
+    Normalization,
+    SparseTeacherConfig,
+    StoredTeacherConfig,
+)
+from oskit.training.teachers.models import CrossEncoderTeacher, DenseTeacher, SparseTeacher
+from oskit.training.teachers.report import EnsembleReport, Status, TeacherReport
 from oskit.training.teachers.score_cache import default_cache_folder
+from oskit.training.teachers.teacher import Progress, StoredScores, Teacher, VectorTeacher
+from oskit.training.teachers.words import Bm25Teacher
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from numpy.typing import NDArray
 
+    from oskit.training.recipe.recipe import EncoderPart, Recipe
+
 logger = logging.getLogger(__name__)
-
-Status = Literal["used", "unused", "dropped"]
-
-LABEL = "label"
-
-_ROWS = 1024
-"""Examples that are scored at once."""
-
-Progress = Callable[[str, int], object]
-"""Told the teacher's kind and how many examples it has scored since the last call."""
 
 
 class TeacherWarning(UserWarning):
@@ -40,85 +46,17 @@ class TeacherWarning(UserWarning):
 
 
 @dataclass
-class TeacherReport:
-    """What became of one teacher.
-
-    Attributes:
-        kind: ``dense``, ``sparse`` or ``cross-encoder``.
-        name: Its folder or repository.
-        weight: As configured.
-        effective_weight: Its share in the average now: the weights of those that are used sum to 1.
-        status: ``unused``: its weight is 0. ``dropped``: it failed.
-        reason: Why it was dropped.
-        fingerprint: Digest of its files.
-        hits: Scores or vectors that the cache had.
-        misses: Those that were computed.
-    """
-
-    kind: str
-    name: str | None
-    weight: float
-    effective_weight: float
-    status: Status
-    reason: str | None = None
-    fingerprint: str | None = None
-    hits: int = 0
-    misses: int = 0
-
-    def __str__(self) -> str:
-        if self.status == "dropped":
-            return f"{self.kind} teacher {self.name}: DROPPED, {self.reason}"
-        if self.status == "unused":
-            return f"{self.kind} teacher {self.name}: unused (weight 0)"
-        return (
-            f"{self.kind} teacher {self.name}: weight {self.effective_weight:.2f}; "
-            f"{self.hits:,} from the cache, {self.misses:,} computed"
-        )
-
-
-@dataclass
-class EnsembleReport:
-    """What became of the teachers.
-
-    Attributes:
-        teachers: All that were named, used or not.
-        scale: What normalised scores are multiplied by.
-        normalize: How each teacher's scores are normalised.
-    """
-
-    teachers: list[TeacherReport]
-    scale: float
-    normalize: Normalization
-
-    @property
-    def dropped(self) -> list[TeacherReport]:
-        """Teachers that failed."""
-        return [teacher for teacher in self.teachers if teacher.status == "dropped"]
-
-    def to_dict(self) -> dict[str, Any]:
-        """All attributes, for JSON."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        return "\n".join(map(str, self.teachers))
-
-
-@dataclass
-class _Member:
+class Member:
     """A teacher of the ensemble; ``reason`` says why it was dropped, if it was."""
 
-    config: ModelTeacherConfig
-    kind: str
-    teacher: Teacher[Any, Any] | None = None
+    config: AnyTeacher
+    teacher: Teacher | None = None
     reason: str | None = None
 
     @property
-    def opened(self) -> Teacher[Any, Any]:
-        assert self.teacher is not None
-        return self.teacher
-
-
-_Scored = tuple[_Member, "NDArray[np.float32]"]
+    def there(self) -> bool:
+        """Whether it can be asked."""
+        return self.teacher is not None and self.reason is None
 
 
 class EnsembleTeacher:
@@ -133,111 +71,221 @@ class EnsembleTeacher:
     (cosines, inner products, logits). This is the heterogeneous ensemble of Geng et al., "Towards Competitive
     Search Relevance For Inference-Free Learned Sparse Retrievers" (arXiv 2411.04403), with equal weights in
     their code (``BiEncoderWrapper`` in opensearch-sparse-model-tuning-sample) and ``score_scale: 30`` in its
-    configurations; there 1e-6 is added to the denominator, here equal scores are a case of their own.
+    configurations; there 1e-6 is added to the denominator, here equal scores are a case of their own. A
+    candidate that only some of the teachers know (stored scores, beside others) has the average of these;
+    one that none knows has no label (NaN).
 
     A teacher that cannot be loaded, or fails while it scores, is dropped with a :class:`TeacherWarning` and a
-    log line, and the weights of the others are renormalised; :attr:`report` lists it. Models are loaded when
-    the cache lacks something, one at a time. With several processes, label in one first: the others then
-    find everything in the cache.
+    log line, and the weights of the others are renormalised; :attr:`report` lists it. That is before any
+    label is written: all labels are of the same teachers. Models are loaded when the cache lacks something,
+    one at a time.
 
     Args:
-        teachers: Who, and with which weights.
-        labels: How their scores become labels.
+        teachers: Who; those of weight 0 are there for mining alone, if they are dense, and not used else.
+        labels: How scores become labels, and where they are kept.
+        encoder: The encoder that is trained, which the kind ``itself`` stands for.
+        folder: Where vectors are kept while teachers are asked; without it a temporary one.
 
     Raises:
         TrainingError: A required teacher is not there, or none is left.
-        DataError: The cache cannot be written.
+        DataError: The cache cannot be written, or a file of ``texts`` not be read.
     """
 
-    def __init__(self, teachers: Sequence[TeacherConfig], labels: LabelsPart = LabelsPart()) -> None:  # noqa: B008
-        self.config = labels
-        folder = default_cache_folder() if labels.cache_folder is None else Path(labels.cache_folder)
-        self._members: list[_Member] = []
-        kinds: dict[str, type[Teacher[Any, Any]]] = {
-            one.kind: one for one in (DenseTeacher, SparseTeacher, CrossEncoderTeacher)
-        }
-        for part in teachers:
-            if not isinstance(part, ModelTeacherConfig):
-                raise TrainingError(f"{part.label} cannot label yet")
-            member = _Member(part, part.kind)
-            self._members.append(member)
-            if part.weight > 0 or part.kind == "dense":
-                make = partial(kinds[part.kind], part, folder.expanduser())
-                member.teacher = self._try(member, make)
-        self._require_one()
+    def __init__(
+        self,
+        teachers: Sequence[AnyTeacher],
+        labels: LabelsPart | None = None,
+        *,
+        encoder: EncoderPart | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self._labels = labels or LabelsPart()
+        self._encoder = encoder
+        self._place = DataFolder(folder)
+        self._counts = {"candidates": 0, "unknown": 0}
+        self.members = [Member(config) for config in teachers]
+        for number, member in enumerate(self.members):
+            if member.config.weight > 0 or isinstance(member.config, DenseTeacherConfig):
+                member.teacher = self._try(member, partial(self._open, member.config))
+                if member.teacher is not None:
+                    member.teacher.number = number
+        if any(member.config.weight > 0 for member in self.members):
+            self._require_one()
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, *, folder: Path | None = None) -> Self:
+        """The teachers that a recipe needs: those that label, and the one that mines.
+
+        Raises:
+            TrainingError: A required teacher is not there, or none is left.
+            DataError: As the class.
+        """
+        needed = [one for one in recipe.teachers if one in recipe.labelling or one == recipe.miner]
+        return cls(needed, recipe.labels, encoder=recipe.encoder, folder=folder)
 
     @property
     def report(self) -> EnsembleReport:
         """Which teachers there are, which were dropped and why, and what the cache had."""
         return EnsembleReport(
-            [self._report(member) for member in self._members], self.config.scale, self.config.normalize
+            [self._report(member) for member in self.members], self._labels.scale, **self._counts
         )
 
-    def scores(self, examples: Dataset, *, progress: Progress | None = None) -> Dataset:
-        """Label examples.
+    def label(
+        self, data: TrainingData, *, folder: Path | None = None, progress: Progress | None = None
+    ) -> TrainingData:
+        """Label the candidates of all examples.
 
         Args:
-            examples: ``query``, ``positive``, ``negatives``.
+            data: Examples and the corpus.
+            folder: Where ``labelled.arrow`` is written; without it a temporary one that goes with the data.
             progress: Told how far it is.
 
         Returns:
-            The examples with ``label``: the score of the positive, then of each negative; a label that was
-            there is replaced. An example without negatives has the label ``[0.0]`` under ``minmax``.
+            The data with a column ``labels``, aligned with ``candidates``; one that was there is replaced. Of
+            a query with a single candidate it is ``[0.0]`` under ``minmax``.
 
         Raises:
             TrainingError: A required teacher failed, or none is left.
+            DataError: The labels cannot be written.
         """
-        offsets = _offsets(examples)
-        raw = self._ask(lambda member: self._score_all(member, examples, progress))
-        return _with_labels(examples, self._combine(raw, offsets), offsets)
+        if not len(data.examples):
+            raise TrainingError("there are no examples to label", hint="Check the training data.")
+        told = progress or (lambda _what, _count: None)
+        found = self._ask(lambda member: self._scored(member, data, told))
+        place = DataFolder(folder)
+        path = place.path / "labelled.arrow"
+        with ExitStack() as files, RowWriter(path, LABELLED) as writer:
+            streams = [(member, files.enter_context(scores.open("rb"))) for member, scores in found]
+            for block in candidate_blocks(data.examples):
+                size = len(block.candidates)
+                raw = [(member, np.fromfile(file, np.float32, size)) for member, file in streams]
+                labels = self.combine(raw, block.counts)
+                self._counts["candidates"] += size
+                self._counts["unknown"] += int(np.isnan(labels).sum())
+                writer.add_table(_with_labels(block.table, labels, block.counts))
+        for _, scores in found:
+            scores.unlink()
+        return replace(data, examples=open_rows(path), keep_alive=(data.keep_alive, place))
 
-    def score_matrix(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
-        """Labels of each query and each text, ``[len(queries), len(texts)]``: for in-batch negatives.
+    def combine(
+        self, raw: Sequence[tuple[Member, NDArray[np.float32]]], counts: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Labels of the candidates of some queries, of each teacher's scores of them; NaN where unknown."""
+        total = np.zeros(int(counts.sum()))
+        labels = np.zeros_like(total)
+        for member, scores in raw:
+            normalized = normalize_scores(scores, counts, self.normalization(member))
+            known = ~np.isnan(normalized)
+            labels[known] += member.config.weight * normalized[known]
+            total[known] += member.config.weight
+        with np.errstate(invalid="ignore"):
+            return (self._labels.scale * labels / total).astype(np.float32)
 
-        Each row is normalised over all texts. A cross-encoder runs for every pair that the cache lacks.
-
-        Raises:
-            TrainingError: A required teacher failed, or none is left.
-        """
-        raw = self._ask(lambda member: _finite(member.opened.score_matrix(queries, texts)).ravel())
-        offsets = np.arange(0, len(queries) * len(texts) + 1, max(1, len(texts)), dtype=np.int64)
-        return self._combine(raw, offsets).reshape(len(queries), len(texts))
+    def normalization(self, member: Member) -> Normalization:
+        """How a teacher's scores are normalised."""
+        return member.config.normalize or self._labels.normalize
 
     @property
-    def dense(self) -> DenseTeacher:
-        """The dense teacher, for mining and for embeddings (``embed_queries``, ``embed_documents``).
+    def scale(self) -> float:
+        """What averaged scores are multiplied by."""
+        return self._labels.scale
+
+    def embed(self, data: TrainingData, progress: Progress | None = None) -> list[Member]:
+        """Have all labelling teachers embed the queries and the candidates, for labels over whole batches.
+
+        Returns:
+            The teachers that did.
 
         Raises:
-            TrainingError: It is not used, or was dropped.
+            TrainingError: One cannot embed, a required one failed, or none is left.
+            DataError: Vectors cannot be written.
         """
-        for member in self._active():
-            if isinstance(member.teacher, DenseTeacher):
-                return member.teacher
-        raise TrainingError(
-            "there is no dense teacher", hint="Give one: teachers: [{kind: dense, name: ...}]."
-        )
+        told = progress or (lambda _what, _count: None)
+
+        def work(member: Member) -> bool:
+            teacher = member.teacher
+            if not isinstance(teacher, VectorTeacher):
+                raise TrainingError(f"a {member.config.kind} teacher labels a query's own candidates alone")
+            teacher.tables(data, self._place.path, told)
+            teacher.release()
+            return True
+
+        return [member for member, _ in self._ask(work)]
+
+    @property
+    def folder(self) -> Path:
+        """Where vectors are."""
+        return self._place.path
+
+    @property
+    def dense(self) -> DenseTeacher | None:
+        """The first dense teacher that is left, for mining."""
+        found = (member.teacher for member in self.members if member.there)
+        return next((teacher for teacher in found if isinstance(teacher, DenseTeacher)), None)
+
+    def fail(self, teacher: Teacher, error: Exception) -> None:
+        """Drop a teacher that failed elsewhere, in mining.
+
+        Raises:
+            TrainingError: It is required, or no teacher is left.
+        """
+        self._drop(next(member for member in self.members if member.teacher is teacher), error)
+        if any(member.config.weight > 0 for member in self.members):
+            self._require_one()
 
     def release(self) -> None:
         """Let go of the models that are loaded, to make room for the student."""
-        for member in self._active():
-            member.opened.release()
+        for member in self.members:
+            if member.teacher is not None and member.reason is None:
+                member.teacher.release()
 
-    def _active(self) -> list[_Member]:
-        return [member for member in self._members if member.teacher is not None and not member.reason]
+    def remove_vectors(self) -> None:
+        """Remove the vectors on disk, once all labels are written."""
+        shutil.rmtree(self._place.path, ignore_errors=True)
 
-    def _try(self, member: _Member, work: Callable[[], Any]) -> Any:
+    def _open(self, config: AnyTeacher) -> Teacher:
+        folder = self._labels.cache_folder
+        cache = (default_cache_folder() if folder is None else folder).expanduser()
+        match config:
+            case DenseTeacherConfig():
+                return DenseTeacher(config, cache)
+            case SparseTeacherConfig():
+                return SparseTeacher(config, cache)
+            case CrossEncoderConfig():
+                return CrossEncoderTeacher(config, cache)
+            case ItselfTeacherConfig():
+                return self._itself(config, cache)
+            case StoredTeacherConfig():
+                return StoredScores(config)
+            case _:
+                return Bm25Teacher(config)
+
+    def _itself(self, config: ItselfTeacherConfig, cache: Path) -> Teacher:
+        encoder = self._encoder
+        if encoder is None:
+            raise TrainingError("no encoder is trained that could teach itself", hint="Name its folder.")
+        given = config.model_dump(exclude={"kind"})
+        sparse = SparseTeacherConfig(**given, name=encoder.name, revision=encoder.revision)
+        teacher = SparseTeacher(sparse, cache, activation=encoder.activation)
+        teacher.kind = config.kind
+        return teacher
+
+    def _active(self) -> list[Member]:
+        return [member for member in self.members if member.there and member.config.weight > 0]
+
+    def _try(self, member: Member, work: Callable[[], Any]) -> Any:
         """Do it; if it fails, drop the teacher and return None."""
         try:
             return work()
-        except DataError:  # the cache cannot be written: no fault of the teacher
+        except DataError:  # files that cannot be read or written: no fault of the teacher
             raise
         except Exception as error:  # whatever a model's own code raises
-            reason = " ".join(str(error).split()) or type(error).__name__
-            self._drop(member, reason, error)
+            self._drop(member, error)
             return None
 
-    def _drop(self, member: _Member, reason: str, error: Exception) -> None:
-        name = f"the {member.kind} teacher {member.config.name}"
+    def _drop(self, member: Member, error: Exception) -> None:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        name = member.config.label
         if member.config.required:
             raise TrainingError(
                 f"{name} failed: {reason}", hint="It is required; with required: false it would be dropped."
@@ -252,110 +300,84 @@ class EnsembleTeacher:
     def _require_one(self) -> None:
         if self._active():
             return
-        reasons = "; ".join(f"{m.kind} {m.config.name}: {m.reason}" for m in self._members if m.reason)
+        reasons = "; ".join(f"{member.config.label}: {member.reason}" for member in self.members)
         raise TrainingError(f"no teacher is left: {reasons}", hint="Check the names under teachers.")
 
-    def _report(self, member: _Member) -> TeacherReport:
-        teacher, total = member.teacher, sum(m.config.weight for m in self._active())
-        status: Status = "dropped" if member.reason else "unused" if teacher is None else "used"
+    def _report(self, member: Member) -> TeacherReport:
+        teacher, total = member.teacher, sum(one.config.weight for one in self._active())
+        used = member.there and member.config.weight > 0
+        status: Status = "dropped" if member.reason else "used" if used else "unused"
         return TeacherReport(
-            kind=member.kind,
-            name=member.config.name,
+            kind=member.config.kind,
+            name=getattr(teacher.config if teacher else member.config, "name", None),
             weight=member.config.weight,
-            effective_weight=member.config.weight / total if status == "used" else 0.0,
+            effective_weight=member.config.weight / total if used else 0.0,
             status=status,
+            normalize=self.normalization(member),
             reason=member.reason,
             fingerprint=None if teacher is None else teacher.fingerprint,
-            hits=0 if teacher is None else teacher.store.hits,
-            misses=0 if teacher is None else teacher.store.misses,
+            hits=0 if teacher is None else teacher.hits,
+            misses=0 if teacher is None else teacher.misses,
+            unread=0 if teacher is None else teacher.unread,
         )
 
-    def _score_all(
-        self, member: _Member, examples: Dataset, progress: Progress | None
-    ) -> NDArray[np.float32]:
-        parts = [np.empty(0, dtype=np.float32)]
-        for queries, texts, rows in _pairs(examples):
-            parts.append(_finite(member.opened.pair_scores(queries, texts)))
-            if progress is not None:
-                progress(member.kind, rows)
-        member.opened.release()  # one model in memory at a time
-        return np.concatenate(parts)
+    def _scored(self, member: Member, data: TrainingData, progress: Progress) -> Path:
+        """Write the teacher's scores of all candidates, one after the other, float32."""
+        assert member.teacher is not None
+        path = self._place.path / f"scores-{self.members.index(member)}.f32"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            for scores in member.teacher.scores(data, self._place.path, progress):
+                _write(file, scores)
+        member.teacher.release()  # one model in memory at a time
+        return path
 
-    def _ask(self, score: Callable[[_Member], NDArray[np.float32]]) -> list[_Scored]:
-        """The scores of each teacher that gives some; one that fails is dropped."""
-        labelling = [member for member in self._active() if member.config.weight > 0]
-        found = [(member, self._try(member, partial(score, member))) for member in labelling]
+    def _ask(self, work: Callable[[Member], Any]) -> list[tuple[Member, Any]]:
+        """What each teacher gives; one that fails is dropped, and nothing of it is used."""
+        found = [(member, self._try(member, partial(work, member))) for member in self._active()]
         self._require_one()
-        return [(member, scores) for member, scores in found if scores is not None]
-
-    def _combine(self, raw: Sequence[_Scored], offsets: NDArray[np.int64]) -> NDArray[np.float32]:
-        total = sum(member.config.weight for member, _ in raw)
-        labels = np.zeros(int(offsets[-1]), dtype=np.float64)
-        for member, scores in raw:
-            labels += (
-                member.config.weight
-                / total
-                * normalize_scores(scores, offsets, member.config.normalize or self.config.normalize)
-            )
-        return (labels * self.config.scale).astype(np.float32)
+        return [(member, value) for member, value in found if member.there]
 
 
 def normalize_scores(
-    scores: NDArray[np.float32], offsets: NDArray[np.int64], how: Normalization = "minmax"
+    scores: NDArray[np.float32], counts: NDArray[np.int64], how: Normalization = "minmax"
 ) -> NDArray[np.float64]:
     """Scores of each query's candidates to [0, 1].
 
     Args:
-        scores: Scores of all candidates, query after query, ``[n]``.
-        offsets: Where each query's candidates start, and the end, ``[queries + 1]``; none is empty.
+        scores: Scores of all candidates, query after query, ``[n]``; NaN where unknown.
+        counts: How many candidates each query has, ``[queries]``.
         how: ``minmax``, or ``none`` to leave them as they are.
 
     Returns:
-        ``(s - min) / (max - min)``, 0 where all scores of a query are equal; ``[n]``.
+        ``(s - min) / (max - min)``, 0 where all known scores of a query are equal; ``[n]``.
     """
     wide = np.asarray(scores, dtype=np.float64)
     if how == "none" or not len(wide):
         return wide
-    counts = np.diff(offsets)
-    lowest = np.repeat(np.minimum.reduceat(wide, offsets[:-1]), counts)
-    spread = np.repeat(np.maximum.reduceat(wide, offsets[:-1]), counts) - lowest
-    normalized: NDArray[np.float64] = np.zeros_like(wide)
+    counts = counts[counts > 0]
+    starts = np.cumsum(counts) - counts
+    lowest = np.repeat(np.fmin.reduceat(wide, starts), counts)
+    spread = np.repeat(np.fmax.reduceat(wide, starts), counts) - lowest
+    normalized = np.where(np.isnan(wide), np.nan, 0.0)
     np.divide(wide - lowest, spread, out=normalized, where=spread > 0)
     return normalized
 
 
-def _finite(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    if not np.isfinite(scores).all():
-        raise TrainingError("some of its scores are not finite", hint="Try precision: float32.")
-    return scores
-
-
-def _pairs(examples: Dataset) -> Iterator[tuple[list[str], list[str], int]]:
-    """Queries and their candidates, aligned, and of how many examples they are."""
-    for rows in blocks_of(examples, _ROWS):
-        queries: list[str] = []
-        texts: list[str] = []
-        for query, positive, negatives in zip(
-            rows["query"], rows["positive"], rows["negatives"], strict=True
-        ):
-            candidates = [positive, *(negatives or [])]
-            queries += [query] * len(candidates)
-            texts += candidates
-        yield queries, texts, len(rows["query"])
-
-
-def _offsets(examples: Dataset) -> NDArray[np.int64]:
-    if not len(examples):
-        raise TrainingError("there are no examples to label", hint="Check the training data.")
-    counts = [1 + len(negatives or []) for negatives in column_of(examples, "negatives")]
-    return np.cumsum([0, *counts], dtype=np.int64)
-
-
-def _with_labels(examples: Dataset, labels: NDArray[np.float32], offsets: NDArray[np.int64]) -> Dataset:
+def _with_labels(table: Any, labels: NDArray[np.float32], counts: NDArray[np.int64]) -> Any:
     import pyarrow
-    from datasets import List, Value
 
-    if LABEL in examples.column_names:
-        examples = examples.remove_columns(LABEL)
-    column = pyarrow.LargeListArray.from_arrays(offsets, labels).cast(pyarrow.list_(pyarrow.float32()))
-    return examples.add_column(LABEL, column, feature=List(Value("float32")))
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    column = pyarrow.ListArray.from_arrays(pyarrow.array(offsets), pyarrow.array(labels))
+    if LABELS in table.column_names:
+        table = table.drop_columns([LABELS])
+    return table.append_column(LABELS, column)
+
+
+def _write(file: Any, scores: NDArray[np.float32]) -> None:
+    try:
+        scores.astype(np.float32, copy=False).tofile(file)
+    except OSError as error:
+        raise DataError(
+            f"the teachers' scores cannot be written: {error}", hint="Make room in the folder of the run."
+        ) from error

@@ -1,114 +1,114 @@
-"""Teachers: models that score queries against texts. Each keeps what it computed (``score_cache``)."""
+"""Teachers that are models. Each keeps what it computed (``score_cache``)."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from sentence_transformers.util import get_device_name
 
 from oskit.data.duplicates import digest_of
-from oskit.encoder.loader.failures import out_of_memory
 from oskit.encoder.loader.hub import HubOptions, local_or_fetched
 from oskit.encoder.loader.quiet import quiet_libraries
+from oskit.encoder.pipeline import Precision, arithmetic, has_bf16, in_bulk, stored_in
 from oskit.errors import TrainingError, UntrainedEncoderError
-from oskit.evaluation.offline.dense import DenseModel
-from oskit.training.recipe.teachers import (
-    CrossEncoderConfig,
-    DenseTeacherConfig,
-    ModelTeacherConfig,
-    SparseTeacherConfig,
-)
-from oskit.training.teachers.score_cache import ScoreStore
+from oskit.evaluation.offline.dense import DEFAULT_MAX_LENGTH, DenseModel, hidden_size_of
+from oskit.training.data.arrow import candidate_blocks
+from oskit.training.recipe.teachers import DenseTeacherConfig, ModelTeacherConfig
+from oskit.training.teachers.score_cache import SLICE, ScoreStore
+from oskit.training.teachers.teacher import Progress, Teacher, VectorTeacher
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
     from sentence_transformers import CrossEncoder
 
+    from oskit.archive.text_encoder import Activation
     from oskit.encoder.model import NeuralSparseEncoder
+    from oskit.training.data.training_data import TrainingData
+    from oskit.training.teachers.vectors import Rows, Side, Vectors
 
-logger = logging.getLogger(__name__)
-
-Config = TypeVar("Config", bound=ModelTeacherConfig)
-Model = TypeVar("Model")
-Vectors = TypeVar("Vectors")
-Result = TypeVar("Result")
-Side = Literal["query", "document"]
-
-_FORMAT = 1
+_FORMAT = 2
 """Part of each identity: raise it when stored values mean something else."""
 
 _HASHED_BYTES = 1 << 22
 
 
-class Teacher(ABC, Generic[Config, Model]):
-    """A model that scores queries against texts: found now, loaded when the cache lacks something.
+class ModelTeacher(Teacher):
+    """A model: found now, loaded when the cache lacks something.
 
     Args:
         config: Which model, and how it reads.
-        cache: Folder where its scores are kept.
+        cache: Folder where what it computes is kept.
 
     Attributes:
-        fingerprint: Digest of the model's files.
         store: What it has computed.
 
     Raises:
         EncoderError: There is no such model.
-        DataError: The cache cannot be written.
+        DataError: The cache, or the file of ``texts``, cannot be read or written.
     """
 
-    kind: str
-    _model: Model | None = None
+    config: ModelTeacherConfig
+    _model: Any = None
 
-    def __init__(self, config: Config, cache: Path) -> None:
-        if not config.name:
-            raise TrainingError(f"the {self.kind} teacher has no name", hint="Name a folder or a repository.")
-        self.config = config
-        self.name = config.name
+    def __init__(self, config: ModelTeacherConfig, cache: Path) -> None:
+        super().__init__(config)
         options = HubOptions(revision=config.revision, code=config.trust_remote_code)
         self.folder = local_or_fetched(config.name, options)
         self.fingerprint = fingerprint_of(self.folder)
         self.store = ScoreStore(cache, self._identity())
 
-    @abstractmethod
-    def pair_scores(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
-        """The score of ``queries[i]`` and ``texts[i]``, shape ``[n]``."""
+    @property
+    def hits(self) -> int:
+        return self.store.hits
+
+    @property
+    def misses(self) -> int:
+        return self.store.misses
+
+    def release(self) -> None:
+        self._model = None
+
+    def close(self) -> None:
+        self.release()
+        self.store.close()
 
     @abstractmethod
-    def score_matrix(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
-        """The score of each query and each text, shape ``[len(queries), len(texts)]``."""
+    def _load(self) -> Any: ...
 
-    @abstractmethod
-    def _load(self) -> Model: ...
-
-    def _loaded(self) -> Model:
+    def _loaded(self) -> Any:
         if self._model is None:
             self._model = self._load()
         return self._model
 
-    def release(self) -> None:
-        """Let go of the model; it is loaded again when it is needed."""
-        self._model = None
-
-    def close(self) -> None:
-        """Let go of the model and close the cache."""
-        self.release()
-        self.store.close()
+    @property
+    def _device(self) -> torch.device:
+        return torch.device(self.config.device or get_device_name())
 
     def _identity(self) -> str:
-        parts = [f"format {_FORMAT}", self.kind, self.fingerprint]
-        parts += [f"max_length {self.config.max_length}", f"precision {self.config.precision}"]
+        """All that its values depend on, but the texts."""
+        automatic = self.config.precision == "auto"
+        precision = ("bf16 by autocast" if has_bf16(self._device) else "float32") if automatic else None
+        parts = [f"format {_FORMAT}", self._computes, str(self.fingerprint)]
+        parts += [f"max_length {self.config.max_length}", f"precision {precision or self.config.precision}"]
         return "; ".join(parts)
 
+    @property
+    def _computes(self) -> str:
+        return self.kind
 
-class EmbeddingTeacher(Teacher[Config, Model], Generic[Config, Model, Vectors]):
-    """A teacher whose score is the inner product of two vectors, which are what is kept."""
+
+class EmbeddingTeacher(ModelTeacher, VectorTeacher):
+    """A model whose vectors are what is kept."""
+
+    def vectors(self, data: TrainingData, side: Side, rows: Rows) -> Vectors:
+        return self._embed(self.texts(data, side, rows), side)
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         """Vectors of queries; their inner product with a document's vector is the score."""
@@ -123,7 +123,10 @@ class EmbeddingTeacher(Teacher[Config, Model], Generic[Config, Model, Vectors]):
         values = self.store.values(
             keys, lambda missing: self._compute([texts[position] for position in missing], side)
         )
-        return self._decode(values)
+        vectors = self._decode(values)
+        if not np.isfinite(vectors if isinstance(vectors, np.ndarray) else vectors.data).all():
+            raise TrainingError("some of its vectors are not finite", hint="Try precision: float32.")
+        return vectors
 
     @abstractmethod
     def _compute(self, texts: list[str], side: Side) -> list[bytes]: ...
@@ -132,20 +135,13 @@ class EmbeddingTeacher(Teacher[Config, Model], Generic[Config, Model, Vectors]):
     def _decode(self, values: Sequence[bytes]) -> Vectors: ...
 
 
-class DenseTeacher(EmbeddingTeacher[DenseTeacherConfig, DenseModel, "NDArray[np.float32]"]):
+class DenseTeacher(EmbeddingTeacher):
     """A sentence-transformers model. Its score is its own similarity: cosine, or the inner product.
 
     Vectors are ``[n, dimensions]`` float32, of length 1 where the similarity is cosine.
     """
 
-    kind = "dense"
-
-    def pair_scores(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
-        vectors = self.embed_queries(queries), self.embed_documents(texts)
-        return np.asarray(np.einsum("nd,nd->n", *vectors))
-
-    def score_matrix(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
-        return np.asarray(self.embed_queries(queries) @ self.embed_documents(texts).T)
+    config: DenseTeacherConfig
 
     def _identity(self) -> str:
         prompts = (
@@ -154,9 +150,8 @@ class DenseTeacher(EmbeddingTeacher[DenseTeacherConfig, DenseModel, "NDArray[np.
         return f"{super()._identity()}; {prompts}"
 
     def _compute(self, texts: list[str], side: Side) -> list[bytes]:
-        model = self._loaded()
-        embed = model.embed_queries if side == "query" else model.embed_documents
-        vectors = _with_memory(self.config.batch_size, lambda batch_size: embed(texts, batch_size=batch_size))
+        model: DenseModel = self._loaded()
+        vectors = model.embed_queries(texts) if side == "query" else model.embed_documents(texts)
         return [row.tobytes() for row in vectors]
 
     def _decode(self, values: Sequence[bytes]) -> NDArray[np.float32]:
@@ -177,32 +172,31 @@ class DenseTeacher(EmbeddingTeacher[DenseTeacherConfig, DenseModel, "NDArray[np.
         )
 
 
-class SparseTeacher(EmbeddingTeacher[SparseTeacherConfig, "NeuralSparseEncoder", "csr_matrix"]):
+class SparseTeacher(EmbeddingTeacher):
     """A trained neural sparse encoder; its score is the cluster's: special tokens weigh nothing.
 
     Vectors are ``[n, vocabulary]``. A random projection is refused: it has nothing to teach.
+
+    Args:
+        config: Which encoder.
+        cache: Folder where what it computes is kept.
+        activation: As ``from_pretrained`` takes it.
     """
 
-    kind = "sparse"
+    def __init__(
+        self, config: ModelTeacherConfig, cache: Path, *, activation: Activation | None = None
+    ) -> None:
+        self._activation = activation
+        super().__init__(config, cache)
 
-    def pair_scores(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
-        product = self.embed_queries(queries).multiply(self.embed_documents(texts))
-        return np.asarray(product.sum(axis=1), dtype=np.float32).ravel()
-
-    def score_matrix(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
-        product = self.embed_queries(queries) @ self.embed_documents(texts).T
-        return np.asarray(product.toarray(), dtype=np.float32)
+    @property
+    def _computes(self) -> str:
+        # An encoder that teaches itself gives the vectors that it gives as anybody's teacher.
+        return "sparse" if self._activation is None else f"sparse, {self._activation}"
 
     def _compute(self, texts: list[str], side: Side) -> list[bytes]:
-        model = self._loaded()
-        encode = model.query_matrix if side == "query" else model.document_matrix
-        from scipy.sparse import vstack
-
-        def compute(batch_size: int) -> csr_matrix:
-            starts = range(0, len(texts), batch_size)
-            return vstack([encode(texts[start : start + batch_size]) for start in starts], format="csr")
-
-        matrix = _with_memory(self.config.batch_size, compute)
+        model: NeuralSparseEncoder = self._loaded()
+        matrix = model.query_matrix(texts) if side == "query" else model.document_matrix(texts)
         rows = zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True)
         return [
             np.int32(matrix.shape[1]).tobytes()
@@ -237,45 +231,68 @@ class SparseTeacher(EmbeddingTeacher[SparseTeacherConfig, "NeuralSparseEncoder",
             self.folder,
             device=config.device,
             trust_remote_code=config.trust_remote_code,
+            activation=self._activation,
             max_seq_length=config.max_length,
             fallback=False,
         )
         if model.is_untrained:
             raise UntrainedEncoderError(
-                f"{self.name} has a random projection, which has nothing to teach",
+                f"{config.name} has a random projection, which has nothing to teach",
                 hint="Train it first: it can be the sparse teacher of a second stage then.",
             )
-        return model.to(getattr(torch, config.precision))
+        model.precision = "auto" if config.precision == "auto" else "fp32"
+        return model.to(stored_in(config.precision))
 
 
-class CrossEncoderTeacher(Teacher[CrossEncoderConfig, "CrossEncoder"]):
+class CrossEncoderTeacher(ModelTeacher):
     """A sentence-transformers ``CrossEncoder`` with one output; its score is that output, without a sigmoid.
 
-    What is kept is the score of each pair, so in-batch scores (``score_matrix``) cost a run for every pair.
+    What is kept is the score of each pair.
     """
 
-    kind = "cross-encoder"
+    def scores(self, data: TrainingData, folder: Path, progress: Progress) -> Iterator[NDArray[np.float32]]:
+        for block in candidate_blocks(data.examples, SLICE):
+            rows = np.arange(block.start, block.start + len(block.counts))
+            queries = self.texts(data, "query", rows)
+            asked = [queries[place] for place in np.repeat(np.arange(len(rows)), block.counts)]
+            yield self.pair_scores(asked, self.texts(data, "document", block.candidates))
+            progress(f"examples, {self.kind} teacher", len(rows))
+        self.check_texts()
 
     def pair_scores(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
+        """The score of ``queries[i]`` and ``texts[i]``, shape ``[n]``."""
         pairs = list(zip(queries, texts, strict=True))
         keys = [digest_of("pair", query, text) for query, text in pairs]
         values = self.store.values(keys, lambda missing: self._compute([pairs[p] for p in missing]))
-        return np.frombuffer(b"".join(values), dtype=np.float32)
-
-    def score_matrix(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
-        every = [(query, text) for query in queries for text in texts]
-        scores = self.pair_scores([query for query, _ in every], [text for _, text in every])
-        return scores.reshape(len(queries), len(texts))
+        scores = np.frombuffer(b"".join(values), dtype=np.float32)
+        if not np.isfinite(scores).all():
+            raise TrainingError("some of its scores are not finite", hint="Try precision: float32.")
+        return scores
 
     def _compute(self, pairs: list[tuple[str, str]]) -> list[bytes]:
-        model = self._loaded()
-        scores = _with_memory(
-            self.config.batch_size,
-            lambda batch_size: model.predict(
-                pairs, batch_size=batch_size, show_progress_bar=False, activation_fn=torch.nn.Identity()
-            ),
+        model: CrossEncoder = self._loaded()
+        precision: Precision = "auto" if self.config.precision == "auto" else "fp32"
+        weights = next(model.parameters())
+
+        def run(batch: list[tuple[str, str]]) -> NDArray[np.float32]:
+            with arithmetic(precision, weights):
+                found: NDArray[np.float32] = model.predict(
+                    batch,
+                    batch_size=len(batch),
+                    show_progress_bar=False,
+                    activation_fn=torch.nn.Identity(),
+                )
+            return np.asarray(found, dtype=np.float32)
+
+        scores = in_bulk(
+            pairs,
+            run,
+            texts=" ".join,
+            max_length=model.max_seq_length or DEFAULT_MAX_LENGTH,
+            hidden_size=hidden_size_of(model),
+            device=weights.device,
         )
-        return [np.float32(score).tobytes() for score in scores]
+        return [score.tobytes() for score in scores]
 
     def _load(self) -> CrossEncoder:
         from sentence_transformers import CrossEncoder
@@ -287,11 +304,11 @@ class CrossEncoderTeacher(Teacher[CrossEncoderConfig, "CrossEncoder"]):
                 device=config.device,
                 trust_remote_code=config.trust_remote_code,
                 max_length=config.max_length,
-                model_kwargs={"dtype": getattr(torch, config.precision)},
+                model_kwargs={"dtype": stored_in(config.precision)},
             )
         if model.num_labels != 1:
             raise TrainingError(
-                f"{self.name} has {model.num_labels} outputs, a teacher has one score",
+                f"{config.name} has {model.num_labels} outputs, a teacher has one score",
                 hint="Use a cross-encoder that was trained to rank.",
             )
         return model
@@ -312,16 +329,3 @@ def fingerprint_of(folder: Path) -> str:
             while chunk := file.read(_HASHED_BYTES):
                 state.update(chunk)
     return state.hexdigest()
-
-
-def _with_memory(batch_size: int, run: Callable[[int], Result]) -> Result:
-    """Run with smaller and smaller batches until the memory suffices."""
-    while True:
-        try:
-            return run(batch_size)
-        except RuntimeError as error:
-            if batch_size == 1 or out_of_memory(error, "a batch") is None:
-                raise
-            torch.cuda.empty_cache()
-        batch_size //= 2
-        logger.warning("out of memory: going on with batches of %d", batch_size)
