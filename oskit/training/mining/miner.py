@@ -1,119 +1,59 @@
-"""Hard negatives: texts that rank high for a query and do not answer it.
-
-``sentence_transformers.util.mine_hard_negatives`` does a part of this. It is not used because it ranks with a
-dense model only, holds the corpus and all scores in memory, draws from Python's global random state, gives
-examples with too few negatives up or repeats theirs, forgets negatives that the data has, and computes
-embeddings that the teachers' cache already holds. The filters are the same: its ``absolute_margin`` is our
-``margin``, its ``relative_margin=0.05`` our ``positive_share=0.95``.
-"""
+"""Mine hard negatives: documents that look like answers and are none, added to each query's candidates."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from oskit.data.duplicates import digest_of
-from oskit.errors import TrainingError
+from oskit.errors import DataError, TrainingError
 from oskit.evaluation.offline.dense import DenseEncoder
-from oskit.training.data.arrow import EXAMPLES, DataFolder, RowWriter, blocks_of, column_of, open_rows
+from oskit.training.data.arrow import EXAMPLES, DataFolder, RowWriter, candidate_blocks, open_rows
+from oskit.training.data.normalising import same_key
 from oskit.training.data.training_data import TrainingData
+from oskit.training.mining.rankers import Dense, Positions, Scores, search_bm25
+from oskit.training.mining.report import MiningReport
 from oskit.training.recipe.recipe import MiningConfig as MiningConfig
 from oskit.training.teachers.ensemble import EnsembleTeacher
+from oskit.training.teachers.teacher import Progress
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Positions = npt.NDArray[np.int64]
-Scores = npt.NDArray[np.float32]
-
-_BLOCK_DOCUMENTS = 16_384
-_BLOCK_QUERIES = 1024
 _ROWS = 1024
-
-Progress = Callable[[str, int], object]
-"""Told what is being done, and how many (documents, queries) were done since the last call."""
-
-
-@dataclass
-class MiningReport:
-    """What mining found.
-
-    Attributes:
-        examples: Examples that got negatives.
-        queries: Distinct queries among them.
-        documents: Size of the corpus.
-        given: Negatives that the data had, and that were kept.
-        mined: Negatives that were found.
-        random: Negatives drawn from the whole corpus because too few candidates were left.
-        filled: Examples that got such ones.
-        short: Examples that have fewer than asked for: the corpus is too small.
-        false_negatives: Candidates that were dropped because the teacher scores them like the positive.
-        filtered: Whether the teacher looked at the candidates.
-        positive_score: The teacher's mean score of positives; None without a teacher.
-        mined_score: Its mean score of mined negatives.
-    """
-
-    examples: int
-    queries: int
-    documents: int
-    given: int = 0
-    mined: int = 0
-    random: int = 0
-    filled: int = 0
-    short: int = 0
-    false_negatives: int = 0
-    filtered: bool = False
-    positive_score: float | None = None
-    mined_score: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """All attributes, for JSON."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        parts = [
-            f"{self.mined:,} negatives mined for {self.examples:,} examples of {self.documents:,} documents"
-        ]
-        parts += [f"{self.given:,} given"] if self.given else []
-        parts += [f"{self.random:,} random ones for {self.filled:,} examples"] if self.random else []
-        parts += [f"{self.short:,} examples have too few"] if self.short else []
-        if self.filtered:
-            parts.append(f"{self.false_negatives:,} likely answers dropped")
-        else:
-            parts.append("no teacher looked for likely answers among them")
-        if self.positive_score is not None and self.mined_score is not None:
-            parts.append(
-                f"mean score {self.positive_score:.3f} of positives, {self.mined_score:.3f} of mined"
-            )
-        return "; ".join(parts)
 
 
 def mine_negatives(
     data: TrainingData,
     config: MiningConfig | None = None,
     *,
-    teacher: EnsembleTeacher | DenseEncoder | None = None,
+    teachers: EnsembleTeacher | DenseEncoder | None = None,
     folder: str | Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[TrainingData, MiningReport]:
-    """Give every example the same number of negatives.
+    """Add negatives to the candidates of every example.
 
-    Memory holds the vectors of the queries and ``depth`` candidates of each, and one block of the corpus;
-    with BM25 an index of the corpus.
+    Nothing is added that is known to answer the query: no positive of any example that asks the same, and
+    nothing that says what one says, up to case, punctuation and white space; nor the query's own text. Given
+    candidates that do are dropped.
+
+    Memory holds ``depth`` candidates of each query, and one block of the corpus; with BM25 an index of it.
 
     Args:
-        data: Examples, and the corpus where candidates come from; without one, the texts of the examples.
-            All positives of a query, over all examples that have it, are never its negatives.
+        data: Examples, and the corpus where candidates come from.
         config: How.
-        teacher: Its dense teacher ranks, and drops likely answers. BM25 does without one, but then nothing
-            is dropped except the positives.
+        teachers: Their first dense teacher ranks, and leaves likely answers out. BM25 does without one, but
+            then nothing is left out but the known positives.
         folder: Where ``mined.arrow`` is written; without it a temporary one that goes with the data.
         progress: Told how far it is.
+
+    Returns:
+        The data with more candidates; those that were added have no score (NaN). And what was found.
 
     Raises:
         TrainingError: The dense teacher is needed and there is none.
@@ -121,189 +61,255 @@ def mine_negatives(
         DataError: The result, or the cache, cannot be written.
     """
     config = config or MiningConfig()
-    dense = teacher.dense if isinstance(teacher, EnsembleTeacher) else teacher
-    if config.ranker == "dense" and dense is None:
-        raise TrainingError(
-            "the ranker dense needs a dense teacher", hint="Or set data.negatives.ranker to bm25."
-        )
-    miner = _Miner(data, config, dense, progress or (lambda _what, _count: None))
-    miner.find_candidates()
+    told = progress or (lambda _what, _count: None)
+    ensemble = teachers if isinstance(teachers, EnsembleTeacher) else None
+    model = teachers.dense if isinstance(teachers, EnsembleTeacher) else teachers
+    if config.ranker == "dense" and model is None:
+        raise TrainingError("mining needs a dense teacher, and there is none", hint="Or set ranker: bm25.")
     place = DataFolder(folder)
+    vectors = place.path if ensemble is None else ensemble.folder
+    dense = None if model is None else Dense(model, data, vectors, told)
+    asked = _Asked(data)
+    found = _find(data, config, dense, ensemble, asked, told)
+    miner = _Miner(data, config, asked, found)
     path = place.path / "mined.arrow"
     with RowWriter(path, EXAMPLES) as writer:
-        for row in miner.rows():
+        for row in miner.rows(told):
             writer.add(*row)
+    if ensemble is not None:
+        ensemble.release()
     mined = replace(data, examples=open_rows(path), keep_alive=(data.keep_alive, place))
     return mined, miner.report
 
 
-class _Miner:
-    """The steps of :func:`mine_negatives`, with what they share."""
+class _Asked:
+    """Who asks the same, up to case, punctuation and white space, and what is known to answer it.
 
-    def __init__(
-        self, data: TrainingData, config: MiningConfig, dense: DenseEncoder | None, progress: Progress
-    ) -> None:
-        self._examples: Dataset = data.examples
-        self._config = config
-        self._dense = dense
-        self._progress = progress
-        self._corpus = data.corpus if data.corpus is not None else _corpus_of(data.examples)
-        self._keys = np.concatenate([_keys(rows["text"]) for rows in blocks_of(self._corpus, _ROWS)])
-        self._candidates: Positions = np.empty((0, 0), dtype=np.int64)
-        self._scores: Scores | None = None
-        self._queries: dict[str, int] = {}
-        self._positives: list[set[int]] = []
-        for rows in blocks_of(data.examples, _ROWS):
-            for query, key in zip(rows["query"], _keys(rows["positive"]).tolist(), strict=True):
-                number = self._queries.setdefault(query, len(self._queries))
-                if number == len(self._positives):
-                    self._positives.append(set())
-                self._positives[number].add(key)
-        self.report = MiningReport(len(data.examples), len(self._queries), len(self._corpus))
-        looks = config.margin is not None or config.positive_share is not None
-        self.report.filtered = dense is not None and looks
-        self._sums = np.zeros(2)
+    Attributes:
+        rows: An example of each query, as it is written; they are ranked for.
+        query: Of each example which of ``rows`` asks as it does.
+    """
 
-    def find_candidates(self) -> None:
-        """The best documents of each query, and the teacher's scores of them, ``[queries, depth]``."""
-        depth = min(self._config.depth, len(self._corpus))
-        queries = list(self._queries)
-        if self._config.ranker == "dense":
-            assert self._dense is not None
-            self._candidates, self._scores = self._search(self._dense, queries, depth)
+    def __init__(self, data: TrainingData) -> None:
+        self._keys = _Keys(data.corpus)
+        self._groups: dict[str, int] = {}
+        self._answers: list[set[int]] = []
+        self._group: list[int] = []
+        numbers: dict[str, int] = {}
+        rows: list[int] = []
+        query: list[int] = []
+        for row, (text, positives) in enumerate(_positives(data.examples, self._keys)):
+            if text not in numbers:
+                numbers[text] = len(rows)
+                rows.append(row)
+            query.append(numbers[text])
+            key = same_key(text)
+            group = self._groups.setdefault(key, len(self._groups))
+            if group == len(self._answers):
+                self._answers.append({_number(key)})  # its own text is no negative
+            self._group.append(group)
+            self._answers[group].update(positives)
+        self.rows = np.asarray(rows, dtype=np.int64)
+        self.query = np.asarray(query, dtype=np.int64)
+
+    @property
+    def queries(self) -> int:
+        """How many there are, however they are written."""
+        return len(self._groups)
+
+    def answers(self, row: int) -> set[int]:
+        """Keys of what is known to answer an example's query."""
+        return self._answers[self._group[row]]
+
+    def keys(self, documents: Positions) -> Positions:
+        """Keys of documents: near-identical ones have the same."""
+        return self._keys.of(documents)
+
+
+class _Keys:
+    """64 bits of what near-identical texts share, computed when they are asked for."""
+
+    def __init__(self, corpus: Dataset) -> None:
+        self._texts = corpus.select_columns(["text"])
+        self._keys = np.zeros(len(corpus), dtype=np.int64)
+        self._known = np.zeros(len(corpus), dtype=bool)
+
+    def of(self, documents: Positions) -> Positions:
+        missing = np.unique(documents[~self._known[documents]])
+        for start in range(0, len(missing), _ROWS):
+            rows = missing[start : start + _ROWS]
+            self._keys[rows] = [_number(same_key(text)) for text in self._texts[rows.tolist()]["text"]]
+            self._known[rows] = True
+        return self._keys[documents]
+
+
+class _Found(NamedTuple):
+    """What a ranker gave, and what the teacher says of it.
+
+    Attributes:
+        candidates: The best documents of each query, ``[queries, depth]``, -1 where there are fewer.
+        scores: The teacher's scores of them; None without one.
+        dense: The teacher; None without one.
+    """
+
+    candidates: Positions
+    scores: Scores | None
+    dense: Dense | None
+
+
+def _find(
+    data: TrainingData,
+    config: MiningConfig,
+    dense: Dense | None,
+    ensemble: EnsembleTeacher | None,
+    asked: _Asked,
+    progress: Progress,
+) -> _Found:
+    depth = min(config.depth, len(data.corpus))
+    if config.ranker == "bm25":
+        candidates = search_bm25(data, asked.rows, depth, progress)
+        if dense is None:
+            return _Found(candidates, None, None)
+    try:
+        assert dense is not None
+        if config.ranker == "dense":
+            candidates, scores = dense.search(asked.rows, depth)
         else:
-            self._candidates = self._search_bm25(queries, depth)
-            self._scores = None if self._dense is None else self._score(self._dense, queries)
+            scores = dense.scores(asked.rows, candidates)
+    except DataError:
+        raise
+    except Exception as error:  # whatever a model's own code raises
+        if ensemble is None or ensemble.dense is None:
+            raise
+        ensemble.fail(ensemble.dense, error)
+        if config.ranker == "dense":
+            raise TrainingError(f"the dense teacher that mines failed: {error}", hint="See above.") from error
+        return _Found(candidates, None, None)
+    return _Found(candidates, scores, dense)
 
-    def rows(self) -> Iterator[tuple[str, str, list[str]]]:
-        """The examples with their negatives."""
-        done = 0
-        for rows in blocks_of(self._examples, _ROWS):
-            queries, positives = rows["query"], rows["positive"]
-            scores = None
-            if self._dense is not None:
-                vectors = self._dense.embed_queries(queries), self._dense.embed_documents(positives)
-                scores = np.einsum("nd,nd->n", *vectors)
-            chosen: list[list[int]] = []
-            given: list[list[str]] = []
-            for number, (query, negatives) in enumerate(zip(queries, rows["negatives"], strict=True)):
-                kept = self._kept(query, negatives or [])
-                given.append(kept)
-                score = None if scores is None else float(scores[number])
-                chosen.append(self._choose(self._queries[query], kept, score, done + number))
-            wanted = [position for positions in chosen for position in positions]
-            texts = iter(self._corpus[wanted]["text"] if wanted else [])
-            for number, (query, positive) in enumerate(zip(queries, positives, strict=True)):
-                yield query, positive, given[number] + [next(texts) for _ in chosen[number]]
-            done += len(queries)
-            self._progress("choosing negatives", len(queries))
-        if self._dense is not None and done:
-            self.report.positive_score = float(self._sums[0] / done)
+
+class _Miner:
+    """Chooses, example by example."""
+
+    def __init__(self, data: TrainingData, config: MiningConfig, asked: _Asked, found: _Found) -> None:
+        self._data = data
+        self._config = config
+        self._asked = asked
+        self._found = found
+        self.report = MiningReport(len(data.examples), asked.queries, len(data.corpus))
+        looks = config.margin is not None or config.positive_share is not None
+        self.report.filtered = found.dense is not None and looks
+        self._sums = np.zeros(2)
+        self._judged = 0
+
+    def rows(self, progress: Progress) -> Iterator[tuple[str, list[int], int, list[float], int]]:
+        """The examples with their candidates."""
+        examples = self._data.examples
+        for start in range(0, len(examples), _ROWS):
+            rows = examples[start : start + _ROWS]
+            self._look_at(start, rows["candidates"])
+            known = self._positive_scores(start, rows["candidates"], rows["positives"])
+            for number, (query, given, positives, scores, itself) in enumerate(
+                zip(*(rows[name] for name in EXAMPLES), strict=True)
+            ):
+                row = start + number
+                kept = self._kept(row, np.asarray(given, dtype=np.int64), positives)
+                candidates = [given[place] for place in kept]
+                excluded = self._excluded(row, candidates, itself)
+                chosen = self._choose(row, excluded, known[number])
+                kept_scores = [scores[place] for place in kept] if scores else []
+                padding = [float("nan")] * len(chosen) if scores else []
+                yield query, candidates + chosen, positives, kept_scores + padding, itself
+            progress("choosing negatives", len(rows["query"]))
+        if self._judged:
+            self.report.positive_score = float(self._sums[0] / self._judged)
             if self.report.mined:
                 self.report.mined_score = float(self._sums[1] / self.report.mined)
 
-    def _kept(self, query: str, negatives: Sequence[str]) -> list[str]:
-        """Negatives that the data has, each once and none a positive of the query."""
-        positives = self._positives[self._queries[query]]
-        unique = list(dict.fromkeys(negatives))
-        keys = _keys(unique).tolist()
-        kept = [text for text, key in zip(unique, keys, strict=True) if key not in positives]
-        kept = kept[: self._config.per_query]
-        self.report.given += len(kept)
-        return kept
+    def _look_at(self, start: int, candidates: Sequence[Sequence[int]]) -> None:
+        """Read at once what the examples of a block need of the corpus."""
+        found = self._found.candidates[self._asked.query[start : start + len(candidates)]]
+        self._asked.keys(np.fromiter(chain(*candidates, found[found >= 0].tolist()), dtype=np.int64))
 
-    def _choose(self, query: int, kept: Sequence[str], positive_score: float | None, row: int) -> list[int]:
-        """Positions of the negatives to add to ``kept``."""
-        config = self._config
+    def _positive_scores(
+        self, start: int, candidates: Sequence[Sequence[int]], positives: Sequence[int]
+    ) -> Scores:
+        """The teacher's mean score of each example's positives; NaN without any."""
+        counts = np.asarray(positives, dtype=np.int64)
+        found = np.full(len(counts), np.nan, dtype=np.float32)
+        if self._found.dense is None or not counts.any():
+            return found
+        width = int(counts.max())
+        padded = np.full((len(counts), width), -1, dtype=np.int64)
+        for row, (own, count) in enumerate(zip(candidates, positives, strict=True)):
+            padded[row, :count] = own[:count]
+        asked = self._asked.rows[self._asked.query[start : start + len(counts)]]
+        scores = self._found.dense.scores(asked, padded)
+        some = counts > 0
+        found[some] = np.where(padded >= 0, scores, 0).sum(axis=1)[some] / counts[some]
+        return found
+
+    def _kept(self, row: int, given: Positions, positives: int) -> list[int]:
+        """Places of the candidates that stay: the positives, and what does not say what an answer says."""
+        others = given[positives:]
+        known = np.isin(self._asked.keys(others), list(self._asked.answers(row)))
+        self.report.answers += int(known.sum())
+        self.report.given += int((~known).sum())
+        return [*range(positives), *(positives + np.flatnonzero(~known)).tolist()]
+
+    def _excluded(self, row: int, candidates: Sequence[int], itself: int) -> set[int]:
+        """Keys of what is no negative of the example, or is one already."""
+        there = np.asarray([*candidates, *([itself] if itself >= 0 else [])], dtype=np.int64)
+        return self._asked.answers(row) | set(self._asked.keys(there).tolist())
+
+    def _choose(self, row: int, excluded: set[int], positive_score: float) -> list[int]:
+        """The documents that are added."""
+        config, need = self._config, self._config.per_query
         rng = np.random.default_rng((config.seed, row))
-        excluded = self._positives[query] | set(_keys(kept).tolist())
-        need = config.per_query - len(kept)
-        found = self._candidates[query]
-        usable = found >= 0
+        query = int(self._asked.query[row])
+        found = self._found.candidates[query]
+        there = found >= 0
+        usable = there.copy()
         usable[: config.skip_top] = False
-        dropped = ~usable & (found >= 0)
-        usable &= ~np.isin(self._keys[found], list(excluded))
-        if self._scores is not None and positive_score is not None:
-            false = usable & (self._scores[query] > _limit(positive_score, config))
-            self.report.false_negatives += int(false.sum())
-            usable &= ~false
-            dropped |= false
+        left_out = there & ~usable
+        usable[there] &= ~np.isin(self._asked.keys(found[there]), list(excluded))
+        scores = None if self._found.scores is None else self._found.scores[query]
+        if scores is not None and not np.isnan(positive_score):
+            likely = usable & (scores > _limit(positive_score, config))
+            self.report.false_negatives += int(likely.sum())
+            usable &= ~likely
+            left_out |= likely
             self._sums[0] += positive_score
+            self._judged += 1
         ranks = np.flatnonzero(usable)
         if config.sampling == "random" and len(ranks) > need:
             ranks = np.sort(rng.choice(ranks, need, replace=False))
         ranks = ranks[:need]
-        if self._scores is not None:
-            self._sums[1] += float(self._scores[query][ranks].sum())
+        if scores is not None:
+            self._sums[1] += float(scores[ranks].sum())
         self.report.mined += len(ranks)
         chosen: list[int] = found[ranks].tolist()
         if len(chosen) < need:
-            taken = [*chosen, *found[dropped].tolist()]
-            chosen += self._fill(excluded | set(self._keys[taken].tolist()), need - len(chosen), rng)
+            taken = np.concatenate([found[ranks], found[left_out]])
+            chosen += self._fill(excluded | set(self._asked.keys(taken).tolist()), need - len(chosen), rng)
         return chosen
 
     def _fill(self, excluded: set[int], need: int, rng: np.random.Generator) -> list[int]:
-        """Any documents, where too few candidates are left."""
-        drawn: list[int] = []
-        # As many as can be excluded, and those needed: then enough are left if the corpus has them.
-        count = min(len(self._keys), need + len(excluded))
-        for position in rng.choice(len(self._keys), count, replace=False).tolist():
-            if int(self._keys[position]) not in excluded and len(drawn) < need:
-                drawn.append(position)
-        self.report.random += len(drawn)
-        self.report.filled += bool(drawn)
-        self.report.short += len(drawn) < need
-        return drawn
-
-    def _search(self, teacher: DenseEncoder, queries: Sequence[str], depth: int) -> tuple[Positions, Scores]:
-        """Exact search, a block of documents against a block of queries at a time."""
-        import torch
-
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        vectors = torch.from_numpy(np.array(teacher.embed_queries(queries)))
-        best = torch.full((len(queries), depth), -torch.inf)
-        where = torch.full((len(queries), depth), -1, dtype=torch.int64)
-        start = 0
-        for rows in blocks_of(self._corpus, _BLOCK_DOCUMENTS):
-            texts = rows["text"]
-            documents = torch.from_numpy(np.array(teacher.embed_documents(texts))).to(device)
-            for first in range(0, len(queries), _BLOCK_QUERIES):
-                part = slice(first, first + _BLOCK_QUERIES)
-                scores = vectors[part].to(device) @ documents.T
-                top = scores.topk(min(depth, len(texts)), dim=1)
-                all_scores = torch.cat([best[part], top.values.cpu()], dim=1)
-                all_where = torch.cat([where[part], top.indices.cpu() + start], dim=1)
-                best[part], order = all_scores.topk(depth, dim=1)
-                where[part] = all_where.gather(1, order)
-            start += len(texts)
-            self._progress("ranking documents", len(texts))
-        return where.numpy(), best.numpy()
-
-    def _search_bm25(self, queries: Sequence[str], depth: int) -> Positions:
-        from oskit.evaluation.offline.bm25 import Bm25Index
-
-        index = Bm25Index(column_of(self._corpus, "text"))
-        where = np.full((len(queries), depth), -1, dtype=np.int64)
-        for number, (positions, _) in enumerate(index.search(queries, depth)):
-            where[number, : len(positions)] = positions
-            self._progress("ranking with BM25", 1)
-        return where
-
-    def _score(self, teacher: DenseEncoder, queries: Sequence[str]) -> Scores:
-        """The teacher's scores of BM25's candidates."""
-        scores = np.full(self._candidates.shape, -np.inf, dtype=np.float32)
-        for first in range(0, len(queries), _BLOCK_QUERIES // 8):
-            part = slice(first, first + _BLOCK_QUERIES // 8)
-            found = self._candidates[part]
-            positions, places = np.unique(found[found >= 0], return_inverse=True)
-            if not len(positions):
-                continue
-            documents = teacher.embed_documents(self._corpus[positions]["text"])
-            rows = np.nonzero(found >= 0)[0]
-            vectors = teacher.embed_queries(queries[part])
-            scores[part][found >= 0] = np.einsum("nd,nd->n", vectors[rows], documents[places])
-            self._progress("scoring candidates", len(vectors))
-        return scores
+        """Any documents, where too few were found."""
+        documents = len(self._data.corpus)
+        chosen: list[int] = []
+        # Nearly always enough; of a small corpus, or one that says the same often, look at all.
+        for count in (min(documents, need + len(excluded)), documents):
+            drawn = rng.choice(documents, count, replace=False)
+            keys = self._asked.keys(drawn).tolist()
+            free = [place for place, key in zip(drawn.tolist(), keys, strict=True) if key not in excluded]
+            chosen = free[:need]
+            if len(chosen) == need or count == documents:
+                break
+        self.report.random += len(chosen)
+        self.report.filled += bool(chosen)
+        self.report.short += len(chosen) < need
+        return chosen
 
 
 def _limit(positive: float, config: MiningConfig) -> float:
@@ -317,18 +323,17 @@ def _limit(positive: float, config: MiningConfig) -> float:
     return float(min(limits))
 
 
-def _keys(texts: Sequence[str]) -> npt.NDArray[np.int64]:
-    """64 bits of a digest of each text: enough to tell the texts of any corpus apart."""
-    digests = b"".join(digest_of(text)[:8] for text in texts)
-    return np.frombuffer(digests, dtype=np.int64)
+def _positives(examples: Dataset, keys: _Keys) -> Iterator[tuple[str, list[int]]]:
+    """Each example's query, and the keys of its positives."""
+    for block in candidate_blocks(examples, _ROWS):
+        positives = block.table.column("positives").to_numpy()
+        starts = np.cumsum(block.counts) - block.counts
+        within = np.arange(len(block.candidates)) - np.repeat(starts, block.counts)
+        found = keys.of(block.candidates[within < np.repeat(positives, block.counts)])
+        own = np.split(found, np.cumsum(positives)[:-1])
+        yield from zip(block.table.column("query").to_pylist(), map(np.ndarray.tolist, own), strict=True)
 
 
-def _corpus_of(examples: Dataset) -> Dataset:
-    """The texts of the examples, each once."""
-    from datasets import Dataset as Table
-
-    texts: dict[str, None] = {}
-    for rows in blocks_of(examples, _ROWS):
-        texts.update(dict.fromkeys(rows["positive"]))
-        texts.update(dict.fromkeys(text for negatives in rows["negatives"] for text in negatives or []))
-    return Table.from_dict({"text": list(texts)})
+def _number(key: str) -> int:
+    """64 bits of a digest: enough to tell the texts of any corpus apart."""
+    return int.from_bytes(digest_of(key)[:8], "little", signed=True)
