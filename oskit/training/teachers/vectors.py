@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -82,10 +82,18 @@ class VectorTable:
         self.known[rows] = True
 
 
-def open_table(path: Path, facts: dict[str, Any]) -> _DenseFiles | _SparseFiles:
-    """What :meth:`VectorTable.finish` left there, mapped into memory; has ``take``."""
+def open_table(path: Path, facts: dict[str, Any]) -> Table:
+    """What :meth:`VectorTable.finish` left there, mapped into memory."""
     kind = _DenseFiles if facts["dense"] else _SparseFiles
     return kind(path, facts["rows"], facts["width"])
+
+
+class Table(Protocol):
+    """Vectors by row, to read."""
+
+    def take(self, rows: Rows) -> Vectors:
+        """As :meth:`VectorTable.take`."""
+        ...
 
 
 class _DenseFiles:
