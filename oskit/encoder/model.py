@@ -309,7 +309,8 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
     def document_matrix(self, texts: Sequence[str]) -> csr_matrix:
         """Document vectors, shape ``[len(texts), vocabulary.size]``, float32, special tokens zero.
 
-        Computed in :attr:`precision`; on a GPU only the positive weights leave it.
+        Computed in :attr:`precision`; on a GPU only the positive weights leave it. Where several processes
+        evaluate together, while they train, each computes its share.
 
         Args:
             texts: Texts of any length; long ones are truncated to :attr:`max_length`, an empty one has no
@@ -319,6 +320,19 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
             UsageError: ``texts`` is no list of texts, or :attr:`precision` is none.
         """
         texts = checked_texts(texts)
+        # Set while the trainer evaluates, since sentence-transformers 6.2.
+        together = getattr(self, "_distributed_inference", None)
+        if together is None:
+            return self._documents(texts)
+        from scipy.sparse import vstack
+
+        return vstack(together(texts, documents=True), format="csr")
+
+    def _inference(self, inputs: list[Any], *, documents: bool = False, **kwargs: Any) -> Any:
+        """As the base class, which has processes share the texts; of documents their matrix, in a list."""
+        return [self._documents(inputs)] if documents else super()._inference(inputs, **kwargs)
+
+    def _documents(self, texts: Sequence[str]) -> csr_matrix:
         with inference(self):
             self._attach_head()
             anatomy, vocabulary = self.anatomy, self.vocabulary

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
-from sentence_transformers.util import get_device_name
 
 from oskit.data.duplicates import digest_of
 from oskit.encoder.loader.hub import HubOptions, local_or_fetched
@@ -20,6 +20,7 @@ from oskit.errors import TrainingError, UntrainedEncoderError
 from oskit.evaluation.offline.dense import DEFAULT_MAX_LENGTH, DenseModel, hidden_size_of
 from oskit.training.data.arrow import candidate_blocks
 from oskit.training.recipe.teachers import DenseTeacherConfig, ModelTeacherConfig
+from oskit.training.teachers.devices import all_cores, devices_of
 from oskit.training.teachers.score_cache import SLICE, ScoreStore
 from oskit.training.teachers.teacher import Progress, Teacher, VectorTeacher
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from oskit.encoder.model import NeuralSparseEncoder
     from oskit.training.data.training_data import TrainingData
     from oskit.training.teachers.vectors import Rows, Side, Vectors
+
+T = TypeVar("T")
 
 _FORMAT = 2
 """Part of each identity: raise it when stored values mean something else."""
@@ -55,10 +58,10 @@ class ModelTeacher(Teacher):
     """
 
     config: ModelTeacherConfig
-    _model: Any = None
 
     def __init__(self, config: ModelTeacherConfig, cache: Path) -> None:
         super().__init__(config)
+        self._models: list[Any] = []
         options = HubOptions(revision=config.revision, code=config.trust_remote_code)
         self.folder = local_or_fetched(config.name, options)
         self.fingerprint = fingerprint_of(self.folder)
@@ -73,28 +76,39 @@ class ModelTeacher(Teacher):
         return self.store.misses
 
     def release(self) -> None:
-        self._model = None
+        self._models = []
 
     def close(self) -> None:
         self.release()
         self.store.close()
 
     @abstractmethod
-    def _load(self) -> Any: ...
+    def _load(self, device: str) -> Any: ...
 
-    def _loaded(self) -> Any:
-        if self._model is None:
-            self._model = self._load()
-        return self._model
+    def _loaded(self) -> list[Any]:
+        """The model, once on each device."""
+        if not self._models:
+            self._models = [self._load(device) for device in devices_of(self.config.device)]
+        return self._models
 
-    @property
-    def _device(self) -> torch.device:
-        return torch.device(self.config.device or get_device_name())
+    def _spread(self, items: list[T], compute: Callable[[Any, list[T]], list[bytes]]) -> list[bytes]:
+        """The values of all items, in their order, by all devices at once."""
+        models = self._loaded()
+        if len(models) == 1:
+            with all_cores():
+                return compute(models[0], items)
+        parts = [items[number :: len(models)] for number in range(len(models))]
+        found: list[bytes] = [b""] * len(items)
+        with ThreadPoolExecutor(len(models), thread_name_prefix="oskit-teacher") as pool:
+            for number, values in enumerate(pool.map(compute, models, parts)):
+                found[number :: len(models)] = values
+        return found
 
     def _identity(self) -> str:
         """All that its values depend on, but the texts."""
         automatic = self.config.precision == "auto"
-        precision = ("bf16 by autocast" if has_bf16(self._device) else "float32") if automatic else None
+        device = torch.device(devices_of(self.config.device)[0])
+        precision = ("bf16 by autocast" if has_bf16(device) else "float32") if automatic else None
         parts = [f"format {_FORMAT}", self._computes, str(self.fingerprint)]
         parts += [f"max_length {self.config.max_length}", f"precision {precision or self.config.precision}"]
         return "; ".join(parts)
@@ -121,7 +135,10 @@ class EmbeddingTeacher(ModelTeacher, VectorTeacher):
     def _embed(self, texts: Sequence[str], side: Side) -> Vectors:
         keys = [digest_of(side, text) for text in texts]
         values = self.store.values(
-            keys, lambda missing: self._compute([texts[position] for position in missing], side)
+            keys,
+            lambda missing: self._spread(
+                [texts[place] for place in missing], lambda model, part: self._compute(model, part, side)
+            ),
         )
         vectors = self._decode(values)
         if not np.isfinite(vectors if isinstance(vectors, np.ndarray) else vectors.data).all():
@@ -129,7 +146,7 @@ class EmbeddingTeacher(ModelTeacher, VectorTeacher):
         return vectors
 
     @abstractmethod
-    def _compute(self, texts: list[str], side: Side) -> list[bytes]: ...
+    def _compute(self, model: Any, texts: list[str], side: Side) -> list[bytes]: ...
 
     @abstractmethod
     def _decode(self, values: Sequence[bytes]) -> Vectors: ...
@@ -149,8 +166,7 @@ class DenseTeacher(EmbeddingTeacher):
         )
         return f"{super()._identity()}; {prompts}"
 
-    def _compute(self, texts: list[str], side: Side) -> list[bytes]:
-        model: DenseModel = self._loaded()
+    def _compute(self, model: DenseModel, texts: list[str], side: Side) -> list[bytes]:
         vectors = model.embed_queries(texts) if side == "query" else model.embed_documents(texts)
         return [row.tobytes() for row in vectors]
 
@@ -159,14 +175,14 @@ class DenseTeacher(EmbeddingTeacher):
             return np.empty((0, 0), dtype=np.float32)
         return np.frombuffer(b"".join(values), dtype=np.float32).reshape(len(values), -1)
 
-    def _load(self) -> DenseModel:
+    def _load(self, device: str) -> DenseModel:
         config = self.config
         return DenseModel(
             self.folder,
             query_prompt=config.query_prompt,
             document_prompt=config.document_prompt,
             max_length=config.max_length,
-            device=config.device,
+            device=device,
             precision=config.precision,
             trust_remote_code=config.trust_remote_code,
         )
@@ -194,8 +210,7 @@ class SparseTeacher(EmbeddingTeacher):
         # An encoder that teaches itself gives the vectors that it gives as anybody's teacher.
         return "sparse" if self._activation is None else f"sparse, {self._activation}"
 
-    def _compute(self, texts: list[str], side: Side) -> list[bytes]:
-        model: NeuralSparseEncoder = self._loaded()
+    def _compute(self, model: NeuralSparseEncoder, texts: list[str], side: Side) -> list[bytes]:
         matrix = model.query_matrix(texts) if side == "query" else model.document_matrix(texts)
         rows = zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True)
         return [
@@ -223,13 +238,13 @@ class SparseTeacher(EmbeddingTeacher):
             shape=(len(values), width),
         )
 
-    def _load(self) -> NeuralSparseEncoder:
+    def _load(self, device: str) -> NeuralSparseEncoder:
         from oskit.encoder.model import NeuralSparseEncoder
 
         config = self.config
         model = NeuralSparseEncoder.from_pretrained(
             self.folder,
-            device=config.device,
+            device=device,
             trust_remote_code=config.trust_remote_code,
             activation=self._activation,
             max_seq_length=config.max_length,
@@ -263,14 +278,15 @@ class CrossEncoderTeacher(ModelTeacher):
         """The score of ``queries[i]`` and ``texts[i]``, shape ``[n]``."""
         pairs = list(zip(queries, texts, strict=True))
         keys = [digest_of("pair", query, text) for query, text in pairs]
-        values = self.store.values(keys, lambda missing: self._compute([pairs[p] for p in missing]))
+        values = self.store.values(
+            keys, lambda missing: self._spread([pairs[place] for place in missing], self._compute)
+        )
         scores = np.frombuffer(b"".join(values), dtype=np.float32)
         if not np.isfinite(scores).all():
             raise TrainingError("some of its scores are not finite", hint="Try precision: float32.")
         return scores
 
-    def _compute(self, pairs: list[tuple[str, str]]) -> list[bytes]:
-        model: CrossEncoder = self._loaded()
+    def _compute(self, model: CrossEncoder, pairs: list[tuple[str, str]]) -> list[bytes]:
         precision: Precision = "auto" if self.config.precision == "auto" else "fp32"
         weights = next(model.parameters())
 
@@ -294,14 +310,14 @@ class CrossEncoderTeacher(ModelTeacher):
         )
         return [score.tobytes() for score in scores]
 
-    def _load(self) -> CrossEncoder:
+    def _load(self, device: str) -> CrossEncoder:
         from sentence_transformers import CrossEncoder
 
         config = self.config
         with quiet_libraries():
             model: CrossEncoder = CrossEncoder(
                 str(self.folder),
-                device=config.device,
+                device=device,
                 trust_remote_code=config.trust_remote_code,
                 max_length=config.max_length,
                 model_kwargs={"dtype": stored_in(config.precision)},

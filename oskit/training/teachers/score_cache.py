@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 Compute = Callable[[list[int]], list[bytes]]
 """Given positions of the keys that are not known, the value of each."""
 
-SLICE = 2048
+SLICE = 8192
 """Values that are computed between two commits: what an interruption may cost."""
 
 _PARAMETERS = 500

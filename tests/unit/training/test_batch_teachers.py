@@ -144,10 +144,10 @@ def test_no_label_changes_once_training_began(
     """A teacher that fails is dropped before; later nobody asks a model, whoever opens the folder."""
     compute = teacher_models.SparseTeacher._compute
 
-    def explode(self: Any, texts: list[str], side: str) -> list[bytes]:
+    def explode(self: Any, model: Any, texts: list[str], side: str) -> list[bytes]:
         if side == "document":
             raise RuntimeError("device lost")
-        return compute(self, texts, side)  # type: ignore[arg-type]
+        return compute(self, model, texts, side)  # type: ignore[arg-type]
 
     monkeypatch.setattr(teacher_models.SparseTeacher, "_compute", explode)
     both = DenseTeacherConfig(name=models["dense"]), SparseTeacherConfig(name=models["sparse"], weight=9)

@@ -21,9 +21,9 @@ from oskit.errors import DataError, TrainingError
 from oskit.training.data.training_data import TrainingData
 from oskit.training.recipe.recipe import EncoderPart
 from oskit.training.recipe.teachers import AnyTeacher, ItselfTeacherConfig, LabelsPart, Teachers
+from oskit.training.teachers import devices, vectors
 from oskit.training.teachers import models as teacher_models
 from oskit.training.teachers import teacher as teacher_module
-from oskit.training.teachers import vectors
 from oskit.training.teachers.ensemble import EnsembleTeacher, TeacherWarning, normalize_scores
 from tests import tiny
 from tests.hub_server import HubServer
@@ -297,6 +297,28 @@ def test_second_run_loads_no_model(
     assert [(t.hits, t.misses) for t in again.report.teachers] == [(8, 0), (8, 0), (6, 0)]
 
 
+def test_several_devices_compute_what_one_does(
+    models: Models, tmp_path: Path, data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a launcher started several processes, the first computes on the devices of all."""
+    parts = [dense(models), sparse(models), cross(models)]
+    alone = labels_of(teachers_of(tmp_path, *parts), data)
+    monkeypatch.setattr(teacher_models, "devices_of", lambda _: ["cpu", "cpu", "cpu"])
+    teacher = teachers_of(tmp_path / "other", *parts)
+    for found, expected in zip(labels_of(teacher, data), alone, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert [t.misses for t in teacher.report.teachers] == [8, 8, 6]
+
+    monkeypatch.undo()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr(devices, "get_device_name", lambda: "cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert devices.devices_of(None) == ["cuda:0", "cuda:1", "cuda:2"]
+    assert devices.devices_of("cuda:1") == ["cuda:1"]
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    assert devices.devices_of(None) == ["cuda"], "nobody asked for the others"
+
+
 def test_other_weights_or_prompts_are_another_teacher(
     models: Models, tmp_path: Path, data: TrainingData
 ) -> None:
@@ -340,11 +362,11 @@ def test_teacher_that_fails_in_the_middle_is_in_no_label(
     done: list[int] = []
     compute = teacher_models.CrossEncoderTeacher._compute
 
-    def explode(self: Any, pairs: Any) -> Any:
+    def explode(self: Any, model: Any, pairs: Any) -> Any:
         if len(done) == after:
             raise RuntimeError("device lost")
         done.append(len(pairs))
-        return compute(self, pairs)
+        return compute(self, model, pairs)
 
     monkeypatch.setattr(teacher_models, "SLICE", 1)
     monkeypatch.setattr(teacher_models.CrossEncoderTeacher, "_compute", explode)
@@ -360,7 +382,7 @@ def test_teacher_that_fails_in_the_middle_is_in_no_label(
 def test_vectors_that_are_not_finite_drop_the_teacher(
     models: Models, tmp_path: Path, data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_self: object, texts: list[str], _side: str) -> list[bytes]:
+    def broken(_self: object, _model: object, texts: list[str], _side: str) -> list[bytes]:
         return [np.full(4, np.nan, dtype=np.float32).tobytes() for _ in texts]
 
     monkeypatch.setattr(teacher_models.DenseTeacher, "_compute", broken)
