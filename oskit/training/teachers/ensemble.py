@@ -77,8 +77,8 @@ class EnsembleTeacher:
 
     A teacher that cannot be loaded, or fails while it scores, is dropped with a :class:`TeacherWarning` and a
     log line, and the weights of the others are renormalised; :attr:`report` lists it. That is before any
-    label is written: all labels are of the same teachers. Models are loaded when the cache lacks something,
-    one at a time.
+    label is written; later it is an error: all labels are of the same teachers. Models are loaded when the
+    cache lacks something, one at a time.
 
     Args:
         teachers: Who; those of weight 0 are there for mining alone, if they are dense, and not used else.
@@ -289,6 +289,11 @@ class EnsembleTeacher:
         if member.config.required:
             raise TrainingError(
                 f"{name} failed: {reason}", hint="It is required; with required: false it would be dropped."
+            ) from error
+        if self._counts["candidates"]:
+            raise TrainingError(
+                f"{name} failed, and labels of it are written already: {reason}",
+                hint="Run again, what it has scored is kept; or leave it out.",
             ) from error
         member.reason = reason
         if member.teacher is not None:

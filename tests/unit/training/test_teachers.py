@@ -379,6 +379,20 @@ def test_teacher_that_fails_in_the_middle_is_in_no_label(
     assert labels_of(teacher, data) == labels, "it stays out though it could be asked again"
 
 
+def test_teacher_that_fails_when_it_has_labelled_is_an_error(
+    models: Models, tmp_path: Path, data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = teachers_of(tmp_path, sparse(models), dense(models))
+    teacher.label(record([[1, 0]]))
+
+    def explode(*_args: object) -> None:
+        raise RuntimeError("device lost")
+
+    monkeypatch.setattr(teacher_models.SparseTeacher, "_compute", explode)
+    with pytest.raises(TrainingError, match="labels of it are written already: device lost"):
+        teacher.label(data)
+
+
 def test_vectors_that_are_not_finite_drop_the_teacher(
     models: Models, tmp_path: Path, data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
