@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from oskit.errors import DataError, TrainingError
 from oskit.training.data.arrow import LABELLED, LABELS, DataFolder, RowWriter, candidate_blocks, open_rows
@@ -26,6 +27,7 @@ from oskit.training.recipe.teachers import (
     Normalization,
     SparseTeacherConfig,
     StoredTeacherConfig,
+    Teachers,
 )
 from oskit.training.teachers.models import CrossEncoderTeacher, DenseTeacher, SparseTeacher
 from oskit.training.teachers.report import EnsembleReport, Status, TeacherReport
@@ -81,8 +83,8 @@ class EnsembleTeacher:
     cache lacks something, one at a time.
 
     Args:
-        teachers: Who; those of weight 0 are there for mining alone, if they are dense, and not used else.
-        labels: How scores become labels, and where they are kept.
+        teachers: Who, as in a recipe; of weight 0 only dense ones are opened, for mining.
+        labels: How scores become labels, and where they are kept, as in a recipe.
         encoder: The encoder that is trained, which the kind ``itself`` stands for.
         folder: Where vectors are kept while teachers are asked; without it a temporary one.
 
@@ -93,17 +95,18 @@ class EnsembleTeacher:
 
     def __init__(
         self,
-        teachers: Sequence[AnyTeacher],
-        labels: LabelsPart | None = None,
+        teachers: Sequence[AnyTeacher | Mapping[str, Any]],
+        labels: LabelsPart | Mapping[str, Any] | None = None,
         *,
         encoder: EncoderPart | None = None,
         folder: Path | None = None,
     ) -> None:
-        self._labels = labels or LabelsPart()
+        self._labels = LabelsPart.model_validate(labels or {})
         self._encoder = encoder
         self._place = DataFolder(folder)
         self._counts = {"candidates": 0, "unknown": 0}
-        self.members = [Member(config) for config in teachers]
+        configs: tuple[AnyTeacher, ...] = TypeAdapter(Teachers).validate_python(list(teachers))
+        self.members = [Member(config) for config in configs]
         for number, member in enumerate(self.members):
             if member.config.weight > 0 or isinstance(member.config, DenseTeacherConfig):
                 member.teacher = self._try(member, partial(self._open, member.config))
@@ -241,6 +244,9 @@ class EnsembleTeacher:
 
     def remove_vectors(self) -> None:
         """Remove the vectors on disk, once all labels are written."""
+        for member in self.members:
+            if isinstance(member.teacher, VectorTeacher):
+                member.teacher.forget_tables()
         shutil.rmtree(self._place.path, ignore_errors=True)
 
     def _open(self, config: AnyTeacher) -> Teacher:

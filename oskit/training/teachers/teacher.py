@@ -137,6 +137,10 @@ class VectorTeacher(Teacher):
         known[1].fill(rows, lambda wanted: self.vectors(data, side, wanted), lambda n: progress(what, n))
         return known[1]
 
+    def forget_tables(self) -> None:
+        """Before their files are removed."""
+        self._tables.clear()
+
     def scores(self, data: TrainingData, folder: Path, progress: Progress) -> Iterator[NDArray[np.float32]]:
         queries, documents = self.tables(data, folder, progress)
         for block in candidate_blocks(data.examples, _EXAMPLES):

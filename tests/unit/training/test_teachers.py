@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, List, Value
-from pydantic import TypeAdapter
 
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.encoder.pipeline import in_bulk
 from oskit.errors import DataError, TrainingError
 from oskit.training.data.training_data import TrainingData
 from oskit.training.recipe.recipe import EncoderPart
-from oskit.training.recipe.teachers import AnyTeacher, ItselfTeacherConfig, LabelsPart, Teachers
+from oskit.training.recipe.teachers import ItselfTeacherConfig, LabelsPart
 from oskit.training.teachers import devices, vectors
 from oskit.training.teachers import models as teacher_models
 from oskit.training.teachers import teacher as teacher_module
@@ -86,10 +85,7 @@ def data() -> TrainingData:
 
 
 def teachers_of(tmp_path: Path, *teachers: dict[str, Any], **labels: Any) -> EnsembleTeacher:
-    adapter: TypeAdapter[tuple[AnyTeacher, ...]] = TypeAdapter(Teachers)
-    values = [{key: str(v) if isinstance(v, Path) else v for key, v in one.items()} for one in teachers]
-    part = LabelsPart(cache_folder=tmp_path / "cache", **labels)
-    return EnsembleTeacher(adapter.validate_python(values), part)
+    return EnsembleTeacher(teachers, {"cache_folder": tmp_path / "cache", **labels})
 
 
 def labels_of(teacher: EnsembleTeacher, data: TrainingData) -> list[list[float]]:
@@ -276,6 +272,7 @@ def test_normalize_by_hand() -> None:
 def test_example_with_one_candidate_and_former_labels(models: Models, tmp_path: Path) -> None:
     teacher = teachers_of(tmp_path, dense(models))
     once = teacher.label(record([[1]]))
+    teacher.remove_vectors()
     assert teacher.label(once).examples["labels"][:] == [[0.0]]
 
 
