@@ -356,6 +356,12 @@ class NeuralSparseEncoder(TokenWeightsMixin, SparseEncoder):
             )
 
     @property
+    def blocks_at_once(self) -> int:
+        """How many times as many documents an exact ranking should hand to it at once as to one CPU."""
+        together = getattr(self, "_distributed_inference", None)
+        return (8 if self.device.type == "cuda" else 1) * (1 if together is None else together.world_size)
+
+    @property
     def token_budget(self) -> int:
         """Tokens of documents that are computed at once, padding included.
 

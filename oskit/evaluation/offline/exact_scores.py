@@ -29,7 +29,7 @@ Scores = npt.NDArray[np.float64]
 Positions = npt.NDArray[np.int64]
 
 BLOCK_DOCUMENTS = 512
-"""Documents, or chunks, that are encoded and scored together."""
+"""Documents, or chunks, that are encoded and scored together, or several times as many for a GPU."""
 
 _MAX_CELLS = 2_000_000
 """Scores held at once (queries times documents of a block): 16 MB in float64."""
@@ -256,9 +256,9 @@ def _text_blocks(
     """
     ids: list[str] = []
     parts: list[list[str]] = []
-    size = 0
+    size, most = 0, BLOCK_DOCUMENTS * getattr(encoder, "blocks_at_once", 1)
     for name, texts in encoded_texts(collection.documents(), encoder, chunking):
-        if size + len(texts) > BLOCK_DOCUMENTS and ids:
+        if size + len(texts) > most and ids:
             yield ids, parts
             ids, parts, size = [], [], 0
         ids.append(name)
