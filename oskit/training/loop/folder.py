@@ -38,19 +38,24 @@ _REPLACED = (
     *("data/prepared.json", "data/idf.npy", "data/refused-*.jsonl"),
     *(
         f"data/{name}.arrow{part}"
-        for name in ("examples", "corpus", "mined", "ready")
+        for name in ("examples", "corpus", "mined", "labelled", "ready")
         for part in ("", ".part")
     ),
+    *("data/teachers/teacher-*", "data/teachers/scores-*"),
+    *("data/batch-teachers/batch-*", "data/batch-teachers/teachers.json"),
     *("data/held-out/corpus.jsonl", "data/held-out/queries.jsonl", "data/held-out/qrels/test.tsv"),
 )
 """What a run writes before its first checkpoint."""
 
-_EMPTIED = ("data/held-out/qrels", "data/held-out", "data", "checkpoints", "")
+_EMPTIED = (
+    *("data/held-out/qrels", "data/held-out", "data/teachers", "data/batch-teachers", "data"),
+    *("checkpoints", ""),
+)
 
 _HARMLESS = re.compile(
     r"(stages\.\d+\.)?(name|description|guards\..*|schedule\.(keep_checkpoints|micro_batch_size"
     r"|gradient_cache|gradient_checkpointing|arguments\.dataloader_\w+)|labels\.cache_folder"
-    r"|teachers\.[\w-]+\.(batch_size|device|required|trust_remote_code))"
+    r"|teachers\.[\w-]+\.(device|required|trust_remote_code))"
 )
 """Keys that a run may go on with though they changed: neither its data nor its optimizer's state has them."""
 

@@ -21,7 +21,7 @@ from oskit.evaluation.offline.dense import DEFAULT_MAX_LENGTH, DenseModel, hidde
 from oskit.training.data.arrow import candidate_blocks
 from oskit.training.recipe.teachers import DenseTeacherConfig, ModelTeacherConfig
 from oskit.training.teachers.devices import all_cores, devices_of
-from oskit.training.teachers.score_cache import SLICE, ScoreStore
+from oskit.training.teachers.score_cache import ScoreStore
 from oskit.training.teachers.teacher import Progress, Teacher, VectorTeacher
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ T = TypeVar("T")
 
 _FORMAT = 2
 """Part of each identity: raise it when stored values mean something else."""
+
+_EXAMPLES = 256
+"""Examples whose pairs are read at once by a cross-encoder."""
 
 _HASHED_BYTES = 1 << 22
 
@@ -266,7 +269,7 @@ class CrossEncoderTeacher(ModelTeacher):
     """
 
     def scores(self, data: TrainingData, folder: Path, progress: Progress) -> Iterator[NDArray[np.float32]]:
-        for block in candidate_blocks(data.examples, SLICE):
+        for block in candidate_blocks(data.examples, _EXAMPLES):
             rows = np.arange(block.start, block.start + len(block.counts))
             queries = self.texts(data, "query", rows)
             asked = [queries[place] for place in np.repeat(np.arange(len(rows)), block.counts)]

@@ -365,7 +365,7 @@ def test_teacher_that_fails_in_the_middle_is_in_no_label(
         done.append(len(pairs))
         return compute(self, model, pairs)
 
-    monkeypatch.setattr(teacher_models, "SLICE", 1)
+    monkeypatch.setattr(teacher_models, "_EXAMPLES", 1)
     monkeypatch.setattr(teacher_models.CrossEncoderTeacher, "_compute", explode)
     teacher = teachers_of(tmp_path, cross(models, weight=3), dense(models))
     with pytest.warns(TeacherWarning, match="device lost"):
