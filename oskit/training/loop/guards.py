@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
-
-import torch
 
 from oskit.errors import TrainingError
 from oskit.training.recipe.known_problems import sharp_and_alone
@@ -111,29 +110,27 @@ def _change(penalty: PenaltyPart, side: str, *, harder: bool) -> str:
     return f"{'Raise' if harder == (name == 'weight') else 'Lower'} sparsity.{side}.{name} ({value:g})"
 
 
-def check_loss(parts: dict[str, torch.Tensor], step: int, learning_rate: float) -> None:
+def check_loss(parts: Mapping[str, float], step: int, learning_rate: float) -> None:
     """Stop before a loss that is no number reaches the weights.
 
     Raises:
         TrainingError: Names the part of the loss.
     """
-    values = torch.stack([value.detach().float() for value in parts.values()])
-    if bool(torch.isfinite(values).all()):
-        return
-    broken = [name for name, value in zip(parts, values.tolist(), strict=True) if not isfinite(value)]
-    raise TrainingError(
-        f"the loss is no finite number at step {step} ({', '.join(broken)})",
-        hint=f"Lower schedule.learning_rate ({learning_rate:g}), or set schedule.precision: float32.",
-    )
+    broken = [name for name, value in parts.items() if not isfinite(value)]
+    if broken:
+        raise TrainingError(
+            f"the loss is no finite number at step {step} ({', '.join(broken)})",
+            hint=f"Lower schedule.learning_rate ({learning_rate:g}), or set schedule.precision: float32.",
+        )
 
 
-def check_gradient(norm: float | None, step: int, learning_rate: float) -> None:
+def check_gradient(norm: float, step: int, learning_rate: float) -> None:
     """Stop before gradients that are no numbers reach the weights.
 
     Raises:
         TrainingError: The norm is NaN or infinite.
     """
-    if norm is not None and not isfinite(norm):
+    if not isfinite(norm):
         raise TrainingError(
             f"the gradients are no finite numbers at step {step}; the weights were not changed by them",
             hint=f"Lower schedule.learning_rate ({learning_rate:g}), or set schedule.precision: float32.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, replace
 from itertools import chain, islice
@@ -12,10 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from sentence_transformers.sparse_encoder.callbacks.splade_callbacks import (
-    SchedulerType,
-    SpladeRegularizerWeightSchedulerCallback,
-)
 
 from oskit.archive.truncation import Truncation
 from oskit.data.atomic import write_whole
@@ -40,8 +37,9 @@ from oskit.training.loop.student import (
     load_student,
 )
 from oskit.training.loop.trainer import OskitTrainer
-from oskit.training.objective.batches import ExampleCollator, KnownPairs, routes
-from oskit.training.objective.losses import TrainingLoss
+from oskit.training.objective.batches import ROUTES, ExampleCollator, KnownPairs
+from oskit.training.objective.objective import TrainingLoss
+from oskit.training.objective.sparsity import SparsityWeights
 from oskit.training.recipe.known_problems import risks
 from oskit.training.recipe.recipe import Recipe
 from oskit.training.report.curves import write_curves
@@ -139,23 +137,24 @@ class _Stage:
         negatives = prepared.facts.negatives
         total = total_steps(schedule, len(prepared.examples))
         contrasts = any(loss.kind == "info_nce" for loss in recipe.loss)
-        known = KnownPairs(prepared.examples) if contrasts else None
-        loss = TrainingLoss(encoder, recipe.loss, recipe.sparsity, idf=prepared.idf, known=known)
+        loss = TrainingLoss(
+            encoder,
+            recipe.loss,
+            recipe.sparsity,
+            idf=prepared.idf,
+            known=KnownPairs(prepared.examples) if contrasts else None,
+            teachers=_LabelsOfTheBatch() if "batch" in recipe.labelled else None,
+        )
         dev = capped(prepared.collection, queries=recipe.evaluation.queries, corpus=recipe.evaluation.corpus)
-        mapping = routes(negatives) if encoder.anatomy.queries is not None else {}
+        mapping = ROUTES if encoder.anatomy.queries is not None else {}
         self._telling = Telling(self._folder, self._listener)
         self._interruption = Interruption()
-        rise = recipe.sparsity.ramp
-        ramp = SpladeRegularizerWeightSchedulerCallback(loss, SchedulerType(rise.shape), rise.share)
+        sparsity = SparsityWeights(recipe.sparsity.ramp, total, loss.penalties)
         with quiet_libraries():
             return OskitTrainer(
-                guards=Guards(
-                    recipe,
-                    vocabulary=encoder.vocabulary.size,
-                    ramp_end=max(1, int(total * recipe.sparsity.ramp.end)),
-                ),
+                guards=Guards(recipe, vocabulary=encoder.vocabulary.size, ramp_end=sparsity.ramp.end),
+                sparsity=sparsity,
                 micro_batch_size=schedule.micro_batch_size,
-                gradient_cache=schedule.gradient_cache,
                 on_note=self._warn,
                 model=encoder,
                 args=training_arguments(
@@ -170,7 +169,7 @@ class _Stage:
                     negatives=negatives,
                     score_matrix=self._score_matrix(),
                 ),
-                callbacks=[ramp, self._telling, self._interruption],
+                callbacks=[self._telling, self._interruption],
             )
 
     def _counted(self, encoder: NeuralSparseEncoder, examples: Dataset, corpus: Dataset) -> Truncation | None:
@@ -260,3 +259,10 @@ class _Stage:
             lengths=self._lengths,
             warnings=self._warnings,
         ).write(self._folder / RESULT)
+
+
+class _LabelsOfTheBatch:
+    """Stands where T's ``BatchTeachers`` will."""
+
+    def labels(self, targets: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return targets["teacher_labels"]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-from collections.abc import Callable, Iterator
-from itertools import pairwise
+import math
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,9 +20,9 @@ from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import TrainingError
 from oskit.training.loop.guards import Guards, StepFacts, check_gradient, check_loss
 from oskit.training.objective.batches import LengthBatchSampler
-from oskit.training.objective.losses import TrainingLoss
-
-_TARGETS = ("label", "query_ids", "document_ids")
+from oskit.training.objective.gather import add_up
+from oskit.training.objective.objective import FACTS, TARGETS, TEACHER, TrainingLoss
+from oskit.training.objective.sparsity import SparsityWeights
 
 Note = Callable[[str], object]
 """Told in one line what a person should know."""
@@ -44,15 +43,14 @@ class _EpochOfBatches(TrainerCallback):
 class OskitTrainer(SparseEncoderTrainer):
     """Trains an encoder by a :class:`TrainingLoss`.
 
-    A batch of the data loader is one optimizer step. Where it is computed in micro batches, either gradients
-    are cached at the embeddings, so that the loss is that of the whole batch; or gradients of micro batches
-    are added up, each with its own negatives alone. Where memory does not suffice for a step, the micro batch
-    is halved and the step done again, with the cache if other queries' documents are negatives.
+    A batch of the data loader is one optimizer step. Where it is computed in micro batches, gradients are
+    cached at the vectors, so that the loss is that of the whole batch. Where memory does not suffice for a
+    step, the micro batch is halved and the step done again.
 
     Args:
         guards: Looks at every step.
-        micro_batch_size: Rows (of a column of texts) that are computed at once; None for the whole batch.
-        gradient_cache: How micro batches become one step.
+        sparsity: The weights of the penalties.
+        micro_batch_size: Texts that are computed at once; None for the whole batch.
         on_note: Told when the micro batch was halved.
         kwargs: Of ``SparseEncoderTrainer``.
 
@@ -68,8 +66,8 @@ class OskitTrainer(SparseEncoderTrainer):
         self,
         *,
         guards: Guards,
+        sparsity: SparsityWeights,
         micro_batch_size: int | None,
-        gradient_cache: bool,
         on_note: Note,
         **kwargs: Any,
     ) -> None:
@@ -77,17 +75,13 @@ class OskitTrainer(SparseEncoderTrainer):
         self.remove_callback(PrinterCallback)
         self._epochs = _EpochOfBatches()
         self.add_callback(self._epochs)
+        self.add_callback(sparsity)
         self._guards = guards
-        # Labels over the whole batch cannot be cut into micro batches.
-        self._gradient_cache = gradient_cache or self.loss.labels_whole_batch
+        self._sparsity = sparsity
         self._note = on_note
         self.facts: StepFacts | None = None
         self._unlogged: list[StepFacts] = []
-        self.micro_batch_size: int | None = None
-        size = self.args.per_device_train_batch_size
-        self._use_micro_batches(
-            None if micro_batch_size is None or micro_batch_size >= size else micro_batch_size
-        )
+        self._use_micro_batches(micro_batch_size)
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """None: the card is ours, and the base class would encode examples and ask the Hub for its own."""
@@ -96,15 +90,14 @@ class OskitTrainer(SparseEncoderTrainer):
 
     def collect_features(  # type: ignore[override]
         self, inputs: dict[str, Any]
-    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Columns of a batch, and what the loss needs beside them."""
-        features, _ = super().collect_features(inputs)
-        return features, {name: inputs[name] for name in _TARGETS if name in inputs}
-
-    def track_loss_components(self, loss: dict[str, Tensor]) -> None:
-        """Called with the parts of each loss, before their gradients are computed."""
-        check_loss(loss, self.state.global_step + 1, self.args.learning_rate)
-        super().track_loss_components(loss)
+    ) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+        """The features of queries and of documents, and what the loss needs beside them."""
+        targets = {name: inputs[name] for name in inputs if name in TARGETS or name.startswith(TEACHER)}
+        features = [
+            {name.removeprefix(side): inputs[name] for name in inputs if name.startswith(side)}
+            for side in ("query_", "document_")
+        ]
+        return features, targets
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -112,21 +105,20 @@ class OskitTrainer(SparseEncoderTrainer):
         """One step, done again with less at once while memory does not suffice.
 
         Raises:
-            TrainingError: The encoder collapsed, or one text alone does not fit.
+            TrainingError: One text alone does not fit.
         """
+        self.loss.weights = self._sparsity.at(self.state.global_step)
         while True:
             try:
-                loss = self._step(model, inputs, num_items_in_batch)
+                with self.accelerator.no_sync(model):
+                    loss = super().training_step(model, inputs, num_items_in_batch)
                 break
             except RuntimeError as error:
                 if out_of_memory(error, "a batch") is None:
                     raise
                 reason = str(error)
             self._shrink(reason)
-        assert self.loss.facts is not None
-        self.facts = StepFacts(self.state.global_step + 1, *self.loss.facts.tolist())
-        self._unlogged.append(self.facts)
-        self._guards.check(self.facts)
+        add_up(self.model.parameters())
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -136,31 +128,15 @@ class OskitTrainer(SparseEncoderTrainer):
             logs["query_dims"] = fmean(facts.query_dims for facts in steps)
             logs["document_dims"] = fmean(facts.document_dims for facts in steps)
             logs["batch_flops"] = fmean(facts.flops for facts in steps)
-            logs["document_weight"] = self.loss.document_regularizer_weight
-            logs["query_weight"] = self.loss.query_regularizer_weight
+            logs |= {f"{side}_weight": weight for side, weight in self.loss.weights.items()}
+            logs |= self._sparsity.paths()
         super().log(logs, start_time)
-
-    def _step(self, model: nn.Module, inputs: dict[str, Any], items: Any) -> Tensor:
-        if self.micro_batch_size is None or self._gradient_cache:
-            return super().training_step(model, inputs, items)
-        chunks = list(_chunks(inputs, self.micro_batch_size))
-        known = self.current_gradient_accumulation_steps
-        self.current_gradient_accumulation_steps = known * len(chunks)
-        try:
-            losses = []
-            for number, chunk in enumerate(chunks, start=1):
-                last = number == len(chunks)
-                with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-                    losses.append(super().training_step(model, chunk, items))
-            return torch.stack(losses).sum()
-        finally:
-            self.current_gradient_accumulation_steps = known
 
     def _shrink(self, reason: str) -> None:
         """Halve the micro batch."""
         size = self.micro_batch_size or self.args.per_device_train_batch_size
         if self.args.world_size > 1:
-            # The other processes wait for this step's gradients, which cannot be done again alone.
+            # The other processes wait for this step's vectors, which cannot be computed again alone.
             raise TrainingError(
                 f"out of memory at step {self.state.global_step + 1} with {size} texts at once: {reason}",
                 hint=f"Set schedule.micro_batch_size: {max(1, size // 2)}, or less.",
@@ -175,25 +151,43 @@ class OskitTrainer(SparseEncoderTrainer):
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        # Added up, gradients of micro batches would know fewer negatives than before.
-        self._gradient_cache = self._gradient_cache or self.loss.uses_batch_negatives
         self._use_micro_batches(size // 2)
-        how = "gradients are cached" if self._gradient_cache else "gradients are added up"
         self._note(
             f"out of memory at step {self.state.global_step + 1}: {size // 2} texts at once from here on; "
-            f"the batch stays {self.args.train_batch_size} ({how})"
+            f"the batch stays {self.args.train_batch_size} (gradients are cached)"
         )
 
     def _use_micro_batches(self, size: int | None) -> None:
-        self.micro_batch_size = size
-        self.loss.mini_batch_size = size if self._gradient_cache else None
+        self.micro_batch_size = self.loss.mini_batch_size = size
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
-        """As the base class; also the place to see gradients that are no numbers."""
+        """As the base class; also where a step is looked at, before it reaches the weights."""
         norm = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
-        value = None if norm is None else float(norm)
-        check_gradient(value, self.state.global_step + 1, self.args.learning_rate)
+        self._look(norm)
         return norm
+
+    def _look(self, norm: Any) -> None:
+        """Everything that is to be known of a step, in one question to the GPU.
+
+        Raises:
+            TrainingError: Loss or gradients are no numbers, or the encoder collapsed.
+        """
+        step, rate = self.state.global_step + 1, self.args.learning_rate
+        names, values = zip(*self.loss.values.items(), strict=True)
+        numbers = torch.stack([torch.as_tensor(norm, device=values[0].device), *values]).tolist()
+        found = dict(zip(names, numbers[1:], strict=True))
+        check_loss({name: found[name] for name in self.loss.part_names}, step, rate)
+        if not math.isfinite(numbers[0]) and not self._will_be_skipped():
+            check_gradient(numbers[0], step, rate)
+        self.facts = StepFacts(step, *(found[name] for name in FACTS))
+        self._unlogged.append(self.facts)
+        self._guards.check(self.facts)
+        self._sparsity.observe(step, found | {"losses": sum(found[name] for name in self.loss.losses)})
+
+    def _will_be_skipped(self) -> bool:
+        """Whether the step of an infinite gradient is left out: fp16's scale is too large, and is halved."""
+        scaler = self.accelerator.scaler
+        return scaler is not None and scaler.get_scale() > 1
 
     def _load_best_model(self) -> None:
         """The best checkpoint; the base class would go on with the last weights where it cannot be loaded."""
@@ -213,15 +207,3 @@ class OskitTrainer(SparseEncoderTrainer):
         """Batches of documents of similar length."""
         self._epochs.sampler = LengthBatchSampler(dataset, **kwargs)
         return self._epochs.sampler
-
-
-def _chunks(inputs: dict[str, Any], size: int) -> Iterator[dict[str, Any]]:
-    """Rows of a batch in parts of nearly equal size, ``size`` at most."""
-    rows = len(inputs["query_ids"])
-    parts = -(-rows // size)
-    bounds = [rows * number // parts for number in range(parts + 1)]
-    for start, end in pairwise(bounds):
-        yield {
-            name: value[start:end] if isinstance(value, Tensor) and value.shape[:1] == (rows,) else value
-            for name, value in inputs.items()
-        }

@@ -45,9 +45,17 @@ class MarginMseConfig(LossConfig):
     """Learning the teachers' differences of scores."""
 
     kind: Literal["margin_mse"] = "margin_mse"
-    """Squared error of the differences between the first candidate's score and each other's."""
+    """Squared error of the differences between two candidates' scores."""
+    pairs: Literal["positive", "all"] = "positive"
+    """``positive``: the first candidate with each other. ``all``: every two, as SPLADE-v3 was trained."""
     candidates: Candidates = "own"
     """``own``: a query's own candidates. ``batch``: all documents of the batch."""
+
+    @model_validator(mode="after")
+    def _all_pairs_are_few(self) -> Self:
+        if self.pairs == "all" and self.candidates == "batch":
+            raise ValueError("pairs: all is for candidates: own; the batch has too many")
+        return self
 
 
 class InfoNceConfig(LossConfig):

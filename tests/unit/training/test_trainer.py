@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,6 @@ import torch
 from datasets import Dataset
 from sentence_transformers import SparseEncoderTrainingArguments
 from sentence_transformers.base.evaluation import BaseEvaluator
-from sentence_transformers.sparse_encoder.callbacks.splade_callbacks import (
-    SpladeRegularizerWeightSchedulerCallback,
-)
 from transformers import TrainerCallback
 
 from oskit.encoder.model import NeuralSparseEncoder
@@ -22,8 +20,9 @@ from oskit.encoder.surgery.inference_free import inference_free
 from oskit.errors import TrainingError
 from oskit.training.loop.guards import Guards
 from oskit.training.loop.trainer import OskitTrainer
-from oskit.training.objective.batches import ExampleCollator, KnownPairs, LengthBatchSampler, routes
-from oskit.training.objective.losses import TrainingLoss
+from oskit.training.objective.batches import ROUTES, ExampleCollator, KnownPairs, LengthBatchSampler
+from oskit.training.objective.objective import TrainingLoss
+from oskit.training.objective.sparsity import SparsityWeights
 from oskit.training.recipe.recipe import Recipe
 from tests import tiny
 
@@ -50,6 +49,7 @@ def examples() -> Dataset:
 
 
 Made = Callable[..., OskitTrainer]
+SPARSITY = {"documents": {"weight": 3e-3}, "queries": {"weight": 5e-3}, "ramp": 0.5}
 
 
 @pytest.fixture
@@ -60,12 +60,14 @@ def make(folder: Path, examples: Dataset, tmp_path: Path) -> Made:
     """
 
     def build(
-        *, micro_batch_size: int | None = None, gradient_cache: bool = False, notes: list[str] | None = None,
+        *, micro_batch_size: int | None = None, notes: list[str] | None = None,
         steps: int = 3, learning_rate: float = 1e-3, table: bool = False, evaluator: Any = None,
         arguments: dict[str, Any] | None = None, **parts: Any,
     ) -> OskitTrainer:  # fmt: skip
         values = {"name": "x", "encoder": {"name": str(folder)}, "data": {"train": ["x"]}}
-        recipe = Recipe.model_validate({**values, "loss": [{"kind": "kl"}, {"kind": "info_nce"}], **parts})
+        recipe = Recipe.model_validate(
+            {**values, "loss": [{"kind": "kl"}, {"kind": "info_nce"}], "sparsity": SPARSITY, **parts}
+        )
         encoder = NeuralSparseEncoder.from_pretrained(folder, device="cpu")
         if table:
             idf = np.where(encoder.vocabulary.weight_mask() > 0, 2.0, 0.0).astype(np.float32)
@@ -73,7 +75,7 @@ def make(folder: Path, examples: Dataset, tmp_path: Path) -> Made:
         encoder.model_card_data.generate_widget_examples = False
         loss = TrainingLoss(encoder, recipe.loss, recipe.sparsity, known=KnownPairs(examples))
         given = {"output_dir": str(tmp_path), "save_strategy": "no", "optim": "sgd", **(arguments or {})}
-        mapping = routes(2) if table else {}
+        mapping = ROUTES if table else {}
         args = SparseEncoderTrainingArguments(
             max_steps=steps, per_device_train_batch_size=8, use_cpu=True,
             learning_rate=learning_rate, report_to="none", disable_tqdm=True, logging_steps=1,
@@ -82,7 +84,7 @@ def make(folder: Path, examples: Dataset, tmp_path: Path) -> Made:
         return OskitTrainer(
             guards=Guards(recipe, vocabulary=encoder.vocabulary.size, ramp_end=1),
             micro_batch_size=micro_batch_size,
-            gradient_cache=gradient_cache,
+            sparsity=SparsityWeights(recipe.sparsity.ramp, steps, loss.penalties),
             on_note=(notes if notes is not None else []).append,
             model=encoder,
             args=args,
@@ -92,7 +94,6 @@ def make(folder: Path, examples: Dataset, tmp_path: Path) -> Made:
             data_collator=ExampleCollator(
                 preprocess_fn=encoder.preprocess, negatives=2, router_mapping=mapping
             ),
-            callbacks=[SpladeRegularizerWeightSchedulerCallback(loss=loss, warmup_ratio=0.5)],
         )
 
     return build
@@ -120,7 +121,7 @@ def test_every_part_of_the_loss_is_logged(make: Made) -> None:
     trainer = make()
     trainer.train()
     step = trainer.state.log_history[-2]
-    parts = ("distillation", "contrastive", "document_penalty", "query_penalty")
+    parts = ("kl", "info_nce", "document_penalty", "query_penalty")
     assert step["loss"] == pytest.approx(sum(step[name] for name in parts), abs=1e-3)
     assert trainer.facts is not None and trainer.facts.step == 3
     assert step["document_dims"] == trainer.facts.document_dims > 0
@@ -154,35 +155,17 @@ def test_out_of_memory_halves_what_is_computed_at_once_and_keeps_the_batch(
 
 def test_a_failure_in_the_backward_pass_leaves_no_gradients_behind(make: Made) -> None:
     """The cache computes texts again in the backward pass: passes 9 to 16 of the first step."""
-    undisturbed = make(micro_batch_size=4, gradient_cache=True)
+    undisturbed = make(micro_batch_size=4)
     undisturbed.train()
-    trainer = make(micro_batch_size=4, gradient_cache=True)
+    trainer = make(micro_batch_size=4)
     fail_once(trainer, torch.OutOfMemoryError("CUDA out of memory"), at=14)
     trainer.train()
     assert trainer.micro_batch_size == 2
     assert torch.allclose(weights(trainer), weights(undisturbed), atol=1e-6)
 
 
-def test_own_candidates_are_added_up(make: Made) -> None:
-    """Where other queries' documents are no negatives, micro batches lose none, and need no second pass."""
-    parts = {"loss": [{"kind": "kl"}], "sparsity": {"documents": {"weight": 0}, "queries": None}}
-    undisturbed, notes = make(**parts), list[str]()
-    undisturbed.train()
-    trainer = make(notes=notes, **parts)
-    fail_once(trainer, torch.OutOfMemoryError("CUDA out of memory"))
-    trainer.train()
-    assert trainer.loss.mini_batch_size is None and trainer.micro_batch_size == 4
-    assert notes[0].endswith("(gradients are added up)")
-    assert torch.allclose(weights(trainer), weights(undisturbed), atol=1e-6)
-
-
-def test_labels_over_the_batch_need_the_cache(make: Made) -> None:
-    trainer = make(micro_batch_size=2, loss=[{"kind": "kl", "candidates": "batch"}])
-    assert trainer.loss.mini_batch_size == 2
-
-
 def test_a_text_that_does_not_fit_alone_ends_the_training(make: Made) -> None:
-    trainer = make(micro_batch_size=1, gradient_cache=True)
+    trainer = make(micro_batch_size=1)
     fail_once(trainer, torch.OutOfMemoryError("CUDA out of memory"))
     with pytest.raises(TrainingError, match="with one text at once") as caught:
         trainer.train()
@@ -199,24 +182,31 @@ def test_other_errors_are_not_taken_for_it(make: Made) -> None:
 def test_a_loss_that_is_no_number_never_reaches_the_weights(make: Made) -> None:
     trainer = make()
     before = weights(trainer)
-    objective = trainer.loss.loss.compute_loss_from_embeddings
+    collected = trainer.collect_features
 
-    def broken(*args: Any) -> dict[str, torch.Tensor]:
-        parts = objective(*args)
-        return {name: value * float("nan") for name, value in parts.items()}
+    def broken(inputs: dict[str, Any]) -> Any:
+        return collected(inputs | {"labels": torch.full_like(inputs["labels"], math.inf)})
 
-    trainer.loss.loss.compute_loss_from_embeddings = broken  # type: ignore[method-assign]
-    with pytest.raises(TrainingError, match=r"no finite number at step 1 \(distillation, contrastive\)"):
+    trainer.collect_features = broken  # type: ignore[method-assign]
+    with pytest.raises(TrainingError, match=r"no finite number at step 1 \(kl\)"):
         trainer.train()
     assert torch.equal(weights(trainer), before)
 
 
-def test_gradients_that_are_no_numbers_never_reach_the_weights(make: Made) -> None:
-    trainer = make()
+@pytest.mark.parametrize("scale", [None, 1.0, 2.0**16])
+def test_gradients_that_are_no_numbers_never_reach_the_weights(make: Made, scale: float | None) -> None:
+    """An overflow of fp16 ends training no more than its scaler does, which halves the scale and goes on."""
+    trainer = make(steps=1)
     before = weights(trainer)
-    next(trainer.model.parameters()).register_hook(lambda gradient: gradient * float("nan"))
-    with pytest.raises(TrainingError, match="gradients are no finite numbers at step 1"):
+    next(trainer.model.parameters()).register_hook(lambda gradient: gradient * math.inf)
+    if scale is not None:
+        trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    if scale == 2.0**16:
         trainer.train()
+        assert trainer.accelerator.scaler.get_scale() == 2.0**15
+    else:
+        with pytest.raises(TrainingError, match="gradients are no finite numbers at step 1"):
+            trainer.train()
     assert torch.equal(weights(trainer), before)
 
 

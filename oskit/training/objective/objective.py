@@ -1,0 +1,198 @@
+"""Losses and sparsity penalties of a batch in one module, each part logged.
+
+The batch is that of all processes, gathered once, so every part is the same number, with the same gradient,
+on one, two or eight of them; and in micro batches, for their gradients are cached at the vectors
+(sentence-transformers' ``CachedLossMixin``). Weights of special tokens count for nothing, as on the cluster:
+scores here are scores there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from sentence_transformers.base.losses.gradcache import CachedLossMixin
+from torch import Tensor, nn
+
+from oskit.training.objective.gather import gather
+from oskit.training.objective.losses import Batch, loss_of
+from oskit.training.objective.penalties import idf_costs, largest, penalty_of
+from oskit.training.recipe.objective import AnyLoss, PenaltyPart, SparsityPart
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from oskit.encoder.model import NeuralSparseEncoder
+    from oskit.training.objective.batches import KnownPairs
+
+Targets = Mapping[str, Tensor]
+"""What a batch brings beside its texts, each with the batch as first dimension: ``query_ids`` int64 ``[B]``,
+``document_ids`` int64 ``[B, C]``, ``positives`` bool ``[B, C]``, perhaps ``labels`` float ``[B, C]``, and
+what :class:`BatchLabels` asks for, by names with :data:`TEACHER`."""
+
+TARGETS, TEACHER = ("query_ids", "document_ids", "positives", "labels"), "teacher_"
+
+FACTS = ("query_dims", "document_dims", "flops")
+
+OF_THE_WHOLE = ("lengths", "token_rows")
+"""Features that say where a batch's tokens are; a micro batch counts its own."""
+
+
+class BatchLabels(Protocol):
+    """Teachers that label all documents of a batch."""
+
+    def labels(self, targets: Targets) -> Tensor:
+        """Labels ``[B, C * B]``: of all first documents, then all second ones, … for each query."""
+
+
+@torch.no_grad()
+def batch_facts(queries: Tensor, documents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean active dimensions of vectors ``[B, vocabulary]`` and ``[C, B, vocabulary]``; their FLOPS.
+
+    FLOPS are the expected products of a query and a document, as in :mod:`oskit.evaluation.offline.sparsity`.
+    """
+    asked, there = (queries > 0).float().mean(0), (documents > 0).float().mean((0, 1))
+    return asked.sum(), there.sum(), asked @ there
+
+
+class TrainingLoss(CachedLossMixin, nn.Module):
+    """All parts of the loss; with or without a gradient cache.
+
+    Args:
+        model: The encoder.
+        losses: What it learns.
+        sparsity: The penalties. That on queries is left out where queries are a table that stays as it is.
+        idf: IDF of each token, ``[vocabulary]``; needed for ``idf_flops``.
+        known: Pairs of query and positive that InfoNCE must not take for negatives.
+        teachers: Label the documents of a batch, for losses with ``candidates: batch``.
+
+    Attributes:
+        mini_batch_size: Texts that are computed at once, with a gradient cache; None for all, without one.
+        weights: Of the penalties, by side; :class:`oskit.training.objective.sparsity.SparsityWeights`.
+        values: Of the last batch, on its device: each part, weighted, the penalties without their weights
+            (``document``, ``query``), and :data:`FACTS`.
+    """
+
+    weight_mask: Tensor
+    costs: Tensor | None
+    mini_batch_size: int | None  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        model: NeuralSparseEncoder,
+        losses: Sequence[AnyLoss],
+        sparsity: SparsityPart,
+        *,
+        idf: NDArray[np.float32] | None = None,
+        known: KnownPairs | None = None,
+        teachers: BatchLabels | None = None,
+    ) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.mini_batch_size = None
+        self.losses = _named(losses)
+        self.penalties: dict[str, PenaltyPart] = {"document": sparsity.documents}
+        if sparsity.queries is not None and not _is_fixed_table(model):
+            self.penalties["query"] = sparsity.queries
+        self.weights = {side: part.weight or 0.0 for side, part in self.penalties.items()}
+        self.values: dict[str, Tensor] = {}
+        self._known, self._teachers = known, teachers
+        mask = torch.as_tensor(model.vocabulary.weight_mask(), dtype=torch.float32)
+        self.register_buffer("weight_mask", mask, persistent=False)
+        by_idf = any(part.kind == "idf_flops" for part in self.penalties.values())
+        assert idf is not None or not by_idf, "idf_flops needs the IDF of the corpus"
+        self.register_buffer(
+            "costs", idf_costs(idf) if by_idf and idf is not None else None, persistent=False
+        )
+
+    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Targets) -> dict[str, Tensor]:
+        """Each part of the loss of a batch by its name: features of queries and of their documents."""
+        features = list(sentence_features)
+        if self.mini_batch_size is None:
+            queries, documents = (self.model(column)["sentence_embedding"] for column in features)
+            return self.parts(queries, documents, labels)
+        features = [
+            {name: value for name, value in column.items() if name not in OF_THE_WHOLE} for column in features
+        ]
+        total = self.forward_cached(features, labels)  # type: ignore[arg-type]
+        # Only the total carries a gradient, so the first part is what the others leave of it.
+        rest = {name: self.values[name] for name in self.part_names[1:]}
+        return {self.part_names[0]: total - sum(rest.values()), **rest}
+
+    def calculate_loss(
+        self, reps: list[list[Tensor]], labels: Any = None, *, with_backward: bool = False
+    ) -> Tensor:
+        """The total of micro batches' vectors, for the gradient cache."""
+        queries, documents = (torch.cat(column) for column in reps)
+        total = torch.stack(list(self.parts(queries, documents, labels).values())).sum()
+        if with_backward:
+            total.backward()  # type: ignore[no-untyped-call]
+            total = total.detach()
+        return total
+
+    @property
+    def part_names(self) -> list[str]:
+        """The parts, in their order."""
+        return [*self.losses, *(f"{side}_penalty" for side in self.penalties)]
+
+    def parts(self, queries: Tensor, documents: Tensor, targets: Targets) -> dict[str, Tensor]:
+        """Each part of the loss of this process's vectors; their sum is minimised.
+
+        Args:
+            queries: ``[B, vocabulary]``.
+            documents: ``[C * B, vocabulary]``: the first documents of all queries, then all second ones, …
+            targets: Of this process.
+        """
+        batch = self._batch(queries, documents, targets)
+        vectors = {"document": batch.documents, "query": batch.queries[None]}
+        parts = {name: part.weight * loss_of(part, batch) for name, part in self.losses.items()}
+        facts = dict(zip(FACTS, batch_facts(batch.queries, batch.documents), strict=True))
+        for side, part in self.penalties.items():
+            penalty = penalty_of(part, vectors[side], self.costs)
+            parts[f"{side}_penalty"] = self.weights[side] * penalty
+            facts[side] = penalty
+        self.values = {name: value.detach() for name, value in (parts | facts).items()}
+        return parts
+
+    def _batch(self, queries: Tensor, documents: Tensor, targets: Targets) -> Batch:
+        """The vectors of all processes, as the cluster has them, and what is known of them."""
+        asked = self._as_on_the_cluster(queries, "query")
+        there = self._as_on_the_cluster(documents, "document")
+        there = gather(there.unflatten(0, (-1, len(asked))))  # [processes, C, B of one, vocabulary]
+        known = {name: gather(values).flatten(0, 1) for name, values in targets.items()}
+        return Batch(
+            queries=gather(asked).flatten(0, 1),
+            documents=there.transpose(0, 1).flatten(1, 2),
+            query_ids=known["query_ids"],
+            document_ids=known["document_ids"],
+            positives=known["positives"],
+            labels=known.get("labels"),
+            batch_labels=None if self._teachers is None else self._teachers.labels(known),
+            known=self._known,
+        )
+
+    def _as_on_the_cluster(self, vectors: Tensor, side: str) -> Tensor:
+        """Vectors ``[n, vocabulary]`` in float32 without special tokens and without negative weights."""
+        width = vectors.shape[1]
+        vectors = (vectors.float() * self.weight_mask[:width]).relu()
+        # A table of query weights is as wide as the tokenizer, an encoder's output may be padded.
+        missing = len(self.weight_mask) - width
+        vectors = nn.functional.pad(vectors, (0, missing)) if missing else vectors
+        part = self.penalties.get(side)
+        return vectors if part is None or part.top_k is None else largest(vectors, part.top_k)
+
+
+def _named(losses: Sequence[AnyLoss]) -> dict[str, AnyLoss]:
+    """The losses by kind; a second one of a kind has a number."""
+    named: dict[str, AnyLoss] = {}
+    for part in losses:
+        same = sum(other.kind == part.kind for other in named.values())
+        named[f"{part.kind}_{same + 1}" if same else part.kind] = part
+    return named
+
+
+def _is_fixed_table(model: NeuralSparseEncoder) -> bool:
+    table = model.anatomy.queries
+    return table is not None and not table.weight.requires_grad

@@ -1,0 +1,216 @@
+"""The weights of the sparsity penalties over the steps: by a ramp, or found for a target.
+
+**By target** a person says how many active dimensions a document may have (or a query, or how many products
+scoring may cost), and the weight is found while training. It is a PI controller of the weight's logarithm, in
+its incremental form:
+
+    change of ln(weight) = GAIN * (change of error + error / horizon),   error = ln(now / where it should be)
+
+Where it should be is a path from what the encoder has to the target, straight in logarithms, that ends with
+the ramp. What makes it robust:
+
+* it eases off before it arrives: an error that will be gone within the horizon at the present speed lowers
+  the weight already. Dimensions that were pushed out hardly come back, so the path is not to be undershot;
+* the path waits for an encoder that is slower than it, and the penalty is never more than
+  :data:`LARGEST_SHARE` of the losses, so that nothing winds up;
+* batches have long texts or short ones, so it looks at a moving mean;
+* a batch is not the collection (dropout, other lengths): each evaluation says by how much.
+
+Its state is kept in checkpoints; a run that is resumed goes on as if it had not been stopped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_callback import ExportableState
+
+from oskit.training.recipe.objective import PenaltyPart, RampPart
+
+GAIN = 3.0
+LARGEST_SHARE, SMALLEST_SHARE, FIRST_SHARE = 2.0, 1e-4, 1e-2
+"""The weighted penalty as a share of the losses: at most, at least, and where the search begins."""
+LARGEST_CHANGE = 0.25
+"""Of the logarithm of the weight, in one step."""
+LARGEST_LEAD = 0.3
+"""How far, in logarithms, the path is ahead of the encoder."""
+LARGEST_CORRECTION = math.log(2)
+MISSED = 0.15
+"""A target that is missed by more than this share is told."""
+
+
+class Ramp:
+    """The steps of a :class:`RampPart`: 0 until the delay is over, then up to 1.
+
+    Attributes:
+        begin: Last step at which it is 0.
+        end: First step at which it is 1.
+    """
+
+    def __init__(self, part: RampPart, total: int) -> None:
+        self.begin = int(total * part.delay)
+        self.end = self.begin + max(1, int(total * part.share))
+        self._power = 2 if part.shape == "quadratic" else 1
+
+    def linear(self, step: int) -> float:
+        """How much of it is over."""
+        return min(max((step - self.begin) / (self.end - self.begin), 0.0), 1.0)
+
+    def at(self, step: int) -> float:
+        """The share of the whole weight."""
+        share: float = self.linear(step) ** self._power
+        return share
+
+
+@dataclass
+class _Found:
+    """What a search knows; numbers that JSON keeps exactly."""
+
+    log_weight: float | None = None
+    mean: float = 0.0
+    ratio: float = 0.0
+    """ln(losses / penalty), a moving mean."""
+    start: float | None = None
+    path: float = 0.0
+    error: float | None = None
+    correction: float = 0.0
+
+
+class Search:
+    """Finds the weight of a penalty for a target.
+
+    Args:
+        target: Of what is observed.
+        first: Weight to begin with; None for one that makes the penalty a hundredth of the losses.
+        ramp: The path's first and last step.
+        total: Steps of the training.
+    """
+
+    def __init__(self, target: float, first: float | None, ramp: Ramp, total: int) -> None:
+        self.target = target
+        self._first = first
+        self._ramp = ramp
+        self._window = min(max(total / 50, 5.0), 50.0)
+        self._horizon = 3 * self._window
+        self.found = _Found()
+
+    def weight(self, step: int) -> float:
+        """The weight for the step after so many."""
+        known = self.found.log_weight
+        return 0.0 if known is None or step < self._ramp.begin else math.exp(known)
+
+    def observe(self, step: int, value: float, losses: float, penalty: float) -> None:
+        """What a step was like; ``step`` counts from 1, ``penalty`` is not weighted."""
+        if value <= 0 or penalty <= 0 or losses <= 0:  # an encoder that is dead is the guards' business
+            return
+        found, share = self.found, 2 / (self._window + 1)
+        ratio = math.log(losses / penalty)
+        if found.start is None and found.mean == 0:
+            found.mean, found.ratio = value, ratio
+        found.mean += share * (value - found.mean)
+        found.ratio += share * (ratio - found.ratio)
+        if step < self._ramp.begin:
+            return
+        now = math.log(found.mean)
+        if found.start is None:
+            found.start = found.path = now + found.correction
+        before, found.path = found.error, self._along(step, now)
+        found.error = now - found.path
+        least, most = found.ratio + math.log(SMALLEST_SHARE), found.ratio + math.log(LARGEST_SHARE)
+        if found.log_weight is None:
+            first = found.ratio + math.log(FIRST_SHARE)
+            found.log_weight = math.log(self._first) if self._first else first
+        change = found.error - (found.error if before is None else before)
+        wanted = GAIN * (change + (found.error + found.correction) / self._horizon)
+        found.log_weight += min(max(wanted, -LARGEST_CHANGE), LARGEST_CHANGE)
+        found.log_weight = min(max(found.log_weight, least), most)
+
+    def _along(self, step: int, now: float) -> float:
+        """Where the encoder should be."""
+        found, target = self.found, math.log(self.target)
+        assert found.start is not None
+        if found.start <= target:
+            return target
+        planned = found.start + self._ramp.linear(step) * (target - found.start)
+        return max(planned, min(found.path, now + found.correction - LARGEST_LEAD), target)
+
+    def measured(self, value: float) -> None:
+        """What an evaluation found; the difference to the batches holds from here on."""
+        if value > 0 and self.found.mean > 0:
+            difference = math.log(value / self.found.mean)
+            self.found.correction = min(max(difference, -LARGEST_CORRECTION), LARGEST_CORRECTION)
+
+
+class SparsityWeights(TrainerCallback, ExportableState):
+    """The weights of both sides' penalties, before each step.
+
+    Args:
+        ramp: How they rise.
+        total: Steps of the training.
+        sides: The penalties by side, ``document`` and perhaps ``query``.
+    """
+
+    def __init__(self, ramp: RampPart, total: int, sides: Mapping[str, PenaltyPart]) -> None:
+        self.ramp = Ramp(ramp, total)
+        self._parts = dict(sides)
+        self.searches = {
+            side: Search(target, penalty.weight, self.ramp, total)
+            for side, penalty in self._parts.items()
+            if (target := target_of(penalty)) is not None
+        }
+
+    def at(self, step: int) -> dict[str, float]:
+        """The weights by side, for the step after so many."""
+        return {
+            side: self.searches[side].weight(step)
+            if side in self.searches
+            else (penalty.weight or 0.0) * self.ramp.at(step)
+            for side, penalty in self._parts.items()
+        }
+
+    def observe(self, step: int, facts: Mapping[str, float]) -> None:
+        """What a step was like: ``losses``, and for each side its penalty and what a target can be of."""
+        for side, search in self.searches.items():
+            search.observe(step, facts[self._of(side)], facts["losses"], facts[f"{side}_penalty"])
+
+    def paths(self) -> dict[str, float]:
+        """Where each search wants its side to be, for curves."""
+        return {f"{self._of(side)}_path": math.exp(one.found.path) for side, one in self.searches.items()}
+
+    def _of(self, side: str) -> str:
+        return "flops" if getattr(self._parts[side], "target_flops", None) is not None else f"{side}_dims"
+
+    def on_evaluate(
+        self,
+        args: Any,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """The collection's vectors are what a target is meant for."""
+        for side, search in self.searches.items():
+            name = "eval_flops" if self._of(side) == "flops" else f"eval_{side}_active"
+            if metrics and name in metrics:
+                search.measured(metrics[name])
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Go on with what the checkpoint knows."""
+        kept: Any = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
+        for side, values in (kept or {}).get("attributes", {}).items():
+            if side in self.searches:
+                self.searches[side].found = _Found(**values)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"args": {}, "attributes": {side: asdict(one.found) for side, one in self.searches.items()}}
+
+
+def target_of(part: PenaltyPart) -> float | None:
+    """What is to be reached: active dimensions, or products."""
+    flops: float | None = getattr(part, "target_flops", None)
+    return part.target if flops is None else flops
