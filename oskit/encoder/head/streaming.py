@@ -120,6 +120,14 @@ def _reaches(projection: nn.Linear, encoder: Anatomy) -> bool:
     return len(seen) == 1 and logits is seen[0][0] and torch.equal(logits, seen[0][1])
 
 
+def _tokens(features: dict[str, Any]) -> Tokens:
+    """Which hidden states count; a GPU is asked only where whoever made the batch did not say it."""
+    if "lengths" in features:
+        return Tokens(features["token_rows"], features["lengths"])
+    bounds = features.get("cu_seq_lens_q")
+    return Tokens.of_mask(features["attention_mask"]) if bounds is None else Tokens.of_bounds(bounds)
+
+
 def _pool(pooling: SpladePooling, features: dict[str, Any]) -> dict[str, Any]:
     """``pooling.forward``, on hidden states where the projection handed them on."""
     handed_on = _handed_on.get()
@@ -136,9 +144,7 @@ def _pool(pooling: SpladePooling, features: dict[str, Any]) -> dict[str, Any]:
     if pooling.pooling_strategy != "max":
         features["token_embeddings"] = nn.Linear.forward(projection, hidden)
         return SpladePooling.forward(pooling, features)
-    bounds = features.get("cu_seq_lens_q")
-    tokens = Tokens.of_mask(features["attention_mask"]) if bounds is None else Tokens.of_bounds(bounds)
-    weights = maxima_of(projection, hidden.flatten(0, -2), tokens)
+    weights = maxima_of(projection, hidden.flatten(0, -2), _tokens(features))
     logarithms = 2 if pooling.activation_function == "log1p_relu" else 1
     if handed_on.activate:
         for _ in range(logarithms):
