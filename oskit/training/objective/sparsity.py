@@ -31,7 +31,9 @@ from transformers.trainer_callback import ExportableState
 
 from oskit.training.recipe.objective import PenaltyPart, RampPart
 
-GAIN = 3.0
+GAIN = 2.5
+WINDOW, HORIZON = 1 / 30, 3.0
+"""Of the moving mean, as a share of the steps; of the control, in such windows."""
 LARGEST_SHARE, SMALLEST_SHARE, FIRST_SHARE = 2.0, 1e-4, 1e-2
 """The weighted penalty as a share of the losses: at most, at least, and where the search begins."""
 LARGEST_CHANGE = 0.25
@@ -78,6 +80,9 @@ class _Found:
     path: float = 0.0
     error: float | None = None
     correction: float = 0.0
+    compared: int = 0
+    measured: float | None = None
+    due: int = 0
 
 
 class Search:
@@ -94,8 +99,8 @@ class Search:
         self.target = target
         self._first = first
         self._ramp = ramp
-        self._window = min(max(total / 50, 5.0), 50.0)
-        self._horizon = 3 * self._window
+        self._window = min(max(total * WINDOW, 5.0), 50.0)
+        self._horizon = HORIZON * self._window
         self.found = _Found()
 
     def weight(self, step: int) -> float:
@@ -113,6 +118,7 @@ class Search:
             found.mean, found.ratio = value, ratio
         found.mean += share * (value - found.mean)
         found.ratio += share * (ratio - found.ratio)
+        self._compare()
         if step < self._ramp.begin:
             return
         now = math.log(found.mean)
@@ -140,9 +146,23 @@ class Search:
 
     def measured(self, value: float) -> None:
         """What an evaluation found; the difference to the batches holds from here on."""
-        if value > 0 and self.found.mean > 0:
-            difference = math.log(value / self.found.mean)
-            self.found.correction = min(max(difference, -LARGEST_CORRECTION), LARGEST_CORRECTION)
+        if value > 0:
+            # The moving mean is that of some steps ago: it is compared when it has come here.
+            self.found.measured, self.found.due = value, round((self._window - 1) / 2)
+
+    def _compare(self) -> None:
+        found = self.found
+        if found.measured is None:
+            return
+        found.due -= 1
+        if found.due >= 0:
+            return
+        difference = math.log(found.measured / found.mean)
+        found.measured = None
+        found.compared += 1
+
+        difference = min(max(difference, -LARGEST_CORRECTION), LARGEST_CORRECTION)
+        found.correction += (difference - found.correction) / min(found.compared, 6)
 
 
 class SparsityWeights(TrainerCallback, ExportableState):

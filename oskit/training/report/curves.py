@@ -61,10 +61,14 @@ def _draw(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
     figure = Figure(figsize=(10, 6.5), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(2, 2)
-    parts = ("loss", "distillation", "contrastive", "document_penalty", "query_penalty")
+    known = list(dict.fromkeys(key for row in rows for key in row))
+    kinds = ("kl", "margin_mse", "info_nce")  # a second one of a kind has a number behind
+    parts = [key for key in known if key == "loss" or key.endswith("_penalty") or key.startswith(kinds)]
     _panel(panels[0][0], rows, parts, "loss", log=True)
     _panel(panels[0][1], rows, ["nDCG@10", "MRR@10", "recall@100"], "quality", marker="o")
     active = ["active dimensions of a document", "active dimensions of a query"]
+    # Where a target's search wanted them.
+    active += [key for key in ("document_dims_path", "query_dims_path") if key in known]
     _panel(panels[1][0], rows, active, "active dimensions", log=True, marker="o")
     _panel(panels[1][1], rows, ["FLOPS"], "FLOPS", log=True, marker="o")
     figure.suptitle(title)

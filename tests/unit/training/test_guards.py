@@ -84,17 +84,16 @@ def test_the_limit_can_be_set_and_a_small_vocabulary_has_none() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_loss_that_is_no_number_names_its_part(value: float) -> None:
-    parts = {"distillation": torch.tensor(1.0), "contrastive": torch.tensor(value)}
-    with pytest.raises(TrainingError, match=r"step 7 \(contrastive\)"):
+    parts = {"kl": 1.0, "info_nce": value}
+    with pytest.raises(TrainingError, match=r"step 7 \(info_nce\)"):
         check_loss(parts, 7, 1e-3)
-    check_loss({"distillation": torch.tensor(1e30)}, 7, 1e-3)
+    check_loss({"kl": 1e30}, 7, 1e-3)
 
 
 def test_gradients_that_are_no_numbers_stop_the_training() -> None:
     with pytest.raises(TrainingError, match="weights were not changed"):
         check_gradient(float("nan"), 3, 1e-3)
     check_gradient(1e6, 3, 1e-3)
-    check_gradient(None, 3, 1e-3)
 
 
 @pytest.mark.parametrize(

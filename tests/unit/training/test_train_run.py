@@ -114,7 +114,7 @@ def _check_folder(folder: Path, ndcg: float) -> None:
     with (folder / "curves.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert rows[0]["step"] == "0"
-    assert {"loss", "contrastive", "document_penalty", "nDCG@10", "FLOPS"} <= set(rows[0])
+    assert {"loss", "info_nce", "document_penalty", "nDCG@10", "FLOPS"} <= set(rows[0])
     assert (folder / "curves.png").stat().st_size > 5000
     assert f"{ndcg:.4f}" in (folder / "README.md").read_text()
     told = ModelCard.load(folder / "README.md").data  # as the Hub reads it
