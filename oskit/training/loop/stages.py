@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -37,7 +36,7 @@ from oskit.training.loop.student import (
     load_student,
 )
 from oskit.training.loop.trainer import OskitTrainer
-from oskit.training.objective.batches import ROUTES, ExampleCollator, KnownPairs
+from oskit.training.objective.batches import ROUTES, DrawnExamples, ExampleCollator, KnownPairs
 from oskit.training.objective.objective import TrainingLoss
 from oskit.training.objective.sparsity import SparsityWeights
 from oskit.training.recipe.known_problems import risks
@@ -46,7 +45,6 @@ from oskit.training.report.curves import write_curves
 from oskit.training.report.figures import Figures, RetrievalEvaluator, capped, measure
 from oskit.training.report.lengths import Lengths
 from oskit.training.report.result import BEST, StageResult
-from oskit.training.teachers.ensemble import EnsembleTeacher
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -134,8 +132,14 @@ class _Stage:
 
     def _trainer(self, encoder: NeuralSparseEncoder, prepared: Prepared) -> OskitTrainer:
         recipe, schedule = self._recipe, self._recipe.schedule
-        negatives = prepared.facts.negatives
-        total = total_steps(schedule, len(prepared.examples))
+        drawn = DrawnExamples(
+            prepared.examples,
+            prepared.corpus,
+            negatives=prepared.facts.negatives,
+            top=recipe.data.sampling.best,
+            seed=recipe.seed,
+        )
+        total = total_steps(schedule, len(drawn))
         contrasts = any(loss.kind == "info_nce" for loss in recipe.loss)
         loss = TrainingLoss(
             encoder,
@@ -143,7 +147,7 @@ class _Stage:
             recipe.sparsity,
             idf=prepared.idf,
             known=KnownPairs(prepared.examples) if contrasts else None,
-            teachers=_LabelsOfTheBatch() if "batch" in recipe.labelled else None,
+            teachers=prepared.teachers,
         )
         dev = capped(prepared.collection, queries=recipe.evaluation.queries, corpus=recipe.evaluation.corpus)
         mapping = ROUTES if encoder.anatomy.queries is not None else {}
@@ -160,14 +164,13 @@ class _Stage:
                 args=training_arguments(
                     recipe, self._folder, total, rates=self._rates(loss, encoder), routes=mapping
                 ),
-                train_dataset=prepared.examples,
+                train_dataset=drawn,
                 loss=loss,
                 evaluator=RetrievalEvaluator(dev, self._listener.evaluated),
                 data_collator=ExampleCollator(
                     preprocess_fn=encoder.preprocess,
                     router_mapping=mapping,
-                    negatives=negatives,
-                    score_matrix=self._score_matrix(),
+                    teachers=prepared.teachers,
                 ),
                 callbacks=[self._telling, self._interruption],
             )
@@ -184,11 +187,6 @@ class _Stage:
             while block := list(islice(new, _BLOCK)):
                 found = found.with_texts(encoder.anatomy.tokenize(block))
         return found if found.texts else None
-
-    def _score_matrix(self) -> Any:
-        if "batch" not in self._recipe.labelled:
-            return None
-        return EnsembleTeacher(self._recipe.labelling, self._recipe.labels).score_matrix
 
     def _rates(self, loss: TrainingLoss, encoder: NeuralSparseEncoder) -> dict[str, float]:
         schedule, table = self._recipe.schedule, encoder.anatomy.queries
@@ -259,10 +257,3 @@ class _Stage:
             lengths=self._lengths,
             warnings=self._warnings,
         ).write(self._folder / RESULT)
-
-
-class _LabelsOfTheBatch:
-    """Stands where T's ``BatchTeachers`` will."""
-
-    def labels(self, targets: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return targets["teacher_labels"]

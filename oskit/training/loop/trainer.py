@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
@@ -13,16 +14,19 @@ import torch
 from safetensors import SafetensorError
 from sentence_transformers.sparse_encoder.trainer import SparseEncoderTrainer
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 
 from oskit.encoder.loader.failures import out_of_memory
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import TrainingError
 from oskit.training.loop.guards import Guards, StepFacts, check_gradient, check_loss
-from oskit.training.objective.batches import LengthBatchSampler
+from oskit.training.objective.batches import DrawnBatches
 from oskit.training.objective.gather import add_up
 from oskit.training.objective.objective import FACTS, TARGETS, TEACHER, TrainingLoss
 from oskit.training.objective.sparsity import SparsityWeights
+
+_TOKENIZER_THREADS = "TOKENIZERS_PARALLELISM"
 
 Note = Callable[[str], object]
 """Told in one line what a person should know."""
@@ -32,7 +36,7 @@ class _EpochOfBatches(TrainerCallback):
     """Tells the sampler the epoch; behind accelerate's wrappers the trainer does not always reach it."""
 
     def __init__(self) -> None:
-        self.sampler: LengthBatchSampler | None = None
+        self.sampler: DrawnBatches | None = None
 
     def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.sampler is not None:
@@ -203,7 +207,35 @@ class OskitTrainer(SparseEncoderTrainer):
                 hint="Is the disk full? Train again from the last checkpoint.",
             ) from error
 
-    def get_batch_sampler(self, dataset: Any, **kwargs: Any) -> LengthBatchSampler:  # type: ignore[override]
-        """Batches of documents of similar length."""
-        self._epochs.sampler = LengthBatchSampler(dataset, **kwargs)
-        return self._epochs.sampler
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches of documents of similar length; of each this process computes its share."""
+        drawn: Any = self.train_dataset
+        args = self.args
+        batches = DrawnBatches(
+            drawn,
+            args.train_batch_size * args.world_size,
+            args.dataloader_drop_last,
+            rank=args.process_index,
+            processes=args.world_size,
+            valid_label_columns=[],
+            seed=args.data_seed if args.data_seed is not None else args.seed,
+        )
+        self._epochs.sampler = batches
+        workers = args.dataloader_num_workers
+        if workers:
+            # Here tokenizers may use threads; a process that is forked has them no more.
+            os.environ.setdefault(_TOKENIZER_THREADS, "true")
+        return DataLoader(
+            drawn,
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            num_workers=workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            worker_init_fn=_without_threads,
+        )
+
+
+def _without_threads(worker: int) -> None:
+    os.environ[_TOKENIZER_THREADS] = "false"

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
 from pydantic import TypeAdapter
 from sentence_transformers.sparse_encoder.losses import (
     SparseDistillKLDivLoss,
@@ -24,7 +23,6 @@ from sentence_transformers.sparse_encoder.losses import (
 
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.encoder.surgery.inference_free import inference_free
-from oskit.training.objective.batches import KnownPairs
 from oskit.training.objective.objective import TrainingLoss
 from oskit.training.objective.penalties import MAX_RELATIVE_COST, idf_costs
 from oskit.training.recipe.objective import Losses, SparsityPart
@@ -319,16 +317,6 @@ def test_own_candidates_of_info_nce(encoder: NeuralSparseEncoder) -> None:
     all_scores[torch.arange(ROWS), 2 * ROWS + torch.arange(ROWS)] = -torch.inf
     expected = torch.nn.functional.cross_entropy(all_scores, torch.arange(ROWS))
     assert batch.item() == pytest.approx(expected.item(), rel=1e-5)
-
-
-def test_known_pairs_are_pairs() -> None:
-    known = KnownPairs(Dataset.from_dict({"query": ["a", "b"], "positive": ["x", "y"]}))
-    from oskit.training.objective.batches import document_id, query_id
-
-    queries = torch.tensor([query_id("a"), query_id("b")])
-    documents = torch.tensor([document_id("x"), document_id("y"), document_id("z")])
-    found = known.contains(queries[:, None], documents[None, :])
-    assert found.tolist() == [[True, False, False], [False, True, False]]
 
 
 def test_the_l0_mask_and_costs_by_hand(encoder: NeuralSparseEncoder) -> None:

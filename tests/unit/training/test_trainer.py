@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
 from sentence_transformers import SparseEncoderTrainingArguments
 from sentence_transformers.base.evaluation import BaseEvaluator
 from transformers import TrainerCallback
@@ -18,9 +17,11 @@ from transformers import TrainerCallback
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.encoder.surgery.inference_free import inference_free
 from oskit.errors import TrainingError
+from oskit.training import TrainingData
+from oskit.training.data.arrow import LABELS
 from oskit.training.loop.guards import Guards
 from oskit.training.loop.trainer import OskitTrainer
-from oskit.training.objective.batches import ROUTES, ExampleCollator, KnownPairs, LengthBatchSampler
+from oskit.training.objective.batches import ROUTES, DrawnExamples, ExampleCollator
 from oskit.training.objective.objective import TrainingLoss
 from oskit.training.objective.sparsity import SparsityWeights
 from oskit.training.recipe.recipe import Recipe
@@ -34,18 +35,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def examples() -> Dataset:
+def drawn() -> DrawnExamples:
+    """24 queries with their answer and two other documents, which teachers labelled."""
     words = tiny.WORDS
-    rows = [
+    records = [
         {
             "query": f"{words[n]} {words[n + 5]}",
             "positive": " ".join([words[n], "of the", words[n + 5]] * (1 + n % 4)),
             "negatives": [words[n + 9], f"a {words[n + 3]}"],
-            "label": [9.0, 1.0, 3.0],
         }
         for n in range(24)
     ]
-    return Dataset.from_list(rows)
+    data = TrainingData.of(records)
+    labelled = data.examples.map(lambda _: {LABELS: [9.0, 1.0, 3.0]})
+    return DrawnExamples(labelled, data.corpus, negatives=2, top=2)
 
 
 Made = Callable[..., OskitTrainer]
@@ -53,7 +56,7 @@ SPARSITY = {"documents": {"weight": 3e-3}, "queries": {"weight": 5e-3}, "ramp": 
 
 
 @pytest.fixture
-def make(folder: Path, examples: Dataset, tmp_path: Path) -> Made:
+def make(folder: Path, drawn: DrawnExamples, tmp_path: Path) -> Made:
     """Builds a trainer of three steps of eight rows.
 
     SGD, because AdamW makes whole steps of the rounding of gradients that are 0.
@@ -73,7 +76,7 @@ def make(folder: Path, examples: Dataset, tmp_path: Path) -> Made:
             idf = np.where(encoder.vocabulary.weight_mask() > 0, 2.0, 0.0).astype(np.float32)
             encoder = inference_free(encoder, idf, trainable=True)
         encoder.model_card_data.generate_widget_examples = False
-        loss = TrainingLoss(encoder, recipe.loss, recipe.sparsity, known=KnownPairs(examples))
+        loss = TrainingLoss(encoder, recipe.loss, recipe.sparsity)
         given = {"output_dir": str(tmp_path), "save_strategy": "no", "optim": "sgd", **(arguments or {})}
         mapping = ROUTES if table else {}
         args = SparseEncoderTrainingArguments(
@@ -88,12 +91,10 @@ def make(folder: Path, examples: Dataset, tmp_path: Path) -> Made:
             on_note=(notes if notes is not None else []).append,
             model=encoder,
             args=args,
-            train_dataset=examples,
+            train_dataset=drawn,
             evaluator=evaluator,
             loss=loss,
-            data_collator=ExampleCollator(
-                preprocess_fn=encoder.preprocess, negatives=2, router_mapping=mapping
-            ),
+            data_collator=ExampleCollator(preprocess_fn=encoder.preprocess, router_mapping=mapping),
         )
 
     return build
@@ -284,34 +285,3 @@ class StopAt(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         control.should_training_stop = control.should_training_stop or state.global_step >= self._step
-
-
-def sampler(lengths: list[int], size: int, **kwargs: Any) -> LengthBatchSampler:
-    rows = Dataset.from_dict({"positive": ["x" * n for n in lengths], "negatives": [[] for _ in lengths]})
-    return LengthBatchSampler(rows, size, kwargs.pop("drop_last", False), seed=kwargs.pop("seed", 0))
-
-
-def test_an_epoch_has_every_row_once() -> None:
-    made = sampler(list(range(1, 54)), 8)
-    batches = list(made)
-    assert sorted(row for batch in batches for row in batch) == list(range(53))
-    assert [len(batch) for batch in batches] == [8] * 6 + [5] and len(made) == 7
-    assert len(list(sampler(list(range(1, 54)), 8, drop_last=True))) == 6
-
-
-def test_batches_have_texts_of_similar_length() -> None:
-    lengths = [1 + (n * 37) % 128 for n in range(128)]
-    spread = [max(row) - min(row) for row in ([lengths[n] for n in batch] for batch in sampler(lengths, 8))]
-    assert max(spread) <= 8
-
-
-def test_the_order_follows_from_seed_and_epoch_alone() -> None:
-    lengths = [1 + n % 9 for n in range(64)]
-    first, again = sampler(lengths, 8), sampler(lengths, 8)
-    first.set_epoch(0)
-    one = list(first)
-    first.set_epoch(1)
-    two = list(first)
-    again.set_epoch(1)  # resumed in the second epoch
-    assert list(again) == two
-    assert one != two and list(sampler(lengths, 8, seed=1)) != one
