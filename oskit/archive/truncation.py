@@ -53,13 +53,13 @@ class Truncation:
         """For JSON."""
         return {**asdict(self), "lost_share": round(self.lost_share, 4)}
 
-    def told(self, texts: str) -> str:
+    def told(self, texts: str, done: str = "encoded") -> str:
         """One line about what was cut off; ``texts`` says of what, such as ``documents``."""
         share = f"{self.lost_share:.0%}" if self.lost_share >= 0.01 else "less than 1%"
         verb = "is" if self.cut == 1 else "are"
         return (
             f"{self.cut:,} of {self.texts:,} {texts} {verb} longer than {self.max_length} tokens: "
-            f"the rest is not encoded ({share} of all tokens)"
+            f"the rest is not {done} ({share} of all tokens)"
         )
 
     @property

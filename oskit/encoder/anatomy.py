@@ -189,12 +189,13 @@ class Anatomy:
         tokenizer: Any = self.transformer.tokenizer
         return int(tokenizer.num_special_tokens_to_add())
 
-    def tokenize(self, texts: Sequence[str]) -> list[Encoding]:
-        """Tokens of each text as the cluster reads it, special tokens around them."""
+    def tokenize(self, texts: Sequence[str], max_length: int | None = None) -> list[Encoding]:
+        """Tokens of each text as the cluster reads it, or fewer, with special tokens around them."""
         tokenizer: Any = self.transformer.tokenizer
         if not texts:
             return []
-        tokenizer([""], truncation=True, max_length=self.max_length)  # which the backend goes by from now on
+        length = max_length or self.max_length
+        tokenizer([""], truncation=True, max_length=length)  # which the backend goes by from now on
         found: list[Encoding] = tokenizer.backend_tokenizer.encode_batch_fast(list(texts))  # no offsets
         return found
 

@@ -56,7 +56,7 @@ def _count(recipe: Recipe, out: Output) -> dict[str, Any]:
     remote = [source.name for source in recipe.data.train if source.hub is not None or source.path == "-"]
     local = [source for source in recipe.data.train if source.name not in remote and source.path != "-"]
     found: dict[str, Any] = {"sources": [], "not_read": remote, "examples": None, "held_out": None}
-    found["lengths"] = planned_lengths(recipe.encoder, ())
+    found["lengths"] = planned_lengths(recipe, ())
     if not local:
         return found
     from oskit.training.data.training_data import load_training_data
@@ -64,7 +64,7 @@ def _count(recipe: Recipe, out: Output) -> dict[str, Any]:
     with out.progress("Reading training data", None, "records") as bar:
         data = load_training_data(local, seed=recipe.seed, progress=bar.advance)
     found["sources"] = [str(source) for source in data.sources]
-    found["lengths"] = planned_lengths(recipe.encoder, data.passages())
+    found["lengths"] = planned_lengths(recipe, data.passages())
     if not remote:
         found["examples"], found["held_out"] = _after_hold_out(recipe, data)
     return found

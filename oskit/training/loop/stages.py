@@ -78,7 +78,7 @@ class _Stage:
         self._name = name
         self._listener = listener
         self._warnings: list[str] = []
-        self._lengths = Lengths(0)
+        self._lengths = Lengths(0, None, 0)
 
     def run(self) -> StageResult:
         listener = self._listener
@@ -92,7 +92,8 @@ class _Stage:
         listener.doing("loading the encoder")
         encoder = load_student(self._recipe.encoder, seed=self._recipe.seed)
         own = encoder.own_max_length or encoder.max_length
-        self._lengths = Lengths(encoder.max_length, own if encoder.max_length < own else None)
+        length, trained = encoder.max_length, self._recipe.schedule.max_length
+        self._lengths = Lengths(length, own if length < own else None, min(trained or length, length))
         if self._lengths.warning:
             self._warn(self._lengths.warning)
         if is_first():
@@ -169,6 +170,7 @@ class _Stage:
                 evaluator=RetrievalEvaluator(dev, self._listener.evaluated),
                 data_collator=ExampleCollator(
                     preprocess_fn=encoder.preprocess,
+                    max_length=self._lengths.trained,
                     router_mapping=mapping,
                     teachers=prepared.teachers,
                 ),
@@ -181,11 +183,11 @@ class _Stage:
         asked = [] if encoder.anatomy.queries is not None else column_of(examples, "query")
         rows = np.unique(lists_of(examples, "candidates")[1]).astype(np.int64)
         texts = chain(asked, column_of(corpus, "text", rows))
-        found, seen = Truncation(encoder.max_length), SeenTexts()
+        found, seen = Truncation(self._lengths.trained), SeenTexts()
         with closing(seen):
             new = filter(seen.add, texts)
             while block := list(islice(new, _BLOCK)):
-                found = found.with_texts(encoder.anatomy.tokenize(block))
+                found = found.with_texts(encoder.anatomy.tokenize(block, self._lengths.trained))
         return found if found.texts else None
 
     def _rates(self, loss: TrainingLoss, encoder: NeuralSparseEncoder) -> dict[str, float]:

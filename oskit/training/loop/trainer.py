@@ -148,7 +148,7 @@ class OskitTrainer(SparseEncoderTrainer):
         if size == 1:
             raise TrainingError(
                 f"out of memory at step {self.state.global_step + 1} with one text at once: {reason}",
-                hint="Lower encoder.max_length, or set schedule.gradient_checkpointing: true.",
+                hint="Lower schedule.max_length, or set schedule.gradient_checkpointing: true.",
             )
         assert self.optimizer is not None
         self.optimizer.zero_grad()

@@ -48,7 +48,8 @@ class EncoderPart(Part):
     activation: Activation | None = None
     """``relu`` or ``log1p_relu`` (one more log1p); None for what the encoder says."""
     max_length: PositiveInt | None = None
-    """Tokens that a text is truncated to, in training and afterwards; None for its own."""
+    """Tokens that the trained encoder reads of a text; None for as many as it did. What a training step reads
+    is ``schedule.max_length``."""
     layers: PositiveInt | None = None
     """Keep the first layers of the transformer only; None for all. The head is then fitted to understand
     them."""

@@ -58,6 +58,8 @@ class SchedulePart(Part):
     """Passes over the examples; not used with ``steps``."""
     steps: PositiveInt | None = None
     """Optimizer steps."""
+    max_length: PositiveInt | None = None
+    """Tokens that a training step reads of a text, at most; None for as many as the encoder reads."""
     batch_size: PositiveInt = 32
     """Examples of one optimizer step over all processes, whatever the hardware."""
     micro_batch_size: PositiveInt | None = None

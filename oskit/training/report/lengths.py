@@ -1,4 +1,4 @@
-"""How much of a text the trained encoder reads, and what that cuts off the texts that it learns from."""
+"""How much of a text training reads, and how much the trained encoder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from oskit.archive.truncation import Truncation
 from oskit.encoder.loader.tokenizer_files import open_here
-from oskit.training.recipe.recipe import EncoderPart
+from oskit.training.recipe.recipe import Recipe
 
 _BLOCK = 1000
 
@@ -19,13 +19,15 @@ class Lengths:
     """Lengths in tokens, special tokens included.
 
     Attributes:
-        max_length: What the encoder reads of a text.
+        max_length: What the encoder reads of a text, once it is trained.
         shortened_from: What it read before ``encoder.max_length`` shortened it; None where it did not.
-        truncation: What was cut off the training texts; None before they were tokenized.
+        trained: What training reads of a text.
+        truncation: What training cuts off its texts; None before they were tokenized.
     """
 
     max_length: int
-    shortened_from: int | None = None
+    shortened_from: int | None
+    trained: int
     truncation: Truncation | None = None
 
     @property
@@ -36,7 +38,7 @@ class Lengths:
         own = self.shortened_from
         return (
             f"encoder.max_length shortens the encoder from {own} to {self.max_length} tokens: no more of a "
-            f"text will be read, here and on the cluster; {own} keeps its length"
+            f"text will be read, here and on the cluster; schedule.max_length shortens training alone"
         )
 
     @property
@@ -44,35 +46,37 @@ class Lengths:
         """What people are told when it is done."""
         short = f"SHORTENED from {self.shortened_from} by encoder.max_length"
         before = f", {short}" if self.shortened_from is not None else ""
-        lines = [f"the encoder reads {self.max_length} tokens of a text{before}"]
+        alone = f"; training {self.trained}" if self.trained < self.max_length else ""
+        lines = [f"the encoder reads {self.max_length} tokens of a text{before}{alone}"]
         if self.truncation is not None and self.truncation.cut:
-            lines.append(self.truncation.told("training texts"))
+            lines.append(self.truncation.told("training texts", "trained on"))
         return lines
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         cut = None if self.truncation is None else self.truncation.to_dict()
-        return {"max_length": self.max_length, "shortened_from": self.shortened_from, "truncation": cut}
+        return {**vars(self), "truncation": cut}
 
 
-def planned_lengths(part: EncoderPart, texts: Iterable[str]) -> Lengths | None:
+def planned_lengths(recipe: Recipe, texts: Iterable[str]) -> Lengths | None:
     """What training would come to, without loading the encoder; None where it is not on this machine.
 
     Args:
-        part: What the recipe says.
+        recipe: What it says of the encoder, and of training.
         texts: What would be learned from.
     """
-    found = open_here(part.name)
+    found = open_here(recipe.encoder.name)
     if found is None:
         return None
     vocabulary, own = found
-    length = min(part.max_length or own, own)
+    length = min(recipe.encoder.max_length or own, own)
+    trained = min(recipe.schedule.max_length or length, length)
     tokenizer = vocabulary.tokenizer()
-    tokenizer.enable_truncation(length)
-    truncation = Truncation(length)
+    tokenizer.enable_truncation(trained)
+    truncation = Truncation(trained)
     for block in _blocks(texts):
         truncation = truncation.with_texts(tokenizer.encode_batch_fast(block))
-    return Lengths(length, own if length < own else None, truncation if truncation.texts else None)
+    return Lengths(length, own if length < own else None, trained, truncation if truncation.texts else None)
 
 
 def _blocks(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -125,7 +125,7 @@ def test_each_mistake_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (
             ["quick"],
             3,
-            "quick.yaml:14: data.train is for you to say (your pairs or documents): --set data.train=",
+            "quick.yaml:13: data.train is for you to say (your pairs or documents): --set data.train=",
         ),
         (["quick", "--set", "data.train=x", "--set", "seed=-1"], 2, "--set seed=-1: seed: should be"),
     ],
@@ -189,7 +189,7 @@ def test_what_the_recipe_shortens_and_cuts_is_said_before_and_after(
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
     shortened = "encoder.max_length shortens the encoder from 512 to 16 tokens"
     # A quarter each of 1, 9, 17 and 25 words, where 14 are read beside two special tokens.
-    cut = "12 of 24 training texts are longer than 16 tokens: the rest is not encoded (27% of all tokens)"
+    cut = "12 of 24 training texts are longer than 16 tokens: the rest is not trained on (27% of all tokens)"
     code, out, err = run(capsys, *quick(pairs, models, "--dry-run"))
     assert code == 0 and shortened in err
     assert "the encoder reads 16 tokens of a text, SHORTENED from 512 by encoder.max_length" in out

@@ -125,6 +125,33 @@ def _check_folder(folder: Path, ndcg: float) -> None:
     assert [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
+def test_training_reads_less_of_a_text_than_the_encoder_it_makes(
+    base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    """Cutting texts short makes training cheap; the encoder goes on reading as much of them as it did."""
+    long = tmp_path / "long.jsonl"
+    rows = [json.loads(line) for line in pairs.read_text().splitlines()]
+    long.write_text(
+        "".join(json.dumps({**row, "positive": f"{row['positive']} " * 20}) + "\n" for row in rows)
+    )
+    short = {"steps": 6, "batch_size": 8, "learning_rate": 1e-3, "evaluate_every": 6}
+    encoder = {"name": str(base)}
+    made = train(
+        recipe(base, long, encoder=encoder, schedule={**short, "max_length": 8}), tmp_path / "training"
+    )
+    cut = train(
+        recipe(base, long, encoder={**encoder, "max_length": 8}, schedule=short), tmp_path / "for-good"
+    )
+    for name, weight in weights(cut.encoder).items():
+        assert torch.equal(weights(made.encoder)[name], weight), "it learned from the same tokens"
+    assert (made.load().max_length, cut.load().max_length) == (512, 8)
+    assert made.before.document_active > cut.before.document_active, "it is measured as it is used"
+    lengths = made.stages[0].lengths
+    assert (lengths.max_length, lengths.shortened_from, lengths.trained) == (512, None, 8)
+    assert lengths.truncation is not None and lengths.truncation.cut
+    assert any("training texts are longer than 8 tokens" in line for line in lengths.lines)
+
+
 def test_a_run_that_was_interrupted_ends_with_the_same_encoder(
     base: Path, pairs: Path, tmp_path: Path
 ) -> None:

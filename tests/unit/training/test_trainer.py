@@ -170,7 +170,7 @@ def test_a_text_that_does_not_fit_alone_ends_the_training(make: Made) -> None:
     fail_once(trainer, torch.OutOfMemoryError("CUDA out of memory"))
     with pytest.raises(TrainingError, match="with one text at once") as caught:
         trainer.train()
-    assert "encoder.max_length" in str(caught.value)
+    assert "schedule.max_length" in str(caught.value)
 
 
 def test_other_errors_are_not_taken_for_it(make: Made) -> None:
