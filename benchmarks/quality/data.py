@@ -12,27 +12,33 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from oskit.data.collection import Collection
 from oskit.data.documents import Document
-from oskit.demo.data import faq_split
+from oskit.demo.data import demo_collection, faq_split
 from oskit.errors import DataError
 
 COLLECTIONS = "collections.tar.xz"
 PAIRS = "medquad-pairs.jsonl.xz"
 
 MEDQUAD = "medquad-liveqa"
-MEDQUAD_ALL_QUERIES = f"{MEDQUAD}, all queries"
-"""The same with as many documents as all of its queries need, where it is cut."""
 FAQ_ENGLISH, FAQ_SWEDISH = "faq-en", "faq-sv"
 
 _FAQ_LANGUAGES = {FAQ_ENGLISH: "en", FAQ_SWEDISH: "sv"}
 _WORDS = 200
 """Words of an answer that are kept for training: more than any encoder here reads of it."""
 
-_DEV = 30
+_WATCHED = 30
 """Questions for figures while training runs."""
+
+DEV = {MEDQUAD: 150, FAQ_ENGLISH: 110, FAQ_SWEDISH: 110}
+"""Questions of each development set: other ones than those that rows are measured on."""
+
+_DEV_ANSWERS = 2000
+"""Answers to other questions among which those of :data:`DEV` are to be found."""
+
+On = Literal["test", "dev"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class Workspace:
     Attributes:
         data: Folder that holds the collections' archive and the training pairs.
         work: Folder for what is made of them, and for runs and results.
+        on: ``test``: what rows are measured on. ``dev``: development sets, by which alone recipes are chosen.
         corpus: Documents of a large collection, with the queries whose judged documents fit; 0 for all.
         pairs: English training pairs, a random sample; 0 for all.
         queries: Queries of a large collection, a random sample; 0 for all.
@@ -49,45 +56,62 @@ class Workspace:
 
     data: Path
     work: Path
-    corpus: int
-    pairs: int
+    on: On = "test"
+    corpus: int = 0
+    pairs: int = 0
     queries: int = 0
 
     def collection(self, name: str) -> Collection:
-        """A collection with the queries that no training here ever sees.
+        """A collection with queries that no training here sees.
 
         Raises:
-            DataError: The data folder lacks it.
+            DataError: The data folder lacks it, or there is no development set of it.
         """
+        if self.on == "dev":
+            return self._dev(name)
         if language := _FAQ_LANGUAGES.get(name):
             return replace(faq_split(language)[1], name=name)
-        folder = MEDQUAD if name == MEDQUAD_ALL_QUERIES else name
-        found = _with_queries(Collection.open(self._unpacked() / folder), self.queries)
-        size = self.corpus
-        if size and name == MEDQUAD_ALL_QUERIES:
-            size = max(size, len({document for judged in found.qrels.values() for document in judged}))
-        return replace(_with_documents(found, size), name=name)
+        found = _with_queries(Collection.open(self._unpacked() / name), self.queries)
+        return replace(_with_documents(found, self.corpus), name=name)
+
+    def _dev(self, name: str) -> Collection:
+        if name == MEDQUAD:
+            start, end = _WATCHED, _WATCHED + DEV[MEDQUAD]
+            others = [answer for record in self._records()[end:] for answer in record["pos"]]
+            return _asked(self._records()[start:end], others[:_DEV_ANSWERS], name=f"{name}, dev")
+        if language := _FAQ_LANGUAGES.get(name):
+            held = {question for question, _ in self._faq_dev(name)}
+            whole = demo_collection(language)
+            queries = {key: text for key, text in whole.queries.items() if text in held}
+            qrels = {key: whole.qrels[key] for key in queries}
+            return replace(whole, queries=queries, qrels=qrels, name=f"{name}, dev")
+        raise DataError(f"{name} has no development set: nothing is trained on it")
+
+    def _faq_dev(self, name: str) -> list[tuple[str, str]]:
+        """Some of the questions that ``test`` trains on."""
+        train = faq_split(_FAQ_LANGUAGES[name])[0]
+        return random.Random(0).sample(train, DEV[name])
 
     def pairs_file(self) -> Path:
         """English questions and answers, ``{"query": …, "positive": …}``, answers cut to some words."""
         path = self.work / f"medquad-{self.pairs or 'all'}.jsonl"
         if not path.is_file():
-            records = self._records()
-            records = records[_DEV : _DEV + self.pairs] if self.pairs else records[_DEV:]
+            start = _WATCHED + DEV[MEDQUAD]
+            records = self._records()[start : start + self.pairs if self.pairs else None]
             lines = ((record["query"], answer) for record in records for answer in record["pos"])
             _write(path, ((query, _cut(answer)) for query, answer in lines))
         return path
 
-    def dev_folder(self) -> Path:
+    def watched_folder(self) -> Path:
         """A few English questions that are not in :meth:`pairs_file`, for figures while training runs.
 
-        The verdicts come from whole collections afterwards; a hold-out of the training data would be measured
-        before and after each training too, which takes as long as the training.
+        They choose nothing: each training is measured by its last step. A hold-out of the training data would
+        be measured before and after each training too, which takes as long as the training.
         """
-        folder = self.work / "medquad-dev"
+        folder = self.work / "medquad-watched"
         if not folder.is_dir():
             with staged(folder) as staging:
-                _asked(self._records()[:_DEV]).write(staging)
+                _asked(self._records()[:_WATCHED], [], name="watched").write(staging)
         return folder
 
     def _records(self) -> list[dict[str, Any]]:
@@ -99,9 +123,11 @@ class Workspace:
 
     def faq_file(self, name: str) -> Path:
         """The FAQ's questions and answers without those that are held out."""
-        path = self.work / f"{name}-train.jsonl"
+        path = self.work / f"{name}-for-{self.on}.jsonl"
         if not path.is_file():
-            _write(path, faq_split(_FAQ_LANGUAGES[name])[0])
+            held = {question for question, _ in self._faq_dev(name)} if self.on == "dev" else set()
+            train = faq_split(_FAQ_LANGUAGES[name])[0]
+            _write(path, [pair for pair in train if pair[0] not in held])
         return path
 
     def _unpacked(self) -> Path:
@@ -183,16 +209,20 @@ def _cut(answer: str) -> str:
     return " ".join(answer.split()[:_WORDS])
 
 
-def _asked(records: list[dict[str, Any]]) -> Collection:
-    """Each question with its answers."""
+def _asked(records: list[dict[str, Any]], others: list[str], *, name: str) -> Collection:
+    """Each question with its answers, among answers to others."""
     answers = {
-        f"q{number}": {f"d{number}-{place}": _cut(answer) for place, answer in enumerate(record["pos"])}
+        f"q{number}": {f"d{number}-{place}": answer for place, answer in enumerate(record["pos"])}
         for number, record in enumerate(records)
     }
+    there = {text for texts in answers.values() for text in texts.values()}
+    distinct = (text for text in dict.fromkeys(others) if text not in there)
+    named = [*answers.values(), {f"other-{number}": text for number, text in enumerate(distinct)}]
     return Collection(
         queries={f"q{number}": record["query"] for number, record in enumerate(records)},
         qrels={query: dict.fromkeys(texts, 1) for query, texts in answers.items()},
-        corpus=tuple(Document(key, text) for texts in answers.values() for key, text in texts.items()),
+        corpus=tuple(Document(key, text) for texts in named for key, text in texts.items()),
+        name=name,
     )
 
 

@@ -9,8 +9,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from oskit.archive.token_weights import Prune
 from oskit.evaluation.offline.bm25 import Bm25Settings, rank_bm25
 from oskit.evaluation.offline.dense import DenseModel, rank_dense
@@ -25,7 +23,6 @@ MAIN = "nDCG@10"
 
 DEPTH = 100
 MAX_RATIO = "max_ratio:0.1"
-TOP_K = tuple(f"top_k:{k}" for k in (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384))
 _TIMED_QUERIES = 15
 
 
@@ -74,12 +71,6 @@ class Measured:
         """The encoder pruned by ``rule``."""
         return next(point for point in self.points if point.rule == rule)
 
-    def ndcg_at(self, flops: float) -> float:
-        """nDCG@10 at a given cost, between the two top-k levels around it, linear in log FLOPS."""
-        levels = sorted({(point.flops, point.ndcg) for point in self.points if point.rule != MAX_RATIO})
-        costs = np.log([max(cost, 1e-9) for cost, _ in levels])
-        return float(np.interp(np.log(flops), costs, [value for _, value in levels]))
-
     def to_dict(self) -> dict[str, Any]:
         """All attributes, for JSON."""
         return asdict(self)
@@ -120,10 +111,10 @@ def measure_bm25(collection: Collection) -> Measured:
     return _measured(found.run, collection.qrels, len(found.document_ids))
 
 
-def measure_dense(name: str, collection: Collection, max_length: int) -> Measured:
-    """A dense model that reads as much of a text as the sparse encoders do, exact search."""
+def measure_dense(name: str, collection: Collection) -> Measured:
+    """A dense model, exact search."""
     with fast_matrices():
-        found = rank_dense(DenseModel(name, max_length=max_length), collection, k=DEPTH)
+        found = rank_dense(DenseModel(name), collection, k=DEPTH)
     return _measured(found.run, collection.qrels, found.documents)
 
 

@@ -6,13 +6,13 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.models import minilm
-from benchmarks.quality.data import Workspace, passages, staged
+from benchmarks.quality.data import DEV, Workspace, passages, staged
 from benchmarks.quality.measure import (
     Measured,
     has_fast_bfloat16,
@@ -77,6 +77,11 @@ class Runner:
         self._work = work
         self._scale = scale
         self._tell = tell
+        self._results = work.work / f"{scale.name}-{work.on}"
+
+    def measured_on(self, collections: Sequence[str]) -> list[str]:
+        """Those of some collections that there are: only some have a development set."""
+        return [name for name in collections if self._work.on == "test" or name in DEV]
 
     def reference(self, name: str, collection: str) -> Result:
         """BM25 or the dense teacher on a collection."""
@@ -86,13 +91,12 @@ class Runner:
             found = self._work.collection(collection)
             if name == BM25:
                 return Result(name, 0, {collection: measure_bm25(found)})
-            measured = measure_dense(str(minilm()), found, self._scale.max_length)
+            measured = measure_dense(str(minilm()), found)
             return Result(name, 0, {collection: measured})
 
         key = {
             "corpus": self._work.corpus,
             "queries": self._work.queries,
-            "max_length": self._scale.max_length,
         }
         return self._kept(f"{name.replace(' ', '-')}-{collection}", key, make)
 
@@ -136,7 +140,7 @@ class Runner:
             except TrainingError as error:
                 return Result(variant.name, seed, {}, failure=error.message)
         measured = {}
-        for name in variant.collections:
+        for name in self.measured_on(variant.collections):
             self._tell(f"{variant.name}, seed {seed}: measuring on {name}")
             measured[name] = measure_encoder(encoder, self._work.collection(name), variant.rules)
         return Result(variant.name, seed, measured, seconds)
@@ -147,9 +151,7 @@ class Runner:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UntrainedProjectionWarning)
-            encoder = NeuralSparseEncoder.from_pretrained(
-                folder, seed=seed, max_seq_length=self._scale.max_length
-            )
+            encoder = NeuralSparseEncoder.from_pretrained(folder, seed=seed)
         if head == "lexical":
             texts = passages(self._work.pairs_file())
             step = max(1, len(texts) // FITTED_TEXTS)
@@ -165,18 +167,16 @@ class Runner:
         folder = self._folder(recipe)
         result = train(recipe, folder, resume=folder.exists())
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # three times the encoder's size
-        encoder = result.load()
-        encoder.max_seq_length = self._scale.max_length
-        return encoder, sum(stage.seconds for stage in result.stages)
+        return result.load(), sum(stage.seconds for stage in result.stages)
 
     def _folder(self, recipe: Recipe | None) -> Path:
         """Of a run: another recipe has another one, so that an interrupted run can go on."""
         assert recipe is not None
         name = f"{recipe['name']}-{recipe['seed']}-{_digest(recipe)[:8]}"
-        return self._work.work / self._scale.name / "runs" / name
+        return self._results / "runs" / name
 
     def _kept(self, name: str, key: dict[str, Any], make: Callable[[], Result]) -> Result:
-        path = self._work.work / self._scale.name / "results" / f"{name}.json"
+        path = self._results / "results" / f"{name}.json"
         digest = _digest(key)
         if path.is_file():
             kept = json.loads(path.read_text(encoding="utf-8"))

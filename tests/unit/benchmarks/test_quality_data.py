@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import lzma
 from pathlib import Path
 
 import pytest
 
-from benchmarks.quality.data import MEDQUAD, MEDQUAD_ALL_QUERIES, Workspace
+from benchmarks.quality.data import FAQ_ENGLISH, FAQ_SWEDISH, MEDQUAD, Workspace
 from oskit.data.collection import Collection
 from oskit.data.documents import Document
 from oskit.errors import DataError
@@ -26,8 +28,8 @@ def work(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def reduced(work: Path, *, corpus: int, queries: int = 0, name: str = MEDQUAD) -> tuple[Collection, set[str]]:
-    found = Workspace(work, work, corpus, pairs=0, queries=queries).collection(name)
+def reduced(work: Path, *, corpus: int, queries: int = 0) -> tuple[Collection, set[str]]:
+    found = Workspace(work, work, corpus=corpus, queries=queries).collection(MEDQUAD)
     return found, {document.id for document in found.documents()}
 
 
@@ -43,15 +45,6 @@ def test_all_queries_stay_where_there_is_room(work: Path) -> None:
     found, documents = reduced(work, corpus=QUERIES * JUDGED + 3)
     assert len(found.queries) == QUERIES
     assert len(documents) == QUERIES * JUDGED + 3
-
-
-def test_all_queries_take_as_many_documents_as_they_need(work: Path) -> None:
-    found, documents = reduced(work, corpus=10, name=MEDQUAD_ALL_QUERIES)
-    assert found.name == MEDQUAD_ALL_QUERIES
-    assert len(found.queries) == QUERIES
-    assert documents == {document for grades in found.qrels.values() for document in grades}
-    for size in (QUERIES * JUDGED + 3, 0):
-        assert reduced(work, corpus=size, name=MEDQUAD_ALL_QUERIES)[1] == reduced(work, corpus=size)[1]
 
 
 def test_no_limit_keeps_everything(work: Path) -> None:
@@ -70,3 +63,47 @@ def test_queries_are_drawn_before_documents(work: Path) -> None:
 def test_too_few_documents_for_any_query_are_refused(work: Path) -> None:
     with pytest.raises(DataError, match="3 documents of medquad-liveqa are too few"):
         reduced(work, corpus=JUDGED - 1)
+
+
+def texts(file: Path, key: str) -> list[str]:
+    return [json.loads(line)[key] for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_no_question_is_trained_on_watched_and_developed_on(tmp_path: Path) -> None:
+    records = [{"query": f"question {n}", "pos": [f"answer {n}", f"another {n % 50}"]} for n in range(400)]
+    with lzma.open(tmp_path / "medquad-pairs.jsonl.xz", "wt") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
+    work = Workspace(tmp_path, tmp_path, "dev", pairs=100)
+    dev = work.collection(MEDQUAD)
+    watched = Collection.open(work.watched_folder())
+    trained = set(texts(work.pairs_file(), "query"))
+    sets = [set(dev.queries.values()), set(watched.queries.values()), trained]
+    assert [len(found) for found in sets] == [150, 30, 100]
+    assert not sets[0] & sets[1] and not sets[2] & (sets[0] | sets[1])
+    by_text = {document.text: document.id for document in dev.documents()}
+    for key, question in dev.queries.items():
+        number = question.rsplit(" ", 1)[1]
+        assert by_text[f"answer {number}"] in dev.qrels[key]
+    # An answer that answers a question of the development set as well is not among the wrong ones.
+    answers = {text for key in dev.qrels for text in (by_id(dev, name) for name in dev.qrels[key])}
+    assert not answers & {by_id(dev, name) for name in by_text.values() if name.startswith("other-")}
+
+
+def by_id(collection: Collection, name: str) -> str:
+    return next(document.text for document in collection.documents() if document.id == name)
+
+
+def test_the_faq_s_development_set_is_a_part_of_what_is_trained_on_for_the_test(tmp_path: Path) -> None:
+    test, dev = (Workspace(tmp_path, tmp_path, on) for on in ("test", "dev"))
+    for name in (FAQ_ENGLISH, FAQ_SWEDISH):
+        asked = {
+            on: set(work.collection(name).queries.values()) for on, work in (("test", test), ("dev", dev))
+        }
+        trained = {
+            on: set(texts(work.faq_file(name), "query")) for on, work in (("test", test), ("dev", dev))
+        }
+        assert len(asked["dev"]) >= 100
+        assert asked["dev"] <= trained["test"] and not asked["dev"] & trained["dev"]
+        assert not asked["test"] & (trained["test"] | asked["dev"])
+    with pytest.raises(DataError, match="xquad-es has no development set"):
+        dev.collection("xquad-es")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import lzma
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from benchmarks.quality.data import FAQ_ENGLISH, MEDQUAD, MEDQUAD_ALL_QUERIES
+from benchmarks.quality.data import FAQ_ENGLISH, MEDQUAD, Workspace
 from benchmarks.quality.measure import MAX_RATIO, Measured, Point
 from benchmarks.quality.rows import ROWS, spread
 from benchmarks.quality.runs import BM25, DENSE, Result
 from benchmarks.quality.tables import lines, markdown
-from benchmarks.quality.variants import VARIANTS
-from oskit.training.recipe.tree import merge
+from benchmarks.quality.variants import SCALES, VARIANTS, at_weights
+from oskit.training.recipe.file import load_recipe
 
 
 def measured(ndcg: float, *points: Point, queries: int = 20) -> Measured:
@@ -35,65 +38,49 @@ def verdicts(number: str, results: list[Result]) -> list[bool | None]:
 
 def test_from_nothing() -> None:
     references = [result(BM25, 0.4), result(DENSE, 0.6)]
-    untrained = [result("minilm-random", 0.01), result("minilm-random-stage-1", 0.3)]
-    assert verdicts("1", [*references, *untrained, result("minilm-stage-1", 0.55)]) == [
-        True,
-        True,
-        True,
-        True,
-    ]
-    assert verdicts("1", [*references, *untrained, result("minilm-stage-1", 0.53)]) == [
-        True,
-        True,
-        False,
-        True,
-    ]
+    assert verdicts("1", [*references, result("minilm-stage-1", 0.55)]) == [True, True]
+    assert verdicts("1", [*references, result("minilm-stage-1", 0.53)]) == [True, False]
+    assert verdicts("1", [*references, result("minilm-stage-1", 0.39)]) == [False, False]
 
 
 def test_a_training_that_failed_is_not_judged() -> None:
-    failed = Result("minilm-random-stage-1", 0, {}, failure="it collapsed")
-    found = [
-        result(BM25, 0.4),
-        result(DENSE, 0.6),
-        result("minilm-random", 0.01),
-        result("minilm-stage-1", 0.6),
-    ]
-    assert verdicts("1", [*found, failed]) == [True, True, True, None]
-    by_name = {found.variant: [found] for found in [*found, failed]}
+    failed = Result("minilm-stage-1", 0, {}, failure="it collapsed")
+    found = [result(BM25, 0.4), result(DENSE, 0.6), failed]
+    assert verdicts("1", found) == [None, None]
+    by_name = {found.variant: [found] for found in found}
     by_name["minilm-lexical"] = []
     assert any("it collapsed" in line[2] for line in lines(ROWS["1"], by_name))
 
 
 def test_better_means_significantly_better() -> None:
-    before, after = (
-        result(name, ndcg, collection=MEDQUAD_ALL_QUERIES)
-        for name, ndcg in (("tiny", 0.4), ("tiny-stage-1", 0.5))
-    )
+    before, after = (result(name, ndcg) for name, ndcg in (("tiny", 0.4), ("tiny-stage-1", 0.5)))
     faq = result("tiny-faq", 0.5, collection=FAQ_ENGLISH)
     before = replace(before, measured={**before.measured, FAQ_ENGLISH: measured(0.6)})
     assert verdicts("2", [before, after, faq]) == [True, False]
 
 
-def test_costs_are_made_equal_before_quality_is_compared() -> None:
-    cheap = (Point("none", 0.50, 1.0, 100, 10.0), Point("top_k:8", 0.40, 0.5, 50, 5.0))
-    # Better with all its weights, which cost four times as much; at a cost of 1 it is worse.
-    dear = (
-        Point("none", 0.56, 4.0, 400, 40.0),
-        Point("top_k:16", 0.46, 1.0, 100, 10.0),
-        Point("top_k:8", 0.40, 0.5, 50, 5.0),
-    )
-    stages = [result("tiny-stage-1", 0.50, *cheap), result("tiny-stage-2", 0.56, *dear)]
-    others = [
-        result("tiny-idf", 0.5, *cheap),
-        result("tiny-mined", 0.55, Point("none", 0.55, 1.0, 100, 10.0)),
+def test_recipes_are_compared_by_curves_of_all_their_weights() -> None:
+    def curve(recipe: str, height: float, shift: float) -> list[Result]:
+        """Quality grows by .05 with each doubling of the cost."""
+        costs = (2.0 * shift, 4.0 * shift, 1.0 * shift)
+        return [
+            result(name, height + 0.05 * math.log2(cost), Point("none", 0.0, cost, 100, 10.0))
+            for name, cost in zip(at_weights(recipe), costs, strict=True)
+        ]
+
+    found = [
+        *curve("tiny-stage-1", 0.5, 1.0),
+        *curve("tiny-stage-2", 0.5, 2.0),  # better at each weight, and along the same curve
+        *curve("tiny-idf", 0.52, 0.5),  # worse at each weight, and above it
+        *curve("tiny-mined", 0.6, 16.0),  # costs nowhere the same
     ]
-    assert verdicts("3", [*stages, *others]) == [False, False, True]
+    assert verdicts("3", found) == [False, True, None]
+    failed = Result("tiny-idf", 1, {}, failure="it collapsed")
+    assert verdicts("3", [*found, failed]) == [False, None, None]
 
 
-def test_quality_between_two_pruning_levels_is_linear_in_the_logarithm_of_the_cost() -> None:
-    found = measured(0.6, Point("none", 0.6, 4.0, 1, 1.0), Point("top_k:8", 0.4, 1.0, 1, 1.0))
-    assert found.ndcg_at(2.0) == pytest.approx(0.5)
-    assert found.ndcg_at(100.0) == pytest.approx(0.6)
+def test_results_are_read_as_they_were_written() -> None:
+    found = measured(0.6, Point("none", 0.6, 4.0, 1, 1.0), Point(MAX_RATIO, 0.4, 1.0, 1, 1.0))
     assert Measured.from_dict(found.to_dict()) == found
 
 
@@ -119,16 +106,29 @@ def test_seeds_are_one_line_with_mean_and_spread() -> None:
     assert math.isclose(spread([0.4, 0.5, 0.6]), 0.1)
 
 
-def test_changes_of_a_recipe_are_merged_part_by_part() -> None:
-    recipe = {"a": {"b": 1, "c": {"d": 2}}, "e": [1]}
-    assert merge(recipe, {"a": {"c": {"f": 3}}, "e": None}) == {
-        "a": {"b": 1, "c": {"d": 2, "f": 3}},
-        "e": None,
-    }
-    assert recipe == {"a": {"b": 1, "c": {"d": 2}}, "e": [1]}
-
-
 def test_rows_name_variants_that_there_are() -> None:
     assert {name for row in ROWS.values() for name in row.variants} == set(VARIANTS)
     for row in ROWS.values():
         assert any(set(row.collections) & set(VARIANTS[name].collections) for name in row.variants)
+
+
+def test_every_training_is_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each scale, and the three of a curve differ in their weights alone."""
+    pairs = [{"query": f"question {n}", "pos": [f"answer {n}"]} for n in range(300)]
+    with lzma.open(tmp_path / "medquad-pairs.jsonl.xz", "wt") as file:
+        file.writelines(json.dumps(pair) + "\n" for pair in pairs)
+    monkeypatch.setattr("benchmarks.quality.variants.first_layers", lambda *_: tmp_path)
+    for scale in SCALES.values():
+        work = Workspace(tmp_path, tmp_path / scale.name)
+        made = {
+            name: load_recipe({"name": name, **variant.recipe(work, scale, tmp_path)})
+            for name, variant in VARIANTS.items()
+            if variant.recipe is not None
+        }
+        lighter, heavier = (made[name] for name in at_weights("tiny-idf")[1:])
+        for side in ("documents", "queries"):
+            light, heavy = (getattr(one.sparsity, side).weight for one in (lighter, heavier))
+            assert heavy == pytest.approx(9 * light)
+        same = [one.model_dump(exclude={"name", "sparsity"}) for one in (lighter, heavier, made["tiny-idf"])]
+        assert same[0] == same[1] == same[2]
+        assert made["tiny-stage-2"].labels.normalize == "minmax"
