@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 ROWS = {
     "oskit": "cli demo doctor training evaluation localnode cluster exporters encoder archive data errors",
-    "oskit.training": "loop report objective mining teachers data recipe",
+    "oskit.training": "auto loop report objective mining teachers data recipe",
     "oskit.evaluation": "reports live offline",
     "oskit.cluster": "search ingest index models client",
 }

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 """Where runs go unless told otherwise."""
 
+AUTO = "auto"
+"""In place of a recipe: one is chosen."""
+
 
 @click.command("train", short_help="Train an encoder by a recipe.")
 @click.argument("recipe", required=False)
@@ -23,6 +26,8 @@ RUNS = Path("runs")
               help="Change a key of the recipe, such as schedule.steps=100; several times.")  # fmt: skip
 @click.option("-o", "--output", metavar="DIR", type=click.Path(path_type=Path),
               help="Folder of the run.  [runs/ and the recipe's name]")  # fmt: skip
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True),
+              help="Of `auto`: how long all of it may take.  [30]")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on with the run in that folder.")
 @click.option("--dry-run", is_flag=True, help="Check all that can be known before, say what would be done.")
 @click.option("--print-schema", is_flag=True, help="Print the JSON schema of recipes: every key, explained.")
@@ -31,6 +36,7 @@ def train(
     recipe: str | None,
     overrides: tuple[str, ...],
     output: Path | None,
+    minutes: float | None,
     resume: bool,
     dry_run: bool,
     print_schema: bool,
@@ -39,11 +45,15 @@ def train(
     """Train an encoder by a recipe.
 
     RECIPE is a YAML file, the name of a recipe that comes along (`oskit recipes list`), or the folder of a
-    run, whose recipe it takes. The folder of the run keeps the best encoder, the resolved recipe,
-    checkpoints, curves, a report and a model card. Ctrl-C saves a checkpoint; --resume goes on from it.
+    run, whose recipe it takes; `auto` chooses one for your data, this machine and the time, says why, and
+    writes it beside the folder of the run, to be edited and used again.
+
+    The folder of the run keeps the best encoder, the resolved recipe, checkpoints, curves, a report and a
+    model card. Ctrl-C saves a checkpoint; --resume goes on from it.
 
     \b
     Examples:
+      oskit train auto --set data.train=pairs.jsonl --minutes 30
       oskit train quick --set data.train=pairs.jsonl
       oskit train my-recipe.yaml --set schedule.steps=100 -o runs/try --dry-run
       oskit train my-recipe.yaml --set 'data.train=[shop.csv, {path: articles, kind: documents}]'
@@ -55,7 +65,13 @@ def train(
         return
     if recipe is None:
         raise click.UsageError("no RECIPE is given; `oskit recipes list` shows those that come along")
-    read, folder = _read(recipe, overrides, output, out)
+    if recipe == AUTO:
+        folder = output or RUNS / AUTO
+        read = _chosen(overrides, folder, minutes, resume, dry_run, out)
+    elif minutes is not None:
+        raise click.UsageError(f"--minutes is of `oskit train {AUTO}`; {recipe} says schedule.steps")
+    else:
+        read, folder = _read(recipe, overrides, output, out)
     if dry_run:
         from oskit.cli.commands.train_plan import show_plan
 
@@ -91,6 +107,21 @@ def _read(name: str, overrides: tuple[str, ...], output: Path | None, out: Outpu
     if output is None:
         output = run if isinstance(source, Path) else RUNS / recipe.name
     return recipe, output
+
+
+def _chosen(
+    overrides: tuple[str, ...], folder: Path, minutes: float | None, resume: bool, dry_run: bool, out: Output
+) -> Recipe:
+    from oskit.cli.commands.train_auto import MINUTES, chosen_recipe
+    from oskit.training.loop.ranks import world_size
+
+    if resume:
+        raise click.UsageError(f"a run is resumed by its folder: oskit train {folder} --resume")
+    if world_size() > 1:
+        raise click.UsageError(
+            f"choose in one process: oskit train {AUTO} --dry-run; then train by that recipe"
+        )
+    return chosen_recipe(overrides, folder, minutes or MINUTES, write=not dry_run, out=out)
 
 
 def _train(recipe: Recipe, folder: Path, resume: bool, out: Output) -> None:

@@ -1,0 +1,63 @@
+"""``oskit train auto``: the recipe is chosen for the data, told, written, and trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from oskit.errors import MissingDependencyError, UsageError
+
+if TYPE_CHECKING:
+    from oskit.cli.output import Output
+    from oskit.training.auto.look import Named
+    from oskit.training.recipe.recipe import Recipe
+
+MINUTES = 30.0
+
+
+def chosen_recipe(
+    overrides: tuple[str, ...], folder: Path, minutes: float, *, write: bool, out: Output
+) -> Recipe:
+    """Choose a recipe, tell why, and write it beside the run's folder unless it is only tried.
+
+    Raises:
+        UsageError: A recipe is there already.
+        OskitError: As :func:`oskit.training.auto.choose.choose`.
+    """
+    from oskit.cli.commands.train_display import Display
+    from oskit.data.atomic import write_whole
+    from oskit.folders import check_writable
+    from oskit.training.auto.choose import choose
+
+    path = folder.with_name(f"{folder.name}.yaml")
+    if write:
+        if path.exists():
+            raise UsageError(
+                f"{path} is there already, perhaps edited",
+                hint=f"Train by it: oskit train {path}; or choose anew for another folder (-o).",
+            )
+        check_writable(path.parent)
+    with Display(out) as display, display.python_warnings():
+        found = choose(overrides, minutes=minutes, beside=_installed(), listener=display)
+    for key, why in found.reasons.items():
+        out.note(f"  {key}: {why}")
+    if write:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, found.yaml)
+        out.note(f"The recipe is {path}; edit it, and train by it with: oskit train {path}")
+    return found.recipe
+
+
+def _installed() -> Named:
+    """The demo's models, where they are installed."""
+    from oskit.demo.data import demo_encoder, demo_teacher
+    from oskit.training.auto.look import Named
+
+    def folder(find: object) -> tuple[str, ...]:
+        try:
+            return (str(find()),)  # type: ignore[operator]
+        except MissingDependencyError:
+            return ()
+
+    teacher = folder(demo_teacher)
+    return Named((*folder(demo_encoder), *teacher), teacher)

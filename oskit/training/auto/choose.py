@@ -1,0 +1,125 @@
+"""From ``--set data.train=...`` and a time to a recipe that can be edited, its reasons as comments."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from oskit.training.auto.look import STUDENTS, TEACHERS, Named, here, look
+from oskit.training.auto.plan import plan
+from oskit.training.recipe.file import load_recipe
+from oskit.training.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from oskit.training.loop.events import Listener
+
+_NOBODY = "(to be chosen)"
+_WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A recipe that was chosen for some data.
+
+    Attributes:
+        recipe: It.
+        yaml: The same as a file, each choice with its reason above it.
+        reasons: They, by key.
+    """
+
+    recipe: Recipe
+    yaml: str
+    reasons: dict[str, str]
+
+
+def choose(overrides: Sequence[str], *, minutes: float, beside: Named, listener: Listener) -> Chosen:
+    """Look at the data and at models, and choose a recipe.
+
+    Args:
+        overrides: ``KEY=VALUE`` as ``--set`` takes it; one of them says ``data.train``. What they set is not
+            chosen: an encoder or teachers that they name are the only ones that are tried.
+        minutes: What training may take, labels and measuring included.
+        beside: Models that are tried beside those in the Hub's cache.
+        listener: Told what goes on.
+
+    Raises:
+        RecipeError: An override is wrong, or none says what to train on.
+        DataError: The data cannot be read.
+        TrainingError: There is no encoder to train.
+    """
+    from oskit.training.data.training_data import load_training_data
+
+    given = _given(overrides)
+    listener.doing("reading training data")
+    data = load_training_data(given.data.train, seed=given.seed)
+    facts = look(data, _named(given, beside), minutes=minutes, listener=listener)
+    found = plan(facts)
+    sources = [source.model_dump(mode="json", exclude_unset=True) for source in given.data.train]
+    found.put("data.train", _limited(sources, found.limit))
+    rest = [text for text in overrides if not text.partition("=")[0].strip().startswith("data.train")]
+    recipe = load_recipe(found.recipe, rest)
+    values = recipe.model_dump(mode="json", exclude_unset=True)
+    reasons = {
+        key: why if _at(values, key) == _at(found.recipe, key) else "as --set says"
+        for key, why in found.reasons.items()
+    }
+    return Chosen(recipe, _commented(values, reasons, facts.machine.name, minutes), reasons)
+
+
+def _given(overrides: Sequence[str]) -> Recipe:
+    """A recipe of what the overrides say, and of defaults."""
+    bare = {"name": "auto", "encoder": {"name": _NOBODY}, "data": {"train": "<your pairs or documents>"}}
+    return load_recipe(bare, overrides)
+
+
+def _named(given: Recipe, beside: Named) -> Named:
+    students, teachers = (*here(STUDENTS), *beside.students), (*here(TEACHERS), *beside.teachers)
+    if given.encoder.name != _NOBODY:
+        students = (given.encoder.name,)
+    if "teachers" in given.model_fields_set:
+        teachers = tuple(one.name for one in given.teachers if one.kind == "dense")
+    # Nothing is here: what `quick` would fetch.
+    return Named(
+        students or STUDENTS[:1],
+        teachers if teachers or given.model_fields_set & {"teachers"} else TEACHERS[:1],
+    )
+
+
+def _limited(sources: list[dict[str, Any]], limit: int | None) -> list[dict[str, Any]]:
+    """As many records of each source as fit together."""
+    if limit is None:
+        return sources
+    share = -(-limit // len(sources))
+    return [{**source, "limit": min(share, source.get("limit") or share)} for source in sources]
+
+
+def _at(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
+def _commented(values: dict[str, Any], reasons: dict[str, str], machine: str, minutes: float) -> str:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.comments import CommentedMap
+
+    def tree(part: dict[str, Any], path: str, depth: int) -> CommentedMap:
+        made = CommentedMap()
+        for key, value in part.items():
+            place = f"{path}{key}"
+            made[key] = tree(value, f"{place}.", depth + 1) if isinstance(value, dict) else value
+            if place in reasons:
+                comment = textwrap.fill(reasons[place], _WIDTH - 2 * depth)
+                made.yaml_set_comment_before_after_key(key, before=comment, indent=2 * depth)
+        return made
+
+    text = io.StringIO()
+    yaml = YAML()
+    yaml.default_flow_style, yaml.width = False, 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.dump(tree(values, "", 0), text)
+    head = f"# Chosen by `oskit train auto` for {minutes:g} minutes on {machine}. Edit it, and train by it:\n"
+    return f"{head}#   oskit train THIS_FILE\n{text.getvalue()}"

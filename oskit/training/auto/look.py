@@ -1,0 +1,251 @@
+"""Looking: reads the data, and tries models on a few queries of it."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from oskit.data.collection import Collection
+from oskit.data.documents import Document
+from oskit.encoder.loader.hub import HubOptions, local_or_fetched
+from oskit.errors import EncoderError, OskitError
+from oskit.training.auto.facts import DataSeen, Facts, MachineSeen, StudentSeen, TeacherSeen
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from oskit.encoder.model import NeuralSparseEncoder
+    from oskit.training.data.training_data import TrainingData
+    from oskit.training.loop.events import Listener
+
+STUDENTS = (
+    "rasyosef/splade-tiny",
+    "rasyosef/splade-mini",
+    "opensearch-project/opensearch-neural-sparse-encoding-v2-distill",
+    "opensearch-project/opensearch-neural-sparse-encoding-multilingual-v1",
+    "sentence-transformers/all-MiniLM-L6-v2",
+    "distilbert/distilbert-base-uncased",
+    "google-bert/bert-base-multilingual-cased",
+)
+"""Encoders and bases that are tried where they are in the cache, and nobody names one."""
+
+TEACHERS = (
+    "sentence-transformers/all-MiniLM-L6-v2",
+    "BAAI/bge-small-en-v1.5",
+    "BAAI/bge-base-en-v1.5",
+    "intfloat/multilingual-e5-small",
+    "intfloat/multilingual-e5-base",
+    "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2",
+)
+"""The same for dense models."""
+
+_QUERIES, _DOCUMENTS = 150, 600
+"""Of a trial."""
+
+_BATCH = 8
+"""Examples of the step whose time is taken."""
+
+_LENGTH = 128
+"""Tokens that models read of a text in a trial."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """Models to be tried.
+
+    Attributes:
+        students: Encoders and bases.
+        teachers: Dense models.
+    """
+
+    students: tuple[str, ...]
+    teachers: tuple[str, ...]
+
+
+def here(names: Sequence[str]) -> list[str]:
+    """Those that are on this machine: folders, or in the Hub's cache."""
+    found = []
+    for name in names:
+        try:
+            local_or_fetched(name, HubOptions(local_files_only=True))
+        except EncoderError:
+            continue
+        found.append(name)
+    return found
+
+
+def look(data: TrainingData, named: Named, *, minutes: float, listener: Listener) -> Facts:
+    """Try the models on a part of the data.
+
+    A model that cannot be used is left out, with a warning.
+
+    Args:
+        data: All of it.
+        named: What is tried.
+        minutes: What training may take.
+        listener: Told what goes on.
+
+    Raises:
+        MissingDependencyError: BM25's package is not installed.
+        DataError: The documents have no words.
+    """
+    from oskit.evaluation.offline.bm25 import rank_bm25
+    from oskit.evaluation.offline.metrics import quality
+
+    trial = _trial(data)
+    listener.doing(f"trying models on {len(trial.queries):,} of your queries")
+    found = rank_bm25(trial, k=10)
+    positives = np.asarray(data.examples["positives"])
+    counts = np.diff(_offsets(data))
+    scored = np.fromiter((len(scores or ()) > 0 for scores in data.examples["scores"]), dtype=bool)
+    documents = sum(1 for _ in trial.documents())
+    seen = DataSeen(
+        queries=len(data.examples),
+        documents=len(data.corpus),
+        candidates=float((counts - positives).mean()),
+        scored=float(scored.mean()),
+        language=found.settings.language,
+        bm25=quality(found.run, trial.qrels).mean["nDCG@10"],
+        trial=(len(trial.queries), documents),
+    )
+    students = [_tried(name, _student, trial, listener) for name in named.students]
+    teachers = [_tried(name, _teacher, trial, listener) for name in named.teachers]
+    return Facts(
+        seen,
+        _machine(minutes),
+        tuple(one for one in students if one is not None),
+        tuple(one for one in teachers if one is not None),
+    )
+
+
+def _offsets(data: TrainingData) -> Any:
+    from oskit.training.data.arrow import lists_of
+
+    return lists_of(data.examples, "candidates")[0]
+
+
+def _trial(data: TrainingData) -> Collection:
+    """Some queries with their known positives, among documents at random."""
+    rng = np.random.default_rng(0)
+    asked = np.flatnonzero(np.asarray(data.examples["positives"]) > 0)
+    rows = data.examples[np.sort(rng.permutation(asked)[:_QUERIES]).tolist()]
+    relevant = {
+        f"q{number}": candidates[:positives]
+        for number, (candidates, positives) in enumerate(
+            zip(rows["candidates"], rows["positives"], strict=True)
+        )
+    }
+    needed = dict.fromkeys(row for found in relevant.values() for row in found)
+    others = rng.permutation(len(data.corpus))[:_DOCUMENTS].tolist()
+    chosen = list(dict.fromkeys([*needed, *others]))
+    texts = data.texts_of(chosen)
+    corpus = tuple(Document(str(row), text) for row, text in zip(chosen, texts, strict=True))
+    qrels = {query: {str(row): 1 for row in found} for query, found in relevant.items()}
+    queries = {f"q{number}": query for number, query in enumerate(rows["query"])}
+    return Collection(queries, qrels, corpus, name="trial")
+
+
+def _tried(name: str, work: Any, trial: Collection, listener: Listener) -> Any:
+    listener.doing(f"trying {name}")
+    try:
+        return work(name, trial)
+    except OskitError as error:
+        listener.warning(f"{name} is left out: {error.message}")
+        return None
+
+
+def _student(name: str, trial: Collection) -> StudentSeen:
+    from oskit.archive.tokenization import measure_tokenization
+    from oskit.encoder.loader.report import UntrainedProjectionWarning
+    from oskit.encoder.model import NeuralSparseEncoder
+    from oskit.evaluation.offline.exact_scores import rank_exactly
+    from oskit.evaluation.offline.metrics import quality
+
+    folder = local_or_fetched(name)  # one that is not there must not become the base
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UntrainedProjectionWarning)
+        encoder = NeuralSparseEncoder.from_pretrained(folder)
+    texts = [document.passage for document in trial.documents()]
+    queries = list(trial.queries.values())
+    lengths = [_lengths(encoder, side) for side in (queries, texts)]
+    ndcg, reads = 0.0, 0.0
+    if not encoder.is_untrained:
+        with _seconds() as taken:
+            ranking = rank_exactly(encoder, trial, k=10)
+        ndcg = quality(ranking.run, trial.qrels).mean["nDCG@10"]
+        reads = sum(map(sum, lengths)) / taken[0]
+    learns = _learns(encoder, queries[:_BATCH], texts[:_BATCH])
+    long = sorted(lengths[1])
+    return StudentSeen(
+        name=name,
+        parameters=sum(parameter.numel() for parameter in encoder.parameters()),
+        ndcg=ndcg,
+        reads=reads or 3 * learns,  # a step computes forwards once and backwards, which is twice as much
+        learns=learns,
+        query_tokens=float(np.mean(lengths[0])),
+        document_tokens=(float(np.mean(lengths[1])), float(long[int(0.9 * len(long))])),
+        max_length=encoder.max_length,
+        strange=measure_tokenization(encoder.vocabulary, texts).shatters,
+    )
+
+
+def _lengths(encoder: NeuralSparseEncoder, texts: Sequence[str]) -> list[int]:
+    return [len(encoding.ids) for encoding in encoder.anatomy.tokenize(texts)]
+
+
+def _learns(encoder: NeuralSparseEncoder, queries: Sequence[str], texts: Sequence[str]) -> float:
+    """Tokens a second of a training step."""
+    encoder.train()
+
+    def step() -> int:
+        features = [
+            encoder.anatomy.features([encoding.ids for encoding in encoder.anatomy.tokenize(side, _LENGTH)])
+            for side in (queries, texts)
+        ]
+        vectors = [encoder(side)["sentence_embedding"] for side in features]
+        (vectors[0] @ vectors[1].T).sum().backward()
+        encoder.zero_grad()
+        return sum(int(side["attention_mask"].sum()) for side in features)
+
+    step()
+    with _seconds() as taken:
+        tokens = step()
+    return tokens / taken[0]
+
+
+def _teacher(name: str, trial: Collection) -> TeacherSeen:
+    from oskit.evaluation.offline.dense import DenseModel, rank_dense
+    from oskit.evaluation.offline.metrics import quality
+
+    model = DenseModel(name, max_length=_LENGTH)
+    with _seconds() as taken:
+        found = rank_dense(model, trial, k=10)
+    texts = (*trial.queries.values(), *(document.passage for document in trial.documents()))
+    # A word is some four thirds of a token, in a language that the model knows.
+    tokens = sum(min(_LENGTH, 4 * len(text.split()) // 3 + 2) for text in texts)
+    return TeacherSeen(name, quality(found.run, trial.qrels).mean["nDCG@10"], tokens / taken[0])
+
+
+@contextmanager
+def _seconds() -> Iterator[list[float]]:
+    """How long the block took, once it has ended."""
+    taken: list[float] = []
+    start = time.perf_counter()
+    yield taken
+    taken.append(time.perf_counter() - start)
+
+
+def _machine(minutes: float) -> MachineSeen:
+    import torch
+
+    if torch.cuda.is_available():
+        return MachineSeen("cuda", torch.cuda.get_device_name(), minutes)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return MachineSeen("cpu", f"{cores} CPU cores", minutes)

@@ -1,0 +1,253 @@
+"""From facts to a recipe, with a reason for each choice: a function that reads nothing and runs no model.
+
+The numbers in capitals were chosen on the development sets of ``benchmarks/quality``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from oskit.errors import TrainingError
+from oskit.training.auto.facts import Facts, StudentSeen, TeacherSeen
+
+BATCH = 32
+LENGTHS = (64, 256)
+"""Tokens that training reads of a text at least and at most: that is what a step costs."""
+
+TRAINING = 0.7
+"""Share of the time for labels and steps; the rest is for looking, and for measuring."""
+
+MEASURING = 0.15
+EVALUATIONS = 5
+"""While it trains; as many figures choose the best checkpoint."""
+
+EPOCHS = 40
+"""Passes over the data, after which a small model knows it by heart."""
+
+CAN_SEARCH = 0.5
+"""Share of BM25's nDCG@10 from which an encoder counts as trained for retrieval."""
+
+ENOUGH = {True: 60, False: 150}
+"""Steps that are worth it: of an encoder that can search, and of one that has to learn it."""
+
+WORSE_TEACHER = 0.8
+"""Share of BM25's nDCG@10 under which a dense model has nothing to teach."""
+
+HELD_OUT = (100, 500)
+DOCUMENT_TOKENS = 120
+
+
+@dataclass
+class Plan:
+    """A recipe and why it is as it is.
+
+    Attributes:
+        recipe: Its values, as ``load_recipe`` takes them, without the sources of its data.
+        reasons: Why, in a line, by the key that it is about; in the order in which people should read it.
+        limit: Queries of the data that fit into the time; None where all do.
+    """
+
+    recipe: dict[str, Any] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    limit: int | None = None
+
+    def put(self, key: str, value: Any, why: str | None = None) -> None:
+        """Set ``part.key`` of the recipe."""
+        *parts, name = key.split(".")
+        place = self.recipe
+        for part in parts:
+            place = place.setdefault(part, {})
+        place[name] = value
+        if why is not None:
+            self.reasons[key] = why
+
+
+@dataclass(frozen=True)
+class _Training:
+    """One student with its teacher in the time that there is.
+
+    Attributes:
+        student: Who learns.
+        length: Tokens that training reads of a text.
+        batch: Examples of a step.
+        steps: As many as fit.
+        limit: Queries that fit, where not all do.
+    """
+
+    student: StudentSeen
+    length: int
+    batch: int
+    steps: int
+    limit: int | None
+
+    @property
+    def enough(self) -> float:
+        """Steps over those that are worth it, at most 1."""
+        return min(1.0, self.steps / ENOUGH[self.student.ndcg > 0])
+
+
+def plan(facts: Facts) -> Plan:
+    """Choose the encoder, its teachers, lengths, sparsity and steps.
+
+    Raises:
+        TrainingError: There is no encoder to train.
+    """
+    if not facts.students:
+        raise TrainingError(
+            "there is no encoder on this machine to train",
+            hint="Name one: --set encoder.name=FOLDER, or a repository on the Hugging Face Hub.",
+        )
+    facts = _without_chance(facts)
+    teacher = _teacher(facts)
+    trainings = [_in_the_time(facts, student, teacher) for student in facts.students]
+    chosen = max(trainings, key=lambda one: (not one.student.strange, one.enough, one.student.parameters))
+    found = Plan(limit=chosen.limit)
+    found.put("name", "auto")
+    found.put("description", "Chosen by `oskit train auto`; edit it, and train it again by its name.")
+    _choose_encoder(found, facts, chosen, [one for one in trainings if one is not chosen])
+    _choose_data(found, facts, chosen)
+    _choose_teachers(found, facts, chosen, teacher)
+    _choose_sparsity(found, chosen)
+    _choose_schedule(found, facts, chosen)
+    _choose_evaluation(found, facts, chosen)
+    return found
+
+
+def _without_chance(facts: Facts) -> Facts:
+    """The same, where an encoder that finds little counts as one that was not trained to search."""
+    least = CAN_SEARCH * facts.data.bm25
+    students = (one if one.ndcg >= least else replace(one, ndcg=0.0) for one in facts.students)
+    return replace(facts, students=tuple(students))
+
+
+def _teacher(facts: Facts) -> TeacherSeen | None:
+    """The best dense model, unless it has nothing to teach."""
+    able = [one for one in facts.teachers if one.ndcg >= WORSE_TEACHER * facts.data.bm25]
+    return max(able, key=lambda one: one.ndcg, default=None)
+
+
+def _in_the_time(facts: Facts, student: StudentSeen, teacher: TeacherSeen | None) -> _Training:
+    mean, long = student.document_tokens
+    least, most = LENGTHS
+    length = min(max(least, 32 * math.ceil(long / 32)), most, student.max_length)
+    tokens = min(mean, length) + min(student.query_tokens, length)
+    queries = facts.data.queries
+    batch = max(2, min(BATCH, queries // 4))
+    step = batch * tokens / student.learns
+    label = 0.0 if teacher is None else tokens / teacher.reads
+    time = 60 * facts.machine.minutes * TRAINING
+    steps, limit = (time - queries * label) / step, None
+    if steps * batch < queries:  # what is not trained on needs no labels
+        steps = time / (step + batch * label)
+        limit = max(2 * batch, int(steps * batch))
+    return _Training(student, length, batch, max(1, int(min(steps, EPOCHS * queries / batch))), limit)
+
+
+def _choose_encoder(found: Plan, facts: Facts, chosen: _Training, others: list[_Training]) -> None:
+    student, bm25 = chosen.student, facts.data.bm25
+    if student.ndcg:
+        why = f"it can search: nDCG@10 {student.ndcg:.2f} on a trial of your data, BM25 {bm25:.2f}"
+    else:
+        why = "it cannot search yet: its head is fitted to your texts, so that it begins with their words"
+        found.put("encoder.head", "lexical")
+    if student.strange:
+        why += (
+            "; ITS VOCABULARY HARDLY KNOWS THE LANGUAGE: name an encoder of it (--set encoder.name=...), or "
+            "search with BM25 beside it (docs/hybrid.md)"
+        )
+    told = "".join(f"; {_why_not(one, chosen)}" for one in others)
+    found.put("encoder.name", student.name, why + told)
+    found.put("encoder.dropout", 0.0)
+
+
+def _why_not(one: _Training, chosen: _Training) -> str:
+    name = one.student.name
+    if one.student.strange and not chosen.student.strange:
+        return f"{name} hardly knows the language"
+    if one.enough < chosen.enough:
+        return f"{name} would learn {one.steps:,} steps in the time, too few"
+    return f"{name} is smaller"
+
+
+def _choose_data(found: Plan, facts: Facts, chosen: _Training) -> None:
+    data = facts.data
+    least, most = HELD_OUT
+    held = max(1, min(most, max(least, data.queries // 10), data.queries // 4))
+    if chosen.limit is not None:
+        found.reasons["data.train"] = (
+            f"ONLY THE FIRST {chosen.limit:,} of {data.queries:,} records: no time for more (--minutes)"
+        )
+        held = max(1, min(held, chosen.limit // 4))
+    queries = chosen.limit or data.queries
+    found.put(
+        "data.hold_out", round(held / queries, 3), f"{held:,} of {queries:,} queries tell what it is worth"
+    )
+
+
+def _choose_teachers(found: Plan, facts: Facts, chosen: _Training, teacher: TeacherSeen | None) -> None:
+    data = facts.data
+    contrast = {"kind": "info_nce", "weight": 0.3}
+    if data.scored > 0.9 and data.candidates >= 1:
+        why = (
+            f"the scores that came with the data, of {data.candidates:.0f} candidates of a query in the mean"
+        )
+        found.put("teachers", [{"kind": "stored"}], why)
+        found.put("data.sampling.negatives", min(7, math.ceil(data.candidates)))
+        found.put("loss", [{"kind": "kl", "temperature": 2.0}, contrast])
+        return
+    teachers: list[dict[str, Any]] = []
+    told: list[str] = []
+    if teacher is not None:
+        teachers.append(
+            {"kind": "dense", "name": teacher.name, "max_length": chosen.length, "required": True}
+        )
+        told.append(f"{teacher.name} has nDCG@10 {teacher.ndcg:.2f} on the trial")
+    for one in facts.teachers:
+        if one.ndcg < WORSE_TEACHER * data.bm25:
+            told.append(f"{one.name} has {one.ndcg:.2f}, which is no teacher")
+    if teacher is None or data.bm25 >= WORSE_TEACHER * teacher.ndcg:
+        teachers.append({"kind": "bm25", "language": data.language, "weight": 0.3 if teacher else 1.0})
+        told.append(f"BM25 ({data.language or 'of plain words'}) has {data.bm25:.2f}")
+    found.put("teachers", teachers, "; ".join(told))
+    found.put("labels.scale", 20.0)
+    found.put("loss", [{"kind": "kl", "candidates": "batch", "temperature": 1.0}, contrast])
+
+
+def _choose_sparsity(found: Plan, chosen: _Training) -> None:
+    mean, _ = chosen.student.document_tokens
+    target = round(min(DOCUMENT_TOKENS, max(16.0, 0.75 * mean)))
+    why = f"tokens of a document: yours have {mean:.0f} in the mean, and {DOCUMENT_TOKENS} are enough for any"
+    found.put("sparsity.documents", {"kind": "idf_flops", "weight": 0.01, "target": target}, why)
+    found.put("sparsity.queries", {"kind": "idf_flops", "weight": 0.02})
+
+
+def _choose_schedule(found: Plan, facts: Facts, chosen: _Training) -> None:
+    student, machine, queries = chosen.student, facts.machine, facts.data.queries
+    passes = chosen.steps * chosen.batch / (chosen.limit or queries)
+    why = (
+        f"{TRAINING:.0%} of {machine.minutes:g} minutes on {machine.name}, {passes:.1f} passes over the data"
+    )
+    if passes > EPOCHS - 1:
+        why = f"{EPOCHS} passes over the data; more would teach it by heart"
+    found.put("schedule.steps", chosen.steps, why)
+    found.put("schedule.batch_size", chosen.batch)
+    long = student.document_tokens[1]
+    why = f"nine of ten documents have at most {long:.0f} tokens; afterwards it reads {student.max_length}"
+    found.put("schedule.max_length", chosen.length, why)
+    millions = student.parameters / 1e6
+    rate = 2e-4 if millions < 10 else 1e-4 if millions < 40 else 5e-5
+    found.put("schedule.learning_rate", rate, f"for {millions:.0f} million parameters")
+    if not student.ndcg:
+        found.put("schedule.head_learning_rate", 3 * rate)
+    found.put("schedule.evaluate_every", math.ceil(chosen.steps / EVALUATIONS))
+
+
+def _choose_evaluation(found: Plan, facts: Facts, chosen: _Training) -> None:
+    documents, student = facts.data.documents, chosen.student
+    time = 60 * facts.machine.minutes * MEASURING
+    fit = int(time * student.reads / (student.document_tokens[0] * (EVALUATIONS + 2)))
+    if fit < documents:
+        why = f"of {documents:,} documents, so that measuring takes {MEASURING:.0%} of the time"
+        found.put("evaluation.corpus", max(1000, fit), why)

@@ -1,0 +1,89 @@
+"""`oskit train auto` from the data to a recipe that can be edited: models are tried, reasons told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from oskit.errors import OskitError
+from oskit.training.auto.choose import choose
+from oskit.training.auto.look import Named
+from oskit.training.loop.events import Listener
+from oskit.training.recipe.file import load_recipe
+from tests import tiny
+from tests.unit.training.teacher_models_tiny import build_dense
+from tests.unit.training.word_pairs import write_pairs
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Named:
+    folder = tmp_path_factory.mktemp("auto")
+    return Named(
+        (str(tiny.build("bert", folder / "bert")), str(tiny.build("bert-headless", folder / "headless"))),
+        (str(build_dense(folder / "dense")),),
+    )
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pairs(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", tiny.WORDS[:24])
+
+
+class Told(Listener):
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.warnings: list[str] = []
+
+    def doing(self, what: str) -> None:
+        self.done.append(what)
+
+    def warning(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+def test_what_is_chosen_is_a_recipe_that_reads_back_with_its_reasons(
+    models: Named, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    told = Told()
+    missing = Named((*models.students, str(tmp_path / "gone")), models.teachers)
+    found = choose([f"data.train={pairs}", "seed=3"], minutes=1, beside=missing, listener=told)
+    file = tmp_path / "auto.yaml"
+    file.write_text(found.yaml)
+    assert load_recipe(file) == found.recipe
+    assert found.recipe.encoder.name in models.students
+    assert found.recipe.seed == 3
+    assert [source.path for source in found.recipe.data.train] == [str(pairs)]
+    assert any("gone is left out" in warning for warning in told.warnings)
+    lines = found.yaml.splitlines()
+    place = next(number for number, line in enumerate(lines) if line.startswith("  steps:"))
+    assert lines[place - 1].strip().startswith("# ") and "passes over the data" in lines[place - 1]
+    for name in (*models.students, *models.teachers):
+        assert any(name in line for line in told.done), "each model was tried"
+
+
+def test_what_set_says_is_not_chosen(models: Named, pairs: Path) -> None:
+    told = Told()
+    overrides = [
+        f"data.train={pairs}",
+        f"encoder.name={models.students[1]}",
+        "teachers=[{kind: bm25}]",
+        "schedule.steps=5",
+    ]
+    found = choose(overrides, minutes=1, beside=models, listener=told)
+    assert found.recipe.encoder.name == models.students[1]
+    assert [one.kind for one in found.recipe.teachers] == ["bm25"]
+    assert found.recipe.schedule.steps == 5
+    assert found.reasons["schedule.steps"] == "as --set says"
+    assert not any(models.students[0] in line or models.teachers[0] in line for line in told.done)
+
+
+def test_without_data_or_without_a_model_that_works_one_line_says_so(
+    models: Named, tmp_path: Path, pairs: Path
+) -> None:
+    with pytest.raises(OskitError, match=r"data\.train"):
+        choose([], minutes=1, beside=models, listener=Listener())
+    gone = f"encoder.name={tmp_path / 'gone'}"
+    with pytest.raises(OskitError, match="no encoder"):
+        choose([f"data.train={pairs}", gone], minutes=1, beside=models, listener=Listener())
