@@ -24,6 +24,8 @@ PAIRS = "medquad-pairs.jsonl.xz"
 
 MEDQUAD = "medquad-liveqa"
 FAQ_ENGLISH, FAQ_SWEDISH = "faq-en", "faq-sv"
+ASIDE = ("dbpedia5k", "xquad-en")
+"""Of other subjects than what is trained on: what an encoder could do before."""
 
 _FAQ_LANGUAGES = {FAQ_ENGLISH: "en", FAQ_SWEDISH: "sv"}
 _WORDS = 200

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.quality.data import FAQ_ENGLISH, FAQ_SWEDISH, MEDQUAD
+from benchmarks.quality.data import ASIDE, FAQ_ENGLISH, FAQ_SWEDISH, MEDQUAD
 from benchmarks.quality.measure import MAX_RATIO, Measured
 from benchmarks.quality.runs import BM25, DENSE, Result
 from benchmarks.quality.significance import as_they_are, at_equal_cost
@@ -167,6 +167,24 @@ def _pruning(results: Results) -> list[Claim]:
     return claims
 
 
+FORGOTTEN = 0.01
+"""Of nDCG@10, that an adapted encoder may lose on other subjects."""
+
+
+def _forgetting(results: Results) -> list[Claim]:
+    claims = []
+    for name in ("tiny-stage-1", "tiny-kept"):
+        for collection in ASIDE:
+            text = f"{name} loses no more than {FORGOTTEN} on {collection}"
+            after, before = on(results, name, collection), on(results, "tiny", collection)
+            if not after or not before:
+                claims.append(Claim(text, None, "not measured"))
+                continue
+            found = as_they_are(after, before)
+            claims.append(Claim(text, found.mean >= -FORGOTTEN, str(found)))
+    return claims
+
+
 ROWS: dict[str, Row] = {
     "1": Row(
         "From a projection that knows nothing",
@@ -199,4 +217,5 @@ ROWS: dict[str, Row] = {
         references=(BM25,),
     ),
     "6": Row("Pruning", _PRUNED, (MEDQUAD,), _pruning),
+    "7": Row("Forgetting", ("tiny", "tiny-stage-1", "tiny-kept"), (MEDQUAD, *ASIDE), _forgetting),
 }

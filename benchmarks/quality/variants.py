@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.models import BERT_BASE, MBERT, SavedModel, bert_tiny, minilm
 from benchmarks.quality.bases import first_layers
-from benchmarks.quality.data import FAQ_ENGLISH, FAQ_SWEDISH, MEDQUAD, Workspace
+from benchmarks.quality.data import ASIDE, FAQ_ENGLISH, FAQ_SWEDISH, MEDQUAD, Workspace
 from benchmarks.quality.measure import MAX_RATIO
 from oskit.training.recipe.tree import merge
 
@@ -164,6 +164,12 @@ def _tiny_faq(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
     return merge(made, {"schedule": {"learning_rate": 2e-4}})
 
 
+def _tiny_kept(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
+    """The encoder as it was is a teacher too, on the same texts."""
+    teachers = [_dense(scale.tiny, weight=0.7), {"kind": "itself", "weight": 0.3}]
+    return merge(_tiny()(work, scale, None), {"teachers": teachers, "labels": {"normalize": "minmax"}})
+
+
 def _minilm(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
     made = _distilled(minilm(), [work.pairs_file()], work, scale.small)
     changes = {
@@ -258,7 +264,7 @@ def _with_curve(variant: Variant) -> Iterator[Variant]:
 
 
 _CURVES = (
-    Variant("tiny-stage-1", "BERT-tiny, stage 1", (MEDQUAD,), _tiny(), rules=_RATIO),
+    Variant("tiny-stage-1", "BERT-tiny, stage 1", (MEDQUAD, *ASIDE), _tiny(), rules=_RATIO),
     Variant(
         "tiny-stage-2",
         "BERT-tiny, stage 2",
@@ -292,12 +298,13 @@ VARIANTS: dict[str, Variant] = {
         Variant(
             "tiny",
             "BERT-tiny SPLADE as found",
-            (MEDQUAD, FAQ_ENGLISH),
+            (MEDQUAD, FAQ_ENGLISH, *ASIDE),
             base=lambda _: bert_tiny(),
             seeded=False,
             rules=_RATIO,
         ),
         *(made for variant in _CURVES for made in _with_curve(variant)),
+        Variant("tiny-kept", "BERT-tiny, itself as a teacher beside", (MEDQUAD, *ASIDE), _tiny_kept),
         Variant("tiny-faq", "BERT-tiny, trained on the FAQ", (FAQ_ENGLISH,), _tiny_faq),
         Variant(
             "tiny-wide",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.quality.data import FAQ_ENGLISH, MEDQUAD, Workspace
+from benchmarks.quality.data import ASIDE, FAQ_ENGLISH, MEDQUAD, Workspace
 from benchmarks.quality.measure import MAX_RATIO, Measured, Point
 from benchmarks.quality.rows import ROWS, spread
 from benchmarks.quality.runs import BM25, DENSE, Result
@@ -82,6 +82,15 @@ def test_recipes_are_compared_by_curves_of_all_their_weights() -> None:
 def test_results_are_read_as_they_were_written() -> None:
     found = measured(0.6, Point("none", 0.6, 4.0, 1, 1.0), Point(MAX_RATIO, 0.4, 1.0, 1, 1.0))
     assert Measured.from_dict(found.to_dict()) == found
+
+
+def test_forgetting() -> None:
+    def found(name: str, *ndcg: float) -> Result:
+        return Result(name, 0, {place: measured(value) for place, value in zip(ASIDE, ndcg, strict=True)})
+
+    results = [found("tiny", 0.5, 0.9), found("tiny-stage-1", 0.45, 0.91), found("tiny-kept", 0.495, 0.7)]
+    assert verdicts("7", results) == [False, True, True, False]
+    assert verdicts("7", results[:1]) == [None] * 4
 
 
 def test_pruning() -> None:

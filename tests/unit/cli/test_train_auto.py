@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from oskit.cli import main
 
+from oskit.cli import main
 from tests import tiny
 from tests.unit.training.teacher_models_tiny import build_dense
 from tests.unit.training.word_pairs import write_pairs
