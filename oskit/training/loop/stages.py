@@ -22,6 +22,7 @@ from oskit.errors import TrainingError, TrainingInterrupted
 from oskit.evaluation.offline.significance import paired_bootstrap
 from oskit.training.data.arrow import column_of, lists_of
 from oskit.training.loop.arguments import rate_of, total_steps, training_arguments
+from oskit.training.loop.average import Average
 from oskit.training.loop.event_log import Telling
 from oskit.training.loop.events import Listener
 from oskit.training.loop.folder import CHECKPOINTS, DATA, FACTS, RESULT
@@ -109,6 +110,7 @@ class _Stage:
                 self._lengths, truncation=self._counted(encoder, prepared.examples, prepared.corpus)
             )
         before = self._before(encoder, prepared)
+        self._average = Average(encoder, self._recipe.encoder.keep)
         started = time.monotonic()
         trainer = self._trainer(encoder, prepared)
         self._train(trainer)
@@ -159,6 +161,7 @@ class _Stage:
             return OskitTrainer(
                 guards=Guards(recipe, vocabulary=encoder.vocabulary.size, ramp_end=sparsity.ramp.end),
                 sparsity=sparsity,
+                average=self._average,
                 micro_batch_size=schedule.micro_batch_size,
                 on_note=self._warn,
                 model=encoder,
@@ -231,6 +234,7 @@ class _Stage:
 
     def _finish(self, trainer: OskitTrainer, prepared: Prepared, before: Figures, seconds: float) -> None:
         """Save the best encoder and measure it as whoever opens it would."""
+        self._average.apply(trainer.model)
         clear_negative_weights(trainer.model)
         best = self._folder / BEST
         with quiet_libraries():

@@ -15,6 +15,7 @@ from oskit.encoder.model import NeuralSparseEncoder
 from oskit.encoder.surgery.inference_free import inference_free
 from oskit.encoder.surgery.layers import check_layers, keep_layers
 from oskit.encoder.surgery.lexical_head import fit_lexical_head
+from oskit.errors import EncoderError
 from oskit.training.recipe.recipe import EncoderPart
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ def load_student(part: EncoderPart, *, seed: int) -> NeuralSparseEncoder:
             activation=part.activation,
             max_seq_length=part.max_length,
             seed=seed,
+        )
+    if part.keep and encoder.is_untrained and part.head == "random":
+        raise EncoderError(
+            f"encoder.keep is {part.keep:g}, but {part.name} has a random projection: nothing to keep",
+            hint="Leave it out, or give encoder.head: lexical.",
         )
     if part.layers is not None:
         check_layers(encoder, part.layers)

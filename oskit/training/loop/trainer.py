@@ -6,6 +6,7 @@ import gc
 import math
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,6 +21,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from oskit.encoder.loader.failures import out_of_memory
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import TrainingError
+from oskit.training.loop.average import Average
 from oskit.training.loop.guards import Guards, StepFacts, check_gradient, check_loss
 from oskit.training.objective.batches import DrawnBatches
 from oskit.training.objective.gather import add_up
@@ -56,6 +58,7 @@ class OskitTrainer(SparseEncoderTrainer):
         sparsity: The weights of the penalties.
         micro_batch_size: Texts that are computed at once; None for the whole batch.
         on_note: Told when the micro batch was halved.
+        average: With the encoder as it was, of which evaluations are; None for the encoder itself.
         kwargs: Of ``SparseEncoderTrainer``.
 
     Attributes:
@@ -73,6 +76,7 @@ class OskitTrainer(SparseEncoderTrainer):
         sparsity: SparsityWeights,
         micro_batch_size: int | None,
         on_note: Note,
+        average: Average | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -83,6 +87,7 @@ class OskitTrainer(SparseEncoderTrainer):
         self._guards = guards
         self._sparsity = sparsity
         self._note = on_note
+        self._average = average
         self.facts: StepFacts | None = None
         self._unlogged: list[StepFacts] = []
         self._use_micro_batches(micro_batch_size)
@@ -102,6 +107,11 @@ class OskitTrainer(SparseEncoderTrainer):
             for side in ("query_", "document_")
         ]
         return features, targets
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As the base class, of the encoder that would be saved."""
+        with nullcontext() if self._average is None else self._average.applied(self.model):
+            return super().evaluate(*args, **kwargs)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None

@@ -50,6 +50,9 @@ class EncoderPart(Part):
     max_length: PositiveInt | None = None
     """Tokens that the trained encoder reads of a text; None for as many as it did. What a training step reads
     is ``schedule.max_length``."""
+    keep: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the encoder as it was in the average of weights that is measured and saved (WiSE-FT, arXiv
+    2109.01903): at .3 to .5 an adapted encoder keeps what it could do on other texts."""
     layers: PositiveInt | None = None
     """Keep the first layers of the transformer only; None for all. The head is then fitted to understand
     them."""

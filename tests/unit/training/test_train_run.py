@@ -152,6 +152,24 @@ def test_training_reads_less_of_a_text_than_the_encoder_it_makes(
     assert any("training texts are longer than 8 tokens" in line for line in lengths.lines)
 
 
+def test_what_is_kept_is_averaged_measured_and_saved(base: Path, pairs: Path, tmp_path: Path) -> None:
+    """encoder.keep: on a straight line between the encoder as it was and as training left it."""
+    short = {"steps": 8, "batch_size": 8, "learning_rate": 5e-3, "evaluate_every": 8}
+    whole = train(recipe(base, pairs, schedule=short), tmp_path / "whole")
+    kept = {"name": str(base), "max_length": 16, "keep": 0.4}
+    half = train(recipe(base, pairs, schedule=short, encoder=kept), tmp_path / "half")
+    encoders = (NeuralSparseEncoder.from_pretrained(base), whole.load(), half.load())
+    before, after, found = (
+        {name: value.detach() for name, value in encoder.named_parameters()} for encoder in encoders
+    )
+    assert max(float((after[name] - value).abs().max()) for name, value in before.items()) > 1e-3
+    for name, value in before.items():
+        torch.testing.assert_close(found[name], 0.4 * value + 0.6 * after[name])
+    log = [json.loads(line) for line in (tmp_path / "half" / "log.jsonl").read_text().splitlines()]
+    measured = next(entry["eval_ndcg@10"] for entry in log if "eval_ndcg@10" in entry)
+    assert measured == pytest.approx(half.after.ndcg), "figures while it trains are of what would be saved"
+
+
 def test_a_run_that_was_interrupted_ends_with_the_same_encoder(
     base: Path, pairs: Path, tmp_path: Path
 ) -> None:
