@@ -132,6 +132,24 @@ class Workspace:
             _write(path, [pair for pair in train if pair[0] not in held])
         return path
 
+    def training_file(self, name: str) -> Path:
+        """What is trained on for a collection."""
+        return self.faq_file(name) if name in _FAQ_LANGUAGES else self.pairs_file()
+
+    def english_file(self) -> Path:
+        """The Swedish FAQ's training questions and answers in English: ``{"text": …, "read": …}``."""
+        path = self.work / f"faq-english-for-{self.on}.jsonl"
+        if not path.is_file():
+            trained = set(questions(self.faq_file(FAQ_SWEDISH)))
+            swedish, english = (demo_collection(language) for language in ("sv", "en"))
+            pairs = [(text, english.queries[key]) for key, text in swedish.queries.items() if text in trained]
+            answers = {key: document.text for document in english.documents() for key in (document.id,)}
+            pairs += [(one.text, answers[one.id]) for one in swedish.documents() if one.id in answers]
+            with staged(path) as staging, staging.open("w", encoding="utf-8") as file:
+                for text, read in pairs:
+                    file.write(json.dumps({"text": text, "read": read}, ensure_ascii=False) + "\n")
+        return path
+
     def _unpacked(self) -> Path:
         folder = self.work / "collections"
         if not folder.is_dir():
@@ -200,6 +218,11 @@ def staged(path: Path) -> Iterator[Path]:
     staging = path.with_name(f".{path.name}")
     yield staging
     staging.rename(path)
+
+
+def questions(file: Path) -> list[str]:
+    """The questions of a file of pairs, in its order."""
+    return [json.loads(line)["query"] for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def passages(file: Path) -> list[str]:

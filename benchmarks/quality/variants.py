@@ -7,10 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.models import BERT_BASE, MBERT, SavedModel, bert_tiny, minilm
+from benchmarks.models import BERT_BASE, BGE_SMALL, E5_SMALL, MBERT, SavedModel, bert_tiny, dense, minilm
 from benchmarks.quality.bases import first_layers
-from benchmarks.quality.data import ASIDE, FAQ_ENGLISH, FAQ_SWEDISH, MEDQUAD, Workspace
+from benchmarks.quality.data import ASIDE, DEV, FAQ_ENGLISH, FAQ_SWEDISH, MEDQUAD, Workspace, staged
 from benchmarks.quality.measure import MAX_RATIO
+from oskit.training.auto.choose import choose
+from oskit.training.auto.look import Named
+from oskit.training.loop.events import Listener
+from oskit.training.recipe.file import load_recipe
 from oskit.training.recipe.tree import merge
 
 Recipe = dict[str, Any]
@@ -42,6 +46,7 @@ class Scale:
         faq: Training on the FAQ, which has few pairs.
         languages: Training on two languages, of encoders of BERT-base's size.
         layers: Layers of BERT-base and mBERT that are kept; None for all.
+        minutes: What `oskit train auto` may take.
         pairs: See :class:`Workspace`.
         corpus, queries: The same; 0 for all but in ``toy``.
     """
@@ -52,7 +57,8 @@ class Scale:
     small: Effort
     languages: Effort
     layers: int | None
-    pairs: int
+    minutes: float
+    pairs: int = 0
     corpus: int = 0
     queries: int = 0
 
@@ -69,10 +75,10 @@ SCALES = {
             small=Effort(150, 32, 64),
             languages=Effort(60, 16, 64),
             layers=4,
-            pairs=8000,
+            minutes=30,
         ),
-        Scale("gpu", _LONG, _LONG, _LONG, _LONG, layers=None, pairs=0),
-        Scale("toy", _TOY, _TOY, _TOY, _TOY, layers=1, pairs=60, corpus=60, queries=4),
+        Scale("gpu", _LONG, _LONG, _LONG, _LONG, layers=None, minutes=30),
+        Scale("toy", _TOY, _TOY, _TOY, _TOY, layers=1, minutes=0.02, pairs=60, corpus=60, queries=4),
     )
 }
 
@@ -181,6 +187,66 @@ def _minilm(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
         "schedule": {"learning_rate": 5e-5, "head_learning_rate": 3e-4},
         # Its vectors start with thousands of tokens; more weight would prune what the teacher knows.
         "sparsity": {"documents": {"weight": 0.003}, "queries": {"weight": 0.006}},
+    }
+    return merge(made, changes)
+
+
+def _quick(name: str) -> Make:
+    """What comes along for everybody, as it is."""
+
+    def recipe(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
+        overrides = [
+            f"data.train={work.training_file(name)}",
+            f"encoder.name={bert_tiny()}",
+            f"teachers.dense.name={minilm()}",
+            *(["schedule.steps=2"] if scale.name == "toy" else []),
+        ]
+        return _values(load_recipe("quick", overrides))
+
+    return recipe
+
+
+def _auto(name: str) -> Make:
+    """What `oskit train auto` chooses in the same time, among the models at hand; once, and for all seeds."""
+
+    def recipe(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
+        path = work.work / f"auto-{scale.name}-{name}-for-{work.on}.yaml"
+        if not path.is_file():
+            models = Named(
+                (str(bert_tiny()), str(minilm())),
+                tuple(map(str, (minilm(), dense(BGE_SMALL), dense(E5_SMALL)))),
+            )
+            found = choose(
+                [f"data.train={work.training_file(name)}"],
+                minutes=scale.minutes,
+                beside=models,
+                listener=Listener(),
+            )
+            with staged(path) as staging:
+                staging.write_text(found.yaml, encoding="utf-8")
+        return _values(load_recipe(path))
+
+    return recipe
+
+
+def _values(recipe: Any) -> Recipe:
+    return dict(recipe.model_dump(mode="json", exclude_unset=True))
+
+
+def _aligned(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
+    """Swedish by labels of the aligned English texts and of BM25; mBERT's vocabulary knows its words."""
+    encoder = first_layers(MBERT, scale.layers, work)
+    made = merge(_distilled(encoder, [work.faq_file(FAQ_SWEDISH)], work, scale.languages), _IDF_FLOPS)
+    changes = {
+        "encoder": {"head": "lexical"},
+        "teachers": [
+            _dense(scale.languages, texts=str(work.english_file())),
+            {"kind": "bm25", "language": "swedish", "weight": 0.5},
+        ],
+        "labels": {"normalize": "minmax", "scale": 40.0},
+        "loss": _loss(temperature=2.0),
+        "schedule": {"learning_rate": 5e-5, "steps": 2 * scale.languages.steps},
+        "sparsity": {"documents": {"weight": 0.0005, "target": 150}, "queries": {"weight": 0.0005}},
     }
     return merge(made, changes)
 
@@ -320,6 +386,9 @@ VARIANTS: dict[str, Variant] = {
             _tiny(**_INFERENCE_FREE),
             rules=_RATIO,
         ),
+        *(Variant(f"quick-{name}", "quick", (name,), _quick(name)) for name in DEV),
+        *(Variant(f"auto-{name}", "auto", (name,), _auto(name)) for name in DEV),
+        Variant("aligned", "mBERT, labels of the English texts and BM25", (FAQ_SWEDISH,), _aligned),
         Variant("mbert", "mBERT, first layers", _SWEDISH_AND_OTHERS, _two_languages(MBERT, 5e-5)),
         Variant(
             "english",

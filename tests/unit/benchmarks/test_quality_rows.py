@@ -7,12 +7,13 @@ import lzma
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.quality.data import ASIDE, FAQ_ENGLISH, MEDQUAD, Workspace
+from benchmarks.quality.data import ASIDE, DEV, FAQ_ENGLISH, FAQ_SWEDISH, MEDQUAD, Workspace
 from benchmarks.quality.measure import MAX_RATIO, Measured, Point
-from benchmarks.quality.rows import ROWS, spread
+from benchmarks.quality.rows import ROWS, Claim, spread
 from benchmarks.quality.runs import BM25, DENSE, Result
 from benchmarks.quality.tables import lines, markdown
 from benchmarks.quality.variants import SCALES, VARIANTS, at_weights
@@ -29,11 +30,15 @@ def result(name: str, ndcg: float, *points: Point, seed: int = 0, collection: st
     return Result(name, seed, {collection: measured(ndcg, *points)})
 
 
-def verdicts(number: str, results: list[Result]) -> list[bool | None]:
+def claims(number: str, results: list[Result]) -> list[Claim]:
     by_name: dict[str, list[Result]] = {name: [] for name in (*ROWS[number].variants, *VARIANTS, BM25, DENSE)}
     for found in results:
         by_name[found.variant].append(found)
-    return [claim.holds for claim in ROWS[number].claims(by_name)]
+    return ROWS[number].claims(by_name)
+
+
+def verdicts(number: str, results: list[Result]) -> list[bool | None]:
+    return [claim.holds for claim in claims(number, results)]
 
 
 def test_from_nothing() -> None:
@@ -93,6 +98,21 @@ def test_forgetting() -> None:
     assert verdicts("7", results[:1]) == [None] * 4
 
 
+def test_auto_is_compared_with_quick_and_with_the_targets() -> None:
+    def found(variant: str, ndcg: float, collection: str, cost: float = 4.0) -> Result:
+        return result(variant, ndcg, Point("none", ndcg, cost, 1, 30 * cost), collection=collection)
+
+    references = [
+        Result(name, 0, {place: measured(value) for place, value in zip(DEV, values, strict=True)})
+        for name, values in ((BM25, (0.5, 0.53, 0.47)), (DENSE, (0.53, 0.7, 0.2)))
+    ]
+    trained = [found(f"quick-{name}", 0.55, name) for name in DEV]
+    trained += [found("auto-medquad-liveqa", 0.61, MEDQUAD), found("auto-faq-en", 0.65, FAQ_ENGLISH, 6.0)]
+    trained += [found("auto-faq-sv", 0.5, FAQ_SWEDISH), found("aligned", 0.5, FAQ_SWEDISH)]
+    by_name = {claim.text: claim.holds for claim in claims("8", [*references, *trained])}
+    assert list(by_name.values()) == [True, True, False, True, False, False, True, True, True, True]
+
+
 def test_pruning() -> None:
     names = ROWS["6"].variants
     assert verdicts("6", [result(name, 0.5) for name in names]) == [True, True] * len(names)
@@ -126,7 +146,9 @@ def test_every_training_is_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     pairs = [{"query": f"question {n}", "pos": [f"answer {n}"]} for n in range(300)]
     with lzma.open(tmp_path / "medquad-pairs.jsonl.xz", "wt") as file:
         file.writelines(json.dumps(pair) + "\n" for pair in pairs)
+    chosen = SimpleNamespace(yaml="name: auto\nencoder: {name: some/encoder}\ndata: {train: pairs.jsonl}\n")
     monkeypatch.setattr("benchmarks.quality.variants.first_layers", lambda *_: tmp_path)
+    monkeypatch.setattr("benchmarks.quality.variants.choose", lambda *_, **__: chosen)
     for scale in SCALES.values():
         work = Workspace(tmp_path, tmp_path / scale.name)
         made = {
