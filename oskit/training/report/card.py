@@ -131,10 +131,14 @@ def _leakage(stage: StageResult) -> list[str]:
     return ["", f"{what}; {treated}."]
 
 
+def _named(name: str | None) -> str:
+    return "" if name is None else f" {short_name(name)}"
+
+
 def _made(stage: StageResult) -> list[str]:
     data = stage.data
     teachers = [
-        f"{teacher['kind']} teacher {short_name(teacher['name'])} ({teacher['effective_weight']:.0%})"
+        f"{teacher['kind']} teacher{_named(teacher['name'])} ({teacher['effective_weight']:.0%})"
         for teacher in (data.teachers or {}).get("teachers", [])
         if teacher["status"] == "used"
     ]
