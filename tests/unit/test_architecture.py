@@ -66,6 +66,19 @@ def test_imports_point_to_the_left(package: str) -> None:
     assert not wrong
 
 
+def test_internals_of_the_trainers_libraries_are_imported_in_one_place() -> None:
+    """When they move, it is one module that changes."""
+    found = {
+        f"{path.name}: {node.module}"
+        for path in (ROOT / "oskit" / "training").rglob("*.py")
+        if path.name != "internals.py"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module is not None
+        if node.module.startswith(("sentence_transformers.", "transformers.", "accelerate."))
+    }
+    assert found == {"devices.py: sentence_transformers.util"}, "which is documented"
+
+
 def test_no_module_imports_itself_by_way_of_others() -> None:
     """At import time; what a function imports when it runs, and what is for type checkers, is no circle."""
     known = modules()

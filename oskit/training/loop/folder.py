@@ -54,7 +54,7 @@ _EMPTIED = (
 
 _HARMLESS = re.compile(
     r"(stages\.\d+\.)?(name|description|guards\..*|schedule\.(keep_checkpoints|micro_batch_size"
-    r"|gradient_cache|gradient_checkpointing|arguments\.dataloader_\w+)|labels\.cache_folder"
+    r"|gradient_checkpointing|arguments\.dataloader_\w+)|labels\.cache_folder"
     r"|teachers\.[\w-]+\.(device|required|trust_remote_code))"
 )
 """Keys that a run may go on with though they changed: neither its data nor its optimizer's state has them."""

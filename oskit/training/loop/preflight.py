@@ -9,13 +9,12 @@ import shutil
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 from oskit.archive.idf import read_idf
 from oskit.data.collection import Collection
 from oskit.encoder.loader import hub
 from oskit.encoder.loader.layouts import detect_layout
-from oskit.errors import DataError, EncoderError, EncoderNotFoundError, OskitError, TrainingError, first_line
+from oskit.errors import DataError, EncoderError, OskitError, TrainingError
 from oskit.extras import require
 from oskit.folders import check_writable, user_cache
 from oskit.training.data.parsed import Parsed
@@ -23,10 +22,11 @@ from oskit.training.data.reader import read_source
 from oskit.training.data.records import existing
 from oskit.training.loop.folder import DATA, FACTS, RESULT, Beginning, check_folder, stage_folders
 from oskit.training.loop.ranks import share_of
-from oskit.training.recipe.file import STAGE, stages_of
+from oskit.training.loop.reachable import check_data_set, check_model
+from oskit.training.recipe.file import stages_of
 from oskit.training.recipe.recipe import EncoderPart, EvaluationPart, Recipe
-from oskit.training.recipe.sources import DataSource, Kind, Place
-from oskit.training.recipe.teachers import ModelTeacherConfig, ReadingTeacherConfig, TeacherConfig
+from oskit.training.recipe.sources import DataSource, Kind
+from oskit.training.recipe.teachers import AnyTeacher, ModelTeacherConfig, ReadingTeacherConfig
 
 PACKAGES = (
     "accelerate",
@@ -41,8 +41,6 @@ PACKAGES = (
 
 FIRST = 100
 """Records that are looked at for a first one that is right."""
-
-_TIMEOUT = 30
 
 Warn = Callable[[str], object]
 """Told in one line what a person should know."""
@@ -136,72 +134,30 @@ def _check_student(part: EncoderPart, warn: Warn) -> None:
         detect_layout(local)
 
 
-def check_model(name: str, revision: str | None) -> None:
-    """Make sure that a model is a folder, in the Hub's cache, or on the Hub.
-
-    Raises:
-        NotOnHubError: None of them.
-        HubUnreachableError: Neither of the first two, and the Hub gives no answer.
-        EncoderError: The Hub has it, but no such revision.
-    """
-    if STAGE.search(name) or Path(name).expanduser().is_dir():
-        return
-    hint = "Check the name of the model and the network."
-    if not hub.is_repository_name(name):
-        raise hub.NotOnHubError(f"there is no folder {name}", hint=hint)
-    try:
-        hub.fetch(name, hub.HubOptions(revision=revision, local_files_only=True))
-    except EncoderError:
-        try:
-            _ask_hub(name, revision, "model")
-        except (hub.NotOnHubError, hub.HubUnreachableError) as error:
-            raise type(error)(f"there is no folder {name}, and {error.message}", hint=hint) from error
-
-
-def _ask_hub(name: str, revision: str | None, kind: Literal["model", "dataset"]) -> None:
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-
-    if hub.is_offline():
-        raise hub.HubUnreachableError("the Hub must not be asked (HF_HUB_OFFLINE)")
-    api = HfApi(endpoint=hub.endpoint())
-    try:
-        api.repo_info(name, revision=revision, repo_type=kind, timeout=_TIMEOUT)
-    except RevisionNotFoundError as error:
-        raise EncoderNotFoundError(f"the Hub's {kind} {name} has no revision {revision!r}") from error
-    except RepositoryNotFoundError as error:
-        raise hub.NotOnHubError(f"the Hub has no {kind} {name}, or you may not read it") from error
-    except Exception as error:  # whatever huggingface_hub and its HTTP library raise
-        raise hub.HubUnreachableError(f"no answer from the Hub: {first_line(error)}") from error
-
-
 def _check_teachers(stage: Recipe, warn: Warn) -> None:
     """Those that are used: one that is not there is dropped, unless it is required or the last one."""
-    used = {id(teacher): teacher for teacher in (*stage.labelling, stage.miner) if teacher is not None}
-    lost: dict[int, OskitError] = {}
-    for teacher in used.values():
+    used = [teacher for teacher in dict.fromkeys((*stage.labelling, stage.miner)) if teacher is not None]
+    lost: dict[AnyTeacher, OskitError] = {}
+    for teacher in used:
         try:
             _check_teacher(teacher, stage)
         except OskitError as error:
             if teacher.required or teacher is stage.miner:
                 raise
-            lost[id(teacher)] = error
-    if lost and not any(id(teacher) not in lost for teacher in stage.labelling):
-        reasons = "; ".join(f"{used[number].kind}: {why.message}" for number, why in lost.items())
+            lost[teacher] = error
+    if lost and lost.keys() >= set(stage.labelling):
+        reasons = "; ".join(f"{teacher.kind}: {why.message}" for teacher, why in lost.items())
         raise TrainingError(f"no teacher is left: {reasons}", hint="Check the names under teachers.")
-    for number, why in lost.items():
-        warn(f"{used[number].label} would be DROPPED: {why.message}")
+    for teacher, why in lost.items():
+        warn(f"{teacher.label} would be DROPPED: {why.message}")
     if used:
         check_writable(stage.labels.cache_folder or user_cache())
 
 
-def _check_teacher(teacher: TeacherConfig, stage: Recipe) -> None:
-    if (
-        isinstance(teacher, ReadingTeacherConfig)
-        and teacher.texts is not None
-        and not teacher.texts.is_file()
-    ):
-        raise DataError(f"no such file: {teacher.texts}", hint=f"{teacher.label} reads it (texts).")
+def _check_teacher(teacher: AnyTeacher, stage: Recipe) -> None:
+    texts = teacher.texts if isinstance(teacher, ReadingTeacherConfig) else None
+    if texts is not None and not texts.is_file():
+        raise DataError(f"no such file: {texts}", hint=f"{teacher.label} reads it (texts).")
     if isinstance(teacher, ModelTeacherConfig):
         check_model(teacher.name, teacher.revision)
         if teacher.device is not None:
@@ -231,7 +187,7 @@ def _first_record(source: DataSource) -> Kind | None:
     """The kind of a source, by its first record; None where only reading it tells."""
     for place in source.places:
         if place.hub is not None:
-            _check_data_set(place)
+            check_data_set(place)
         else:
             existing(place)
     if source.path == "-" or source.hub is not None:
@@ -246,18 +202,6 @@ def _first_record(source: DataSource) -> Kind | None:
                 f"{item.where}: {item.reason}", hint="Correct it, or leave such records out with broken: skip"
             )
     return kinds[0] if kinds else None
-
-
-def _check_data_set(place: Place) -> None:
-    assert place.hub is not None
-    try:
-        _ask_hub(place.hub, place.revision, "dataset")
-    except hub.HubUnreachableError:  # `datasets` may have it in its cache
-        return
-    except EncoderNotFoundError as error:
-        raise DataError(
-            error.message, hint="Check its name, revision and the login, or give a file."
-        ) from error
 
 
 def _check_evaluation(evaluation: EvaluationPart, hold_out: float) -> None:

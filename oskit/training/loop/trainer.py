@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from sentence_transformers.sparse_encoder.trainer import SparseEncoderTrainer
+from sentence_transformers import SparseEncoderTrainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
@@ -21,6 +21,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from oskit.encoder.loader.failures import out_of_memory
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import TrainingError
+from oskit.training.internals import overriding
 from oskit.training.loop.average import Average
 from oskit.training.loop.guards import Guards, StepFacts, check_gradient, check_loss
 from oskit.training.objective.batches import DrawnBatches
@@ -46,6 +47,10 @@ class _EpochOfBatches(TrainerCallback):
             self.sampler.set_epoch(int((state.epoch or 0) + 1e-6))
 
 
+@overriding(
+    *("add_model_card_callback", "collect_features", "training_step", "log", "get_train_dataloader"),
+    *("_clip_grad_norm", "_load_best_model", "_load_from_checkpoint"),
+)
 class OskitTrainer(SparseEncoderTrainer):
     """Trains an encoder by a :class:`TrainingLoss`.
 

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from sentence_transformers.base.sampler import DefaultBatchSampler
-from sentence_transformers.sparse_encoder.data_collator import SparseEncoderDataCollator
 from torch import Tensor
 
 from oskit.data.duplicates import digest_of
 from oskit.training.data.arrow import LABELS, column_of, lists_of, numbers_of, positives_of
 from oskit.training.data.normalising import normalise
+from oskit.training.internals import DefaultBatchSampler, SparseEncoderDataCollator
 
 if TYPE_CHECKING:
     from datasets import Dataset

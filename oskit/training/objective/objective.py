@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from sentence_transformers.base.losses.gradcache import CachedLossMixin
 from torch import Tensor, nn
 
+from oskit.training.internals import CachedLossMixin
 from oskit.training.objective.gather import gather
 from oskit.training.objective.losses import Batch, loss_of
 from oskit.training.objective.penalties import idf_costs, largest, penalty_of

@@ -27,8 +27,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
-from transformers.trainer_callback import ExportableState
 
+from oskit.training.internals import ExportableState
 from oskit.training.recipe.objective import PenaltyPart, RampPart
 
 GAIN = 2.5

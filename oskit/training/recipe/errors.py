@@ -14,6 +14,12 @@ from oskit.training.recipe.part import Kind
 from oskit.training.recipe.tree import RecipeTree
 from oskit.training.recipe.yaml_document import Keys, dotted
 
+GONE = {
+    "gradient_cache": "the loss is that of the whole batch, however it is computed",
+    "batch_size": "a teacher computes as many texts at once as memory has room for",
+}
+"""Keys that have gone, and what is so without them."""
+
 _HINT = "`oskit train --print-schema` says what each key means."
 
 
@@ -60,6 +66,8 @@ def validation_error(error: ValidationError, tree: RecipeTree, model: type[BaseM
 def _told(problem: Any, keys: Keys, known: list[str]) -> str:
     name, kind = dotted(keys), problem["type"]
     if kind == "extra_forbidden":
+        if keys[-1] in GONE:
+            return f"{name} is no longer a key: {GONE[str(keys[-1])]}"
         near = difflib.get_close_matches(str(keys[-1]), known, n=1, cutoff=0.5)
         if near:
             return f"unknown key {name}; did you mean {near[0]}?"

@@ -31,36 +31,22 @@ from oskit.errors import UsageError
 from oskit.training.recipe.teachers import DEFAULT_DENSE_TEACHER
 
 _PHASE = (
-    *("enabled", "num_steps", "batch_size", "gradient_accumulation_steps", "num_hard_negatives"),
-    *("learning_rate", "lambda_flops", "warmup_steps", "max_grad_norm", "scale_constant_S"),
+    "enabled num_steps batch_size gradient_accumulation_steps num_hard_negatives learning_rate lambda_flops "
+    "warmup_steps max_grad_norm scale_constant_S"
 )
-
-SECTIONS: dict[str, tuple[str, ...]] = {
-    "model": ("base_model", "max_query_length", "max_doc_length", "use_relu"),
+SECTIONS = {
+    "model": "base_model max_doc_length use_relu max_query_length*",
     "pretraining": _PHASE,
     "finetuning": _PHASE,
-    "idf_penalty": ("enabled", "idf_source", "default_idf"),
-    "knowledge_distillation": (
-        *("enabled", "dense_teacher", "sparse_teacher", "cross_encoder", "teacher_weights"),
-        *("score_scale", "temperature", "use_normalization"),
-    ),
-    "hardware": (
-        *("mixed_precision", "precision", "compile_model", "num_workers", "pin_memory"),
-        "persistent_workers",
-    ),
-    "logging": ("output_dir", "logging_steps", "eval_steps", "save_steps", "save_total_limit"),
-    "data_filtering": ("enabled", "top_k_filter"),
+    "idf_penalty": "enabled idf_source* default_idf*",
+    "knowledge_distillation": "enabled dense_teacher sparse_teacher cross_encoder teacher_weights "
+    "score_scale temperature use_normalization",
+    "hardware": "mixed_precision precision compile_model* num_workers* pin_memory* persistent_workers*",
+    "logging": "output_dir eval_steps save_total_limit logging_steps* save_steps*",
+    "data_filtering": "enabled* top_k_filter*",
 }
-"""The keys that are understood, by section."""
-
-WITHOUT_EFFECT: dict[str, tuple[str, ...]] = {
-    "model": ("max_query_length",),
-    "idf_penalty": ("idf_source", "default_idf"),
-    "hardware": ("compile_model", "num_workers", "pin_memory", "persistent_workers"),
-    "logging": ("logging_steps", "save_steps"),
-    "data_filtering": ("enabled", "top_k_filter"),
-}
-"""Keys that change nothing here: IDF is that of the training data, and mining drops what is likely wrong."""
+"""The keys that are understood, by section. Those with a star change nothing here: IDF is that of the
+training data, and mining drops what is likely wrong."""
 
 _RECIPE_KEYS = ("data", "evaluation", "seed", "name")
 _OWN = {"model", "pretraining", "finetuning", "knowledge_distillation", "idf_penalty"}
@@ -93,45 +79,67 @@ def values_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
     if not is_legacy(config):
         return config
     _check_keys(config)
-    model, phase = _section(config, "model"), _phase(config)
+    model, logging = _section(config, "model"), _section(config, "logging")
+    phase = _enabled(config, "finetuning") or _enabled(config, "pretraining")
     if "base_model" not in model:
         raise UsageError("CONFIG['model']['base_model'] is missing", hint="It names the encoder to train.")
     if "data" not in config:
         raise UsageError("CONFIG['data'] is missing", hint="For example CONFIG['data'] = 'pairs.jsonl'.")
     if not model.get("use_relu", True):
         raise UsageError("CONFIG['model']['use_relu'] is False", hint="Weights of tokens cannot be negative.")
-    encoder = {"name": str(model["base_model"]), "max_length": model.get("max_doc_length")}
-    output = legacy_output(config)
-    teachers = _teachers(config)
-    miner = "dense" if any(teacher["kind"] == "dense" for teacher in teachers) else "bm25"
-    values: dict[str, Any] = {
-        "name": config.get("name") or _name_of(output),
-        "encoder": {key: value for key, value in encoder.items() if value is not None},
-        "data": _data(config["data"], phase, miner),
-        "sparsity": _sparsity(config, phase),
-        "schedule": _schedule(config, phase),
-        **_learning(config, phase, teachers),
-    }
-    return {**values, **{key: config[key] for key in ("evaluation", "seed") if key in config}}
+    learning = _learning(config, phase)
+    data = config["data"]
+    data = dict(data) if isinstance(data, Mapping) and "train" in data else {"train": data}
+    if "num_hard_negatives" in phase and "negatives" not in data:
+        count, dense = phase["num_hard_negatives"], "'dense'" in str(learning.get("teachers"))
+        data["negatives"] = {"ranker": "dense" if dense else "bm25", "per_query": count}
+        data.setdefault("sampling", {"negatives": count})
+    kind = "idf_flops" if _enabled(config, "idf_penalty") else "flops"
+    penalises = "lambda_flops" in phase or kind == "idf_flops"
+    penalty = {"weight": phase.get("lambda_flops", 3e-3), "kind": kind} if penalises else None
+    output = str(logging.get("output_dir") or "")
+    return _given(
+        name=config.get("name")
+        or re.sub(r"[^A-Za-z0-9._-]+", "-", Path(output).name).strip("-._")
+        or "encoder",
+        encoder=_given(name=str(model["base_model"]), max_length=model.get("max_doc_length")),
+        data=data,
+        sparsity=_given(documents=penalty, queries=penalty),
+        schedule=_given(
+            steps=phase.get("num_steps"),
+            learning_rate=phase.get("learning_rate"),
+            max_grad_norm=phase.get("max_grad_norm"),
+            evaluate_every=logging.get("eval_steps"),
+            keep_checkpoints=logging.get("save_total_limit"),
+            **_steps(phase, _section(config, "hardware")),
+        ),
+        evaluation=config.get("evaluation"),
+        seed=config.get("seed"),
+        **learning,
+    )
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _check_keys(config: Mapping[str, Any]) -> None:
-    _refuse_unknown("CONFIG", config, (*SECTIONS, *_RECIPE_KEYS))
+    _refuse_unknown("CONFIG", config, [*SECTIONS, *_RECIPE_KEYS])
     idle = []
-    for name, known in SECTIONS.items():
-        section = _section(config, name)
+    for name, keys in SECTIONS.items():
+        section, known = _section(config, name), keys.replace("*", "").split()
         _refuse_unknown(f"CONFIG[{name!r}]", section, known)
         idle += [
-            f"{name}.{key}" for key in WITHOUT_EFFECT.get(name, ()) if section.get(key) not in (None, False)
+            f"{name}.{key}" for key in known if f"{key}*" in keys and section.get(key) not in (None, False)
         ]
-    if all(_enabled(config, name) for name in ("pretraining", "finetuning")):
+    if _enabled(config, "pretraining") and _enabled(config, "finetuning"):
         idle.append("pretraining")
     if idle:
         text = f"these keys of CONFIG have no effect: {', '.join(idle)}"
         warnings.warn(text, LegacyConfigWarning, stacklevel=2)
 
 
-def _refuse_unknown(where: str, section: Mapping[str, Any], known: tuple[str, ...]) -> None:
+def _refuse_unknown(where: str, section: Mapping[str, Any], known: list[str]) -> None:
     for key in section:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
@@ -148,69 +156,34 @@ def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return section
 
 
-def _enabled(config: Mapping[str, Any], name: str) -> bool:
+def _enabled(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A section, or nothing if it is not enabled."""
     section = _section(config, name)
-    return bool(section) and bool(section.get("enabled", True))
+    return section if section.get("enabled", True) else {}
 
 
-def _phase(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    name = "finetuning" if _enabled(config, "finetuning") else "pretraining"
-    return _section(config, name) if _enabled(config, name) else {}
-
-
-def _name_of(output: Path | None) -> str:
-    """A run's name from the folder's."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", output.name if output is not None else "").strip("-._")
-    return name or "encoder"
-
-
-def _data(data: Any, phase: Mapping[str, Any], miner: str) -> dict[str, Any]:
-    """``data`` of a recipe; negatives are mined if a number of them is asked for."""
-    values = dict(data) if isinstance(data, Mapping) and "train" in data else {"train": data}
-    if "num_hard_negatives" in phase and "negatives" not in values:
-        count = phase["num_hard_negatives"]
-        values["negatives"] = {"ranker": miner, "per_query": count}
-        values.setdefault("sampling", {"negatives": count})
-    return values
-
-
-def _sparsity(config: Mapping[str, Any], phase: Mapping[str, Any]) -> dict[str, Any]:
-    kind = "idf_flops" if _enabled(config, "idf_penalty") else "flops"
-    if "lambda_flops" not in phase:
-        return {}
-    penalty = {"weight": phase["lambda_flops"], "kind": kind}
-    return {"documents": penalty, "queries": penalty}
-
-
-def _schedule(config: Mapping[str, Any], phase: Mapping[str, Any]) -> dict[str, Any]:
-    logging, hardware = _section(config, "logging"), _section(config, "hardware")
-    found = {
-        "steps": phase.get("num_steps"),
-        "learning_rate": phase.get("learning_rate"),
-        "max_grad_norm": phase.get("max_grad_norm"),
-        "evaluate_every": logging.get("eval_steps"),
-        "keep_checkpoints": logging.get("save_total_limit"),
-    }
+def _steps(phase: Mapping[str, Any], hardware: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the schedule, what several keys decide together."""
+    found: dict[str, Any] = {}
     steps, warmup = phase.get("num_steps"), phase.get("warmup_steps")
     if isinstance(steps, int) and isinstance(warmup, int) and steps > 0:
         found["warmup"] = min(1.0, warmup / steps)
     batch, times = phase.get("batch_size"), phase.get("gradient_accumulation_steps", 1)
     if isinstance(batch, int) and isinstance(times, int):
-        found["batch_size"] = batch * times
-        found["micro_batch_size"] = batch if times > 1 else None
+        found |= {"batch_size": batch * times, "micro_batch_size": batch if times > 1 else None}
     if hardware.get("mixed_precision") is False:
         found["precision"] = "float32"
     elif "precision" in hardware:
         found["precision"] = _PRECISIONS.get(str(hardware["precision"]), "float32")
-    return {key: value for key, value in found.items() if value is not None}
+    return found
 
 
-def _teachers(config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Those that have a name and a weight; the sparse one and the cross-encoder have none of themselves."""
+def _learning(config: Mapping[str, Any], phase: Mapping[str, Any]) -> dict[str, Any]:
+    """Teachers with a name and a weight, labels and losses; only the dense teacher has a weight of itself."""
     name = "knowledge_distillation"
-    if not _enabled(config, name):
-        return []
-    section = _section(config, name)
+    section = _enabled(config, name)
+    if not section:
+        return {"loss": [{"kind": "info_nce"}]}
     weights = section.get("teacher_weights") or {"dense": 1.0}
     if not isinstance(weights, Mapping) or set(weights) - {"dense", "sparse", "cross_encoder"}:
         raise UsageError(
@@ -225,22 +198,11 @@ def _teachers(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     found = [{"kind": kind, "name": one, "weight": weight} for kind, one, weight in named if one and weight]
     if not found:
         raise UsageError(f"CONFIG[{name!r}]: all teachers have the weight 0", hint="Give one a weight.")
-    return found
-
-
-def _learning(
-    config: Mapping[str, Any], phase: Mapping[str, Any], teachers: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """Teachers, labels and losses."""
-    if not teachers:
-        return {"loss": [{"kind": "info_nce"}]}
-    section = _section(config, "knowledge_distillation")
-    labels = {"scale": section.get("score_scale", phase.get("scale_constant_S"))}
-    if section.get("use_normalization") is False:
-        labels["normalize"] = "none"
-    temperature = {"temperature": section["temperature"]} if "temperature" in section else {}
     return {
-        "teachers": teachers,
-        "labels": {key: value for key, value in labels.items() if value is not None},
-        "loss": [{"kind": "kl", **temperature}],
+        "teachers": found,
+        "labels": _given(
+            scale=section.get("score_scale", phase.get("scale_constant_S")),
+            normalize="none" if section.get("use_normalization") is False else None,
+        ),
+        "loss": [_given(kind="kl", temperature=section.get("temperature"))],
     }

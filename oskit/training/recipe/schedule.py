@@ -64,9 +64,6 @@ class SchedulePart(Part):
     """Examples of one optimizer step over all processes, whatever the hardware."""
     micro_batch_size: PositiveInt | None = None
     """Examples that fit into memory at once; None for all of a process's share."""
-    gradient_cache: bool = False
-    """Compute the batch's loss over all its examples though they pass in micro batches (in-batch negatives
-    stay those of the whole batch)."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them."""
     learning_rate: PositiveFloat = 2e-5

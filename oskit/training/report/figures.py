@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from sentence_transformers.base.evaluation import BaseEvaluator
 
 from oskit.data.collection import Collection
 from oskit.data.documents import Document
 from oskit.evaluation.offline.exact_scores import rank_exactly, themselves
 from oskit.evaluation.offline.metrics import judged_queries, quality
+from oskit.training.internals import BaseEvaluator
 
 if TYPE_CHECKING:
     from oskit.archive.text_encoder import TextEncoder

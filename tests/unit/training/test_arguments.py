@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from oskit.errors import TrainingError, UsageError
+from oskit.errors import MissingDependencyError, TrainingError, UsageError
+from oskit.training.internals import overriding
 from oskit.training.loop.arguments import Arguments, check_names, decided, training_arguments
 from oskit.training.recipe.recipe import Recipe
 from oskit.training.recipe.schedule import OURS
@@ -43,6 +44,12 @@ def test_what_the_trainer_does_not_know_or_refuses_is_one_line(tmp_path: Path) -
     with pytest.raises(TrainingError, match=r"the trainer refuses schedule\.arguments \(optim\)") as caught:
         made(tmp_path, arguments={"optim": "adamw_of_nobody"})
     assert "\n" not in str(caught.value)
+
+
+def test_a_method_that_is_overridden_and_has_gone_is_told() -> None:
+    overriding("pop")(type("Made", (dict,), {}))
+    with pytest.raises(MissingDependencyError, match=r"dict has no method gone.*Install those"):
+        overriding("pop", "gone")(type("Made", (dict,), {"gone": None}))
 
 
 def test_several_gpus_in_sight_do_not_multiply_the_batch(

@@ -327,7 +327,7 @@ def test_13_a_run_goes_on_with_keys_that_do_no_harm_and_names_those_that_do(
         "description": "new",
         "guards": {"patience": 3},
         "schedule": {"micro_batch_size": 2, "keep_checkpoints": 1},
-        "teachers": {"dense": {"batch_size": 3}},
+        "teachers": {"dense": {"device": "cpu"}},
     }
     assert train(merge(values, harmless), folder, resume=True).after == before.after
     assert yaml.safe_load((folder / "recipe.yaml").read_text())["guards"]["patience"] == 3

@@ -111,6 +111,8 @@ def test_mistakes_in_lists_of_kinds_have_their_place(file: Path) -> None:
         ("loss: {distillation: {kind: kl}}", "loss is a list: {kind: kl or margin_mse"),
         ("teachers: {dense: {name: d}}", "teachers is a list, such as [{kind: dense"),
         ("teachers: {scale: 20}", "scale, normalize and cache_folder are keys of labels"),
+        ("schedule: {gradient_cache: true}", "schedule.gradient_cache is no longer a key: the loss is that"),
+        ("teachers: [{kind: bm25, batch_size: 3}]", "teachers.0.batch_size is no longer a key: a teacher"),
         ("data: {train: p, negatives: {ranker: teacher}}", "the ranker 'teacher' is called dense"),
     ],
 )
