@@ -9,14 +9,14 @@ from typing import Any
 from oskit.errors import DataError
 from oskit.training.recipe.sources import DataSource, Kind
 
-QUERY_NAMES = ("query", "anchor", "question", "query_text")
+QUERY_NAMES = ("query", "anchor", "question", "query_text", "sentence1")
 QUERY_ID_NAMES = ("query_id", "query-id", "qid", "q_id")
 POSITIVE_NAMES = (
     *("positive", "pos", "positives", "positive_passages", "positive_documents"),
     *("answer", "answers"),
 )
 POSITIVE_ID_NAMES = ("positive_id", "positive_ids", "pos_id", "pos_ids", "positive_doc_id")
-DOCUMENT_NAMES = ("document", "passage", "text", "doc")
+DOCUMENT_NAMES = ("document", "passage", "text", "doc", "sentence2")
 """One text of which a score or a label may tell how well it answers; without either it does."""
 LIST_NAMES = ("documents", "passages", "docs", "candidates", "texts", "candidate_passages")
 DOCUMENT_ID_NAMES = (
@@ -75,6 +75,8 @@ class Layout:
         self.title = columns.title or first_of(TITLE_NAMES, names)
         self.of_positives = first_of(_scores_of([self.positive], "pos"), names) if self.positive else ""
         self.of_negatives = first_of(_scores_of(self.negatives, "neg"), names) if self.negatives else ""
+        if not self.label and self._is_qrels(first):
+            self.scores, self.label = "", self.scores
         if self.label:
             self._place_label(first.get(self.label))
         self.kind: Kind = self._told(source, names) if source.kind == "auto" else source.kind
@@ -94,6 +96,13 @@ class Layout:
             if stem in known and number.isdecimal():
                 numbered.append((int(number), name))
         return (*(name for name in known if name in names), *(name for _, name in sorted(numbered)))
+
+    def _is_qrels(self, first: Mapping[str, Any]) -> bool:
+        """Whether these are judgements, whose column is called score too: two ids and a whole number."""
+        ids = self.query in QUERY_ID_NAMES and self.documents in DOCUMENT_ID_NAMES
+        value = first.get("score")
+        whole = value.strip().lstrip("-").isdecimal() if isinstance(value, str) else isinstance(value, int)
+        return ids and self.scores == "score" and whole
 
     def _place_label(self, value: Any) -> None:
         """Labels say which documents answer, or else they are scores, as sentence-transformers has them."""

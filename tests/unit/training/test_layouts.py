@@ -255,6 +255,14 @@ BY_ID: list[tuple[str, Rows, Read]] = [
         [("query 1", [], documents(3, 5), {"document 3": 1.5, "document 5": 2.5})],
     ),
     (
+        "judgements as BEIR and MTEB have them",
+        [
+            {"query-id": "1", "corpus-id": "4", "score": 1},
+            {"query-id": "1", "corpus-id": "3", "score": 0},
+        ],
+        [("query 1", documents(4), documents(3), {})],
+    ),
+    (
         "labeled-list",
         [{"query_id": "1", "doc_ids": ["3", "4", "5"], "labels": [0, 1, 0]}],
         [("query 1", documents(4), documents(3, 5), {})],
