@@ -79,7 +79,7 @@ def test_a_dry_run_tells_what_would_be_done(
     assert code == 0, err
     resolved, _, told = out.partition("Stage 1: ")
     assert yaml.safe_load(resolved)["schedule"]["batch_size"] == 8
-    assert "48 records, 48 examples" in told and "queries held out" in told
+    assert "48 records, 48 queries with 48 positives" in told and "queries held out" in told
     assert f"labels of the dense teacher {models['dense']}" in told
     assert "The run would be in runs/quick" in told
     assert list(tmp_path.iterdir()) == []
