@@ -39,7 +39,7 @@ SPOKEN = SpokenScores()
 
 
 def data(
-    rows: list[tuple[str, str | list[str], list[str]]],
+    rows: Sequence[tuple[str, str | list[str], list[str]]],
     corpus: list[str] = CORPUS,
     scores: list[list[float]] | None = None,
     itself: int = -1,
