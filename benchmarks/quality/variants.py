@@ -78,7 +78,7 @@ SCALES = {
             minutes=30,
         ),
         Scale("gpu", _LONG, _LONG, _LONG, _LONG, layers=None, minutes=30),
-        Scale("toy", _TOY, _TOY, _TOY, _TOY, layers=1, minutes=0.02, pairs=60, corpus=60, queries=4),
+        Scale("toy", _TOY, _TOY, _TOY, _TOY, layers=1, minutes=0.02, pairs=60, corpus=600, queries=4),
     )
 }
 

@@ -26,6 +26,9 @@ EVALUATIONS = 5
 EPOCHS = 40
 """Passes over the data, after which a small model knows it by heart."""
 
+KEPT = 0.4
+"""Of an encoder that can search, in the average of weights: better on few pairs, and forgets less."""
+
 CAN_SEARCH = 0.5
 """Share of BM25's nDCG@10 from which an encoder counts as trained for retrieval."""
 
@@ -147,8 +150,10 @@ def _in_the_time(facts: Facts, student: StudentSeen, teacher: TeacherSeen | None
 
 def _choose_encoder(found: Plan, facts: Facts, chosen: _Training, others: list[_Training]) -> None:
     student, bm25 = chosen.student, facts.data.bm25
+    found.put("encoder.name", student.name, "")  # the first of all; why is known below
     if student.ndcg:
         why = f"it can search: nDCG@10 {student.ndcg:.2f} on a trial of your data, BM25 {bm25:.2f}"
+        found.put("encoder.keep", KEPT, "so that it does not forget what it could do before")
     else:
         why = "it cannot search yet: its head is fitted to your texts, so that it begins with their words"
         found.put("encoder.head", "lexical")
@@ -158,7 +163,7 @@ def _choose_encoder(found: Plan, facts: Facts, chosen: _Training, others: list[_
             "search with BM25 beside it (docs/hybrid.md)"
         )
     told = "".join(f"; {_why_not(one, chosen)}" for one in others)
-    found.put("encoder.name", student.name, why + told)
+    found.reasons["encoder.name"] = why + told
     found.put("encoder.dropout", 0.0)
 
 

@@ -80,9 +80,10 @@ def test_the_larger_encoder_is_taken_once_the_time_is_enough_for_it() -> None:
     assert names == {3: "tiny", 60: "base"}
     found, recipe = planned(3)
     assert recipe.encoder.head == "random", "a head that can search stays as it is"
+    assert recipe.encoder.keep > 0, "and what it could do before is kept"
     assert "base would learn" in found.reasons["encoder.name"]
     found, recipe = planned(60)
-    assert recipe.encoder.head == "lexical"
+    assert (recipe.encoder.head, recipe.encoder.keep) == ("lexical", 0)
     assert (recipe.schedule.steps or 0) >= ENOUGH[False]
     assert "tiny is smaller" in found.reasons["encoder.name"]
 
