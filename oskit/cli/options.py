@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from oskit.errors import UsageError
+
 if TYPE_CHECKING:
     from oskit.archive.backends.runtime import Runtime
     from oskit.archive.encoder import ArchiveEncoder
@@ -192,10 +194,12 @@ def opened_archive(archive: str | None, query_archive: str | None, runtime: Runt
     """The encoder of ``--archive``, for commands that need none; without it what it runs on has no effect.
 
     Raises:
-        UsageError: It is not given, but options of its runtime are.
+        UsageError: It is not given, but its queries' archive or options of its runtime are.
         ArchiveError: It cannot be opened.
     """
     if archive is None:
+        if query_archive is not None:
+            raise UsageError("--query-archive has no effect without --archive")
         runtime.refuse_unused("without --archive")
         return None
     from oskit.archive.encoder import ArchiveEncoder

@@ -158,7 +158,10 @@ class Releasing:
         from oskit.evaluation.live.release_proof import Asked, measure
 
         self._living = None
-        if self._judged is None or (index := read_alias(self._client, self._name).index) is None:
+        if (
+            self._judged is None
+            or (index := read_alias(self._client, self._name, releasing=True).index) is None
+        ):
             return
         archive = self._options["living_archive"]
         encoder = archive and open_encoder(
@@ -200,7 +203,7 @@ def released_name(client: OpenSearch, alias: str, encoder: str | None) -> str:
     """What a release that begins now would be called, if the name can be an alias."""
     from oskit.cluster.index.releases import read_alias, release_name
 
-    return release_name(read_alias(client, alias).name, encoder)
+    return release_name(read_alias(client, alias, releasing=True).name, encoder)
 
 
 def release_calls(
@@ -211,7 +214,7 @@ def release_calls(
     from oskit.cluster.index.pruning import older
     from oskit.cluster.index.releases import list_releases, read_alias, release_body
 
-    alias = read_alias(client, name)
+    alias = read_alias(client, name, releasing=True)
     body = release_body(plan.info, plan.settings, {"of": name, "state": "building"})
     moved = alias.move_call(plan.info.name)
     move = Call(moved.method, moved.path, moved.body, "only once it was verified")

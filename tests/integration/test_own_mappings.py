@@ -34,7 +34,8 @@ def test_own_settings_mappings_analyzer_and_text_fields(
     corpus.write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
     plural = {"analysis": {"analyzer": {"plural": {"tokenizer": "standard", "filter": ["porter_stem"]}}}}
     settings = file("settings.json", {"index": {"refresh_interval": "9s", "number_of_shards": 2}, **plural})
-    mappings = {"dynamic_templates": [], "properties": {"price": {"type": "integer", "index": True}}}
+    price = {"price": {"type": "integer", "index": True}}
+    mappings = {"dynamic": "strict", "dynamic_templates": [], "properties": price}
     load = ["ingest", index, str(corpus), "--archive", str(tiny.archive), "--index-kind", kind,
             "--url", cluster_url, "-q"]  # fmt: skip
     given = ["--settings", settings, "--mappings", file("mappings.json", mappings), "--analyzer", "plural",
@@ -50,6 +51,10 @@ def test_own_settings_mappings_analyzer_and_text_fields(
     wrong = file("wrong.json", {"properties": {"embedding": {"type": "keyword"}}})
     assert "embedding.type" in refused("--mappings", wrong)
     assert "no analyzer 'klingon'" in refused("--analyzer", "klingon")
+    strict = file("strict.json", {"dynamic": "strict", "properties": {"rice": {"type": "integer"}}})
+    for more in ([], ["--dry-run"]):
+        told = refused("--mappings", strict, "--text-field", "title,body", *more)
+        assert "corpus.jsonl:1 would be refused" in told and "no field 'price'" in told
     assert not client.indices.exists(index=index)
 
     assert main([*load, *given]) == 0

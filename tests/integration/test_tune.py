@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,10 @@ def test_judgements_of_another_corpus_are_said(client, tiny, index, tmp_path, cl
         "has none of the 1 documents of other that are judged relevant" in told
         and "Is it the index of this collection?" in told
     )
+    known = judge(tmp_path / "known", {query: [f"d{n % 20}"] for n, query in enumerate(QUERIES)})
+    write_documents(known / "corpus.jsonl", [replace(one, text=f"not {one.text}") for one in documents(20)])
+    assert main(["tune", str(known), *how]) == 3
+    assert "has other texts under the ids of known: all 20 relevant" in capsys.readouterr().err
     assert main(["tune", str(folder), *how, "--folds", "16"]) == 3
     assert "too few" in capsys.readouterr().err
     for fusions in ("min_max,", ",", ""):

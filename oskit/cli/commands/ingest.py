@@ -22,9 +22,12 @@ from oskit.cli.releasing import (
     release_calls,
     released_name,
 )
+from oskit.data.documents import Document
 from oskit.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import Console
 
     from oskit.archive.backends.runtime import Runtime
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from oskit.cluster.client.connection import ConnectionSettings
     from oskit.cluster.index.mapping import EncodeMode, EncoderIdentity, IndexSettings
     from oskit.cluster.ingest.load import IngestReport
+    from oskit.data.documents import Refusal
 
 # fmt: off
 _OPTIONS = [
@@ -304,8 +308,15 @@ def _dry_run(
     encoder = _encoder(options, out)
     _prune(options)  # what cannot be right is told even if no cluster is asked
     calls, missing, stays, why = None, None, "", ""
+    first: list[Document] = []
+
+    def watched() -> Iterator[Document | Refusal]:
+        for record in documents:
+            first.extend([record] if not first and isinstance(record, Document) else ())
+            yield record
+
     with closing(DuplicateFilter(options["duplicates"])) as seen:
-        report = dry_run(index, documents, settings, encoder=encoder, encode=options["encode"], seen=seen)
+        report = dry_run(index, watched(), settings, encoder=encoder, encode=options["encode"], seen=seen)
         if click.get_current_context().params.get("url") is None and not os.environ.get("OSKIT_URL"):
             why = "--url (or OSKIT_URL) names none"
         elif options["archive"] is None and options["model"] is None and options["encode"] is None:
@@ -319,6 +330,8 @@ def _dry_run(
                     else index
                 )
                 plan = plan_load(client, name, settings, encoder=encoder, **_planned(mode, out, options))
+                if first:
+                    plan.check_fields(client, first[0])
                 calls = plan.calls(client, report.indexed, options["bulk_size"] or BULK_DOCUMENTS[mode])
                 if options["release"]:
                     calls = release_calls(client, calls, plan, index, options["keep"])

@@ -60,7 +60,9 @@ def show(index: str, connection: ConnectionSettings, out: Output) -> None:
 @click.option("--model", metavar="NAME|ID", help="The deployed encoder.  [the one that made the index]")
 @click.option("--batch-size", type=click.IntRange(1), metavar="N",
               help="Documents that the pipeline hands to the model together.  [32]")  # fmt: skip
-@click.option("--replace", is_flag=True, help="A pipeline that is not oskit's gives way.")
+@click.option(
+    "--replace", is_flag=True, help="A pipeline that is not oskit's gives way; a default one is called first."
+)
 @connection_options
 @output_options
 def put(
@@ -98,6 +100,8 @@ def put(
         console.print(f"{done.pipeline} {what} {done.index}; it encodes by {done.model}", markup=False)
         if done.replaced:
             console.print(f"  in the place of {done.replaced}", markup=False)
+        if done.calls:
+            console.print(f"  first it calls {done.calls}", markup=False)
 
     out.result(vars(done), human)
     out.note(f"Next: oskit pipeline check {index}")

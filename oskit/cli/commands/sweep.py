@@ -143,8 +143,6 @@ def sweep(
 
     if archive is not None and model is not None:
         raise UsageError("--archive and --model both make the queries' weights", hint="Leave one of them out")
-    if query_archive is not None and archive is None:
-        raise UsageError("--query-archive goes with --archive")
     opened = Collection.open(collection, split)
     encoder = opened_archive(archive, query_archive, runtime)
     found = compare(

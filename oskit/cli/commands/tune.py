@@ -114,8 +114,6 @@ def tune(
         raise UsageError(
             f"{' and '.join(given)} both make the queries' weights", hint="Leave one of them out"
         )
-    if query_archive is not None and archive is None:
-        raise UsageError("--query-archive goes with --archive")
     if replace and put_pipeline is None:
         raise UsageError("--replace goes with --put-pipeline", hint="Leave it out, or name a pipeline")
     names = [name.strip() for name in sides.split(",") if name.strip()]

@@ -180,6 +180,31 @@ def difference(
     return None
 
 
+def unmapped(mapping: Mapping[str, Any], source: Mapping[str, Any]) -> str | None:
+    """The first field of a document that a strict mapping refuses it for; None if there is none."""
+    return _unmapped(mapping, source, str(mapping.get("dynamic", "true")), "")
+
+
+def _unmapped(objects: Mapping[str, Any], value: object, dynamic: str, path: str) -> str | None:
+    if isinstance(value, list | tuple):
+        inside = (_unmapped(objects, each, dynamic, path) for each in value)
+        return next(filter(None, inside), None)
+    if not isinstance(value, Mapping) or objects.get("enabled") in (False, "false"):
+        return None
+    dynamic = str(objects.get("dynamic", dynamic)).lower()
+    for name, inner in value.items():
+        first, _, rest = str(name).partition(".")
+        where, known = f"{path}{first}", (objects.get("properties") or {}).get(first)
+        if known is None:
+            if dynamic == "strict":
+                return where
+        elif known.get("type", "object") in ("object", "nested") and (
+            found := _unmapped(known, {rest: inner} if rest else inner, dynamic, f"{where}.")
+        ):
+            return found
+    return None
+
+
 def digest_of(settings: IndexSettings) -> str | None:
     """What tells one set of given settings and mappings from another; None where nothing was given."""
     given = [settings.settings, settings.mappings, settings.mapping]

@@ -363,6 +363,12 @@ def _needed(kind: IndexKind, settings: IndexSettings) -> dict[str, Any]:
     return {**MARK_BODY["properties"], settings.nested: {"type": "nested", "properties": chunk}}
 
 
+def approximate_from(properties: Mapping[str, Any], field: str) -> int:
+    """Documents of a segment from which a ``sparse_vector`` field is searched approximately."""
+    method = definition_of(properties, field).get("method") or {}
+    return int((method.get("parameters") or {}).get("approximate_threshold", APPROXIMATE_THRESHOLD))
+
+
 def find_index(client: OpenSearch, name: str, field: str | None = None) -> tuple[Target, IndexInfo] | None:
     """The index that a name stands for, to be searched, and how it was made; None if there is none.
 

@@ -164,7 +164,8 @@ def encoding_pipeline(
     rest = [step for step in after["processors"] if not any(_is_tagged(step, tag) for tag in own)]
     at = rest.index(after["processors"][at])
     steps = [*rest[:at], builder(info), rest[at], *_leaves_out(info), *rest[at + 1 :]]
-    after["processors"] = [*_calls(theirs), *steps]
+    is_called = any((step.get("pipeline") or {}).get("name") == theirs for step in steps)
+    after["processors"] = [*_calls(None if is_called else theirs), *steps]
     return PipelineChange(name, before, after)
 
 
@@ -184,6 +185,16 @@ def _read(client: OpenSearch, name: str) -> Pipeline | None:
     with cluster_errors(f"read the ingest pipeline {name!r}", IndexingError):
         found: Pipeline | None = client.ingest.get_pipeline(id=name, ignore=404).get(name)
     return found
+
+
+def called_first(client: OpenSearch, index: str) -> str | None:
+    """The pipeline of others that an index's own calls, having taken its place; None if there is none.
+
+    Raises:
+        IndexingError: The cluster refuses.
+    """
+    steps = (_read(client, pipeline_name(index)) or {}).get("processors") or []
+    return next((step["pipeline"]["name"] for step in steps if _is_tagged(step, THEIRS)), None)
 
 
 def writes_vectors(client: OpenSearch, name: str, field: str, seen: Collection[str] = ()) -> bool | None:

@@ -68,8 +68,11 @@ class Alias:
         return Call("POST", "_aliases", {"actions": [*([gone] if self.index else []), add]})
 
 
-def read_alias(client: OpenSearch, name: str) -> Alias:
+def read_alias(client: OpenSearch, name: str, *, releasing: bool = False) -> Alias:
     """What an alias stands for.
+
+    Args:
+        releasing: A release is to be made behind it: where that cannot be, what to do about it is told.
 
     Raises:
         IndexingError: It is an index, or stands for several, or for a data stream; or the cluster refuses.
@@ -85,10 +88,7 @@ def read_alias(client: OpenSearch, name: str) -> Alias:
     if not target.is_alias:
         raise IndexingError(
             f"{name!r} is an index itself, and releases are behind an alias, which moves among them",
-            hint=f"Release under another name: oskit ingest {name}-live … --release. To call that {name} "
-            "afterwards, which deletes the index: POST _aliases "
-            f'{{"actions": [{{"remove_index": {{"index": "{name}"}}}}, '
-            f'{{"add": {{"index": "THE RELEASE", "alias": "{name}", "is_write_index": true}}}}]}}',
+            hint=_renamed(name) if releasing else "Name an alias; which there are says: GET _cat/aliases",
         )
     if target.index.startswith(f".ds-{name}-"):
         raise IndexingError(
@@ -99,6 +99,16 @@ def read_alias(client: OpenSearch, name: str) -> Alias:
     if found is None or name not in found.aliases:
         raise IndexingError(f"the alias {name!r} moves at this moment", hint="Run the same command again")
     return Alias(name, target.index, found.aliases[name])
+
+
+def _renamed(name: str) -> str:
+    """How an index's users come to ask an alias of releases."""
+    return (
+        f"Release under another name: oskit ingest {name}-live … --release. To call that {name} "
+        "afterwards, which deletes the index: POST _aliases "
+        f'{{"actions": [{{"remove_index": {{"index": "{name}"}}}}, '
+        f'{{"add": {{"index": "THE RELEASE", "alias": "{name}", "is_write_index": true}}}}]}}'
+    )
 
 
 def move(client: OpenSearch, alias: Alias, to: str) -> None:

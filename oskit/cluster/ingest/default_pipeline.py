@@ -12,7 +12,14 @@ from oskit.cluster.client.retry import impatient
 from oskit.cluster.index.existing import ExistingIndex, existing_index, look
 from oskit.cluster.index.mapping import IndexInfo
 from oskit.cluster.index.passages import texts_of
-from oskit.cluster.index.pipeline import PipelineChange, encoding_pipeline, pipeline_name
+from oskit.cluster.index.pipeline import (
+    Pipeline,
+    PipelineChange,
+    called_first,
+    encoding_pipeline,
+    pipeline_name,
+    writes_vectors,
+)
 from oskit.cluster.index.sparse_fields import vectors_of
 from oskit.cluster.ingest.encoders import check_vectors, find_encoder_model
 from oskit.cluster.ingest.plan import PIPELINE_BATCH_SIZE
@@ -40,6 +47,7 @@ class Put:
         model: Encodes.
         changed: Whether anything was.
         replaced: The default pipeline that it had.
+        calls: The pipeline of others that runs first, within it.
     """
 
     index: str
@@ -47,6 +55,7 @@ class Put:
     model: str
     changed: bool
     replaced: str | None = None
+    calls: str | None = None
 
 
 def pipeline_of(existing: ExistingIndex, setting: str = DEFAULT) -> str | None:
@@ -101,7 +110,8 @@ def put_pipeline(
         index: Its name, or that of an alias: then its write index.
         model_id: Name or id of the model; without it the one that made the index.
         batch_size: Documents that the pipeline hands to the model together.
-        replace_others: A pipeline of this name, or a default one, that is not oskit's gives way.
+        replace_others: A pipeline of this name that is not oskit's gives way; so does a default one, which
+            oskit's then calls first, unless it makes vectors itself.
         notify: Told, in one line, that the model is being waited for.
 
     Raises:
@@ -119,16 +129,23 @@ def put_pipeline(
     if before not in (None, name) and not replace_others:
         raise IndexingError(
             f"{info.name!r} has the default pipeline {before!r}, which was not made by oskit",
-            hint="Let it give way with --replace; what it does goes on if oskit's then calls it "
-            f'(first in the processors of {name}: {{"pipeline": {{"name": "{before}"}}}})',
+            hint="Let it give way with --replace: oskit's calls it first, unless it makes vectors itself",
         )
-    batch = batch_size or PIPELINE_BATCH_SIZE
+    theirs = called_first(client, info.name) if before == name else before
+    if theirs is not None and writes_vectors(client, theirs, info.embedding_field) is not False:
+        theirs = None  # it makes vectors, too, or is not there
     change = encoding_pipeline(
-        client, info, model.model_id, batch_size=batch, prune=info.prune, replace=replace_others
+        client,
+        info,
+        model.model_id,
+        batch_size=batch_size or PIPELINE_BATCH_SIZE,
+        prune=info.prune,
+        replace=replace_others,
+        theirs=theirs,
     )
+    _check_that_it_encodes(client, info, change, model)
     try:
         change.make(client)
-        _check_that_it_encodes(client, info, change, model)
         if before != name:
             _set_default(client, info.name, name)
     except BaseException:
@@ -140,18 +157,28 @@ def put_pipeline(
         model.model_id,
         change.before != change.after or before != name,
         before if before != name else None,
+        theirs,
     )
 
 
-def simulate(client: OpenSearch, index: str, pipeline: str, sources: list[dict[str, Any]]) -> list[Any]:
+def simulate(
+    client: OpenSearch, index: str, name: str, sources: list[dict[str, Any]], pipeline: Pipeline | None = None
+) -> list[Any]:
     """What a pipeline makes of documents: their sources, or an error's words; nothing is stored.
+
+    Args:
+        name: Of the pipeline.
+        pipeline: As it shall be, where it is not stored yet.
 
     Raises:
         IndexingError: The cluster refuses.
     """
     docs = [{"_index": index, "_id": str(n), "_source": source} for n, source in enumerate(sources)]
-    with cluster_errors(f"try the ingest pipeline {pipeline!r}", IndexingError):
-        answer = client.ingest.simulate(id=pipeline, body={"docs": docs})
+    with cluster_errors(f"try the ingest pipeline {name!r}", IndexingError):
+        if pipeline is None:
+            answer = client.ingest.simulate(id=name, body={"docs": docs})
+        else:
+            answer = client.ingest.simulate(body={"pipeline": pipeline, "docs": docs})
     return [_simulated(doc) for doc in answer["docs"]]
 
 
@@ -200,7 +227,7 @@ def _check_that_it_encodes(
     """Raises IndexingError unless a document that comes back has the vector of its new text."""
     old = {"1": 1.0} if info.key == "id" else {".": 1.0, "a.": 2.0}
     source = {**written(info, _TEXT), info.embedding_field: old}
-    (found,) = simulate(client, info.name, change.name, [source])
+    (found,) = simulate(client, info.name, change.name, [source], change.after)
     if isinstance(found, dict):
         (wanted,) = predict(client, model, [_TEXT], key=info.key)
         given = vectors_of(found, info.embedding_field)

@@ -172,6 +172,7 @@ def ingest(
     maker = ItemMaker(plan.info, encoder, prune, known.mark)
     records, first = admission.check_first(documents)
     if first is not None:
+        plan.check_fields(client, first)
         plan = plan.with_fields(*((None, None) if first.joined else (first.text_field, first.title_field)))
     if model is not None:
         await_ready(client, model, notify=notify)

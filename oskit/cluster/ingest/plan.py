@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from oskit.archive.token_weights import Prune
 from oskit.cluster.client.calls import Call
 from oskit.cluster.index.existing import ExistingIndex, look
-from oskit.cluster.index.given import check_analyzer, digest_of, flat_settings
+from oskit.cluster.index.given import check_analyzer, digest_of, expanded, flat_settings, unmapped
 from oskit.cluster.index.mapping import (
     MARK_BODY,
     EncodeMode,
@@ -22,12 +22,14 @@ from oskit.cluster.index.mapping import (
     IndexInfo,
     IndexSettings,
     check_vocabulary,
+    index_body,
     key_for,
 )
 from oskit.cluster.index.meta import changed_meta
 from oskit.cluster.index.names import Target, check_index_name, resolve
 from oskit.cluster.index.pipeline import (
     PipelineChange,
+    called_first,
     encoding_pipeline,
     no_pipeline,
     pipeline_name,
@@ -35,7 +37,7 @@ from oskit.cluster.index.pipeline import (
 )
 from oskit.cluster.index.recreate import Trial, calls_of_new
 from oskit.cluster.index.sparse_fields import definition_of
-from oskit.cluster.index.templates import template_of, under
+from oskit.cluster.index.templates import Template, template_of, under
 from oskit.cluster.ingest.cutting import check_chunking
 from oskit.cluster.ingest.encoders import (
     Notify,
@@ -48,7 +50,7 @@ from oskit.cluster.ingest.encoders import (
 from oskit.cluster.ingest.known import ASKED_AT_ONCE, Known, recipe_of
 from oskit.cluster.ingest.missing import Missing, Sweeper
 from oskit.cluster.models.registry import ModelInfo, find_model, serving
-from oskit.data.documents import MARK_FIELD
+from oskit.data.documents import MARK_FIELD, Document
 from oskit.errors import IndexingError, UsageError
 
 if TYPE_CHECKING:
@@ -75,6 +77,7 @@ class LoadPlan:
         recreate: Whether another index takes the place of the existing one.
         batch_size: Passages that the pipeline hands to the model together.
         theirs: The index's default pipeline, which documents go through as well: it is somebody else's.
+        template: What index templates give a new index besides.
     """
 
     target: Target
@@ -86,6 +89,7 @@ class LoadPlan:
     recreate: bool
     batch_size: int
     theirs: str | None = None
+    template: Template | None = None
 
     @property
     def pipes(self) -> bool:
@@ -120,6 +124,34 @@ class LoadPlan:
     def with_fields(self, text: str | None, title: str | None) -> LoadPlan:
         """The same, recording which fields of the documents hold text and title."""
         return replace(self, info=replace(self.info, text_field=text, title_field=title))
+
+    def check_fields(self, client: OpenSearch, first: Document) -> None:
+        """Refuse documents that an index which has none yet has no place for.
+
+        Raises:
+            UsageError: Its mapping is strict and lacks a field of the first of them.
+        """
+        name, is_there = self.info.name, self.existing is not None and not self.recreate
+        mapping = self._mapping
+        if (field := unmapped(mapping, first.source())) is None:
+            return
+        if is_there and client.count(index=name)["count"]:
+            return  # then it may be an exception
+        raise UsageError(
+            f"{first.where or 'the first document'} would be refused, and so its like: the mapping of "
+            f"{name!r} is strict (dynamic) and has no field {field!r}",
+            hint=f'Add it ({{"properties": {{"{field}": {{"type": "text"}}}}}}), or set dynamic to false',
+        )
+
+    @property
+    def _mapping(self) -> Mapping[str, Any]:
+        """Of the index that is loaded."""
+        if self.existing is not None and not self.recreate:
+            return self.existing.mapping
+        mapping = index_body(self.info, self.settings)["mappings"]
+        given = self.template.mapping if self.template is not None else {}
+        fields = {**expanded(given.get("properties") or {}), **mapping["properties"]}
+        return {**given, **mapping, "properties": fields}
 
     @property
     def mark_field(self) -> Literal["there", "missing", "taken"]:
@@ -273,12 +305,13 @@ def plan_load(
         text_fields=settings.text_fields,
         given=digest_of(settings),
     )
-    existing = look(client, target.index)
+    existing, template = look(client, target.index), None
     if existing is not None and not recreate:
         there = {name.removeprefix("index."): value for name, value in existing.settings.items()}
     else:
         there = flat_settings(settings.settings)
-        if (template := template_of(client, target.index)) is not None:
+        template = template_of(client, target.index)
+        if template is not None:
             settings = under(settings, template)
             (notify or (lambda _: None))(str(template))
             there = {**template.settings, **there}
@@ -305,6 +338,7 @@ def plan_load(
         recreate and existing is not None,
         pipeline_batch_size or PIPELINE_BATCH_SIZE,
         _pipeline_of_others(client, info, there, existing, notify),
+        template,
     )
     plan = replace(plan, pipeline=plan.pipeline_change(client))
     if existing is not None and plan.pipeline is not None and not plan.recreate:
@@ -327,8 +361,12 @@ def _pipeline_of_others(
         IndexingError: It would have one that is not there, so that every other writer is refused, or the
             cluster refuses.
     """
-    name = there.get("default_pipeline")
-    if name in (None, "_none", pipeline_name(info.name)):
+    name, own = there.get("default_pipeline"), pipeline_name(info.name)
+    was = existing.settings.get("index.default_pipeline") if existing is not None else None
+    what = "The default pipeline"
+    if name == own or (name is None and was == own and info.encode == "cluster"):  # which a new index keeps
+        name, what = called_first(client, info.name), f"The pipeline that {own!r} calls,"
+    if name in (None, "_none"):
         return None
     encodes, say = writes_vectors(client, name, info.embedding_field), notify or (lambda _: None)
     if encodes is None and existing is None:
@@ -337,7 +375,7 @@ def _pipeline_of_others(
             hint="Make that pipeline, or take the setting index.default_pipeline away",
         )
     why = {None: "is not there, so it is not run", True: "makes vectors itself, so it is not run"}
-    say(f"The default pipeline {name!r} of {info.name} {why.get(encodes, 'is run on the documents, too')}")
+    say(f"{what} {name!r} of {info.name} {why.get(encodes, 'is run on the documents, too')}")
     return None if encodes is not False else str(name)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.index.existing import ExistingIndex, look, size_and_writes
-from oskit.cluster.index.pipeline import pipeline_name
+from oskit.cluster.index.pipeline import called_first, pipeline_name
 from oskit.cluster.index.pruning import Pruned, prune, tidy
 from oskit.cluster.index.releases import Alias, move, note_move, read_alias, release_name
 from oskit.cluster.ingest.accounting import IngestReport
@@ -103,7 +103,7 @@ def release(
         VerificationError: It is not right, or not good enough. It stays to be looked at, until the next one.
         OskitError: What loading raises.
     """
-    alias = read_alias(client, name)
+    alias = read_alias(client, name, releasing=True)
     tidy(client, alias, notify)
     planned = plan(release_name(name, encoder_name))
     _check_routing(alias, planned)
@@ -248,13 +248,18 @@ def _why_not_encoding(
     client: OpenSearch, living: ExistingIndex, name: str, notify: Callable[[str], None]
 ) -> str:
     """Have the new index encode what other programs write as the living one does; or why it cannot."""
-    theirs, new = pipeline_of(living), look(client, name)
-    if theirs is None or new is None or pipeline_of(new) is not None:
+    default, new = pipeline_of(living), look(client, name)
+    if default is None or new is None:
         return ""
-    if theirs != pipeline_name(living.name):
-        return f"{living.name} has the default pipeline {theirs!r}, and it has none (--settings gives it one)"
+    encodes = default == pipeline_name(living.name)
+    theirs = called_first(client, living.name) if encodes else default
+    if theirs is not None and pipeline_of(new) is None:
+        runs = f"runs the pipeline {theirs!r} on what is written, and it runs none"
+        return f"{living.name} {runs} (--settings gives it one)"
+    if not encodes:
+        return ""
     try:
-        put_pipeline(client, name, notify=notify)
+        put_pipeline(client, name, replace_others=True, notify=notify)
     except OskitError as error:
         return f"{living.name} encodes what other programs write (oskit pipeline), and it cannot: {error}"
     return ""

@@ -11,7 +11,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from oskit.cluster.client.failures import cluster_errors
@@ -135,12 +135,34 @@ def _query(clause: object) -> Clause:
     return clause
 
 
-def compiled(client: OpenSearch, index: str, given: Given | Sequence[Given] | None) -> Filter | None:
+@dataclass(frozen=True)
+class Learnt:
+    """What the fields of an index are known to be, for as long as it is the same index.
+
+    A field keeps its type and its format; so what is there and what fits is remembered, and what is not there
+    is looked up again: it may come.
+    """
+
+    fields: dict[tuple[str, ...], dict[str, dict[str, Any]]] = field(default_factory=dict)
+    values: set[tuple[str, str]] = field(default_factory=set)
+
+
+_REMEMBERED = 1_000
+"""Of each kind."""
+
+
+def compiled(
+    client: OpenSearch,
+    index: str,
+    given: Given | Sequence[Given] | None,
+    learnt: Learnt | None = None,
+) -> Filter | None:
     """The filters as a clause that this index can answer; None if there are none.
 
     Args:
         index: The concrete index.
         given: One or several, all of which have to hold.
+        learnt: What earlier filters of this index found out, and later ones will.
 
     Raises:
         UsageError: A filter that cannot be read, or names a field that cannot be filtered as it says.
@@ -149,7 +171,8 @@ def compiled(client: OpenSearch, index: str, given: Given | Sequence[Given] | No
     conditions = parse(given) if given else []
     if not conditions:
         return None
-    fields = Fields(client, index, [name for each in conditions for name in fields_in(each)])
+    names = [name for each in conditions for name in fields_in(each)]
+    fields = Fields(client, index, names, learnt=learnt)
     for name in fields.asked:
         fields.type_of(name)
     pairs = [_clause(each, fields) if isinstance(each, Condition) else (each, None) for each in conditions]
@@ -178,11 +201,20 @@ class Fields:
         index: str,
         names: Sequence[str],
         purpose: str = ": such a filter would find nothing",
+        learnt: Learnt | None = None,
     ) -> None:
         self._client, self._index, self.asked = client, index, tuple(names)
-        self._purpose = purpose
+        self._purpose, self._learnt = purpose, learnt or Learnt()
+        if (known := self._learnt.fields.get(self.asked)) is not None:
+            self._known = known
+            return
         wanted = {part for name in names for part in (*_prefixes(name), name, f"{name}.*")}
         self._known = self._ask(sorted(wanted))
+        if len(self._learnt.fields) < _REMEMBERED and all(
+            name in self._known and self.exact(name)
+            for name in self.asked  # a text may get a keyword beside it
+        ):
+            self._learnt.fields[self.asked] = self._known
 
     def _ask(self, names: list[str]) -> dict[str, dict[str, Any]]:
         if not names:  # which the cluster refuses
@@ -238,8 +270,10 @@ class Fields:
             UsageError: Names the filter.
             SearchError: The cluster refuses.
         """
-        surely = _SURELY_A_VALUE.get(kind)
-        if surely is None or all(surely.fullmatch(value) for value in condition.values):
+        surely, value = _SURELY_A_VALUE.get(kind), (kind, str(condition))
+        if surely is None or all(surely.fullmatch(each) for each in condition.values):
+            return
+        if value in self._learnt.values:
             return
         try:
             with cluster_errors(f"look at the filter {condition} on {self._index!r}", SearchError):
@@ -252,6 +286,8 @@ class Fields:
                 "cannot have",
                 hint="Write true or false" if kind == "boolean" else "Write it as the documents do",
             )
+        if len(self._learnt.values) < _REMEMBERED:
+            self._learnt.values.add(value)
 
     def nested(self, name: str) -> str | None:
         """The ``nested`` objects that hold a field; None where the document itself does."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from oskit.cluster.search.filters import Fields
+from oskit.cluster.search.filters import Fields, Learnt
 from oskit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -14,12 +14,15 @@ if TYPE_CHECKING:
 SCORE = "_score"
 
 
-def ordered(client: OpenSearch, index: str, given: str | Sequence[str]) -> list[dict[str, str]]:
+def ordered(
+    client: OpenSearch, index: str, given: str | Sequence[str], learnt: Learnt | None = None
+) -> list[dict[str, str]]:
     """What ``sort`` of a search takes, so that this index can answer it; empty without an order.
 
     Args:
         index: The concrete index.
         given: ``field``, ``field:asc`` or ``field:desc``, the first counts most; ``_score``: best first.
+        learnt: As of :func:`oskit.cluster.search.filters.compiled`.
 
     Raises:
         UsageError: It cannot be read, or hits cannot be sorted by that field.
@@ -28,7 +31,7 @@ def ordered(client: OpenSearch, index: str, given: str | Sequence[str]) -> list[
     keys = [_read(each) for each in ([given] if isinstance(given, str) else given)]
     if not keys:
         return []
-    fields = Fields(client, index, [name for name, _ in keys if name != SCORE], " to sort by")
+    fields = Fields(client, index, [name for name, _ in keys if name != SCORE], " to sort by", learnt)
     return [{_sortable(fields, name): direction} for name, direction in keys]
 
 

@@ -13,8 +13,8 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from oskit.cluster.client.failures import cluster_errors
-from oskit.cluster.index.mapping import APPROXIMATE_THRESHOLD
-from oskit.cluster.index.sparse_fields import definition_of, vectors_of
+from oskit.cluster.index.mapping import approximate_from
+from oskit.cluster.index.sparse_fields import vectors_of
 from oskit.cluster.search.answers import complete_search
 from oskit.cluster.search.clauses import ABOVE_NOTHING
 from oskit.cluster.search.scope import EXACT_UP_TO
@@ -118,9 +118,8 @@ class PassageCount:
         passages = answer["aggregations"]["passages"]["doc_count"]
         with cluster_errors(f"read the index {info.name!r}", SearchError):
             mapping = client.indices.get_mapping(index=info.name)[info.name]["mappings"]
-        method = definition_of(mapping.get("properties") or {}, info.embedding_field).get("method") or {}
-        threshold = (method.get("parameters") or {}).get("approximate_threshold", APPROXIMATE_THRESHOLD)
-        return cls(documents, passages, documents + passages >= int(threshold))
+        threshold = approximate_from(mapping.get("properties") or {}, info.embedding_field)
+        return cls(documents, passages, documents + passages >= threshold)
 
     def k(self, documents: int) -> int:
         """The ``k`` of an approximate search that shall find so many documents: it counts passages."""

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from opensearchpy.exceptions import AuthorizationException, NotFoundError
 
 from oskit.cluster.client.failures import cluster_errors
-from oskit.cluster.index.mapping import IndexInfo, find_index
+from oskit.cluster.index.mapping import IndexInfo, approximate_from, find_index
 from oskit.cluster.index.sparse_fields import vectors_of
 from oskit.cluster.search.answers import complete_search
+from oskit.cluster.search.filters import Learnt
 from oskit.cluster.search.passages import PassageCount
 from oskit.errors import SearchError
 
@@ -51,12 +52,30 @@ class Place:
     """Those that encode queries, by way of searching, as far as they were looked up."""
     shapes: list[Shape] = field(default_factory=list)
     """What a hybrid search has to know besides, once it was looked up."""
+    learnt: Learnt = field(default_factory=Learnt)
+    """What filters have found out of the fields."""
 
     def shape(self, client: OpenSearch) -> Shape:
         """The index's fields and shards, looked up once."""
         if not self.shapes:
-            self.shapes.append(_shape_of(client, self.target.index))
+            self.shapes.append(_shape_of(client, self.target.index, self.info))
         return self.shapes[0]
+
+    def may_be_approximate(self, client: OpenSearch) -> bool:
+        """Whether a segment may be searched approximately: then few hits need not be all that there are.
+
+        Raises:
+            SearchError: The cluster refuses.
+        """
+        if self.info.kind != "sparse_vector":
+            return False
+        with cluster_errors(f"read the index {self.target.index!r}", SearchError):
+            try:
+                answer = client.indices.stats(index=self.target.index, metric="docs")
+            except AuthorizationException:  # who may search may not ask that
+                return True
+        found = answer["_all"]["primaries"]["docs"]  # those that are deleted are in their segments still
+        return int(found["count"]) + int(found["deleted"]) >= self.shape(client).approximate_from
 
 
 @dataclass(frozen=True)
@@ -67,17 +86,20 @@ class Shape:
         types: Of its fields, by path; those within ``nested`` objects, which a query has to name, are left
             out.
         shards: Primary ones.
+        approximate_from: Documents of a segment from which its ``sparse_vector`` is searched approximately.
     """
 
     types: dict[str, str]
     shards: int
+    approximate_from: int
 
 
-def _shape_of(client: OpenSearch, index: str) -> Shape:
+def _shape_of(client: OpenSearch, index: str, info: IndexInfo) -> Shape:
     with cluster_errors(f"read the index {index!r}", SearchError):
         found = client.indices.get(index=index, params={"flat_settings": "true"})[index]
-    types = dict(_types(found["mappings"].get("properties") or {}))
-    return Shape(types, int(found["settings"]["index.number_of_shards"]))
+    properties = found["mappings"].get("properties") or {}
+    shards = int(found["settings"]["index.number_of_shards"])
+    return Shape(dict(_types(properties)), shards, approximate_from(properties, info.embedding_field))
 
 
 def _types(properties: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

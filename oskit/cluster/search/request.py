@@ -68,6 +68,8 @@ class Request:
     """What OpenSearch does not take of the weights."""
     limited: str | None = None
     """Why hits may be missing."""
+    scores_all: bool = False
+    """Whether an approximate search was made to score all that may be found."""
     dense: Clause | None = None
     """What a hybrid search asks the dense vectors, but for their field."""
 
@@ -131,7 +133,7 @@ class Request:
         least = min(wanted.size, passages.documents - wanted.offset)
         is_tuned = bool({"heap_factor", "top_n"} & set(given))
         answer, limited = passages.deepened(ask, body, answer, least, is_tuned=is_tuned)
-        self.limited = limited or self.limited
+        self.limited, self.scores_all = limited or self.limited, self.scores_all or not limited
         return answer
 
     def body(self) -> dict[str, Any] | None:
@@ -196,6 +198,7 @@ class Request:
             if wanted.hybrid is not None and self.place.passages is not None:
                 reach *= DEEPER  # a side's list cannot be looked into again
             method, self.limited = self.scope.method(reach, given, sorts=bool(self.order))
+            self.scores_all = "filter" in method
         shows = shows and (wanted.explain or wanted.fields is None or bool(wanted.fields))
         inner_hits = best_passage(info, with_vector=wanted.explain) if shows else None
         return neural_sparse(info, query, method, inner_hits)
@@ -263,6 +266,7 @@ class Request:
         sees_all = total["relation"] == "eq" and not two_phase and not self.limited
         if info.kind == "sparse_vector" and sparse and self.by != "bm25":
             sees_all = sees_all and total["value"] < (self.wanted.reach if hybrid is None else hybrid.depth)
+            sees_all = sees_all and (self.scores_all or not self.place.may_be_approximate(self.client))
         relation: Literal["eq", "gte"] = "eq" if sees_all else "gte"
         return SearchResult(
             index=target.asked,

@@ -64,7 +64,7 @@ class Scope:
 
     def __init__(self, client: OpenSearch, place: Place, given: Given | Sequence[Given] | None) -> None:
         self._client, self._place = client, place
-        own = compiled(client, place.target.index, given)
+        own = compiled(client, place.target.index, given, place.learnt)
         self.told = own.told if own else None
         self._types = dict(own.types) if own else {}
         clauses = [each for each in (own and own.clause, place.target.filter) if each]
@@ -126,7 +126,7 @@ class Scope:
         index, nested = self._place.target.index, self._place.info.nested
         if not nested:
             if unknown := sorted(set(fields_in(self.clause)) - set(self._types)):  # an alias's
-                self._types |= Fields(self._client, index, unknown).types
+                self._types |= Fields(self._client, index, unknown, learnt=self._place.learnt).types
             if (said := plain(self.clause, self._types)) is not None:
                 return _Inside(said, self._matching)
         return self._by_number(nested) if self._matching <= self._countable else None

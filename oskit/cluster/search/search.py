@@ -280,7 +280,8 @@ class Searcher:
         wanted.check_depth(index, place.max_hits)
         if hybrid is not None and any(isinstance(query, Mapping) for query in queries):
             raise UsageError("a hybrid search needs the query's text, and this one is token weights")
-        scope, order = Scope(self._client, place, wanted.filters), ordered(self._client, index, wanted.sort)
+        scope = Scope(self._client, place, wanted.filters)
+        order = ordered(self._client, index, wanted.sort, place.learnt)
         sparse = hybrid is None or hybrid.has("sparse")
         asked = []
         for query in queries:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from oskit.archive.text_encoder import KeyFormat
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.index.existing import size_and_writes
-from oskit.cluster.index.mapping import APPROXIMATE_THRESHOLD, IndexInfo, find_index, index_uuid
+from oskit.cluster.index.mapping import IndexInfo, approximate_from, find_index, index_uuid
 from oskit.cluster.index.names import Target, resolve
 from oskit.cluster.index.sparse_fields import definition_of
 from oskit.cluster.search.answers import complete_search
@@ -123,7 +123,7 @@ def read_facts(client: OpenSearch, index: str, field: str | None = None) -> Inde
     return IndexFacts(
         info=info,
         passage_field=passage if searchable else info.text_fields,
-        storage=_storage(definition_of(properties, info.embedding_field), segments),
+        storage=_storage(properties, info.embedding_field, segments),
         documents=count_documents(client, index),
         bytes=bytes_,
         search_pipeline=settings.get("search", {}).get("default_pipeline"),
@@ -181,12 +181,12 @@ def was_written(client: OpenSearch, facts: IndexFacts) -> bool:
     return size_and_writes(client, facts.name)[1] != facts.writes
 
 
-def _storage(definition: dict[str, Any], segments: dict[str, Any]) -> Storage:
+def _storage(properties: dict[str, Any], field: str, segments: dict[str, Any]) -> Storage:
     """How the weights are kept: decided segment by segment for ``sparse_vector``."""
+    definition, threshold = definition_of(properties, field), approximate_from(properties, field)
     if definition.get("type") != "sparse_vector":
         return EXACT
     parameters = definition.get("method", {}).get("parameters", {})
-    threshold = int(parameters.get("approximate_threshold", APPROXIMATE_THRESHOLD))
     sizes = [
         segment["num_docs"] + segment["deleted_docs"]
         for index in segments["indices"].values()

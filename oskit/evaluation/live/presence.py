@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection as Collect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -9,19 +10,27 @@ from typing import TYPE_CHECKING
 
 from opensearchpy.helpers import scan
 
+from oskit.archive.tokenization import spread
 from oskit.cluster.client.failures import cluster_errors
+from oskit.cluster.index.passages import texts_of
+from oskit.cluster.index.sparse_fields import value_at
 from oskit.cluster.search.answers import complete_search
+from oskit.data.values import clean_text
 from oskit.errors import SearchError
 from oskit.evaluation.live.index_facts import count_documents
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
+    from oskit.data.collection import Collection
     from oskit.evaluation.live.index_facts import IndexFacts
     from oskit.evaluation.offline.metrics import Qrels
 
 LISTED = 200
 """Ids of each kind that are listed; all are counted."""
+
+COMPARED = 100
+"""Relevant documents whose texts are compared."""
 
 _BATCH = 1000
 _LOOKED_THROUGH = 100_000
@@ -64,31 +73,79 @@ def look_for(client: OpenSearch, facts: IndexFacts, document_ids: Sequence[str])
 
 @dataclass(frozen=True)
 class JudgedDocuments:
-    """How many documents are relevant by judgements, and those of them that the index lacks."""
+    """The documents that are relevant by judgements, as an index has them.
+
+    Attributes:
+        relevant: How many there are.
+        missing: Those that the index lacks.
+        compared: Of how many of the others the text was compared with that of the corpus.
+        changed: Those of them that have another one.
+    """
 
     relevant: int
     missing: list[str]
+    compared: int = 0
+    changed: Sequence[str] = ()
 
     @property
-    def told(self) -> str | None:
-        """In one line; None if the index has them all."""
-        if not self.missing:
-            return None
-        return (
+    def told(self) -> list[str]:
+        """A line each on what is wrong with them."""
+        lacks = (
             f"the index lacks {len(self.missing):,} of the {self.relevant:,} documents that are judged "
             f"relevant, such as {self.missing[0]!r}"
+            if self.missing
+            else ""
         )
+        others = (
+            f"of {self.compared:,} relevant documents that were compared {len(self.changed):,} have another "
+            f"text in the index than in the corpus, such as {self.changed[0]!r}"
+            if self.changed
+            else ""
+        )
+        return [line for line in (lacks, others) if line]
 
 
-def look_for_judged(client: OpenSearch, facts: IndexFacts, qrels: Qrels) -> JudgedDocuments:
-    """Look for every document that is relevant for a query.
+def look_for_judged(
+    client: OpenSearch, facts: IndexFacts, qrels: Qrels, collection: Collection
+) -> JudgedDocuments:
+    """Look for every document that is relevant for a query, and at the texts of some of them.
 
     Raises:
         SearchError: The cluster refuses.
+        DataError: The corpus cannot be read.
     """
     relevant = {name: None for judged in qrels.values() for name, grade in judged.items() if grade > 0}
     found = {hit for _, _, hits in _looked_up(client, facts, list(relevant)) for hit in hits}
-    return JudgedDocuments(len(relevant), [name for name in relevant if name not in found])
+    there = sorted(found)
+    some = {there[place] for place in spread(len(there), min(COMPARED, facts.max_hits))}
+    compared, changed = _compared(client, facts, some, collection)
+    missing = [name for name in relevant if name not in found]
+    return JudgedDocuments(len(relevant), missing, compared, changed)
+
+
+def _compared(
+    client: OpenSearch, facts: IndexFacts, ids: Collect[str], collection: Collection
+) -> tuple[int, list[str]]:
+    """Of how many of these documents both texts are known, and which of them differ."""
+    fields = [*texts_of(facts.info)[1], *filter(None, [facts.info.passage_field])]
+    body = {"size": len(ids), "_source": fields, "query": {"ids": {"values": list(ids)}}}
+    hits = complete_search(client, facts.name, body, search_pipeline="_none")["hits"]["hits"] if ids else []
+    stored: dict[str, list[str]] = {}
+    for hit in hits:
+        values = (value_at(hit.get("_source") or {}, name) for name in fields)
+        if texts := [_plain(value) for value in values if isinstance(value, str)]:
+            stored[hit["_id"]] = texts
+    due = (document for document in collection.documents() if document.id in stored)
+    compared = list(islice(due, len(stored)))
+    return len(compared), [
+        document.id
+        for document in compared
+        if not any(_plain(document.text) in text for text in stored[document.id])
+    ]
+
+
+def _plain(text: str) -> str:
+    return " ".join(clean_text(text).split())
 
 
 def _looked_up(

@@ -125,8 +125,8 @@ class _Sweep:
         self._tell_what_is_exact()
         weights = self._weights(searcher, count)
         asked = {query: judged for query, judged in self.collection.qrels.items() if query in weights}
-        if told := look_for_judged(self.client, self.facts, asked).told:
-            self.warnings.append(f"{told}: nDCG@10 is low by that")
+        judged = look_for_judged(self.client, self.facts, asked, self.collection)
+        self.warnings += [f"{told}: nDCG@10 is not that of this collection" for told in judged.told]
         what = (
             "encoding the corpus" if encoder else f"reading the weights of {self.facts.documents:,} documents"
         )

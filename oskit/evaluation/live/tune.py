@@ -84,11 +84,17 @@ def tune(
             hint="Judge more queries, or take fewer parts with --folds",
         )
     qrels = {query: collection.qrels[query] for query in judged}
-    documents = look_for_judged(client, facts, qrels)
+    documents = look_for_judged(client, facts, qrels, collection)
     if len(documents.missing) == documents.relevant:
         raise DataError(
             f"{facts.name} has none of the {documents.relevant:,} documents of {collection.name} that are "
             "judged relevant",
+            hint="Is it the index of this collection?",
+        )
+    if documents.changed and len(documents.changed) == documents.compared:
+        raise DataError(
+            f"{facts.name} has other texts under the ids of {collection.name}: all {documents.compared:,} "
+            f"relevant documents that were compared differ, such as {documents.changed[0]!r}",
             hint="Is it the index of this collection?",
         )
     searcher = Searcher(
@@ -116,8 +122,7 @@ def tune(
     report.index = {**facts.to_dict()}
     report.collection = {"name": collection.name, "split": collection.split, "queries": len(judged)}
     report.search["by"] = by or ("tokens" if encoder is not None and model_id is None else "model")
-    if documents.told:
-        report.warnings.append(f"{documents.told}: no way of searching finds them, and all figures are low")
+    report.warnings += [f"{told}: the figures are not those of this collection" for told in documents.told]
     if was_written(client, facts):
         report.warnings.append(
             "the index was written to meanwhile: the figures may be of different documents"

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from oskit.cluster.index.given import difference, joined, read_mapping, read_settings
+from oskit.cluster.index.given import difference, joined, read_mapping, read_settings, unmapped
 from oskit.cluster.index.mapping import IndexInfo, IndexSettings, index_body
 from oskit.data.documents import FieldNames, document_from_record
 from oskit.data.text_fields import TextFields
@@ -117,3 +117,30 @@ def test_several_fields_are_encoded_as_one_text_in_their_order(given, bm25, pass
 def test_text_fields_that_cannot_be_meant(given):
     with pytest.raises(UsageError):
         TextFields.parse(given)
+
+
+STRICT = {
+    "dynamic": "strict",
+    "properties": {
+        "a": {"type": "text"},
+        "o": {"properties": {"x": {"type": "long"}}},
+        "free": {"type": "object", "dynamic": "true"},
+        "off": {"type": "object", "enabled": False},
+        "n": {"type": "nested", "properties": {"y": {"type": "keyword"}}},
+        "f": {"type": "flat_object"},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "source, lacks",
+    [
+        ({"a": 1, "o": {"x": 1}, "o.x": 2, "free": {"q": 1}, "off": {"q": 1}, "f": {"q": 1}}, None),
+        ({"b": None}, "b"),
+        ({"o.z": 1}, "o.z"),
+        ({"n": [{"y": 1}, {"z": 1}]}, "n.z"),
+    ],
+)
+def test_a_strict_mapping_lacks_a_field(source, lacks):
+    assert unmapped(STRICT, source) == lacks
+    assert unmapped({**STRICT, "dynamic": False}, source) is None
