@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from archives import encoder_archive
@@ -12,7 +13,9 @@ from oskit.cli.main import main
 from oskit.cluster.index.mapping import read_index
 from oskit.cluster.ingest.default_pipeline import put_pipeline
 from oskit.cluster.ingest.load import ingest
+from oskit.cluster.search import adopt
 from oskit.cluster.search.search import search
+from oskit.data.text_fields import TextFields
 from oskit.errors import IndexingError
 
 __all__ = ["index", "tiny"]
@@ -41,12 +44,12 @@ def test_an_adopted_index_is_searched_and_verified_without_options(
     client.indices.put_alias(index=index, name=f"{index}-live")
     before = client.indices.get_mapping(index=index)
 
-    def adopt(*options: str) -> int:
+    def adopts(*options: str) -> int:
         return main(["index", "adopt", f"{index}-live", *options, "--url", cluster_url])
 
     def refused(*options: str) -> str:
         capsys.readouterr()
-        assert adopt(*options, "-q") in (2, 7)
+        assert adopts(*options, "-q") in (2, 7)
         said = capsys.readouterr().err.strip()
         assert "\n" not in said and client.indices.get_mapping(index=index) == before
         return said
@@ -58,7 +61,7 @@ def test_an_adopted_index_is_searched_and_verified_without_options(
     assert "is not in its mapping" in refused("--text-field", "text")
     assert "of the type keyword" in refused("--text-field", "sku")
     assert "was not adopted" in refused("--undo")
-    assert adopt(*texts, "--archive", str(tiny.archive), "--model", tiny.encoder_id) == 0
+    assert adopts(*texts, "--archive", str(tiny.archive), "--model", tiny.encoder_id) == 0
     assert "vectors of 5 documents are the encoder's" in capsys.readouterr().out
 
     mapping = client.indices.get_mapping(index=index)[index]["mappings"]
@@ -118,11 +121,11 @@ def test_an_adopted_index_is_searched_and_verified_without_options(
     else:
         with pytest.raises(IndexingError, match="keyed by token ids"):
             put_pipeline(client, index)
-    assert adopt(*texts, "--archive", str(tiny.archive), "--model", tiny.encoder_id) == 0
+    assert adopts(*texts, "--archive", str(tiny.archive), "--model", tiny.encoder_id) == 0
     assert "was so before" in capsys.readouterr().out
     assert main(["index", "show", index, "--json", "--url", cluster_url]) == 0
     assert json.loads(capsys.readouterr().out)["made"] == "by others"
-    assert adopt("--undo") == 0
+    assert adopts("--undo") == 0
     assert client.indices.get_mapping(index=index) == before
     info = read_index(client, index)
     assert info is not None and info.text_fields is None
@@ -148,3 +151,21 @@ def test_oskits_own_index_is_not_adopted(client, tiny: TinyModels, index, cluste
     ingest(client, index, documents(2), encoder=tiny.encoder)
     for options in ([], ["--undo"]):
         assert main(["index", "adopt", index, *options, "--url", cluster_url]) == 7
+
+
+def test_of_two_adoptions_at_once_one_counts_whole(client, index, monkeypatch):
+    fields = {"head": {"type": "text"}, "body": {"type": "text"}, "v": {"type": "rank_features"}}
+    client.indices.create(index=index, body={"mappings": {"_meta": {"team": "shop"}, "properties": fields}})
+    write, wanted = adopt.replace_own_meta, []
+
+    def later(*of: Any) -> None:
+        monkeypatch.setattr(adopt, "replace_own_meta", write)  # another comes in between, and is done first
+        fields = TextFields.parse("head,body")
+        wanted.append(adopt.adopt_index(client, index, text_fields=fields, title_field="head").entries)
+        write(*of)
+
+    monkeypatch.setattr(adopt, "replace_own_meta", later)
+    done = adopt.adopt_index(client, index, text_fields=TextFields.parse("body"))
+    meta = client.indices.get_mapping(index=index)[index]["mappings"]["_meta"]
+    assert meta == {"team": "shop", "oskit": done.entries} and "title_field" not in done.entries
+    assert wanted[0]["title_field"] == "head"

@@ -96,20 +96,6 @@ def test_an_alias_is_loaded_while_it_serves(cluster_url, client, tiny: TinyModel
         client.indices.delete(index=sibling)
 
 
-def test_data_streams_are_refused(client, tiny: TinyModels, index):
-    template = {"index_patterns": [index], "data_stream": {}, "priority": 500}
-    client.indices.put_index_template(name=index, body=template)
-    try:
-        with pytest.raises(IndexingError, match="data stream"):
-            ingest(client, index, GOOD, encoder=tiny.encoder)
-        client.indices.create_data_stream(name=index)
-        with pytest.raises(IndexingError, match="is a data stream, which takes a document once"):
-            ingest(client, index, GOOD, encoder=tiny.encoder)
-    finally:
-        client.indices.delete_data_stream(name=index, ignore=404)
-        client.indices.delete_index_template(name=index)
-
-
 def test_recreating_keeps_the_name_and_what_others_keep_with_it(client, tiny: TinyModels, index):
     ingest(client, index, documents(), encode="cluster", model_id=tiny.encoder_id)
     alias = {"filter": {"term": {"n": 3}}, "is_write_index": True, "is_hidden": True}

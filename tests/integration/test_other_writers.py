@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
+import incidents
 import pytest
+from faulty_proxy import Fault, FaultyProxy
+from incidents import Incident
 from opensearchpy import OpenSearch
 from tiny_models import TinyModels, encoder_of, index, tiny
 
@@ -186,7 +192,7 @@ def test_nothing_of_others_is_overwritten_and_a_failure_leaves_all_as_it_was(
         # A load goes by its own way, but through theirs, and leaves the default pipeline where it is.
         more = [Document("1", OLD), Document("2", NEW)]
         done = ingest(client, index, more, encoder=tiny.encoder)
-        assert (done.indexed, done.unchanged, state()) == (1, 1, (name, body))
+        assert (done.indexed, done.unchanged, state()) == (2, 1, (name, body))
         assert client.get(index=index, id="2")["_source"]["seen"] == 1
         info = read_index(client, index)
         assert info is not None and info.encode == "client"
@@ -196,3 +202,45 @@ def test_nothing_of_others_is_overwritten_and_a_failure_leaves_all_as_it_was(
             client.ingest.delete_pipeline(id=pipeline, ignore=404)
     with pytest.raises(IndexingError, match="there is no index"):
         check_writers(client, f"{index}-none")
+
+
+@pytest.mark.parametrize(
+    ("step", "name"),
+    [
+        incidents.fault(
+            step, name, during=f"`oskit pipeline put`, {step}",
+            what=f"`oskit` is {'killed' if name == 'SIGKILL' else 'asked to end'} ({name})",
+            then="what is written is stored as before; the same command again makes it the default one",
+        )
+        for step in ("before the pipeline is written", "before it is the default one")
+        for name in ("SIGKILL", "SIGTERM")
+        if name == "SIGKILL" or "default" in step
+    ],
+)  # fmt: skip
+def test_a_pipeline_put_that_is_killed_changes_nothing_for_writers(
+    client, tiny: TinyModels, index, cluster_url, step, name, incident: Incident
+):
+    ingest(client, index, [Document("1", OLD)], encoder=tiny.encoder)
+    pattern = r"PUT /.*_settings" if "default" in step else r"PUT /_ingest/pipeline"
+    put = ["pipeline", "put", index, "--model", tiny.encoder_id]
+    with FaultyProxy(cluster_url, Fault(pattern, "hang")) as proxy:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "oskit", *put, "--url", proxy.url], stderr=subprocess.PIPE, text=True
+        )
+        proxy.wait_for(pattern, wait_s=60)
+        incident.begins()
+        process.send_signal(getattr(signal, name))
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == (-9 if name == "SIGKILL" else 143), said
+    left = client.ingest.get_pipeline(id=pipeline_name(index), ignore=404)
+    assert bool(left) == (name == "SIGKILL" and "default" in step), "what was asked to end takes it back"
+    client.index(index=index, id="2", body={"text": NEW})
+    assert "embedding" not in client.get(index=index, id="2")["_source"]
+    assert put_pipeline(client, index, model_id=tiny.encoder_id).changed
+    incident.is_over()
+    client.index(index=index, id="2", body={"text": NEW})
+    (wanted,) = tiny.encoder.document_weights([NEW])
+    assert client.get(index=index, id="2")["_source"]["embedding"] == pytest.approx(wanted, abs=1e-5)
+    incident.said(said, *(["asked to end|[Ii]nterrupted"] if name == "SIGTERM" else []))
+    client.indices.put_settings(index=index, body={"index.default_pipeline": None})
+    client.ingest.delete_pipeline(id=pipeline_name(index))

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from opensearchpy import OpenSearch
 from tiny_models import TinyModels, documents, index, tiny
 
+from oskit.archive.token_weights import Prune
 from oskit.cli.main import main
-from oskit.cluster.index.mapping import IndexSettings
-from oskit.cluster.ingest.load import ingest
+from oskit.cluster.index.given import expanded
+from oskit.cluster.index.mapping import IndexSettings, own_fields, read_index
+from oskit.cluster.ingest.actions import ItemMaker
+from oskit.cluster.ingest.bulk import BulkSender
+from oskit.cluster.ingest.default_pipeline import put_pipeline
+from oskit.cluster.ingest.load import IngestReport, ingest
+from oskit.cluster.search.hybrid import Hybrid
 from oskit.cluster.search.search import search
 from oskit.data.documents import Document
 from oskit.errors import OskitError
+from oskit.evaluation.live.index_facts import read_facts
 
 __all__ = ["index", "tiny"]
 
@@ -102,29 +112,104 @@ def test_a_clash_is_refused_before_anything_happens(
     assert not client.indices.exists(index=index)
 
 
-def test_a_data_stream_is_searched_and_not_loaded(
+@pytest.mark.parametrize("kind", ["rank_features", "sparse_vector"])
+def test_a_data_stream_takes_a_document_once_and_is_searched_in_all_its_indexes(
+    client, tiny: TinyModels, index, template, kind
+):
+    stream, settings = f"{index}-stream", IndexSettings(kind)
+    docs = [replace(doc, fields={**doc.fields, "@timestamp": "2026-01-01"}) for doc in documents(12)]
+
+    def load(some: list[Document], **more: Any) -> IngestReport:
+        return ingest(client, stream, some, encoder=tiny.encoder, settings=settings, **more)
+
+    template(data_stream={})
+    with pytest.raises(OskitError, match="is for data streams"):
+        load(docs)
+    client.indices.create_data_stream(name=stream)
+    with pytest.raises(OskitError, match=r"template .* has not what a load needs") as refused:
+        load(docs)
+    found = re.search(r"template \((.*)\), and begin", str(refused.value.hint))
+    assert found is not None
+    template(**json.loads(found[1]), data_stream={})
+    with pytest.raises(OskitError, match=r"the index .*000001 has not what a load needs"):
+        load(docs)
+    client.indices.rollover(alias=stream)
+    assert load(docs[:8]).indexed == 8
+    # The same is known, also behind a rollover; another document of the same id is refused.
+    client.indices.rollover(alias=stream)
+    other, late = replace(docs[0], text="another text"), replace(docs[8], fields={})
+    report = load([*docs[1:], other, late])
+    assert (report.indexed, report.unchanged, report.refused) == (11, 7, 2)
+    reasons = " ".join(report.reasons)
+    assert "takes none in its place" in reasons and "it has no '@timestamp'" in reasons
+    client.indices.refresh(index=stream)
+    assert client.count(index=stream)["count"] == 12
+    for option, value in (("recreate", True), ("reencode", True), ("delete_missing", 1.0)):
+        with pytest.raises(OskitError, match="data stream"):
+            load(docs, **{option: value})
+    with pytest.raises(OskitError, match="by its index template"):
+        ingest(client, stream, docs, encode="cluster", model_id=tiny.encoder_id, settings=settings)
+    with pytest.raises(OskitError, match="its vectors were not pruned"):
+        load(docs, prune=Prune.parse("max_ratio:0.5"))
+    # Exact scores over all of its indexes, however the query is encoded, filtered and explained.
+    query = "quick permit retrieval"
+    (weights,) = tiny.encoder.query_weights([query], key="id" if kind == "sparse_vector" else "token")
+    key = "id" if kind == "sparse_vector" else "token"
+    vectors = tiny.encoder.document_weights([doc.passage for doc in docs], key=key)
+    scores = {
+        doc.id: score
+        for doc, vector in zip(docs, vectors, strict=True)
+        if (score := sum(weight * vector.get(token, 0) for token, weight in weights.items())) > 0
+    }
+    for how in ({"encoder": tiny.encoder}, {"model_id": tiny.encoder_id}):
+        result = search(client, stream, query, size=50, explain=True, **how)
+        assert {hit.id: hit.score for hit in result.hits} == pytest.approx(scores, rel=5e-3)
+        assert "not searched, as they have no such vectors: .ds-" in str(result.warning)
+    some = search(client, stream, query, size=50, encoder=tiny.encoder, filter="n>=6")
+    assert {hit.id for hit in some.hits} == {
+        doc.id for doc in docs if doc.fields.get("n", 0) >= 6
+    } & scores.keys()
+    hybrid = Hybrid.parse("bm25=0.4,sparse=0.6", depth=20)
+    fused = search(client, stream, query, encoder=tiny.encoder, hybrid=hybrid, explain=True)
+    for hit in fused.hits:
+        assert sum(side.normalized * w for side, w in zip(hit.sides.values(), (0.4, 0.6), strict=True)) == (
+            pytest.approx(hit.score, rel=5e-3)
+        )
+    assert search(client, stream, query, by="bm25").hits
+    with pytest.raises(OskitError, match="a data stream of 3 indexes"):
+        read_facts(client, stream)
+    # What was sent twice, as where an answer is lost, is there once, and no refusal.
+    info = read_index(client, f".ds-{stream}-000003")
+    assert info is not None and info.encode == "client"
+    more = [Document("e1", "fox", fields={"@timestamp": 1}), Document("e2", "fox", fields={"@timestamp": 2})]
+    for mark, taken in (("first", 2), ("first", 2), ("other", 0)):
+        maker = ItemMaker(info, tiny.encoder, None, lambda _, mark=mark: mark, creates=True)
+        outcome = BulkSender(client, stream).send(maker.make(more))
+        assert (outcome.indexed, len(outcome.refused)) == (taken, 2 - taken)
+    assert client.count(index=stream)["count"] == 14
+
+
+def test_a_data_stream_of_others_is_adopted_and_not_loaded(
     client, tiny: TinyModels, index, template, cluster_url, capsys
 ):
-    mappings = {"properties": {"embedding": {"type": "rank_features"}, "text": {"type": "text"}}}
-    template({}, mappings, data_stream={})
+    fields = expanded(own_fields(IndexSettings()))
+    template({}, {"properties": {**fields, "text": {"type": "text"}}}, data_stream={})
     stream = f"{index}-stream"
-    with pytest.raises(OskitError, match="is for data streams"):
-        ingest(client, stream, documents(2), encoder=tiny.encoder)
-    client.transport.perform_request("PUT", f"/_data_stream/{stream}")
-    with pytest.raises(OskitError, match="is a data stream, which takes a document once"):
-        ingest(client, stream, documents(2), encoder=tiny.encoder)
+    client.indices.create_data_stream(name=stream)
     texts = ["quick brown fox", "building permit"]
     for text, weights in zip(texts, tiny.encoder.document_weights(texts), strict=True):
         body = {"@timestamp": "2026-01-01", "text": text, "embedding": weights}
         client.index(index=stream, body=body, op_type="create", refresh=True)
     assert search(client, stream, "permit", encoder=tiny.encoder).hits[0].source["text"] == texts[1]
+    with pytest.raises(OskitError, match="was not made by oskit"):
+        ingest(client, stream, documents(2), encoder=tiny.encoder)
     assert main(["index", "adopt", stream, "--text-field", "text", "--archive", str(tiny.archive),
                  "--url", cluster_url]) == 0  # fmt: skip
     assert "vectors of 2 documents" in capsys.readouterr().out
     client.indices.rollover(alias=stream)
-    with pytest.raises(OskitError, match="a data stream of 2 indexes"):
-        search(client, stream, "permit", encoder=tiny.encoder)
-    assert search(client, f".ds-{stream}-000001", "permit", encoder=tiny.encoder).hits
+    assert search(client, stream, "permit", encoder=tiny.encoder).hits[0].source["text"] == texts[1]
+    with pytest.raises(OskitError, match="its index template: give that a default_pipeline"):
+        put_pipeline(client, stream, model_id=tiny.encoder_id)
 
 
 def test_a_default_pipeline_of_an_index_runs_too_unless_it_encodes(client, tiny: TinyModels, index, template):

@@ -6,6 +6,7 @@ import json
 import uuid
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from archives import WORDS
@@ -16,6 +17,8 @@ from oskit.cli.main import main
 from oskit.cluster.ingest.load import ingest
 from oskit.cluster.search.hybrid import Hybrid
 from oskit.cluster.search.search import Searcher
+from oskit.cluster.search.stored_fusion import put_fusion, stored
+from oskit.errors import SearchError
 
 __all__ = ["index", "tiny"]
 
@@ -127,3 +130,23 @@ def test_judged_documents_that_the_index_lacks_are_counted(
         assert main([*command, *how]) == 0
         (told,) = [w for w in json.loads(capsys.readouterr().out)["warnings"] if "lacks" in w]
         assert "lacks 30 of the 50 documents that are judged relevant, such as 'goneq0'" in told
+
+
+def test_of_two_that_store_a_fusion_under_one_name_at_once_one_is_told(
+    client: OpenSearch, index, monkeypatch
+):
+    name = f"ingtest-fusion-{uuid.uuid4().hex[:8]}"
+    put = client.search_pipeline.put
+    others = iter([index, f"{index}-other"])  # each in the moment after it was stored
+
+    def and_another(**how: Any) -> Any:
+        put(**how)
+        return put(id=name, body=stored(TRUTH, next(others)))
+
+    monkeypatch.setattr(client.search_pipeline, "put", and_another)
+    try:
+        put_fusion(client, name, TRUTH, index)
+        with pytest.raises(SearchError, match="was not made for the fusion of"):
+            put_fusion(client, name, TRUTH, index)
+    finally:
+        client.search_pipeline.delete(id=name, ignore=404)

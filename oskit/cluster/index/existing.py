@@ -11,7 +11,7 @@ from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.index.given import difference, digest_of, expanded, flat_settings, same
 from oskit.cluster.index.mapping import APPROXIMATE_THRESHOLD, IndexInfo, IndexSettings, info_of
 from oskit.cluster.index.meta import ADOPTED, META_KEY, own_meta
-from oskit.cluster.index.names import resolve
+from oskit.cluster.index.names import one_index, resolve
 from oskit.cluster.index.sparse_fields import SEMANTIC_INFO, definition_of
 from oskit.data.documents import MARK_FIELD
 from oskit.errors import ClusterSettingsError, IndexingError
@@ -254,10 +254,16 @@ def existing_index(client: OpenSearch, name: str, *, writing: bool = False) -> E
         writing: Of several behind an alias, its write index.
 
     Raises:
-        IndexingError: There is none, or the name stands for several or for a data stream.
+        IndexingError: There is none, or the name stands for several, or for a data stream that is to be
+            written.
     """
     target = resolve(client, name, writing=writing)
-    found = look(client, target.index) if target is not None else None
+    if target is not None and target.parts and writing:
+        raise IndexingError(
+            f"{name!r} is a data stream, whose next index would not have it",
+            hint="What makes its indexes is its index template: give that a default_pipeline",
+        )
+    found = look(client, one_index(target).index) if target is not None else None
     if found is None:
         raise IndexingError(f"there is no index {name!r}", hint="List them with: GET _cat/indices")
     return found

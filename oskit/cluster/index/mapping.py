@@ -15,7 +15,7 @@ Facts of OpenSearch 3.6 behind the choices here, each tried on a node:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -376,12 +376,39 @@ def find_index(client: OpenSearch, name: str, field: str | None = None) -> tuple
         field: Of the vectors, where the index has several.
 
     Raises:
-        IndexingError: The name stands for several indexes or a data stream, the index has no field for sparse
-            vectors or several, or the cluster refuses.
+        IndexingError: The name stands for several indexes that are no data stream, or their vectors are not
+            alike; the index has no field for sparse vectors or several; or the cluster refuses.
     """
     target = resolve(client, name)
+    if target is not None and len(target.parts) > 1:
+        return _find_in_parts(client, target, field)
     info = read_index(client, target.index, field) if target is not None else None
     return None if target is None or info is None else (target, info)
+
+
+def _find_in_parts(client: OpenSearch, target: Target, field: str | None) -> tuple[Target, IndexInfo] | None:
+    """Of a data stream those indexes that have vectors, and how the newest that is known was made."""
+    with cluster_errors(f"read {target}", IndexingError):
+        answer = client.indices.get_mapping(index=target.index, params={"ignore_unavailable": "true"})
+    mappings = {part: answer[part]["mappings"] for part in target.parts if part in answer}
+    known: dict[str, IndexInfo] = {}
+    for part, mapping in mappings.items():
+        if any(field in (None, found.path) for found in sparse_fields(mapping.get("properties") or {})):
+            known[part] = info_of(part, mapping, field)
+    if not known:
+        return next(((target, info_of(part, mapping, field)) for part, mapping in mappings.items()), None)
+    noted = [part for part in known if own_meta(mappings[part])] or list(known)
+    chosen = known[noted[-1]]
+    for part, info in known.items():
+        alike = [(one.kind, one.embedding_field, one.nested) for one in (info, chosen)]
+        shas = {one.encoder.sha256 for one in (info, chosen)} - {None}
+        keys = {one.key for one in (info, chosen) if one.name in noted}
+        if alike[0] != alike[1] or len(shas) > 1 or len(keys) > 1:
+            raise IndexingError(
+                f"{target} has other vectors in {part} than in {chosen.name}", hint="Name the index itself"
+            )
+    lacks = tuple(part for part in mappings if part not in known)
+    return replace(target, index=",".join(known), lacks=lacks), chosen
 
 
 def read_index(client: OpenSearch, name: str, field: str | None = None) -> IndexInfo | None:

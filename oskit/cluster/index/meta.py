@@ -37,12 +37,13 @@ def change_own_meta(client: OpenSearch, index: str, changes: Mapping[str, Any]) 
         client.indices.put_mapping(index=index, body=changed_meta(mapping, changes))
 
 
-def drop_own_meta(client: OpenSearch, index: str) -> None:
-    """Take ``_meta.oskit`` out; what others keep in ``_meta`` stays."""
+def replace_own_meta(client: OpenSearch, index: str, entries: Mapping[str, Any] | None) -> None:
+    """Have ``_meta.oskit`` be these entries and no others, or take it out; what others keep stays."""
     with _WRITING:
         mapping = next(iter(client.indices.get_mapping(index=index).values()))["mappings"]
         others = {key: value for key, value in (mapping.get("_meta") or {}).items() if key != META_KEY}
-        client.indices.put_mapping(index=index, body={"_meta": others})
+        own = {} if entries is None else {META_KEY: dict(entries)}
+        client.indices.put_mapping(index=index, body={"_meta": {**others, **own}})
 
 
 def change_record(client: OpenSearch, index: str, name: str, changes: Mapping[str, Any]) -> None:

@@ -24,19 +24,31 @@ NAME_ONE = "Name the index itself"
 
 @dataclass(frozen=True)
 class Target:
-    """The one index that a name stands for.
+    """The one index that a name stands for, or the indexes of a data stream.
 
     Attributes:
         asked: The name, as somebody gave it.
-        index: The concrete index.
+        index: The concrete index. Of a data stream that is read all of them, with commas between; of one that
+            is written the last one, which takes the documents that are sent to the stream.
         filter: What an alias keeps of the index; None if everything.
         routing: What an alias searches of the index: the shards of these routing values; None for all.
+        parts: The indexes of a data stream, the oldest first; empty where it is none.
+        timestamp: The field with the time that each document of a data stream needs; known to who writes.
+        lacks: Those of the parts that are not searched, since they have no vectors.
     """
 
     asked: str
     index: str
     filter: dict[str, Any] | None = None
     routing: str | None = None
+    parts: tuple[str, ...] = ()
+    timestamp: str | None = None
+    lacks: tuple[str, ...] = ()
+
+    @property
+    def written(self) -> str:
+        """What documents are sent to: the index, or the data stream."""
+        return self.asked if self.parts else self.index
 
     @property
     def is_alias(self) -> bool:
@@ -45,6 +57,8 @@ class Target:
 
     def __str__(self) -> str:
         """For messages: ``'live' (the alias of 'articles-2')``."""
+        if self.parts:
+            return f"{self.asked!r} (a data stream)"
         return f"{self.asked!r} (the alias of {self.index!r})" if self.is_alias else repr(self.index)
 
 
@@ -71,7 +85,7 @@ def resolve(client: OpenSearch, name: str, *, writing: bool = False) -> Target |
 
     Raises:
         UsageError: The name cannot be an index's.
-        IndexingError: It stands for several indexes, or for a data stream, or the cluster refuses.
+        IndexingError: It stands for several indexes that are no data stream, or the cluster refuses.
     """
     if (
         not name
@@ -87,7 +101,14 @@ def resolve(client: OpenSearch, name: str, *, writing: bool = False) -> Target |
         except NotFoundError:
             # What takes mappings and has no aliases of its own is a data stream.
             parts = client.indices.get_mapping(index=name, params={"ignore_unavailable": "true"})
-            return _part_of_stream(name, sorted(parts), writing=writing) if parts else None
+            if not parts:
+                return None
+            timestamp = None
+            if writing:
+                (found,) = client.indices.get_data_stream(name=name)["data_streams"]
+                timestamp = found["timestamp_field"]["name"]
+            names = tuple(sorted(parts))  # their names end with six digits that count them
+            return Target(name, names[-1] if writing else ",".join(names), parts=names, timestamp=timestamp)
     if name in answer:
         return Target(name, name)
     behind: dict[str, dict[str, Any]] = {
@@ -118,21 +139,15 @@ def resolve(client: OpenSearch, name: str, *, writing: bool = False) -> Target |
     return Target(name, chosen[0])
 
 
-def _part_of_stream(name: str, parts: list[str], *, writing: bool) -> Target:
-    """The one index behind a data stream.
+def one_index(target: Target) -> Target:
+    """The same, where only a single index will do.
 
     Raises:
-        IndexingError: There are several, or it is to be written.
+        IndexingError: It is a data stream of several.
     """
-    if writing:
+    if len(target.parts) > 1:
+        listed = ", ".join(target.parts[:5]) + (", …" if len(target.parts) > 5 else "")
         raise IndexingError(
-            f"{name!r} is a data stream, which takes a document once, with @timestamp, and never replaces it",
-            hint="Use an index, or an alias of one; what the stream's own writers send is encoded by a "
-            "default_pipeline in its index template",
+            f"{target.asked!r} is a data stream of {len(target.parts)} indexes: {listed}", hint=NAME_ONE
         )
-    if len(parts) > 1:
-        listed = ", ".join(parts[:5]) + (", …" if len(parts) > 5 else "")
-        raise IndexingError(
-            f"{name!r} is a data stream of {len(parts)} indexes: {listed}", hint="Name the index itself"
-        )
-    return Target(name, parts[0])
+    return target

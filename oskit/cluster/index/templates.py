@@ -73,10 +73,8 @@ def template_of(client: OpenSearch, index: str) -> Template | None:
             parts = [answer.get("template") or {}]
             if "data_stream" in chosen["index_template"]:
                 raise IndexingError(
-                    f"the name {index!r} is for data streams, by the index template {chosen['name']!r}, and "
-                    "they take a document once and never replace it",
-                    hint="Choose a name that the template does not match, or let the stream's writers be "
-                    "encoded by a default_pipeline in the template",
+                    f"the name {index!r} is for data streams, by the index template {chosen['name']!r}",
+                    hint=f"Make the stream (PUT _data_stream/{index}), or choose another name",
                 )
             return _template(chosen["name"], parts)
     old = {name: body for name, body in older.items() if _matches(body, index)}

@@ -44,6 +44,7 @@ class ItemMaker:
         prune: Which weights to keep, for ``encoder``.
         mark: Tells what to write into a document's mark; None for nothing.
         queries: Encode as queries.
+        creates: Documents are for a data stream, which takes none twice.
 
     Attributes:
         truncation: Tells what of the documents so far was too long; None where nothing is known.
@@ -59,8 +60,10 @@ class ItemMaker:
         mark: Callable[[Document], str | None] = lambda _: None,
         *,
         queries: bool = False,
+        creates: bool = False,
     ) -> None:
         self._info = info
+        self._action = b'{"create":{"_id":' if creates else b'{"index":{"_id":'
         self._mark = mark
         self._encoder = encoder
         self.encodes = encoder is not None and info.encode not in ("cluster", "none")
@@ -156,7 +159,7 @@ class ItemMaker:
             source[self._info.passage_field] = document.passage
         if (mark := self._mark(document)) is not None:
             source[MARK_FIELD] = mark
-        action = b'{"index":{"_id":' + orjson.dumps(clean_text(document.id)) + b"}}\n"
+        action = self._action + orjson.dumps(clean_text(document.id)) + b"}}\n"
         # Spliced in: weights are by far the largest part, and formatting them together is quick.
         if document.chunks is None:
             vectors = self._vector(next(rows) if rows is not None else _own_vector(document))

@@ -67,10 +67,13 @@ class Admission:
     Args:
         info: The index.
         encoder: Whose keys the vectors may have that come with documents; None takes any.
+        timestamp: The field that each document of a data stream needs.
     """
 
-    def __init__(self, info: IndexInfo, encoder: TextEncoder | None = None) -> None:
-        self._info = info
+    def __init__(
+        self, info: IndexInfo, encoder: TextEncoder | None = None, timestamp: str | None = None
+    ) -> None:
+        self._info, self._timestamp = info, timestamp
         self._known: frozenset[str] | None = None
         if info.encode == "none" and encoder is not None:
             vocabulary = encoder.vocabulary
@@ -164,6 +167,8 @@ class Admission:
         """Why a document cannot be indexed; None if it can, as far as can be told here."""
         if not 0 < len(clean_text(document.id).encode()) <= MAX_ID_BYTES:
             return f"its id has not 1 to {MAX_ID_BYTES} bytes"
+        if self._timestamp is not None and not document.source().get(self._timestamp):
+            return f"it has no {self._timestamp!r}, which a document of a data stream needs"
         return self._collision(document) or self._lost(document) or self._misfit(document)
 
     def _misfit(self, document: Document) -> str | None:

@@ -23,6 +23,7 @@ from oskit.cluster.client.connection import COMPRESSED
 from oskit.cluster.client.failures import cluster_errors, error_reason, error_words, heard
 from oskit.cluster.client.retry import Patience, is_transient, policy_of, tell, tell_once
 from oskit.cluster.client.server_words import FOREIGN, Meaning, meaning
+from oskit.cluster.ingest.known import marks_there
 from oskit.cluster.ingest.sizes import RequestSizes
 from oskit.cluster.ingest.witness import Witness
 from oskit.data.documents import Document
@@ -47,6 +48,10 @@ _NOT_UNDERSTOOD = (400, 403, 406, 415)
 
 _MAX_HELD = 20
 """Documents that are refused before any is taken, after which it is not them."""
+
+_CREATES = b'{"create"'
+
+TAKEN_ONCE = "the data stream has another document of this id, and takes none in its place"
 
 _NO_SUCH_VERSION = {"if_seq_no": 2**53 - 1, "if_primary_term": 1}
 """Makes a cluster do all but write: pipelines and mapping have their say, and then comes a conflict (409)."""
@@ -267,6 +272,7 @@ class BulkSender:
         refused: list[RefusedItem] = []
         pause_s = 0.0
         busy: tuple[_Said, Meaning | None] | None = None
+        there: list[BulkItem] = []
         ending: IndexingError | None = None  # raised when the whole answer has been counted
         for item, (status, reason) in zip(batch, results, strict=True):
             if not reason:
@@ -274,7 +280,9 @@ class BulkSender:
                 self._witness.took(item)
                 continue
             said, known = _Said(item, status, reason), meaning(reason, status, "item")
-            if known is None and _may_be_about_it(said):
+            if status == 409 and item.payload.startswith(_CREATES):
+                there.append(item)
+            elif known is None and _may_be_about_it(said):
                 suspects.append(said)
             elif known is not None and known.spreads and len(batch) > 1:
                 item.suspect = True
@@ -294,6 +302,7 @@ class BulkSender:
         else:
             self._witness.check_now_and_then()
         outcome.refused += refused
+        self._settle(there, outcome)
         if ending is not None:
             raise ending
         if busy is not None:
@@ -302,6 +311,19 @@ class BulkSender:
             more, wait = self._judge(suspects, outcome)
             again, pause_s = again + more, max(pause_s, wait)
         return again, pause_s
+
+    def _settle(self, there: Sequence[BulkItem], outcome: BulkOutcome) -> None:
+        """What a data stream has: this very document, as after an answer that was lost, or another."""
+        if not there:
+            return
+        self._client.indices.refresh(index=self._index)
+        ids = [clean_text(item.document.id) for item in there]
+        marks = marks_there(self._client, self._index, ids)
+        for item, identity in zip(there, ids, strict=True):
+            if any(mark and mark.encode() in item.payload for _, mark in marks.get(identity, ())):
+                outcome.indexed += 1
+            else:
+                outcome.refused.append(RefusedItem(item.document, 409, TAKEN_ONCE))
 
     def _judge(self, suspects: list[_Said], outcome: BulkOutcome) -> tuple[list[BulkItem], float]:
         """Documents that were refused with words that nobody knows: is it them, or the cluster?
@@ -345,9 +367,10 @@ class BulkSender:
             IndexingError: It is refused too.
         """
         action, source = good.payload.split(b"\n", 1)
-        asked = {"index": {**json.loads(action)["index"], **_NO_SUCH_VERSION}}
+        if not action.startswith(_CREATES):  # which comes to a conflict by itself
+            action = json.dumps({"index": {**json.loads(action)["index"], **_NO_SUCH_VERSION}}).encode()
         try:
-            again = BulkItem(good.document, json.dumps(asked).encode() + b"\n" + source)
+            again = BulkItem(good.document, action + b"\n" + source)
             ((status, reason),) = self._request([again])
         except TransportError as failure:
             known = heard(failure, "item")

@@ -65,6 +65,9 @@ def recipe_of(info: IndexInfo, pipeline: PipelineChange | None) -> bytes | None:
 class Known:
     """A stage of a load: windows of documents go in, those that the index does not have yet come out.
 
+    Attributes:
+        stays: Documents of the last window that the index has otherwise and that cannot take their place.
+
     Args:
         client: Asked only by :meth:`sift`, from one thread at a time.
         index: The index.
@@ -94,6 +97,7 @@ class Known:
         self._at_once = at_once
         self._notify = notify or (lambda _: None)
         self._is_fresh = False
+        self.stays: list[Document] = []
         self._marks: dict[str, str] = {}
 
     def sift(self, window: Sequence[Document]) -> list[Document]:
@@ -102,6 +106,7 @@ class Known:
         Raises:
             ClusterError: The cluster cannot be asked.
         """
+        self.stays = []
         return [
             document
             for start in range(0, len(window), self._at_once)
@@ -116,11 +121,11 @@ class Known:
         if self._recipe is None:
             return documents
         ids = [clean_text(document.id) for document in documents]
-        states = [_state(self._recipe, *pair) for pair in zip(ids, documents, strict=True)]
+        states = [state_of(self._recipe, *pair) for pair in zip(ids, documents, strict=True)]
         try:
             versions = self._versions(ids) if self._asks else {}
             there = {
-                _mark(state, version): identity
+                mark_of(state, version): identity
                 for identity, state in zip(ids, states, strict=True)
                 if (version := versions.get(identity)) is not None
             }
@@ -132,23 +137,28 @@ class Known:
         wanted = []
         for identity, state, document in zip(ids, states, documents, strict=True):
             if identity not in unchanged:
-                self._marks[document.id] = _mark(state, versions.get(identity, 0) + 1)
+                self._marks[document.id] = mark_of(state, versions.get(identity, 0) + 1)
                 wanted.append(document)
         return wanted
 
     def _versions(self, ids: Sequence[str]) -> dict[str, int]:
         """Of those that are there, seen by searches or not."""
         params = {"_source": "false", "filter_path": "docs._id,docs._version,docs.error"}
+        self._refresh()
         with cluster_errors(f"see what the index {self._index!r} has", IndexingError):
-            if not self._is_fresh:  # marks are searched for
-                self._client.indices.refresh(index=self._index, params=_GONE)
-                self._is_fresh = True
             docs = self._client.mget(index=self._index, body={"ids": ids}, params=params).get("docs", ())
             # Who may send _mget and not read this index is told so of each document.
             errors = (found.get("error") or {} for found in docs)
             if denied := next((error for error in errors if error.get("type") == "security_exception"), None):
                 raise AuthorizationException(403, "security_exception", {"error": denied})
         return {found["_id"]: found["_version"] for found in docs if "_version" in found}
+
+    def _refresh(self) -> None:
+        """Once: marks are searched for."""
+        if not self._is_fresh:
+            with cluster_errors(f"see what the index {self._index!r} has", IndexingError):
+                self._client.indices.refresh(index=self._index, params=_GONE)
+            self._is_fresh = True
 
     def _found(self, there: dict[str, str]) -> list[str]:
         """Those of the marks that are on the documents that shall have them."""
@@ -171,7 +181,31 @@ class Known:
         return [mark for mark in marks if mark in there]
 
 
-def _state(recipe: bytes, identity: str, document: Document) -> bytes:
+def marks_there(
+    client: OpenSearch, index: str, ids: Sequence[str]
+) -> dict[str, list[tuple[int, str | None]]]:
+    """Version and mark of each document with one of these ids, of which several indexes may have one each.
+
+    Raises:
+        IndexingError: The cluster refuses.
+    """
+    body = {
+        "query": {"ids": {"values": list(ids)}},
+        "version": True,
+        "_source": False,
+        "docvalue_fields": [MARK_FIELD],
+        "size": 2 * len(ids),
+    }
+    with cluster_errors(f"see what {index!r} has", IndexingError):
+        answer = client.search(index=index, body=body, params={"search_pipeline": "_none"})
+    found: dict[str, list[tuple[int, str | None]]] = {}
+    for hit in answer["hits"]["hits"]:
+        mark = next(iter((hit.get("fields") or {}).get(MARK_FIELD, ())), None)
+        found.setdefault(hit["_id"], []).append((hit["_version"], mark))
+    return found
+
+
+def state_of(recipe: bytes, identity: str, document: Document) -> bytes:
     """A digest of what a document is and what is made of it."""
     digest = hashlib.blake2b(recipe, digest_size=16)
     digest.update(document.digest())
@@ -180,6 +214,6 @@ def _state(recipe: bytes, identity: str, document: Document) -> bytes:
     return digest.digest()
 
 
-def _mark(state: bytes, version: int) -> str:
+def mark_of(state: bytes, version: int) -> str:
     digest = hashlib.blake2b(state + version.to_bytes(8, "little"), digest_size=15)
     return urlsafe_b64encode(digest.digest()).decode()

@@ -164,12 +164,15 @@ def ingest(
     if encode == "none" and key is None:
         key, documents = key_of_vectors(documents)
     plan = plan_now()
-    model, target, name = plan.model, plan.target, plan.target.index
+    model, target, name = plan.model, plan.target, plan.target.written
+    if target.parts and (reencode or ray is not None):
+        option = "--reencode" if reencode else "--ray"
+        raise UsageError(f"{option} cannot be had of {target}, which keeps what it has", hint="Leave it out")
     if delete_missing is not None:
         plan.check_marks("delete what the source no longer has")
     known = plan.known(client, reencode=reencode, notify=notify)
-    admission = Admission(plan.info, encoder)
-    maker = ItemMaker(plan.info, encoder, prune, known.mark)
+    admission = Admission(plan.info, encoder, target.timestamp)
+    maker = ItemMaker(plan.info, encoder, prune, known.mark, creates=bool(target.parts))
     records, first = admission.check_first(documents)
     if first is not None:
         plan.check_fields(client, first)

@@ -25,7 +25,7 @@ from oskit.cluster.index.mapping import (
     index_body,
     key_for,
 )
-from oskit.cluster.index.meta import changed_meta
+from oskit.cluster.index.meta import changed_meta, own_meta
 from oskit.cluster.index.names import Target, check_index_name, resolve
 from oskit.cluster.index.pipeline import (
     PipelineChange,
@@ -49,6 +49,7 @@ from oskit.cluster.ingest.encoders import (
 )
 from oskit.cluster.ingest.known import ASKED_AT_ONCE, Known, recipe_of
 from oskit.cluster.ingest.missing import Missing, Sweeper
+from oskit.cluster.ingest.streams import Appended, as_loaded, check_usage
 from oskit.cluster.models.registry import ModelInfo, find_model, serving
 from oskit.data.documents import MARK_FIELD, Document
 from oskit.errors import IndexingError, UsageError
@@ -174,6 +175,8 @@ class LoadPlan:
             raise UsageError(
                 "--delete-missing has no effect with --recreate, which keeps nothing", hint="Give one of them"
             )
+        if self.target.parts:
+            raise UsageError(f"cannot {purpose}: {self.target} keeps what it has", hint="Leave it out")
         if why := self._unmarked:
             raise IndexingError(f"cannot {purpose}: {why}", hint="Delete it yourself, or use --recreate")
 
@@ -203,6 +206,10 @@ class LoadPlan:
             notify: Told, in one line, why none does.
         """
         recipe, window = recipe_of(self.info, self.pipeline), ASKED_AT_ONCE
+        if self.target.parts:
+            if why := self._unmarked:
+                raise IndexingError(f"cannot tell what {self.target} has already: {why}")
+            return Appended(client, self.target.asked, recipe, at_once=window)
         if self.existing is not None and not self.recreate:
             window = min(window, int(self.existing.settings.get("index.max_result_window", window)))
         if (why := self._unmarked) and notify is not None:
@@ -219,7 +226,7 @@ class LoadPlan:
 
     def changed_entries(self) -> dict[str, object]:
         """What the index records now and did not, or otherwise, such as a model that was deployed anew."""
-        before = self.existing.info.to_meta() if self.existing else {}
+        before = self.existing.info.to_meta() if self.existing and own_meta(self.existing.mapping) else {}
         return {key: value for key, value in self.info.to_meta().items() if value != before.get(key)}
 
     def calls(self, client: OpenSearch, documents: int, bulk_documents: int) -> list[Call]:
@@ -244,7 +251,7 @@ class LoadPlan:
         if documents:
             requests = math.ceil(documents / bulk_documents)
             told = f"{requests:,} times or more, {documents:,} documents in all, but for unchanged ones"
-            calls.append(Call("POST", f"{name}/_bulk?pipeline={self.runs}", note=told))
+            calls.append(Call("POST", f"{self.target.written}/_bulk?pipeline={self.runs}", note=told))
         return calls
 
 
@@ -283,12 +290,14 @@ def plan_load(
     if settings.semantic and pipeline_batch_size is not None:
         raise UsageError("the pipeline's batch size has no effect on a semantic field, which has none")
     target = resolve(client, index, writing=True) or Target(index, index)
-    if target.is_alias and recreate:
+    if target.parts:
+        check_usage(target, encode, recreate=recreate)
+    elif target.is_alias and recreate:
         raise UsageError(
             f"{target} cannot be recreated: the alias would be left without it",
             hint=f"Name the index itself: {target.index}",
         )
-    check_index_name(target.index)
+    check_index_name(target.written)
     model = find_encoder_model(client, model_id) if model_id else None
     query_model = find_model(client, query_model_id) if query_model_id else None
     info = IndexInfo(
@@ -319,7 +328,8 @@ def plan_load(
         is_there = existing is not None and not recreate
         check_analyzer(client, settings.analyzer, there, target.index if is_there else None)
     if existing is not None:
-        _check_existing(existing, info, settings, recreate=recreate)
+        loaded = as_loaded(client, target, existing, info, settings) if target.parts else existing
+        _check_existing(loaded, info, settings, recreate=recreate)
     if encoder is not None and model is not None:
         check_are_one(client, model, encoder, queries=False, notify=notify)
     if encoder is not None and query_model is not None and encoder.architecture == "inference-free":
@@ -426,5 +436,6 @@ def _check_existing(
         what, option = misfit
         start = f"{option}, choose" if option else "Choose"
         ways = f"{start} another name"
-        ways += ", or replace the index and its documents with --recreate" if existing.is_own else ""
+        may_go = existing.is_own and not name.startswith(".ds-")
+        ways += ", or replace the index and its documents with --recreate" if may_go else ""
         raise IndexingError(f"the index {name!r} exists and {what}", hint=ways)

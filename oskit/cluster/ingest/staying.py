@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 def check_that_it_stayed(client: OpenSearch, target: Target, uuid: str | None) -> None:
     """Raises IndexingError if what was loaded is not behind the name any more."""
+    if target.parts:  # whose indexes come and go
+        if resolve(client, target.asked, writing=True) is None:
+            raise IndexingError(f"{target} is gone: it was deleted while it was loaded")
+        return
     if index_uuid(client, target.index) != uuid:
         now = look(client, target.index)
         if now is not None and now.is_own:

@@ -10,7 +10,7 @@ from oskit.cluster.client.retry import RetryingTransport, limit_of
 from oskit.cluster.ingest.accounting import Account
 from oskit.cluster.ingest.actions import ItemMaker, encoding_stages
 from oskit.cluster.ingest.admission import Window
-from oskit.cluster.ingest.bulk import BulkItem, BulkSender
+from oskit.cluster.ingest.bulk import TAKEN_ONCE, BulkItem, BulkSender
 from oskit.cluster.ingest.known import Known
 from oskit.cluster.ingest.senders import Senders
 from oskit.cluster.ingest.sizes import RequestSizes
@@ -58,7 +58,9 @@ def unknown(windows: Iterable[Window], known: Known, account: Account) -> Iterat
     """The documents that the index does not have yet; the others are settled here."""
     for window in windows:
         wanted = known.sift(window.documents)
-        account.keep(len(window.documents) - len(wanted))
+        for document in known.stays:
+            account.refuse(document, TAKEN_ONCE)
+        account.keep(len(window.documents) - len(wanted) - len(known.stays))
         if wanted:
             yield Window(wanted, window.size)
 

@@ -10,7 +10,7 @@ from oskit.archive.token_weights import Prune
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.index.existing import ExistingIndex, existing_index
 from oskit.cluster.index.mapping import IndexInfo, info_of
-from oskit.cluster.index.meta import ADOPTED, META_KEY, change_own_meta, drop_own_meta, own_meta
+from oskit.cluster.index.meta import ADOPTED, META_KEY, own_meta, replace_own_meta
 from oskit.cluster.index.passages import texts_of
 from oskit.cluster.index.sparse_fields import definition_of
 from oskit.cluster.ingest.encoders import check_are_one, check_vectors, find_encoder_model, identity
@@ -123,9 +123,8 @@ def adopt_index(
     compared, note = _compared(client, info, encoder, model, notify)
     entries = {**info.to_meta(), ADOPTED: "yes"}
     if entries != before:
-        gone = {key: None for key in before if key not in entries}
         with cluster_errors(f"write down how {existing.name!r} was made", IndexingError):
-            change_own_meta(client, existing.name, {**gone, **entries})
+            replace_own_meta(client, existing.name, entries)
     return Adoption(existing.name, entries, entries != before, compared, note)
 
 
@@ -142,7 +141,7 @@ def undo_adoption(client: OpenSearch, index: str) -> Adoption:
         raise IndexingError(f"the index {existing.name!r} {what}, so there is nothing to take back")
     existing.check_open("change")
     with cluster_errors(f"take out what oskit wrote of {existing.name!r}", IndexingError):
-        drop_own_meta(client, existing.name)
+        replace_own_meta(client, existing.name, None)
     return Adoption(existing.name, entries, True, 0)
 
 

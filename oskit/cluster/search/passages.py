@@ -104,8 +104,11 @@ class PassageCount:
     approximate: bool = True
 
     @classmethod
-    def of(cls, client: OpenSearch, info: IndexInfo) -> PassageCount | None:
+    def of(cls, client: OpenSearch, info: IndexInfo, index: str | None = None) -> PassageCount | None:
         """Of an index that may be searched approximately; None where it does not matter.
+
+        Args:
+            index: What is searched, where that are several made alike.
 
         Raises:
             SearchError: The cluster refuses.
@@ -113,7 +116,7 @@ class PassageCount:
         if info.nested is None or info.kind != "sparse_vector":
             return None
         body = {"size": 0, "track_total_hits": True, "aggs": {"passages": {"nested": {"path": info.nested}}}}
-        answer = complete_search(client, info.name, body, search_pipeline="_none")
+        answer = complete_search(client, index or info.name, body, search_pipeline="_none")
         documents = answer["hits"]["total"]["value"]
         passages = answer["aggregations"]["passages"]["doc_count"]
         with cluster_errors(f"read the index {info.name!r}", SearchError):

@@ -85,20 +85,20 @@ class Shape:
     Attributes:
         types: Of its fields, by path; those within ``nested`` objects, which a query has to name, are left
             out.
-        shards: Primary ones.
+        shards: How many primary ones each index has: there are several in a data stream.
         approximate_from: Documents of a segment from which its ``sparse_vector`` is searched approximately.
     """
 
     types: dict[str, str]
-    shards: int
+    shards: dict[str, int]
     approximate_from: int
 
 
 def _shape_of(client: OpenSearch, index: str, info: IndexInfo) -> Shape:
     with cluster_errors(f"read the index {index!r}", SearchError):
-        found = client.indices.get(index=index, params={"flat_settings": "true"})[index]
-    properties = found["mappings"].get("properties") or {}
-    shards = int(found["settings"]["index.number_of_shards"])
+        found = client.indices.get(index=index, params={"flat_settings": "true"})
+    properties = found[info.name]["mappings"].get("properties") or {}
+    shards = {name: int(one["settings"]["index.number_of_shards"]) for name, one in found.items()}
     return Shape(dict(_types(properties)), shards, approximate_from(properties, info.embedding_field))
 
 
@@ -122,7 +122,7 @@ def find_place(
 
     Raises:
         SearchError: There is no such index, or the cluster refuses.
-        IndexingError: The name stands for several indexes or a data stream, or which field is not clear.
+        IndexingError: The name stands for several indexes, or which field is not clear.
     """
     # Once more, as an alias may move within a look.
     found = find_index(client, index, path) or find_index(client, index, path)
@@ -130,7 +130,7 @@ def find_place(
         raise SearchError(f"there is no index {index!r}", hint=f"Load one with: oskit ingest {index} FILE")
     target, info = found
     pipeline, max_hits = _search_settings(client, target.index)
-    passages = PassageCount.of(client, info)
+    passages = PassageCount.of(client, info, target.index)
     return Place(target, with_key(client, info), pipeline, max_hits, stamp, passages)
 
 

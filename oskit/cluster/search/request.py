@@ -74,11 +74,13 @@ class Request:
     """What a hybrid search asks the dense vectors, but for their field."""
 
     def __post_init__(self) -> None:
-        info = self.place.info
+        info, target = self.place.info, self.place.target
         # A pipeline that names a model would make the cluster refuse an analyzer; and left to itself the
-        # cluster looks for token texts, also where rank_features are keyed by ids.
-        self.by_weights = (info.kind == "rank_features" and info.key == "id") or (
-            self.by == "analyzer" and info.key == "token" and self.place.pipeline is not None
+        # cluster looks for token texts, also where rank_features are keyed by ids, or of several indexes.
+        self.by_weights = (
+            (info.kind == "rank_features" and info.key == "id")
+            or (info.kind == "sparse_vector" and len(target.parts) > 1)
+            or (self.by == "analyzer" and info.key == "token" and self.place.pipeline is not None)
         )
 
     def ask(self) -> dict[str, Any] | None:
@@ -300,7 +302,9 @@ class Request:
         replaced = (
             f"{own} the place of the index's search pipeline {pipeline!r}" if own and pipeline else None
         )
+        lacks = self.place.target.lacks
         return [
+            f"not searched, as they have no such vectors: {', '.join(lacks)}" if lacks and sparse else None,
             self._mismatch() if sparse else None,
             self.changed,
             self.scope.told,

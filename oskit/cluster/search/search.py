@@ -122,7 +122,7 @@ class Searcher:
 
         Raises:
             UsageError: Options that do not fit together, or not the index.
-            IndexingError: The name stands for several indexes or a data stream, or which field is not clear.
+            IndexingError: The name stands for several indexes, or which field is not clear.
             SearchError: There is no such index, or the cluster refuses.
             ModelError: There is no such model.
         """

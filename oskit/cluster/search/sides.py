@@ -90,12 +90,12 @@ def side_lists(request: Request, hybrid: Hybrid) -> Candidates:
         for clause in side_clauses(request, hybrid, shows=False)
     ]
     shards = request.place.shape(request.client).shards
-    found, wheres = [], [f"_shards:{shard}" for shard in range(shards)]
+    found = []
+    wheres = [(index, f"_shards:{shard}") for index, count in shards.items() for shard in range(count)]
     # An alias with a routing sees some shards; which, only the cluster knows.
-    for only in wheres if shards > 1 and target.routing is None else [None]:
-        answers = complete_searches(
-            request.client, target.index, bodies, routing=target.routing, preference=only
-        )
+    is_one = target.routing is not None or len(wheres) == 1
+    for index, only in [(target.index, None)] if is_one else wheres:
+        answers = complete_searches(request.client, index, bodies, routing=target.routing, preference=only)
         if failed := next((answer for answer in answers if isinstance(answer, ClusterError)), None):
             raise failed
         found.append([_hits(answer) for answer in answers if isinstance(answer, dict)])

@@ -34,6 +34,7 @@ def put_fusion(client: OpenSearch, name: str, hybrid: Hybrid, index: str, *, rep
     body = stored(hybrid, index)
     with cluster_errors(f"store the search pipeline {name!r}", SearchError):
         client.search_pipeline.put(id=name, body=body)
+    check_name(client, name, index)  # another may have stored its own in the same moment
     return Call("PUT", f"_search/pipeline/{name}", body)
 
 

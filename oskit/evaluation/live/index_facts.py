@@ -11,7 +11,7 @@ from oskit.archive.text_encoder import KeyFormat
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.index.existing import size_and_writes
 from oskit.cluster.index.mapping import IndexInfo, approximate_from, find_index, index_uuid
-from oskit.cluster.index.names import Target, resolve
+from oskit.cluster.index.names import Target, one_index, resolve
 from oskit.cluster.index.sparse_fields import definition_of
 from oskit.cluster.search.answers import complete_search
 from oskit.cluster.search.passages import PassageCount
@@ -97,7 +97,7 @@ def read_facts(client: OpenSearch, index: str, field: str | None = None) -> Inde
     found = find_index(client, index, field)
     if found is None:
         raise SearchError(f"there is no index {index!r}", hint="List them with: GET _cat/indices")
-    target, info = found
+    target, info = one_index(found[0]), found[1]
     if target.filter is not None or target.routing is not None:
         what = "behind a filter" if target.filter is not None else "by its routing"
         raise SearchError(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from oskit.cluster.search.filters import Condition, compiled, parse
+from oskit.cluster.search.filters import Condition, Learnt, compiled, parse
 from oskit.errors import UsageError
 
 FIELDS = {
@@ -138,3 +138,36 @@ def test_no_filter_asks_nobody():
     assert compiled(SimpleNamespace(), "articles", None) is None
     assert compiled(SimpleNamespace(), "articles", []) is None
     assert parse("lang=de") == [Condition("lang", "=", ("de",))]
+
+
+def test_what_stays_true_of_a_field_is_asked_once():
+    asked: list[str] = []
+    real, counting = client(), client()
+
+    def field_caps(**how: Any) -> Any:
+        asked.append("fields")
+        return real.field_caps(**how)
+
+    def validate_query(**_: Any) -> Any:
+        asked.append("value")
+        return {"valid": True}
+
+    counting.field_caps, counting.indices.validate_query = field_caps, validate_query
+    learnt = Learnt()
+
+    def requests(given: Any) -> list[str]:
+        asked.clear()
+        first = compiled(counting, "i", given, learnt)
+        assert first == compiled(real, "i", given)
+        return list(asked)
+
+    assert requests("when>=2026-01-01") == ["fields", "value"]
+    assert requests("when>=2026-01-01") == []
+    assert requests("when>=2026-01-02") == ["value"]
+    assert requests(["lang=de", "when>=2026-01-01"]) == ["fields"]
+    assert requests(["lang=nl", "when>=2026-01-01"]) == []
+    assert requests("title=fox") == requests("title=fox") == ["fields"], "it may get a keyword beside it"
+    for _ in range(2):
+        with pytest.raises(UsageError, match="no field 'later'"):
+            requests("later=1")
+        assert asked == ["fields", "fields"], "it may come"

@@ -30,7 +30,12 @@ def cluster(**indexes: dict[str, Any]) -> Any:
     def get_mapping(index: str, params: object) -> dict[str, Any]:
         return {name: {} for name in indexes if name.startswith(f".ds-{index}-")}
 
-    return SimpleNamespace(indices=SimpleNamespace(get_alias=get_alias, get_mapping=get_mapping))
+    def get_data_stream(name: str) -> dict[str, Any]:
+        return {"data_streams": [{"name": name, "timestamp_field": {"name": "when"}}]}
+
+    return SimpleNamespace(
+        indices=SimpleNamespace(get_alias=get_alias, get_mapping=get_mapping, get_data_stream=get_data_stream)
+    )
 
 
 def test_an_index_an_alias_and_nothing():
@@ -58,11 +63,17 @@ def test_what_an_alias_hides_is_known_to_who_reads():
     assert resolve(client, "mine", writing=True) == Target("mine", "all")
 
 
-def test_data_streams_and_patterns_are_refused():
-    with pytest.raises(IndexingError, match="'logs' is a data stream"):
-        resolve(cluster(**{".ds-logs-000001": {}}), "logs", writing=True)
-    with pytest.raises(IndexingError, match="'logs' is a data stream"):
-        read_alias(cluster(**{".ds-logs-000001": {}}), "logs")
+def test_a_data_stream_is_written_by_its_name_and_read_in_all_its_indexes():
+    parts = (".ds-logs-000001", ".ds-logs-000002")
+    client = cluster(**{part: {} for part in reversed(parts)})
+    written = resolve(client, "logs", writing=True)
+    assert written == Target("logs", parts[1], parts=parts, timestamp="when") and written.written == "logs"
+    assert resolve(client, "logs") == Target("logs", ",".join(parts), parts=parts)
+    with pytest.raises(IndexingError, match="'logs' is a data stream, and releases are behind an alias"):
+        read_alias(client, "logs")
+
+
+def test_patterns_are_refused():
     for name in ("a,b", "a*", "_all", "-a", "..", "", "<a-{now/d}>", "é" * 128):
         with pytest.raises(UsageError, match="cannot be an index's name"):
             resolve(cluster(a={}, b={}), name)
