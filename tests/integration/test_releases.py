@@ -369,8 +369,10 @@ def test_an_index_is_no_alias(client, tiny: TinyModels, alias, oskit: Oskit, sou
     how = how_of(tiny, "client")
     oskit("ingest", alias, source, *how[1:])
     for words in (["ingest", alias, source, *how], ["ingest", alias, source, *how, "--dry-run"]):
-        assert "is an index itself, and releases are behind an alias" in oskit(*words, code=7)
-    assert "POST _aliases" in oskit("releases", alias, code=7)
+        told = oskit(*words, code=7)
+        assert "is an index itself, and releases are behind an alias" in told and "POST _aliases" in told
+    for command in ("releases", "rollback"):
+        assert "Name an alias" in oskit(command, alias, code=7)
     assert "there is no alias" in oskit("releases", f"{alias}-other", code=7)
 
 
@@ -407,10 +409,15 @@ def test_two_at_once(
         # Even if it looked for others before there was one.
         monkeypatch.setattr("oskit.cluster.ingest.release.tidy", lambda *_: None)
         oskit("ingest", alias, source, *how, code=7)
+        # Or began in the same second.
+        (building,) = set(there) - {first}
+        monkeypatch.setattr("oskit.cluster.ingest.release.release_name", lambda *_: building)
+        oskit("ingest", alias, source, *how, code=7)
+        assert re.search(f"is being built: .* by process {process.pid} ", oskit.said)
         assert indexes(client, alias) == there
         _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
-    assert behind(client, alias) == (set(there) - {first}).pop()
+    assert behind(client, alias) == building
 
 
 @pytest.mark.parametrize(("ago", "is_deleted"), [(10, False), (2 * releases.SILENT_AFTER_S, True)])

@@ -22,7 +22,10 @@ SHOWN = 12
 READS = r"search|msearch|field_caps|simulate|count|mget|analyze|refresh|validate/query|predict/[^/]+/[^/]+"
 """Ends of paths whose POST changes nothing, as a regular expression."""
 
-_READING_POSTS = re.compile(rf"/_({READS}|simulate_index/[^/]+)$")
+_READING_POSTS = re.compile(rf"/_({READS}|(simulate|simulate_index)/[^/]+)$")
+
+_PAGES = re.compile(r"/_search/(scroll|point_in_time)")
+"""What a reader of many documents keeps open for a while."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,9 @@ def settings_call(body: Mapping[str, Mapping[str, Any]]) -> Call:
 
 def is_change(method: str, path: str) -> bool:
     """Whether a request leaves something else behind than it found."""
-    return method in ("PUT", "DELETE") or (method == "POST" and not _READING_POSTS.search(path))
+    if method == "POST":
+        return not (_READING_POSTS.search(path) or _PAGES.search(path))
+    return method == "PUT" or (method == "DELETE" and not _PAGES.search(path))
 
 
 def record_change(method: str, path: str) -> None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from opensearchpy.exceptions import TransportError
 
-from oskit.cluster.client.failures import cluster_errors
+from oskit.cluster.client.failures import cluster_errors, heard
 from oskit.cluster.client.retry import impatient
+from oskit.cluster.client.server_words import ALREADY_THERE
 from oskit.cluster.index.existing import look
 from oskit.cluster.index.mapping import index_uuid
 from oskit.cluster.index.meta import change_record, record_of
@@ -101,8 +102,15 @@ class Building:
         record = {"of": self._alias.name, "state": "building", "began": began, "beat": began}
         record |= {"run": self._run, **owner()}
         body = release_body(self._plan.info, self._plan.settings, record)
-        with cluster_errors(f"create the index {self.name!r}", IndexingError):
-            create_unseen(self._client, self.name, body)
+        try:
+            with cluster_errors(f"create the index {self.name!r}", IndexingError):
+                create_unseen(self._client, self.name, body)
+        except IndexingError as error:
+            if heard(error.__cause__) is ALREADY_THERE:  # begun in the same second
+                for other in list_releases(self._client, self._alias):
+                    if other.name == self.name and other.record.get("run") != self._run:
+                        raise being_built(self._alias, other) from error
+            raise
         self._uuid = index_uuid(self._client, self.name)
         releases = list_releases(self._client, self._alias)
         own = next(one for one in releases if one.name == self.name)

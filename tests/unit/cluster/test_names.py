@@ -84,6 +84,7 @@ def test_changes_are_told_in_their_order_and_reads_are_none():
     with changes() as made:
         for method, path in [
             ("PUT", "/a"), ("GET", "/a"), ("POST", "/a/_bulk"), ("POST", "/a/_search"), ("POST", "/a/_bulk"),
+            ("POST", "/_search/scroll"), ("DELETE", "/_search/scroll"),
             ("POST", "/m/upload_chunk/0"), ("POST", "/m/upload_chunk/1"), ("DELETE", "/a"),
         ]:  # fmt: skip
             record_change(method, path)
