@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import numpy as np
 from oskit.archive.archive import Archive, open_archive
 from oskit.archive.backends import Backend, Runtime, open_backend
 from oskit.archive.batching import (
+    Batch,
     checked_texts,
     encode_in_batches,
     token_budget,
@@ -32,6 +34,25 @@ if TYPE_CHECKING:
 
 MISSING_IDF = 1.0
 """What ML Commons gives a query token that ``idf.json`` does not have."""
+
+TOKENS_AT_ONCE = 1 << 16
+"""Tokens of queries that are weighed together without a model."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Encoding in two steps, for whoever makes batches of texts that come one after the other.
+
+    Attributes:
+        tokenize: Token ids of each text, none at all for one without a vector.
+        weigh: The vectors ``[len(batch), vocabulary.size]`` of a batch of token ids, longest first; several
+            threads may call it.
+        budget: Tokens of a batch, padding included; 1 where texts may not share one.
+    """
+
+    tokenize: Callable[[Sequence[str]], list[list[int]]]
+    weigh: Callable[[Batch], csr_matrix]
+    budget: int
 
 
 class ArchiveEncoder(TokenWeightsMixin):
@@ -146,12 +167,23 @@ class ArchiveEncoder(TokenWeightsMixin):
         Raises:
             EncoderError: The archive is a tokenizer's, or the model fails.
         """
+        return self._document_side().encode(texts)
+
+    def document_steps(self) -> Steps:
+        """How :meth:`document_matrix` encodes, without the search for a faster back end.
+
+        Raises:
+            EncoderError: The archive is a tokenizer's.
+        """
+        return self._document_side().steps()
+
+    def _document_side(self) -> _ModelSide:
         if self._documents is None:
             raise EncoderError(
                 f"{self.archive.path} is a tokenizer archive, it encodes queries only",
                 hint="Open the encoder's archive (onnx or torchscript) for documents.",
             )
-        return self._documents.encode(texts)
+        return self._documents
 
     def query_matrix(self, texts: Sequence[str]) -> csr_matrix:
         """Query vectors, shape ``[len(texts), vocabulary.size]``, float32, special tokens zero.
@@ -160,15 +192,27 @@ class ArchiveEncoder(TokenWeightsMixin):
             ArchiveError: An inference-free encoder's tokenizer archive is not there.
             EncoderError: The model fails.
         """
-        if self._queries is not None:
-            return self._queries.encode(texts)
-        if self.architecture == "inference-free":
+        side = self._query_side()
+        return side.encode(texts) if side is not None else self.document_matrix(texts)
+
+    def query_steps(self) -> Steps:
+        """How :meth:`query_matrix` encodes.
+
+        Raises:
+            ArchiveError: An inference-free encoder's tokenizer archive is not there.
+        """
+        side = self._query_side()
+        return side.steps() if side is not None else self.document_steps()
+
+    def _query_side(self) -> _TokenizerSide | None:
+        """What encodes queries without the model; None where the model does."""
+        if self._queries is None and self.architecture == "inference-free":
             named = self.archive.manifest.query_archive if self.archive.manifest else None
             raise ArchiveError(
                 f"{self.archive.path} needs its tokenizer archive for queries, which is not at {named}",
                 hint="Give the tokenizer archive of the same export as the query archive.",
             )
-        return self.document_matrix(texts)
+        return self._queries
 
 
 def _query_archive(archive: Archive, query: str | Path | Archive | None) -> Archive | None:
@@ -248,6 +292,14 @@ class _ModelSide:
             budget=self._budget if backend.batches else 1,
         )
 
+    def steps(self) -> Steps:
+        backend, keep = self.backend, self._keep
+        return Steps(
+            lambda texts: self.tokenizer.encode(checked_texts(texts)),
+            lambda ids: backend.run(ids, keep),
+            self._budget if backend.batches else 1,
+        )
+
     def _select(self, selection: Selection, texts: Sequence[str]) -> None:
         found = selection.decide(texts, self.tokenizer.uncounted, self.backend, self._keep)
         if found is not None:
@@ -268,6 +320,13 @@ class _TokenizerSide:
 
     def encode(self, texts: Sequence[str]) -> csr_matrix:
         return weigh_each_once(self.tokenizer.encode(checked_texts(texts)), self.idf)
+
+    def steps(self) -> Steps:
+        return Steps(
+            lambda texts: self.tokenizer.encode(checked_texts(texts)),
+            lambda ids: weigh_each_once(ids, self.idf),
+            TOKENS_AT_ONCE,
+        )
 
 
 def selection(

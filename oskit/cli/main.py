@@ -29,6 +29,7 @@ COMMANDS = {
     "models": "List the models of a cluster.",
     "undeploy": "Take models out of memory.",
     "delete": "Undeploy and delete models.",
+    "serve": "Serve archives over HTTP.",
     "ingest": "Create an index and load documents into it.",
     "index": "Show an index, or adopt one that others made.",
     "pipeline": "Let an index encode what other programs write into it.",

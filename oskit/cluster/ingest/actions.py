@@ -13,11 +13,11 @@ import orjson
 
 from oskit.archive.tokenization import TextWatch
 from oskit.archive.truncation import truncation_from_now
+from oskit.archive.vector_writer import VectorWriter
 from oskit.cluster.index.mapping import IndexInfo
 from oskit.cluster.ingest.admission import WINDOW_BYTES, Window
 from oskit.cluster.ingest.bulk import BulkItem
 from oskit.cluster.ingest.stages import Line, Stage
-from oskit.cluster.ingest.vectors import VectorWriter
 from oskit.data.documents import MARK_FIELD, Document
 from oskit.data.values import clean_text, clean_value
 

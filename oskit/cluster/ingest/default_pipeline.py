@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from oskit.archive.agreement import TOLERANCE, largest_difference
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.client.retry import impatient
 from oskit.cluster.index.existing import ExistingIndex, existing_index, look
@@ -24,7 +25,6 @@ from oskit.cluster.index.sparse_fields import vectors_of
 from oskit.cluster.ingest.encoders import check_vectors, find_encoder_model
 from oskit.cluster.ingest.plan import PIPELINE_BATCH_SIZE
 from oskit.cluster.models.predict import await_ready, predict
-from oskit.cluster.models.prediction_parity import TOLERANCE, largest_difference
 from oskit.cluster.models.registry import ModelInfo, list_models
 from oskit.errors import IndexingError, OskitError
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from oskit.archive.agreement import TOLERANCE, is_quantized, largest_difference
 from oskit.archive.siblings import archive_sha256
 from oskit.archive.token_weights import Prune, prune
 from oskit.cluster.client.failures import cluster_errors
@@ -13,14 +14,7 @@ from oskit.cluster.index.mapping import EncodeMode, EncoderIdentity, IndexInfo
 from oskit.cluster.index.passages import passage_of, texts_of
 from oskit.cluster.index.sparse_fields import value_at, vectors_of
 from oskit.cluster.models.predict import await_ready, predict
-from oskit.cluster.models.prediction_parity import (
-    TEXTS,
-    TOLERANCE,
-    Expectation,
-    compare_predictions,
-    is_quantized,
-    largest_difference,
-)
+from oskit.cluster.models.prediction_parity import TEXTS, Expectation, compare_predictions
 from oskit.cluster.models.registry import ModelInfo, find_model, serving
 from oskit.errors import IndexingError, PredictionMismatchError, UsageError
 

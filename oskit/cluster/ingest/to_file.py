@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import orjson
 
+from oskit.archive.vector_writer import VectorWriter
 from oskit.cluster.index.mapping import IndexInfo
 from oskit.cluster.ingest.accounting import Account, IngestReport
 from oskit.cluster.ingest.actions import ItemMaker, dump, encoding_stages
@@ -19,7 +20,6 @@ from oskit.cluster.ingest.admission import Admission, Window
 from oskit.cluster.ingest.bulk import BulkOutcome
 from oskit.cluster.ingest.dead_letter import DeadLetterFile
 from oskit.cluster.ingest.stages import Line
-from oskit.cluster.ingest.vectors import VectorWriter
 from oskit.data.atomic import beside
 from oskit.data.documents import Document, Refusal
 from oskit.data.duplicates import DuplicateFilter, Duplicates

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
+from oskit.archive.agreement import agree, is_quantized, largest_difference
 from oskit.cluster.models.predict import predict, with_model
-from oskit.cluster.models.prediction_parity import TEXTS, agree, is_quantized, largest_difference
+from oskit.cluster.models.prediction_parity import TEXTS
 from oskit.cluster.models.registry import (
     IN_MEMORY_STATES,
     ModelInfo,

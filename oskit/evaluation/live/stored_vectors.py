@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from oskit.archive.agreement import agree
 from oskit.cluster.index.sparse_fields import vectors_of
-from oskit.cluster.models.prediction_parity import agree
 from oskit.cluster.search.answers import complete_search
 from oskit.cluster.search.clauses import neural_sparse
 from oskit.evaluation.live.result import StoredVectors

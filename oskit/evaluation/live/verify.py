@@ -8,10 +8,10 @@ from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from oskit.archive.agreement import is_quantized, largest_difference
 from oskit.archive.siblings import known_sha256
 from oskit.archive.tokenization import SAMPLED_TEXTS, shattering, spread, tokenizations
 from oskit.cluster.client.connection import cluster_info
-from oskit.cluster.models.prediction_parity import is_quantized, largest_difference
 from oskit.cluster.search.clauses import filtered, two_phase_pipeline
 from oskit.cluster.search.query_model import check_same_encoder, query_model
 from oskit.cluster.search.query_weights import analyzer_weights

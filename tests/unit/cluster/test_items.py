@@ -18,6 +18,7 @@ from scipy.sparse import csr_matrix
 from oskit.archive.encoder import ArchiveEncoder
 from oskit.archive.token_weights import Prune, matrix_to_weights, prune
 from oskit.archive.truncation import Truncation
+from oskit.archive.vector_writer import VectorWriter
 from oskit.cluster.index.mapping import (
     EncoderIdentity,
     IndexInfo,
@@ -34,7 +35,6 @@ from oskit.cluster.ingest.admission import Admission
 from oskit.cluster.ingest.bulk import BulkOutcome
 from oskit.cluster.ingest.dead_letter import DeadLetterFile
 from oskit.cluster.ingest.load import dry_run
-from oskit.cluster.ingest.vectors import VectorWriter
 from oskit.cluster.search.query_weights import _payload_weight
 from oskit.data.documents import Document, FieldNames, Refusal
 from oskit.data.jsonl import document_of, parse_line

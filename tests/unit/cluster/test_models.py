@@ -12,12 +12,13 @@ import click
 import pytest
 from opensearchpy import OpenSearch
 
+from oskit.archive.agreement import agree, largest_difference
 from oskit.archive.archive import open_archive
 from oskit.cli.commands.models import delete
 from oskit.cluster.ingest.encoders import find_encoder_model
 from oskit.cluster.models.deploy import deploy_archive, node_errors
 from oskit.cluster.models.deployment_plan import archives_in
-from oskit.cluster.models.prediction_parity import TEXTS, agree, expectation, largest_difference
+from oskit.cluster.models.prediction_parity import TEXTS, expectation
 from oskit.cluster.models.preflight import SettingProblem, parse_bytes, raise_for_problems
 from oskit.cluster.models.registry import ModelInfo, find_model
 from oskit.errors import ArchiveError, ClusterSettingsError, IndexingError, ModelError, UntrainedEncoderError

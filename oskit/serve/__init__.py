@@ -1,0 +1,1 @@
+"""An archive as an HTTP service: queue → batches by a budget of tokens → back end → answer."""

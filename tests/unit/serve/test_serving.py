@@ -1,0 +1,424 @@
+"""``oskit serve`` over HTTP: what it answers, what it refuses, and that requests do not harm each other."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import re
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import archives
+import pytest
+import trustme
+
+from oskit.archive.encoder import ArchiveEncoder, Steps
+from oskit.errors import EncoderError, ParityError, UsageError
+from oskit.serve.app import Limits, Service
+from oskit.serve.metrics import Metrics
+from oskit.serve.model import Model
+from oskit.serve.server import Address, Server
+
+POISON = "quick quick quick"
+
+
+class GatedEncoder(ArchiveEncoder):
+    """An archive whose model waits at a gate, and fails on any batch with :data:`POISON` in it."""
+
+    gate: threading.Event
+    entered: threading.Semaphore
+    wrong = False
+
+    @classmethod
+    def at(cls, path: Path) -> GatedEncoder:
+        found = cls.open(path, threads=1)
+        assert isinstance(found, GatedEncoder)
+        found.gate, found.entered = threading.Event(), threading.Semaphore(0)
+        found.gate.set()
+        return found
+
+    def document_steps(self) -> Steps:
+        steps = super().document_steps()
+        poison = steps.tokenize([POISON])[0]
+
+        def weigh(ids: Any) -> Any:
+            self.entered.release()
+            assert self.gate.wait(30)
+            if poison in [list(row) for row in ids]:
+                raise EncoderError("the model fails")
+            return steps.weigh(ids) * (2 if self.wrong else 1)
+
+        return replace(steps, weigh=weigh)
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: Any
+
+
+class Client:
+    def __init__(self, url: str, tls: ssl.SSLContext | None = None) -> None:
+        self.url = url
+        self._host = urlsplit(url).netloc
+        self._tls = tls
+
+    def connection(self) -> http.client.HTTPConnection:
+        if self._tls is not None:
+            return http.client.HTTPSConnection(self._host, timeout=30, context=self._tls)
+        return http.client.HTTPConnection(self._host, timeout=30)
+
+    def ask(self, path: str, body: Any = None, *, method: str | None = None, **headers: str) -> Answer:
+        connection = self.connection()
+        content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        connection.request(method or ("GET" if body is None else "POST"), path, content, headers)
+        response = connection.getresponse()
+        found = response.read()
+        connection.close()
+        is_json = response.headers["content-type"] == "application/json"
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, headers, json.loads(found) if is_json else found)
+
+
+@contextmanager
+def serving(
+    encoders: Mapping[str, ArchiveEncoder],
+    limits: Limits | None = None,
+    address: Address | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> Iterator[Client]:
+    metrics, limits = Metrics(), limits or Limits()
+    models = {
+        name: Model(name, encoder, threads=2, limit=limits.queue, metrics=metrics)
+        for name, encoder in encoders.items()
+    }
+    for model in models.values():
+        model.prove()
+    address = replace(address or Address(), port=0)
+    bound, ready = address.bind(), threading.Event()
+    server = Server(Service(models, limits, metrics, address.tokens), address, drain=5, ready=ready.set)
+    thread = threading.Thread(target=server.run, args=([bound],))
+    url = address.url(bound)
+    thread.start()
+    assert ready.wait(10)
+    try:
+        yield Client(url, tls)
+    finally:
+        server.should_exit = True
+        thread.join()
+        for model in models.values():
+            model.close()
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return archives.encoder_archive(tmp_path_factory.mktemp("encoder") / "tiny.zip", 300)
+
+
+@pytest.fixture(scope="module")
+def query_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return archives.tokenizer_archive(tmp_path_factory.mktemp("tokenizer") / "tiny.zip", 300)
+
+
+@pytest.fixture(scope="module")
+def encoder(archive: Path) -> ArchiveEncoder:
+    return ArchiveEncoder.open(archive)
+
+
+@pytest.fixture
+def gated(archive: Path) -> Iterator[GatedEncoder]:
+    encoder = GatedEncoder.at(archive)
+    yield encoder
+    encoder.gate.set()
+
+
+def texts(count: int, seed: int = 0) -> list[str]:
+    draw = random.Random(seed)
+    return [
+        " ".join(draw.choices(archives.WORDS, k=draw.choice((0, 1, 3, 9, 60, 300)))) for _ in range(count)
+    ]
+
+
+def by_index(rows: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, float]]:
+    return [{str(entry["index"]): entry["value"] for entry in row} for row in rows]
+
+
+def close(given: Sequence[Mapping[str, float]], wanted: Sequence[Mapping[str, float]]) -> bool:
+    return all(
+        row.keys() == other.keys() and row == pytest.approx(other, abs=1e-5)
+        for row, other in zip(given, wanted, strict=True)
+    )
+
+
+def test_answers_are_the_archive_s_in_order_however_requests_mix(encoder: ArchiveEncoder) -> None:
+    def ask(client: Client, number: int) -> None:
+        asked = texts(number % 17, seed=number)
+        style, key = (("WORD", "token"), ("TOKEN_ID", "id"))[number % 2]
+        answer = client.ask("/v1/sparse", {"texts": asked, "sparse_embedding_format": style})
+        assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
+        assert close(answer.body, encoder.document_weights(asked, key=key))
+        if asked:
+            answer = client.ask("/embed_sparse", {"inputs": asked})
+            assert close(by_index(answer.body), encoder.document_weights(asked, key="id"))
+
+    with serving({"tiny": encoder}) as client, ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda number: ask(client, number), range(60)))
+        page = client.ask("/metrics").body.decode()
+        assert (
+            client.ask("/v1/sparse", {"texts": ["get a permit"]}).body
+            == client.ask("/v1/sparse/query", {"texts": ["get a permit"]}).body
+        )
+    counted = re.search(r'oskit_texts_total\{kind="documents",model="tiny"\} (\d+)', page)
+    assert counted is not None and int(counted[1]) > 500
+    for name in (
+        "oskit_requests_total",
+        "oskit_tokens_total",
+        "oskit_queue_texts",
+        "oskit_batch_texts_bucket",
+    ):
+        assert name in page
+    assert 'oskit_queue_texts{kind="documents",model="tiny"} 0.0' in page
+
+
+def test_inference_free_queries_and_several_archives(
+    archive: Path, query_archive: Path, encoder: ArchiveEncoder
+) -> None:
+    both = ArchiveEncoder.open(archive, query=query_archive)
+    alone = ArchiveEncoder.open(query_archive)
+    asked = ["building permit permit", "", "fox"]
+    wanted = both.query_weights(asked)
+    with serving({"both": both, "alone": alone, "plain": encoder}) as client:
+        for name in ("both", "alone"):
+            assert client.ask(f"/models/{name}/v1/sparse/query", {"texts": asked}).body == wanted
+        tei = client.ask("/models/both/embed_sparse", {"inputs": asked, "prompt_name": "query"})
+        assert by_index(tei.body) == both.query_weights(asked, key="id")
+        assert close(
+            client.ask("/models/both/v1/sparse", {"texts": ["fox"]}).body, encoder.document_weights(["fox"])
+        )
+        refused = client.ask("/models/alone/v1/sparse", {"texts": asked})
+        assert refused.status == 422 and "/v1/sparse/query" in refused.body["error"]
+        nameless = client.ask("/v1/sparse", {"texts": asked})
+        assert nameless.status == 404 and "/models/plain" in nameless.body["error"]
+        assert [model["model_id"] for model in client.ask("/info").body["models"]] == [
+            "both",
+            "alone",
+            "plain",
+        ]
+        info = client.ask("/models/both/info").body
+        assert info["model_sha"] == both.archive.sha256 and info["query_sha"] == alone.archive.sha256
+        assert info["model_type"] == {"embedding": {"pooling": "splade"}}
+        assert client.ask("/health").status == client.ask("/models/alone/health").status == 200
+
+
+BAD = [
+    ("/v1/sparse", b"", 400, "not JSON"),
+    ("/v1/sparse", b"\xff\xfe", 400, "not JSON"),
+    ("/v1/sparse", b"[" * 9_000, 400, "not JSON"),
+    ("/v1/sparse", [], 400, "a list, not a JSON object"),
+    ("/v1/sparse", {}, 422, "`texts` is missing"),
+    ("/v1/sparse", {"texts": "a"}, 422, "a list of texts, not a text"),
+    ("/v1/sparse", {"texts": ["a", None]}, 422, "`texts`[1] must be a text, not null"),
+    ("/v1/sparse", {"texts": ["a"], "inputs": []}, 422, "unknown in the body: inputs"),
+    ("/v1/sparse", {"texts": ["a"], "sparse_embedding_format": "${parameters.x}"}, 422, ":-WORD}"),
+    ("/v1/sparse", {"texts": ["a"] * 9}, 422, "batch size 9 > maximum allowed batch size 8"),
+    ("/v1/sparse", {"texts": ["a" * 20_000]}, 413, "10,000 bytes"),
+    ("/embed_sparse", {"inputs": []}, 400, "`inputs` cannot be empty"),
+    ("/embed_sparse", {"inputs": [1, 2]}, 422, "must be a text, not a number"),
+    ("/embed_sparse", {"inputs": "a", "truncate": "yes"}, 422, "`truncate` must be true or false"),
+    ("/embed_sparse", {"inputs": "a", "truncation_direction": "Left"}, 422, "must be Right"),
+    ("/embed_sparse", {"inputs": "a", "prompt_name": []}, 422, "must be query or document"),
+    (
+        "/embed_sparse",
+        {"inputs": ["a", "fox " * 127], "truncate": False},
+        422,
+        "less than 128 tokens. Given: 129",
+    ),
+    ("/nothing", {}, 404, "/v1/sparse"),
+]
+
+
+def test_bad_input_is_told_in_a_line_and_harms_nobody(encoder: ArchiveEncoder) -> None:
+    with serving({"tiny": encoder}, Limits(texts=8, body=10_000)) as client:
+        for path, body, status, told in BAD:
+            answer = client.ask(path, body)
+            assert answer.status == status, (body, answer)
+            assert told in answer.body["error"] and "\n" not in answer.body["error"]
+            assert answer.body["error_type"]
+        zipped = {"content-encoding": "gzip"}
+        assert client.ask("/v1/sparse", b"x", **zipped).status == 415
+        connection = client.connection()
+        connection.request("POST", "/v1/sparse", iter([b"x" * 6000] * 3), encode_chunked=True)
+        assert connection.getresponse().status == 413
+        assert client.ask("/v1/sparse").status == 405
+        for body in (b'{"texts": ["\\ud800 fox"]}', {"inputs": ["fox " * 126], "truncate": False}):
+            path = "/v1/sparse" if isinstance(body, bytes) else "/embed_sparse"
+            assert client.ask(path, body).status == 200
+
+
+def test_a_failing_text_fails_its_own_request_alone(gated: GatedEncoder) -> None:
+    with serving({"tiny": gated}) as client, ThreadPoolExecutor(8) as pool:
+        gated.gate.clear()
+        asked = [["fox", POISON], *(["the quick fox", "permit"] for _ in range(7))]
+        answers = pool.map(lambda texts: client.ask("/v1/sparse", {"texts": texts}), asked)
+        time.sleep(0.3)
+        gated.gate.set()
+        failed, *good = list(answers)
+        assert (failed.status, failed.body["error_type"]) == (424, "Backend")
+        wanted = ArchiveEncoder.document_weights(gated, asked[1])
+        assert all(answer.status == 200 and close(answer.body, wanted) for answer in good)
+
+
+def test_overload_is_told_as_ml_commons_understands_it_and_queries_go_on(
+    archive: Path, query_archive: Path
+) -> None:
+    gated = GatedEncoder.at(archive)
+    gated._queries = ArchiveEncoder.open(archive, query=query_archive)._queries
+    gated.architecture, gated.query = "inference-free", ArchiveEncoder.open(query_archive).archive
+    with serving({"tiny": gated}, Limits(queue=8, timeout=2)) as client, ThreadPoolExecutor(8) as pool:
+        gated.gate.clear()
+        waiting = [pool.submit(client.ask, "/v1/sparse", {"texts": ["fox", "permit"]}) for _ in range(4)]
+        while 'documents",model="tiny"} 8.0' not in client.ask("/metrics").body.decode():
+            time.sleep(0.01)
+        for path, body in (("/v1/sparse", {"texts": ["fox"]}), ("/embed_sparse", {"inputs": "fox"})):
+            refused = client.ask(path, body)
+            assert (refused.status, refused.body["error_type"]) == (429, "Overloaded")
+            assert refused.headers["x-amzn-errortype"] == "ThrottlingException"
+            assert 1 <= int(refused.headers["retry-after"]) <= 30
+        assert client.ask("/v1/sparse/query", {"texts": ["fox"]}).body == gated.query_weights(["fox"])
+        late = [future.result() for future in waiting]
+        assert {answer.status for answer in late} == {503}
+        assert late[0].headers["x-amzn-errortype"] == "ThrottlingException"
+        gated.gate.set()
+        assert client.ask("/v1/sparse", {"texts": ["fox"]}).status == 200
+
+
+def test_texts_of_a_client_that_has_gone_are_not_encoded(gated: GatedEncoder) -> None:
+    with serving({"tiny": gated}) as client:
+        while gated.entered.acquire(blocking=False):
+            pass
+        gated.gate.clear()
+        connection, *held = (client.connection() for _ in range(3))
+        for other in held:  # both threads are at the gate
+            other.request("POST", "/v1/sparse", json.dumps({"texts": ["fox", "permit"]}))
+            gated.entered.acquire()
+        connection.request("POST", "/v1/sparse", json.dumps({"texts": ["sparse", "retrieval"]}))
+        while 'documents",model="tiny"} 6.0' not in client.ask("/metrics").body.decode():
+            time.sleep(0.01)
+        connection.close()
+        while 'documents",model="tiny"} 4.0' not in client.ask("/metrics").body.decode():
+            time.sleep(0.01)
+        gated.gate.set()
+        assert client.ask("/v1/sparse", {"texts": ["fox", "fox"]}).status == 200
+        entered = 0
+        while gated.entered.acquire(blocking=False):
+            entered += 1
+        assert entered == 1
+
+
+def test_health_is_the_archive_s_own_weights(archive: Path, tmp_path: Path) -> None:
+    copy = tmp_path / archive.name
+    copy.write_bytes(archive.read_bytes())
+    text = "get a building permit"
+    (weights,) = ArchiveEncoder.open(archive).document_weights([text])
+    few = dict(list(weights.items())[:3])
+    archives.write_manifest(copy, probes=[{"text": text, "weights": few}])
+    gated = GatedEncoder.at(copy)
+    with serving({"tiny": gated}) as client:
+        assert client.ask("/health").body == {"status": "ok"}
+    gated.wrong = True
+    with pytest.raises(ParityError, match="does not compute what its archive should"), serving({"t": gated}):
+        pass
+    gated.wrong = False
+    with serving({"tiny": gated}) as client:
+        gated.wrong = True
+        answer = client.ask("/health")
+        assert answer.status == 503 and "weighs" in answer.body["error"]
+
+
+def test_tokens(encoder: ArchiveEncoder) -> None:
+    with serving({"tiny": encoder}, address=Address(tokens=("one", "two"))) as client:
+        for given in ("", "Bearer", "Bearer wrong", "Basic one", "Bearer one two"):
+            answer = client.ask("/v1/sparse", {"texts": ["fox"]}, authorization=given)
+            assert (answer.status, answer.body["error_type"]) == (401, "Unauthorized")
+        assert client.ask("/metrics").status == client.ask("/nothing").status == 401
+        assert client.ask("/health").status == 200
+        for given in ("Bearer one", "bearer two"):
+            assert client.ask("/v1/sparse", {"texts": ["fox"]}, authorization=given).status == 200
+
+
+def test_client_certificates(encoder: ArchiveEncoder, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    own = authority.issue_cert("127.0.0.1")
+    certificate, key, ca = tmp_path / "cert.pem", tmp_path / "key.pem", tmp_path / "ca.pem"
+    own.private_key_pem.write_to_path(key)
+    certificate.write_bytes(b"".join(part.bytes() for part in own.cert_chain_pems))
+    authority.cert_pem.write_to_path(ca)
+    context = ssl.create_default_context(cafile=str(ca))
+    stranger = ssl.create_default_context(cafile=str(ca))
+    authority.issue_cert("client@example.org").configure_cert(context)
+    address = Address(certificate=certificate, key=key, client_ca=ca)
+    address.check()
+    with serving({"tiny": encoder}, address=address, tls=context) as client:
+        assert client.ask("/v1/sparse", {"texts": ["fox"]}).status == 200
+        with pytest.raises((ssl.SSLError, OSError)):
+            Client(client.url, stranger).ask("/health")
+
+
+def test_what_is_open_to_everybody_is_refused(tmp_path: Path) -> None:
+    for host in ("127.0.0.1", "localhost", "::1"):
+        Address(host).check()
+    for host in ("0.0.0.0", "::"):
+        with pytest.raises(UsageError, match="can be reached from other machines"):
+            Address(host).check()
+        Address(host, tokens=("secret",)).check()
+    (tmp_path / "bad.pem").write_text("x")
+    bad = tmp_path / "bad.pem"
+    with pytest.raises(UsageError, match="cannot be used"):
+        Address(certificate=bad, key=bad).check()
+    with pytest.raises(UsageError, match="go together"):
+        Address(certificate=bad).check()
+    taken = Address(port=0).bind()
+    with taken, pytest.raises(UsageError, match="cannot listen"):
+        taken.listen()
+        Address(port=taken.getsockname()[1]).bind()
+
+
+COMMAND = (
+    "import sys; from oskit.cli import main; code = main(sys.argv[1:]); print('torch' in sys.modules, code)"
+)
+
+
+def test_the_command_serves_without_torch_and_sigterm_lets_requests_finish(archive: Path) -> None:
+    command = [sys.executable, "-c", COMMAND, "serve", f"tiny={archive}", "--port", "0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        told = ""
+        while not told.endswith("\n}\n"):
+            told += process.stdout.readline()
+        client = Client(json.loads(told)["url"])
+        asked = texts(1000)
+        connection = client.connection()
+        connection.request("POST", "/v1/sparse", json.dumps({"texts": asked}))
+        while 'documents",model="tiny"} 1000.0' not in client.ask("/metrics").body.decode():
+            time.sleep(0.001)
+        process.send_signal(signal.SIGTERM)
+        answer = json.loads(connection.getresponse().read())
+        assert close(answer, ArchiveEncoder.open(archive).document_weights(asked))
+        out, errors = process.communicate(timeout=20)
+    assert (out.strip(), process.returncode) == ("False 0", 0)
+    assert errors.splitlines() == ["Ended: everything was answered"]
+    with pytest.raises(OSError):
+        client.ask("/health")
