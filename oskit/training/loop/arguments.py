@@ -27,6 +27,13 @@ EVALUATIONS = 10
 """In a run, unless the recipe says otherwise."""
 
 
+_NOT_GIVEN = (
+    *("num_train_epochs", "gradient_accumulation_steps", "auto_find_batch_size", "activation_checkpointing"),
+    *("eval_delay", "prompts", "batch_sampler", "multi_dataset_batch_sampler", "resume_from_checkpoint"),
+)
+"""Arguments that would undo what a recipe's own keys say, beside those that they decide."""
+
+
 class Arguments(SparseEncoderTrainingArguments):
     """The trainer's arguments, where a process uses one GPU.
 
@@ -76,7 +83,7 @@ def training_arguments(
 def decided(
     recipe: Recipe, folder: Path, total: int, *, rates: dict[str, float], routes: dict[str, str]
 ) -> dict[str, Any]:
-    """The arguments that a recipe's own keys decide; ``recipe.schedule.OURS`` lists them."""
+    """The arguments that a recipe's own keys decide."""
     schedule = recipe.schedule
     every = min(total, schedule.evaluate_every or math.ceil(total / EVALUATIONS))
     bf16, fp16 = precision_of(schedule)
@@ -117,21 +124,22 @@ def decided(
     }
 
 
-def check_names(arguments: Iterable[str]) -> None:
-    """Make sure that the trainer knows what ``schedule.arguments`` names.
+def check_names(recipe: Recipe) -> None:
+    """Make sure that ``schedule.arguments`` names what the trainer has and other keys of a recipe leave open.
 
     Raises:
-        UsageError: It has no such argument.
+        UsageError: It has no such argument, or oskit sets it.
     """
     known = {field.name for field in fields(SparseEncoderTrainingArguments) if field.init}
-    for name in arguments:
+    ours = {*decided(recipe, Path(), 1, rates={}, routes={}), *_NOT_GIVEN}
+    for name in recipe.schedule.arguments:
+        if name in ours:
+            hint = "Give the key of the recipe that says it; docs/recipe-keys.md lists them."
+            raise UsageError(f"schedule.arguments.{name}: oskit sets this one itself", hint=hint)
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            listed = "sentence-transformers' SparseEncoderTrainingArguments lists them."
-            raise UsageError(
-                f"schedule.arguments.{name}: the trainer has no such argument",
-                hint=f"Did you mean {near[0]}?" if near else listed,
-            )
+            hint = f"Did you mean {near[0]}?" if near else "See SparseEncoderTrainingArguments."
+            raise UsageError(f"schedule.arguments.{name}: the trainer has no such argument", hint=hint)
 
 
 def rate_of(rates: dict[str, float], module: nn.Module, parameters: Iterable[Any], rate: float) -> None:

@@ -114,7 +114,7 @@ def _check_stage(stage: Recipe, found: _Problems, warn: Warn, *, prepared: bool)
         found.check(_check_teachers, stage, warn)
     found.check(share_of, stage.schedule.batch_size)
     if stage.schedule.arguments:
-        found.check(_check_arguments, stage.schedule.arguments)
+        found.check(_check_arguments, stage)
     if stage.schedule.precision == "fp16":
         found.check(_check_device, "cuda", "schedule.precision is fp16, which needs a GPU")
 
@@ -215,10 +215,10 @@ def _check_evaluation(evaluation: EvaluationPart, hold_out: float) -> None:
         )
 
 
-def _check_arguments(arguments: Iterable[str]) -> None:
+def _check_arguments(stage: Recipe) -> None:
     from oskit.training.loop.arguments import check_names  # needs torch
 
-    check_names(arguments)
+    check_names(stage)
 
 
 def _check_device(name: str, what: str) -> None:

@@ -109,14 +109,20 @@ def _tree_of(source: str | Path | Mapping[str, Any]) -> tuple[RecipeTree, Path]:
         from oskit.training.recipe.notebook_config import values_of
 
         return RecipeTree(plain(values_of(source))), Path.cwd()
-    path = Path(source).expanduser()
+    path, folder = Path(source).expanduser(), Path.cwd()
     if path.is_file():
-        return RecipeTree.of_document(read_yaml(path)), path.absolute().parent
-    if path.is_dir():
+        document, folder = read_yaml(path), path.absolute().parent
+    elif path.is_dir():
         raise UsageError(f"{path} is a folder, not a recipe", hint="Name the YAML file itself.")
-    if isinstance(source, Path) or path.suffix or path.name != str(source):
+    elif isinstance(source, Path) or path.suffix or path.name != str(source):
         raise DataError(f"no such recipe: {path}", hint="`oskit recipes list` shows the included ones.")
-    return RecipeTree.of_document(parse_yaml(included_text(source), f"{source}{_SUFFIX}")), Path.cwd()
+    else:
+        document = parse_yaml(included_text(source), f"{source}{_SUFFIX}")
+    if not isinstance(document.value, dict):
+        what = "the recipe is empty" if document.value is None else "a recipe is a mapping of keys to values"
+        place = document.places.get((), document.name)
+        raise DataError(f"{place}: {what}", hint="`oskit recipes show quick` shows a recipe.")
+    return RecipeTree(document.value, document.places), folder
 
 
 def _refuse_placeholders(tree: RecipeTree) -> None:

@@ -6,13 +6,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BeforeValidator,
-    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    Tag,
     model_validator,
 )
 
@@ -70,12 +68,7 @@ class InfoNceConfig(LossConfig):
     answer the query too."""
 
 
-AnyLoss = Annotated[
-    Annotated[KlConfig, Tag("kl")]
-    | Annotated[MarginMseConfig, Tag("margin_mse")]
-    | Annotated[InfoNceConfig, Tag("info_nce")],
-    Discriminator("kind"),
-]
+AnyLoss = Annotated[KlConfig | MarginMseConfig | InfoNceConfig, Field(discriminator="kind")]
 
 LOSSES = Kinds(
     "kl",

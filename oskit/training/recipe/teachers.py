@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, PositiveInt, Tag
+from pydantic import BeforeValidator, Field, PositiveInt
 
 from oskit.training.recipe.part import Kind, Kinds, Part
 
@@ -120,13 +120,13 @@ class StoredTeacherConfig(TeacherConfig):
 
 
 AnyTeacher = Annotated[
-    Annotated[DenseTeacherConfig, Tag("dense")]
-    | Annotated[SparseTeacherConfig, Tag("sparse")]
-    | Annotated[CrossEncoderConfig, Tag("cross-encoder")]
-    | Annotated[Bm25TeacherConfig, Tag("bm25")]
-    | Annotated[ItselfTeacherConfig, Tag("itself")]
-    | Annotated[StoredTeacherConfig, Tag("stored")],
-    Discriminator("kind"),
+    DenseTeacherConfig
+    | SparseTeacherConfig
+    | CrossEncoderConfig
+    | Bm25TeacherConfig
+    | ItselfTeacherConfig
+    | StoredTeacherConfig,
+    Field(discriminator="kind"),
 ]
 
 TEACHERS = Kinds(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,25 +13,15 @@ from oskit.errors import DataError, UsageError
 from oskit.training.recipe.objective import LOSSES
 from oskit.training.recipe.part import Kinds
 from oskit.training.recipe.teachers import TEACHERS
-from oskit.training.recipe.yaml_document import Keys, YamlDocument, dotted, parse_yaml
+from oskit.training.recipe.yaml_document import Keys, dotted, parse_yaml
 
-FILES: tuple[Keys, ...] = (
-    ("data", "train"),
-    ("data", "train", 0),
-    ("data", "train", "path"),
-    ("data", "train", 0, "path"),
-    ("data", "train", 0, "join", "*"),
-    ("data", "train", 0, "join", "*", "path"),
-    ("data", "train", "join", "*"),
-    ("data", "train", "join", "*", "path"),
-    ("encoder", "idf"),
-    ("evaluation", "collection"),
-    ("labels", "cache_folder"),
-    ("teachers", "*", "texts"),
+FILES = re.compile(
+    r"data\.train(\.\d+)?(\.path|\.join\.\w+(\.path)?)?|encoder\.idf|evaluation\.collection"
+    r"|labels\.cache_folder|teachers\.[\w-]+\.texts"
 )
-"""Keys that name a file or folder; 0 stands for every position of a list, * for any key."""
+"""Keys that name a file or folder."""
 
-NAMES: tuple[Keys, ...] = (("encoder", "name"), ("encoder", "base"), ("teachers", "*", "name"))
+NAMES = re.compile(r"encoder\.(name|base)|teachers\.[\w-]+\.name")
 """Keys that name a folder or a repository of the Hub."""
 
 KINDS: dict[Keys, Kinds] = {("teachers",): TEACHERS, ("loss",): LOSSES}
@@ -50,21 +41,6 @@ class RecipeTree:
 
     values: dict[str, Any]
     places: dict[Keys, str] = field(default_factory=dict)
-
-    @classmethod
-    def of_document(cls, document: YamlDocument) -> RecipeTree:
-        """The tree of a file.
-
-        Raises:
-            DataError: It is empty, or not a mapping.
-        """
-        hint = "`oskit recipes show quick` shows a recipe."
-        if document.value is None:
-            raise DataError(f"{document.name}: the recipe is empty", hint=hint)
-        if not isinstance(document.value, dict):
-            place = document.places.get((), document.name)
-            raise DataError(f"{place}: a recipe is a mapping of keys to values", hint=hint)
-        return cls(document.value, document.places)
 
     def place(self, keys: Keys) -> str:
         """Where a key, or the nearest one around it, was given."""
@@ -167,11 +143,11 @@ class RecipeTree:
         A name of an encoder or a teacher is a path if it starts with a dot or if there is such a folder.
         """
         for keys, text in list(strings(self.values)):
-            inner = keys[2:] if keys[:1] == ("stages",) else keys
+            name = dotted(keys[2:] if keys[:1] == ("stages",) else keys)
             base = Path.cwd() if self.from_option(keys) else folder
             path = os.path.abspath(base / os.path.expanduser(text))  # noqa: PTH100, PTH111  (keeps links)
-            is_file = _matches(inner, FILES) and text != "-" and not is_placeholder(text)
-            is_folder = _matches(inner, NAMES) and (text.startswith((".", "~")) or os.path.isdir(path))  # noqa: PTH112
+            is_file = FILES.fullmatch(name) and text != "-" and not is_placeholder(text)
+            is_folder = NAMES.fullmatch(name) and (text.startswith((".", "~")) or os.path.isdir(path))  # noqa: PTH112
             if text and (is_file or is_folder):
                 self.put(keys, path, self.place(keys))
 
@@ -236,11 +212,3 @@ def strings(values: Any, keys: Keys = ()) -> Iterator[tuple[Keys, str]]:
     elif isinstance(values, (dict, list)):
         for key, value in values.items() if isinstance(values, dict) else enumerate(values):
             yield from strings(value, (*keys, key))
-
-
-def _matches(keys: Keys, patterns: tuple[Keys, ...]) -> bool:
-    return any(
-        len(pattern) == len(keys)
-        and all(p in ("*", k) or (p == 0 and isinstance(k, int)) for p, k in zip(pattern, keys, strict=True))
-        for pattern in patterns
-    )

@@ -163,7 +163,6 @@ def test_an_option_in_an_older_spelling_is_answered_with_the_new_one(option: str
         ({"sparsity": {"documents": None}}, "sparsity.documents: should be a mapping of keys to values, not"),
         ({"loss": [3]}, "loss.0: should be a mapping of keys to values, not 3"),
         ({"data": {"train": "p", "sampling": {"negatives": 3, "top": 4}}}, "top is 4, more than the 3"),
-        ({"schedule": {"arguments": {"learning_rate": 1}}}, "learning_rate is set by schedule.learning_rate"),
     ],
 )
 def test_what_cannot_be_right_together(parts: dict[str, Any], message: str) -> None:
