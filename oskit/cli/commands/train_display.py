@@ -147,7 +147,7 @@ def _table(result: TrainingResult) -> Any:
 
 
 def _stage_lines(stage: StageResult) -> list[str]:
-    from oskit.training.teachers.ensemble import TeacherReport
+    from oskit.training.teachers.report import TeacherReport
 
     data = stage.data
     measured = f"{stage.after.queries:,} {'held-out ' if data.held_out else ''}queries"
