@@ -83,7 +83,7 @@ def _stage_plan(recipe: Recipe, number: int, data: dict[str, Any]) -> dict[str, 
     schedule, encoder = recipe.schedule, recipe.encoder
     steps = schedule.steps
     if steps is None and data["examples"] is not None:
-        steps = math.ceil(math.ceil(data["examples"] / schedule.batch_size) * schedule.epochs)
+        steps = max(1, math.ceil(max(1, data["examples"] // schedule.batch_size) * schedule.epochs))
     lines = [f"Stage {number}: {encoder.architecture or 'its own architecture'}, from {encoder.name}"]
     lines += [f"  {source}" for source in data["sources"]]
     lines += [f"  {name}: read when it is trained" for name in data["not_read"]]

@@ -115,8 +115,8 @@ def decided(
         "greater_is_better": True,
         "logging_steps": max(1, every // 5),
         "logging_nan_inf_filter": False,
-        # Processes must have the same number of batches, or one waits for ever.
-        "dataloader_drop_last": world_size() > 1,
+        # The penalty on a batch of few documents is another one, and processes cannot share it evenly.
+        "dataloader_drop_last": True,
         "seed": recipe.seed,
         "data_seed": recipe.seed,
         "disable_tqdm": True,
@@ -166,12 +166,11 @@ def total_steps(schedule: SchedulePart, examples: int) -> int:
     """
     if schedule.steps is not None:
         return schedule.steps
-    # With several processes the last batch of an epoch, which may not be full, is left out.
-    divide = math.floor if world_size() > 1 else math.ceil
-    epoch = divide(examples / schedule.batch_size)
-    if not epoch:
+    # What is left of an epoch beside whole batches is left out: other examples each time.
+    epoch = examples // schedule.batch_size
+    if not epoch and world_size() > 1:
         raise TrainingError(
             f"{examples} examples are fewer than a batch of {schedule.batch_size}",
             hint="Lower schedule.batch_size, or use one process.",
         )
-    return max(1, math.ceil(schedule.epochs * epoch))
+    return max(1, math.ceil(schedule.epochs * max(1, epoch)))

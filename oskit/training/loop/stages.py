@@ -247,6 +247,9 @@ class _Stage:
             self._warn(
                 f"training made the encoder worse: nDCG@10 {before.ndcg:.3f} before, {after.ndcg:.3f} after"
             )
+        targets = trainer.sparsity.outcome(after.logs())
+        for missed in filter(None, (target.missed for target in targets.values())):
+            self._warn(missed)
         start = {"step": 0, **{f"eval_{key}": value for key, value in before.logs().items()}}
         write_curves([start, *trainer.state.log_history], self._folder, self._name)
         StageResult(
@@ -261,5 +264,6 @@ class _Stage:
             data=prepared.facts,
             seconds=seconds,
             lengths=self._lengths,
+            targets=targets,
             warnings=self._warnings,
         ).write(self._folder / RESULT)

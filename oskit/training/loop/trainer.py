@@ -68,6 +68,7 @@ class OskitTrainer(SparseEncoderTrainer):
 
     Attributes:
         facts: Of the last step.
+        sparsity: As given.
         micro_batch_size: As it is now.
     """
 
@@ -90,7 +91,7 @@ class OskitTrainer(SparseEncoderTrainer):
         self.add_callback(self._epochs)
         self.add_callback(sparsity)
         self._guards = guards
-        self._sparsity = sparsity
+        self.sparsity = sparsity
         self._note = on_note
         self._average = average
         self.facts: StepFacts | None = None
@@ -126,7 +127,7 @@ class OskitTrainer(SparseEncoderTrainer):
         Raises:
             TrainingError: One text alone does not fit.
         """
-        self.loss.weights = self._sparsity.at(self.state.global_step)
+        self.loss.weights = self.sparsity.at(self.state.global_step)
         while True:
             try:
                 with self.accelerator.no_sync(model):
@@ -148,7 +149,7 @@ class OskitTrainer(SparseEncoderTrainer):
             logs["document_dims"] = fmean(facts.document_dims for facts in steps)
             logs["batch_flops"] = fmean(facts.flops for facts in steps)
             logs |= {f"{side}_weight": weight for side, weight in self.loss.weights.items()}
-            logs |= self._sparsity.paths()
+            logs |= self.sparsity.paths()
         super().log(logs, start_time)
 
     def _shrink(self, reason: str) -> None:
@@ -201,7 +202,7 @@ class OskitTrainer(SparseEncoderTrainer):
         self.facts = StepFacts(step, *(found[name] for name in FACTS))
         self._unlogged.append(self.facts)
         self._guards.check(self.facts)
-        self._sparsity.observe(step, found | {"losses": sum(found[name] for name in self.loss.losses)})
+        self.sparsity.observe(step, found | {"losses": sum(found[name] for name in self.loss.losses)})
 
     def _will_be_skipped(self) -> bool:
         """Whether the step of an infinite gradient is left out: fp16's scale is too large, and is halved."""
@@ -226,10 +227,11 @@ class OskitTrainer(SparseEncoderTrainer):
         """Batches of documents of similar length; of each this process computes its share."""
         drawn: Any = self.train_dataset
         args = self.args
+        size = args.train_batch_size * args.world_size
         batches = DrawnBatches(
             drawn,
-            args.train_batch_size * args.world_size,
-            args.dataloader_drop_last,
+            size,
+            args.dataloader_drop_last and len(drawn) >= size,
             rank=args.process_index,
             processes=args.world_size,
             valid_label_columns=[],

@@ -29,6 +29,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from oskit.training.internals import ExportableState
+from oskit.training.objective.target import Target
 from oskit.training.recipe.objective import PenaltyPart, RampPart
 
 GAIN = 2.5
@@ -41,8 +42,8 @@ LARGEST_CHANGE = 0.25
 LARGEST_LEAD = 0.3
 """How far, in logarithms, the path is ahead of the encoder."""
 LARGEST_CORRECTION = math.log(2)
-MISSED = 0.15
-"""A target that is missed by more than this share is told."""
+
+_SIDES = {"document": "documents", "query": "queries"}
 
 
 class Ramp:
@@ -178,9 +179,9 @@ class SparsityWeights(TrainerCallback, ExportableState):
         self.ramp = Ramp(ramp, total)
         self._parts = dict(sides)
         self.searches = {
-            side: Search(target, penalty.weight, self.ramp, total)
+            side: Search(penalty.aim[1], penalty.weight, self.ramp, total)
             for side, penalty in self._parts.items()
-            if (target := target_of(penalty)) is not None
+            if penalty.aim[0] != "weight"
         }
 
     def at(self, step: int) -> dict[str, float]:
@@ -193,16 +194,35 @@ class SparsityWeights(TrainerCallback, ExportableState):
         }
 
     def observe(self, step: int, facts: Mapping[str, float]) -> None:
-        """What a step was like: ``losses``, and for each side its penalty and what a target can be of."""
+        """What a step was like: ``losses``, what a target can be of, and each side's penalty unweighted."""
         for side, search in self.searches.items():
-            search.observe(step, facts[self._of(side)], facts["losses"], facts[f"{side}_penalty"])
+            search.observe(step, facts[self._of(side)], facts["losses"], facts[side])
+
+    def outcome(self, figures: Mapping[str, float]) -> dict[str, Target]:
+        """What became of the targets, by side.
+
+        Args:
+            figures: Of the encoder that training ends with, as evaluations log them.
+        """
+        return {
+            side: Target(
+                key=f"sparsity.{_SIDES[side]}.{self._parts[side].aim[0]}",
+                value=one.target,
+                reached=figures[self._logged(side)],
+                weight=0.0 if one.found.log_weight is None else math.exp(one.found.log_weight),
+            )
+            for side, one in self.searches.items()
+        }
 
     def paths(self) -> dict[str, float]:
         """Where each search wants its side to be, for curves."""
         return {f"{self._of(side)}_path": math.exp(one.found.path) for side, one in self.searches.items()}
 
     def _of(self, side: str) -> str:
-        return "flops" if getattr(self._parts[side], "target_flops", None) is not None else f"{side}_dims"
+        return "flops" if self._parts[side].aim[0] == "target_flops" else f"{side}_dims"
+
+    def _logged(self, side: str) -> str:
+        return "flops" if self._of(side) == "flops" else f"{side}_active"
 
     def on_evaluate(
         self,
@@ -214,9 +234,8 @@ class SparsityWeights(TrainerCallback, ExportableState):
     ) -> None:
         """The collection's vectors are what a target is meant for."""
         for side, search in self.searches.items():
-            name = "eval_flops" if self._of(side) == "flops" else f"eval_{side}_active"
-            if metrics and name in metrics:
-                search.measured(metrics[name])
+            if metrics and (value := metrics.get(f"eval_{self._logged(side)}")):
+                search.measured(value)
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Go on with what the checkpoint knows."""
@@ -228,9 +247,3 @@ class SparsityWeights(TrainerCallback, ExportableState):
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         return {"args": {}, "attributes": {side: asdict(one.found) for side, one in self.searches.items()}}
-
-
-def target_of(part: PenaltyPart) -> float | None:
-    """What is to be reached: active dimensions, or products."""
-    flops: float | None = getattr(part, "target_flops", None)
-    return part.target if flops is None else flops

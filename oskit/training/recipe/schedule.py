@@ -21,7 +21,8 @@ class SchedulePart(Part):
     batch_size: PositiveInt = 32
     """Examples of one optimizer step over all processes, whatever the hardware."""
     micro_batch_size: PositiveInt | None = None
-    """Examples that fit into memory at once; None for all of a process's share."""
+    """Texts that fit into memory at once; None for all of a process's share. The loss stays that of the whole
+    batch: texts are computed twice, as gradients are cached at their vectors."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them."""
     learning_rate: PositiveFloat = 2e-5

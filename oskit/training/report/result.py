@@ -14,6 +14,7 @@ from oskit.data.atomic import write_whole
 from oskit.errors import DataError
 from oskit.evaluation.offline.significance import Significance
 from oskit.training.data.facts import DataFacts
+from oskit.training.objective.target import Target
 from oskit.training.report.figures import Figures
 from oskit.training.report.lengths import Lengths
 
@@ -40,6 +41,7 @@ class StageResult:
         data: What became of the training data.
         seconds: Of training, evaluations in it included; of the last run only, if it was resumed.
         lengths: What the encoder reads of a text, and what was cut off the texts of the last run.
+        targets: What became of the targets of sparsity, by side.
         warnings: What one should know.
     """
 
@@ -54,12 +56,14 @@ class StageResult:
     data: DataFacts
     seconds: float
     lengths: Lengths
+    targets: dict[str, Target] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can carry it."""
         parts = {name: getattr(self, name).to_dict() for name in ("before", "after", "gain", "lengths")}
         own = {"folder": str(self.folder), "best": str(self.best), "data": asdict(self.data)}
+        own["targets"] = {side: asdict(target) for side, target in self.targets.items()}
         return {**vars(self), **parts, **own, "seconds": round(self.seconds, 1)}
 
     def write(self, path: Path) -> None:

@@ -51,7 +51,7 @@ class Encoder:
         change = share_left * max(-0.05, min(change / 3 if change > 0 else change, 0.05))
         self.logarithm = min(self.logarithm + change, math.log(5000))
         seen = math.exp(self.logarithm + self.random.gauss(0, 0.25)) * self.bias
-        return {"document_dims": seen, "losses": 1.0, "document_penalty": 5e-4 * self.active**2}
+        return {"document_dims": seen, "losses": 1.0, "document": 5e-4 * self.active**2}
 
     @property
     def active(self) -> float:
@@ -92,7 +92,7 @@ def test_a_target_that_the_encoder_is_below_costs_nothing() -> None:
     encoder = Encoder(70, 20, 0.6, 1.0, needs=70)
     trained(searching, encoder, 300, range(300))
     facts = encoder.step(0.0, 0.0)
-    assert searching.at(299)["document"] * facts["document_penalty"] < 0.01 * facts["losses"]
+    assert searching.at(299)["document"] * facts["document"] < 0.01 * facts["losses"]
 
 
 def test_a_target_out_of_reach_does_not_wind_up() -> None:
@@ -101,7 +101,7 @@ def test_a_target_out_of_reach_does_not_wind_up() -> None:
     for step in range(300):
         facts = encoder.step(searching.at(step)["document"], 1.0)
         searching.observe(step + 1, facts)
-        assert searching.at(step + 1)["document"] * facts["document_penalty"] < 1.2 * LARGEST_SHARE
+        assert searching.at(step + 1)["document"] * facts["document"] < 1.2 * LARGEST_SHARE
     most = searching.at(300)["document"]
     for step in range(300, 360):
         searching.observe(step + 1, facts | {"document_dims": 30.0})
@@ -110,13 +110,13 @@ def test_a_target_out_of_reach_does_not_wind_up() -> None:
 
 def test_a_dead_encoder_and_no_loss_are_no_numbers_to_go_by() -> None:
     searching = weights(100, target=40)
-    searching.observe(1, {"document_dims": 0.0, "losses": 0.0, "document_penalty": 0.0})
+    searching.observe(1, {"document_dims": 0.0, "losses": 0.0, "document": 0.0})
     assert searching.at(1) == {"document": 0.0}
 
 
 def test_flops_are_a_target_too_and_a_weight_is_where_the_search_begins() -> None:
     searching = weights(100, target_flops=2.0, weight=0.5)
-    searching.observe(1, {"document_dims": 900.0, "flops": 2.0, "losses": 1.0, "document_penalty": 1.0})
+    searching.observe(1, {"document_dims": 900.0, "flops": 2.0, "losses": 1.0, "document": 1.0})
     assert searching.at(1)["document"] == pytest.approx(0.5)
     assert searching.paths() == {"flops_path": pytest.approx(2.0)}
 

@@ -285,3 +285,31 @@ class StopAt(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         control.should_training_stop = control.should_training_stop or state.global_step >= self._step
+
+
+def test_a_target_is_searched_for_and_the_search_goes_on_after_an_interruption(
+    make: Made, tmp_path: Path
+) -> None:
+    target = {
+        "documents": {"target": 40, "kind": "flops"},
+        "queries": None,
+        "ramp": {"share": 0.5, "delay": 0.1},
+    }
+    saving = {"save_strategy": "steps", "save_steps": 20, "optim": "adamw_torch"}
+    made = {"steps": 60, "learning_rate": 1e-2, "sparsity": target}
+    whole = make(arguments={**saving, "output_dir": str(tmp_path / "whole")}, **made)
+    whole.train()
+    logs = [line for line in whole.state.log_history if "document_weight" in line]
+    assert [line["document_weight"] > 0 for line in logs] == [line["step"] > 6 for line in logs], (
+        "after the delay"
+    )
+    assert logs[-1]["document_dims_path"] < 60
+    assert logs[-1]["document_dims"] < 0.75 * logs[0]["document_dims"]
+
+    stopped = make(arguments={**saving, "output_dir": str(tmp_path / "parts")}, **made)
+    stopped.add_callback(StopAt(40))
+    stopped.train()
+    resumed = make(arguments={**saving, "output_dir": str(tmp_path / "parts")}, **made)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "parts" / "checkpoint-40"))
+    assert resumed.sparsity.state() == whole.sparsity.state()
+    assert torch.equal(weights(resumed), weights(whole))
