@@ -195,8 +195,11 @@ class _Maker:
             if "batch" in recipe.labelled:
                 self._listener.doing("asking the teachers")
                 BatchTeachers.write(teachers, data, self._folder / _TEACHERS, progress=progress)
-            for dropped in teachers.report.dropped:
+            report = teachers.report
+            for dropped in report.dropped:
                 self._listener.warning(str(dropped))
+            if report.unknown:
+                self._note(f"{report.unknown:,} of {report.candidates:,} candidates are known to no teacher")
             teachers.release()
             teachers.remove_vectors()
         for name in _STEPS:

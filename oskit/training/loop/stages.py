@@ -105,6 +105,7 @@ class _Stage:
         encoder = finish_student(
             encoder, self._recipe.encoder, passages=prepared.corpus, idf=prepared.idf, seed=self._recipe.seed
         )
+        encoder.precision = "auto"  # measured alike before, while and after it is trained
         if is_first():
             self._lengths = replace(
                 self._lengths, truncation=self._counted(encoder, prepared.examples, prepared.corpus)
@@ -241,6 +242,7 @@ class _Stage:
             trainer.model.save_pretrained(str(best), create_model_card=False)
         self._listener.doing("measuring the best encoder")
         encoder = NeuralSparseEncoder.from_pretrained(best, fallback=False)
+        encoder.precision = "auto"
         after = measure(encoder, prepared.collection)
         gain = paired_bootstrap(after.per_query, before.per_query, name="before training")
         if gain.difference < 0:

@@ -22,6 +22,7 @@ from oskit.errors import TrainingError, TrainingInterrupted
 from oskit.training.loop.events import Listener
 from oskit.training.loop.run import train
 from oskit.training.report.result import StageResult
+from oskit.training.teachers.ensemble import EnsembleTeacher
 from tests import tiny
 from tests.unit.training.teacher_models_tiny import build_dense
 from tests.unit.training.word_pairs import write_pairs
@@ -171,18 +172,32 @@ def test_what_is_kept_is_averaged_measured_and_saved(base: Path, pairs: Path, tm
 
 
 def test_a_run_that_was_interrupted_ends_with_the_same_encoder(
-    base: Path, pairs: Path, tmp_path: Path
+    base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = {"steps": 12, "batch_size": 8, "learning_rate": 1e-3, "evaluate_every": 4}
-    whole = train(recipe(base, pairs, schedule=short), tmp_path / "whole")
+    """Teachers label whole batches of it, and are gone when it goes on: no label depends on them any more."""
+    dense = build_dense(tmp_path / "dense")
+    values = recipe(
+        base,
+        pairs,
+        teachers=[{"kind": "dense", "name": str(dense)}, {"kind": "bm25"}],
+        labels={"cache_folder": str(tmp_path / "cache")},
+        loss=[{"kind": "kl", "candidates": "batch"}, {"kind": "info_nce"}],
+        schedule={"steps": 12, "batch_size": 8, "learning_rate": 1e-3, "evaluate_every": 4},
+    )
+    whole = train(values, tmp_path / "whole")
 
     # Step 6 is told once it is done and logged; the signal then lets the one after it end.
     with pytest.raises(TrainingInterrupted, match="step 7 of 12") as caught:
-        train(recipe(base, pairs, schedule=short), tmp_path / "parts", listener=Recorder(interrupt_at=6))
+        train(values, tmp_path / "parts", listener=Recorder(interrupt_at=6))
     assert caught.value.exit_code == 130
     assert (tmp_path / "parts" / "checkpoints" / "checkpoint-7").is_dir()
+
+    def gone(*_args: object) -> None:
+        raise RuntimeError("the teacher is gone")
+
+    monkeypatch.setattr(EnsembleTeacher, "_open", gone)
     told = Recorder()
-    resumed = train(recipe(base, pairs, schedule=short), tmp_path / "parts", resume=True, listener=told)
+    resumed = train(values, tmp_path / "parts", resume=True, listener=told)
 
     assert told.steps[0] == 8
     assert resumed.after == whole.after
@@ -192,9 +207,7 @@ def test_a_run_that_was_interrupted_ends_with_the_same_encoder(
         assert torch.equal(tensor, theirs[name]), name
     # A run that is done is read, not done again.
     again = Recorder()
-    assert train(
-        recipe(base, pairs, schedule=short), tmp_path / "parts", resume=True, listener=again
-    ).after == (whole.after)
+    assert train(values, tmp_path / "parts", resume=True, listener=again).after == whole.after
     assert not again.steps
 
 
