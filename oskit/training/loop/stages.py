@@ -150,7 +150,7 @@ class _Stage:
             recipe.loss,
             recipe.sparsity,
             idf=prepared.idf,
-            known=KnownPairs(prepared.examples) if contrasts else None,
+            known=KnownPairs(prepared.examples, prepared.corpus) if contrasts else None,
             teachers=prepared.teachers,
         )
         dev = capped(prepared.collection, queries=recipe.evaluation.queries, corpus=recipe.evaluation.corpus)

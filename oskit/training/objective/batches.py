@@ -14,7 +14,7 @@ from torch import Tensor
 
 from oskit.data.duplicates import digest_of
 from oskit.training.data.arrow import LABELS, column_of, lists_of, numbers_of, positives_of
-from oskit.training.data.normalising import normalise
+from oskit.training.data.normalising import same_key
 from oskit.training.internals import DefaultBatchSampler, SparseEncoderDataCollator
 
 if TYPE_CHECKING:
@@ -30,33 +30,40 @@ _ODD = -0x61C8864680B583EB
 """2^64 divided by the golden ratio, as a signed number: spreads the bits of a product."""
 
 
-def query_id(query: str) -> int:
-    """64 bits that are the same for queries that ask the same."""
-    return int.from_bytes(digest_of(normalise(query))[:8], "little", signed=True)
+def text_key(text: str) -> int:
+    """64 bits that are the same for near-identical texts, such as queries that ask the same."""
+    return int.from_bytes(digest_of(same_key(text))[:8], "little", signed=True)
 
 
 class KnownPairs:
-    """Which documents are positives of which queries: 8 bytes a pair, however long the texts are.
+    """Which documents are positives of which queries: 8 bytes a pair and a document, however long texts are.
+    What is near-identical to a positive is one.
 
     Args:
         examples: ``query``, ``candidates`` and ``positives``.
+        corpus: Where the candidates are.
     """
 
-    def __init__(self, examples: Dataset) -> None:
+    def __init__(self, examples: Dataset, corpus: Dataset) -> None:
         queries = np.fromiter(
-            map(query_id, column_of(examples, "query")), dtype=np.int64, count=len(examples)
+            map(text_key, column_of(examples, "query")), dtype=np.int64, count=len(examples)
         )
+        rows = np.unique(lists_of(examples, "candidates")[1]).astype(np.int64)
+        said = np.zeros(len(corpus), dtype=np.int64)
+        said[rows] = [text_key(text) for text in column_of(corpus, "text", rows)]
+        self._said = torch.from_numpy(said)
         owners, documents = positives_of(examples)
-        keys = _pair_keys(torch.from_numpy(queries[owners]), torch.from_numpy(documents))
+        keys = _pair_keys(torch.from_numpy(queries[owners]), self._said[torch.from_numpy(documents)])
         self._keys: Tensor = torch.unique(keys)  # sorted
 
     def contains(self, queries: Tensor, documents: Tensor) -> Tensor:
-        """Whether each document answers each query, by their ids; the two are broadcast together."""
-        keys = _pair_keys(queries, documents)
+        """Whether each document answers each query, by the queries' ids and the rows of candidates in the
+        corpus; the two are broadcast together."""
+        if self._keys.device != queries.device:
+            self._keys, self._said = self._keys.to(queries.device), self._said.to(queries.device)
+        keys = _pair_keys(queries, self._said[documents])
         if not len(self._keys):
             return torch.zeros_like(keys, dtype=torch.bool)
-        if self._keys.device != keys.device:
-            self._keys = self._keys.to(keys.device)
         places = torch.searchsorted(self._keys, keys).clamp(max=len(self._keys) - 1)
         return self._keys[places] == keys
 
@@ -288,7 +295,7 @@ class ExampleCollator(SparseEncoderDataCollator):
         batch: dict[str, Any] = super().__call__([{QUERY: query} for _, query, _ in features])
         batch |= super().__call__([{DOCUMENT: text} for text in texts])
         batch |= _tokens_of(batch, QUERY) | _tokens_of(batch, DOCUMENT)
-        batch["query_ids"] = torch.tensor([query_id(query) for _, query, _ in features])
+        batch["query_ids"] = torch.tensor([text_key(query) for _, query, _ in features])
         batch["query_rows"] = torch.tensor([draw.example for draw in draws])
         batch["document_ids"] = torch.from_numpy(
             np.stack([draw.documents for draw in draws]).astype(np.int64)

@@ -7,6 +7,7 @@ process, and no label can change. The vectors of a batch travel with it.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict
 
@@ -132,11 +133,11 @@ class BatchTeachers:
         return found
 
     @torch.no_grad()
-    def labels(self, tensors: dict[str, Tensor]) -> Tensor:
+    def labels(self, targets: Mapping[str, Tensor]) -> Tensor:
         """Labels of each query and all documents, normalised over them, ``[B, B * C]`` float32.
 
         Args:
-            tensors: Of :meth:`collate`, perhaps gathered over processes, on any device; others are ignored.
+            targets: Of :meth:`collate`, perhaps gathered over processes, on any device; others are ignored.
 
         Returns:
             On the same device; all first documents, then all second ones, and so on.
@@ -144,8 +145,8 @@ class BatchTeachers:
         total: Tensor | None = None
         for number, facts in enumerate(self._teachers):
             # In float32 even where the student computes in less.
-            with torch.autocast(next(iter(tensors.values())).device.type, enabled=False):
-                scores = _scores(tensors, f"teacher_{number}")
+            with torch.autocast(next(iter(targets.values())).device.type, enabled=False):
+                scores = _scores(targets, f"teacher_{number}")
             if facts["normalize"] == "minmax":
                 lowest, highest = scores.aminmax(dim=1, keepdim=True)
                 # Equal scores are 0 after the subtraction, whatever they are divided by.
@@ -173,7 +174,7 @@ def _path(folder: Path, number: int, side: str) -> Path:
     return folder / f"batch-{number}-{side}"
 
 
-def _scores(tensors: dict[str, Tensor], name: str) -> Tensor:
+def _scores(tensors: Mapping[str, Tensor], name: str) -> Tensor:
     """Inner products of all queries and documents of a batch, ``[B, B * C]``."""
     if f"{name}_query" in tensors:
         return tensors[f"{name}_query"] @ _column_major(tensors[f"{name}_document"]).T

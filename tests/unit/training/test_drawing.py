@@ -21,7 +21,7 @@ from oskit.training.objective.batches import (
     DrawnExamples,
     ExampleCollator,
     KnownPairs,
-    query_id,
+    text_key,
 )
 from tests import tiny
 
@@ -153,17 +153,23 @@ def test_every_visit_once_in_an_epoch_in_batches_of_like_length() -> None:
 
 
 def test_known_pairs() -> None:
+    """An answer is one however it is written, and for whoever asks the same."""
     data = TrainingData.of(
         [
-            {"query": "How deep?", "positives": ["two metres", "six feet"], "negatives": ["red"]},
-            {"query": "what colour", "positives": ["red"]},
+            {
+                "query": "How deep?",
+                "positives": ["two metres", "six feet"],
+                "negatives": ["red", "Six Feet!"],
+            },
+            {"query": "what's the colour", "positives": ["red"], "negatives": ["it is RED"]},
         ]
     )
-    known = KnownPairs(data.examples)
+    known = KnownPairs(data.examples, data.corpus)
     rows = {text: row for row, text in enumerate(data.passages())}
-    queries = torch.tensor([query_id("how deep"), query_id("what colour"), query_id("who")])
-    documents = torch.tensor([rows[text] for text in ("two metres", "six feet", "red")])
-    expected = [[True, True, False], [False, False, True], [False, False, False]]
+    queries = torch.tensor([text_key("how deep"), text_key("Whats the colour?"), text_key("who")])
+    texts = ("two metres", "six feet", "Six Feet!", "red", "it is RED")
+    documents = torch.tensor([rows[text] for text in texts])
+    expected = [[True, True, True, False, False], [False, False, False, True, False], [False] * 5]
     assert known.contains(queries[:, None], documents[None]).tolist() == expected
 
 
@@ -198,7 +204,7 @@ def test_a_batch_has_all_that_the_loss_needs(encoder: NeuralSparseEncoder, worke
     assert len(batches) == 3
     for batch in batches:
         queries = [data.examples[row]["query"] for row in batch["query_rows"].tolist()]
-        assert batch["query_ids"].tolist() == [query_id(query) for query in queries]
+        assert batch["query_ids"].tolist() == [text_key(query) for query in queries]
         mask = batch["document_attention_mask"]
         assert batch["document_lengths"] == mask.sum(1).tolist()
         assert batch["document_token_rows"].tolist() == mask.flatten().nonzero().flatten().tolist()
