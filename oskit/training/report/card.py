@@ -143,7 +143,8 @@ def _made(stage: StageResult) -> list[str]:
         if teacher["status"] == "used"
     ]
     sources = ", ".join(f"{short_name(source['name'])} ({source['examples']:,})" for source in data.sources)
-    told = [f"{data.examples:,} examples with {data.negatives} negatives each, of {sources}", *teachers]
+    read = f"read {data.visits:,} times an epoch, each time with {data.negatives} other documents"
+    told = [f"{data.examples:,} queries, {read}, of {sources}", *teachers]
     return [
         f"* {stage.name}: {stage.steps:,} steps, the best is step {stage.best_step:,}; {'; '.join(told)}."
     ]
