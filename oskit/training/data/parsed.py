@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from oskit.training.data.records import KnownTexts
+    from oskit.training.data.lookups import KnownTexts
 
 
 @dataclass(frozen=True)

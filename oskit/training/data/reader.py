@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from oskit.data.collection import QRELS, find_corpus
 from oskit.data.documents import Refusal
@@ -15,15 +14,17 @@ from oskit.data.values import clean_value, text_of
 from oskit.errors import DataError, UsageError
 from oskit.training.data.judgements import read_beir
 from oskit.training.data.layout import DOCUMENT_ID_NAMES, SCORE_NAMES, Layout, grade_of, wanted_columns
+from oskit.training.data.lookups import Joined
 from oskit.training.data.parsed import Example, Parsed
 from oskit.training.data.pseudo_queries import make_queries
 from oskit.training.data.records import (
-    Joined,
     as_list,
     existing,
     is_saved_dataset,
     records_of,
+    required_text,
     score_of,
+    text_of_passage,
 )
 from oskit.training.recipe.sources import DataSource, Kind
 
@@ -116,8 +117,7 @@ def _layout_of(source: DataSource, values: Mapping[str, Any], first: _Reader | N
     return layout if (layout.kind == "documents") == (first.layout.kind == "documents") else first.layout
 
 
-@dataclass(frozen=True)
-class _Item:
+class _Item(NamedTuple):
     """A document of a record: its text or id, and its score (NaN: none)."""
 
     text: str
@@ -139,18 +139,16 @@ class _Reader:
         layout = self.layout
         if layout.kind == "documents":
             return self._document(values)
-        key = _required(values, layout.query)
+        key = required_text(values, layout.query)
         if layout.kind == "candidates":
             positives, others = self._candidates(values)
             apart = False
         else:
             positives, others, apart = self._positives_and_negatives(values)
         if self._joined is not None and self._joined.scores is not None:
-            known = self._joined.scores.of(key, [item.text for item in (*positives, *others)])
-            positives = [_Item(item.text, score) for item, score in zip(positives, known, strict=False)]
-            others = [
-                _Item(item.text, score) for item, score in zip(others, known[len(positives) :], strict=True)
-            ]
+            items = [*positives, *others]
+            items = _with_scores(items, self._joined.scores.of(key, [item.text for item in items]))
+            positives, others = items[: len(positives)], items[len(positives) :]
         return self._example(self._query(key), positives, others, apart=apart)
 
     def _query(self, key: str) -> str:
@@ -242,8 +240,7 @@ class _Reader:
         if len(positives) == 1 and len(scores) == len(negatives):
             # Differences to the positive, as MarginMSE learns them: with 0 for it they are all the same.
             margins = [-score_of(score, layout.scores) for score in scores]
-            negatives = [_Item(item.text, margin) for item, margin in zip(negatives, margins, strict=True)]
-            return [_Item(positives[0].text, 0.0)], negatives, True
+            return _with_scores(positives, [0.0]), _with_scores(negatives, margins), True
         raise ValueError(
             f"{len(scores)} scores in {layout.scores!r} for {len(positives) + len(negatives)} documents"
         )
@@ -254,20 +251,18 @@ class _Reader:
         if isinstance(value, Mapping) and not any(key in value for key in ("text", *DOCUMENT_ID_NAMES)):
             found = [item for part in value.values() if part is not None for item in as_list(part)]
             return [self._item(item, name) for item in found]
-        if not isinstance(value, list | tuple):
-            if may_be_empty and (value is None or (isinstance(value, str) and not value.strip())):
-                return []
-            return [
-                _Item(_required(values, name)) if not isinstance(value, Mapping) else self._item(value, name)
-            ]
-        return [self._item(item, f"{name}[{index}]") for index, item in enumerate(value)]
+        if isinstance(value, list | tuple):
+            return [self._item(item, f"{name}[{index}]") for index, item in enumerate(value)]
+        if may_be_empty and (value is None or (isinstance(value, str) and not value.strip())):
+            return []
+        return [self._item(value, name) if isinstance(value, Mapping) else _Item(required_text(values, name))]
 
     def _item(self, value: Any, name: str) -> _Item:
         score = math.nan
         if isinstance(value, Mapping):
             given = next((value[key] for key in ("ce-score", *SCORE_NAMES) if key in value), None)
             score = score_of(given, name)
-            text = _text_of_passage(value, name, ids=self._ids)
+            text = text_of_passage(value, name, ids=self._ids)
         else:
             text = text_of(value, name).strip()
         if not text:
@@ -276,7 +271,7 @@ class _Reader:
 
     def _document(self, values: Mapping[str, Any]) -> Parsed:
         layout = self.layout
-        text = _required(values, layout.text)
+        text = required_text(values, layout.text)
         title = text_of(values.get(layout.title), layout.title).strip() if layout.title else ""
         made = make_queries(title, text, self._source.queries, seed=self._seed)
         examples = tuple(Example(query, (made.passage,), 1) for _, query in made.queries)
@@ -286,26 +281,8 @@ class _Reader:
 def _scored(items: Sequence[_Item], scores: Sequence[Any], name: str) -> list[_Item]:
     if len(scores) != len(items):
         raise ValueError(f"{len(scores)} scores in {name!r} for {len(items)} documents")
-    return [_Item(item.text, score_of(score, name)) for item, score in zip(items, scores, strict=True)]
+    return _with_scores(items, [score_of(score, name) for score in scores])
 
 
-def _required(values: Mapping[str, Any], name: str) -> str:
-    if name not in values:
-        raise ValueError(f"no field {name!r}")
-    text = text_of(values[name], name).strip()
-    if not text:
-        raise ValueError(f"{name!r} is empty")
-    return text
-
-
-def _text_of_passage(value: Mapping[str, Any], name: str, *, ids: bool) -> str:
-    """The text of a passage, with its title in front; or its id."""
-    if ids:
-        key = next((key for key in (*DOCUMENT_ID_NAMES, "_id", "id") if key in value), "")
-        if not key:
-            raise ValueError(f"{name!r} has no id")
-        return text_of(value[key], f"{name}.{key}").strip()
-    if "text" not in value:
-        return text_of(value, name).strip()  # an object, which it refuses
-    title = text_of(value.get("title"), f"{name}.title").strip()
-    return f"{title} {text_of(value['text'], f'{name}.text').strip()}".strip()
+def _with_scores(items: Sequence[_Item], scores: Sequence[float]) -> list[_Item]:
+    return [item._replace(score=score) for item, score in zip(items, scores, strict=True)]

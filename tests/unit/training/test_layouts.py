@@ -358,7 +358,7 @@ def test_a_pickle_that_would_call_code_is_refused(texts: dict[str, Any], tmp_pat
     path = tmp_path / "scores.pkl"
     path.write_bytes(pickle.dumps({1: {4: np.float32(1)}}))
     rows = [{"qid": 1, "pos": [4], "neg": {"bm25": [2]}}]
-    with pytest.raises(DataError, match=r"scores\.pkl cannot be read as a pickle: it holds"):
+    with pytest.raises(DataError, match=r"scores\.pkl cannot be read as a pickle of scores .*: it holds"):
         TrainingData.of(rows, join={**texts, "scores": str(path)})
 
 
