@@ -98,12 +98,13 @@ def look(data: TrainingData, named: Named, *, minutes: float, listener: Listener
     """
     from oskit.evaluation.offline.bm25 import rank_bm25
     from oskit.evaluation.offline.metrics import quality
+    from oskit.training.data.arrow import candidate_counts
 
     trial = _trial(data)
     listener.doing(f"trying models on {len(trial.queries):,} of your queries")
     found = rank_bm25(trial, k=10)
     positives = np.asarray(data.examples["positives"])
-    counts = np.diff(_offsets(data))
+    counts = candidate_counts(data.examples)
     scored = np.fromiter((len(scores or ()) > 0 for scores in data.examples["scores"]), dtype=bool)
     documents = sum(1 for _ in trial.documents())
     seen = DataSeen(
@@ -123,12 +124,6 @@ def look(data: TrainingData, named: Named, *, minutes: float, listener: Listener
         tuple(one for one in students if one is not None),
         tuple(one for one in teachers if one is not None),
     )
-
-
-def _offsets(data: TrainingData) -> Any:
-    from oskit.training.data.arrow import lists_of
-
-    return lists_of(data.examples, "candidates")[0]
 
 
 def _trial(data: TrainingData) -> Collection:

@@ -144,20 +144,6 @@ def column_of(dataset: Dataset, name: str, rows: NDArray[np.int64] | None = None
         yield from found[name]
 
 
-def lists_of(
-    dataset: Dataset, name: str, rows: NDArray[np.int64] | None = None
-) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """A column of lists of numbers, of all rows or of some, as arrays: 4 bytes a number and 8 a list.
-
-    Returns:
-        Where each row's list starts in the numbers, and the end, int64 ``[rows + 1]``; and the numbers.
-    """
-    table = dataset.select_columns([name]).with_format("arrow")
-    whole = table[:] if rows is None else table[rows.tolist()]
-    counts, values = of_lists(whole.column(name))
-    return np.concatenate([[0], np.cumsum(counts)]), values
-
-
 def numbers_of(dataset: Dataset, name: str, rows: NDArray[np.int64] | None = None) -> NDArray[Any]:
     """A column of numbers, of all rows or of some, as an array."""
     table = dataset.select_columns([name]).with_format("arrow")
@@ -200,12 +186,28 @@ def of_lists(column: Any) -> tuple[NDArray[np.int64], NDArray[Any]]:
 
 def positives_of(examples: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """All known pairs: the row of the example, and the row of the corpus, one after the other."""
-    offsets, candidates = lists_of(examples, "candidates")
+    found = [np.empty(0, dtype=np.int64)]
     counts = numbers_of(examples, "positives").astype(np.int64)
-    owners = np.repeat(np.arange(len(counts)), counts)
-    ends = np.cumsum(counts)
-    places = np.arange(len(owners)) + np.repeat(offsets[:-1] - (ends - counts), counts)
-    return owners, candidates[places].astype(np.int64)
+    for block in candidate_blocks(examples):
+        own = counts[block.start : block.start + len(block.counts)]
+        ends = np.cumsum(own)
+        starts = np.cumsum(block.counts) - block.counts
+        found.append(block.candidates[np.arange(own.sum()) + np.repeat(starts - (ends - own), own)])
+    return np.repeat(np.arange(len(counts)), counts), np.concatenate(found)
+
+
+def candidate_counts(examples: Dataset) -> NDArray[np.int64]:
+    """How many candidates each example has."""
+    counts = [block.counts for block in candidate_blocks(examples)]
+    return np.concatenate([np.empty(0, dtype=np.int64), *counts])
+
+
+def candidate_rows(examples: Dataset, corpus: Dataset) -> NDArray[np.int64]:
+    """The documents of the corpus that are candidates of some example, ascending."""
+    there = np.zeros(len(corpus), dtype=bool)
+    for block in candidate_blocks(examples):
+        there[block.candidates] = True
+    return np.flatnonzero(there)
 
 
 class DataFolder:

@@ -13,7 +13,15 @@ from oskit.data.atomic import write_whole
 from oskit.data.collection import Collection
 from oskit.encoder.document_frequencies import corpus_idf
 from oskit.errors import DataError, TrainingError
-from oskit.training.data.arrow import EXAMPLES, LABELLED, LABELS, RowWriter, lists_of, numbers_of, open_rows
+from oskit.training.data.arrow import (
+    EXAMPLES,
+    LABELLED,
+    LABELS,
+    RowWriter,
+    candidate_counts,
+    numbers_of,
+    open_rows,
+)
 from oskit.training.data.facts import DataFacts
 from oskit.training.data.holdout import hold_out
 from oskit.training.data.leakage import drop_leaking, find_leakage
@@ -208,7 +216,7 @@ class _Maker:
 
     def _usable(self, examples: Dataset) -> Dataset:
         """Those that have something to learn from: a known positive, or two candidates to be ranked."""
-        counts = np.diff(lists_of(examples, "candidates")[0])
+        counts = candidate_counts(examples)
         usable = (numbers_of(examples, "positives") > 0) | (counts > 1)
         if useless := int((~usable).sum()):
             self._note(
@@ -221,9 +229,7 @@ class _Maker:
 
     def _negatives(self, examples: Dataset) -> int:
         """How many documents are read beside the first one: what most have, up to what is asked for."""
-        counts = np.diff(lists_of(examples, "candidates")[0]) - np.maximum(
-            numbers_of(examples, "positives"), 1
-        )
+        counts = candidate_counts(examples) - np.maximum(numbers_of(examples, "positives"), 1)
         most = int(np.median(counts[counts > 0])) if (counts > 0).any() else 0
         number = min(self._recipe.data.sampling.negatives, most)
         if short := int((counts < number).sum()):

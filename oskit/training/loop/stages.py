@@ -10,7 +10,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from oskit.archive.truncation import Truncation
@@ -20,7 +19,7 @@ from oskit.encoder.loader.quiet import quiet_libraries
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import TrainingError, TrainingInterrupted
 from oskit.evaluation.offline.significance import paired_bootstrap
-from oskit.training.data.arrow import column_of, lists_of
+from oskit.training.data.arrow import candidate_rows, column_of
 from oskit.training.loop.arguments import rate_of, total_steps, training_arguments
 from oskit.training.loop.average import Average
 from oskit.training.loop.event_log import Telling
@@ -185,8 +184,7 @@ class _Stage:
         """What is cut off the texts of the examples, each of which counts once, however often it is read."""
         # The table of an inference-free encoder tokenizes queries by itself and truncates none.
         asked = [] if encoder.anatomy.queries is not None else column_of(examples, "query")
-        rows = np.unique(lists_of(examples, "candidates")[1]).astype(np.int64)
-        texts = chain(asked, column_of(corpus, "text", rows))
+        texts = chain(asked, column_of(corpus, "text", candidate_rows(examples, corpus)))
         found, seen = Truncation(self._lengths.trained), SeenTexts()
         with closing(seen):
             new = filter(seen.add, texts)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from oskit.data.duplicates import digest_of
-from oskit.training.data.arrow import LABELS, column_of, lists_of, numbers_of, positives_of
+from oskit.training.data.arrow import LABELS, candidate_rows, column_of, numbers_of, positives_of
 from oskit.training.data.normalising import same_key
 from oskit.training.internals import DefaultBatchSampler, SparseEncoderDataCollator
 
@@ -123,7 +123,7 @@ class DrawnExamples:
         self._of_visit = None if len(visits) == self._first[-1] else np.repeat(
             np.arange(len(visits), dtype=np.int32), visits
         )  # fmt: skip
-        self._all = np.unique(lists_of(examples, "candidates")[1])
+        self._all = candidate_rows(examples, corpus).astype(np.int32)
         self._lengths = np.fromiter(map(len, column_of(corpus, "text")), dtype=np.int32, count=len(corpus))
 
     def __len__(self) -> int:

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from oskit.data.atomic import write_whole
 from oskit.errors import DataError, TrainingError
+from oskit.training.data.arrow import candidate_rows
 from oskit.training.data.training_data import TrainingData
 from oskit.training.recipe.teachers import Normalization
 from oskit.training.teachers.ensemble import EnsembleTeacher
-from oskit.training.teachers.teacher import Progress, VectorTeacher, candidate_rows
+from oskit.training.teachers.teacher import Progress, VectorTeacher
 from oskit.training.teachers.vectors import FILLED_AT_ONCE, Rows, Table, VectorTable, open_table
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class BatchTeachers:
         """
         members = teachers.embed(data, progress)
         total = sum(member.config.weight for member in members)
-        rows = np.arange(len(data.examples)), candidate_rows(data)
+        rows = np.arange(len(data.examples)), candidate_rows(data.examples, data.corpus)
         facts: list[_Facts] = []
         for number, member in enumerate(members):
             assert isinstance(member.teacher, VectorTeacher)

@@ -12,7 +12,7 @@ import numpy as np
 from oskit.data.jsonl import read_objects
 from oskit.data.values import clean_text, text_of
 from oskit.errors import TrainingError
-from oskit.training.data.arrow import CandidateBlock, candidate_blocks, of_lists
+from oskit.training.data.arrow import CandidateBlock, candidate_blocks, candidate_rows, of_lists
 from oskit.training.data.training_data import TrainingData
 from oskit.training.teachers.vectors import Rows, Side, VectorTable
 
@@ -151,7 +151,7 @@ class VectorTeacher(Teacher):
     def tables(self, data: TrainingData, folder: Path, progress: Progress) -> tuple[VectorTable, VectorTable]:
         """Vectors of all queries and of all documents that are candidates."""
         queries = self.table(data, "query", np.arange(len(data.examples)), folder, progress)
-        documents = self.table(data, "document", candidate_rows(data), folder, progress)
+        documents = self.table(data, "document", candidate_rows(data.examples, data.corpus), folder, progress)
         self.check_texts()
         return queries, documents
 
@@ -162,14 +162,6 @@ def pair_scores(queries: Vectors, documents: Vectors) -> NDArray[np.float32]:
         return np.asarray(np.einsum("nd,nd->n", queries, documents), dtype=np.float32)
     product: csr_matrix = queries.multiply(documents)
     return np.asarray(product.sum(axis=1), dtype=np.float32).ravel()
-
-
-def candidate_rows(data: TrainingData) -> Rows:
-    """The documents of the corpus that are candidates of some example, ascending."""
-    there = np.zeros(len(data.corpus), dtype=bool)
-    for block in candidate_blocks(data.examples):
-        there[block.candidates] = True
-    return np.flatnonzero(there)
 
 
 class StoredScores(Teacher):

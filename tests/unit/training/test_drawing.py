@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -150,6 +152,26 @@ def test_every_visit_once_in_an_epoch_in_batches_of_like_length() -> None:
     for one, other, whole in zip(*shares, batches, strict=True):
         both = sorted(draw.example for draw in (*one, *other))
         assert both == sorted(draw.example for draw in whole), "two processes share the same batch"
+
+
+def test_a_pair_takes_a_few_bytes() -> None:
+    """However long the texts are; 8 more for the keys of known pairs, which torch holds."""
+    count = 8000
+    rows = ({"query": f"question {n}", "positive": f"answer {n} " * 30} for n in range(count))
+    data = TrainingData.of(rows)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        known = KnownPairs(data.examples)
+        drawn = DrawnExamples(data.examples, data.corpus, negatives=3, top=1)
+        sampler = iter(DrawnBatches(drawn, 8, drop_last=False))
+        next(sampler)
+        gc.collect()
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held / count < 48
+    assert known.contains(torch.tensor([query_id("question 7")]), torch.tensor([7])).all()
 
 
 def test_known_pairs() -> None:
