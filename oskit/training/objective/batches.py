@@ -48,7 +48,7 @@ class KnownPairs:
         queries = np.fromiter(
             map(text_key, column_of(examples, "query")), dtype=np.int64, count=len(examples)
         )
-        rows = np.unique(lists_of(examples, "candidates")[1]).astype(np.int64)
+        rows = candidate_rows(examples, corpus)
         said = np.zeros(len(corpus), dtype=np.int64)
         said[rows] = [text_key(text) for text in column_of(corpus, "text", rows)]
         self._said = torch.from_numpy(said)
