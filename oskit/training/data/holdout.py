@@ -176,6 +176,8 @@ def _without(data: TrainingData, held: NDArray[np.bool_], pairs: _Pairs) -> Trai
     kept = ~held
     kept[near] = False
     notes = []
+    if not numbers_of(data.examples, "positives").any():
+        notes.append("no answers are known: of a query held out its best scored candidate counts as relevant")
     if len(near):
         notes.append(
             f"{len(near):,} training queries are nearly the same as queries held out, and are dropped"

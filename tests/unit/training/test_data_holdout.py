@@ -141,7 +141,8 @@ def test_data_with_scores_alone_is_judged_by_the_best_of_them() -> None:
         {"query": f"question{n} number{n * 7}", "docs": [f"a{n}", f"b{n}", f"c{n}"], "scores": [1, 3, None]}
         for n in range(60)
     ]
-    _, collection = hold_out(TrainingData.of(rows), fraction=0.3)
+    training, collection = hold_out(TrainingData.of(rows), fraction=0.3)
+    assert any("best scored candidate counts as relevant" in note for note in training.notes)
     texts = {document.id: document.text for document in collection.documents()}
     for key, query in collection.queries.items():
         assert [texts[document] for document in collection.qrels[key]] == [
