@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from oskit.cli.output import Output
     from oskit.training.data.training_data import TrainingData
     from oskit.training.recipe.recipe import Recipe
+    from oskit.training.recipe.sources import DataSource
 
 
 def show_plan(recipe: Recipe, folder: Path, resume: bool, out: Output) -> None:
@@ -53,9 +54,10 @@ def _count(recipe: Recipe, out: Output) -> dict[str, Any]:
     """Examples of the sources that are on this machine; a source of the Hub is not fetched for a dry run."""
     from oskit.training.report.lengths import planned_lengths
 
-    remote = [source.name for source in recipe.data.train if source.hub is not None or source.path == "-"]
-    local = [source for source in recipe.data.train if source.name not in remote and source.path != "-"]
+    remote = [source.name for source in recipe.data.train if _is_remote(source)]
+    local = [source for source in recipe.data.train if not _is_remote(source)]
     found: dict[str, Any] = {"sources": [], "not_read": remote, "examples": None, "held_out": None}
+    found["notes"] = []
     found["lengths"] = planned_lengths(recipe, ())
     if not local:
         return found
@@ -66,17 +68,22 @@ def _count(recipe: Recipe, out: Output) -> dict[str, Any]:
     found["sources"] = [str(source) for source in data.sources]
     found["lengths"] = planned_lengths(recipe, data.passages())
     if not remote:
-        found["examples"], found["held_out"] = _after_hold_out(recipe, data)
+        data, found["held_out"] = _after_hold_out(recipe, data)
+        found["examples"], found["notes"] = data.visits, list(data.notes)
     return found
 
 
-def _after_hold_out(recipe: Recipe, data: TrainingData) -> tuple[int, int]:
+def _is_remote(source: DataSource) -> bool:
+    return source.path == "-" or any(place.hub is not None for place in source.places)
+
+
+def _after_hold_out(recipe: Recipe, data: TrainingData) -> tuple[TrainingData, int]:
     if recipe.evaluation.collection is not None or not 0 < recipe.data.hold_out < 1:
-        return data.visits, 0
+        return data, 0
     from oskit.training.data.holdout import hold_out
 
     training, collection = hold_out(data, fraction=recipe.data.hold_out, seed=0)
-    return training.visits, len(collection.queries)
+    return training, len(collection.queries)
 
 
 def _stage_plan(recipe: Recipe, number: int, data: dict[str, Any]) -> dict[str, Any]:
@@ -87,6 +94,7 @@ def _stage_plan(recipe: Recipe, number: int, data: dict[str, Any]) -> dict[str, 
     lines = [f"Stage {number}: {encoder.architecture or 'its own architecture'}, from {encoder.name}"]
     lines += [f"  {source}" for source in data["sources"]]
     lines += [f"  {name}: read when it is trained" for name in data["not_read"]]
+    lines += [f"  {note}" for note in data["notes"]]
     if data["examples"] is not None:
         held = f", {data['held_out']:,} queries held out" if data["held_out"] else ""
         lines.append(f"  {data['examples']:,} examples to train on{held}")
