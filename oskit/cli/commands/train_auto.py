@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from oskit.cli.commands.train import AUTO
 from oskit.errors import MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from oskit.training.recipe.recipe import Recipe
 
 MINUTES = 30.0
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""What a recipe may be called."""
 
 
 def chosen_recipe(
@@ -25,25 +29,31 @@ def chosen_recipe(
         OskitError: As :func:`oskit.training.auto.choose.choose`.
     """
     from oskit.cli.commands.train_display import Display
-    from oskit.data.atomic import write_whole
     from oskit.folders import check_writable
     from oskit.training.auto.choose import choose
 
+    folder = folder if folder.name else folder.absolute()
     path = folder.with_name(f"{folder.name}.yaml")
+    there = UsageError(
+        f"{path} is there already, perhaps edited",
+        hint=f"Train by it: oskit train {path} -o {folder}; or choose anew for another folder (-o).",
+    )
     if write:
         if path.exists():
-            raise UsageError(
-                f"{path} is there already, perhaps edited",
-                hint=f"Train by it: oskit train {path}; or choose anew for another folder (-o).",
-            )
+            raise there
         check_writable(path.parent)
     with Display(out) as display, display.python_warnings():
-        found = choose(overrides, minutes=minutes, beside=_installed(), listener=display)
+        named = folder.name if NAME.fullmatch(folder.name) else AUTO
+        found = choose(overrides, minutes=minutes, beside=_installed(), listener=display, name=named)
     for key, why in found.reasons.items():
         out.note(f"  {key}: {why}")
     if write:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, found.yaml)
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(found.yaml)
+        except FileExistsError:  # of another command, which chose meanwhile
+            raise there from None
         out.note(f"The recipe is {path}; edit it, and train by it with: oskit train {path}")
     return found.recipe
 

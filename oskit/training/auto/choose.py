@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from oskit.training.auto.look import STUDENTS, TEACHERS, Named, here, look
-from oskit.training.auto.plan import plan
+from oskit.training.auto.plan import Plan, plan
 from oskit.training.recipe.file import load_recipe
 from oskit.training.recipe.recipe import Recipe
 
@@ -35,7 +35,9 @@ class Chosen:
     reasons: dict[str, str]
 
 
-def choose(overrides: Sequence[str], *, minutes: float, beside: Named, listener: Listener) -> Chosen:
+def choose(
+    overrides: Sequence[str], *, minutes: float, beside: Named, listener: Listener, name: str = "auto"
+) -> Chosen:
     """Look at the data and at models, and choose a recipe.
 
     Args:
@@ -44,6 +46,7 @@ def choose(overrides: Sequence[str], *, minutes: float, beside: Named, listener:
         minutes: What training may take, labels and measuring included.
         beside: Models that are tried beside those in the Hub's cache.
         listener: Told what goes on.
+        name: Of the recipe.
 
     Raises:
         RecipeError: An override is wrong, or none says what to train on.
@@ -57,6 +60,8 @@ def choose(overrides: Sequence[str], *, minutes: float, beside: Named, listener:
     data = load_training_data(given.data.train, seed=given.seed)
     facts = look(data, _named(given, beside), minutes=minutes, listener=listener)
     found = plan(facts)
+    found.put("name", name)
+    _yield_to(given, found)
     sources = [source.model_dump(mode="json", exclude_unset=True) for source in given.data.train]
     found.put("data.train", _limited(sources, found.limit))
     rest = [text for text in overrides if not text.partition("=")[0].strip().startswith("data.train")]
@@ -67,6 +72,27 @@ def choose(overrides: Sequence[str], *, minutes: float, beside: Named, listener:
         for key, why in found.reasons.items()
     }
     return Chosen(recipe, _commented(values, reasons, facts.machine.name, minutes), reasons)
+
+
+def _yield_to(given: Recipe, found: Plan) -> None:
+    """Take back what would stand beside what was given, or make it mean something else."""
+    parts = given.model_fields_set
+    schedule = given.schedule.model_fields_set
+    if "epochs" in schedule and "steps" not in schedule:
+        found.drop("schedule.steps")
+        found.drop("schedule.evaluate_every")
+    if given.evaluation.collection is not None:
+        found.drop("data.hold_out")
+    for side in ("documents", "queries"):
+        if side in given.sparsity.model_fields_set:
+            found.drop(f"sparsity.{side}")
+    if "teachers" in parts:
+        found.drop("teachers")
+        own = {"stored", "cross-encoder"} & {one.kind for one in given.teachers}
+        if own and "loss" not in parts:
+            found.put("loss", [{"kind": "kl", "candidates": "own", "temperature": 2.0}])
+    elif "loss" in parts:
+        found.drop("loss")
 
 
 def _given(overrides: Sequence[str]) -> Recipe:

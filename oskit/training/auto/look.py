@@ -129,14 +129,9 @@ def look(data: TrainingData, named: Named, *, minutes: float, listener: Listener
 def _trial(data: TrainingData) -> Collection:
     """Some queries with their known positives, among documents at random."""
     rng = np.random.default_rng(0)
-    asked = np.flatnonzero(np.asarray(data.examples["positives"]) > 0)
-    rows = data.examples[np.sort(rng.permutation(asked)[:_QUERIES]).tolist()]
-    relevant = {
-        f"q{number}": candidates[:positives]
-        for number, (candidates, positives) in enumerate(
-            zip(rows["candidates"], rows["positives"], strict=True)
-        )
-    }
+    rows = data.examples[np.sort(rng.permutation(len(data.examples))[:_QUERIES]).tolist()]
+    columns = zip(rows["candidates"], rows["positives"], rows["scores"], strict=True)
+    relevant = {f"q{number}": _relevant(*row) for number, row in enumerate(columns)}
     needed = dict.fromkeys(row for found in relevant.values() for row in found)
     others = rng.permutation(len(data.corpus))[:_DOCUMENTS].tolist()
     chosen = list(dict.fromkeys([*needed, *others]))
@@ -145,6 +140,11 @@ def _trial(data: TrainingData) -> Collection:
     qrels = {query: {str(row): 1 for row in found} for query, found in relevant.items()}
     queries = {f"q{number}": query for number, query in enumerate(rows["query"])}
     return Collection(queries, qrels, corpus, name="trial")
+
+
+def _relevant(candidates: list[int], positives: int, scores: list[float]) -> list[int]:
+    """The known positives; of a query without any the candidate that the data scores best."""
+    return candidates[:positives] or [candidates[int(np.nanargmax(scores)) if scores else 0]]
 
 
 def _tried(name: str, work: Any, trial: Collection, listener: Listener) -> Any:

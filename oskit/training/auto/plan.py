@@ -66,6 +66,15 @@ class Plan:
         if why is not None:
             self.reasons[key] = why
 
+    def drop(self, key: str) -> None:
+        """Leave a key to others."""
+        *parts, name = key.split(".")
+        place = self.recipe
+        for part in parts:
+            place = place.get(part, {})
+        place.pop(name, None)
+        self.reasons.pop(key, None)
+
 
 @dataclass(frozen=True)
 class _Training:

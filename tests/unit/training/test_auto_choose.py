@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from oskit.data.collection import Collection
+from oskit.data.documents import Document
 from oskit.errors import OskitError
 from oskit.training.auto.choose import choose
 from oskit.training.auto.look import Named
@@ -77,6 +80,36 @@ def test_what_set_says_is_not_chosen(models: Named, pairs: Path) -> None:
     assert found.recipe.schedule.steps == 5
     assert found.reasons["schedule.steps"] == "as --set says"
     assert not any(models.students[0] in line or models.teachers[0] in line for line in told.done)
+
+
+def test_what_is_given_is_not_overruled_by_what_stands_beside_it(
+    models: Named, pairs: Path, tmp_path: Path
+) -> None:
+    """Epochs beside steps, a weight beside a target, a hold-out beside a collection, own candidates."""
+    aside = Collection({"q": "bridge"}, {"q": {"d": 1}}, (Document("d", "the bridge"),)).write(
+        tmp_path / "aside"
+    )
+    scored = tmp_path / "scored.jsonl"
+    rows = [
+        {"query": f"{word} one", "docs": [f"the {word}", f"a {word}"], "scores": [1.0, 2.0]}
+        for word in tiny.WORDS[:16]
+    ]
+    scored.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    overrides = [
+        f"data.train={scored}",
+        f"encoder.name={models.students[0]}",
+        f"evaluation.collection={aside}",
+        "schedule.epochs=2",
+        "sparsity.documents.weight=0.5",
+        "teachers=[{kind: stored}]",
+    ]
+    found = choose(overrides, minutes=1, beside=models, listener=Listener(), name="own")
+    recipe = found.recipe
+    assert recipe.name == "own"
+    assert (recipe.schedule.steps, recipe.schedule.epochs) == (None, 2)
+    assert (recipe.sparsity.documents.weight, recipe.sparsity.documents.target) == (0.5, None)
+    assert recipe.labelled == {"own"}
+    assert not {"schedule.steps", "data.hold_out", "teachers"} & found.reasons.keys()
 
 
 def test_without_data_or_without_a_model_that_works_one_line_says_so(
