@@ -71,7 +71,7 @@ def choose(
         key: why if _at(values, key) == _at(found.recipe, key) else "as --set says"
         for key, why in found.reasons.items()
     }
-    return Chosen(recipe, _commented(values, reasons, facts.machine.name, minutes), reasons)
+    return Chosen(recipe, _commented(values, reasons, facts.machine, minutes), reasons)
 
 
 def _yield_to(given: Recipe, found: Plan) -> None:

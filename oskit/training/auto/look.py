@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -16,7 +15,9 @@ from oskit.data.collection import Collection
 from oskit.data.documents import Document
 from oskit.encoder.loader.hub import HubOptions, local_or_fetched
 from oskit.errors import EncoderError, OskitError
-from oskit.training.auto.facts import DataSeen, Facts, MachineSeen, StudentSeen, TeacherSeen
+from oskit.evaluation.offline.metrics import Run, quality
+from oskit.training.auto.facts import Facts, StudentSeen, TeacherSeen
+from oskit.training.data.arrow import column_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from oskit.encoder.model import NeuralSparseEncoder
     from oskit.training.data.training_data import TrainingData
     from oskit.training.loop.events import Listener
+
+Seen = TypeVar("Seen")
 
 STUDENTS = (
     "rasyosef/splade-tiny",
@@ -56,14 +59,8 @@ _LENGTH = 128
 """Tokens that models read of a text in a trial."""
 
 
-@dataclass(frozen=True)
-class Named:
-    """Models to be tried.
-
-    Attributes:
-        students: Encoders and bases.
-        teachers: Dense models.
-    """
+class Named(NamedTuple):
+    """Encoders and bases, and dense models, that are to be tried."""
 
     students: tuple[str, ...]
     teachers: tuple[str, ...]
@@ -82,48 +79,46 @@ def here(names: Sequence[str]) -> list[str]:
 
 
 def look(data: TrainingData, named: Named, *, minutes: float, listener: Listener) -> Facts:
-    """Try the models on a part of the data.
-
-    A model that cannot be used is left out, with a warning.
-
-    Args:
-        data: All of it.
-        named: What is tried.
-        minutes: What training may take.
-        listener: Told what goes on.
+    """Try models on a part of the data; one that cannot be used is left out, with a warning.
 
     Raises:
         MissingDependencyError: BM25's package is not installed.
         DataError: The documents have no words.
     """
     from oskit.evaluation.offline.bm25 import rank_bm25
-    from oskit.evaluation.offline.metrics import quality
-    from oskit.training.data.arrow import candidate_counts
 
     trial = _trial(data)
     listener.doing(f"trying models on {len(trial.queries):,} of your queries")
     found = rank_bm25(trial, k=10)
-    positives = np.asarray(data.examples["positives"])
-    counts = candidate_counts(data.examples)
-    scored = np.fromiter((len(scores or ()) > 0 for scores in data.examples["scores"]), dtype=bool)
-    documents = sum(1 for _ in trial.documents())
-    seen = DataSeen(
+    counts, scores = (
+        np.fromiter((len(row or ()) for row in column_of(data.examples, name)), dtype=np.int64)
+        for name in ("candidates", "scores")
+    )
+
+    def tried(name: str, work: Callable[[str, Collection], Seen]) -> tuple[Seen, ...]:
+        listener.doing(f"trying {name}")
+        try:
+            return (work(name, trial),)
+        except OskitError as error:
+            listener.warning(f"{name} is left out: {error.message}")
+            return ()
+
+    return Facts(
         queries=len(data.examples),
         documents=len(data.corpus),
-        candidates=float((counts - positives).mean()),
-        scored=float(scored.mean()),
+        candidates=float((counts - np.asarray(data.examples["positives"])).mean()),
+        scored=float((scores > 0).mean()),
         language=found.settings.language,
-        bm25=quality(found.run, trial.qrels).mean["nDCG@10"],
-        trial=(len(trial.queries), documents),
+        bm25=_ndcg(found.run, trial),
+        machine=_machine(),
+        minutes=minutes,
+        students=tuple(one for name in named.students for one in tried(name, _student)),
+        teachers=tuple(one for name in named.teachers for one in tried(name, _teacher)),
     )
-    students = [_tried(name, _student, trial, listener) for name in named.students]
-    teachers = [_tried(name, _teacher, trial, listener) for name in named.teachers]
-    return Facts(
-        seen,
-        _machine(minutes),
-        tuple(one for one in students if one is not None),
-        tuple(one for one in teachers if one is not None),
-    )
+
+
+def _ndcg(run: Run, trial: Collection) -> float:
+    return quality(run, trial.qrels, ("nDCG@10",)).mean["nDCG@10"]
 
 
 def _trial(data: TrainingData) -> Collection:
@@ -147,21 +142,11 @@ def _relevant(candidates: list[int], positives: int, scores: list[float]) -> lis
     return candidates[:positives] or [candidates[int(np.nanargmax(scores)) if scores else 0]]
 
 
-def _tried(name: str, work: Any, trial: Collection, listener: Listener) -> Any:
-    listener.doing(f"trying {name}")
-    try:
-        return work(name, trial)
-    except OskitError as error:
-        listener.warning(f"{name} is left out: {error.message}")
-        return None
-
-
 def _student(name: str, trial: Collection) -> StudentSeen:
     from oskit.archive.tokenization import measure_tokenization
     from oskit.encoder.loader.report import UntrainedProjectionWarning
     from oskit.encoder.model import NeuralSparseEncoder
     from oskit.evaluation.offline.exact_scores import rank_exactly
-    from oskit.evaluation.offline.metrics import quality
 
     folder = local_or_fetched(name)  # one that is not there must not become the base
     with warnings.catch_warnings():
@@ -174,7 +159,7 @@ def _student(name: str, trial: Collection) -> StudentSeen:
     if not encoder.is_untrained:
         with _seconds() as taken:
             ranking = rank_exactly(encoder, trial, k=10)
-        ndcg = quality(ranking.run, trial.qrels).mean["nDCG@10"]
+        ndcg = _ndcg(ranking.run, trial)
         reads = sum(map(sum, lengths)) / taken[0]
     learns = _learns(encoder, queries[:_BATCH], texts[:_BATCH])
     long = sorted(lengths[1])
@@ -217,7 +202,6 @@ def _learns(encoder: NeuralSparseEncoder, queries: Sequence[str], texts: Sequenc
 
 def _teacher(name: str, trial: Collection) -> TeacherSeen:
     from oskit.evaluation.offline.dense import DenseModel, rank_dense
-    from oskit.evaluation.offline.metrics import quality
 
     model = DenseModel(name, max_length=_LENGTH)
     with _seconds() as taken:
@@ -225,7 +209,7 @@ def _teacher(name: str, trial: Collection) -> TeacherSeen:
     texts = (*trial.queries.values(), *(document.passage for document in trial.documents()))
     # A word is some four thirds of a token, in a language that the model knows.
     tokens = sum(min(_LENGTH, 4 * len(text.split()) // 3 + 2) for text in texts)
-    return TeacherSeen(name, quality(found.run, trial.qrels).mean["nDCG@10"], tokens / taken[0])
+    return TeacherSeen(name, _ndcg(found.run, trial), tokens / taken[0])
 
 
 @contextmanager
@@ -237,10 +221,10 @@ def _seconds() -> Iterator[list[float]]:
     taken.append(time.perf_counter() - start)
 
 
-def _machine(minutes: float) -> MachineSeen:
+def _machine() -> str:
     import torch
 
     if torch.cuda.is_available():
-        return MachineSeen("cuda", torch.cuda.get_device_name(), minutes)
+        return torch.cuda.get_device_name()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return MachineSeen("cpu", f"{cores} CPU cores", minutes)
+    return f"{cores} CPU cores"

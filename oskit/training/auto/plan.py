@@ -44,52 +44,39 @@ DOCUMENT_TOKENS = 120
 
 @dataclass
 class Plan:
-    """A recipe and why it is as it is.
-
-    Attributes:
-        recipe: Its values, as ``load_recipe`` takes them, without the sources of its data.
-        reasons: Why, in a line, by the key that it is about; in the order in which people should read it.
-        limit: Queries of the data that fit into the time; None where all do.
-    """
+    """A recipe without the sources of its data, and why, in a line, by the key that it is about."""
 
     recipe: dict[str, Any] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
-    limit: int | None = None
+    limit: int | None = None  # queries that fit into the time, where not all do
 
-    def put(self, key: str, value: Any, why: str | None = None) -> None:
-        """Set ``part.key`` of the recipe."""
+    def _place(self, key: str) -> tuple[dict[str, Any], str]:
         *parts, name = key.split(".")
         place = self.recipe
         for part in parts:
             place = place.setdefault(part, {})
+        return place, name
+
+    def put(self, key: str, value: Any, why: str | None = None) -> None:
+        """Set ``part.key`` of the recipe."""
+        place, name = self._place(key)
         place[name] = value
         if why is not None:
             self.reasons[key] = why
 
     def drop(self, key: str) -> None:
         """Leave a key to others."""
-        *parts, name = key.split(".")
-        place = self.recipe
-        for part in parts:
-            place = place.get(part, {})
+        place, name = self._place(key)
         place.pop(name, None)
         self.reasons.pop(key, None)
 
 
 @dataclass(frozen=True)
 class _Training:
-    """One student with its teacher in the time that there is.
-
-    Attributes:
-        student: Who learns.
-        length: Tokens that training reads of a text.
-        batch: Examples of a step.
-        steps: As many as fit.
-        limit: Queries that fit, where not all do.
-    """
+    """One student in the time that there is."""
 
     student: StudentSeen
-    length: int
+    length: int  # tokens of a text
     batch: int
     steps: int
     limit: int | None
@@ -129,14 +116,14 @@ def plan(facts: Facts) -> Plan:
 
 def _without_chance(facts: Facts) -> Facts:
     """The same, where an encoder that finds little counts as one that was not trained to search."""
-    least = CAN_SEARCH * facts.data.bm25
+    least = CAN_SEARCH * facts.bm25
     students = (one if one.ndcg >= least else replace(one, ndcg=0.0) for one in facts.students)
     return replace(facts, students=tuple(students))
 
 
 def _teacher(facts: Facts) -> TeacherSeen | None:
     """The best dense model, unless it has nothing to teach."""
-    able = [one for one in facts.teachers if one.ndcg >= WORSE_TEACHER * facts.data.bm25]
+    able = [one for one in facts.teachers if one.ndcg >= WORSE_TEACHER * facts.bm25]
     return max(able, key=lambda one: one.ndcg, default=None)
 
 
@@ -145,11 +132,11 @@ def _in_the_time(facts: Facts, student: StudentSeen, teacher: TeacherSeen | None
     least, most = LENGTHS
     length = min(max(least, 32 * math.ceil(long / 32)), most, student.max_length)
     tokens = min(mean, length) + min(student.query_tokens, length)
-    queries = facts.data.queries
+    queries = facts.queries
     batch = max(2, min(BATCH, queries // 4))
     step = batch * tokens / student.learns
     label = 0.0 if teacher is None else tokens / teacher.reads
-    time = 60 * facts.machine.minutes * TRAINING
+    time = 60 * facts.minutes * TRAINING
     steps, limit = (time - queries * label) / step, None
     if steps * batch < queries:  # what is not trained on needs no labels
         steps = time / (step + batch * label)
@@ -158,7 +145,7 @@ def _in_the_time(facts: Facts, student: StudentSeen, teacher: TeacherSeen | None
 
 
 def _choose_encoder(found: Plan, facts: Facts, chosen: _Training, others: list[_Training]) -> None:
-    student, bm25 = chosen.student, facts.data.bm25
+    student, bm25 = chosen.student, facts.bm25
     found.put("encoder.name", student.name, "")  # the first of all; why is known below
     if student.ndcg:
         why = f"it can search: nDCG@10 {student.ndcg:.2f} on a trial of your data, BM25 {bm25:.2f}"
@@ -186,29 +173,27 @@ def _why_not(one: _Training, chosen: _Training) -> str:
 
 
 def _choose_data(found: Plan, facts: Facts, chosen: _Training) -> None:
-    data = facts.data
     least, most = HELD_OUT
-    held = max(1, min(most, max(least, data.queries // 10), data.queries // 4))
+    held = max(1, min(most, max(least, facts.queries // 10), facts.queries // 4))
     if chosen.limit is not None:
         found.reasons["data.train"] = (
-            f"ONLY THE FIRST {chosen.limit:,} of {data.queries:,} records: no time for more (--minutes)"
+            f"ONLY THE FIRST {chosen.limit:,} of {facts.queries:,} records: no time for more (--minutes)"
         )
         held = max(1, min(held, chosen.limit // 4))
-    queries = chosen.limit or data.queries
+    queries = chosen.limit or facts.queries
     found.put(
         "data.hold_out", round(held / queries, 3), f"{held:,} of {queries:,} queries tell what it is worth"
     )
 
 
 def _choose_teachers(found: Plan, facts: Facts, chosen: _Training, teacher: TeacherSeen | None) -> None:
-    data = facts.data
     contrast = {"kind": "info_nce", "weight": 0.3}
-    if data.scored > 0.9 and data.candidates >= 1:
+    if facts.scored > 0.9 and facts.candidates >= 1:
         why = (
-            f"the scores that came with the data, of {data.candidates:.0f} candidates of a query in the mean"
+            f"the scores that came with the data, of {facts.candidates:.0f} candidates of a query in the mean"
         )
         found.put("teachers", [{"kind": "stored"}], why)
-        found.put("data.sampling.negatives", min(7, math.ceil(data.candidates)))
+        found.put("data.sampling.negatives", min(7, math.ceil(facts.candidates)))
         found.put("loss", [{"kind": "kl", "temperature": 2.0}, contrast])
         return
     teachers: list[dict[str, Any]] = []
@@ -219,11 +204,11 @@ def _choose_teachers(found: Plan, facts: Facts, chosen: _Training, teacher: Teac
         )
         told.append(f"{teacher.name} has nDCG@10 {teacher.ndcg:.2f} on the trial")
     for one in facts.teachers:
-        if one.ndcg < WORSE_TEACHER * data.bm25:
+        if one.ndcg < WORSE_TEACHER * facts.bm25:
             told.append(f"{one.name} has {one.ndcg:.2f}, which is no teacher")
-    if teacher is None or data.bm25 >= WORSE_TEACHER * teacher.ndcg:
-        teachers.append({"kind": "bm25", "language": data.language, "weight": 0.3 if teacher else 1.0})
-        told.append(f"BM25 ({data.language or 'of plain words'}) has {data.bm25:.2f}")
+    if teacher is None or facts.bm25 >= WORSE_TEACHER * teacher.ndcg:
+        teachers.append({"kind": "bm25", "language": facts.language, "weight": 0.3 if teacher else 1.0})
+        told.append(f"BM25 ({facts.language or 'of plain words'}) has {facts.bm25:.2f}")
     found.put("teachers", teachers, "; ".join(told))
     found.put("labels.scale", 20.0)
     found.put("loss", [{"kind": "kl", "candidates": "batch", "temperature": 1.0}, contrast])
@@ -238,11 +223,9 @@ def _choose_sparsity(found: Plan, chosen: _Training) -> None:
 
 
 def _choose_schedule(found: Plan, facts: Facts, chosen: _Training) -> None:
-    student, machine, queries = chosen.student, facts.machine, facts.data.queries
+    student, queries = chosen.student, facts.queries
     passes = chosen.steps * chosen.batch / (chosen.limit or queries)
-    why = (
-        f"{TRAINING:.0%} of {machine.minutes:g} minutes on {machine.name}, {passes:.1f} passes over the data"
-    )
+    why = f"{TRAINING:.0%} of {facts.minutes:g} minutes on {facts.machine}, {passes:.1f} passes over the data"
     if passes > EPOCHS - 1:
         why = f"{EPOCHS} passes over the data; more would teach it by heart"
     found.put("schedule.steps", chosen.steps, why)
@@ -259,8 +242,8 @@ def _choose_schedule(found: Plan, facts: Facts, chosen: _Training) -> None:
 
 
 def _choose_evaluation(found: Plan, facts: Facts, chosen: _Training) -> None:
-    documents, student = facts.data.documents, chosen.student
-    time = 60 * facts.machine.minutes * MEASURING
+    documents, student = facts.documents, chosen.student
+    time = 60 * facts.minutes * MEASURING
     fit = int(time * student.reads / (student.document_tokens[0] * (EVALUATIONS + 2)))
     if fit < documents:
         why = f"of {documents:,} documents, so that measuring takes {MEASURING:.0%} of the time"

@@ -8,12 +8,19 @@ from typing import Any
 import pytest
 
 from oskit.errors import TrainingError
-from oskit.training.auto.facts import DataSeen, Facts, MachineSeen, StudentSeen, TeacherSeen
+from oskit.training.auto.facts import Facts, StudentSeen, TeacherSeen
 from oskit.training.auto.plan import ENOUGH, EPOCHS, TRAINING, Plan, plan
 from oskit.training.recipe.recipe import Recipe
 
-DATA = DataSeen(
-    queries=2000, documents=3000, candidates=0.0, scored=0.0, language="english", bm25=0.6, trial=(150, 600)
+DATA = Facts(
+    queries=2000,
+    documents=3000,
+    candidates=0.0,
+    scored=0.0,
+    language="english",
+    bm25=0.6,
+    machine="2 CPU cores",
+    minutes=30,
 )
 TINY = StudentSeen(
     "tiny",
@@ -45,7 +52,7 @@ def planned(
     teachers: tuple[TeacherSeen, ...] = (DENSE,),
     **data: Any,
 ) -> tuple[Plan, Recipe]:
-    found = plan(Facts(replace(DATA, **data), MachineSeen("cpu", "2 CPU cores", minutes), students, teachers))
+    found = plan(replace(DATA, minutes=minutes, students=students, teachers=teachers, **data))
     values = {**found.recipe, "data": {**found.recipe["data"], "train": ["pairs.jsonl"]}}
     return found, Recipe.model_validate(values)
 
