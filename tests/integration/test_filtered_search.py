@@ -231,6 +231,18 @@ def test_more_matches_than_are_scored_exactly_are_told(client, indexes, monkeypa
     assert search(client, name, QUERY, filter="lang=rare", size=5).warning is None
 
 
+@pytest.mark.parametrize("kind", FLAT)
+def test_only_what_was_scored_as_a_whole_is_counted_as_all(client, indexes, kind):
+    due = len(exact(lambda _: True))
+    found = search(client, indexes[kind], QUERY, size=DOCUMENTS)
+    if kind == "approximate":  # which may pass documents over, however few it finds
+        assert found.total <= due and found.total_relation == "gte"
+    else:
+        assert (found.total, found.total_relation) == (due, "eq")
+    found = search(client, indexes[kind], QUERY, size=DOCUMENTS, filter="lang=rare")
+    assert (found.total, found.total_relation) == (len(exact(FILTERS[0][1])), "eq")
+
+
 def test_what_cannot_be_answered_is_refused(client, indexes):
     name = indexes["rank_features"]
     for message, options in [
