@@ -144,7 +144,8 @@ def test_nothing_of_others_is_overwritten_and_a_failure_leaves_all_as_it_was(
 ):
     ingest(client, index, [Document("1", OLD)], encoder=tiny.encoder)
     name, theirs = pipeline_name(index), f"{index}-theirs"
-    client.ingest.put_pipeline(id=theirs, body={"processors": [{"set": {"field": "seen", "value": 1}}]})
+    sees = {"processors": [{"set": {"field": "seen", "value": 1}}]}
+    client.ingest.put_pipeline(id=theirs, body={"processors": [{"pipeline": {"name": name}}]})
     client.indices.put_settings(index=index, body={"index.default_pipeline": theirs})
 
     def state() -> tuple[Any, Any]:
@@ -160,6 +161,10 @@ def test_nothing_of_others_is_overwritten_and_a_failure_leaves_all_as_it_was(
 
     try:
         assert "oskit's calls it first" in refused()
+        done = put_pipeline(client, index, model_id=tiny.encoder_id, replace_others=True)
+        assert (done.replaced, done.calls) == (theirs, None), "not in a circle"
+        client.indices.put_settings(index=index, body={"index.default_pipeline": theirs})
+        client.ingest.put_pipeline(id=theirs, body=sees)
         assert "is a tokenizer" in refused("--model", tiny.tokenizer_id)
         client.ingest.put_pipeline(id=name, body={"processors": []})
         client.indices.put_settings(index=index, body={"index.default_pipeline": None})

@@ -99,9 +99,8 @@ def put(
         what = "is the default pipeline of" if done.changed else "was already the default pipeline of"
         console.print(f"{done.pipeline} {what} {done.index}; it encodes by {done.model}", markup=False)
         if done.replaced:
-            console.print(f"  in the place of {done.replaced}", markup=False)
-        if done.calls:
-            console.print(f"  first it calls {done.calls}", markup=False)
+            does = "calls it first" if done.calls else "does not call it, as it makes vectors or is not there"
+            console.print(f"  in the place of {done.replaced}; {does}", markup=False, soft_wrap=True)
 
     out.result(vars(done), human)
     out.note(f"Next: oskit pipeline check {index}")

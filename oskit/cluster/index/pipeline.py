@@ -197,8 +197,8 @@ def called_first(client: OpenSearch, index: str) -> str | None:
     return next((step["pipeline"]["name"] for step in steps if _is_tagged(step, THEIRS)), None)
 
 
-def writes_vectors(client: OpenSearch, name: str, field: str, seen: Collection[str] = ()) -> bool | None:
-    """Whether a pipeline, or one that it calls, makes the vectors of a field; None if there is none.
+def writes_vectors(client: OpenSearch, name: str, info: IndexInfo, seen: Collection[str] = ()) -> bool | None:
+    """Whether a pipeline, or one that it calls, makes an index's vectors; None if there is none.
 
     Raises:
         IndexingError: The cluster refuses.
@@ -207,10 +207,12 @@ def writes_vectors(client: OpenSearch, name: str, field: str, seen: Collection[s
         return None
     for step in pipeline.get("processors") or []:
         for kind, own in step.items():
-            if field in (own.get("field_map") or {}).values():
+            if info.embedding_field in (own.get("field_map") or {}).values():
                 return True
             called = own.get("name") if kind == "pipeline" else None
-            if called and called not in seen and writes_vectors(client, called, field, {*seen, name}):
+            if called == pipeline_name(info.name):  # which may not be there yet
+                return True
+            if called and called not in seen and writes_vectors(client, called, info, {*seen, name}):
                 return True
     return False
 

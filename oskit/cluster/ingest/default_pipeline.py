@@ -132,7 +132,7 @@ def put_pipeline(
             hint="Let it give way with --replace: oskit's calls it first, unless it makes vectors itself",
         )
     theirs = called_first(client, info.name) if before == name else before
-    if theirs is not None and writes_vectors(client, theirs, info.embedding_field) is not False:
+    if theirs is not None and writes_vectors(client, theirs, info) is not False:
         theirs = None  # it makes vectors, too, or is not there
     change = encoding_pipeline(
         client,

@@ -378,7 +378,7 @@ def _pipeline_of_others(
         name, what = called_first(client, info.name), f"The pipeline that {own!r} calls,"
     if name in (None, "_none"):
         return None
-    encodes, say = writes_vectors(client, name, info.embedding_field), notify or (lambda _: None)
+    encodes, say = writes_vectors(client, name, info), notify or (lambda _: None)
     if encodes is None and existing is None:
         raise IndexingError(
             f"the index {info.name!r} would have the default pipeline {name!r}, which is not there",
