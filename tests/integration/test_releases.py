@@ -51,6 +51,7 @@ def alias(client: OpenSearch, index: str) -> Iterator[str]:
     for name in client.indices.get(index=f"{index}*", params={"expand_wildcards": "all"}):
         client.indices.delete(index=name)
         client.ingest.delete_pipeline(id=f"{name}-sparse-encoding", ignore=404)
+    client.ingest.delete_pipeline(id=f"{index}-seen", ignore=404)
 
 
 Oskit = Callable[..., Any]
@@ -148,7 +149,7 @@ def test_a_release_takes_the_place_of_the_living_one_and_goes_back(
 
 
 class Readers:
-    """Searches all the while, some 50 in a second, never sent again. Use it as a context manager.
+    """Searches all the while, up to 50 in a second, never sent again. Use it as a context manager.
 
     Attributes:
         answered: How many, by the version of the documents that they saw.
@@ -199,7 +200,7 @@ def versioned(path: Path, version: int) -> Path:
 
 @pytest.mark.incident(
     during="`ingest --release`",
-    what="50 searches a second, by oskit and by the bare API, while the alias moves and older releases go",
+    what="searches go on, by oskit and by the bare API, while the alias moves and older releases go",
     then="none fails, and none sees documents of two releases",
 )
 def test_readers_see_one_release_at_a_time(
@@ -507,6 +508,18 @@ def test_what_other_programs_write_is_encoded_by_the_new_one_as_well(
     assert behind(client, alias) == second
     assert oskit("rollback", alias)["index"] == first
     assert f"{second} was written to 1 times since it went live" in oskit.said
+    # What theirs does goes on beside it, or the release does not go live.
+    seen = f"{alias}-seen"
+    client.ingest.put_pipeline(id=seen, body={"processors": [{"set": {"field": "seen", "value": 1}}]})
+    client.indices.put_settings(index=first, body={"index.default_pipeline": seen})
+    assert oskit("pipeline", "put", alias, "--replace")["calls"] == seen
+    assert f"runs the pipeline {seen!r} on what is written" in oskit("ingest", alias, source, *how, code=7)
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps({"index.default_pipeline": seen}))
+    third = oskit("ingest", alias, source, *how, "--settings", settings)["release"]
+    write(client, alias)
+    found = client.get(index=third, id="theirs")["_source"]
+    assert found["seen"] == 1 and found["embedding"] == vector
 
 
 def test_a_release_that_is_wrong_is_refused(client, tiny: TinyModels, alias, oskit: Oskit, source: Path):

@@ -150,7 +150,7 @@ def search(
             out.warn(warning)
         click.echo(json.dumps(request, indent=2, ensure_ascii=False))
         if not request["path"].startswith(f"/{index}/"):
-            out.note(f"{index} is an alias: the request is for the index behind it, as it is seen through it")
+            out.note(f"The request is for what stands behind {index}, as it is seen through it")
         return
     result = searcher.search(asked, **wanted)
     if result.warning:
