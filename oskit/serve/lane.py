@@ -1,12 +1,13 @@
 """The way of texts through one encoder: they wait, share batches, are computed, and go back.
 
-Threads take what is next. Waiting requests are opened a window at a time: their texts are tokenized together
-and cut into batches of neighbours in length, so that little of a batch is padding, and none waits for longer
-than for one window before it.
+Threads take what is next. Waiting texts are opened a window at a time: they are tokenized together and cut
+into batches of neighbours in length, so that little of a batch is padding. What a request has beyond a window
+waits at the end of the queue again, so that a small one is never behind all of a large one.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -14,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from oskit.archive.batching import TokenIds, token_batches
@@ -30,6 +31,8 @@ WINDOW_CHARACTERS = 65_536
 
 DOCUMENTS_NICE = 5
 """How much less a thread that encodes documents gets of a busy core than one that encodes queries."""
+
+logger = logging.getLogger(__name__)
 
 Write = Callable[["csr_matrix"], list[bytes]]
 """Makes an answer's part of each row of a matrix."""
@@ -62,6 +65,19 @@ class _Job:
 
 
 @dataclass(frozen=True)
+class _Part:
+    """Texts of a request that are opened together: those from ``start`` to ``end``."""
+
+    job: _Job
+    start: int
+    end: int
+
+    @property
+    def texts(self) -> Sequence[str]:
+        return self.job.texts[self.start : self.end]
+
+
+@dataclass(frozen=True)
 class _Text:
     job: _Job
     place: int
@@ -87,9 +103,9 @@ class Lane:
         self._watcher = watcher
         self._nice = nice
         self._changed = threading.Condition()
-        self._urgent: deque[_Job] = deque()
+        self._urgent: deque[_Part] = deque()
         self._batches: deque[list[_Text]] = deque()
-        self._waiting: deque[_Job] = deque()
+        self._waiting: deque[_Part] = deque()
         self._texts = 0
         self._seconds_a_text = 0.0
         self._closed = False
@@ -124,7 +140,7 @@ class Lane:
             if not urgent and self._texts and self._texts + len(texts) > self._limit:
                 raise overloaded(self._texts, self._texts * self._seconds_a_text)
             self._texts += len(texts)
-            (self._urgent if urgent else self._waiting).append(job)
+            (self._urgent if urgent else self._waiting).append(_Part(job, 0, len(texts)))
             self._changed.notify()
         job.answer.add_done_callback(lambda _: self._left(len(texts)))
         return job.answer
@@ -149,50 +165,58 @@ class Lane:
                     os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + DOCUMENTS_NICE
                 )
         while (task := self._next()) is not None:
-            task()
+            try:
+                task()
+            except Exception:  # whoever waits is told after a time; the others go on
+                logger.exception("a batch failed")
 
     def _next(self) -> Callable[[], None] | None:
         with self._changed:
             while True:
                 if self._urgent:
-                    job = self._urgent.popleft()
-                    return lambda: self._open([job], first=True)
+                    part = self._urgent.popleft()
+                    return lambda: self._open([part], first=True)
                 if self._batches:
                     batch = self._batches.popleft()
                     return lambda: self._compute(batch)
                 if self._waiting:
-                    jobs = self._window()
-                    return lambda: self._open(jobs)
+                    parts = self._window()
+                    return lambda: self._open(parts)
                 if self._closed:
                     return None
                 self._changed.wait()
 
-    def _window(self) -> list[_Job]:
-        jobs: list[_Job] = []
+    def _window(self) -> list[_Part]:
+        parts: list[_Part] = []
         characters = 0
         while self._waiting and characters < WINDOW_CHARACTERS:
-            job = self._waiting.popleft()
-            characters += sum(map(len, job.texts))
-            jobs.append(job)
-        return jobs
+            part = self._waiting.popleft()
+            end = part.start
+            while end < part.end and characters < WINDOW_CHARACTERS:
+                characters += len(part.job.texts[end])
+                end += 1
+            parts.append(replace(part, end=end))
+            if end < part.end:
+                self._waiting.append(replace(part, start=end))
+                self._changed.notify()
+        return parts
 
-    def _open(self, jobs: list[_Job], *, first: bool = False) -> None:
-        """Tokenize the texts of requests and make batches of them."""
-        jobs = [job for job in jobs if not job.answer.cancelled()]
+    def _open(self, parts: list[_Part], *, first: bool = False) -> None:
+        """Tokenize texts and make batches of them."""
+        parts = [part for part in parts if not part.job.answer.done()]
         try:
-            ids = self._steps.tokenize([text for job in jobs for text in job.texts])
+            ids = self._steps.tokenize([text for part in parts for text in part.texts])
         except Exception as error:
-            if len(jobs) > 1:  # the others are not to suffer
-                for job in jobs:
-                    self._open([job], first=first)
-            else:
-                _fail(jobs[0], error)
+            if len(parts) == 1:
+                _fail(parts[0].job, error)
+            for part in parts if len(parts) > 1 else ():  # the others are not to suffer
+                self._open([part], first=first)
             return
         texts: list[_Text] = []
-        for job in jobs:
-            own = ids[len(texts) : len(texts) + len(job.texts)]
-            self._watcher.opened(len(own), sum(map(len, own)), time.monotonic() - job.since)
-            texts += (_Text(job, place, row) for place, row in enumerate(own))
+        for part in parts:
+            own = ids[len(texts) : len(texts) + part.end - part.start]
+            self._watcher.opened(len(own), sum(map(len, own)), time.monotonic() - part.job.since)
+            texts += (_Text(part.job, part.start + place, row) for place, row in enumerate(own))
         groups = token_batches(ids, self._steps.budget)
         batches = [[texts[place] for place in group] for group in groups]
         if empty := [text for text in texts if not text.ids]:
@@ -211,17 +235,17 @@ class Lane:
         start = time.monotonic()
         try:
             matrix = self._steps.weigh([text.ids for text in batch])
+            seconds = time.monotonic() - start
+            self._answer(batch, matrix)
         except Exception as error:
             if len(batch) == 1:
                 _fail(batch[0].job, error)
             for text in batch if len(batch) > 1 else ():  # one may be the cause, the others are not to suffer
                 self._compute([text])
             return
-        seconds = time.monotonic() - start
         self._watcher.computed(len(batch), len(batch) * len(batch[0].ids), seconds)
         pace = seconds / len(batch) / len(self._threads)
         self._seconds_a_text = pace if not self._seconds_a_text else 0.9 * self._seconds_a_text + 0.1 * pace
-        self._answer(batch, matrix)
 
     def _answer(self, texts: list[_Text], matrix: csr_matrix) -> None:
         written = {write: write(matrix) for write in {text.job.write for text in texts}}

@@ -70,9 +70,9 @@ def serve(
 ) -> None:
     """Serve archives over HTTP.
 
-    For clusters that reach models by connectors, and for other tools. Requests share batches, bounded by their tokens; queries have a way of their own and never wait behind
-    documents. Without torch, but for TorchScript archives. Nothing is served before each archive has given
-    the weights that its manifest knows.
+    For clusters that reach models by connectors, and for other tools. Requests share batches, bounded by
+    their tokens; queries have a way of their own and never wait behind documents. Without torch, but for
+    TorchScript archives. Nothing is served before each archive has given the weights that its manifest knows.
 
     \b
     POST /v1/sparse         {"texts": [...], "sparse_embedding_format": "WORD"}  ->  [{"token": weight}, ...]

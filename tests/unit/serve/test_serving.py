@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import archives
 import pytest
 import trustme
+import yaml
 
 from oskit.archive.encoder import ArchiveEncoder, Steps
 from oskit.errors import EncoderError, ParityError, UsageError
@@ -30,6 +31,9 @@ from oskit.serve.app import Limits, Service
 from oskit.serve.metrics import Metrics
 from oskit.serve.model import Model
 from oskit.serve.server import Address, Server
+
+DOCKER = Path(__file__).parents[3] / "docker"
+DOCKERFILE, KUBERNETES = DOCKER / "serve.Dockerfile", DOCKER / "kubernetes" / "serve.yaml"
 
 POISON = "quick quick quick"
 
@@ -305,6 +309,24 @@ def test_overload_is_told_as_ml_commons_understands_it_and_queries_go_on(
         assert client.ask("/v1/sparse", {"texts": ["fox"]}).status == 200
 
 
+def test_a_small_request_is_not_behind_all_of_a_large_one(gated: GatedEncoder) -> None:
+    def seconds(client: Client, asked: list[str]) -> float:
+        answer = client.ask("/v1/sparse", {"texts": asked})
+        assert close(answer.body, ArchiveEncoder.document_weights(gated, asked))
+        return time.monotonic()
+
+    with serving({"tiny": gated}) as client, ThreadPoolExecutor(2) as pool:
+        gated.gate.clear()
+        large = pool.submit(seconds, client, [f"fox {'jumps over ' * 120}"] * 1000)
+        while gated.entered.acquire(timeout=0.3):
+            pass  # some of it is in batches, the threads are at the gate
+        small = pool.submit(seconds, client, ["fox", "permit"])
+        while 'documents",model="tiny"} 1002.0' not in client.ask("/metrics").body.decode():
+            time.sleep(0.01)
+        gated.gate.set()
+        assert small.result() < large.result()
+
+
 def test_texts_of_a_client_that_has_gone_are_not_encoded(gated: GatedEncoder) -> None:
     with serving({"tiny": gated}) as client:
         while gated.entered.acquire(blocking=False):
@@ -422,3 +444,23 @@ def test_the_command_serves_without_torch_and_sigterm_lets_requests_finish(archi
     assert errors.splitlines() == ["Ended: everything was answered"]
     with pytest.raises(OSError):
         client.ask("/health")
+
+
+def test_what_the_images_call_is_a_command() -> None:
+    from oskit.cli.commands.serve import serve
+
+    (deployment,) = [
+        found for found in yaml.safe_load_all(KUBERNETES.read_text()) if found["kind"] == "Deployment"
+    ]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    entry = re.search(r"^ENTRYPOINT (.*)$", DOCKERFILE.read_text(), re.MULTILINE)
+    assert entry is not None
+    program, command, *options = json.loads(entry[1])
+    assert (program, command) == ("oskit", "serve")
+    given = serve.make_context("serve", [*options, *container["args"]]).params
+    assert given["host"] == "0.0.0.0" and given["archives"] == ("/archive",)
+    hook = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert hook + given["drain"] < deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert {container[probe]["httpGet"]["path"] for probe in container if probe.endswith("Probe")} == {
+        "/health"
+    }
