@@ -153,11 +153,9 @@ def _stage_lines(stage: StageResult) -> list[str]:
     measured = f"{stage.after.queries:,} {'held-out ' if data.held_out else ''}queries"
     lines = [
         f"nDCG@10 {_significance(stage.gain)}; {measured}, {stage.after.documents:,} documents",
-        f"{data.examples:,} examples, {stage.steps:,} steps in {duration(stage.seconds)}; "
-        + (f"the best encoder is that of step {stage.best_step:,}" if stage.best_step else "none was better"),
+        f"{data.examples:,} examples, {stage.steps:,} steps in {duration(stage.seconds)}",
+        stage.choice.line,
     ]
-    if not stage.best_step:
-        lines.append("training brought nothing: the encoder is the one it started from")
     lines += stage.lengths.lines
     lines.append(_negatives(stage))
     teachers = (data.teachers or {}).get("teachers", [])

@@ -17,6 +17,7 @@ from oskit.training.loop.folder import CHECKPOINTS
 from oskit.training.loop.ranks import share_of, world_size
 from oskit.training.recipe.recipe import Recipe
 from oskit.training.recipe.schedule import SchedulePart
+from oskit.training.report.choice import CHOICE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -111,7 +112,7 @@ def decided(
         "save_steps": every,
         "save_total_limit": schedule.keep_checkpoints,
         "load_best_model_at_end": True,
-        "metric_for_best_model": "eval_ndcg@10",
+        "metric_for_best_model": f"eval_{CHOICE}",
         "greater_is_better": True,
         "logging_steps": max(1, every // 5),
         "logging_nan_inf_filter": False,

@@ -41,6 +41,7 @@ from oskit.training.objective.objective import TrainingLoss
 from oskit.training.objective.sparsity import SparsityWeights
 from oskit.training.recipe.known_problems import risks
 from oskit.training.recipe.recipe import Recipe
+from oskit.training.report.choice import Choice, Rule
 from oskit.training.report.curves import write_curves
 from oskit.training.report.figures import Figures, RetrievalEvaluator, capped, measure
 from oskit.training.report.lengths import Lengths
@@ -157,6 +158,7 @@ class _Stage:
         self._telling = Telling(self._folder, self._listener)
         self._interruption = Interruption()
         sparsity = SparsityWeights(recipe.sparsity.ramp, total, loss.penalties)
+        self._rule = Rule(sparsity.ramp.end, recipe.evaluation.max_flops)
         with quiet_libraries():
             return OskitTrainer(
                 guards=Guards(recipe, vocabulary=encoder.vocabulary.size, ramp_end=sparsity.ramp.end),
@@ -170,7 +172,7 @@ class _Stage:
                 ),
                 train_dataset=drawn,
                 loss=loss,
-                evaluator=RetrievalEvaluator(dev, self._listener.evaluated),
+                evaluator=RetrievalEvaluator(dev, self._rule, self._listener.evaluated),
                 data_collator=ExampleCollator(
                     preprocess_fn=encoder.preprocess,
                     max_length=self._lengths.trained,
@@ -257,7 +259,7 @@ class _Stage:
             folder=self._folder,
             best=best,
             steps=trainer.state.global_step,
-            best_step=int(trainer.state.best_global_step or trainer.state.global_step),
+            choice=Choice.of(self._rule, trainer.state.log_history, "ndcg@10"),
             before=before,
             after=after,
             gain=gain,

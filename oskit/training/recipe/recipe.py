@@ -9,6 +9,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     model_validator,
 )
@@ -148,6 +149,9 @@ class EvaluationPart(Part):
     """Of a large collection measure on this many, in training; None for all."""
     corpus: PositiveInt | None = None
     """Of a large collection take this many documents, the judged ones first, in training."""
+    max_flops: PositiveFloat | None = None
+    """Take the best of the checkpoints that cost no more FLOPS than this; None for the best of those from the
+    end of the sparsity's ramp on."""
 
 
 class GuardsPart(Part):

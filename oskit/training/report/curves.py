@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from oskit.training.report.choice import CHOICE
 from oskit.training.report.figures import MEASURES
 
 if TYPE_CHECKING:
@@ -22,7 +23,10 @@ _NAMES = {f"eval_{measure.logged}": measure.label for measure in MEASURES}
 _MANY_TIMES = 20
 """From here on a linear scale hides the smaller values."""
 
-_LEFT_OUT = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "total_flos")
+_LEFT_OUT = (
+    *("eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "total_flos"),
+    f"eval_{CHOICE}",
+)
 
 
 def curve_rows(history: History) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from oskit.data.documents import Document
 from oskit.evaluation.offline.exact_scores import rank_exactly, themselves
 from oskit.evaluation.offline.metrics import judged_queries, quality
 from oskit.training.internals import BaseEvaluator
+from oskit.training.report.choice import CHOICE, Rule
 
 if TYPE_CHECKING:
     from oskit.archive.text_encoder import TextEncoder
@@ -159,13 +160,17 @@ class RetrievalEvaluator(BaseEvaluator):
 
     Args:
         collection: What is measured.
+        rule: By which the best checkpoint is chosen.
         on_figures: Told the step and the figures.
     """
 
-    def __init__(self, collection: Collection, on_figures: Callable[[int, Figures], object]) -> None:
+    def __init__(
+        self, collection: Collection, rule: Rule, on_figures: Callable[[int, Figures], object]
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.primary_metric = "ndcg@10"
+        self.primary_metric = CHOICE
         self._collection = collection
+        self._rule = rule
         self._on_figures = on_figures
 
     def __call__(
@@ -174,4 +179,4 @@ class RetrievalEvaluator(BaseEvaluator):
         """The figures as the trainer logs them."""
         figures = measure(model, self._collection)
         self._on_figures(steps, figures)
-        return figures.logs()
+        return {**figures.logs(), CHOICE: self._rule.value(steps, figures.ndcg, figures.flops)}

@@ -15,6 +15,7 @@ from oskit.errors import DataError
 from oskit.evaluation.offline.significance import Significance
 from oskit.training.data.facts import DataFacts
 from oskit.training.objective.target import Target
+from oskit.training.report.choice import Choice
 from oskit.training.report.figures import Figures
 from oskit.training.report.lengths import Lengths
 
@@ -34,7 +35,7 @@ class StageResult:
         folder: Where it keeps its things.
         best: Folder of its best encoder.
         steps: Optimizer steps.
-        best_step: Step of the best encoder.
+        choice: Which checkpoint is the best encoder, and by what.
         before: Figures of the encoder that it started from.
         after: Figures of the best encoder, on the whole evaluation collection.
         gain: Significance of the difference, over queries.
@@ -49,7 +50,7 @@ class StageResult:
     folder: Path
     best: Path
     steps: int
-    best_step: int
+    choice: Choice
     before: Figures
     after: Figures
     gain: Significance
@@ -61,7 +62,8 @@ class StageResult:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can carry it."""
-        parts = {name: getattr(self, name).to_dict() for name in ("before", "after", "gain", "lengths")}
+        names = ("before", "after", "gain", "lengths", "choice")
+        parts = {name: getattr(self, name).to_dict() for name in names}
         own = {"folder": str(self.folder), "best": str(self.best), "data": asdict(self.data)}
         own["targets"] = {side: asdict(target) for side, target in self.targets.items()}
         return {**vars(self), **parts, **own, "seconds": round(self.seconds, 1)}

@@ -11,6 +11,7 @@ from oskit.evaluation.offline.significance import paired_bootstrap
 from oskit.training.data.facts import DataFacts
 from oskit.training.recipe.file import load_recipe
 from oskit.training.report.card import model_card
+from oskit.training.report.choice import Candidate, Choice
 from oskit.training.report.figures import Figures
 from oskit.training.report.lengths import Lengths
 from oskit.training.report.result import StageResult, TrainingResult
@@ -30,7 +31,9 @@ def test_14_card_and_report_call_the_encoder_like_its_run_and_tell_no_path(tmp_p
     )
     gain = paired_bootstrap(figures.per_query, figures.per_query, name="before training")
     run = tmp_path / "runs" / "shop"
-    stage = StageResult("two", run, run / "best", 2, 1, figures, figures, gain, data, 1.0, Lengths(128))
+    one = Candidate(1, 0.5, 1.0, 3.0)
+    choice = Choice("from the end of the ramp (step 1) on", one, one)
+    stage = StageResult("two", run, run / "best", 2, choice, figures, figures, gain, data, 1.0, Lengths(128))
     result = TrainingResult(run, run / "best", [stage])
     recipe = load_recipe(
         {"name": "two", "encoder": {"name": str(tmp_path / "models/base")}, "data": {"train": "p"}}
