@@ -87,9 +87,10 @@ class Display(Listener):
         self._bar.update(f"{self._stage}:{self._loss}{self._figures}", completed=step, total=steps)
 
     def evaluated(self, step: int, figures: Figures) -> None:
-        self._figures = f" nDCG@10 {figures.ndcg:.3f} dims {figures.document_active:.0f}"
+        self._figures = f" nDCG@10 {figures.quality:.3f} dims {figures.document_active:.0f}"
+        own = "" if figures.pooled is None else f" pooled, {figures.ndcg:.4f} by own answers"
         self._note(
-            f"step {step:,}:{self._loss} nDCG@10 {figures.ndcg:.4f}, active dimensions "
+            f"step {step:,}:{self._loss} nDCG@10 {figures.quality:.4f}{own}, active dimensions "
             f"{figures.query_active:.0f} of a query, {figures.document_active:.0f} of a document"
         )
 
@@ -98,7 +99,7 @@ class Display(Listener):
 
     def stage_finished(self, result: StageResult) -> None:
         self._close()
-        self._note(f"done in {duration(result.seconds)}, nDCG@10 {result.after.ndcg:.4f}")
+        self._note(f"done in {duration(result.seconds)}, nDCG@10 {result.after.quality:.4f}")
 
     def _note(self, text: str) -> None:
         self._out.note(f"{self._stage}: {text}" if self._stage else text)
@@ -136,14 +137,12 @@ def print_result(console: Console, result: TrainingResult) -> None:
 
 def _table(result: TrainingResult) -> Any:
     from oskit.evaluation.reports.terminal import plain_table
-    from oskit.training.report.figures import MEASURES
 
-    measured = {"before": result.before, **{f"after {stage.name}": stage.after for stage in result.stages}}
     rows = [
-        [name, *(format(getattr(figures, measure.attribute), measure.digits) for measure in MEASURES)]
-        for name, figures in measured.items()
+        [name, *(format(getattr(figures, measure.attribute), measure.digits) for measure in result.measures)]
+        for name, figures in result.measured.items()
     ]
-    return plain_table(["", *(measure.label for measure in MEASURES)], rows)
+    return plain_table(["", *(measure.label for measure in result.measures)], rows)
 
 
 def _stage_lines(stage: StageResult) -> list[str]:
@@ -153,6 +152,7 @@ def _stage_lines(stage: StageResult) -> list[str]:
     measured = f"{stage.after.queries:,} {'held-out ' if data.held_out else ''}queries"
     lines = [
         f"nDCG@10 {_significance(stage.gain)}; {measured}, {stage.after.documents:,} documents",
+        stage.verdict,
         f"{data.examples:,} examples, {stage.steps:,} steps in {duration(stage.seconds)}",
         stage.choice.line,
     ]

@@ -31,6 +31,7 @@ from oskit.training.loop.folder import FACTS
 from oskit.training.loop.preflight import no_negatives
 from oskit.training.mining.miner import mine_negatives
 from oskit.training.recipe.recipe import Recipe
+from oskit.training.report.yardstick import Yardstick
 from oskit.training.teachers.batch import BatchTeachers
 from oskit.training.teachers.ensemble import EnsembleTeacher
 
@@ -58,7 +59,7 @@ class Prepared:
         examples: As :data:`oskit.training.data.arrow.EXAMPLES` says, and ``labels`` where the teachers gave
             some.
         corpus: The training corpus, columns ``id`` and ``text``.
-        collection: What is evaluated on.
+        yardstick: What is evaluated on.
         teachers: Those that label whole batches; None where there are none.
         idf: IDF of the training corpus, float32 ``[vocabulary]``; None where nothing needs it.
         facts: What became of the data.
@@ -66,7 +67,7 @@ class Prepared:
 
     examples: Dataset
     corpus: Dataset
-    collection: Collection
+    yardstick: Yardstick
     teachers: BatchTeachers | None
     idf: NDArray[np.float32] | None
     facts: DataFacts
@@ -108,14 +109,14 @@ def open_prepared(recipe: Recipe, folder: Path) -> Prepared:
         ) from error
     idf = np.load(folder / _IDF) if (folder / _IDF).exists() else None
     teachers = BatchTeachers(folder / _TEACHERS) if "batch" in recipe.labelled else None
-    return Prepared(examples, corpus, _collection(recipe, folder), teachers, idf, facts)
+    return Prepared(examples, corpus, _yardstick(recipe, folder), teachers, idf, facts)
 
 
-def _collection(recipe: Recipe, folder: Path) -> Collection:
+def _yardstick(recipe: Recipe, folder: Path) -> Yardstick:
     given = recipe.evaluation.collection
     if given is not None:
-        return Collection.open(given, recipe.evaluation.split)
-    return Collection.open(folder / _HELD_OUT)
+        return Yardstick(Collection.open(given, recipe.evaluation.split))
+    return Yardstick(Collection.open(folder / _HELD_OUT))
 
 
 def _reads_scores(recipe: Recipe) -> bool:

@@ -102,7 +102,9 @@ def _with_folders(stage: Recipe, folders: list[Path]) -> Recipe:
 
 def _gain(results: list[StageResult]) -> Significance | None:
     """What the last stage brought beside the one before."""
-    if len(results) < 2 or results[-1].after.per_query.keys() != results[-2].after.per_query.keys():
+    if len(results) < 2:
         return None
-    last, before = results[-1], results[-2]
-    return paired_bootstrap(last.after.per_query, before.after.per_query, name=before.name)
+    last, before = results[-1].after, results[-2].after
+    if (last.quality_logged, last.per_query.keys()) != (before.quality_logged, before.per_query.keys()):
+        return None
+    return paired_bootstrap(last.quality_per_query, before.quality_per_query, name=results[-2].name)

@@ -18,7 +18,6 @@ from oskit.data.duplicates import SeenTexts
 from oskit.encoder.loader.quiet import quiet_libraries
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import TrainingError, TrainingInterrupted
-from oskit.evaluation.offline.significance import paired_bootstrap
 from oskit.training.data.arrow import candidate_rows, column_of
 from oskit.training.loop.arguments import rate_of, total_steps, training_arguments
 from oskit.training.loop.average import Average
@@ -43,9 +42,11 @@ from oskit.training.recipe.known_problems import risks
 from oskit.training.recipe.recipe import Recipe
 from oskit.training.report.choice import Choice, Rule
 from oskit.training.report.curves import write_curves
-from oskit.training.report.figures import Figures, RetrievalEvaluator, capped, measure
+from oskit.training.report.figures import Figures
 from oskit.training.report.lengths import Lengths
 from oskit.training.report.result import BEST, StageResult
+from oskit.training.report.verdict import gains, is_worse, verdict
+from oskit.training.report.yardstick import RetrievalEvaluator
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -130,7 +131,7 @@ class _Stage:
         path = self._folder / _BEFORE
         if is_first() and not path.exists():
             self._listener.doing("measuring the encoder before training")
-            write_whole(path, json.dumps(asdict(measure(encoder, prepared.collection))))
+            write_whole(path, json.dumps(asdict(prepared.yardstick.measure(encoder))))
         wait_for(path)
         return Figures(**json.loads(path.read_text(encoding="utf-8")))
 
@@ -153,7 +154,8 @@ class _Stage:
             known=KnownPairs(prepared.examples, prepared.corpus) if contrasts else None,
             teachers=prepared.teachers,
         )
-        dev = capped(prepared.collection, queries=recipe.evaluation.queries, corpus=recipe.evaluation.corpus)
+        evaluation = recipe.evaluation
+        dev = prepared.yardstick.capped(queries=evaluation.queries, corpus=evaluation.corpus)
         mapping = ROUTES if encoder.anatomy.queries is not None else {}
         self._telling = Telling(self._folder, self._listener)
         self._interruption = Interruption()
@@ -243,12 +245,10 @@ class _Stage:
         self._listener.doing("measuring the best encoder")
         encoder = NeuralSparseEncoder.from_pretrained(best, fallback=False)
         encoder.precision = "auto"
-        after = measure(encoder, prepared.collection)
-        gain = paired_bootstrap(after.per_query, before.per_query, name="before training")
-        if gain.difference < 0:
-            self._warn(
-                f"training made the encoder worse: nDCG@10 {before.ndcg:.3f} before, {after.ndcg:.3f} after"
-            )
+        after = prepared.yardstick.measure(encoder)
+        gain, own_gain = gains(before, after)
+        if is_worse(gain, own_gain):
+            self._warn(verdict(before, after, gain, own_gain))
         targets = trainer.sparsity.outcome(after.logs())
         for missed in filter(None, (target.missed for target in targets.values())):
             self._warn(missed)
@@ -259,10 +259,11 @@ class _Stage:
             folder=self._folder,
             best=best,
             steps=trainer.state.global_step,
-            choice=Choice.of(self._rule, trainer.state.log_history, "ndcg@10"),
+            choice=Choice.of(self._rule, trainer.state.log_history, after.quality_logged),
             before=before,
             after=after,
             gain=gain,
+            own_gain=own_gain,
             data=prepared.facts,
             seconds=seconds,
             lengths=self._lengths,

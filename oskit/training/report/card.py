@@ -8,7 +8,6 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from oskit.archive.manifest import short_name
 from oskit.training.recipe.recipe import Recipe
-from oskit.training.report.figures import MEASURES
 from oskit.training.report.result import BEST, StageResult, TrainingResult
 
 CARD = "README.md"
@@ -82,7 +81,7 @@ def _header(recipe: Recipe, result: TrainingResult) -> str:
             metric_name=measure.label,
             metric_value=round(getattr(result.after, measure.attribute), 4),
         )
-        for measure in MEASURES
+        for measure in result.after.measures
     ]
     data = ModelCardData(
         model_name=result.name,
@@ -102,22 +101,19 @@ def _evaluation(recipe: Recipe) -> str:
 
 
 def _table(result: TrainingResult) -> list[str]:
-    columns = [("before", result.before), *((stage.name, stage.after) for stage in result.stages)]
-    if len(result.stages) == 1:
-        columns[1] = ("after", result.after)
-    rows = ["| | " + " | ".join(name for name, _ in columns) + " |", "|---|" + "---:|" * len(columns)]
-    for attribute, label, digits, *_ in MEASURES:
-        values = " | ".join(format(getattr(figures, attribute), digits) for _, figures in columns)
+    columns = result.measured
+    rows = [f"| | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
+    for attribute, label, digits, *_ in result.measures:
+        values = " | ".join(format(getattr(figures, attribute), digits) for figures in columns.values())
         rows.append(f"| {label} | {values} |")
     return rows
 
 
 def _gain(stage: StageResult) -> str:
     gain = stage.gain
-    verdict = "significant" if gain.is_significant else "not significant"
     return (
         f"nDCG@10 changed by {gain.difference:+.3f} in training ({gain.confidence:.0%} interval "
-        f"{gain.low:+.3f} to {gain.high:+.3f}, {verdict} by paired bootstrap over queries). The best "
+        f"{gain.low:+.3f} to {gain.high:+.3f} by paired bootstrap over queries): {stage.verdict}. The best "
         "checkpoint was chosen on these queries, so its figures are slightly too good."
     )
 

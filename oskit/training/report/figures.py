@@ -2,24 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
-
-from oskit.data.collection import Collection
-from oskit.data.documents import Document
-from oskit.evaluation.offline.exact_scores import rank_exactly, themselves
-from oskit.evaluation.offline.metrics import judged_queries, quality
-from oskit.training.internals import BaseEvaluator
-from oskit.training.report.choice import CHOICE, Rule
-
-if TYPE_CHECKING:
-    from oskit.archive.text_encoder import TextEncoder
-
-DEPTH = 100
-"""Of the rankings: recall@100 is the deepest measure."""
+from typing import Any, NamedTuple
 
 
 class Measure(NamedTuple):
@@ -34,6 +18,7 @@ class Measure(NamedTuple):
 
 MEASURES = (
     Measure("ndcg", "nDCG@10", ".4f", "ndcg@10", "dot_ndcg@10"),
+    Measure("pooled", "nDCG@10, pooled", ".4f", "pooled_ndcg@10", "pooled_dot_ndcg@10"),
     Measure("mrr", "MRR@10", ".4f", "mrr@10", "dot_mrr@10"),
     Measure("recall", "recall@100", ".4f", "recall@100", "dot_recall@100"),
     Measure("flops", "FLOPS", ".2f", "flops", "avg_flops"),
@@ -58,6 +43,9 @@ class Figures:
         queries: Number of judged queries.
         documents: Size of the corpus.
         per_query: nDCG@10 of each query, for significance.
+        pooled: nDCG@10 of held-out queries by pooled judgements, which know more than their own answers; None
+            where the collection was judged by people.
+        pooled_per_query: The same of each query.
     """
 
     ndcg: float
@@ -69,17 +57,39 @@ class Figures:
     queries: int
     documents: int
     per_query: dict[str, float] = field(repr=False, default_factory=dict)
+    pooled: float | None = None
+    pooled_per_query: dict[str, float] = field(repr=False, default_factory=dict)
+
+    @property
+    def quality(self) -> float:
+        """What encoders are compared by: nDCG@10 by the pooled judgements if there are some."""
+        return self.ndcg if self.pooled is None else self.pooled
+
+    @property
+    def quality_per_query(self) -> dict[str, float]:
+        """The same of each query."""
+        return self.per_query if self.pooled is None else self.pooled_per_query
+
+    @property
+    def quality_logged(self) -> str:
+        """Its name in logs."""
+        return "ndcg@10" if self.pooled is None else "pooled_ndcg@10"
+
+    @property
+    def measures(self) -> list[Measure]:
+        """Those that there are."""
+        return [measure for measure in MEASURES if getattr(self, measure.attribute) is not None]
 
     def to_dict(self) -> dict[str, Any]:
         """All attributes but the queries' own, by the names of the measures."""
         found = asdict(self)
-        del found["per_query"]
-        names = {"ndcg": "nDCG@10", "mrr": "MRR@10", "recall": "R@100"}
+        del found["per_query"], found["pooled_per_query"]
+        names = {"ndcg": "nDCG@10", "mrr": "MRR@10", "recall": "R@100", "pooled": "nDCG@10 pooled"}
         return {names.get(name, name): value for name, value in found.items()}
 
     def logs(self) -> dict[str, float]:
         """As the trainer logs them."""
-        return {measure.logged: getattr(self, measure.attribute) for measure in MEASURES}
+        return {measure.logged: getattr(self, measure.attribute) for measure in self.measures}
 
     def __str__(self) -> str:
         return (
@@ -87,96 +97,3 @@ class Figures:
             f"FLOPS {self.flops:.1f}, {self.query_active:.0f} and {self.document_active:.0f} active "
             "dimensions of a query and a document"
         )
-
-
-def measure(encoder: TextEncoder, collection: Collection) -> Figures:
-    """Rank the collection exactly and measure.
-
-    Raises:
-        DataError: The collection cannot be read, or judges no query.
-    """
-    ranking = rank_exactly(encoder, collection, k=DEPTH)
-    found = quality(
-        ranking.run, collection.qrels, asked=themselves(ranking.run, collection, collection.qrels)
-    )
-    return Figures(
-        found.mean["nDCG@10"],
-        found.mean["MRR@10"],
-        found.mean["R@100"],
-        ranking.sparsity.flops,
-        ranking.sparsity.query_active,
-        ranking.sparsity.document_active,
-        found.queries,
-        len(ranking.document_ids),
-        {query: values["nDCG@10"] for query, values in found.per_query.items()},
-    )
-
-
-def capped(collection: Collection, *, queries: int | None, corpus: int | None) -> Collection:
-    """A part of a collection, small enough to be measured often; the same one each time.
-
-    Args:
-        collection: The whole.
-        queries: Judged queries to draw; None for all.
-        corpus: Documents to take: all that are judged for these queries, then others at random; None for all.
-    """
-    if queries is None and corpus is None:
-        return collection
-    rng = np.random.default_rng(0)
-    judged = judged_queries(collection.qrels)
-    if queries is not None and queries < len(judged):
-        chosen = sorted(rng.choice(len(judged), queries, replace=False).tolist())
-        judged = [judged[number] for number in chosen]
-    qrels = {query: collection.qrels[query] for query in judged}
-    texts = {query: collection.queries[query] for query in judged}
-    if corpus is None:
-        return Collection(texts, qrels, collection.corpus, collection.split, collection.name)
-    needed = {document for judgements in qrels.values() for document in judgements}
-    documents = _drawn(collection.documents(), needed, max(0, corpus - len(needed)), rng)
-    return Collection(texts, qrels, tuple(documents), collection.split, collection.name)
-
-
-def _drawn(
-    documents: Iterable[Document], needed: set[str], others: int, rng: np.random.Generator
-) -> list[Document]:
-    """The needed documents and so many others, in the corpus's order (reservoir sampling)."""
-    kept: list[tuple[int, Document]] = []
-    reservoir: list[tuple[int, Document]] = []
-    seen = 0
-    for position, document in enumerate(documents):
-        if document.id in needed:
-            kept.append((position, document))
-            continue
-        seen += 1
-        if len(reservoir) < others:
-            reservoir.append((position, document))
-        elif others and (place := int(rng.integers(seen))) < others:
-            reservoir[place] = (position, document)
-    return [document for _, document in sorted(kept + reservoir, key=lambda item: item[0])]
-
-
-class RetrievalEvaluator(BaseEvaluator):
-    """Measures the encoder on a collection while it is trained.
-
-    Args:
-        collection: What is measured.
-        rule: By which the best checkpoint is chosen.
-        on_figures: Told the step and the figures.
-    """
-
-    def __init__(
-        self, collection: Collection, rule: Rule, on_figures: Callable[[int, Figures], object]
-    ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.primary_metric = CHOICE
-        self._collection = collection
-        self._rule = rule
-        self._on_figures = on_figures
-
-    def __call__(
-        self, model: Any, output_path: str | None = None, epoch: float = -1, steps: int = -1
-    ) -> dict[str, float]:
-        """The figures as the trainer logs them."""
-        figures = measure(model, self._collection)
-        self._on_figures(steps, figures)
-        return {**figures.logs(), CHOICE: self._rule.value(steps, figures.ndcg, figures.flops)}

@@ -16,8 +16,9 @@ from oskit.evaluation.offline.significance import Significance
 from oskit.training.data.facts import DataFacts
 from oskit.training.objective.target import Target
 from oskit.training.report.choice import Choice
-from oskit.training.report.figures import Figures
+from oskit.training.report.figures import MEASURES, Figures, Measure
 from oskit.training.report.lengths import Lengths
+from oskit.training.report.verdict import verdict
 
 if TYPE_CHECKING:
     from oskit.encoder.model import NeuralSparseEncoder
@@ -38,7 +39,8 @@ class StageResult:
         choice: Which checkpoint is the best encoder, and by what.
         before: Figures of the encoder that it started from.
         after: Figures of the best encoder, on the whole evaluation collection.
-        gain: Significance of the difference, over queries.
+        gain: Significance of the difference, over queries: by pooled judgements if there are some.
+        own_gain: The same by held-out queries' own answers alone, where ``gain`` knows more.
         data: What became of the training data.
         seconds: Of training, evaluations in it included; of the last run only, if it was resumed.
         lengths: What the encoder reads of a text, and what was cut off the texts of the last run.
@@ -59,6 +61,12 @@ class StageResult:
     lengths: Lengths
     targets: dict[str, Target] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    own_gain: Significance | None = None
+
+    @property
+    def verdict(self) -> str:
+        """Whether it is better than before, by which judgements and at which cost."""
+        return verdict(self.before, self.after, self.gain, self.own_gain)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can carry it."""
@@ -66,7 +74,9 @@ class StageResult:
         parts = {name: getattr(self, name).to_dict() for name in names}
         own = {"folder": str(self.folder), "best": str(self.best), "data": asdict(self.data)}
         own["targets"] = {side: asdict(target) for side, target in self.targets.items()}
-        return {**vars(self), **parts, **own, "seconds": round(self.seconds, 1)}
+        own_gain = None if self.own_gain is None else self.own_gain.to_dict()
+        told = {"own_gain": own_gain, "verdict": self.verdict, "seconds": round(self.seconds, 1)}
+        return {**vars(self), **parts, **own, **told}
 
     def write(self, path: Path) -> None:
         """Write all of it, figures of each query included, whole or not at all."""
@@ -126,6 +136,17 @@ class TrainingResult:
     def after(self) -> Figures:
         """Figures of the encoder that it ended with."""
         return self.stages[-1].after
+
+    @property
+    def measured(self) -> dict[str, Figures]:
+        """Before, and after each stage: columns of a table."""
+        return {"before": self.before, **{f"after {stage.name}": stage.after for stage in self.stages}}
+
+    @property
+    def measures(self) -> list[Measure]:
+        """Those that all of them have; a stage may be measured on another collection."""
+        found = self.measured.values()
+        return [one for one in MEASURES if all(one in figures.measures for figures in found)]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can carry it."""

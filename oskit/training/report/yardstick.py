@@ -1,0 +1,135 @@
+"""What a run's encoders are measured on, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from oskit.data.collection import Collection
+from oskit.data.documents import Document
+from oskit.evaluation.offline.exact_scores import rank_exactly, themselves
+from oskit.evaluation.offline.metrics import MAIN_MEASURE, Qrels, judged_queries, quality
+from oskit.training.internals import BaseEvaluator
+from oskit.training.report.choice import CHOICE, Rule
+from oskit.training.report.figures import Figures
+
+if TYPE_CHECKING:
+    from oskit.archive.text_encoder import TextEncoder
+
+DEPTH = 100
+"""Of the rankings: recall@100 is the deepest measure."""
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """Queries, a corpus, and what is relevant.
+
+    Attributes:
+        collection: With its own judgements; of held-out queries, their own answers.
+        pooled: What else is relevant to held-out queries, as far as can be told (``judgements.py``); None for
+            a collection that people judged.
+    """
+
+    collection: Collection
+    pooled: Qrels | None = None
+
+    def measure(self, encoder: TextEncoder) -> Figures:
+        """Rank the corpus exactly and measure.
+
+        Raises:
+            DataError: The collection cannot be read, or judges no query.
+        """
+        ranking = rank_exactly(encoder, self.collection, k=DEPTH)
+        asked = themselves(ranking.run, self.collection, self.collection.qrels)
+        found = quality(ranking.run, self.collection.qrels, asked=asked)
+        figures = Figures(
+            found.mean[MAIN_MEASURE],
+            found.mean["MRR@10"],
+            found.mean["R@100"],
+            ranking.sparsity.flops,
+            ranking.sparsity.query_active,
+            ranking.sparsity.document_active,
+            found.queries,
+            len(ranking.document_ids),
+            {query: values[MAIN_MEASURE] for query, values in found.per_query.items()},
+        )
+        if self.pooled is None:
+            return figures
+        pooled = quality(ranking.run, self.pooled, (MAIN_MEASURE,), asked=asked)
+        of_query = {query: values[MAIN_MEASURE] for query, values in pooled.per_query.items()}
+        return replace(figures, pooled=pooled.mean[MAIN_MEASURE], pooled_per_query=of_query)
+
+    def capped(self, *, queries: int | None, corpus: int | None) -> Yardstick:
+        """A part, small enough to be measured often; the same one each time.
+
+        Args:
+            queries: Judged queries to draw; None for all.
+            corpus: Documents to take: all that are judged for these queries, then others at random; None for
+                all.
+        """
+        if queries is None and corpus is None:
+            return self
+        rng = np.random.default_rng(0)
+        whole = self.collection
+        judged = judged_queries(whole.qrels)
+        if queries is not None and queries < len(judged):
+            chosen = sorted(rng.choice(len(judged), queries, replace=False).tolist())
+            judged = [judged[number] for number in chosen]
+        qrels = {query: whole.qrels[query] for query in judged}
+        pooled = None if self.pooled is None else {query: self.pooled[query] for query in judged}
+        part = replace(whole, queries={query: whole.queries[query] for query in judged}, qrels=qrels)
+        if corpus is not None:
+            both = (*qrels.values(), *(pooled or {}).values())
+            needed = {document for judgements in both for document in judgements}
+            documents = _drawn(whole.documents(), needed, max(0, corpus - len(needed)), rng)
+            part = replace(part, corpus=tuple(documents))
+        return Yardstick(part, pooled)
+
+
+def _drawn(
+    documents: Iterable[Document], needed: set[str], others: int, rng: np.random.Generator
+) -> list[Document]:
+    """The needed documents and so many others, in the corpus's order (reservoir sampling)."""
+    kept: list[tuple[int, Document]] = []
+    reservoir: list[tuple[int, Document]] = []
+    seen = 0
+    for position, document in enumerate(documents):
+        if document.id in needed:
+            kept.append((position, document))
+            continue
+        seen += 1
+        if len(reservoir) < others:
+            reservoir.append((position, document))
+        elif others and (place := int(rng.integers(seen))) < others:
+            reservoir[place] = (position, document)
+    return [document for _, document in sorted(kept + reservoir, key=lambda item: item[0])]
+
+
+class RetrievalEvaluator(BaseEvaluator):
+    """Measures the encoder while it is trained.
+
+    Args:
+        yardstick: By what.
+        rule: By which the best checkpoint is chosen.
+        on_figures: Told the step and the figures.
+    """
+
+    def __init__(
+        self, yardstick: Yardstick, rule: Rule, on_figures: Callable[[int, Figures], object]
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.primary_metric = CHOICE
+        self._yardstick = yardstick
+        self._rule = rule
+        self._on_figures = on_figures
+
+    def __call__(
+        self, model: Any, output_path: str | None = None, epoch: float = -1, steps: int = -1
+    ) -> dict[str, float]:
+        """The figures as the trainer logs them."""
+        figures = self._yardstick.measure(model)
+        self._on_figures(steps, figures)
+        return {**figures.logs(), CHOICE: self._rule.value(steps, figures.quality, figures.flops)}
