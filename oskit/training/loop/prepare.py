@@ -113,10 +113,13 @@ def open_prepared(recipe: Recipe, folder: Path) -> Prepared:
 
 
 def _yardstick(recipe: Recipe, folder: Path) -> Yardstick:
-    given = recipe.evaluation.collection
-    if given is not None:
-        return Yardstick(Collection.open(given, recipe.evaluation.split))
-    return Yardstick(Collection.open(folder / _HELD_OUT))
+    """The same before, in and after training: a part of the collection where the recipe says so."""
+    evaluation = recipe.evaluation
+    if evaluation.collection is None:
+        whole = Yardstick(Collection.open(folder / _HELD_OUT))
+    else:
+        whole = Yardstick(Collection.open(evaluation.collection, evaluation.split))
+    return whole.capped(queries=evaluation.queries, corpus=evaluation.corpus)
 
 
 def _reads_scores(recipe: Recipe) -> bool:

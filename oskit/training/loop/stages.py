@@ -154,8 +154,6 @@ class _Stage:
             known=KnownPairs(prepared.examples, prepared.corpus) if contrasts else None,
             teachers=prepared.teachers,
         )
-        evaluation = recipe.evaluation
-        dev = prepared.yardstick.capped(queries=evaluation.queries, corpus=evaluation.corpus)
         mapping = ROUTES if encoder.anatomy.queries is not None else {}
         self._telling = Telling(self._folder, self._listener)
         self._interruption = Interruption()
@@ -174,7 +172,7 @@ class _Stage:
                 ),
                 train_dataset=drawn,
                 loss=loss,
-                evaluator=RetrievalEvaluator(dev, self._rule, self._listener.evaluated),
+                evaluator=RetrievalEvaluator(prepared.yardstick, self._rule, self._listener.evaluated),
                 data_collator=ExampleCollator(
                     preprocess_fn=encoder.preprocess,
                     max_length=self._lengths.trained,

@@ -146,9 +146,9 @@ class EvaluationPart(Part):
     split: str = "test"
     """Its judgements."""
     queries: PositiveInt | None = None
-    """Of a large collection measure on this many, in training; None for all."""
+    """Of a large collection measure on this many, drawn once; None for all."""
     corpus: PositiveInt | None = None
-    """Of a large collection take this many documents, the judged ones first, in training."""
+    """Of a large collection take this many documents, the judged ones first."""
     max_flops: PositiveFloat | None = None
     """Take the best of the checkpoints that cost no more FLOPS than this; None for the best of those from the
     end of the sparsity's ramp on."""

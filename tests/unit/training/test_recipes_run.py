@@ -45,15 +45,17 @@ def test_less_memory_and_smaller_evaluations(parts: dict[str, Path], tmp_path: P
     less = [
         "schedule.gradient_checkpointing=true",
         "schedule.micro_batch_size=2",
-        "evaluation.queries=3",
-        "evaluation.corpus=6",
     ]
-    same = ["encoder.dropout=0", "schedule.evaluate_every=2"]  # one evaluation, so there is nothing to choose
+    same = ["encoder.dropout=0", "evaluation.queries=3", "evaluation.corpus=6"]
+    same += ["schedule.evaluate_every=2"]  # one evaluation, so there is nothing to choose
     plain, spared = (
         train(load_recipe("quick", [*overrides("quick", parts, "float32"), *more]), tmp_path / name)
         for name, more in (("plain", same), ("spared", [*same, *less]))
     )
-    # Both compute the same steps, and the same is measured at the end.
+    # Both compute the same steps, and the same part of the collection is measured before and after.
+    for result in (plain, spared):
+        assert (result.before.queries, result.before.documents) == (3, 6)
+        assert (result.after.queries, result.after.documents) == (3, 6)
     assert spared.after.ndcg == pytest.approx(plain.after.ndcg, abs=1e-3)
     assert spared.after.flops == pytest.approx(plain.after.flops, rel=1e-3)
 
