@@ -63,7 +63,7 @@ class Collection:
         if corpus is None:
             raise DataError(f"{folder} has no {CORPUS}", hint="It must be a folder in BEIR's layout")
         qrels_path = _qrels_path(folder, split)
-        qrels = _read_qrels(qrels_path)
+        qrels = read_qrels(qrels_path)
         texts = _read_queries(folder)
         if missing := [query for query in qrels if query not in texts]:
             raise DataError(
@@ -107,7 +107,7 @@ class Collection:
             _write_lines(folder / CORPUS, map(_corpus_line, corpus))
             queries = ({"_id": key, "text": text} for key, text in self.queries.items())
             _write_lines(folder / QUERIES, map(_json, queries))
-            _write_lines(folder / QRELS / f"{self.split}.tsv", _qrels_lines(self.qrels))
+            write_qrels(folder / QRELS / f"{self.split}.tsv", self.qrels)
         except OSError as error:
             raise DataError(f"cannot write {folder}: {error.strerror or error}") from error
         return folder
@@ -153,7 +153,12 @@ def _read_queries(folder: Path) -> dict[str, str]:
     return queries
 
 
-def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
+def read_qrels(path: Path) -> dict[str, dict[str, int]]:
+    """Judgements of a file: for each query's id, the relevance of documents by their ids.
+
+    Raises:
+        DataError: A line is broken, or there are none; names the file and the line.
+    """
     qrels: dict[str, dict[str, int]] = {}
     for number, line in enumerate_lines(path):
         where = f"{path}:{number}"
@@ -184,6 +189,11 @@ def _corpus_line(document: Document) -> str:
 
 def _json(record: Mapping[str, Any]) -> str:
     return json.dumps(record, ensure_ascii=False)
+
+
+def write_qrels(path: Path, qrels: Mapping[str, Mapping[str, int]]) -> None:
+    """Write judgements as BEIR has them."""
+    _write_lines(path, _qrels_lines(qrels))
 
 
 def _qrels_lines(qrels: Mapping[str, Mapping[str, int]]) -> Iterator[str]:

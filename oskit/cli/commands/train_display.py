@@ -153,6 +153,7 @@ def _stage_lines(stage: StageResult) -> list[str]:
     lines = [
         f"nDCG@10 {_significance(stage.gain)}; {measured}, {stage.after.documents:,} documents",
         stage.verdict,
+        *stage.limits,
         f"{data.examples:,} examples, {stage.steps:,} steps in {duration(stage.seconds)}",
         stage.choice.line,
     ]

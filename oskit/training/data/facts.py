@@ -16,6 +16,7 @@ class DataFacts:
         negatives: Documents that are read beside the first one.
         sources: What was read of each source.
         held_out: Queries held out for evaluation; 0 where a collection is given.
+        pooling: What else than their own answers is relevant to them (``PoolFacts``); None where nothing is.
         leakage: What training and evaluation queries had in common; None where queries were held out.
         dropped_leaks: Examples dropped for it.
         mining: What mining found; None if nothing was mined.
@@ -28,6 +29,7 @@ class DataFacts:
     visits: int = 0
     sources: list[dict[str, Any]] = field(default_factory=list)
     held_out: int = 0
+    pooling: dict[str, Any] | None = None
     leakage: dict[str, Any] | None = None
     dropped_leaks: int = 0
     mining: dict[str, Any] | None = None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from oskit.data.atomic import write_whole
-from oskit.data.collection import Collection
+from oskit.data.collection import QRELS, Collection, read_qrels, write_qrels
 from oskit.encoder.document_frequencies import corpus_idf
 from oskit.errors import DataError, TrainingError
 from oskit.training.data.arrow import (
@@ -31,7 +31,8 @@ from oskit.training.loop.folder import FACTS
 from oskit.training.loop.preflight import no_negatives
 from oskit.training.mining.miner import mine_negatives
 from oskit.training.recipe.recipe import Recipe
-from oskit.training.report.yardstick import Yardstick
+from oskit.training.report.pooling import LARGEST, POOLED, Label, pool
+from oskit.training.report.yardstick import Yardstick, capped
 from oskit.training.teachers.batch import BatchTeachers
 from oskit.training.teachers.ensemble import EnsembleTeacher
 
@@ -115,11 +116,12 @@ def open_prepared(recipe: Recipe, folder: Path) -> Prepared:
 def _yardstick(recipe: Recipe, folder: Path) -> Yardstick:
     """The same before, in and after training: a part of the collection where the recipe says so."""
     evaluation = recipe.evaluation
-    if evaluation.collection is None:
-        whole = Yardstick(Collection.open(folder / _HELD_OUT))
-    else:
-        whole = Yardstick(Collection.open(evaluation.collection, evaluation.split))
-    return whole.capped(queries=evaluation.queries, corpus=evaluation.corpus)
+    if evaluation.collection is not None:
+        given = Collection.open(evaluation.collection, evaluation.split)
+        return Yardstick(capped(given, queries=evaluation.queries, corpus=evaluation.corpus))
+    held = capped(Collection.open(folder / _HELD_OUT), queries=evaluation.queries, corpus=evaluation.corpus)
+    pooled = folder / _HELD_OUT / QRELS / f"{POOLED}.tsv"
+    return Yardstick(held, read_qrels(pooled) if pooled.exists() else None)
 
 
 def _reads_scores(recipe: Recipe) -> bool:
@@ -138,6 +140,7 @@ class _Maker:
         self._leakage: dict[str, Any] | None = None
         self._dropped = 0
         self._held_out = 0
+        self._pooling: dict[str, Any] | None = None
 
     def make(self) -> DataFacts:
         recipe, listener = self._recipe, self._listener
@@ -153,7 +156,7 @@ class _Maker:
                 self._note(f"{source.name}: not understood and not used: {', '.join(source.ignored)}")
         if any(source.scored for source in data.sources) and not _reads_scores(recipe):
             self._note("the data has scores that nobody reads; a teacher {kind: stored} learns them")
-        data = self._separate(data)
+        whole, data = data, self._separate(data)
         for note in data.notes:
             self._note(note)
         self._write_idf(data)
@@ -173,12 +176,15 @@ class _Maker:
             mining = report.to_dict()
             listener.doing(str(report))
         data = self._ready(data, teachers)
+        if self._held_out and recipe.evaluation.judgements == "pooled":
+            self._pool(whole)
         return DataFacts(
             examples=len(data),
             visits=data.visits,
             negatives=self._negatives(data.examples),
             sources=[source.to_dict() for source in data.sources],
             held_out=self._held_out,
+            pooling=self._pooling,
             leakage=self._leakage,
             dropped_leaks=self._dropped,
             mining=mining,
@@ -269,6 +275,37 @@ class _Maker:
         if not len(kept):
             raise DataError("every training query is an evaluation query", hint="Use other training data.")
         return kept
+
+    def _pool(self, whole: TrainingData) -> None:
+        """Judge the held-out queries: what is relevant besides their own answers."""
+        self._listener.doing("pooling judgements of held-out queries")
+        held = _yardstick(self._recipe, self._folder).collection
+        found = pool(whole, held, self._judges(), self._folder)
+        if found is None:
+            self._note(
+                "held-out queries are measured by their own answers alone: there are more than "
+                f"{LARGEST:,} texts; evaluation.corpus makes them fewer"
+            )
+            return
+        qrels, facts = found
+        self._pooling = asdict(facts)
+        write_qrels(self._folder / _HELD_OUT / QRELS / f"{POOLED}.tsv", qrels)
+
+    def _judges(self) -> Label | None:
+        """The teachers, but those that know no other text or judge by what is to be judged."""
+        recipe = self._recipe
+        judges = [one for one in recipe.labelling if one.kind not in ("stored", "itself")]
+        if not judges:
+            return None
+
+        def label(asked: TrainingData) -> TrainingData:
+            teachers = EnsembleTeacher(judges, recipe.labels, folder=self._folder / "judges")
+            labelled = teachers.label(asked, progress=self._listener.advance)
+            teachers.release()
+            teachers.remove_vectors()
+            return labelled
+
+        return label
 
     def _write_idf(self, data: TrainingData) -> None:
         """IDF of the training corpus, where something of the recipe needs it."""

@@ -42,6 +42,7 @@ def model_card(recipe: Recipe, result: TrainingResult) -> str:
         *_table(result),
         "",
         _gain(last),
+        *(["", *(f"* {line[0].upper()}{line[1:]}." for line in last.limits)] if last.limits else []),
         *_leakage(last),
         "",
         "## Use",

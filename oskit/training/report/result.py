@@ -18,7 +18,7 @@ from oskit.training.objective.target import Target
 from oskit.training.report.choice import Choice
 from oskit.training.report.figures import MEASURES, Figures, Measure
 from oskit.training.report.lengths import Lengths
-from oskit.training.report.verdict import verdict
+from oskit.training.report.verdict import limits, verdict
 
 if TYPE_CHECKING:
     from oskit.encoder.model import NeuralSparseEncoder
@@ -68,6 +68,11 @@ class StageResult:
         """Whether it is better than before, by which judgements and at which cost."""
         return verdict(self.before, self.after, self.gain, self.own_gain)
 
+    @property
+    def limits(self) -> list[str]:
+        """What held-out queries cannot tell; nothing of a collection that was given."""
+        return limits(self.data.pooling, self.gain) if self.data.held_out else []
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON can carry it."""
         names = ("before", "after", "gain", "lengths", "choice")
@@ -75,7 +80,12 @@ class StageResult:
         own = {"folder": str(self.folder), "best": str(self.best), "data": asdict(self.data)}
         own["targets"] = {side: asdict(target) for side, target in self.targets.items()}
         own_gain = None if self.own_gain is None else self.own_gain.to_dict()
-        told = {"own_gain": own_gain, "verdict": self.verdict, "seconds": round(self.seconds, 1)}
+        told = {
+            "own_gain": own_gain,
+            "verdict": self.verdict,
+            "limits": self.limits,
+            "seconds": round(self.seconds, 1),
+        }
         return {**vars(self), **parts, **own, **told}
 
     def write(self, path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from oskit.evaluation.offline.significance import Significance, paired_bootstrap
 from oskit.training.report.figures import Figures
 
@@ -33,6 +36,27 @@ def verdict(before: Figures, after: Figures, gain: Significance, own: Significan
         f"the encoder is {told}, at FLOPS {after.flops:.2f} in place of {before.flops:.2f} and "
         f"{after.document_active:.0f} tokens a document in place of {before.document_active:.0f}"
     )
+
+
+def limits(pooling: Mapping[str, Any] | None, gain: Significance) -> list[str]:
+    """What held-out queries know, and what they cannot tell.
+
+    Args:
+        pooling: What pooling found, ``PoolFacts``; None where own answers are all that is known.
+        gain: Its interval says which differences are too small.
+    """
+    half = (gain.high - gain.low) / 2
+    cannot = f"differences below {half:.3f}, and how other people ask"
+    if pooling is None:
+        return [f"held-out queries know their own answers alone; they cannot tell {cannot}"]
+    taught = pooling["taught"]
+    more = "" if taught is None else f", {taught:.1f} that the teachers place high"
+    return [
+        f"held-out queries have {pooling['own']:.1f} answers of their own; pooled judgements add "
+        f"{pooling['same']:.1f} texts nearly the same, {pooling['subject']:.1f} of the same subject{more}",
+        f"they cannot tell {cannot}: their own answers repeat {pooling['overlap']:.0%} of their words; "
+        "judged queries of users can (evaluation.collection)",
+    ]
 
 
 _WORDS = {

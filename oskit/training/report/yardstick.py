@@ -29,8 +29,8 @@ class Yardstick:
 
     Attributes:
         collection: With its own judgements; of held-out queries, their own answers.
-        pooled: What else is relevant to held-out queries, as far as can be told (``judgements.py``); None for
-            a collection that people judged.
+        pooled: What else is relevant to held-out queries, as far as can be told (``pooling.py``); None for a
+            collection that people judged.
     """
 
     collection: Collection
@@ -62,31 +62,30 @@ class Yardstick:
         of_query = {query: values[MAIN_MEASURE] for query, values in pooled.per_query.items()}
         return replace(figures, pooled=pooled.mean[MAIN_MEASURE], pooled_per_query=of_query)
 
-    def capped(self, *, queries: int | None, corpus: int | None) -> Yardstick:
-        """A part, small enough to be measured often; the same one each time.
 
-        Args:
-            queries: Judged queries to draw; None for all.
-            corpus: Documents to take: all that are judged for these queries, then others at random; None for
-                all.
-        """
-        if queries is None and corpus is None:
-            return self
-        rng = np.random.default_rng(0)
-        whole = self.collection
-        judged = judged_queries(whole.qrels)
-        if queries is not None and queries < len(judged):
-            chosen = sorted(rng.choice(len(judged), queries, replace=False).tolist())
-            judged = [judged[number] for number in chosen]
-        qrels = {query: whole.qrels[query] for query in judged}
-        pooled = None if self.pooled is None else {query: self.pooled[query] for query in judged}
-        part = replace(whole, queries={query: whole.queries[query] for query in judged}, qrels=qrels)
-        if corpus is not None:
-            both = (*qrels.values(), *(pooled or {}).values())
-            needed = {document for judgements in both for document in judgements}
-            documents = _drawn(whole.documents(), needed, max(0, corpus - len(needed)), rng)
-            part = replace(part, corpus=tuple(documents))
-        return Yardstick(part, pooled)
+def capped(collection: Collection, *, queries: int | None, corpus: int | None) -> Collection:
+    """A part of a collection, small enough to be measured often; the same one each time.
+
+    Args:
+        collection: The whole.
+        queries: Judged queries to draw; None for all.
+        corpus: Documents to take: all that are judged for these queries, then others at random; None for all.
+    """
+    if queries is None and corpus is None:
+        return collection
+    rng = np.random.default_rng(0)
+    judged = judged_queries(collection.qrels)
+    if queries is not None and queries < len(judged):
+        chosen = sorted(rng.choice(len(judged), queries, replace=False).tolist())
+        judged = [judged[number] for number in chosen]
+    qrels = {query: collection.qrels[query] for query in judged}
+    texts = {query: collection.queries[query] for query in judged}
+    part = replace(collection, queries=texts, qrels=qrels)
+    if corpus is None:
+        return part
+    needed = {document for judgements in qrels.values() for document in judgements}
+    documents = _drawn(collection.documents(), needed, max(0, corpus - len(needed)), rng)
+    return replace(part, corpus=tuple(documents))
 
 
 def _drawn(

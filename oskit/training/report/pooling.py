@@ -1,0 +1,234 @@
+"""What is relevant to held-out queries, as far as can be told without people.
+
+A pair of the training data knows one relevant text where there are often many, and calls all others wrong.
+Pooled judgements, named after how TREC finds what its assessors read, know more of each query:
+
+* its own answers, and texts nearly the same as these;
+* answers of queries that ask nearly the same: what else is known of a subject;
+* what the teachers place high, of what BM25 finds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from oskit.evaluation.offline.bm25 import Bm25Index
+from oskit.training.data.arrow import EXAMPLES, LABELS, RowWriter, column_of, open_rows, positives_of
+from oskit.training.data.normalising import normalise, words
+from oskit.training.data.training_data import TrainingData
+
+if TYPE_CHECKING:
+    from oskit.data.collection import Collection
+
+POOLED = "pooled"
+"""The split of the held-out collection that has these judgements."""
+
+OWN = 10
+"""Grade of a query's own answers, and of texts nearly the same; others have at most half of it."""
+
+DEPTH = 20
+"""Texts of BM25 in the pool of a query."""
+
+LARGEST = 100_000
+"""Documents; a larger corpus is not pooled, for its words would fill the memory."""
+
+_SAME_TEXT = 0.8
+_SAME_SUBJECT = 0.5
+_CANDIDATES = 50
+
+Label = Callable[[TrainingData], TrainingData]
+"""Gives examples ``labels``: what the teachers say of each candidate."""
+
+
+@dataclass(frozen=True)
+class PoolFacts:
+    """What pooling found: means over the held-out queries.
+
+    Attributes:
+        own: Own answers of a query.
+        same: Texts nearly the same as these.
+        subject: Answers of queries that ask nearly the same.
+        taught: Texts that the teachers placed in the upper half of the pool; None without teachers.
+        overlap: Share of a query's words that its best own answer repeats, by inverse document frequency.
+    """
+
+    own: float
+    same: float
+    subject: float
+    taught: float | None
+    overlap: float
+
+
+@dataclass
+class _Judged:
+    """What is known of one query; documents are numbers, likeness is from 0 to 1."""
+
+    own: set[int] = field(default_factory=set)
+    same: set[int] = field(default_factory=set)
+    subject: dict[int, float] = field(default_factory=dict)
+    pool: set[int] = field(default_factory=set)
+    taught: dict[int, float] = field(default_factory=dict)
+
+    def grades(self) -> dict[int, int]:
+        """Of each document that is relevant."""
+        found: Counter[int] = Counter()
+        for likes in (self.subject, self.taught):
+            for document, like in likes.items():
+                found[document] = max(found[document], round(OWN / 2 * like))
+        found.update(dict.fromkeys(self.own | self.same, OWN))
+        return {document: min(OWN, grade) for document, grade in found.items() if grade > 0}
+
+
+class Likeness:
+    """Texts by their words, to find those that are like another one.
+
+    How like two are is the Jaccard coefficient of their words, each weighing its inverse document frequency.
+    Candidates are the best of BM25.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._index = Bm25Index(texts)
+        self._words = [words(normalise(text)) for text in texts]
+        frequencies = Counter(word for found in self._words for word in found)
+        self._rarest = math.log1p(len(texts))
+        self._weights = {word: math.log1p(len(texts) / count) for word, count in frequencies.items()}
+
+    def best(self, text: str, number: int) -> list[int]:
+        """Positions of BM25's best."""
+        ((positions, _),) = self._index.search([text], number)
+        return [int(position) for position in positions]
+
+    def nearest(self, text: str, least: float) -> Iterator[tuple[int, float]]:
+        """Positions and likeness of the texts that are at least so like this one."""
+        own = words(normalise(text))
+        for position in self.best(text, _CANDIDATES):
+            like = self._weigh(own & self._words[position]) / self._weigh(own | self._words[position])
+            if like >= least:
+                yield position, like
+
+    def repeated(self, query: str, position: int) -> float:
+        """Share of a query's words that a text has."""
+        own = words(normalise(query))
+        return self._weigh(own & self._words[position]) / self._weigh(own)
+
+    def _weigh(self, found: frozenset[str]) -> float:
+        return math.fsum(self._weights.get(word, self._rarest) for word in found)
+
+
+def pool(
+    data: TrainingData, held: Collection, label: Label | None, folder: Path
+) -> tuple[dict[str, dict[str, int]], PoolFacts] | None:
+    """Judge held-out queries.
+
+    Args:
+        data: All that is known, held-out queries included.
+        held: Held-out queries, over documents of the data's corpus.
+        label: Asks the teachers; None where there are none.
+        folder: For what they are asked.
+
+    Returns:
+        Grades of each query's documents, 1 to :data:`OWN`, and what was found; None for a corpus that is too
+        large.
+    """
+    documents = [(document.id, document.passage) for document in held.documents()]
+    if len(documents) > LARGEST:
+        return None
+    ids = [document for document, _ in documents]
+    texts = Likeness([text for _, text in documents])
+    found = _by_words(data, held, texts, {document: place for place, document in enumerate(ids)}, documents)
+    if label is not None:
+        _ask(label, data, held, found, ids, folder)
+    qrels = {
+        query: {ids[place]: grade for place, grade in sorted(judged.grades().items())}
+        for query, judged in found.items()
+    }
+    return qrels, _facts(held, found, texts, taught=label is not None)
+
+
+def _by_words(
+    data: TrainingData,
+    held: Collection,
+    texts: Likeness,
+    places: dict[str, int],
+    documents: Sequence[tuple[str, str]],
+) -> dict[str, _Judged]:
+    """All but what the teachers say."""
+    asked, answers = _known(data, places)
+    queries = Likeness(asked)
+    found = {}
+    for query, text in held.queries.items():
+        judged = _Judged(own={places[document] for document in held.qrels[query]})
+        for own in judged.own:
+            judged.same.update(place for place, _ in texts.nearest(documents[own][1], _SAME_TEXT))
+        judged.same -= judged.own
+        for position, like in queries.nearest(text, _SAME_SUBJECT):
+            for place in answers[position]:
+                judged.subject[place] = max(like, judged.subject.get(place, 0.0))
+        judged.pool = {*texts.best(text, DEPTH), *judged.own, *judged.same, *judged.subject}
+        judged.pool.discard(places.get(query, -1))  # a query that is a document asks for others
+        found[query] = judged
+    return found
+
+
+def _known(data: TrainingData, places: dict[str, int]) -> tuple[list[str], list[list[int]]]:
+    """Queries, and the places of their answers that are in the corpus."""
+    owners, rows = positives_of(data.examples)
+    identities = list(column_of(data.corpus, "id"))
+    answers: defaultdict[int, list[int]] = defaultdict(list)
+    for owner, row in zip(owners.tolist(), rows.tolist(), strict=True):
+        if (place := places.get(identities[row])) is not None:
+            answers[owner].append(place)
+    kept = np.array(sorted(answers), dtype=np.int64)
+    return list(column_of(data.examples, "query", kept)), [answers[owner] for owner in kept.tolist()]
+
+
+def _ask(
+    label: Label,
+    data: TrainingData,
+    held: Collection,
+    found: dict[str, _Judged],
+    ids: Sequence[str],
+    folder: Path,
+) -> None:
+    """What the teachers say of each pool, from its lowest to its highest score 0 to 1."""
+    rows = {identity: row for row, identity in enumerate(column_of(data.corpus, "id"))}
+    path = folder / "asked.arrow"
+    with RowWriter(path, EXAMPLES) as writer:
+        for query, judged in found.items():
+            candidates = [rows[ids[place]] for place in sorted(judged.pool)]
+            writer.add(held.queries[query], candidates, 0, [], -1)
+    labelled = label(data.with_examples(open_rows(path)))
+    for judged, labels in zip(found.values(), column_of(labelled.examples, LABELS), strict=True):
+        scores = np.array(labels, dtype=np.float64)
+        low, high = np.nanmin(scores), np.nanmax(scores)
+        if high > low:
+            likes = np.nan_to_num((scores - low) / (high - low))
+            judged.taught = dict(zip(sorted(judged.pool), likes.tolist(), strict=True))
+    path.unlink()
+
+
+def _facts(held: Collection, found: dict[str, _Judged], texts: Likeness, *, taught: bool) -> PoolFacts:
+    judged = list(found.values())
+
+    def mean(values: Iterator[float]) -> float:
+        return math.fsum(values) / len(judged)
+
+    return PoolFacts(
+        own=mean(float(len(one.own)) for one in judged),
+        same=mean(float(len(one.same)) for one in judged),
+        subject=mean(float(len(one.subject.keys() - one.own - one.same)) for one in judged),
+        taught=mean(float(sum(like >= 0.5 for like in one.taught.values())) for one in judged)
+        if taught
+        else None,
+        overlap=mean(
+            max(texts.repeated(held.queries[query], place) for place in one.own)
+            for query, one in found.items()
+        ),
+    )
