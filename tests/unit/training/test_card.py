@@ -32,8 +32,9 @@ def test_14_card_and_report_call_the_encoder_like_its_run_and_tell_no_path(tmp_p
     gain = paired_bootstrap(figures.per_query, figures.per_query, name="before training")
     run = tmp_path / "runs" / "shop"
     one = Candidate(1, 0.5, 1.0, 3.0)
+    lengths = Lengths(128, None, 128)
     choice = Choice("from the end of the ramp (step 1) on", one, one)
-    stage = StageResult("two", run, run / "best", 2, choice, figures, figures, gain, data, 1.0, Lengths(128))
+    stage = StageResult("two", run, run / "best", 2, choice, figures, figures, gain, data, 1.0, lengths)
     result = TrainingResult(run, run / "best", [stage])
     recipe = load_recipe(
         {"name": "two", "encoder": {"name": str(tmp_path / "models/base")}, "data": {"train": "p"}}
