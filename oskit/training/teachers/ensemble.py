@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from oskit.errors import DataError, TrainingError
-from oskit.training.data.arrow import LABELLED, LABELS, DataFolder, RowWriter, candidate_blocks, open_rows
+from oskit.training.data.arrow import LABELLED, DataFolder, RowWriter, candidate_blocks, open_rows
 from oskit.training.data.training_data import TrainingData
 from oskit.training.recipe.teachers import (
     AnyTeacher,
@@ -29,6 +29,7 @@ from oskit.training.recipe.teachers import (
     StoredTeacherConfig,
     Teachers,
 )
+from oskit.training.teachers.labels import weighted_average, with_labels
 from oskit.training.teachers.models import CrossEncoderTeacher, DenseTeacher, SparseTeacher
 from oskit.training.teachers.report import EnsembleReport, Status, TeacherReport
 from oskit.training.teachers.score_cache import default_cache_folder
@@ -161,28 +162,17 @@ class EnsembleTeacher:
             streams = [(member, files.enter_context(scores.open("rb"))) for member, scores in found]
             for block in candidate_blocks(data.examples):
                 size = len(block.candidates)
-                raw = [(member, np.fromfile(file, np.float32, size)) for member, file in streams]
-                labels = self.combine(raw, block.counts)
+                raw = [
+                    (np.fromfile(file, np.float32, size), self.normalization(member), member.config.weight)
+                    for member, file in streams
+                ]
+                labels = self._labels.scale * weighted_average(raw, block.counts)
                 self._counts["candidates"] += size
                 self._counts["unknown"] += int(np.isnan(labels).sum())
-                writer.add_table(_with_labels(block.table, labels, block.counts))
+                writer.add_table(with_labels(block.table, labels, block.counts))
         for _, scores in found:
             scores.unlink()
         return replace(data, examples=open_rows(path), keep_alive=(data.keep_alive, place))
-
-    def combine(
-        self, raw: Sequence[tuple[Member, NDArray[np.float32]]], counts: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        """Labels of the candidates of some queries, of each teacher's scores of them; NaN where unknown."""
-        total = np.zeros(int(counts.sum()))
-        labels = np.zeros_like(total)
-        for member, scores in raw:
-            normalized = normalize_scores(scores, counts, self.normalization(member))
-            known = ~np.isnan(normalized)
-            labels[known] += member.config.weight * normalized[known]
-            total[known] += member.config.weight
-        with np.errstate(invalid="ignore"):
-            return (self._labels.scale * labels / total).astype(np.float32)
 
     def normalization(self, member: Member) -> Normalization:
         """How a teacher's scores are normalised."""
@@ -348,41 +338,6 @@ class EnsembleTeacher:
         found = [(member, self._try(member, partial(work, member))) for member in self._active()]
         self._require_one()
         return [(member, value) for member, value in found if member.there]
-
-
-def normalize_scores(
-    scores: NDArray[np.float32], counts: NDArray[np.int64], how: Normalization = "minmax"
-) -> NDArray[np.float64]:
-    """Scores of each query's candidates to [0, 1].
-
-    Args:
-        scores: Scores of all candidates, query after query, ``[n]``; NaN where unknown.
-        counts: How many candidates each query has, ``[queries]``.
-        how: ``minmax``, or ``none`` to leave them as they are.
-
-    Returns:
-        ``(s - min) / (max - min)``, 0 where all known scores of a query are equal; ``[n]``.
-    """
-    wide = np.asarray(scores, dtype=np.float64)
-    if how == "none" or not len(wide):
-        return wide
-    counts = counts[counts > 0]
-    starts = np.cumsum(counts) - counts
-    lowest = np.repeat(np.fmin.reduceat(wide, starts), counts)
-    spread = np.repeat(np.fmax.reduceat(wide, starts), counts) - lowest
-    normalized = np.where(np.isnan(wide), np.nan, 0.0)
-    np.divide(wide - lowest, spread, out=normalized, where=spread > 0)
-    return normalized
-
-
-def _with_labels(table: Any, labels: NDArray[np.float32], counts: NDArray[np.int64]) -> Any:
-    import pyarrow
-
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    column = pyarrow.ListArray.from_arrays(pyarrow.array(offsets), pyarrow.array(labels))
-    if LABELS in table.column_names:
-        table = table.drop_columns([LABELS])
-    return table.append_column(LABELS, column)
 
 
 def _write(file: Any, scores: NDArray[np.float32]) -> None:

@@ -23,7 +23,8 @@ from oskit.training.recipe.teachers import ItselfTeacherConfig, LabelsPart
 from oskit.training.teachers import devices, vectors
 from oskit.training.teachers import models as teacher_models
 from oskit.training.teachers import teacher as teacher_module
-from oskit.training.teachers.ensemble import EnsembleTeacher, TeacherWarning, normalize_scores
+from oskit.training.teachers.ensemble import EnsembleTeacher, TeacherWarning
+from oskit.training.teachers.labels import normalize_scores
 from tests import tiny
 from tests.hub_server import HubServer
 from tests.unit.training.teacher_models_tiny import build_cross_encoder, build_dense, build_sparse

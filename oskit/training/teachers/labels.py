@@ -1,0 +1,71 @@
+"""From the teachers' scores to labels: arithmetic alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from oskit.training.data.arrow import LABELS
+from oskit.training.recipe.teachers import Normalization
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def weighted_average(
+    scores: Iterable[tuple[NDArray[np.float32], Normalization, float]], counts: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """The average over the teachers that know a candidate; NaN where none does.
+
+    Args:
+        scores: Of each teacher its scores of all candidates, query after query, NaN where unknown; how they
+            are normalised; its weight.
+        counts: How many candidates each query has, ``[queries]``.
+    """
+    total = np.zeros(int(counts.sum()))
+    labels = np.zeros_like(total)
+    for raw, how, weight in scores:
+        normalized = normalize_scores(raw, counts, how)
+        known = ~np.isnan(normalized)
+        labels[known] += weight * normalized[known]
+        total[known] += weight
+    with np.errstate(invalid="ignore"):
+        return (labels / total).astype(np.float32)
+
+
+def normalize_scores(
+    scores: NDArray[np.float32], counts: NDArray[np.int64], how: Normalization = "minmax"
+) -> NDArray[np.float64]:
+    """Scores of each query's candidates to [0, 1].
+
+    Args:
+        scores: Scores of all candidates, query after query, ``[n]``; NaN where unknown.
+        counts: How many candidates each query has, ``[queries]``.
+        how: ``minmax``, or ``none`` to leave them as they are.
+
+    Returns:
+        ``(s - min) / (max - min)``, 0 where all known scores of a query are equal; ``[n]``.
+    """
+    wide = np.asarray(scores, dtype=np.float64)
+    if how == "none" or not len(wide):
+        return wide
+    counts = counts[counts > 0]
+    starts = np.cumsum(counts) - counts
+    lowest = np.repeat(np.fmin.reduceat(wide, starts), counts)
+    spread = np.repeat(np.fmax.reduceat(wide, starts), counts) - lowest
+    normalized = np.where(np.isnan(wide), np.nan, 0.0)
+    np.divide(wide - lowest, spread, out=normalized, where=spread > 0)
+    return normalized
+
+
+def with_labels(table: Any, labels: NDArray[np.float32], counts: NDArray[np.int64]) -> Any:
+    """A ``pyarrow.Table`` with a column of labels, in place of one that was there."""
+    import pyarrow
+
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    column = pyarrow.ListArray.from_arrays(pyarrow.array(offsets), pyarrow.array(labels))
+    if LABELS in table.column_names:
+        table = table.drop_columns([LABELS])
+    return table.append_column(LABELS, column)
