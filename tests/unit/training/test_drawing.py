@@ -171,7 +171,7 @@ def test_a_pair_takes_a_few_bytes() -> None:
     finally:
         tracemalloc.stop()
     assert held / count < 48
-    assert known.contains(torch.tensor([query_id("question 7")]), torch.tensor([7])).all()
+    assert known.contains(torch.tensor([text_key("question 7")]), torch.tensor([7])).all()
 
 
 def test_known_pairs() -> None:
