@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 EVALUATIONS = 10
 """In a run, unless the recipe says otherwise."""
+
+WORKERS = 4
 
 
 _NOT_GIVEN = (
@@ -65,7 +68,8 @@ def training_arguments(
     """
     passed = recipe.schedule.arguments
     known = {field.name for field in fields(SparseEncoderTrainingArguments)}
-    given = {"dataloader_pin_memory": torch.cuda.is_available(), **passed}
+    gpu = torch.cuda.is_available()
+    given = {"dataloader_pin_memory": gpu, "dataloader_num_workers": _workers() if gpu else 0, **passed}
     given |= decided(recipe, folder, total, rates=rates, routes=routes)
     if "activation_checkpointing" in known:  # as later transformers call it
         given["activation_checkpointing"] = given.pop("gradient_checkpointing")
@@ -79,6 +83,11 @@ def training_arguments(
             f"the trainer refuses schedule.arguments ({names}): {first_line(error)}",
             hint="They are those of sentence-transformers' SparseEncoderTrainingArguments.",
         ) from error
+
+
+def _workers() -> int:
+    """Processes that tokenize while a GPU computes; on a CPU they would take its time."""
+    return min(WORKERS, max(0, (os.cpu_count() or 1) // world_size() - 1))
 
 
 def decided(

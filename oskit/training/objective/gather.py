@@ -63,9 +63,9 @@ def add_up(parameters: Iterable[torch.nn.Parameter]) -> None:
 
 
 def _add_up(bucket: list[Tensor]) -> None:
-    for dtype in {gradient.dtype for gradient in bucket}:
+    for dtype in dict.fromkeys(gradient.dtype for gradient in bucket):  # in one order everywhere
         same = [gradient for gradient in bucket if gradient.dtype == dtype]
         whole = torch.cat([gradient.flatten() for gradient in same])
         distributed.all_reduce(whole)
-        for gradient, part in zip(same, whole.split([one.numel() for one in same]), strict=True):
+        for gradient, part in zip(same, torch.split(whole, [one.numel() for one in same]), strict=True):
             gradient.copy_(part.view_as(gradient))

@@ -43,7 +43,7 @@ OF_THE_WHOLE = ("lengths", "token_rows")
 class BatchLabels(Protocol):
     """Teachers that label all documents of a batch."""
 
-    def labels(self, targets: Targets) -> Tensor:
+    def labels(self, targets: dict[str, Tensor], /) -> Tensor:
         """Labels ``[B, C * B]``: of all first documents, then all second ones, … for each query."""
 
 
@@ -160,7 +160,7 @@ class TrainingLoss(CachedLossMixin, nn.Module):
         """The vectors of all processes, as the cluster has them, and what is known of them."""
         asked = self._as_on_the_cluster(queries, "query")
         there = self._as_on_the_cluster(documents, "document")
-        there = gather(there.unflatten(0, (-1, len(asked))))  # [processes, C, B of one, vocabulary]
+        there = gather(torch.unflatten(there, 0, (-1, len(asked))))  # [processes, C, B of one, vocabulary]
         known = {name: gather(values).flatten(0, 1) for name, values in targets.items()}
         return Batch(
             queries=gather(asked).flatten(0, 1),

@@ -239,8 +239,9 @@ class SparsityWeights(TrainerCallback, ExportableState):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Go on with what the checkpoint knows."""
-        kept: Any = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
-        for side, values in (kept or {}).get("attributes", {}).items():
+        known: Any = state.stateful_callbacks  # by name, as they come from a checkpoint
+        kept = known.get(type(self).__name__, {}) if state.global_step else {}
+        for side, values in kept.get("attributes", {}).items():
             if side in self.searches:
                 self.searches[side].found = _Found(**values)
 

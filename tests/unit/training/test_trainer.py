@@ -313,3 +313,10 @@ def test_a_target_is_searched_for_and_the_search_goes_on_after_an_interruption(
     resumed.train(resume_from_checkpoint=str(tmp_path / "parts" / "checkpoint-40"))
     assert resumed.sparsity.state() == whole.sparsity.state()
     assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_workers_that_tokenize_change_nothing(make: Made) -> None:
+    alone, helped = make(), make(arguments={"dataloader_num_workers": 2})
+    alone.train()
+    helped.train()
+    assert torch.equal(weights(helped), weights(alone))
