@@ -24,6 +24,7 @@ from oskit.errors import TrainingError
 from oskit.training.internals import overriding
 from oskit.training.loop.average import Average
 from oskit.training.loop.guards import Guards, StepFacts, check_gradient, check_loss
+from oskit.training.loop.student import clear_negative_weights
 from oskit.training.objective.batches import DrawnBatches
 from oskit.training.objective.gather import add_up
 from oskit.training.objective.objective import FACTS, TARGETS, TEACHER, TrainingLoss
@@ -128,6 +129,7 @@ class OskitTrainer(SparseEncoderTrainer):
             TrainingError: One text alone does not fit.
         """
         self.loss.weights = self.sparsity.at(self.state.global_step)
+        clear_negative_weights(self.model)
         while True:
             try:
                 with self.accelerator.no_sync(model):

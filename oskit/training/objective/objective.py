@@ -176,7 +176,9 @@ class TrainingLoss(CachedLossMixin, nn.Module):
     def _as_on_the_cluster(self, vectors: Tensor, side: str) -> Tensor:
         """Vectors ``[n, vocabulary]`` in float32 without special tokens and without negative weights."""
         width = vectors.shape[1]
-        vectors = (vectors.float() * self.weight_mask[:width]).relu()
+        # Not ReLU, which has no gradient at 0: a learned query weight that has come there may leave it again.
+        vectors = vectors.float() * self.weight_mask[:width]
+        vectors = vectors * (vectors >= 0)
         # A table of query weights is as wide as the tokenizer, an encoder's output may be padded.
         missing = len(self.weight_mask) - width
         vectors = nn.functional.pad(vectors, (0, missing)) if missing else vectors

@@ -320,3 +320,13 @@ def test_workers_that_tokenize_change_nothing(make: Made) -> None:
     alone.train()
     helped.train()
     assert torch.equal(weights(helped), weights(alone))
+
+
+def test_learned_query_weights_stay_above_0_and_leave_it_again(make: Made) -> None:
+    trainer = make(table=True, learning_rate=0.1)
+    table = trainer.model.anatomy.queries
+    assert table is not None
+    with torch.no_grad():
+        table.weight.fill_(-1.0)
+    trainer.train()
+    assert (table.weight > 0).any() and not (table.weight <= -1).any()
