@@ -173,7 +173,7 @@ FORGOTTEN = 0.01
 
 def _forgetting(results: Results) -> list[Claim]:
     claims = []
-    for name in ("tiny-stage-1", "tiny-kept"):
+    for name in ("tiny-stage-1", "tiny-kept", "tiny-itself"):
         for collection in ASIDE:
             text = f"{name} loses no more than {FORGOTTEN} on {collection}"
             after, before = on(results, name, collection), on(results, "tiny", collection)
@@ -240,7 +240,9 @@ ROWS: dict[str, Row] = {
         references=(BM25,),
     ),
     "6": Row("Pruning", _PRUNED, (MEDQUAD,), _pruning),
-    "7": Row("Forgetting", ("tiny", "tiny-stage-1", "tiny-kept"), (MEDQUAD, *ASIDE), _forgetting),
+    "7": Row(
+        "Forgetting", ("tiny", "tiny-stage-1", "tiny-kept", "tiny-itself"), (MEDQUAD, *ASIDE), _forgetting
+    ),
     "8": Row(
         "By oskit train auto",
         (*(f"{way}-{name}" for name in DEV for way in ("quick", "auto")), "aligned"),

@@ -170,7 +170,7 @@ def _tiny_faq(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
     return merge(made, {"schedule": {"learning_rate": 2e-4}})
 
 
-def _tiny_kept(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
+def _tiny_itself(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
     """The encoder as it was is a teacher too, on the same texts."""
     teachers = [_dense(scale.tiny, weight=0.7), {"kind": "itself", "weight": 0.3}]
     return merge(_tiny()(work, scale, None), {"teachers": teachers, "labels": {"normalize": "minmax"}})
@@ -370,7 +370,8 @@ VARIANTS: dict[str, Variant] = {
             rules=_RATIO,
         ),
         *(made for variant in _CURVES for made in _with_curve(variant)),
-        Variant("tiny-kept", "BERT-tiny, itself as a teacher beside", (MEDQUAD, *ASIDE), _tiny_kept),
+        Variant("tiny-kept", "BERT-tiny, half of it kept", (MEDQUAD, *ASIDE), _tiny(encoder={"keep": 0.5})),
+        Variant("tiny-itself", "BERT-tiny, itself as a teacher beside", (MEDQUAD, *ASIDE), _tiny_itself),
         Variant("tiny-faq", "BERT-tiny, trained on the FAQ", (FAQ_ENGLISH,), _tiny_faq),
         Variant(
             "tiny-wide",

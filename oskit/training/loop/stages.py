@@ -32,6 +32,7 @@ from oskit.training.loop.student import (
     clear_negative_weights,
     finish_student,
     head_parameters,
+    kept_share,
     load_student,
 )
 from oskit.training.loop.trainer import OskitTrainer
@@ -93,6 +94,9 @@ class _Stage:
             self._warn(risk)
         listener.doing("loading the encoder")
         encoder = load_student(self._recipe.encoder, seed=self._recipe.seed)
+        part = self._recipe.encoder
+        if part.keep > (share := kept_share(encoder, part)):
+            self._warn(f"encoder.keep is left aside: {part.name} cannot search yet, nothing is to be kept")
         own = encoder.own_max_length or encoder.max_length
         length, trained = encoder.max_length, self._recipe.schedule.max_length
         self._lengths = Lengths(length, own if length < own else None, min(trained or length, length))
@@ -112,7 +116,7 @@ class _Stage:
                 self._lengths, truncation=self._counted(encoder, prepared.examples, prepared.corpus)
             )
         before = self._before(encoder, prepared)
-        self._average = Average(encoder, self._recipe.encoder.keep)
+        self._average = Average(encoder, share)
         started = time.monotonic()
         trainer = self._trainer(encoder, prepared)
         self._train(trainer)

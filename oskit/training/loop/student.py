@@ -15,7 +15,6 @@ from oskit.encoder.model import NeuralSparseEncoder
 from oskit.encoder.surgery.inference_free import inference_free
 from oskit.encoder.surgery.layers import check_layers, keep_layers
 from oskit.encoder.surgery.lexical_head import fit_lexical_head
-from oskit.errors import EncoderError
 from oskit.training.recipe.recipe import EncoderPart
 
 if TYPE_CHECKING:
@@ -42,11 +41,6 @@ def load_student(part: EncoderPart, *, seed: int) -> NeuralSparseEncoder:
             activation=part.activation,
             max_seq_length=part.max_length,
             seed=seed,
-        )
-    if part.keep and encoder.is_untrained and part.head == "random":
-        raise EncoderError(
-            f"encoder.keep is {part.keep:g}, but {part.name} has a random projection: nothing to keep",
-            hint="Leave it out, or give encoder.head: lexical.",
         )
     if part.layers is not None:
         check_layers(encoder, part.layers)
@@ -97,6 +91,12 @@ def finish_student(
     made = inference_free(encoder, idf, trainable=part.train_query_weights)
     made.check_saving()
     return made
+
+
+def kept_share(encoder: NeuralSparseEncoder, part: EncoderPart) -> float:
+    """``encoder.keep``; 0 for an encoder that cannot search yet, of which there is nothing to keep."""
+    begins = encoder.is_untrained or (part.head == "lexical" and _is_base(encoder))
+    return 0.0 if begins else part.keep
 
 
 def _is_base(encoder: NeuralSparseEncoder) -> bool:

@@ -94,8 +94,8 @@ def test_forgetting() -> None:
         return Result(name, 0, {place: measured(value) for place, value in zip(ASIDE, ndcg, strict=True)})
 
     results = [found("tiny", 0.5, 0.9), found("tiny-stage-1", 0.45, 0.91), found("tiny-kept", 0.495, 0.7)]
-    assert verdicts("7", results) == [False, True, True, False]
-    assert verdicts("7", results[:1]) == [None] * 4
+    assert verdicts("7", results) == [False, True, True, False, None, None]
+    assert verdicts("7", results[:1]) == [None] * 6
 
 
 def test_auto_is_compared_with_quick_and_with_the_targets() -> None:

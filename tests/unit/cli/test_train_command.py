@@ -125,7 +125,7 @@ def test_each_mistake_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (
             ["quick"],
             3,
-            "quick.yaml:13: data.train is for you to say (your pairs or documents): --set data.train=",
+            "quick.yaml:14: data.train is for you to say (your pairs or documents): --set data.train=",
         ),
         (["quick", "--set", "data.train=x", "--set", "seed=-1"], 2, "--set seed=-1: seed: should be"),
     ],
