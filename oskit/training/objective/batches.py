@@ -50,7 +50,7 @@ class KnownPairs:
         )
         rows = candidate_rows(examples, corpus)
         said = np.zeros(len(corpus), dtype=np.int64)
-        said[rows] = [text_key(text) for text in column_of(corpus, "text", rows)]
+        said[rows] = np.fromiter(map(text_key, column_of(corpus, "text", rows)), np.int64, count=len(rows))
         self._said = torch.from_numpy(said)
         owners, documents = positives_of(examples)
         keys = _pair_keys(torch.from_numpy(queries[owners]), self._said[torch.from_numpy(documents)])

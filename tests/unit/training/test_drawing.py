@@ -155,14 +155,14 @@ def test_every_visit_once_in_an_epoch_in_batches_of_like_length() -> None:
 
 
 def test_a_pair_takes_a_few_bytes() -> None:
-    """However long the texts are; 8 more for the keys of known pairs, which torch holds."""
+    """However long the texts are; 8 more for what torch holds, the keys of known pairs."""
     count = 8000
     rows = ({"query": f"question {n}", "positive": f"answer {n} " * 30} for n in range(count))
     data = TrainingData.of(rows)
     gc.collect()
     tracemalloc.start()
     try:
-        known = KnownPairs(data.examples)
+        known = KnownPairs(data.examples, data.corpus)
         drawn = DrawnExamples(data.examples, data.corpus, negatives=3, top=1)
         sampler = iter(DrawnBatches(drawn, 8, drop_last=False))
         next(sampler)

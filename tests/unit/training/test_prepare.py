@@ -12,6 +12,7 @@ import pytest
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import DataError, TrainingError
 from oskit.training.loop.events import Listener
+from oskit.training.loop.preflight import preflight
 from oskit.training.loop.prepare import Prepared, open_prepared, prepare
 from oskit.training.loop.run import train
 from oskit.training.recipe.recipe import Recipe
@@ -99,6 +100,17 @@ def test_a_recipe_with_stored_scores_trains(base: Path, tmp_path: Path) -> None:
     result = train(recipe(base, jsonl(tmp_path / "a.jsonl", scored())), tmp_path / "run", listener=Told())
     assert result.stages[0].steps == 4
     assert math.isfinite(result.after.ndcg)
+
+
+def test_a_join_that_is_not_there_is_noticed_before_the_run(base: Path, tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", [{"query": "q", "document_ids": [1, 2], "scores": [2.0, 1.0]}])
+    values = recipe(base, path)
+    values["data"]["train"] = [{"path": str(path), "join": {"corpus": str(tmp_path / "none.jsonl")}}]
+    checked = Recipe.model_validate(values)
+    with pytest.raises(DataError, match=r"no such file or folder: .*none\.jsonl"):
+        preflight(checked, tmp_path / "run", resume=False, warn=print)
+    jsonl(tmp_path / "none.jsonl", [{"nothing": "to be read yet"}])
+    preflight(checked, tmp_path / "run", resume=False, warn=print)
 
 
 def test_scores_that_nobody_reads_are_told(base: Path, tmp_path: Path) -> None:
