@@ -94,14 +94,17 @@ class Likeness:
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
-        self._index = Bm25Index(texts)
         self._words = [words(normalise(text)) for text in texts]
+        # None of no texts, as where no query has a known answer: nothing is like another one then.
+        self._index = Bm25Index(texts) if any(self._words) else None
         frequencies = Counter(word for found in self._words for word in found)
         self._rarest = math.log1p(len(texts))
         self._weights = {word: math.log1p(len(texts) / count) for word, count in frequencies.items()}
 
     def best(self, text: str, number: int) -> list[int]:
         """Positions of BM25's best."""
+        if self._index is None:
+            return []
         ((positions, _),) = self._index.search([text], number)
         return [int(position) for position in positions]
 

@@ -77,7 +77,7 @@ def test_scores_that_came_with_the_data_are_labels(base: Path, tmp_path: Path) -
     told = Told()
     path = jsonl(tmp_path / "a.jsonl", scored())
     found = prepared(recipe(base, path), tmp_path / "data", told)
-    assert len(found.examples) + len(found.collection.queries) == 60
+    assert len(found.examples) + len(found.yardstick.collection.queries) == 60
     assert (found.facts.examples, found.facts.visits) == (len(found.examples), len(found.examples))
     assert found.facts.negatives == 3
     for row in found.examples:
@@ -131,7 +131,7 @@ def test_queries_with_few_candidates_are_told_and_stay(base: Path, tmp_path: Pat
     ]
     values = recipe(base, jsonl(tmp_path / "a.jsonl", rows), teachers=[], loss=[{"kind": "info_nce"}])
     found = prepared(values, tmp_path / "data", Told())
-    assert len(found.examples) + len(found.collection.queries) == 50
+    assert len(found.examples) + len(found.yardstick.collection.queries) == 50
     assert found.facts.negatives == 2, "what most have"
     short = sum(len(row["candidates"]) < 3 for row in found.examples)
     assert found.facts.notes == [

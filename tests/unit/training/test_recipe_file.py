@@ -80,7 +80,8 @@ def test_a_missing_key_points_to_the_part_that_lacks_it(file: Path) -> None:
 def test_an_unlike_key_is_answered_with_those_that_there_are(file: Path) -> None:
     written(file, "name: x\ndata: {train: p}\nencoder: {name: e}\nevaluation: {zzz: 1}\n")
     assert problems(file) == (
-        f"{file}:4: unknown key evaluation.zzz; there are: collection, split, queries, corpus, max_flops",
+        f"{file}:4: unknown key evaluation.zzz; there are: collection, split, queries, corpus, judgements, "
+        "max_flops",
     )
 
 
