@@ -46,7 +46,7 @@ from oskit.training.report.curves import write_curves
 from oskit.training.report.figures import Figures
 from oskit.training.report.lengths import Lengths
 from oskit.training.report.result import BEST, StageResult
-from oskit.training.report.verdict import gains, is_worse, verdict
+from oskit.training.report.verdict import gains, verdict
 from oskit.training.report.yardstick import RetrievalEvaluator
 
 if TYPE_CHECKING:
@@ -249,8 +249,9 @@ class _Stage:
         encoder.precision = "auto"
         after = prepared.yardstick.measure(encoder)
         gain, own_gain = gains(before, after)
-        if is_worse(gain, own_gain):
-            self._warn(verdict(before, after, gain, own_gain))
+        if gain.verdict == "worse":
+            held_out = prepared.facts.held_out > 0
+            self._warn(verdict(before, after, gain, own_gain, held_out=held_out))
         targets = trainer.sparsity.outcome(after.logs())
         for missed in filter(None, (target.missed for target in targets.values())):
             self._warn(missed)

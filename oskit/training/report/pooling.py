@@ -5,7 +5,7 @@ Pooled judgements, named after how TREC finds what its assessors read, know more
 
 * its own answers, and texts nearly the same as these;
 * answers of queries that ask nearly the same: what else is known of a subject;
-* what the teachers place high, of what BM25 finds.
+* what the teachers and BM25, on average, place high of what BM25 finds.
 """
 
 from __future__ import annotations
@@ -13,25 +13,30 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from oskit.errors import DataError
 from oskit.evaluation.offline.bm25 import Bm25Index
-from oskit.training.data.arrow import EXAMPLES, LABELS, RowWriter, column_of, open_rows, positives_of
+from oskit.training.data.arrow import EXAMPLES, LABELS, RowWriter, column_of, open_rows
+from oskit.training.data.holdout import relevant_of
 from oskit.training.data.normalising import normalise, words
 from oskit.training.data.training_data import TrainingData
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from oskit.data.collection import Collection
 
 POOLED = "pooled"
 """The split of the held-out collection that has these judgements."""
 
 OWN = 10
-"""Grade of a query's own answers, and of texts nearly the same; others have at most half of it."""
+"""Grade of a query's own answers, and of texts nearly the same; others have less, by how near they are."""
 
 DEPTH = 20
 """Texts of BM25 in the pool of a query."""
@@ -55,7 +60,7 @@ class PoolFacts:
         own: Own answers of a query.
         same: Texts nearly the same as these.
         subject: Answers of queries that ask nearly the same.
-        taught: Texts that the teachers placed in the upper half of the pool; None without teachers.
+        taught: Texts that the teachers and BM25 placed in the upper half of the pool; None without teachers.
         overlap: Share of a query's words that its best own answer repeats, by inverse document frequency.
     """
 
@@ -73,7 +78,7 @@ class _Judged:
     own: set[int] = field(default_factory=set)
     same: set[int] = field(default_factory=set)
     subject: dict[int, float] = field(default_factory=dict)
-    pool: set[int] = field(default_factory=set)
+    pool: dict[int, float] = field(default_factory=dict)
     taught: dict[int, float] = field(default_factory=dict)
 
     def grades(self) -> dict[int, int]:
@@ -81,7 +86,7 @@ class _Judged:
         found: Counter[int] = Counter()
         for likes in (self.subject, self.taught):
             for document, like in likes.items():
-                found[document] = max(found[document], round(OWN / 2 * like))
+                found[document] = max(found[document], round(OWN * like))
         found.update(dict.fromkeys(self.own | self.same, OWN))
         return {document: min(OWN, grade) for document, grade in found.items() if grade > 0}
 
@@ -94,32 +99,34 @@ class Likeness:
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
+        self._index: Bm25Index | None = None
+        with suppress(DataError):  # no text has a word
+            self._index = Bm25Index(texts)
         self._words = [words(normalise(text)) for text in texts]
-        # None of no texts, as where no query has a known answer: nothing is like another one then.
-        self._index = Bm25Index(texts) if any(self._words) else None
         frequencies = Counter(word for found in self._words for word in found)
         self._rarest = math.log1p(len(texts))
         self._weights = {word: math.log1p(len(texts) / count) for word, count in frequencies.items()}
 
-    def best(self, text: str, number: int) -> list[int]:
-        """Positions of BM25's best."""
+    def best(self, text: str, number: int) -> dict[int, float]:
+        """Positions and scores of BM25's best."""
         if self._index is None:
-            return []
-        ((positions, _),) = self._index.search([text], number)
-        return [int(position) for position in positions]
+            return {}
+        ((positions, scores),) = self._index.search([text], number)
+        return dict(zip(positions.tolist(), scores.tolist(), strict=True))
 
     def nearest(self, text: str, least: float) -> Iterator[tuple[int, float]]:
         """Positions and likeness of the texts that are at least so like this one."""
         own = words(normalise(text))
         for position in self.best(text, _CANDIDATES):
-            like = self._weigh(own & self._words[position]) / self._weigh(own | self._words[position])
+            every = self._weigh(own | self._words[position])
+            like = self._weigh(own & self._words[position]) / every if every else 0.0
             if like >= least:
                 yield position, like
 
     def repeated(self, query: str, position: int) -> float:
         """Share of a query's words that a text has."""
         own = words(normalise(query))
-        return self._weigh(own & self._words[position]) / self._weigh(own)
+        return self._weigh(own & self._words[position]) / self._weigh(own) if own else 0.0
 
     def _weigh(self, found: frozenset[str]) -> float:
         return math.fsum(self._weights.get(word, self._rarest) for word in found)
@@ -174,15 +181,17 @@ def _by_words(
         for position, like in queries.nearest(text, _SAME_SUBJECT):
             for place in answers[position]:
                 judged.subject[place] = max(like, judged.subject.get(place, 0.0))
-        judged.pool = {*texts.best(text, DEPTH), *judged.own, *judged.same, *judged.subject}
-        judged.pool.discard(places.get(query, -1))  # a query that is a document asks for others
+        scores = texts.best(text, _CANDIDATES)
+        pooled = {*list(scores)[:DEPTH], *judged.own, *judged.same, *judged.subject}
+        pooled.discard(places.get(query, -1))  # a query that is a document asks for others
+        judged.pool = {place: scores.get(place, 0.0) for place in sorted(pooled)}
         found[query] = judged
     return found
 
 
 def _known(data: TrainingData, places: dict[str, int]) -> tuple[list[str], list[list[int]]]:
     """Queries, and the places of their answers that are in the corpus."""
-    owners, rows = positives_of(data.examples)
+    owners, rows = relevant_of(data.examples)
     identities = list(column_of(data.corpus, "id"))
     answers: defaultdict[int, list[int]] = defaultdict(list)
     for owner, row in zip(owners.tolist(), rows.tolist(), strict=True):
@@ -200,21 +209,26 @@ def _ask(
     ids: Sequence[str],
     folder: Path,
 ) -> None:
-    """What the teachers say of each pool, from its lowest to its highest score 0 to 1."""
+    """What the teachers and BM25 say of each pool, each from its lowest to its highest score 0 to 1."""
     rows = {identity: row for row, identity in enumerate(column_of(data.corpus, "id"))}
     path = folder / "asked.arrow"
     with RowWriter(path, EXAMPLES) as writer:
         for query, judged in found.items():
-            candidates = [rows[ids[place]] for place in sorted(judged.pool)]
-            writer.add(held.queries[query], candidates, 0, [], -1)
+            writer.add(held.queries[query], [rows[ids[place]] for place in judged.pool], 0, [], -1)
     labelled = label(data.with_examples(open_rows(path)))
     for judged, labels in zip(found.values(), column_of(labelled.examples, LABELS), strict=True):
-        scores = np.array(labels, dtype=np.float64)
-        low, high = np.nanmin(scores), np.nanmax(scores)
-        if high > low:
-            likes = np.nan_to_num((scores - low) / (high - low))
-            judged.taught = dict(zip(sorted(judged.pool), likes.tolist(), strict=True))
+        likes = (_spread(labels) + _spread(list(judged.pool.values()))) / 2
+        judged.taught = dict(zip(judged.pool, likes.tolist(), strict=True))
     path.unlink()
+
+
+def _spread(scores: Sequence[float]) -> NDArray[np.float64]:
+    """From 0 to 1; 0 where unknown, or where all are the same."""
+    found = np.array(scores, dtype=np.float64)
+    known = found[np.isfinite(found)]
+    if not len(known) or known.max() == known.min():
+        return np.zeros(len(found))
+    return np.nan_to_num((found - known.min()) / (known.max() - known.min()))
 
 
 def _facts(held: Collection, found: dict[str, _Judged], texts: Likeness, *, taught: bool) -> PoolFacts:

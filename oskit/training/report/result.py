@@ -66,7 +66,8 @@ class StageResult:
     @property
     def verdict(self) -> str:
         """Whether it is better than before, by which judgements and at which cost."""
-        return verdict(self.before, self.after, self.gain, self.own_gain)
+        held_out = self.data.held_out > 0
+        return verdict(self.before, self.after, self.gain, self.own_gain, held_out=held_out)
 
     @property
     def limits(self) -> list[str]:

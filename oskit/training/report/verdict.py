@@ -18,22 +18,30 @@ def gains(before: Figures, after: Figures) -> tuple[Significance, Significance |
     )
 
 
-def is_worse(gain: Significance, own: Significance | None) -> bool:
-    """Whether it is worse for certain: significantly, and not better by own answers."""
-    return gain.verdict == "worse" and (own is None or own.verdict != "better")
+def verdict(
+    before: Figures, after: Figures, gain: Significance, own: Significance | None, *, held_out: bool
+) -> str:
+    """By which judgements the encoder is better or worse than it was, and at which cost, in one line.
 
-
-def verdict(before: Figures, after: Figures, gain: Significance, own: Significance | None) -> str:
-    """By which judgements the encoder is better or worse than it was, and at which cost, in one line."""
+    Args:
+        before: The encoder as it was.
+        after: The encoder.
+        gain: By the yardstick.
+        own: By held-out queries' own answers alone, if the yardstick knows more.
+        held_out: Whether the queries were held out of the training data. These say how their own kind is
+            found, which repeats the words of its answers: an encoder that they place behind may be the better
+            one for users (benchmarks/README.md), so they are no verdict on it.
+    """
+    words = _ON_HELD_OUT if held_out else _WORDS
     if own is None:
-        told = _WORDS[gain.verdict]
+        told = words[gain.verdict]
     elif own.verdict == gain.verdict:
-        told = f"{_WORDS[gain.verdict]}, by pooled judgements and by own answers alone"
+        told = f"{words[gain.verdict]}, by pooled judgements and by own answers alone"
     else:
-        told = f"{_WORDS[gain.verdict]} by pooled judgements; by own answers alone it is "
-        told += _WORDS[own.verdict]
+        told = f"{words[gain.verdict]} by pooled judgements; by own answers alone it is {words[own.verdict]}"
+    where = "on held-out queries " if held_out else ""
     return (
-        f"the encoder is {told}, at FLOPS {after.flops:.2f} in place of {before.flops:.2f} and "
+        f"{where}the encoder is {told}, at FLOPS {after.flops:.2f} in place of {before.flops:.2f} and "
         f"{after.document_active:.0f} tokens a document in place of {before.document_active:.0f}"
     )
 
@@ -64,3 +72,4 @@ _WORDS = {
     "worse": "WORSE than before",
     "no difference": "not to be told from before",
 }
+_ON_HELD_OUT = {**_WORDS, "worse": "behind what it was"}

@@ -8,6 +8,7 @@ import pytest
 
 from oskit.data.collection import Collection
 from oskit.data.documents import Document
+from oskit.evaluation.offline.bm25 import Bm25Index
 from oskit.training.data.arrow import LABELLED, RowWriter, open_rows
 from oskit.training.data.training_data import TrainingData
 from oskit.training.report.pooling import OWN, pool
@@ -52,13 +53,13 @@ def test_texts_nearly_the_same_are_answers_and_those_of_the_subject_are_near(
     assert found is not None
     grades, facts = by_text(data, found[0]), found[1]
     assert grades[ANSWER] == grades[SAME] == OWN
-    assert 0 < grades[SUBJECT] <= OWN / 2, "an answer of a query that shares its rare word"
+    assert OWN / 2 <= grades[SUBJECT] < OWN, "an answer of a query that shares its rare word"
     assert set(grades) == {ANSWER, SAME, SUBJECT}, "a shared word is no subject"
     assert (facts.own, facts.same, facts.subject, facts.taught) == (1, 1, 1, None)
     assert 0 < facts.overlap < 1, "of what causes measles the answer has measles alone"
 
 
-def test_teachers_are_asked_for_the_pool_and_its_best_count_half(data: TrainingData, tmp_path: Path) -> None:
+def test_teachers_and_bm25_grade_the_pool(data: TrainingData, tmp_path: Path) -> None:
     scores = {ANSWER: 0.8, SAME: 0.9, SUBJECT: -0.1, ALIKE: 0.5}
     asked: list[list[str]] = []
 
@@ -76,6 +77,11 @@ def test_teachers_are_asked_for_the_pool_and_its_best_count_half(data: TrainingD
     assert FAR not in asked[0], "nobody finds it"
     grades = by_text(data, found[0])
     assert grades[ANSWER] == OWN
-    # From the pool's lowest score, -0.1, to its highest, 0.9; half of an own answer's grade at most.
-    assert grades[ALIKE] == round((0.5 + 0.1) / (0.9 + 0.1) * OWN / 2)
-    assert found[1].taught == 3
+    # Each from the pool's lowest score to its highest: the teachers' are -0.1 and 0.9.
+    words = list(data.corpus["text"])
+    ((places, values),) = Bm25Index(words).search(["what causes measles"], 50)
+    bm25 = {words[place]: value for place, value in zip(places, values, strict=True)}
+    assert min(bm25.get(text, 0) for text in asked[0]) == 0, "of the subject, without a word in common"
+    taught, found_by_words = (0.5 + 0.1) / (0.9 + 0.1), bm25[ALIKE] / max(bm25.values())
+    assert grades[ALIKE] == round(OWN * (taught + found_by_words) / 2)
+    assert found[1].taught is not None and found[1].taught >= 3

@@ -111,6 +111,12 @@ def test_training_makes_retrieval_better_on_queries_it_never_saw(
 
 def _check_folder(folder: Path, ndcg: float) -> None:
     report = json.loads((folder / "report.json").read_text())
+    stage = report["stages"][0]
+    assert stage["before"]["nDCG@10 pooled"] < stage["after"]["nDCG@10 pooled"], "one yardstick for both"
+    assert stage["verdict"].startswith("on held-out queries the encoder is better than before")
+    assert "cannot tell" in stage["limits"][-1]
+    judged = Collection.open(folder / "data" / "held-out", "pooled")
+    assert judged.queries == Collection.open(folder / "data" / "held-out").queries
     assert report["stages"][0]["after"]["nDCG@10"] == ndcg
     with (folder / "curves.csv").open() as file:
         rows = list(csv.DictReader(file))
