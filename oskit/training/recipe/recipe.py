@@ -152,7 +152,7 @@ class EvaluationPart(Part):
     """Of a large collection take this many documents, the judged ones first."""
     judgements: Literal["pooled", "own"] = "pooled"
     """What is relevant to held-out queries. ``pooled``: their own answers, texts nearly the same, answers of
-    queries that ask nearly the same, and what the teachers place high. ``own``: their own answers alone."""
+    queries that ask nearly the same, what teachers and BM25 place high. ``own``: their own answers alone."""
     max_flops: PositiveFloat | None = None
     """Take the best of the checkpoints that cost no more FLOPS than this; None for the best of those from the
     end of the sparsity's ramp on."""
