@@ -228,7 +228,8 @@ def _spread(scores: Sequence[float]) -> NDArray[np.float64]:
     known = found[np.isfinite(found)]
     if not len(known) or known.max() == known.min():
         return np.zeros(len(found))
-    return np.nan_to_num((found - known.min()) / (known.max() - known.min()))
+    spread: NDArray[np.float64] = np.nan_to_num((found - known.min()) / (known.max() - known.min()))
+    return spread
 
 
 def _facts(held: Collection, found: dict[str, _Judged], texts: Likeness, *, taught: bool) -> PoolFacts:
