@@ -26,7 +26,7 @@ EVALUATIONS = 5
 EPOCHS = 40
 """Passes over the data, after which a small model knows it by heart."""
 
-KEPT = 0.5
+KEPT = 0.3
 """Of an encoder that can search, in the average of weights: better on few pairs, and forgets less."""
 
 CAN_SEARCH = 0.5

@@ -53,8 +53,8 @@ class EncoderPart(Part):
     is ``schedule.max_length``."""
     keep: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the encoder as it was in the average of weights that is measured and saved (WiSE-FT, arXiv
-    2109.01903): at .5 an adapted encoder keeps what it could do on other texts. Of one that cannot search
-    yet nothing is kept."""
+    2109.01903): at .3 to .5 an adapted encoder keeps most of what it could do on other texts. Of one that
+    cannot search yet nothing is kept."""
     layers: PositiveInt | None = None
     """Keep the first layers of the transformer only; None for all. The head is then fitted to understand
     them."""
