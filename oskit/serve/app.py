@@ -198,9 +198,8 @@ class Service:
         answer = asyncio.wrap_future(future)
         gone = loop.create_task(_gone(request))
         try:
-            await asyncio.wait(
-                {answer, gone}, timeout=deadline - loop.time(), return_when=asyncio.FIRST_COMPLETED
-            )
+            both: set[asyncio.Future[Any]] = {answer, gone}
+            await asyncio.wait(both, timeout=deadline - loop.time(), return_when=asyncio.FIRST_COMPLETED)
             if answer.done():
                 return answer.result()
             if gone.done():

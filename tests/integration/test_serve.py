@@ -18,13 +18,19 @@ import archives
 import pytest
 from opensearchpy import OpenSearch
 
+from oskit.archive.archive import open_archive
 from oskit.archive.encoder import ArchiveEncoder
+from oskit.archive.text_encoder import KeyFormat
+from oskit.cluster.models.predict import predict
+from oskit.cluster.models.registry import existing_model, search
+from oskit.cluster.models.remote import PRIVATE, TRUSTED, Remote, deploy_remote
+from oskit.cluster.models.retire import delete_model
+from oskit.errors import ClusterSettingsError, ModelError, PredictionMismatchError
 
 pytestmark = pytest.mark.integration
 
 NAME = "oskit-test-serve"
 TOKEN = "a-token-of-the-tests"
-ML = "/_plugins/_ml"
 SOAK_S = float(os.environ.get("OSKIT_SOAK_S", "60"))
 TEXTS = [f"the quick fox number {number} gets a building permit {'x' * (number % 7)}" for number in range(60)]
 
@@ -51,74 +57,32 @@ def serve(*arguments: str) -> Iterator[tuple[str, int]]:
     assert process.returncode == 0
 
 
+def state(client: OpenSearch) -> Any:
+    """What a deployment may leave behind: settings, and ids of models, groups and connectors."""
+    settings = client.cluster.get_settings(params={"flat_settings": "true"})
+    found = [
+        search(client, kind, query={"match_all": {}}) for kind in ("models", "model_groups", "connectors")
+    ]
+    return settings, [sorted(hit["_id"] for hit in hits) for hits in found]
+
+
 @contextmanager
-def remote_model(client: OpenSearch, url: str) -> Iterator[str]:
-    """A deployed remote model behind ``url``; all that it needs is put back."""
-
-    def call(method: str, path: str, body: Any = None) -> Any:
-        return client.transport.perform_request(method, path, body=body)
-
-    regex, private = (
-        f"plugins.ml_commons.{name}"
-        for name in ("trusted_connector_endpoints_regex", "connector.private_ip_enabled")
-    )
-    settings = call("GET", "/_cluster/settings?include_defaults=true&flat_settings=true")
-    trusted = next(
-        settings[level][regex]
-        for level in ("transient", "persistent", "defaults")
-        if regex in settings[level]
-    )
-    call(
-        "PUT",
-        "/_cluster/settings",
-        {"persistent": {regex: [*trusted, "^http://127\\.0\\.0\\.1:.*$"], private: True}},
-    )
-    connector = call("POST", f"{ML}/connectors/_create", _connector(url))["connector_id"]
-    body = {
-        "name": NAME,
-        "function_name": "remote",
-        "connector_id": connector,
-        "model_config": {"model_type": "sparse_encoding"},
-    }
-    model = call("POST", f"{ML}/models/_register?deploy=true", body)["model_id"]
-    while call("GET", f"{ML}/models/{model}").get("model_state") != "DEPLOYED":
-        time.sleep(0.1)
+def remote_model(client: OpenSearch, archive: Path, url: str) -> Iterator[str]:
+    """A deployed remote model behind ``url``; the cluster is as before at the end."""
+    before = state(client)
+    remote, opened = Remote(url, TOKEN), open_archive(archive)
+    model = deploy_remote(client, opened, remote, name=NAME, configure_cluster=True)
+    assert not model.reused and model.max_difference is not None
+    again = deploy_remote(client, opened, remote, name=NAME)
+    assert again.reused and again.model_id == model.model_id
     try:
-        yield model
+        yield model.model_id
     finally:
-        call("POST", f"{ML}/models/{model}/_undeploy")
-        call("DELETE", f"{ML}/models/{model}")
-        call("DELETE", f"{ML}/connectors/{connector}")
-        call("PUT", "/_cluster/settings", {"persistent": {regex: None, private: None}})
-
-
-def _connector(url: str) -> dict[str, Any]:
-    return {
-        "name": NAME,
-        "version": "1",
-        "protocol": "http",
-        "parameters": {"input_docs_processed_step_size": "32", "skip_validating_missing_parameters": "true"},
-        "credential": {"key": TOKEN},
-        "actions": [
-            {
-                "action_type": "predict",
-                "method": "POST",
-                "url": f"{url}/v1/sparse",
-                "headers": {"content-type": "application/json", "authorization": "Bearer ${credential.key}"},
-                "pre_process_function": "connector.pre_process.cohere.embedding",
-                "request_body": '{"texts": ${parameters.texts}, "sparse_embedding_format": '
-                '"${parameters.sparse_embedding_format:-WORD}"}',
-            }
-        ],
-        "client_config": {
-            "max_connection": 30,
-            "read_timeout": 60,
-            "max_retry_times": 5,
-            "retry_backoff_millis": 200,
-            "retry_backoff_policy": "exponential_equal_jitter",
-            "retry_timeout_seconds": 60,
-        },
-    }
+        delete_model(client, model.model_id, force=True)
+        values = {name: before[0]["persistent"].get(name) for name in (TRUSTED, PRIVATE)}
+        client.cluster.put_settings(body={"persistent": values})
+        time.sleep(1.5)  # searches lag behind
+    assert state(client) == before
 
 
 def test_ml_commons_gets_the_archive_s_weights_and_waits_out_an_overload(
@@ -126,12 +90,10 @@ def test_ml_commons_gets_the_archive_s_weights_and_waits_out_an_overload(
 ) -> None:
     """The queue holds 20 texts: batches of 16 at once are refused at first, and all stored in the end."""
     encoder = ArchiveEncoder.open(archive)
-    with serve(str(archive), "--max-queue", "20") as (url, _), remote_model(client, url) as model:
-        for style, key in (("WORD", "token"), ("TOKEN_ID", "id")):
-            body = {"text_docs": TEXTS[:40], "parameters": {"sparse_embedding_format": style}}
-            path = f"{ML}/_predict/sparse_encoding/{model}"
-            results = client.transport.perform_request("POST", path, body=body)["inference_results"]
-            rows = [row for found in results for row in found["output"][0]["dataAsMap"]["response"]]
+    with serve(str(archive), "--max-queue", "20") as (url, _), remote_model(client, archive, url) as model:
+        keys: tuple[KeyFormat, ...] = ("token", "id")
+        for key in keys:
+            rows = predict(client, existing_model(client, model), TEXTS[:40], key=key)
             for row, wanted in zip(rows, encoder.document_weights(TEXTS[:40], key=key), strict=True):
                 assert row == pytest.approx(wanted, abs=1e-5)
         processor = {
@@ -162,6 +124,23 @@ def test_ml_commons_gets_the_archive_s_weights_and_waits_out_an_overload(
             client.indices.delete(index=NAME)
             client.ingest.delete_pipeline(id=NAME)
         assert 'status="429"' in _page(url)
+
+
+def test_a_failed_remote_deployment_leaves_nothing_behind(
+    client: OpenSearch, archive: Path, tmp_path: Path
+) -> None:
+    other = archives.encoder_archive(tmp_path / "other.zip", 2000, seed=1)
+    opened = open_archive(archive)
+    before = state(client)
+    with serve(str(other)) as (url, _):
+        with pytest.raises(ClusterSettingsError, match="does not let its connectors reach"):
+            deploy_remote(client, opened, Remote(url, TOKEN), name=NAME)
+        with pytest.raises(PredictionMismatchError, match="does not predict"):
+            deploy_remote(client, opened, Remote(url, TOKEN), name=NAME, configure_cluster=True)
+        with pytest.raises(ModelError, match="401"):
+            deploy_remote(client, opened, Remote(url, "wrong"), name=NAME, configure_cluster=True)
+    time.sleep(1.5)
+    assert state(client) == before
 
 
 def test_a_minute_under_load_leaves_memory_flat(archive: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -49,6 +51,9 @@ class _CommandOnIds(click.Command):
 @click.option(
     "--replace", is_flag=True, help="Put it in the place of the model that has its name and format."
 )
+@click.option("--remote", metavar="URL", help="Have the cluster ask `oskit serve` there for the weights.")
+@click.option("--remote-token-file", metavar="FILE", type=click.Path(exists=True, dir_okay=False),
+              help="Its token, the first line.  [OSKIT_SERVE_TOKEN]")  # fmt: skip
 @click.option("--configure-cluster", is_flag=True, help="Change cluster settings that stand in the way.")
 @click.option("--allow-untrained", is_flag=True, help="Deploy even a randomly initialised projection.")
 @click.option("--no-compare", is_flag=True, help="Do not compare the predictions with the archive's own.")
@@ -66,6 +71,8 @@ def deploy(
     model_format: str | None,
     no_compare: bool,
     dry_run: bool,
+    remote: str | None,
+    remote_token_file: str | None,
     connection: ConnectionSettings,
     out: Output,
     **options: Any,
@@ -78,6 +85,9 @@ def deploy(
     side, and of two runs at the same time one makes the model. A failed deployment leaves nothing behind
     that was not there before, and what was deployed before goes on serving.
 
+    With --remote the cluster does not get the archive: it asks the service at URL, which `oskit serve` runs,
+    by a connector. `oskit delete` takes the connector away with the model.
+
     \b
     Examples:
       oskit deploy out
@@ -86,11 +96,24 @@ def deploy(
       oskit deploy out/onnx --configure-cluster
       oskit deploy out --redeploy
       oskit deploy out --dry-run
+      oskit deploy out --remote http://10.0.0.5:8080 --configure-cluster
     """
     from oskit.cluster.client.connection import cluster_info, connect
 
     targets = _targets(archives, model_format, name)
     client = connect(connection)
+    if remote is not None:
+        unused = {**options, "no_compare": no_compare, "dry_run": dry_run}
+        for option in ("group", "replace", "redeploy", "no_compare", "dry_run"):
+            if unused[option]:
+                raise UsageError(
+                    f"--{option.replace('_', '-')} has no effect with --remote", hint="Leave it out"
+                )
+        made = _deploy_remote(client, targets, remote, remote_token_file, options, out)
+        out.result([model.to_dict() for model in made], lambda console: _print_deployed(console, made))
+        return
+    if remote_token_file is not None:
+        raise UsageError("--remote-token-file has no effect without --remote")
     cluster_info(client)  # a wrong address or password shows now, not after minutes of preparation
     if dry_run:
         _print_plans(client, targets, options, out)
@@ -117,6 +140,41 @@ def _targets(
             suffix = "-tokenizer" if len(found) > 1 and archive.kind == "tokenizer" else ""
             targets.append((archive, f"{name}{suffix}" if name is not None else None))
     return targets
+
+
+def _deploy_remote(
+    client: OpenSearch,
+    targets: list[tuple[Archive, str | None]],
+    url: str,
+    token_file: str | None,
+    options: dict[str, Any],
+    out: Output,
+) -> list[DeployedModel]:
+    from oskit.cluster.models.deployment_plan import refuse_untrained
+    from oskit.cluster.models.remote import Remote, deploy_remote
+
+    token = os.environ.get("OSKIT_SERVE_TOKEN")
+    if token_file is not None:
+        lines = Path(token_file).read_text(encoding="utf-8").split()
+        if not lines:
+            raise UsageError(f"{token_file} holds no token")
+        token = lines[0]
+    made = []
+    for archive, name in targets:
+        if not options["allow_untrained"]:
+            refuse_untrained(archive)
+        model = deploy_remote(
+            client,
+            archive,
+            Remote(url, token),
+            name=name,
+            configure_cluster=options["configure_cluster"],
+            wait_s=options["wait_s"],
+            notify=out.warn,
+        )
+        out.note(f"{model.name}: {_how(model)}, {_proof(model)}")
+        made.append(model)
+    return made
 
 
 def _deploy_one(

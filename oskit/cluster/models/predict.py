@@ -45,7 +45,8 @@ def predict(
     with cluster_errors(f"get token weights from the model {model_id}", ModelError):
         answer = request(client, "POST", f"/_predict/{function.lower()}/{quoted(model_id)}", body)
     try:
-        rows = [_weights(result) for result in answer["inference_results"]]
+        # A local model has a result for each text, a remote one for each call of its service.
+        rows = [row for result in answer["inference_results"] for row in _weights(result)]
     except (KeyError, IndexError, TypeError, AttributeError):
         raise ModelError(
             f"The model {model_id} does not answer with token weights",
@@ -164,8 +165,8 @@ def with_model(
             time.sleep(_AGAIN_S)
 
 
-def _weights(result: dict[str, Any]) -> TokenWeights:
-    response = result["output"][0]["dataAsMap"]["response"][0]
-    return dict(
-        sorted(((str(name), float(weight)) for name, weight in response.items()), key=lambda item: -item[1])
-    )
+def _weights(result: dict[str, Any]) -> list[TokenWeights]:
+    return [
+        dict(sorted(((str(name), float(weight)) for name, weight in row.items()), key=lambda item: -item[1]))
+        for row in result["output"][0]["dataAsMap"]["response"]
+    ]

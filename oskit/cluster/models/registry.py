@@ -36,7 +36,13 @@ GROUP_REFRESH_S = 3.0
 _SOURCE = [
     *("name", "model_version", "model_state", "algorithm", "function_name", "model_format", "total_chunks"),
     *("model_content_size_in_bytes", "model_content_hash_value", "created_time", "model_group_id"),
-    *("planning_worker_node_count", "current_worker_node_count", "planning_worker_nodes", "model_config"),
+    *(
+        "planning_worker_node_count",
+        "current_worker_node_count",
+        "planning_worker_nodes",
+        "model_config",
+        "connector_id",
+    ),
 ]
 
 
@@ -60,6 +66,7 @@ class ModelInfo:
         total_chunks: Parts of the upload.
         planned_nodes: Ids of the nodes that should run it.
         has_config: Whether it was registered with a ``model_config``.
+        connector_id: What a remote model is reached by.
     """
 
     model_id: str
@@ -77,6 +84,7 @@ class ModelInfo:
     total_chunks: int | None = None
     planned_nodes: tuple[str, ...] = ()
     has_config: bool = False
+    connector_id: str | None = None
 
     @property
     def is_deployed(self) -> bool:
@@ -113,6 +121,7 @@ def _model(model_id: str, source: dict[str, Any]) -> ModelInfo:
         total_chunks=source.get("total_chunks"),
         planned_nodes=tuple(source.get("planning_worker_nodes") or ()),
         has_config=bool(source.get("model_config")),
+        connector_id=source.get("connector_id"),
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from opensearchpy import OpenSearch
-from opensearchpy.exceptions import NotFoundError, TransportError
+from opensearchpy.exceptions import ConflictError, NotFoundError, TransportError
 
 from oskit.cluster.client.calls import Call
 from oskit.cluster.client.failures import cluster_errors
@@ -41,6 +41,9 @@ UNDEPLOY_AGAIN_S = 10.0
 
 PAUSED_QUIET_S = 1.0
 """A request that was let in before the pause began is listed as running within that time."""
+
+CONNECTOR = "oskit "
+"""What the names of our connectors begin with."""
 
 _SHOWN = 8
 
@@ -299,8 +302,21 @@ def _delete(client: OpenSearch, model: ModelInfo) -> None:
     # 404: there was a first attempt whose answer was lost
     with cluster_errors(f"delete the model {model.model_id}", ModelError), contextlib.suppress(NotFoundError):
         request(client, "DELETE", f"/models/{quoted(model.model_id)}")
+    if model.connector_id is not None:
+        _delete_connector(client, model.connector_id)
     if _has_own_group(client, model) and model.group_id:
         delete_empty_group(client, model.group_id)
+
+
+def _delete_connector(client: OpenSearch, connector_id: str) -> None:
+    """Delete a remote model's connector, if it is one of ours and no other model uses it."""
+    path = f"/connectors/{quoted(connector_id)}"
+    with (
+        cluster_errors(f"delete the connector {connector_id}", ModelError),
+        contextlib.suppress(NotFoundError, ConflictError),
+    ):
+        if str(request(client, "GET", path).get("name", "")).startswith(CONNECTOR):
+            request(client, "DELETE", path)
 
 
 def _has_own_group(client: OpenSearch, model: ModelInfo) -> bool:
