@@ -85,3 +85,17 @@ def test_teachers_and_bm25_grade_the_pool(data: TrainingData, tmp_path: Path) ->
     taught, found_by_words = (0.5 + 0.1) / (0.9 + 0.1), bm25[ALIKE] / max(bm25.values())
     assert grades[ALIKE] == round(OWN * (taught + found_by_words) / 2)
     assert found[1].taught is not None and found[1].taught >= 3
+
+
+def test_of_data_that_has_scores_alone_the_best_scored_are_answers(tmp_path: Path) -> None:
+    texts = list(PAIRS.values())
+    scored = TrainingData.of(
+        [
+            {"query": query, "docs": [texts[number - 1], text], "scores": [0.5, 2.0]}
+            for number, (query, text) in enumerate(PAIRS.items())
+        ]
+    )
+    found = pool(scored, held_out(scored), None, tmp_path)
+    assert found is not None
+    grades = by_text(scored, found[0])
+    assert grades[ANSWER] == grades[SAME] == OWN > grades[SUBJECT] > 0
