@@ -42,6 +42,9 @@ LARGEST_CHANGE = 0.25
 LARGEST_LEAD = 0.3
 """How far, in logarithms, the path is ahead of the encoder."""
 LARGEST_CORRECTION = math.log(2)
+IDLE = 0.5
+"""Below this share of the target there is no penalty: a share of the losses would be a huge weight on vectors
+that are nearly empty, and kill the encoder."""
 
 _SIDES = {"document": "documents", "query": "queries"}
 
@@ -107,7 +110,11 @@ class Search:
     def weight(self, step: int) -> float:
         """The weight for the step after so many."""
         known = self.found.log_weight
-        return 0.0 if known is None or step < self._ramp.begin else math.exp(known)
+        return 0.0 if known is None or step < self._ramp.begin or self._idle else math.exp(known)
+
+    @property
+    def _idle(self) -> bool:
+        return self.found.mean * math.exp(self.found.correction) < IDLE * self.target
 
     def observe(self, step: int, value: float, losses: float, penalty: float) -> None:
         """What a step was like; ``step`` counts from 1, ``penalty`` is not weighted."""
@@ -117,8 +124,8 @@ class Search:
         ratio = math.log(losses / penalty)
         if found.start is None and found.mean == 0:
             found.mean, found.ratio = value, ratio
+        found.ratio += (1.0 if self._idle else share) * (ratio - found.ratio)
         found.mean += share * (value - found.mean)
-        found.ratio += share * (ratio - found.ratio)
         self._compare()
         if step < self._ramp.begin:
             return
@@ -129,7 +136,7 @@ class Search:
         found.error = now - found.path
         least, most = found.ratio + math.log(SMALLEST_SHARE), found.ratio + math.log(LARGEST_SHARE)
         if found.log_weight is None:
-            first = found.ratio + math.log(FIRST_SHARE)
+            first = found.ratio + math.log(FIRST_SHARE) if found.error >= 0 else least
             found.log_weight = math.log(self._first) if self._first else first
         change = found.error - (found.error if before is None else before)
         wanted = GAIN * (change + (found.error + found.correction) / self._horizon)

@@ -95,6 +95,19 @@ def test_a_target_that_the_encoder_is_below_costs_nothing() -> None:
     assert searching.at(299)["document"] * facts["document"] < 0.01 * facts["losses"]
 
 
+def test_nearly_empty_vectors_are_not_penalised_for_a_target_far_above() -> None:
+    """Penalties of next to nothing differ by magnitudes: a share of the losses would be a weight of millions."""
+    searching, draw = weights(100, target=27), random.Random(0)
+    for step in range(60):
+        facts = {"losses": 3.5, "document": 10 ** draw.uniform(-9, -2)}
+        searching.observe(step + 1, {"document_dims": draw.uniform(0.1, 5), **facts})
+        assert searching.at(step + 1)["document"] == 0.0
+    for step in range(60, 90):  # it learned to speak, and has too much to say: from small weights on
+        searching.observe(step + 1, {"document_dims": 60.0, "losses": 3.5, "document": 1.0})
+        assert searching.at(step + 1)["document"] < 3.5 * 1.2 * LARGEST_SHARE
+    assert searching.at(90)["document"] > 0
+
+
 def test_a_target_out_of_reach_does_not_wind_up() -> None:
     """The penalty outweighs the losses by no more than it may, and falls as soon as the target is there."""
     searching, encoder = weights(300, target=40), Encoder(400, 5000, 0.6, 1.0)
