@@ -186,6 +186,7 @@ def _format_of(path: Path) -> Format:
     kind = _SUFFIXES.get(suffixes[-1]) if suffixes else None
     if kind is None:
         raise UsageError(
-            f"the name of {path} does not tell its format", hint=f"Add --format {'|'.join(FORMATS)}"
+            f"the name of {path} does not tell its format",
+            hint=f"Say it with --format, or a source's key format: {'|'.join(FORMATS)}",
         )
     return kind

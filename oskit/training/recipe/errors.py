@@ -81,6 +81,7 @@ def _told(problem: Any, keys: Keys, known: list[str]) -> str:
     text = problem["msg"].removeprefix("Value error, ")
     text = text.replace("Input should be", "should be", 1)
     text = re.sub(r"a valid dictionary( or .*)?$", "a mapping of keys to values", text)
+    text = text.replace("a valid tuple", "a list").replace(" after validation, not 0", "")
     given = problem["input"]
     scalar = given is None or isinstance(given, (str, int, float))
     shown = f", not {given!r}" if scalar and not problem["msg"].startswith("Value error") else ""

@@ -108,6 +108,10 @@ class PenaltyPart(Part):
             raise ValueError("give one of target and target_flops")
         if self.weight is None and target is None and flops is None:
             raise ValueError("give a weight or a target")
+        if target is not None and self.top_k is not None and self.top_k <= target:
+            raise ValueError(
+                f"top_k keeps {self.top_k} dimensions, so a target of {target:g} changes nothing"
+            )
         return self
 
 

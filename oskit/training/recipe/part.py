@@ -12,7 +12,7 @@ Ratio = Annotated[float, Field(ge=0, le=1)]
 class Part(BaseModel):
     """A part of a recipe: no unknown keys, not changed once read; each key is explained below it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Kind(Part):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -141,7 +142,8 @@ def test_an_option_in_an_older_spelling_is_answered_with_the_new_one(option: str
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"loss": []}, "at least 1"),
+        ({"loss": []}, "should have at least 1 item"),
+        ({"loss": "kl"}, "loss: should be a list, not 'kl'"),
         ({"teachers": []}, "kl needs a teacher with a weight"),
         ({"teachers": [{"kind": "dense", "weight": 0}]}, "kl needs a teacher with a weight"),
         ({"teachers": [{"kind": "stored"}], "loss": [{"kind": "kl", "candidates": "batch"}]}, "stored"),
@@ -157,6 +159,8 @@ def test_an_option_in_an_older_spelling_is_answered_with_the_new_one(option: str
             "mined with a dense teacher, and there is none",
         ),
         ({"sparsity": {"documents": {"target": 9, "target_flops": 1}}}, "one of target and target_flops"),
+        ({"sparsity": {"documents": {"target": 60, "top_k": 60}}}, "a target of 60 changes nothing"),
+        ({"sparsity": {"documents": {"target": math.inf}}}, "target: should be a finite number"),
         ({"sparsity": {"documents": {"kind": "l1", "weight": 1, "over": "slot"}}}, "over: slot changes"),
         ({"sparsity": {"queries": {"weight": 1, "over": "slot"}}}, "unknown key sparsity.queries.over"),
         ({"sparsity": {"ramp": {"share": 0.6, "delay": 0.5}}}, "1.1 of the steps"),

@@ -96,7 +96,7 @@ def test_a_target_that_the_encoder_is_below_costs_nothing() -> None:
 
 
 def test_nearly_empty_vectors_are_not_penalised_for_a_target_far_above() -> None:
-    """Penalties of next to nothing differ by magnitudes: a share of the losses would be a weight of millions."""
+    """Penalties of next to nothing differ by magnitudes: a share of the losses is a weight of millions."""
     searching, draw = weights(100, target=27), random.Random(0)
     for step in range(60):
         facts = {"losses": 3.5, "document": 10 ** draw.uniform(-9, -2)}
