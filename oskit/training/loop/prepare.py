@@ -154,8 +154,14 @@ class _Maker:
         for source in data.sources:
             if source.ignored:
                 self._note(f"{source.name}: not understood and not used: {', '.join(source.ignored)}")
-        if any(source.scored for source in data.sources) and not _reads_scores(recipe):
+        scored = any(source.scored for source in data.sources)
+        if scored and not _reads_scores(recipe):
             self._note("the data has scores that nobody reads; a teacher {kind: stored} learns them")
+        if not scored and {teacher.kind for teacher in recipe.labelling} == {"stored"}:
+            raise DataError(  # not after mining for an hour
+                "the data has no scores, and the recipe has no other teacher",
+                hint="Name another teacher, or data with a column of scores.",
+            )
         whole, data = data, self._separate(data)
         for note in data.notes:
             self._note(note)

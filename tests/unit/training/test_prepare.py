@@ -120,6 +120,17 @@ def test_scores_that_nobody_reads_are_told(base: Path, tmp_path: Path) -> None:
     assert "the data has scores that nobody reads; a teacher {kind: stored} learns them" in told.warnings
 
 
+def test_a_teacher_of_scores_that_are_not_there_ends_the_run_before_mining(
+    base: Path, tmp_path: Path
+) -> None:
+    rows = [{"query": f"query {n}", "positive": f"answer {n}"} for n in range(50)]
+    values = recipe(base, jsonl(tmp_path / "a.jsonl", rows))
+    values["data"]["negatives"] = {"ranker": "bm25", "per_query": 3}
+    with pytest.raises(DataError, match="the data has no scores, and the recipe has no other teacher"):
+        prepared(values, tmp_path / "data", Told())
+    assert not (tmp_path / "data" / "mined.arrow").exists()
+
+
 def test_queries_with_few_candidates_are_told_and_stay(base: Path, tmp_path: Path) -> None:
     rows = [
         {
