@@ -142,4 +142,8 @@ def _made(stage: StageResult) -> list[str]:
     sources = ", ".join(f"{short_name(source['name'])} ({source['examples']:,})" for source in data.sources)
     read = f"read {data.visits:,} times an epoch, each time with {data.negatives} other documents"
     told = [f"{data.examples:,} queries, {read}, of {sources}", *teachers]
-    return [f"* {stage.name}: {stage.steps:,} steps; {stage.choice.line}; {'; '.join(told)}."]
+    targets = [
+        f"* {target.key}: {target.value:g} asked for, {target.reached:,.1f} reached."
+        for target in stage.targets.values()
+    ]
+    return [f"* {stage.name}: {stage.steps:,} steps; {stage.choice.line}; {'; '.join(told)}.", *targets]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from oskit.training.recipe.recipe import EncoderPart, Recipe
-
-logger = logging.getLogger(__name__)
 
 
 class TeacherWarning(UserWarning):
@@ -295,7 +292,6 @@ class EnsembleTeacher:
         if member.teacher is not None:
             member.teacher.close()
         message = f"{name} is DROPPED, the others share its weight: {reason}"
-        logger.warning("%s", message)
         warnings.warn(message, TeacherWarning, stacklevel=4)
 
     def _require_one(self) -> None:

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 
 from oskit.evaluation.offline.significance import paired_bootstrap
 from oskit.training.data.facts import DataFacts
+from oskit.training.objective.target import Target
 from oskit.training.recipe.file import load_recipe
 from oskit.training.report.card import model_card
 from oskit.training.report.choice import Candidate, Choice
@@ -35,6 +36,7 @@ def test_14_card_and_report_call_the_encoder_like_its_run_and_tell_no_path(tmp_p
     lengths = Lengths(128, None, 128)
     choice = Choice("from the end of the ramp (step 1) on", one, one)
     stage = StageResult("two", run, run / "best", 2, choice, figures, figures, gain, data, 1.0, lengths)
+    stage.targets["document"] = Target("sparsity.documents.target", 60.0, 99.86, 0.2)
     result = TrainingResult(run, run / "best", [stage])
     recipe = load_recipe(
         {"name": "two", "encoder": {"name": str(tmp_path / "models/base")}, "data": {"train": "p"}}
@@ -49,4 +51,5 @@ def test_14_card_and_report_call_the_encoder_like_its_run_and_tell_no_path(tmp_p
         and "sparse teacher stage-1 (100%)" in text
         and "of pairs.jsonl (9)" in text
     )
+    assert "sparsity.documents.target: 60 asked for, 99.9 reached." in text
     assert '"best"' not in text
