@@ -31,7 +31,7 @@ with distributed_evaluation(encoder) as evaluates:
     if evaluates:
         matrix = encoder.document_matrix(json.loads(sys.argv[2]))
         print(json.dumps(matrix.toarray().tolist()))
-print("computed", computed, file=sys.stderr)
+sys.stderr.write(f"computed {computed}\\n")  # in one piece: two processes share it
 dist.destroy_process_group()
 """
 
