@@ -249,7 +249,7 @@ def test_whatever_refers_to_a_model_is_told(
     said = real.communicate(timeout=60)[1]
     assert real.returncode == 7, said
     incident.said(said, "is used by")
-    users = told["models"][1]["users"]
+    users = next(one["users"] for one in told["models"] if one["model_id"] == model_id)
     assert [user.partition(" (2")[0] for user in users[:-1]] == expected[:-1]
     assert users[-1].startswith(expected[-1]) and told["models"][0]["users"] == []
     assert "; " not in said.partition("is used by")[0] and all(user in said for user in expected[:8])
