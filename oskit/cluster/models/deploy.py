@@ -11,7 +11,7 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from dataclasses import replace as replace_fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from opensearchpy import OpenSearch
 from opensearchpy.exceptions import TransportError
@@ -121,6 +121,33 @@ class DeployedModel:
     kept: tuple[str, ...] = ()
     max_length: int | None = None
     shared: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        model: ModelInfo,
+        archive: Archive,
+        expected: Expectation | None,
+        *,
+        difference: float | None,
+        reused: bool,
+        shared: bool = False,
+    ) -> Self:
+        """A model that answers for an archive, as it is now, and what comparing them gave."""
+        return cls(
+            model_id=model.model_id,
+            name=model.name,
+            version=model.version,
+            state=model.state,
+            function_name=model.function_name,
+            model_format=archive.model_format,
+            sha256=archive.sha256,
+            reused=reused,
+            max_difference=difference,
+            compared_texts=len(expected.texts) if expected is not None else 0,
+            max_length=archive.manifest.max_length if archive.manifest is not None else None,
+            shared=shared,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -314,18 +341,12 @@ class _Deployment:
             now = self._deployed_model(replace_fields(plan, action="deploy", model=now))
             difference = self._compared(now, expected)
         self._sweep()
-        return DeployedModel(
-            model_id=now.model_id,
-            name=now.name,
-            version=now.version,
-            state=now.state,
-            function_name=now.function_name,
-            model_format=self._archive.model_format,
-            sha256=self._archive.sha256,
+        return DeployedModel.of(
+            now,
+            self._archive,
+            expected,
+            difference=difference,
             reused=not self._deployed_itself,
-            max_difference=difference,
-            compared_texts=len(expected.texts) if expected is not None else 0,
-            max_length=self._archive.manifest.max_length if self._archive.manifest is not None else None,
             shared=self._shared,
         )
 

@@ -22,7 +22,7 @@ from oskit.cluster.client.calls import settings_call
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.client.server_words import PREFIX
 from oskit.cluster.models.deploy import DeployedModel
-from oskit.cluster.models.prediction_parity import Expectation, compare_predictions, expectation
+from oskit.cluster.models.prediction_parity import compare_predictions, expectation
 from oskit.cluster.models.preflight import all_settings, in_force
 from oskit.cluster.models.registry import (
     ModelInfo,
@@ -161,7 +161,8 @@ def deploy_remote(
             f"{archive.path} cannot run here and has no probes: nothing proves what {remote.url} is"
         )
     for model in _there(client, body):
-        return _told(archive, model, compare_predictions(client, model, expected), expected, reused=True)
+        difference = compare_predictions(client, model, expected)
+        return DeployedModel.of(model, archive, expected, difference=difference, reused=True)
     if named := list_models(client, {"term": {"name.keyword": name}}):
         raise ModelError(
             f"The cluster has a model named {name!r} already: {named[0].model_id} ({named[0].state})",
@@ -192,7 +193,7 @@ def deploy_remote(
         elif isinstance(error, ClusterError):
             error.hint = error.hint or f"Is {remote.url} up, and can the cluster's nodes reach it?"
         raise
-    return _told(archive, model, difference, expected, reused=False)
+    return DeployedModel.of(model, archive, expected, difference=difference, reused=False)
 
 
 def _there(client: OpenSearch, body: Mapping[str, Any]) -> list[ModelInfo]:
@@ -202,24 +203,6 @@ def _there(client: OpenSearch, body: Mapping[str, Any]) -> list[ModelInfo]:
     found = list_models(client, {"terms": {"connector_id.keyword": ids}}) if ids else []
     now = [get_model(client, model.model_id) for model in found]
     return [model for model in now if model is not None and model.is_deployed]
-
-
-def _told(
-    archive: Archive, model: ModelInfo, difference: float, expected: Expectation, *, reused: bool
-) -> DeployedModel:
-    return DeployedModel(
-        model_id=model.model_id,
-        name=model.name,
-        version=model.version,
-        state=model.state,
-        function_name=model.function_name,
-        model_format=archive.model_format,
-        sha256=archive.sha256,
-        reused=reused,
-        max_difference=difference,
-        compared_texts=len(expected.texts),
-        max_length=archive.manifest.max_length if archive.manifest else None,
-    )
 
 
 def _deployed(client: OpenSearch, model_id: str, wait_s: float) -> ModelInfo:
