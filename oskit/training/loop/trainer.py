@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import math
 import os
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,6 +17,7 @@ from sentence_transformers import SparseEncoderTrainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_utils import TrainOutput
 
 from oskit.encoder.loader.failures import out_of_memory
 from oskit.encoder.model import NeuralSparseEncoder
@@ -49,7 +50,7 @@ class _EpochOfBatches(TrainerCallback):
 
 
 @overriding(
-    *("add_model_card_callback", "collect_features", "training_step", "log", "get_train_dataloader"),
+    *("add_model_card_callback", "collect_features", "training_step", "log", "get_train_dataloader", "train"),
     *("_clip_grad_norm", "_load_best_model", "_load_from_checkpoint"),
 )
 class OskitTrainer(SparseEncoderTrainer):
@@ -114,6 +115,11 @@ class OskitTrainer(SparseEncoderTrainer):
             for side in ("query_", "document_")
         ]
         return features, targets
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As the base class; what tokenizers are told about threads is afterwards as it was before."""
+        with _tokenizers_that_fork() if self.args.dataloader_num_workers else nullcontext():
+            return super().train(*args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As the base class, of the encoder that would be saved."""
@@ -240,20 +246,32 @@ class OskitTrainer(SparseEncoderTrainer):
             seed=args.data_seed if args.data_seed is not None else args.seed,
         )
         self._epochs.sampler = batches
-        workers = args.dataloader_num_workers
-        if workers:
-            # Here tokenizers may use threads; a process that is forked has them no more.
-            os.environ.setdefault(_TOKENIZER_THREADS, "true")
         return DataLoader(
             drawn,
             batch_sampler=batches,
             collate_fn=self.data_collator,
-            num_workers=workers,
+            num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
             worker_init_fn=_without_threads,
         )
+
+
+@contextmanager
+def _tokenizers_that_fork() -> Iterator[None]:
+    """Here tokenizers may use threads, and say nothing of the workers, which have none (below).
+
+    Only for so long: a process that is forked by somebody else, without a word to its tokenizers, would
+    wait for ever for threads that it does not have.
+    """
+    before = os.environ.get(_TOKENIZER_THREADS)
+    os.environ.setdefault(_TOKENIZER_THREADS, "true")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_TOKENIZER_THREADS]
 
 
 def _without_threads(worker: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -318,8 +319,10 @@ def test_a_target_is_searched_for_and_the_search_goes_on_after_an_interruption(
 def test_workers_that_tokenize_change_nothing(make: Made) -> None:
     alone, helped = make(), make(arguments={"dataloader_num_workers": 2})
     alone.train()
+    environment = dict(os.environ)
     helped.train()
     assert torch.equal(weights(helped), weights(alone))
+    assert dict(os.environ) == environment, "a loader of somebody else that forks would hang"
 
 
 def test_learned_query_weights_stay_above_0_and_leave_it_again(make: Made) -> None:
