@@ -184,6 +184,14 @@ def of_lists(column: Any) -> tuple[NDArray[np.int64], NDArray[Any]]:
     return counts.astype("int64"), whole.flatten().to_numpy(zero_copy_only=False)
 
 
+def list_column(values: NDArray[Any], counts: NDArray[np.int64]) -> Any:
+    """A column of lists: how long each is, and all values one after the other."""
+    import pyarrow
+
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    return pyarrow.ListArray.from_arrays(pyarrow.array(offsets), pyarrow.array(values))
+
+
 def positives_of(examples: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """All known pairs: the row of the example, and the row of the corpus, one after the other."""
     found = [np.empty(0, dtype=np.int64)]

@@ -41,16 +41,12 @@ _REPLACED = (
         for name in ("examples", "corpus", "mined", "labelled", "ready")
         for part in ("", ".part")
     ),
-    *("data/teachers/teacher-*", "data/teachers/scores-*"),
     *("data/batch-teachers/batch-*", "data/batch-teachers/teachers.json"),
     *("data/held-out/corpus.jsonl", "data/held-out/queries.jsonl", "data/held-out/qrels/test.tsv"),
 )
 """What a run writes before its first checkpoint."""
 
-_EMPTIED = (
-    *("data/held-out/qrels", "data/held-out", "data/teachers", "data/batch-teachers", "data"),
-    *("checkpoints", ""),
-)
+_EMPTIED = (*("data/held-out/qrels", "data/held-out", "data/batch-teachers", "data", "checkpoints", ""),)
 
 _HARMLESS = re.compile(
     r"(stages\.\d+\.)?(name|description|guards\..*|schedule\.(keep_checkpoints|micro_batch_size"

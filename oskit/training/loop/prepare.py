@@ -168,7 +168,7 @@ class _Maker:
         self._write_idf(data)
         teachers = None
         if recipe.labelling or recipe.miner is not None:
-            teachers = EnsembleTeacher.from_recipe(recipe, folder=self._folder / "teachers")
+            teachers = EnsembleTeacher.from_recipe(recipe)
         mining = None
         if recipe.data.negatives is not None:
             listener.doing("mining negatives")
@@ -225,7 +225,6 @@ class _Maker:
             if report.unknown:
                 self._note(f"{report.unknown:,} of {report.candidates:,} candidates are known to no teacher")
             teachers.release()
-            teachers.remove_vectors()
         for name in _STEPS:
             (self._folder / name).unlink(missing_ok=True)
         return data
@@ -305,10 +304,9 @@ class _Maker:
             return None
 
         def label(asked: TrainingData) -> TrainingData:
-            teachers = EnsembleTeacher(judges, recipe.labels, folder=self._folder / "judges")
+            teachers = EnsembleTeacher(judges, recipe.labels)
             labelled = teachers.label(asked, progress=self._listener.advance)
             teachers.release()
-            teachers.remove_vectors()
             return labelled
 
         return label

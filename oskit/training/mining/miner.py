@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,9 +20,6 @@ from oskit.training.mining.report import MiningReport
 from oskit.training.recipe.recipe import MiningConfig as MiningConfig
 from oskit.training.teachers.ensemble import EnsembleTeacher
 from oskit.training.teachers.teacher import Progress
-
-if TYPE_CHECKING:
-    pass
 
 _ROWS = 1024
 
@@ -66,8 +63,7 @@ def mine_negatives(
     if config.ranker == "dense" and model is None:
         raise TrainingError("mining needs a dense teacher, and there is none", hint="Or set ranker: bm25.")
     place = DataFolder(folder)
-    vectors = place.path if ensemble is None else ensemble.folder
-    dense = None if model is None else Dense(model, data, vectors, told)
+    dense = None if model is None else Dense(model, data, told)
     asked = Asked(data)
     found = _find(data, config, dense, ensemble, asked, told)
     miner = _Miner(data, config, asked, found)

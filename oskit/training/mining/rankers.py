@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +12,7 @@ from oskit.evaluation.offline.bm25 import Bm25Index
 from oskit.evaluation.offline.dense import DenseEncoder
 from oskit.training.data.arrow import column_of
 from oskit.training.teachers.models import DenseTeacher
-from oskit.training.teachers.teacher import Progress
-from oskit.training.teachers.vectors import Rows, Side
+from oskit.training.teachers.teacher import Progress, Rows, Side
 
 if TYPE_CHECKING:
     from oskit.training.data.training_data import TrainingData
@@ -32,24 +30,19 @@ class Dense:
     Args:
         model: A teacher, which keeps its vectors, or anything that embeds texts.
         data: Examples and corpus.
-        folder: For the teacher's vectors.
         progress: Told how far it is.
     """
 
-    def __init__(
-        self, model: DenseTeacher | DenseEncoder, data: TrainingData, folder: Path, progress: Progress
-    ) -> None:
+    def __init__(self, model: DenseTeacher | DenseEncoder, data: TrainingData, progress: Progress) -> None:
         self.model = model
         self._data = data
-        self._folder = folder
         self._progress = progress
 
     def vectors(self, side: Side, rows: Rows) -> Scores:
         """Vectors of queries or documents, ``[len(rows), width]``."""
         model, data = self.model, self._data
         if isinstance(model, DenseTeacher):
-            found = model.table(data, side, rows, self._folder, self._progress).take(rows)
-            return np.asarray(found)
+            return np.asarray(model.vectors(data, side, rows))
         table, name = (data.examples, "query") if side == "query" else (data.corpus, "text")
         texts = list(column_of(table, name, rows))
         return model.embed_queries(texts) if side == "query" else model.embed_documents(texts)

@@ -8,37 +8,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypedDict
+from typing import Any, Self, TypedDict
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from oskit.data.atomic import write_whole
 from oskit.errors import DataError, TrainingError
-from oskit.training.data.arrow import candidate_rows
+from oskit.training.data.arrow import RowWriter, list_column, numbers_of, of_lists, open_rows
 from oskit.training.data.training_data import TrainingData
 from oskit.training.recipe.teachers import Normalization
 from oskit.training.teachers.ensemble import EnsembleTeacher
-from oskit.training.teachers.teacher import Progress, VectorTeacher
-from oskit.training.teachers.vectors import FILLED_AT_ONCE, Rows, Table, VectorTable, open_table
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from oskit.training.teachers.vectors import Vectors
+from oskit.training.teachers.teacher import AT_ONCE, Progress, Rows, Side, VectorTeacher, asked_for
 
 _FILE = "teachers.json"
+_SIDES: tuple[Side, Side] = ("query", "document")
 
 
 class _Facts(TypedDict):
-    """Of one teacher: its share, and what its vectors on disk are like."""
+    """Of one teacher: its share, and active dimensions of its longest sparse vectors."""
 
     weight: float
     normalize: Normalization
-    query: dict[str, Any]
-    document: dict[str, Any]
+    longest: dict[Side, int]
 
 
 class BatchTeachers:
@@ -68,10 +64,10 @@ class BatchTeachers:
             ) from error
         self._teachers: list[_Facts] = found["teachers"]
         self._scale: float = found["scale"]
-        self._tables: list[tuple[Table, Table]] | None = None
+        self._tables: dict[str, _Table] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_tables": None}  # a worker maps the files itself
+        return {**self.__dict__, "_tables": {}}  # a worker maps the files itself
 
     @classmethod
     def write(
@@ -91,22 +87,14 @@ class BatchTeachers:
         """
         members = teachers.embed(data, progress)
         total = sum(member.config.weight for member in members)
-        rows = np.arange(len(data.examples)), candidate_rows(data.examples, data.corpus)
         facts: list[_Facts] = []
         for number, member in enumerate(members):
             assert isinstance(member.teacher, VectorTeacher)
-            tables = member.teacher.tables(data, teachers.folder, progress or (lambda *_: None))
-            used = _terms_of_queries(tables[0], rows[0])
-            queries, documents = (
-                _copied(table, _path(folder, number, side), wanted, used)
-                for table, side, wanted in zip(tables, ("query", "document"), rows, strict=True)
-            )
             facts.append(
                 {
                     "weight": member.config.weight / total,
                     "normalize": teachers.normalization(member),
-                    "query": queries,
-                    "document": documents,
+                    "longest": _write_vectors(member.teacher, data, folder, number),
                 }
             )
         # Last of all: its presence says that the rest is whole.
@@ -121,16 +109,15 @@ class BatchTeachers:
             documents: Rows of the corpus, ``[B, C]``.
         """
         found: dict[str, Tensor] = {}
-        for number, (asked, there) in enumerate(self._opened()):
-            for side, table, rows in (("query", asked, queries), ("document", there, documents)):
-                vectors = table.take(rows.ravel())
-                if isinstance(vectors, np.ndarray):
-                    found[f"teacher_{number}_{side}"] = torch.from_numpy(vectors.reshape(*rows.shape, -1))
-                    continue
-                longest = max(1, self._teachers[number][side]["longest"])  # type: ignore[literal-required]
-                ids, weights = _padded(vectors, longest)
-                found[f"teacher_{number}_{side}_ids"] = torch.from_numpy(ids.reshape(*rows.shape, -1))
-                found[f"teacher_{number}_{side}_weights"] = torch.from_numpy(weights.reshape(*rows.shape, -1))
+        for number, facts in enumerate(self._teachers):
+            for side, rows in zip(_SIDES, (queries, documents), strict=True):
+                name = f"{number}-{side}"
+                if name not in self._tables:
+                    self._tables[name] = _Table(_path(self._folder, number, side), facts["longest"][side])
+                for part, values in self._tables[name].take(rows.ravel()).items():
+                    found[f"teacher_{number}_{side}{part}"] = torch.from_numpy(
+                        values.reshape(*rows.shape, -1)
+                    )
         return found
 
     @torch.no_grad()
@@ -159,20 +146,66 @@ class BatchTeachers:
             raise TrainingError("no teacher labels whole batches")
         return total
 
-    def _opened(self) -> list[tuple[Table, Table]]:
-        if self._tables is None:
-            self._tables = [
-                (
-                    open_table(_path(self._folder, number, "query"), facts["query"]),
-                    open_table(_path(self._folder, number, "document"), facts["document"]),
-                )
-                for number, facts in enumerate(self._teachers)
-            ]
-        return self._tables
+
+def _path(folder: Path, number: int, side: Side) -> Path:
+    return folder / f"batch-{number}-{side}.arrow"
 
 
-def _path(folder: Path, number: int, side: str) -> Path:
-    return folder / f"batch-{number}-{side}"
+def _write_vectors(teacher: VectorTeacher, data: TrainingData, folder: Path, number: int) -> dict[Side, int]:
+    """Write the vectors of both sides; returns the active dimensions of the longest ones.
+
+    Of a sparse document only the terms that some query has are written: no other counts in a score.
+    """
+    import pyarrow
+
+    used: NDArray[np.bool_] | None = None
+    longest: dict[Side, int] = {"query": 1, "document": 1}
+    for side, rows in asked_for(data).items():
+        with ExitStack() as stack:
+            writer: RowWriter | None = None
+            for start in range(0, len(rows), AT_ONCE):
+                part = rows[start : start + AT_ONCE]
+                vectors = teacher.vectors(data, side, part)
+                if isinstance(vectors, np.ndarray):
+                    counts = np.full(len(part), vectors.shape[1])
+                    columns = {"vector": (vectors.ravel(), "numbers")}
+                else:
+                    used = np.zeros(vectors.shape[1], dtype=bool) if used is None else used
+                    if side == "query":
+                        used[vectors.indices] = True
+                    else:
+                        vectors.data[~used[vectors.indices]] = 0
+                        vectors.eliminate_zeros()
+                    counts = np.diff(vectors.indptr)
+                    longest[side] = max(longest[side], int(counts.max(initial=0)))
+                    columns = {"ids": (vectors.indices, "rows"), "weights": (vectors.data, "numbers")}
+                if writer is None:
+                    kinds = {"row": "row", **{name: kind for name, (_, kind) in columns.items()}}
+                    writer = stack.enter_context(RowWriter(_path(folder, number, side), kinds))
+                lists = {name: list_column(values, counts) for name, (values, _) in columns.items()}
+                writer.add_table(pyarrow.table({"row": part, **lists}))
+    return longest
+
+
+class _Table:
+    """Vectors by row, mapped into memory."""
+
+    def __init__(self, path: Path, longest: int) -> None:
+        self._vectors = open_rows(path).with_format("arrow")
+        self._rows = numbers_of(self._vectors, "row")
+        self._longest = longest
+
+    def take(self, rows: Rows) -> dict[str, NDArray[Any]]:
+        """Dense vectors, or ids and weights as ``[len(rows), longest]``, padded with -1 and 0."""
+        table = self._vectors[np.searchsorted(self._rows, rows).tolist()]
+        if "vector" in table.column_names:
+            return {"": np.array(of_lists(table.column("vector"))[1])}
+        counts, ids = of_lists(table.column("ids"))
+        there = np.arange(self._longest) < counts[:, None]
+        padded = np.full(there.shape, -1, dtype=np.int32)
+        weights = np.zeros(there.shape, dtype=np.float32)
+        padded[there], weights[there] = ids, of_lists(table.column("weights"))[1]
+        return {"_ids": padded, "_weights": weights}
 
 
 def _scores(tensors: Mapping[str, Tensor], name: str) -> Tensor:
@@ -202,41 +235,3 @@ def _dense(ids: Tensor, weights: Tensor, terms: Tensor) -> Tensor:
     weights = torch.where((terms[places] == ids) & (ids >= 0), weights, torch.zeros_like(weights))
     found = weights.new_zeros(len(ids), len(terms))
     return found.scatter_add_(1, places, weights)
-
-
-def _terms_of_queries(table: VectorTable, rows: Rows) -> NDArray[np.bool_] | None:
-    """Which terms any query has, where vectors are sparse: no other counts in a document's score."""
-    used: NDArray[np.bool_] | None = None
-    for part in np.array_split(rows, -(-len(rows) // FILLED_AT_ONCE)):
-        vectors = table.take(part)
-        if isinstance(vectors, np.ndarray):
-            return None
-        used = np.zeros(vectors.shape[1], dtype=bool) if used is None else used
-        used[vectors.indices] = True
-    return used
-
-
-def _copied(table: VectorTable, path: Path, rows: Rows, used: NDArray[np.bool_] | None) -> dict[str, Any]:
-    """The rows of a table in files of their own; returns what :func:`open_table` needs."""
-
-    def compute(wanted: Rows) -> Vectors:
-        vectors = table.take(wanted)
-        if not isinstance(vectors, np.ndarray):
-            assert used is not None
-            vectors.data[~used[vectors.indices]] = 0
-            vectors.eliminate_zeros()
-        return vectors
-
-    copy = VectorTable(path, len(table.known))
-    copy.fill(rows, compute)
-    return copy.finish()
-
-
-def _padded(vectors: Any, longest: int) -> tuple[Any, Any]:
-    """Ids and weights of sparse rows, ``[n, longest]``, padded with -1 and 0."""
-    counts = np.diff(vectors.indptr)
-    there = np.arange(longest) < counts[:, None]
-    ids = np.full(there.shape, -1, dtype=np.int32)
-    weights = np.zeros(there.shape, dtype=np.float32)
-    ids[there], weights[there] = vectors.indices, vectors.data
-    return ids, weights

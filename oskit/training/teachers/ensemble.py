@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -36,9 +34,12 @@ from oskit.training.teachers.teacher import Progress, StoredScores, Teacher, Vec
 from oskit.training.teachers.words import Bm25Teacher
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from oskit.training.recipe.recipe import EncoderPart, Recipe
+
+T = TypeVar("T")
+
+_EXAMPLES = 1024
+"""Examples that are labelled at once."""
 
 
 class TeacherWarning(UserWarning):
@@ -84,7 +85,6 @@ class EnsembleTeacher:
         teachers: Who, as in a recipe; of weight 0 only dense ones are opened, for mining.
         labels: How scores become labels, and where they are kept, as in a recipe.
         encoder: The encoder that is trained, which the kind ``itself`` stands for.
-        folder: Where vectors are kept while teachers are asked; without it a temporary one.
 
     Raises:
         TrainingError: A required teacher is not there, or none is left.
@@ -97,24 +97,20 @@ class EnsembleTeacher:
         labels: LabelsPart | Mapping[str, Any] | None = None,
         *,
         encoder: EncoderPart | None = None,
-        folder: Path | None = None,
     ) -> None:
         self._labels = LabelsPart.model_validate(labels or {})
         self._encoder = encoder
-        self._place = DataFolder(folder)
         self._counts = {"candidates": 0, "unknown": 0}
         configs: tuple[AnyTeacher, ...] = TypeAdapter(Teachers).validate_python(list(teachers))
         self.members = [Member(config) for config in configs]
-        for number, member in enumerate(self.members):
+        for member in self.members:
             if member.config.weight > 0 or isinstance(member.config, DenseTeacherConfig):
                 member.teacher = self._try(member, partial(self._open, member.config))
-                if member.teacher is not None:
-                    member.teacher.number = number
         if any(member.config.weight > 0 for member in self.members):
             self._require_one()
 
     @classmethod
-    def from_recipe(cls, recipe: Recipe, *, folder: Path | None = None) -> Self:
+    def from_recipe(cls, recipe: Recipe) -> Self:
         """The teachers that a recipe needs: those that label, and the one that mines.
 
         Raises:
@@ -122,7 +118,7 @@ class EnsembleTeacher:
             DataError: As the class.
         """
         needed = [one for one in recipe.teachers if one in recipe.labelling or one == recipe.miner]
-        return cls(needed, recipe.labels, encoder=recipe.encoder, folder=folder)
+        return cls(needed, recipe.labels, encoder=recipe.encoder)
 
     @property
     def report(self) -> EnsembleReport:
@@ -151,24 +147,19 @@ class EnsembleTeacher:
         """
         if not len(data.examples):
             raise TrainingError("there are no examples to label", hint="Check the training data.")
-        told = progress or (lambda _what, _count: None)
-        found = self._ask(lambda member: self._scored(member, data, told))
+        found = self._ask(lambda teacher: teacher.compute(data, progress or _tell_nobody))
         place = DataFolder(folder)
         path = place.path / "labelled.arrow"
-        with ExitStack() as files, RowWriter(path, LABELLED) as writer:
-            streams = [(member, files.enter_context(scores.open("rb"))) for member, scores in found]
-            for block in candidate_blocks(data.examples):
-                size = len(block.candidates)
+        with RowWriter(path, LABELLED) as writer:
+            for block in candidate_blocks(data.examples, _EXAMPLES):
                 raw = [
-                    (np.fromfile(file, np.float32, size), self.normalization(member), member.config.weight)
-                    for member, file in streams
+                    (teacher.scores(data, block), self.normalization(member), member.config.weight)
+                    for member, teacher in found
                 ]
                 labels = self._labels.scale * weighted_average(raw, block.counts)
-                self._counts["candidates"] += size
+                self._counts["candidates"] += len(labels)
                 self._counts["unknown"] += int(np.isnan(labels).sum())
                 writer.add_table(with_labels(block.table, labels, block.counts))
-        for _, scores in found:
-            scores.unlink()
         return replace(data, examples=open_rows(path), keep_alive=(data.keep_alive, place))
 
     def normalization(self, member: Member) -> Normalization:
@@ -190,22 +181,13 @@ class EnsembleTeacher:
             TrainingError: One cannot embed, a required one failed, or none is left.
             DataError: Vectors cannot be written.
         """
-        told = progress or (lambda _what, _count: None)
 
-        def work(member: Member) -> bool:
-            teacher = member.teacher
+        def work(teacher: Teacher) -> None:
             if not isinstance(teacher, VectorTeacher):
-                raise TrainingError(f"a {member.config.kind} teacher labels a query's own candidates alone")
-            teacher.tables(data, self._place.path, told)
-            teacher.release()
-            return True
+                raise TrainingError(f"a {teacher.kind} teacher labels a query's own candidates alone")
+            teacher.compute(data, progress or _tell_nobody)
 
         return [member for member, _ in self._ask(work)]
-
-    @property
-    def folder(self) -> Path:
-        """Where vectors are."""
-        return self._place.path
 
     @property
     def dense(self) -> DenseTeacher | None:
@@ -228,13 +210,6 @@ class EnsembleTeacher:
         for member in self.members:
             if member.teacher is not None and member.reason is None:
                 member.teacher.release()
-
-    def remove_vectors(self) -> None:
-        """Remove the vectors on disk, once all labels are written."""
-        for member in self.members:
-            if isinstance(member.teacher, VectorTeacher):
-                member.teacher.forget_tables()
-        shutil.rmtree(self._place.path, ignore_errors=True)
 
     def _open(self, config: AnyTeacher) -> Teacher:
         folder = self._labels.cache_folder
@@ -266,7 +241,7 @@ class EnsembleTeacher:
     def _active(self) -> list[Member]:
         return [member for member in self.members if member.there and member.config.weight > 0]
 
-    def _try(self, member: Member, work: Callable[[], Any]) -> Any:
+    def _try(self, member: Member, work: Callable[[], T]) -> T | None:
         """Do it; if it fails, drop the teacher and return None."""
         try:
             return work()
@@ -304,6 +279,7 @@ class EnsembleTeacher:
         teacher, total = member.teacher, sum(one.config.weight for one in self._active())
         used = member.there and member.config.weight > 0
         status: Status = "dropped" if member.reason else "used" if used else "unused"
+        counts = {} if teacher is None else {"hits": teacher.hits, "misses": teacher.misses}
         return TeacherReport(
             kind=member.config.kind,
             name=getattr(teacher.config if teacher else member.config, "name", None),
@@ -313,33 +289,18 @@ class EnsembleTeacher:
             normalize=self.normalization(member),
             reason=member.reason,
             fingerprint=None if teacher is None else teacher.fingerprint,
-            hits=0 if teacher is None else teacher.hits,
-            misses=0 if teacher is None else teacher.misses,
             unread=0 if teacher is None else teacher.unread,
+            **counts,
         )
 
-    def _scored(self, member: Member, data: TrainingData, progress: Progress) -> Path:
-        """Write the teacher's scores of all candidates, one after the other, float32."""
-        assert member.teacher is not None
-        path = self._place.path / f"scores-{self.members.index(member)}.f32"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            for scores in member.teacher.scores(data, self._place.path, progress):
-                _write(file, scores)
-        member.teacher.release()  # one model in memory at a time
-        return path
-
-    def _ask(self, work: Callable[[Member], Any]) -> list[tuple[Member, Any]]:
-        """What each teacher gives; one that fails is dropped, and nothing of it is used."""
-        found = [(member, self._try(member, partial(work, member))) for member in self._active()]
+    def _ask(self, work: Callable[[Teacher], None]) -> list[tuple[Member, Teacher]]:
+        """Have each teacher do something; one that fails is dropped, and nothing of it is used."""
+        for member in self._active():
+            assert member.teacher is not None
+            self._try(member, partial(work, member.teacher))
         self._require_one()
-        return [(member, value) for member, value in found if member.there]
+        return [(member, member.teacher) for member in self._active() if member.teacher is not None]
 
 
-def _write(file: Any, scores: NDArray[np.float32]) -> None:
-    try:
-        scores.astype(np.float32, copy=False).tofile(file)
-    except OSError as error:
-        raise DataError(
-            f"the teachers' scores cannot be written: {error}", hint="Make room in the folder of the run."
-        ) from error
+def _tell_nobody(_what: str, _count: int) -> None:
+    """Progress without a listener."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from oskit.training.data.arrow import LABELS
+from oskit.training.data.arrow import LABELS, list_column
 from oskit.training.recipe.teachers import Normalization
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 def weighted_average(
@@ -62,10 +60,6 @@ def normalize_scores(
 
 def with_labels(table: Any, labels: NDArray[np.float32], counts: NDArray[np.int64]) -> Any:
     """A ``pyarrow.Table`` with a column of labels, in place of one that was there."""
-    import pyarrow
-
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    column = pyarrow.ListArray.from_arrays(pyarrow.array(offsets), pyarrow.array(labels))
     if LABELS in table.column_names:
         table = table.drop_columns([LABELS])
-    return table.append_column(LABELS, column)
+    return table.append_column(LABELS, list_column(labels, counts))

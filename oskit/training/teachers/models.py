@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from oskit.data.duplicates import digest_of
 from oskit.encoder.loader.hub import HubOptions, local_or_fetched
@@ -18,21 +19,20 @@ from oskit.encoder.loader.quiet import quiet_libraries
 from oskit.encoder.pipeline import Precision, arithmetic, has_bf16, in_bulk, stored_in
 from oskit.errors import TrainingError, UntrainedEncoderError
 from oskit.evaluation.offline.dense import DEFAULT_MAX_LENGTH, DenseModel, hidden_size_of
-from oskit.training.data.arrow import candidate_blocks
+from oskit.training.data.arrow import CandidateBlock, candidate_blocks
+from oskit.training.data.training_data import TrainingData
 from oskit.training.recipe.teachers import DenseTeacherConfig, ModelTeacherConfig
 from oskit.training.teachers.devices import all_cores, devices_of
 from oskit.training.teachers.score_cache import ScoreStore
-from oskit.training.teachers.teacher import Progress, Teacher, VectorTeacher
+from oskit.training.teachers.teacher import Progress, Rows, Side, Teacher, VectorTeacher
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
     from sentence_transformers import CrossEncoder
 
     from oskit.archive.text_encoder import Activation
     from oskit.encoder.model import NeuralSparseEncoder
-    from oskit.training.data.training_data import TrainingData
-    from oskit.training.teachers.vectors import Rows, Side, Vectors
+    from oskit.training.teachers.teacher import Vectors
 
 T = TypeVar("T")
 
@@ -71,11 +71,11 @@ class ModelTeacher(Teacher):
         self.store = ScoreStore(cache, self._identity())
 
     @property
-    def hits(self) -> int:
+    def hits(self) -> int:  # type: ignore[override]
         return self.store.hits
 
     @property
-    def misses(self) -> int:
+    def misses(self) -> int:  # type: ignore[override]
         return self.store.misses
 
     def release(self) -> None:
@@ -124,18 +124,12 @@ class ModelTeacher(Teacher):
 class EmbeddingTeacher(ModelTeacher, VectorTeacher):
     """A model whose vectors are what is kept."""
 
+    def compute(self, data: TrainingData, progress: Progress) -> None:
+        super().compute(data, progress)
+        self.release()  # one model in memory at a time
+
     def vectors(self, data: TrainingData, side: Side, rows: Rows) -> Vectors:
-        return self._embed(self.texts(data, side, rows), side)
-
-    def embed_queries(self, texts: Sequence[str]) -> Vectors:
-        """Vectors of queries; their inner product with a document's vector is the score."""
-        return self._embed(texts, "query")
-
-    def embed_documents(self, texts: Sequence[str]) -> Vectors:
-        """Vectors of documents, or of passages."""
-        return self._embed(texts, "document")
-
-    def _embed(self, texts: Sequence[str], side: Side) -> Vectors:
+        texts = self.texts(data, side, rows)
         keys = [digest_of(side, text) for text in texts]
         values = self.store.values(
             keys,
@@ -268,18 +262,17 @@ class CrossEncoderTeacher(ModelTeacher):
     What is kept is the score of each pair.
     """
 
-    def scores(self, data: TrainingData, folder: Path, progress: Progress) -> Iterator[NDArray[np.float32]]:
+    def compute(self, data: TrainingData, progress: Progress) -> None:
         for block in candidate_blocks(data.examples, _EXAMPLES):
-            rows = np.arange(block.start, block.start + len(block.counts))
-            queries = self.texts(data, "query", rows)
-            asked = [queries[place] for place in np.repeat(np.arange(len(rows)), block.counts)]
-            yield self.pair_scores(asked, self.texts(data, "document", block.candidates))
-            progress(f"examples, {self.kind} teacher", len(rows))
+            self.scores(data, block)
+            progress(f"examples, {self.kind} teacher", len(block.counts))
         self.check_texts()
+        self.release()
 
-    def pair_scores(self, queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
-        """The score of ``queries[i]`` and ``texts[i]``, shape ``[n]``."""
-        pairs = list(zip(queries, texts, strict=True))
+    def scores(self, data: TrainingData, block: CandidateBlock) -> NDArray[np.float32]:
+        queries = self.texts(data, "query", np.arange(block.start, block.start + len(block.counts)))
+        asked = [queries[place] for place in np.repeat(np.arange(len(queries)), block.counts)]
+        pairs = list(zip(asked, self.texts(data, "document", block.candidates), strict=True))
         keys = [digest_of("pair", query, text) for query, text in pairs]
         values = self.store.values(
             keys, lambda missing: self._spread([pairs[place] for place in missing], self._compute)

@@ -13,6 +13,8 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from oskit.errors import DataError
 from oskit.folders import user_cache
 
@@ -45,7 +47,6 @@ class ScoreStore:
         identity: Says everything that the values depend on; each identity has a file of its own.
 
     Attributes:
-        hits: Values that were there; one that is asked for twice at a time counts once.
         misses: Values that had to be computed.
 
     Raises:
@@ -55,12 +56,18 @@ class ScoreStore:
     def __init__(self, folder: Path, identity: str) -> None:
         name = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
         self.path = folder / f"{name}.sqlite"
-        self.hits = 0
         self.misses = 0
         try:
             self._database = _open(self.path, identity)
+            (before,) = self._database.execute("SELECT COALESCE(MAX(rowid), 0) FROM known").fetchone()
         except (OSError, sqlite3.OperationalError) as error:
             raise self._cannot_write(error) from error
+        self._read_of_before = np.zeros(before + 1, dtype=bool)
+
+    @property
+    def hits(self) -> int:
+        """Values that were there before this object was, and were asked for: each counts once."""
+        return int(self._read_of_before.sum())
 
     def values(self, keys: Sequence[bytes], compute: Compute) -> list[bytes]:
         """The value of each key; what is not known is computed, a slice at a time, and kept.
@@ -71,7 +78,6 @@ class ScoreStore:
         """
         found = self._read(set(keys))
         missing = list({key: None for key in keys if key not in found})
-        self.hits += len(found)
         self.misses += len(missing)
         first = {key: position for position, key in reversed(list(enumerate(keys)))}
         for start in range(0, len(missing), SLICE):
@@ -88,12 +94,15 @@ class ScoreStore:
 
     def _read(self, keys: set[bytes]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
-        asked = list(keys)
+        asked, read = list(keys), self._read_of_before
         for start in range(0, len(asked), _PARAMETERS):
             chosen = asked[start : start + _PARAMETERS]
             marks = ",".join("?" * len(chosen))
-            rows = self._database.execute(f"SELECT key, value FROM known WHERE key IN ({marks})", chosen)  # noqa: S608
-            found.update(rows.fetchall())
+            sql = f"SELECT key, value, rowid FROM known WHERE key IN ({marks})"  # noqa: S608
+            for key, value, row in self._database.execute(sql, chosen):
+                found[key] = value
+                if row < len(read):
+                    read[row] = True
         return found
 
     def _write(self, rows: Sequence[tuple[bytes, bytes]]) -> None:

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from oskit.data.jsonl import read_objects
 from oskit.data.values import clean_text, text_of
 from oskit.errors import TrainingError
 from oskit.training.data.arrow import CandidateBlock, candidate_blocks, candidate_rows, of_lists
 from oskit.training.data.training_data import TrainingData
-from oskit.training.teachers.vectors import Rows, Side, VectorTable
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
     from oskit.training.recipe.teachers import TeacherConfig
-    from oskit.training.teachers.vectors import Vectors
 
+    Vectors: TypeAlias = NDArray[np.float32] | csr_matrix
+
+Rows: TypeAlias = NDArray[np.int64]
+Side = Literal["query", "document"]
 Progress = Callable[[str, int], object]
 """Told what is being done, and how many (texts, examples) were done since the last call."""
 
-_EXAMPLES = 1024
-"""Examples that are scored at once."""
+AT_ONCE = 8192
+"""Texts whose vectors are asked for together: a few windows of the encoder."""
 
 
 class Teacher(ABC):
@@ -39,11 +41,12 @@ class Teacher(ABC):
     Attributes:
         kind: As the recipe calls it.
         fingerprint: Digest of a model's files.
-        number: Its place among the teachers, for the names of its files.
+        hits: Scores or vectors that the cache had.
+        misses: Those that had to be computed.
     """
 
-    number: int = 0
     fingerprint: str | None = None
+    hits, misses = 0, 0
 
     def __init__(self, config: TeacherConfig) -> None:
         self.kind = config.kind
@@ -54,29 +57,17 @@ class Teacher(ABC):
         self._found = False
 
     @property
-    def hits(self) -> int:
-        """Scores or vectors that the cache had."""
-        return 0
-
-    @property
-    def misses(self) -> int:
-        """Those that had to be computed."""
-        return 0
-
-    @property
     def unread(self) -> int:
         """Texts that it read as they are because ``texts`` lacks them."""
         return len(self._unread)
 
     @abstractmethod
-    def scores(self, data: TrainingData, folder: Path, progress: Progress) -> Iterator[NDArray[np.float32]]:
-        """Scores of all candidates of some examples, then of the next ones, and so on; NaN where unknown.
+    def compute(self, data: TrainingData, progress: Progress) -> None:
+        """All that the scores of the data's candidates are made of, before any of them is used."""
 
-        Args:
-            data: Examples and corpus.
-            folder: For what need not stay in memory.
-            progress: Told how far it is.
-        """
+    @abstractmethod
+    def scores(self, data: TrainingData, block: CandidateBlock) -> NDArray[np.float32]:
+        """The scores of a block's candidates, once they are computed; NaN where unknown."""
 
     def release(self) -> None:  # noqa: B027 - most have nothing to let go of
         """Let go of the model; it is loaded again when it is needed."""
@@ -112,82 +103,55 @@ class Teacher(ABC):
 class VectorTeacher(Teacher):
     """A teacher whose score is the inner product of a query's vector and a document's."""
 
-    def __init__(self, config: TeacherConfig) -> None:
-        super().__init__(config)
-        self._tables: dict[Side, tuple[object, VectorTable]] = {}
-
     @abstractmethod
     def vectors(self, data: TrainingData, side: Side, rows: Rows) -> Vectors:
         """Vectors of the queries, or the documents, of these rows, ``[len(rows), width]``."""
 
-    def table(
-        self, data: TrainingData, side: Side, rows: Rows, folder: Path, progress: Progress
-    ) -> VectorTable:
-        """The table of one side, with these rows in it. What it has of the same data is not asked for again.
-
-        Raises:
-            DataError: It cannot be written.
-        """
-        of = data.examples if side == "query" else data.corpus
-        known = self._tables.get(side)
-        if known is None or known[0] is not of:
-            known = of, VectorTable(folder / f"teacher-{self.number}-{side}", len(of))
-            self._tables[side] = known
-        what = f"{'queries' if side == 'query' else 'documents'}, {self.kind} teacher"
-        known[1].fill(rows, lambda wanted: self.vectors(data, side, wanted), lambda n: progress(what, n))
-        return known[1]
-
-    def forget_tables(self) -> None:
-        """Before their files are removed."""
-        self._tables.clear()
-
-    def scores(self, data: TrainingData, folder: Path, progress: Progress) -> Iterator[NDArray[np.float32]]:
-        queries, documents = self.tables(data, folder, progress)
-        for block in candidate_blocks(data.examples, _EXAMPLES):
-            rows = np.arange(block.start, block.start + len(block.counts))
-            asked = queries.take(rows)[np.repeat(np.arange(len(rows)), block.counts)]
-            yield pair_scores(asked, documents.take(block.candidates))
-
-    def tables(self, data: TrainingData, folder: Path, progress: Progress) -> tuple[VectorTable, VectorTable]:
-        """Vectors of all queries and of all documents that are candidates."""
-        queries = self.table(data, "query", np.arange(len(data.examples)), folder, progress)
-        documents = self.table(data, "document", candidate_rows(data.examples, data.corpus), folder, progress)
+    def compute(self, data: TrainingData, progress: Progress) -> None:
+        for side, rows in asked_for(data).items():
+            what = f"{'queries' if side == 'query' else 'documents'}, {self.kind} teacher"
+            for start in range(0, len(rows), AT_ONCE):
+                part = rows[start : start + AT_ONCE]
+                self.vectors(data, side, part)
+                progress(what, len(part))
         self.check_texts()
-        return queries, documents
+
+    def scores(self, data: TrainingData, block: CandidateBlock) -> NDArray[np.float32]:
+        queries = self.vectors(data, "query", np.arange(block.start, block.start + len(block.counts)))
+        rows, places = np.unique(block.candidates, return_inverse=True)
+        asked = queries[np.repeat(np.arange(len(block.counts)), block.counts)]
+        there = self.vectors(data, "document", rows)[places]
+        if isinstance(asked, np.ndarray):
+            return np.asarray(np.einsum("nd,nd->n", asked, there), dtype=np.float32)
+        return np.asarray(asked.multiply(there).sum(axis=1), dtype=np.float32).ravel()
 
 
-def pair_scores(queries: Vectors, documents: Vectors) -> NDArray[np.float32]:
-    """Inner products of the rows of two matrices, ``[n]``."""
-    if isinstance(queries, np.ndarray):
-        return np.asarray(np.einsum("nd,nd->n", queries, documents), dtype=np.float32)
-    product: csr_matrix = queries.multiply(documents)
-    return np.asarray(product.sum(axis=1), dtype=np.float32).ravel()
+def asked_for(data: TrainingData) -> dict[Side, Rows]:
+    """Rows of all queries, and of all documents that are candidates."""
+    return {"query": np.arange(len(data.examples)), "document": candidate_rows(data.examples, data.corpus)}
 
 
 class StoredScores(Teacher):
     """The scores that came with the data."""
 
-    def scores(self, data: TrainingData, folder: Path, progress: Progress) -> Iterator[NDArray[np.float32]]:
+    def compute(self, data: TrainingData, progress: Progress) -> None:
         known = 0
-        for block in candidate_blocks(data.examples, _EXAMPLES):
-            found = _stored(block)
+        for block in candidate_blocks(data.examples):
+            found = self.scores(data, block)
             if np.isinf(found).any():
                 raise TrainingError("some scores of the data are infinite", hint="Correct the data.")
             known += int(np.isfinite(found).sum())
-            yield found
             progress("stored scores", len(block.counts))
         if not known:
             raise TrainingError(
                 "the data has no scores", hint="Name another teacher, or data with a column of scores."
             )
 
-
-def _stored(block: CandidateBlock) -> NDArray[np.float32]:
-    """Scores of the candidates, NaN where the data has none."""
-    found = np.full(len(block.candidates), np.nan, dtype=np.float32)
-    counts, scores = of_lists(block.table.column("scores"))
-    found[np.repeat(counts == block.counts, block.counts)] = scores
-    return found
+    def scores(self, data: TrainingData, block: CandidateBlock) -> NDArray[np.float32]:
+        found = np.full(len(block.candidates), np.nan, dtype=np.float32)
+        counts, scores = of_lists(block.table.column("scores"))
+        found[np.repeat(counts == block.counts, block.counts)] = scores
+        return found
 
 
 def _other_texts(path: Path) -> Mapping[str, str]:

@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from oskit.evaluation.offline.bm25 import Bm25Index, Bm25Settings
-from oskit.training.teachers.teacher import VectorTeacher
+from oskit.training.data.training_data import TrainingData
+from oskit.training.teachers.teacher import AT_ONCE, Rows, Side, VectorTeacher
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-    from oskit.training.data.training_data import TrainingData
     from oskit.training.recipe.teachers import Bm25TeacherConfig
-    from oskit.training.teachers.vectors import Rows, Side
-
-_BLOCK = 8192
 
 
 class Bm25Teacher(VectorTeacher):
@@ -39,18 +36,15 @@ class Bm25Teacher(VectorTeacher):
         self._index: tuple[object, Bm25Index, csr_matrix] | None = None
 
     def vectors(self, data: TrainingData, side: Side, rows: Rows) -> csr_matrix:
-        index, documents = self._indexed(data)
+        if self._index is None or self._index[0] is not data.corpus:
+            index = Bm25Index(self._corpus(data), self._settings)
+            self._index = data.corpus, index, index.document_matrix()
+        _, index, documents = self._index
         return index.query_matrix(self.texts(data, "query", rows)) if side == "query" else documents[rows]
 
     def release(self) -> None:
         self._index = None
 
-    def _indexed(self, data: TrainingData) -> tuple[Bm25Index, csr_matrix]:
-        if self._index is None or self._index[0] is not data.corpus:
-            index = Bm25Index(self._corpus(data), self._settings)
-            self._index = data.corpus, index, index.document_matrix()
-        return self._index[1], self._index[2]
-
     def _corpus(self, data: TrainingData) -> Iterator[str]:
-        for start in range(0, len(data.corpus), _BLOCK):
-            yield from self.texts(data, "document", np.arange(start, min(start + _BLOCK, len(data.corpus))))
+        for start in range(0, len(data.corpus), AT_ONCE):
+            yield from self.texts(data, "document", np.arange(start, min(start + AT_ONCE, len(data.corpus))))

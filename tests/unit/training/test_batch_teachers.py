@@ -23,7 +23,7 @@ from oskit.training.recipe.teachers import (
     LabelsPart,
     SparseTeacherConfig,
 )
-from oskit.training.teachers import batch, vectors
+from oskit.training.teachers import batch
 from oskit.training.teachers import models as teacher_models
 from oskit.training.teachers.batch import BatchTeachers
 from oskit.training.teachers.ensemble import EnsembleTeacher, TeacherWarning
@@ -104,8 +104,7 @@ def minmax(scores: np.ndarray) -> np.ndarray:
 def test_labels_are_the_teachers_scores_of_all_documents(
     models: dict[str, str], tmp_path: Path, data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vectors, "FILLED_AT_ONCE", 2)
-    monkeypatch.setattr(batch, "FILLED_AT_ONCE", 3)
+    monkeypatch.setattr(batch, "AT_ONCE", 2)
     _, teachers = written(
         tmp_path,
         data,
@@ -152,7 +151,7 @@ def test_no_label_changes_once_training_began(
     monkeypatch.setattr(teacher_models.SparseTeacher, "_compute", explode)
     both = DenseTeacherConfig(name=models["dense"]), SparseTeacherConfig(name=models["sparse"], weight=9)
     with pytest.warns(TeacherWarning, match="device lost"):
-        ensemble, teachers = written(tmp_path, data, *both)
+        _, teachers = written(tmp_path, data, *both)
     labels = teachers.labels(teachers.collate(ROWS, DOCUMENTS))
     np.testing.assert_allclose(labels, 30 * minmax(scores_by(models)["dense"]), atol=1e-3)
 
@@ -161,7 +160,6 @@ def test_no_label_changes_once_training_began(
 
     monkeypatch.undo()
     monkeypatch.setattr(teacher_models.ModelTeacher, "_loaded", refuse)
-    ensemble.remove_vectors()
     again = BatchTeachers(tmp_path / "batch")
     assert torch.equal(again.labels(again.collate(ROWS, DOCUMENTS)), labels)
 

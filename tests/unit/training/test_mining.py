@@ -252,7 +252,7 @@ def test_teachers_without_a_dense_one_and_one_that_fails(
     def explode(*_args: object) -> None:
         raise RuntimeError("device lost")
 
-    monkeypatch.setattr(DenseTeacher, "_embed", explode)
+    monkeypatch.setattr(DenseTeacher, "vectors", explode)
     teachers = EnsembleTeacher([cross, dense], labels)
     with pytest.warns(TeacherWarning, match="device lost"):
         again, report = mine(mined, teachers, **bm25)

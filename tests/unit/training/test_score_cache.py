@@ -36,7 +36,11 @@ def test_each_key_is_computed_once(tmp_path: Path) -> None:
     assert store.values(keys, compute) == [b"\0", b"\1", b"\0", b"\2"]
     assert asked == [0, 1, 3]
     assert store.values(KEYS[1:3], refuse) == [b"\1", b"\2"]
-    assert (store.hits, store.misses) == (2, 3)
+    assert (store.hits, store.misses) == (0, 3), "what it computed itself was not there before"
+    again = ScoreStore(tmp_path, "a")
+    again.values(keys, refuse)
+    again.values(keys, refuse)
+    assert (again.hits, again.misses) == (3, 0)
 
 
 def test_values_are_there_for_the_next_and_for_nobody_else(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from oskit.errors import DataError, TrainingError
 from oskit.training.data.training_data import TrainingData
 from oskit.training.recipe.recipe import EncoderPart
 from oskit.training.recipe.teachers import ItselfTeacherConfig, LabelsPart
-from oskit.training.teachers import devices, vectors
+from oskit.training.teachers import devices, ensemble
 from oskit.training.teachers import models as teacher_models
 from oskit.training.teachers import teacher as teacher_module
 from oskit.training.teachers.ensemble import EnsembleTeacher, TeacherWarning
@@ -252,8 +252,8 @@ def test_blocks_do_not_matter(
 ) -> None:
     parts = [dense(models), sparse(models), cross(models), {"kind": "bm25"}]
     whole = labels_of(teachers_of(tmp_path, *parts), data)
-    monkeypatch.setattr(teacher_module, "_EXAMPLES", 1)
-    monkeypatch.setattr(vectors, "FILLED_AT_ONCE", 2)
+    monkeypatch.setattr(ensemble, "_EXAMPLES", 1)
+    monkeypatch.setattr(teacher_module, "AT_ONCE", 2)
     again = record(candidates=[CANDIDATES[1], CANDIDATES[0], CANDIDATES[0]], query=[QUERIES[1], *QUERIES])
     chosen = again.with_examples(again.examples.select([1, 0]))
     other = labels_of(teachers_of(tmp_path / "other", *parts), chosen)
@@ -272,7 +272,6 @@ def test_normalize_by_hand() -> None:
 def test_example_with_one_candidate_and_former_labels(models: Models, tmp_path: Path) -> None:
     teacher = teachers_of(tmp_path, dense(models))
     once = teacher.label(record([[1]]))
-    teacher.remove_vectors()
     assert teacher.label(once).examples["labels"][:] == [[0.0]]
 
 
