@@ -25,7 +25,7 @@ from oskit.cluster.index.given import expanded, flat_settings, joined
 from oskit.cluster.index.meta import META_KEY, own_meta
 from oskit.cluster.index.names import Target, check_index_name, resolve
 from oskit.cluster.index.pipeline import no_pipeline
-from oskit.cluster.index.sparse_fields import SEMANTIC_INFO, definition_of, sparse_fields
+from oskit.cluster.index.sparse_fields import SEMANTIC_INFO, definition_of, sparse_fields, vector_paths
 from oskit.data.chunks import Chunking
 from oskit.data.documents import MARK_FIELD
 from oskit.errors import IndexingError, UsageError
@@ -213,6 +213,7 @@ class IndexInfo:
         generation: Another one makes all documents unknown, whose vectors somebody's pipeline may have made.
         text_fields: What BM25 searches in the place of the passages, as in ``title^2,body``.
         given: Tells which settings and mappings were given for it (:mod:`oskit.cluster.index.given`).
+        vectors: All fields of vectors that the mapping has, these and others.
     """
 
     name: str
@@ -230,6 +231,7 @@ class IndexInfo:
     generation: str | None = None
     text_fields: str | None = None
     given: str | None = None
+    vectors: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def embedding_name(self) -> str:
@@ -239,13 +241,14 @@ class IndexInfo:
     def to_meta(self) -> dict[str, Any]:
         """What stands in the mapping's ``_meta.oskit``."""
         own = {**vars(self), **vars(self.encoder)}  # the index's own name gives way to the encoder's
-        del own["encoder"]
+        del own["encoder"], own["vectors"]
         return {_RENAMED.get(name, name): value for name, value in own.items() if value is not None}
 
     @classmethod
     def from_meta(cls, name: str, meta: Mapping[str, Any]) -> IndexInfo:
         """The inverse of :meth:`to_meta`; entries of a later oskit are ignored."""
-        names = [attribute.name for attribute in (*fields(cls), *fields(EncoderIdentity))]
+        of_both = (*fields(cls), *fields(EncoderIdentity))
+        names = [attribute.name for attribute in of_both if attribute.name != "vectors"]
         # Anybody can write there: what is no text counts as missing.
         said = {key: value for key, value in meta.items() if isinstance(value, str)}
         own: dict[str, Any] = {key: said.get(_RENAMED.get(key, key)) for key in names}
@@ -437,17 +440,18 @@ def info_of(name: str, mapping: Mapping[str, Any], field: str | None = None) -> 
     Raises:
         IndexingError: It has no field for sparse vectors, not this one, or several.
     """
-    meta = own_meta(mapping)
+    meta, properties = own_meta(mapping), mapping.get("properties") or {}
+    vectors = tuple(vector_paths(properties))
     if meta.get("kind") in INDEX_KINDS:
         own = IndexInfo.from_meta(name, meta)
         if field in (None, own.embedding_field):
-            return own
+            return replace(own, vectors=vectors)
     elif "kind" in meta and field is None:
         raise IndexingError(
             f"the index {name!r} is of the kind {meta['kind']!r}, which this oskit does not know",
             hint="Use a newer oskit",
         )
-    candidates = sparse_fields(mapping.get("properties") or {})
+    candidates = sparse_fields(properties)
     chosen = [found for found in candidates if field in (None, found.path)]
     names = ", ".join(found.path for found in candidates)
     if not candidates:
@@ -474,6 +478,7 @@ def info_of(name: str, mapping: Mapping[str, Any], field: str | None = None) -> 
         prune=found.prune,
         text_field=found.text,
         nested=found.nested,
+        vectors=vectors,
     )
 
 

@@ -55,6 +55,14 @@ def _fields(
         yield from _fields(inside, f"{path}.", path if kind == "nested" else nested, owner_of_these)
 
 
+def vector_paths(properties: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """All fields of vectors in a mapping's ``properties``, dense ones too."""
+    for name, definition in properties.items():
+        if definition.get("type") in (*SPARSE_TYPES, "knn_vector"):
+            yield f"{prefix}{name}"
+        yield from vector_paths(definition.get("properties") or {}, f"{prefix}{name}.")
+
+
 def _of_semantic(text: str, definition: Mapping[str, Any]) -> dict[str, Any]:
     config = {
         "prune_type": "max_ratio",

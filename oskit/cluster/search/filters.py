@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     from oskit.cluster.search.clauses import Clause
 
-Given = str | Mapping[str, Any]
-"""A filter: a condition as text, or a query clause, as text or as a dictionary."""
-
 Operator = Literal["=", "!=", ">=", "<=", ">", "<"]
 
 HOW = (
@@ -73,6 +70,25 @@ class Condition:
 
 
 @dataclass(frozen=True)
+class Joined:
+    """Filters of which all have to hold, one at least, or none."""
+
+    of: Literal["all", "any", "none"]
+    parts: Sequence[Given]
+
+
+Given = str | Mapping[str, Any] | Condition | Joined
+"""A filter: a condition, as text too, a query clause, as text or as a dictionary, or several of them."""
+
+
+def as_list(given: Given | Sequence[Given] | None) -> list[Given]:
+    """One filter or several as a list."""
+    if isinstance(given, str | Mapping | Condition | Joined):
+        return [given]
+    return list(given or ())
+
+
+@dataclass(frozen=True)
 class Filter:
     """Filters, as an index can answer them.
 
@@ -87,14 +103,21 @@ class Filter:
     told: str | None = None
 
 
-def parse(given: Given | Sequence[Given]) -> list[Condition | Clause]:
+def parse(given: Given | Sequence[Given] | None) -> list[Condition | Joined | Clause]:
     """Read one filter or several, all of which have to hold; without asking anybody.
 
     Raises:
         UsageError: It is neither a condition nor a query.
     """
-    several = [given] if isinstance(given, str | Mapping) else given
-    return [_query(dict(each)) if isinstance(each, Mapping) else _read(each) for each in several]
+    return [_parsed(each) for each in as_list(given)]
+
+
+def _parsed(given: Given) -> Condition | Joined | Clause:
+    if isinstance(given, Joined):
+        return Joined(given.of, parse(given.parts))
+    if isinstance(given, Condition):
+        return given
+    return _query(dict(given)) if isinstance(given, Mapping) else _read(given)
 
 
 def _read(text: str) -> Condition | Clause:
@@ -168,18 +191,14 @@ def compiled(
         UsageError: A filter that cannot be read, or names a field that cannot be filtered as it says.
         SearchError: The cluster refuses.
     """
-    conditions = parse(given) if given else []
-    if not conditions:
+    if not (conditions := parse(given)):
         return None
     names = [name for each in conditions for name in fields_in(each)]
     fields = Fields(client, index, names, learnt=learnt)
     for name in fields.asked:
         fields.type_of(name)
-    pairs = [_clause(each, fields) if isinstance(each, Condition) else (each, None) for each in conditions]
-    clauses = [clause for clause, _ in pairs]
-    told = "; ".join(note for _, note in pairs if note)
-    clause = clauses[0] if len(clauses) == 1 else {"bool": {"filter": clauses}}
-    return Filter(clause, fields.types, told or None)
+    clause, told = _joined(Joined("all", conditions), fields)
+    return Filter(clause, fields.types, told)
 
 
 class Fields:
@@ -307,6 +326,8 @@ def fields_in(query: object) -> Iterator[str]:
     """The fields that a filter names, as far as its queries are known."""
     if isinstance(query, Condition):
         yield query.field
+    elif isinstance(query, Joined):
+        yield from fields_in(list(query.parts))
     elif isinstance(query, list):
         for each in query:
             yield from fields_in(each)
@@ -320,8 +341,26 @@ def fields_in(query: object) -> Iterator[str]:
                 yield from fields_in(body)
 
 
-def _clause(condition: Condition, fields: Fields) -> tuple[Clause, str | None]:
-    """A condition as a clause, and what is to be told of it."""
+def _joined(joined: Joined, fields: Fields) -> tuple[Clause, str | None]:
+    """Filters as one clause, and what is to be told of them."""
+    pairs = [_clause(each, fields) for each in joined.parts]
+    clauses, told = [clause for clause, _ in pairs], "; ".join(note for _, note in pairs if note) or None
+    if joined.of == "none":
+        return ({"bool": {"must_not": clauses}} if clauses else {"match_all": {}}), told
+    if not clauses:
+        return {"match_all" if joined.of == "all" else "match_none": {}}, told
+    if len(clauses) == 1:
+        return clauses[0], told
+    one_of = {"should": clauses, "minimum_should_match": 1}
+    return {"bool": {"filter": clauses} if joined.of == "all" else one_of}, told
+
+
+def _clause(condition: object, fields: Fields) -> tuple[Clause, str | None]:
+    """A filter as a clause, and what is to be told of it."""
+    if isinstance(condition, Joined):
+        return _joined(condition, fields)
+    if not isinstance(condition, Condition):
+        return cast("Clause", condition), None
     name, kind = condition.field, fields.type_of(condition.field)
     if (nested := fields.nested(name)) is not None:
         raise UsageError(

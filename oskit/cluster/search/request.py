@@ -146,7 +146,8 @@ class Request:
         # Of chunks the best is told, by its clause.
         vectors = info.nested if info.nested and info.chunking else info.embedding_field
         shows_vectors = wanted.explain and not info.chunking
-        unseen = [MARK_FIELD, *(() if shows_vectors else (vectors,))]
+        others = [path for path in info.vectors if path != info.embedding_field]
+        unseen = [MARK_FIELD, *others, *(() if shows_vectors else (vectors,))]
         asked = self._asked()
         if asked is None:
             return None

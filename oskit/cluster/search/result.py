@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from oskit.cluster.index.sparse_fields import vectors_of, without
+from oskit.cluster.index.sparse_fields import SEMANTIC_INFO, vectors_of, without
 from oskit.cluster.search.passages import Passage, read_passage
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Hit:
         source: Its own fields.
         title: Its title, by whatever name; empty if it has none.
         text: Its text.
+        others: Its own fields but the text.
         sides: With ``explain``, of a hybrid search: what each side says of it.
         matched: With ``explain``: the tokens (or token ids) that matched, the heaviest product first.
             The products sum up to the score, but for the 9 bits that the index keeps of a weight.
@@ -69,6 +70,7 @@ class Hit:
     source: dict[str, Any]
     title: str = ""
     text: str = ""
+    others: dict[str, Any] = field(default_factory=dict, compare=False)
     matched: dict[str, Match] = field(default_factory=dict)
     passage: Passage | None = None
     sides: dict[str, Share] = field(default_factory=dict)
@@ -77,7 +79,8 @@ class Hit:
     def read(cls, hit: Mapping[str, Any], info: IndexInfo, weights: Mapping[str, float] | None) -> Hit:
         """A hit as OpenSearch tells it; ``weights`` are the query's, where matches are to be told."""
         source = dict(hit.get("_source") or {})
-        title, text = source.get(info.title_field or "title"), source.get(info.text_field or "text")
+        text_field = info.text_field or "text"
+        title, text = source.get(info.title_field or "title"), source.get(text_field)
         passage, vectors = read_passage(hit, info, str(title or ""), text)
         vectors = vectors or vectors_of(source, info.embedding_field)
         source = without(source, info.embedding_field)
@@ -93,8 +96,10 @@ class Hit:
             matched = dict(sorted(best.items(), key=lambda item: -item[1].product))
         if text is None and info.passage_field is not None:
             text = source.get(info.passage_field)
+        made = {text_field, info.passage_field, info.nested, f"{info.passage_field}{SEMANTIC_INFO}"}
+        others = {name: value for name, value in source.items() if name not in made}
         shown = str(title or ""), str(text or "")
-        return cls(hit["_id"], float(hit["_score"]), source, *shown, matched, passage)
+        return cls(hit["_id"], float(hit["_score"]), source, *shown, others, matched, passage)
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ class SearchResult:
         """For JSON."""
         values = asdict(self)
         for hit, found in zip(values["hits"], self.hits, strict=True):
-            del hit["title"], hit["text"]  # they are in the source
+            del hit["title"], hit["text"], hit["others"]  # they are in the source
             hit["matched"] = {
                 token: {"query": match.query, "document": match.document, "product": match.product}
                 for token, match in found.matched.items()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from oskit.archive.tokenization import QueryWatch
 from oskit.cluster.search.clauses import TWO_PHASE
+from oskit.cluster.search.filters import as_list
 from oskit.cluster.search.result import SEARCH_BY, SearchBy
 from oskit.errors import UsageError
 
@@ -81,9 +82,8 @@ class Wanted:
     @property
     def filters(self) -> list[Given]:
         """All that have to hold, be they said of the search or of its method."""
-        several = [self.filter] if isinstance(self.filter, str | Mapping) else list(self.filter or ())
         inside = (self.method_parameters or {}).get("filter")
-        return [*several, inside] if inside else several
+        return [*as_list(self.filter), *as_list(inside or None)]
 
     @property
     def reach(self) -> int:
