@@ -68,7 +68,7 @@ class Service:
         models: By name; their paths begin with ``/models/NAME``, and those of a single one with nothing too.
         limits: What requests may take.
         metrics: Told what happens.
-        tokens: Any of them has to come with a request, but for ``/health``; none if empty.
+        tokens: Any of them has to come with a request, but for ``/health`` and ``/ping``; none if empty.
     """
 
     def __init__(
@@ -93,6 +93,9 @@ class Service:
                 Route(f"{prefix}/embed_sparse", self._handle(self._tei), methods=["POST"]),
             ]
         routes.append(Route("/models/{model}/health", self._handle(self._health)))
+        # Amazon SageMaker's
+        routes.append(Route("/ping", self._handle(self._health)))
+        routes.append(Route("/invocations", self._handle(self._invocations), methods=["POST"]))
 
         async def other(request: Request, error: Exception) -> Response:
             assert isinstance(error, HTTPException)
@@ -113,7 +116,7 @@ class Service:
         return guarded
 
     def _may(self, scope: Scope) -> bool:
-        if not self._tokens or scope["path"] == "/health":
+        if not self._tokens or scope["path"] in ("/health", "/ping"):
             return True
         given = dict(scope["headers"]).get(b"authorization", b"")
         scheme, _, token = given.partition(b" ")
@@ -165,6 +168,9 @@ class Service:
 
     async def _queries(self, request: Request) -> Response:
         return await self._encode(request, lambda body: ml_commons(body, "queries", self._limits.texts))
+
+    async def _invocations(self, request: Request) -> Response:
+        return await self._encode(request, lambda body: ml_commons(body, None, self._limits.texts))
 
     async def _tei(self, request: Request) -> Response:
         return await self._encode(request, lambda body: tei(body, self._limits.texts))

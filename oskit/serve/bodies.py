@@ -49,12 +49,17 @@ def parsed(body: bytes) -> dict[str, Any]:
     return found
 
 
-def ml_commons(body: dict[str, Any], kind: Kind, limit: int) -> Asked:
+def ml_commons(body: dict[str, Any], kind: Kind | None, limit: int) -> Asked:
     """``{"texts": […], "sparse_embedding_format": "WORD" or "TOKEN_ID"}``, of at most ``limit`` texts.
+
+    Where no path tells the kind, as with SageMaker, ``"prompt_name": "query"`` does.
 
     Raises:
         Refusal: It is something else.
     """
+    if kind is None:
+        body = {**body}
+        kind = _prompted(body.pop("prompt_name", None))
     if unknown := body.keys() - {"texts", "sparse_embedding_format"}:
         raise Refusal("Validation", f"unknown in the body: {', '.join(sorted(unknown))}")
     style = body.get("sparse_embedding_format", "WORD")
@@ -85,11 +90,14 @@ def tei(body: dict[str, Any], limit: int) -> Asked:
     direction = body.get("truncation_direction")
     if direction not in (None, "Right", "right"):
         raise Refusal("Validation", f"`truncation_direction` must be Right, not {_shown(direction)}")
-    prompt = body.get("prompt_name")
+    return Asked(texts, _prompted(body.get("prompt_name")), "TEI", truncate is not False)
+
+
+def _prompted(prompt: Any) -> Kind:
     kinds: dict[Any, Kind] = {None: "documents", "document": "documents", "query": "queries"}
     if not isinstance(prompt, str | None) or prompt not in kinds:
         raise Refusal("Validation", f"`prompt_name` must be query or document, not {_shown(prompt)}")
-    return Asked(texts, kinds[prompt], "TEI", truncate is not False)
+    return kinds[prompt]
 
 
 def _texts(body: dict[str, Any], name: str, limit: int) -> list[str]:

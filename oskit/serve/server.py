@@ -44,6 +44,7 @@ class Address:
         key: Of the certificate.
         client_ca: Authority that must have signed a client's certificate.
         tokens: Bearer tokens, of which a client needs one.
+        guarded: Whether something else sees to it who comes.
     """
 
     host: str = "127.0.0.1"
@@ -52,6 +53,7 @@ class Address:
     key: Path | None = None
     client_ca: Path | None = None
     tokens: Sequence[str] = ()
+    guarded: bool = False
 
     def check(self) -> None:
         """Refuse what is open to everybody, or cannot work.
@@ -63,7 +65,7 @@ class Address:
             raise UsageError("--tls-cert and --tls-key go together")
         if self.client_ca is not None and self.certificate is None:
             raise UsageError("--client-ca needs --tls-cert and --tls-key")
-        if not self.tokens and self.client_ca is None and not self.is_loopback:
+        if not (self.tokens or self.client_ca or self.guarded or self.is_loopback):
             raise UsageError(
                 f"{self.host} can be reached from other machines, and nothing would ask who they are",
                 hint="Give --token-file, or --client-ca with --tls-cert and --tls-key",

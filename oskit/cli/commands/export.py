@@ -62,6 +62,11 @@ if TYPE_CHECKING:
 )
 @click.option("--name", help="Name to register the model by.  [of the repository, folder or run]")
 @click.option("--version", default="1.0.0", show_default=True, help="Version to register it by.")
+@click.option(
+    "--sagemaker",
+    is_flag=True,
+    help="Write OUTPUT/sagemaker too: what Amazon SageMaker runs, and the connector that reaches it.",
+)
 @click.option("--allow-untrained", is_flag=True, help="Export even an encoder whose projection is random.")
 @loader_options
 @output_options
@@ -75,6 +80,7 @@ def export(
     output: str,
     name: str | None,
     version: str,
+    sagemaker: bool,
     allow_untrained: bool,
     loader: Loader,
     out: Output,
@@ -89,6 +95,7 @@ def export(
     Examples:
       oskit export ./my-encoder -o archives
       oskit export opensearch-project/opensearch-neural-sparse-encoding-doc-v3-distill --format onnx
+      oskit export ./my-encoder --format onnx --sagemaker
       oskit export ./my-encoder --quantize int8 --calibrate corpus.jsonl --prune max_ratio:0.1
     """
     from oskit.archive.token_weights import Prune
@@ -119,6 +126,11 @@ def export(
             allow_untrained=allow_untrained,
             progress=bar.update,
         )
+    if sagemaker:
+        from oskit.cluster.models.sagemaker import write_bundle
+
+        written = write_bundle(archives, Path(output) / "sagemaker")
+        out.note(f"For SageMaker: {', '.join(map(str, written))}")
     for note in dict.fromkeys(
         note for archive in archives if archive.manifest for note in archive.manifest.notes
     ):

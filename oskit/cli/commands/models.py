@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from oskit.cli.output import Output
     from oskit.cluster.client.calls import Call
     from oskit.cluster.client.connection import ConnectionSettings
+    from oskit.cluster.models.connectors import Remote
     from oskit.cluster.models.deploy import DeployedModel
     from oskit.cluster.models.deployment_plan import DeploymentPlan
     from oskit.cluster.models.registry import ModelInfo
+    from oskit.cluster.models.remote_plan import RemotePlan
 
 MODEL_ID = re.compile(r"-[A-Za-z0-9_-]{19}")
 """An id that the command line would take for options."""
@@ -54,6 +56,7 @@ class _CommandOnIds(click.Command):
 @click.option("--remote", metavar="URL", help="Have the cluster ask `oskit serve` there for the weights.")
 @click.option("--remote-token-file", metavar="FILE", type=click.Path(exists=True, dir_okay=False),
               help="Its token, the first line.  [OSKIT_SERVE_TOKEN]")  # fmt: skip
+@click.option("--role-arn", metavar="ARN", help="The role that invokes an endpoint of SageMaker.")
 @click.option("--configure-cluster", is_flag=True, help="Change cluster settings that stand in the way.")
 @click.option("--allow-untrained", is_flag=True, help="Deploy even a randomly initialised projection.")
 @click.option("--no-compare", is_flag=True, help="Do not compare the predictions with the archive's own.")
@@ -73,6 +76,7 @@ def deploy(
     dry_run: bool,
     remote: str | None,
     remote_token_file: str | None,
+    role_arn: str | None,
     connection: ConnectionSettings,
     out: Output,
     **options: Any,
@@ -86,7 +90,8 @@ def deploy(
     that was not there before, and what was deployed before goes on serving.
 
     With --remote the cluster does not get the archive: it asks the service at URL, which `oskit serve` runs,
-    by a connector. `oskit delete` takes the connector away with the model.
+    by a connector. `oskit delete` takes the connector away with the model; --replace gives the model that is
+    there another address or token, while it answers.
 
     \b
     Examples:
@@ -102,24 +107,16 @@ def deploy(
 
     targets = _targets(archives, model_format, name)
     client = connect(connection)
-    if remote is not None:
-        unused = {**options, "no_compare": no_compare, "dry_run": dry_run}
-        for option in ("group", "replace", "redeploy", "no_compare", "dry_run"):
-            if unused[option]:
-                raise UsageError(
-                    f"--{option.replace('_', '-')} has no effect with --remote", hint="Leave it out"
-                )
-        made = _deploy_remote(client, targets, remote, remote_token_file, options, out)
-        out.result([model.to_dict() for model in made], lambda console: _print_deployed(console, made))
-        return
-    if remote_token_file is not None:
-        raise UsageError("--remote-token-file has no effect without --remote")
+    service = _service(remote, remote_token_file, role_arn)
+    if service is not None and no_compare:
+        raise UsageError("--no-compare does not go with --remote: nothing else proves what answers there")
     cluster_info(client)  # a wrong address or password shows now, not after minutes of preparation
     if dry_run:
-        _print_plans(client, targets, options, out)
+        _print_plans(client, targets, service, options, out)
         return
-    options["compare"] = not no_compare
-    deployed = [_deploy_one(client, archive, chosen, options, out) for archive, chosen in targets]
+    if service is None:
+        options["compare"] = not no_compare
+    deployed = [_deploy_one(client, archive, chosen, service, options, out) for archive, chosen in targets]
     out.result([model.to_dict() for model in deployed], lambda console: _print_deployed(console, deployed))
 
 
@@ -142,45 +139,37 @@ def _targets(
     return targets
 
 
-def _deploy_remote(
-    client: OpenSearch,
-    targets: list[tuple[Archive, str | None]],
-    url: str,
-    token_file: str | None,
-    options: dict[str, Any],
-    out: Output,
-) -> list[DeployedModel]:
-    from oskit.cluster.models.deployment_plan import refuse_untrained
-    from oskit.cluster.models.remote import Remote, deploy_remote
+def _service(url: str | None, token_file: str | None, role_arn: str | None) -> Remote | None:
+    """Where the archive is served; None if the cluster runs it itself."""
+    from oskit.cluster.models.connectors import Remote
 
+    if url is None:
+        for option, given in (("--remote-token-file", token_file), ("--role-arn", role_arn)):
+            if given is not None:
+                raise UsageError(f"{option} has no effect without --remote")
+        return None
     token = os.environ.get("OSKIT_SERVE_TOKEN")
     if token_file is not None:
         lines = Path(token_file).read_text(encoding="utf-8").split()
         if not lines:
             raise UsageError(f"{token_file} holds no token")
         token = lines[0]
-    made = []
-    for archive, name in targets:
-        if not options["allow_untrained"]:
-            refuse_untrained(archive)
-        model = deploy_remote(
-            client,
-            archive,
-            Remote(url, token),
-            name=name,
-            configure_cluster=options["configure_cluster"],
-            wait_s=options["wait_s"],
-            notify=out.warn,
-        )
-        out.note(f"{model.name}: {_how(model)}, {_proof(model)}")
-        made.append(model)
-    return made
+    service = Remote(url, token, role_arn)
+    if role_arn is not None and service.region is None:
+        raise UsageError("--role-arn is for endpoints of SageMaker", hint="Leave it out")
+    return service
 
 
 def _deploy_one(
-    client: OpenSearch, archive: Archive, name: str | None, options: dict[str, Any], out: Output
+    client: OpenSearch,
+    archive: Archive,
+    name: str | None,
+    service: Remote | None,
+    options: dict[str, Any],
+    out: Output,
 ) -> DeployedModel:
     from oskit.cluster.models.deploy import deploy_archive
+    from oskit.cluster.models.remote import deploy_remote
 
     shown = name or archive.name
     with out.progress(shown, unit="MB") as handle:
@@ -192,7 +181,11 @@ def _deploy_one(
                 total=round(total / 1e6, 1) if total else None,
             )
 
-        model = deploy_archive(client, archive, name=name, progress=progress, notify=out.warn, **options)
+        how = {**options, "name": name, "progress": progress, "notify": out.warn}
+        if service is None:
+            model = deploy_archive(client, archive, **how)
+        else:
+            model = deploy_remote(client, archive, service, **how)
     out.note(f"{model.name}: {_how(model)}, {_proof(model)}")
     return model
 
@@ -225,46 +218,67 @@ def _print_deployed(console: Console, models: list[DeployedModel]) -> None:
         for model in models
     ]  # fmt: skip
     _print_table(console, header, rows)
-    encoder = next((model for model in models if model.function_name == "SPARSE_ENCODING"), None)
+    encoder = next((m for m in models if m.function_name in ("SPARSE_ENCODING", "REMOTE")), None)
     if encoder is not None:
         console.print("\nNext: oskit ingest INDEX SOURCE, see oskit ingest --help", markup=False)
 
 
 def _print_plans(
-    client: OpenSearch, targets: list[tuple[Archive, str | None]], options: dict[str, Any], out: Output
+    client: OpenSearch,
+    targets: list[tuple[Archive, str | None]],
+    service: Remote | None,
+    options: dict[str, Any],
+    out: Output,
 ) -> None:
-    tried: list[tuple[Archive, DeploymentPlan, dict[str, str], list[Call], OskitError | None]] = []
+    tried: list[_Tried] = []
     for archive, name in targets:
-        plan, stays, calls, refusal = _tried(client, archive, name, options)
-        before = [call for *_, earlier, _ in tried for call in earlier]
+        one = _tried(client, archive, name, service, options)
+        before = [call for earlier in tried for call in earlier.calls]
         # What is done for the first archive, as to a setting, is not done for the second.
-        again = [call for call in calls if "…" not in call.path and call in before]
-        tried.append((archive, plan, stays, [call for call in calls if call not in again], refusal))
+        calls = [call for call in one.calls if "…" in call.path or call not in before]
+        tried.append(one._replace(calls=calls))
 
     def human(console: Console) -> None:
-        for archive, plan, stays, calls, refusal in tried:
-            lines = _plan_lines(archive, plan, options["replace"], stays)
-            for line in [*lines, *_call_lines(calls, refusal)]:
+        for one in tried:
+            lines = _plan_lines(one, options["replace"])
+            for line in [*lines, *_call_lines(one.calls, one.refusal)]:
                 console.print(line, markup=False, soft_wrap=True)
 
     out.result(
         [
             {
-                **plan.to_dict(),
-                "stays": stays,
-                "calls": [call.to_dict() for call in calls],
-                "refused": None if refusal is None else str(refusal),
+                **one.plan.to_dict(),
+                "stays": one.stays,
+                "calls": [call.to_dict() for call in one.calls],
+                "refused": None if one.refusal is None else str(one.refusal),
             }
-            for _, plan, stays, calls, refusal in tried
+            for one in tried
         ],
         human,
     )
 
 
+class _Tried(NamedTuple):
+    """What a deployment would do.
+
+    Attributes:
+        archive: Of what.
+        plan: What there is to do.
+        stays: Why older models stay, by id.
+        calls: What would be sent.
+        refusal: Why it would be refused.
+    """
+
+    archive: Archive
+    plan: DeploymentPlan | RemotePlan
+    stays: dict[str, str]
+    calls: list[Call]
+    refusal: OskitError | None = None
+
+
 def _tried(
-    client: OpenSearch, archive: Archive, name: str | None, options: dict[str, Any]
-) -> tuple[DeploymentPlan, dict[str, str], list[Call], OskitError | None]:
-    """What a deployment would do, which older models stay and why, its calls, and why it would refuse."""
+    client: OpenSearch, archive: Archive, name: str | None, service: Remote | None, options: dict[str, Any]
+) -> _Tried:
     from oskit.cluster.models.deployment_plan import (
         looked_at,
         plan_deployment,
@@ -272,20 +286,38 @@ def _tried(
         refuse,
         refuse_untrained,
     )
+    from oskit.cluster.models.remote_plan import RemotePlan, plan_remote, refuse_remote, remote_calls
 
-    plan = plan_deployment(client, archive, name=name, group=options["group"], redeploy=options["redeploy"])
-    configure = options["configure_cluster"]
+    replace, configure = options["replace"], options["configure_cluster"]
+    group, redeploy = options["group"], options["redeploy"]
+    plan: DeploymentPlan | RemotePlan
+    if service is None:
+        plan = plan_deployment(client, archive, name=name, group=group, redeploy=redeploy)
+    else:
+        plan = plan_remote(client, archive, service, name, group, replace=replace)
     try:
         if not options["allow_untrained"]:
             refuse_untrained(archive)
-        refuse(plan, replace=options["replace"], configure_cluster=configure)
+        if isinstance(plan, RemotePlan):
+            refuse_remote(plan, replace=replace, configure_cluster=configure)
+        else:
+            refuse(plan, replace=replace, configure_cluster=configure)
     except OskitError as refusal:
-        return plan, {}, [], refusal
-    found = looked_at(client, plan) if options["replace"] else []
+        return _Tried(archive, plan, {}, [], refusal)
+    found = looked_at(client, plan.others) if replace else []
     stays = {one.model.model_id: " and ".join(why) for one in found if (why := one.objections(drain=True))}
     leaving = [one for one in found if one.model.model_id not in stays]
-    calls = list(planned_calls(client, archive, plan, configure_cluster=configure, leaving=leaving))
-    return plan, stays, calls, None
+    if isinstance(plan, RemotePlan):
+        assert service is not None
+        sent = remote_calls(
+            *(client, archive, service, plan),
+            redeploy=redeploy,
+            configure_cluster=configure,
+            leaving=leaving,
+        )
+    else:
+        sent = planned_calls(client, archive, plan, configure_cluster=configure, leaving=leaving)
+    return _Tried(archive, plan, stays, list(sent))
 
 
 def _call_lines(calls: list[Call], refusal: OskitError | None) -> list[str]:
@@ -294,21 +326,28 @@ def _call_lines(calls: list[Call], refusal: OskitError | None) -> list[str]:
     return [f"  {call}" for call in calls] or ["  nothing would be changed"]
 
 
-def _plan_lines(archive: Archive, plan: DeploymentPlan, replace: bool, stays: dict[str, str]) -> list[str]:
+def _plan_lines(one: _Tried, replace: bool) -> list[str]:
+    from oskit.cluster.models.remote_plan import RemotePlan
+
+    archive, plan = one.archive, one.plan
+    where = f" at {plan.url}" if isinstance(plan, RemotePlan) else ""
+    function = "remote" if where else str(archive.function_name)
     what = {
-        "reuse": "is deployed already",
+        "reuse": f"is deployed already{where}",
         "await": "is being deployed right now; oskit would wait",
         "redeploy": "is deployed already and would be deployed again; the nodes that have it go on answering",
-        "deploy": "is registered already and would be deployed",
+        "deploy": f"is registered already{where} and would be deployed",
         "resume": "is half uploaded; the upload would go on",
         "upload": f"would be uploaded ({archive.size:,} bytes, chunks: {archive.total_chunks}) and deployed",
+        "make": f"would be asked for{where}",
+        "move": f"is there already and would be asked for{where}",
     }[plan.action]
-    lines = [f"{plan.name} ({archive.function_name}, {archive.path}): {what}"]
+    lines = [f"{plan.name} ({function}, {archive.path}): {what}"]
     if plan.model is not None:
         lines.append(f"  model {plan.model.model_id}, {plan.model.state}")
     for other in plan.others:
         fate = "would be replaced once it is quiet" if replace else "is in the way without --replace"
-        if why := stays.get(other.model_id):
+        if why := one.stays.get(other.model_id):
             fate = f"stays, because it {why}"
         lines.append(f"  model {other.model_id} has the same name and other content: it {fate}")
     for problem in plan.problems:
@@ -324,15 +363,20 @@ def _plan_lines(archive: Archive, plan: DeploymentPlan, replace: bool, stays: di
 def models(connection: ConnectionSettings, out: Output) -> None:
     """List the models of a cluster.
 
+    Of remote ones what their connectors call, and whether that answers; and connectors that a killed
+    deployment left, which `oskit delete` takes away by their ids.
+
     \b
     Examples:
       oskit models
       oskit models --json
     """
     from oskit.cluster.client.connection import connect
+    from oskit.cluster.models.connectors import with_services
     from oskit.cluster.models.registry import list_models
 
-    found = list_models(connect(connection))
+    client = connect(connection)
+    found = with_services(client, list_models(client))
 
     def human(console: Console) -> None:
         if not found:
@@ -340,8 +384,18 @@ def models(connection: ConnectionSettings, out: Output) -> None:
             return
         header = ["name", "id", "version", "function", "format", "state", "size", "created"]
         _print_table(console, header, [_model_row(model) for model in found])
+        for model in found:
+            if model.url is not None:
+                line = f"{model.name} ({model.model_id}) asks {model.url}{_answers(model)}"
+                console.print(line, markup=False, soft_wrap=True)
 
     out.result([model.to_dict() for model in found], human)
+
+
+def _answers(model: ModelInfo) -> str:
+    if model.function_name == "CONNECTOR":
+        return "; no model uses it"
+    return f", which does not answer: {model.problem}" if model.problem is not None else ""
 
 
 def _model_row(model: ModelInfo) -> list[str]:
@@ -495,10 +549,10 @@ def _print_retirement(
 def _find_all(connection: ConnectionSettings, names: tuple[str, ...]) -> tuple[OpenSearch, list[ModelInfo]]:
     """All the models that are named, each once; nothing is changed before all are found."""
     from oskit.cluster.client.connection import connect
-    from oskit.cluster.models.registry import find_model
+    from oskit.cluster.models.connectors import find_model_or_connector
 
     client = connect(connection)
-    found = {model.model_id: model for model in (find_model(client, name) for name in names)}
+    found = {model.model_id: model for model in (find_model_or_connector(client, name) for name in names)}
     return client, list(found.values())
 
 

@@ -48,6 +48,8 @@ _OPTIONS = [
                  help="Texts under way, of each archive and kind; then the answer is 429."),
     click.option("--answer-within", metavar="SECONDS", type=click.FloatRange(min=0, min_open=True),
                  default=60.0, show_default=True, help="What is not answered then is refused."),
+    click.option("--sagemaker", is_flag=True,
+                 help="As Amazon SageMaker starts containers: at 0.0.0.0:8080, where IAM asks who comes."),
     click.option("--drain", metavar="SECONDS", type=click.FloatRange(min=1), default=30.0, show_default=True,
                  help="What requests under way have left after SIGTERM."),
 ]
@@ -97,6 +99,8 @@ def serve(
     from oskit.serve.model import Model
     from oskit.serve.server import Address, Server, run, usable_cores
 
+    if options["sagemaker"]:
+        options |= {"host": "0.0.0.0", "port": 8080}  # noqa: S104 - of a container that only SageMaker reaches
     address = Address(
         options["host"],
         options["port"],
@@ -104,6 +108,7 @@ def serve(
         options["tls_key"],
         options["client_ca"],
         _tokens(token_file),
+        guarded=options["sagemaker"],
     )
     address.check()
     if query_archive is not None and len(archives) > 1:

@@ -224,8 +224,8 @@ def policy_of(client: OpenSearch) -> RetryPolicy:
 
 
 @contextmanager
-def impatient(client: OpenSearch) -> Iterator[None]:
-    """Inside the block every request of this thread has one attempt, as for cleaning up after giving up.
+def impatient(client: OpenSearch, retry_for_s: float = 0) -> Iterator[None]:
+    """Inside the block requests of this thread are tried again for so long only, as for cleaning up.
 
     A client that we did not make goes by its own rules.
     """
@@ -234,7 +234,7 @@ def impatient(client: OpenSearch) -> Iterator[None]:
         yield
         return
     policy = transport.policy
-    transport.policy = RetryPolicy(retry_for_s=0)
+    transport.policy = RetryPolicy(retry_for_s)
     try:
         yield
     finally:

@@ -127,7 +127,7 @@ def _deploy_models(client: OpenSearch, info: IndexInfo, notify: Say) -> list[str
                 f"the model {model_id} that {info.name} needs ({encoder.name or 'unnamed'}) was deleted",
                 hint="Deploy its archive again: oskit deploy ARCHIVE. Then roll back",
             )
-        if not model.is_deployed and model.function_name != "REMOTE":
+        if not model.is_deployed and not model.is_remote:
             notify(f"Deploying the model {model.name!r} ({model.model_id}), which {info.name} needs")
             with cluster_errors(f"deploy the model {model.model_id}", ModelError):
                 request(client, "POST", f"/models/{quoted(model.model_id)}/_deploy")

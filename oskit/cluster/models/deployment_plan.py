@@ -167,9 +167,9 @@ def refuse(plan: DeploymentPlan, *, replace: bool, configure_cluster: bool) -> N
     raise_for_problems([p for p in plan.problems if p.value is None or not configure_cluster])
 
 
-def looked_at(client: OpenSearch, plan: DeploymentPlan) -> list[Retirement]:
-    """The plan's others, and who uses each: one by one, as they are replaced."""
-    return [one for other in plan.others for one in look_at(client, [other], delete=True)[0]]
+def looked_at(client: OpenSearch, others: Sequence[ModelInfo]) -> list[Retirement]:
+    """A plan's others, and who uses each: one by one, as they are replaced."""
+    return [one for other in others for one in look_at(client, [other], delete=True)[0]]
 
 
 def planned_calls(

@@ -11,6 +11,7 @@ from opensearchpy import OpenSearch
 from oskit.archive.text_encoder import KeyFormat, TokenWeights
 from oskit.cluster.client.failures import cluster_errors, heard
 from oskit.cluster.client.retry import policy_of
+from oskit.cluster.models.connectors import name_service
 from oskit.cluster.models.registry import ModelInfo, quoted, request, wait_until
 from oskit.data.values import clean_text
 from oskit.errors import ClusterError, ModelError
@@ -42,8 +43,12 @@ def predict(
     # What runs elsewhere, as function REMOTE, is asked as an encoder too.
     function = model.function_name if model.function_name.startswith("SPARSE_") else "SPARSE_ENCODING"
     model_id = model.model_id
-    with cluster_errors(f"get token weights from the model {model_id}", ModelError):
-        answer = request(client, "POST", f"/_predict/{function.lower()}/{quoted(model_id)}", body)
+    try:
+        with cluster_errors(f"get token weights from the model {model_id}", ModelError):
+            answer = request(client, "POST", f"/_predict/{function.lower()}/{quoted(model_id)}", body)
+    except ClusterError as error:
+        name_service(client, model, error)
+        raise
     try:
         # A local model has a result for each text, a remote one for each call of its service.
         rows = [row for result in answer["inference_results"] for row in _weights(result)]
@@ -154,6 +159,7 @@ def with_model(
             return ask()
         except ClusterError as error:
             if model is None or not means_not_ready(error):
+                name_service(client, model, error)
                 raise
             now = time.monotonic()
             if end is None:

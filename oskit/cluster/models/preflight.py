@@ -122,7 +122,7 @@ def model_setting_problems(
             nodes = client.nodes.stats(metric="jvm,fs")["nodes"]
     except ClusterAuthError:
         return []
-    local = [m for m in list_models(client) if m.state in IN_MEMORY_STATES and m.function_name != "REMOTE"]
+    local = [m for m in list_models(client) if m.state in IN_MEMORY_STATES and not m.is_remote]
     models = Counter(node for model in local for node in model.planned_nodes)
     facts = ClusterFacts(in_force(known), known["transient"].keys(), nodes, models)
     return problems_of(facts, uploads=uploads, running=running)

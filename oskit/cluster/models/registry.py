@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -42,8 +43,11 @@ _SOURCE = [
         "planning_worker_nodes",
         "model_config",
         "connector_id",
+        "description",
     ),
 ]
+
+_CONTENT = re.compile(r"\bsha256:([0-9a-f]{64})\b")
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class ModelInfo:
         function_name: SPARSE_ENCODING, SPARSE_TOKENIZE, TEXT_EMBEDDING, REMOTE, ...
         format: TORCH_SCRIPT or ONNX; None for a remote model.
         size: Of the archive in bytes, if known.
-        sha256: Of the archive, if known.
+        sha256: Of the archive, if known; of a remote model the one that its description names.
         created: When it was registered.
         planned: Nodes that should run it.
         current: Nodes that do.
@@ -67,6 +71,8 @@ class ModelInfo:
         planned_nodes: Ids of the nodes that should run it.
         has_config: Whether it was registered with a ``model_config``.
         connector_id: What a remote model is reached by.
+        url: What its connector calls, where that was looked up.
+        problem: Why the service there does not answer, where it was asked.
     """
 
     model_id: str
@@ -85,11 +91,18 @@ class ModelInfo:
     planned_nodes: tuple[str, ...] = ()
     has_config: bool = False
     connector_id: str | None = None
+    url: str | None = None
+    problem: str | None = None
 
     @property
     def is_deployed(self) -> bool:
         """Whether it answers, on some nodes at least."""
         return self.state in DEPLOYED_STATES
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it runs elsewhere, and a connector reaches it."""
+        return self.function_name == "REMOTE"
 
     @property
     def is_on_all_nodes(self) -> bool:
@@ -105,6 +118,8 @@ class ModelInfo:
 
 def _model(model_id: str, source: dict[str, Any]) -> ModelInfo:
     created = source.get("created_time")
+    # The cluster keeps no content of a remote model.
+    noted = _CONTENT.search(str(source.get("description", ""))) if source.get("connector_id") else None
     return ModelInfo(
         model_id=model_id,
         name=str(source.get("name", "")),
@@ -113,7 +128,7 @@ def _model(model_id: str, source: dict[str, Any]) -> ModelInfo:
         function_name=str(source.get("algorithm") or source.get("function_name") or ""),
         format=source.get("model_format"),
         size=source.get("model_content_size_in_bytes"),
-        sha256=source.get("model_content_hash_value"),
+        sha256=noted[1] if noted else source.get("model_content_hash_value"),
         created=datetime.fromtimestamp(created / 1000, tz=UTC) if created else None,
         planned=int(source.get("planning_worker_node_count") or 0),
         current=int(source.get("current_worker_node_count") or 0),
@@ -125,13 +140,18 @@ def _model(model_id: str, source: dict[str, Any]) -> ModelInfo:
     )
 
 
+def content_note(sha256: str) -> str:
+    """What a description holds of an archive."""
+    return f"sha256:{sha256}"
+
+
 def request(client: OpenSearch, method: str, path: str, body: Any = None) -> Any:
     """One request to ML Commons; failures stay those of opensearch-py."""
     return client.transport.perform_request(method, ML + path, body=body)
 
 
 def search(client: OpenSearch, kind: str, **body: Any) -> list[dict[str, Any]]:
-    """Hits among the ``models`` or the ``model_groups``.
+    """Hits among the ``models``, the ``model_groups`` or the ``connectors``.
 
     There are none where nothing was ever registered, and so no index is there to hold it.
     """
@@ -225,7 +245,7 @@ def quoted(name: str) -> str:
 
 
 def find_model(client: OpenSearch, name_or_id: str) -> ModelInfo:
-    """The one model of this id or name; ``NAME:onnx`` and ``NAME:torchscript`` tell two formats apart.
+    """The one model of this id or name; ``NAME:onnx`` or ``NAME:remote`` tells those of a name apart.
 
     Raises:
         ModelError: None has it (the nearest names are in the hint), or several have the name.
@@ -251,7 +271,7 @@ def find_model(client: OpenSearch, name_or_id: str) -> ModelInfo:
 
 
 def _short_format(model: ModelInfo) -> str:
-    return (model.format or "").replace("_", "").lower()
+    return "remote" if model.is_remote else (model.format or "").replace("_", "").lower()
 
 
 def _nearest(name: str, models: Sequence[ModelInfo]) -> str:

@@ -1,33 +1,39 @@
-"""Models that run elsewhere: an archive that ``oskit serve`` answers for, reached by a connector.
+"""Models that run elsewhere: an archive that a service answers for, reached by a connector.
 
-What the bodies are made of, and why, is what OpenSearch 3.6.0 was seen to do: the URL is written out, so that
-texts which hold ``${parameters.endpoint}`` stay as they are; a format has a default, which a search
-overrides; the number of texts of a call is bounded by the step size; only throttled calls are tried again.
+As of local models, the same content by one name is one model, and of runs at the same time one makes it:
+each registers, looks, and yields to an earlier one (:mod:`oskit.cluster.models.rivals`). A model whose
+service moved, or whose token changed, is given another connector while it answers, once a second model behind
+that connector has proven it; that second model is also what other moves at the same time wait for.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import re
-import socket
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from dataclasses import replace as replace_fields
 from typing import Any
-from urllib.parse import urlsplit
 
 from opensearchpy import OpenSearch
+from opensearchpy.exceptions import TransportError
 
 from oskit.archive.archive import Archive
-from oskit.cluster.client.calls import settings_call
-from oskit.cluster.client.failures import cluster_errors
-from oskit.cluster.client.server_words import PREFIX
-from oskit.cluster.models.deploy import DeployedModel
-from oskit.cluster.models.prediction_parity import compare_predictions, expectation
-from oskit.cluster.models.preflight import all_settings, in_force
+from oskit.cluster.client.failures import cluster_errors, heard
+from oskit.cluster.client.retry import impatient, is_transient, policy_of, with_retries
+from oskit.cluster.models.configuration import Configuration
+from oskit.cluster.models.connectors import (
+    Remote,
+    connector_body,
+    delete_connector,
+    list_connectors,
+    unused_connectors,
+)
+from oskit.cluster.models.deploy import DRAIN_S, OWNER_WAIT_S, ROUNDS, SETTLE_S, DeployedModel
+from oskit.cluster.models.deployment_plan import refuse_untrained
+from oskit.cluster.models.prediction_parity import Expectation, compare_predictions, expectation
 from oskit.cluster.models.registry import (
     ModelInfo,
     delete_empty_group,
-    existing_model,
     get_model,
     list_models,
     quoted,
@@ -35,96 +41,25 @@ from oskit.cluster.models.registry import (
     search,
     wait_until,
 )
-from oskit.cluster.models.retire import CONNECTOR
+from oskit.cluster.models.remote_plan import MOVING, RemotePlan, plan_remote, refuse_remote, registration
+from oskit.cluster.models.retire import delete_model, retire, undeploy_model
+from oskit.cluster.models.rivals import STANDS_STILL_S
+from oskit.cluster.models.trust import have_trusted
+from oskit.cluster.models.upload import Notify, Progress, beside_others, resolve_group
 from oskit.errors import (
     ClusterError,
     ClusterSettingsError,
     ModelError,
     OskitError,
     PredictionMismatchError,
-    UsageError,
+    with_more,
 )
 
-TRUSTED = f"{PREFIX}trusted_connector_endpoints_regex"
-PRIVATE = f"{PREFIX}connector.private_ip_enabled"
+ANSWERS_FOR_S = 5.0
+"""How long a service that does not answer is asked again: its address is probably wrong."""
 
-TEXTS_A_CALL = 32
-CONNECTIONS = 30
-
-Values = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Remote:
-    """Where an archive is served.
-
-    Attributes:
-        url: Of the service; with several archives with ``/models/NAME``.
-        token: Its bearer token; None where it asks for none.
-    """
-
-    url: str
-    token: str | None = None
-
-    def endpoint(self, archive: Archive) -> str:
-        """What the connector calls.
-
-        Raises:
-            UsageError: The URL is none.
-        """
-        try:
-            parts = urlsplit(self.url)
-            usable = (
-                parts.scheme in ("http", "https") and parts.hostname and not (parts.query or parts.fragment)
-            )
-            usable = usable and parts.username is None and (parts.port is None or parts.port > 0)
-        except ValueError:
-            usable = False
-        if not usable or "$" in self.url or any(map(str.isspace, self.url)):
-            raise UsageError(
-                f"{self.url!r} is not the URL of a service",
-                hint="Such as http://10.0.0.5:8080, as oskit serve says",
-            )
-        path = "/v1/sparse/query" if archive.kind == "tokenizer" else "/v1/sparse"
-        return f"{self.url.rstrip('/').removesuffix(path)}{path}"
-
-
-def connector_body(archive: Archive, remote: Remote, name: str) -> dict[str, Any]:
-    """Body of ``POST /_plugins/_ml/connectors/_create``."""
-    headers = {"content-type": "application/json"}
-    if remote.token is not None:
-        headers["authorization"] = "Bearer ${credential.key}"
-    return {
-        "name": f"{CONNECTOR}{name}",
-        "description": f"{remote.endpoint(archive)} {archive.sha256}",
-        "version": "1",
-        "protocol": "http",
-        "parameters": {
-            "input_docs_processed_step_size": str(TEXTS_A_CALL),
-            "skip_validating_missing_parameters": "true",
-        },
-        "credential": {"key": remote.token or "none"},
-        "actions": [
-            {
-                "action_type": "predict",
-                "method": "POST",
-                "url": remote.endpoint(archive),
-                "headers": headers,
-                "pre_process_function": "connector.pre_process.cohere.embedding",
-                "request_body": '{"texts": ${parameters.texts}, "sparse_embedding_format": '
-                '"${parameters.sparse_embedding_format:-WORD}"}',
-            }
-        ],
-        "client_config": {
-            "max_connection": CONNECTIONS,
-            "connection_timeout": 10,
-            "read_timeout": 60,
-            "max_retry_times": 5,
-            "retry_backoff_millis": 200,
-            "retry_backoff_policy": "exponential_equal_jitter",
-            "retry_timeout_seconds": 60,
-        },
-    }
+DEPLOYMENTS = 4
+"""A first question at the same moment makes a deployment fail, and another one comes through."""
 
 
 def deploy_remote(
@@ -133,158 +68,386 @@ def deploy_remote(
     remote: Remote,
     *,
     name: str | None = None,
+    group: str | None = None,
+    replace: bool = False,
+    redeploy: bool = False,
     configure_cluster: bool = False,
+    allow_untrained: bool = False,
     wait_s: float = 60.0,
-    notify: Callable[[str], object] = lambda _: None,
+    progress: Progress | None = None,
+    notify: Notify = lambda _: None,
 ) -> DeployedModel:
-    """Have the cluster ask a service for an archive's weights; what was deployed so before is used again.
+    """Have the cluster ask a service for an archive's weights, and prove that it gets them.
 
     Args:
         archive: What the service answers for; its predictions are compared.
         remote: Where.
-        name: Of the model; the archive's if None.
-        configure_cluster: Whether to trust the address, and private ones, where the cluster does not yet.
+        name: Of the model; None takes the archive's, and any model of this content at this address.
+        group: Name or id of the model group; one of this name is made if there is none.
+        replace: Give the model that is there this address and token, without a moment in which it does not
+            answer; delete those of the name that have other content and that nobody uses.
+        redeploy: Deploy it again where it is deployed, as to bring it to nodes that lack it.
+        configure_cluster: Trust the address, and private ones, where the cluster does not yet; put back if
+            the deployment fails.
+        allow_untrained: Accept an archive whose projection is random.
         wait_s: Limit of the deployment.
-        notify: Told what stays behind.
+        progress: Told what happens.
+        notify: Told what a person should know.
 
     Raises:
         UsageError: The URL is none.
+        UntrainedEncoderError: The archive's projection is random.
         ClusterSettingsError: The cluster does not trust the address; the hint has the call that helps.
         PredictionMismatchError: The service computes something else than the archive.
-        ModelError: Anything else; nothing stays behind then.
+        ModelError: Another model has the name, or anything else. What this run made is removed again.
     """
-    name = name or archive.name
-    body = connector_body(archive, remote, name)
+    if not allow_untrained:
+        refuse_untrained(archive)
+    tell = progress or (lambda *_: None)
+    tell("Running the archive here", 0, 0)
     expected = expectation(archive)
     if expected is None:
         raise ModelError(
             f"{archive.path} cannot run here and has no probes: nothing proves what {remote.url} is"
         )
-    for model in _there(client, body):
-        difference = compare_predictions(client, model, expected)
-        return DeployedModel.of(model, archive, expected, difference=difference, reused=True)
-    if named := list_models(client, {"term": {"name.keyword": name}}):
-        raise ModelError(
-            f"The cluster has a model named {name!r} already: {named[0].model_id} ({named[0].state})",
-            hint="Give this one another name with --name, or delete that one with: oskit delete",
+    tell(f"Asking {remote.url}", 0, 0)
+    run = _Run(
+        client, archive, remote, name, group, replace, redeploy, wait_s, notify, expected, configure_cluster
+    )
+    return run.execute()
+
+
+@dataclass
+class _Run:
+    """One run: what it made, so that a failure takes that back and leaves the rest."""
+
+    _client: OpenSearch
+    _archive: Archive
+    _remote: Remote
+    _name: str | None
+    _group: str | None
+    _replace: bool
+    _redeploy: bool
+    _wait_s: float
+    _notify: Notify
+    _expected: Expectation
+    _configures: bool
+    _models: list[str] = field(default_factory=list)
+    _connectors: list[str] = field(default_factory=list)
+    _made_group: str | None = None
+    _undeployed: str | None = None  # was there, and in nobody's memory
+    _shared: bool = False
+    _moved: tuple[str, str] | None = None  # a model, and the connector that it had
+    _pending: tuple[list[str], Callable[[], set[str]]] | None = None  # what was asked for, and not answered
+    _asked: bool = False  # whether the service was asked for anything
+
+    def plan(self) -> RemotePlan:
+        return plan_remote(
+            self._client, self._archive, self._remote, self._name, self._group, replace=self._replace
         )
-    undo = _configure(client, body["actions"][0]["url"], configure_cluster)
-    made: list[tuple[str, str]] = []
-    try:
-        with cluster_errors("create the connector", ModelError):
-            made.append(("connectors", request(client, "POST", "/connectors/_create", body)["connector_id"]))
-        registration = {
-            "name": name,
-            "description": archive.description,
-            "function_name": "remote",
-            "connector_id": made[-1][1],
-            "model_config": {"model_type": "sparse_encoding"},
-        }
-        with cluster_errors("register the remote model", ModelError):
-            made.append(
-                ("models", request(client, "POST", "/models/_register?deploy=true", registration)["model_id"])
-            )
-        model = _deployed(client, made[-1][1], wait_s)
-        difference = compare_predictions(client, model, expected)
-    except BaseException as error:
-        _take_back(client, made, undo, notify)
+
+    def _refuse(self, plan: RemotePlan) -> None:
+        refuse_remote(plan, replace=self._replace, configure_cluster=self._configures)
+
+    def execute(self) -> DeployedModel:
+        configuration = Configuration(self._client, self._notify)
+        try:
+            plan = self.plan()
+            self._refuse(plan)
+            deployed = self._until_it_stays(plan, configuration if self._configures else None)
+        except BaseException as error:
+            self._take_back(error)
+            configuration.put_back()
+            self._advise(error)
+            raise
+        self._sweep(deployed.name)
+        return self._without_others(plan, deployed)
+
+    def _advise(self, error: BaseException) -> None:
         if isinstance(error, PredictionMismatchError):
-            error.hint = f"Does {remote.url} serve this archive? Its /info says which"
-        elif isinstance(error, ClusterError):
-            error.hint = error.hint or f"Is {remote.url} up, and can the cluster's nodes reach it?"
-        raise
-    return DeployedModel.of(model, archive, expected, difference=difference, reused=False)
+            error.hint = f"Does {self._remote.url} serve this archive? Its /info says which"
+        elif self._asked and isinstance(error, ClusterError):
+            more = f"Is {self._remote.url} up, and can the cluster's nodes reach it?"
+            if not self._replace:
+                more += " If its token has changed, give the cluster the new one with --replace"
+            error.hint = with_more(error.hint, more)
 
+    def _until_it_stays(self, plan: RemotePlan, configuration: Configuration | None) -> DeployedModel:
+        """Begin again where what another run made was taken back, and taken away from this one."""
+        for rounds_left in reversed(range(ROUNDS)):
+            try:
+                return self._round(plan, configuration)
+            except ClusterError as error:
+                missing = not self._asked and getattr(error.__cause__, "status_code", None) == 404
+                if not rounds_left or not (missing or isinstance(error, _GoneError)):
+                    raise
+                self._notify(f"{error.message}: beginning again")
+            self._take_back(None)
+            plan = self.plan()
+            self._refuse(plan)
+        raise AssertionError("a round returns or raises")
 
-def _there(client: OpenSearch, body: Mapping[str, Any]) -> list[ModelInfo]:
-    """Models that answer already, behind a connector that is the same."""
-    known = search(client, "connectors", query={"term": {"name.keyword": body["name"]}})
-    ids = [hit["_id"] for hit in known if hit["_source"].get("description") == body["description"]]
-    found = list_models(client, {"terms": {"connector_id.keyword": ids}}) if ids else []
-    now = [get_model(client, model.model_id) for model in found]
-    return [model for model in now if model is not None and model.is_deployed]
-
-
-def _deployed(client: OpenSearch, model_id: str, wait_s: float) -> ModelInfo:
-    """The model once it is deployed; a prediction before that would leave it as failed."""
-
-    def look() -> ModelInfo | None:
-        found = existing_model(client, model_id, during="deployment")
-        return found if found.is_deployed or found.state == "DEPLOY_FAILED" else None
-
-    found = wait_until(look, wait_s=wait_s)
-    if found is None or not found.is_deployed:
-        raise ModelError(f"The remote model {model_id} was not deployed within {wait_s:g} s")
-    return found
-
-
-def _configure(client: OpenSearch, url: str, allowed: bool) -> dict[str, Values] | None:
-    """Have the cluster trust a URL; what puts the settings back as they were, if any was changed."""
-    known = all_settings(client)
-    now = in_force(known)
-    wanted: Values = {}
-    trusted = now.get(TRUSTED) or []
-    trusted = [trusted] if isinstance(trusted, str) else list(trusted)
-    if not any(_matches(pattern, url) for pattern in trusted):
-        parts = urlsplit(url)
-        wanted[TRUSTED] = [*trusted, f"^{re.escape(f'{parts.scheme}://{parts.netloc}/')}.*$"]
-    if str(now.get(PRIVATE, "false")).lower() != "true" and _is_private(urlsplit(url).hostname or ""):
-        wanted[PRIVATE] = True
-    if not wanted:
-        return None
-    # The list replaces the one before it, wherever it was set; a transient one hides a persistent one.
-    kinds = {name: "transient" if name in known["transient"] else "persistent" for name in wanted}
-    body = {kind: {n: v for n, v in wanted.items() if kinds[n] == kind} for kind in set(kinds.values())}
-    call = settings_call(body)
-    if not allowed:
-        raise ClusterSettingsError(
-            f"The cluster does not let its connectors reach {url}",
-            hint=f"Give --configure-cluster, or send: {call}",
+    def _round(self, plan: RemotePlan, configuration: Configuration | None) -> DeployedModel:
+        while plan.action == "make":
+            model_id = self._registered(plan, configuration)
+            if model_id is not None:
+                plan = replace_fields(plan, action="deploy", model=self._now(model_id))
+            else:
+                plan = self.plan()
+                self._refuse(plan)
+        model = plan.model
+        assert model is not None  # it was found, or made
+        reused = not self._models and model.is_deployed and plan.action == "reuse"
+        if plan.action == "move":
+            difference = self._move(plan, model, configuration)
+            model = self._now(model.model_id)
+        else:
+            if not model.is_deployed and not self._models:
+                self._undeployed = model.model_id
+            if not model.is_deployed or self._redeploy:
+                model = self._deployed(model.model_id, again=self._redeploy)
+            difference = self._compared(model.model_id)
+        if self._shared:  # the other run may fail and take the model back
+            time.sleep(SETTLE_S)
+            model = self._now(model.model_id)
+        return DeployedModel.of(
+            model, self._archive, self._expected, difference=difference, reused=reused, shared=self._shared
         )
-    with cluster_errors("let connectors reach the service", ClusterSettingsError):
-        client.cluster.put_settings(body=body)
-    return {kind: {name: known[kind].get(name) for name in values} for kind, values in body.items()}
+
+    # --- a model of our own
+
+    def _registered(self, plan: RemotePlan, configuration: Configuration | None) -> str | None:
+        """The id of a new model; None where another run's takes its place."""
+        group_id = None
+        if self._group is not None:
+            group_id, made = resolve_group(self._client, self._group, self._archive.description)
+            self._made_group = group_id if made else None
+        connector_id = self._connector(plan.name, configuration)
+        own, ticket = self._register(plan.name, connector_id, group_id)
+        for other, order in self._rivals(plan.name):
+            if other.model_id != own and (other.state != "REGISTERED" or order < ticket):
+                self._notify(
+                    f"Another run deploys this archive at the same time: its model {other.model_id} is used"
+                )
+                self._shared = True
+                self._take_back(None)
+                wait_until(lambda: self._now(other.model_id).is_deployed, wait_s=OWNER_WAIT_S)  # noqa: B023
+                return None
+        return own
+
+    def _connector(self, name: str, configuration: Configuration | None) -> str:
+        """The id of a new connector, once the cluster trusts the address."""
+        body = connector_body(self._archive, self._remote, name)
+        url = body["actions"][0]["url"]
+        for again in (True, True, False):
+            have_trusted(self._client, url, configuration)
+            try:
+                with cluster_errors("create the connector", ModelError):
+                    return self._create(
+                        "/connectors/_create",
+                        body,
+                        "connector_id",
+                        lambda: set(list_connectors(self._client, name)),
+                    )
+            except ClusterSettingsError:  # another run wrote the list at the same moment, and not ours
+                if configuration is None or not again:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+    def _register(self, name: str, connector_id: str, group_id: str | None) -> tuple[str, int]:
+        """A new model, and its place in the order of all."""
+        body = registration(self._archive, name, connector_id, group_id)
+        with cluster_errors("register the remote model", ModelError, "deployment"):
+            own = self._create(
+                "/models/_register", body, "model_id", lambda: {m.model_id for m, _ in self._rivals(name)}
+            )
+        return own, next((order for model, order in self._rivals(name) if model.model_id == own), 0)
+
+    def _create(self, path: str, body: dict[str, Any], key: str, there: Callable[[], set[str]]) -> str:
+        """The id of something new; what a lost answer spoke of is found, not made again."""
+        made = self._connectors if key == "connector_id" else self._models
+        before, was_lost = there(), False
+
+        def attempt() -> str:
+            nonlocal was_lost
+            try:
+                return str(request(self._client, "POST", path, body)[key])
+            except TransportError as failure:
+                was_lost |= is_transient(failure)
+                if was_lost and (found := there() - before):
+                    return min(found)
+                raise
+
+        self._pending = made, lambda: there() - before
+        made.append(beside_others(lambda: with_retries(attempt, policy_of(self._client))))
+        self._pending = None
+        return made[-1]
+
+    def _rivals(self, name: str) -> list[tuple[ModelInfo, int]]:
+        """Models of this name and content, and the order of the last writes to them."""
+        hits = search(
+            self._client,
+            "models",
+            query={"term": {"name.keyword": name}},
+            _source=False,
+            seq_no_primary_term=True,
+        )
+        order = {hit["_id"]: int(hit["_seq_no"]) for hit in hits}
+        models = list_models(self._client, {"term": {"name.keyword": name}})
+        return [
+            (model, order[model.model_id])
+            for model in models
+            if model.is_remote and model.sha256 == self._archive.sha256 and model.model_id in order
+        ]
+
+    def _deployed(self, model_id: str, *, again: bool = False) -> ModelInfo:
+        """The model once it is deployed; a prediction before that would leave it as failed."""
+        end = time.monotonic() + self._wait_s
+        for _ in range(DEPLOYMENTS):
+            if again or not self._now(model_id).is_deployed:
+                try:
+                    with cluster_errors(f"deploy the remote model {model_id}", ModelError, "deployment"):
+                        request(self._client, "POST", f"/models/{quoted(model_id)}/_deploy")
+                except ModelError as error:
+                    known = heard(error.__cause__, "deployment")
+                    if known is None or known.passes != "soon":
+                        raise
+            found = wait_until(lambda: self._settled(model_id), wait_s=max(0.1, end - time.monotonic()))
+            if found is None:
+                break
+            if found.is_deployed:
+                return found
+            time.sleep(1)
+        raise ModelError(f"The remote model {model_id} was not deployed within {self._wait_s:g} s")
+
+    def _compared(self, model_id: str) -> float:
+        self._asked = True
+        with impatient(self._client, ANSWERS_FOR_S):
+            difference = compare_predictions(self._client, self._now(model_id), self._expected)
+        self._asked = False
+        return difference
+
+    def _settled(self, model_id: str) -> ModelInfo | None:
+        model = self._now(model_id)
+        return None if model.state == "DEPLOYING" else model
+
+    def _now(self, model_id: str) -> ModelInfo:
+        model = get_model(self._client, model_id)
+        if model is None:
+            raise _GoneError(
+                f"The model {model_id} was deleted during its deployment", hint="Deploy it again"
+            )
+        return model
+
+    # --- a model that is there, and is to be reached in another way
+
+    def _move(self, plan: RemotePlan, model: ModelInfo, configuration: Configuration | None) -> float:
+        """Give a model another connector, which a second model has proven; the largest difference."""
+        name = f"{plan.name}{MOVING}"
+        connector_id = self._connector(plan.name, configuration)
+        trial, ticket = self._register(name, connector_id, model.group_id)
+        self._wait_for_earlier(name, trial, ticket)
+        self._deployed(trial)
+        difference = self._compared(trial)
+        now = self._now(model.model_id)
+        self._moved = (now.model_id, str(now.connector_id))
+        self._reach_by(now.model_id, connector_id)
+        if not now.is_deployed:
+            self._deployed(now.model_id)
+        difference = max(difference, self._compared(now.model_id))
+        self._moved = None
+        self._connectors.remove(connector_id)
+        delete_model(self._client, trial, own=True)
+        self._models.remove(trial)
+        delete_connector(self._client, str(now.connector_id))
+        self._notify(f"The model {plan.name!r} ({now.model_id}) asks {plan.url} from now on")
+        return difference
+
+    def _reach_by(self, model_id: str, connector_id: str) -> None:
+        with cluster_errors(f"give the model {model_id} another connector", ModelError):
+            request(self._client, "PUT", f"/models/{quoted(model_id)}", {"connector_id": connector_id})
+
+    def _wait_for_earlier(self, name: str, own: str, ticket: int) -> None:
+        """Until no earlier move of this model is under way; what stands still was left by a killed run."""
+
+        def earlier() -> list[ModelInfo]:
+            rivals = [
+                m
+                for m, order in self._rivals(name)
+                if m.model_id != own and (m.state != "REGISTERED" or order < ticket)
+            ]
+            return [now for model in rivals if (now := get_model(self._client, model.model_id))]
+
+        if found := earlier():
+            self._notify(
+                f"Another run gives the model another address: waiting up to {STANDS_STILL_S:g} s for it"
+            )
+            wait_until(lambda: not earlier(), wait_s=STANDS_STILL_S)
+            found = [model for model in earlier() if model.model_id in {one.model_id for one in found}]
+            retire(self._client, found, delete=True, own=True)
+
+    # --- the end
+
+    def _take_back(self, error: BaseException | None) -> None:
+        """Remove what this run made; say what is left."""
+        left: list[str] = []
+
+        def tried(what: str, undo: Callable[[], object]) -> None:
+            try:
+                undo()
+            except OskitError as second:
+                left.append(f"{what} ({second.message})")
+
+        if self._pending is not None:
+            kind, new = self._pending
+            tried("what was being made", lambda: kind.extend(new()))
+        if self._moved is not None:
+            model_id, before = self._moved
+            tried(f"another connector of the model {model_id}", lambda: self._reach_by(model_id, before))
+        for made in self._models:
+            if _may_be_there(self._client, made):
+                tried(f"the model {made}", lambda made=made: delete_model(self._client, made, own=True))  # type: ignore[misc]
+        for made in self._connectors:
+            tried(f"the connector {made}", lambda made=made: delete_connector(self._client, made))  # type: ignore[misc]
+        if self._made_group is not None:
+            group = self._made_group
+            tried(f"the model group {group}", lambda: delete_empty_group(self._client, group))
+        if error is not None and self._undeployed is not None:
+            there = self._undeployed
+            tried(f"the model {there} in memory", lambda: undeploy_model(self._client, there, own=True))
+        self._models, self._connectors = [], []
+        self._made_group = self._moved = self._pending = None
+        for one in left:
+            self._notify(f"Cleaning up failed too; left is {one}")
+
+    def _sweep(self, name: str) -> None:
+        """Remove connectors of the name that no model calls: a run left them that was killed."""
+        try:
+            for connector in unused_connectors(self._client, name):
+                if delete_connector(self._client, connector.connector_id):
+                    self._notify(f"Deleted the connector {connector.connector_id}, which no model used")
+        except OskitError as error:
+            self._notify(f"Connectors that no model uses were not looked for: {error.message}")
+
+    def _without_others(self, plan: RemotePlan, deployed: DeployedModel) -> DeployedModel:
+        """Delete the models of the name that have other content, but for those that are used."""
+        replaced, kept = [], []
+        for other in plan.others if self._replace else ():
+            try:
+                delete_model(self._client, other.model_id, drain=True, wait_s=min(DRAIN_S, self._wait_s))
+                replaced.append(other.model_id)
+            except ClusterError as error:
+                kept.append(other.model_id)
+                self._notify(f"The older model {other.model_id} stays: {error.message}")
+        return replace_fields(deployed, replaced=tuple(replaced), kept=tuple(kept))
 
 
-def _matches(pattern: str, url: str) -> bool:
+class _GoneError(ModelError):
+    """A model that was there a moment ago."""
+
+
+def _may_be_there(client: OpenSearch, model_id: str) -> bool:
     try:
-        return re.fullmatch(pattern, url) is not None
-    except re.error:  # Java's
-        return False
-
-
-def _is_private(host: str) -> bool:
-    """Whether a host is in a private network, as far as that is seen from here."""
-    try:
-        found = [place[0] for *_, place in socket.getaddrinfo(host, None)]
-        return any(not ipaddress.ip_address(str(one).partition("%")[0]).is_global for one in found)
-    except (OSError, UnicodeError, ValueError):
+        return get_model(client, model_id) is not None
+    except ClusterError:
         return True
-
-
-def _take_back(
-    client: OpenSearch,
-    made: list[tuple[str, str]],
-    undo: dict[str, Values] | None,
-    notify: Callable[[str], object],
-) -> None:
-    for kind, found in reversed(made):
-        try:
-            with cluster_errors(f"take back the {kind.removesuffix('s')} {found}", ModelError):
-                group = None
-                if kind == "models":
-                    model = get_model(client, found)
-                    group = model.group_id if model is not None else None
-                    request(client, "POST", f"/models/{quoted(found)}/_undeploy")
-                request(client, "DELETE", f"/{kind}/{quoted(found)}")
-                if group is not None:
-                    delete_empty_group(client, group)
-        except OskitError as error:
-            notify(f"{kind.removesuffix('s')} {found} stays behind: {error}")
-    if undo is not None:
-        try:
-            with cluster_errors("put the settings back", ClusterSettingsError):
-                client.cluster.put_settings(body=undo)
-        except OskitError as error:
-            names = ", ".join(name for values in undo.values() for name in values)
-            notify(f"the settings {names} stay changed: {error}")

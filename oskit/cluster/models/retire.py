@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from opensearchpy import OpenSearch
-from opensearchpy.exceptions import ConflictError, NotFoundError, TransportError
+from opensearchpy.exceptions import NotFoundError, TransportError
 
 from oskit.cluster.client.calls import Call
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.client.retry import impatient, is_transient
 from oskit.cluster.models.activity import LOOK_S, Watch
+from oskit.cluster.models.connectors import delete_connector
 from oskit.cluster.models.pause import local_models_paused, pause_calls
 from oskit.cluster.models.registry import (
     IN_MEMORY_STATES,
@@ -41,9 +42,6 @@ UNDEPLOY_AGAIN_S = 10.0
 
 PAUSED_QUIET_S = 1.0
 """A request that was let in before the pause began is listed as running within that time."""
-
-CONNECTOR = "oskit "
-"""What the names of our connectors begin with."""
 
 _SHOWN = 8
 
@@ -89,7 +87,7 @@ class Retirement:
         if not force and self.being_deployed:
             found.append("is being deployed right now")
         # What encodes is waited for, or stops where all local models are paused.
-        paused = pause and self.model.function_name != "REMOTE"
+        paused = pause and not self.model.is_remote
         if self.doing and not (paused or force or drain):
             found.append(self.doing)
         return found
@@ -303,20 +301,9 @@ def _delete(client: OpenSearch, model: ModelInfo) -> None:
     with cluster_errors(f"delete the model {model.model_id}", ModelError), contextlib.suppress(NotFoundError):
         request(client, "DELETE", f"/models/{quoted(model.model_id)}")
     if model.connector_id is not None:
-        _delete_connector(client, model.connector_id)
+        delete_connector(client, model.connector_id)
     if _has_own_group(client, model) and model.group_id:
         delete_empty_group(client, model.group_id)
-
-
-def _delete_connector(client: OpenSearch, connector_id: str) -> None:
-    """Delete a remote model's connector, if it is one of ours and no other model uses it."""
-    path = f"/connectors/{quoted(connector_id)}"
-    with (
-        cluster_errors(f"delete the connector {connector_id}", ModelError),
-        contextlib.suppress(NotFoundError, ConflictError),
-    ):
-        if str(request(client, "GET", path).get("name", "")).startswith(CONNECTOR):
-            request(client, "DELETE", path)
 
 
 def _has_own_group(client: OpenSearch, model: ModelInfo) -> bool:

@@ -56,7 +56,7 @@ def resolve_group(client: OpenSearch, group: str, description: str) -> tuple[str
         )
 
     with cluster_errors(f"create the model group {group!r}", ModelError, "deployment"):
-        return _beside_others(attempt), made
+        return beside_others(attempt), made
 
 
 def group_body(name: str, description: str) -> dict[str, Any]:
@@ -102,11 +102,11 @@ def register(client: OpenSearch, body: dict[str, Any]) -> tuple[str, frozenset[s
             raise
 
     with cluster_errors(f"register {body['name']!r}", ModelError, "deployment"):
-        model_id = _beside_others(lambda: with_retries(attempt, policy_of(client)))
+        model_id = beside_others(lambda: with_retries(attempt, policy_of(client)))
         return model_id, frozenset(unfinished() - before - {model_id} if was_lost else ())
 
 
-def _beside_others(call: Callable[[], str]) -> str:
+def beside_others(call: Callable[[], str]) -> str:
     """The call's answer; made again where a registration at the same moment was in its way."""
     for pause_s in MEETING_PAUSES_S:
         try:

@@ -66,7 +66,7 @@ def query_model(
 
 def _answers(model: ModelInfo) -> bool:
     """Whether it encodes, or will in a moment; a remote one is deployed by the first question."""
-    return model.state in IN_MEMORY_STATES or model.is_deployed or model.function_name == "REMOTE"
+    return model.state in IN_MEMORY_STATES or model.is_deployed or model.is_remote
 
 
 def _recorded_model(client: OpenSearch, info: IndexInfo, by: str) -> ModelInfo:
