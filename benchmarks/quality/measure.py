@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -87,8 +86,9 @@ def measure_encoder(
 ) -> Measured:
     """Rank exactly, with all weights and with the documents pruned by each of ``rules``."""
     parsed = [Prune.parse(rule) for rule in rules]
-    with fast_matrices():
-        whole, levels = rank_pruned(encoder, collection, parsed, k=DEPTH)
+    if has_fast_bfloat16():
+        encoder.precision = "bf16"  # exact comparisons are no matter here
+    whole, levels = rank_pruned(encoder, collection, parsed, k=DEPTH)
     found = {"none": (whole.run, whole.sparsity), **levels}
     points = [
         Point(rule, _mean(run, collection.qrels), cost.flops, cost.postings, cost.document_active)
@@ -113,26 +113,19 @@ def measure_bm25(collection: Collection) -> Measured:
 
 def measure_dense(name: str, collection: Collection) -> Measured:
     """A dense model, exact search."""
-    with fast_matrices():
-        found = rank_dense(DenseModel(name), collection, k=DEPTH)
+    precision = "bfloat16" if has_fast_bfloat16() else None
+    found = rank_dense(DenseModel(name, precision=precision), collection, k=DEPTH)
     return _measured(found.run, collection.qrels, found.documents)
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices in hardware (AVX-512 BF16 or AMX)."""
+    """Whether the CPU computes here, and multiplies bfloat16 matrices in hardware (AVX-512 BF16 or AMX)."""
     import torch
 
+    if torch.cuda.is_available():
+        return False
     supported: Callable[[], bool] = torch.cpu._is_avx512_bf16_supported
     return bool(supported())
-
-
-def fast_matrices() -> AbstractContextManager[Any]:
-    """Matrix products in bfloat16 where the CPU is much faster so; exact comparisons are no matter here."""
-    import torch
-
-    if torch.cuda.is_available() or not has_fast_bfloat16():
-        return nullcontext()
-    return torch.autocast("cpu", dtype=torch.bfloat16)
 
 
 def _measured(run: Run, qrels: Qrels, documents: int) -> Measured:

@@ -124,7 +124,11 @@ class Runner:
         changes = {"name": variant.name, "seed": seed}
         recipe = merge(variant.recipe(self._work, self._scale, needed), changes)
         if has_fast_bfloat16():
-            recipe = merge(recipe, {"schedule": {"precision": "bf16"}})
+            narrow = [
+                {**teacher, "precision": "bfloat16"} if teacher["kind"] == "dense" else teacher
+                for teacher in recipe["teachers"]
+            ]
+            recipe = merge(recipe, {"schedule": {"precision": "bf16"}, "teachers": narrow})
         return recipe
 
     def _make(self, variant: Variant, seed: int, recipe: Recipe | None) -> Result:
