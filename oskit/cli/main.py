@@ -39,6 +39,7 @@ COMMANDS = {
     "verify": "Prove that a cluster retrieves what it should.",
     "sweep": "Find the fastest setting of a search that finds enough.",
     "tune": "Find the best fusion of BM25, sparse and dense search, if any helps.",
+    "playground": "Compare two ways to search in the browser.",
     "evaluate": "Measure retrieval quality without a cluster.",
     "node": "Run a real OpenSearch on this machine, as a process or a container.",
 }

@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROWS = {
-    "oskit": "cli integrations demo doctor serve training evaluation localnode cluster exporters encoder "
-    "archive data errors",
+    "oskit": "cli integrations playground demo doctor serve training evaluation localnode cluster exporters "
+    "encoder archive data errors",
     "oskit.training": "auto loop report objective mining teachers data recipe",
     "oskit.evaluation": "reports live offline",
     "oskit.cluster": "search ingest index models client",
