@@ -18,9 +18,10 @@ from oskit.evaluation.live.presence import look_for_judged
 from oskit.evaluation.live.stored_ranking import StoredRanking, encoded_vectors, rank_vectors, stored_vectors
 from oskit.evaluation.live.sweep_result import DEPTHS, SettingFigures, SweepReport, recall
 from oskit.evaluation.live.sweep_settings import Grid, Setting
+from oskit.evaluation.offline.exact_scores import themselves
 from oskit.evaluation.offline.metrics import MAIN_MEASURE, Run, judged_queries, percentiles, quality
 from oskit.evaluation.offline.pruning_levels import PrunedDocuments
-from oskit.evaluation.offline.result import Step, now
+from oskit.evaluation.offline.result import Step, found_themselves, now
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
@@ -103,6 +104,7 @@ class _Sweep:
     on_step: Step
     size: int
     warnings: list[str] = field(default_factory=list)
+    asked: frozenset[str] = frozenset()  # queries that are documents, and found themselves
 
     def run(
         self,
@@ -133,6 +135,9 @@ class _Sweep:
         self.on_step(f"{what}, for exact scores")
         ranking = self._exact(weights, encoder)
         exact = ranking.run
+        if found := themselves(exact, self.collection, asked):
+            self.asked = found
+            self.warnings.append(found_themselves(len(self.asked)))
         most = self._most(ranking, least_recall)
         self.on_step(f"asking {len(weights):,} queries in {len(settings)} ways, as deep as recall is told")
         runs = [self._runs(setting, weights) for setting in settings]
@@ -266,7 +271,7 @@ class _Sweep:
         qrels = {query: judged for query, judged in self.collection.qrels.items() if query in weights}
         ndcg = None
         if shallow and judged_queries(qrels):
-            ndcg = quality(shallow, qrels, (MAIN_MEASURE,)).mean[MAIN_MEASURE]
+            ndcg = quality(shallow, qrels, (MAIN_MEASURE,), asked=self.asked).mean[MAIN_MEASURE]
         return SettingFigures(
             setting=setting,
             recall={

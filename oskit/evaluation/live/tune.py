@@ -15,6 +15,7 @@ from oskit.errors import DataError
 from oskit.evaluation.live.index_facts import read_facts, staying, was_written
 from oskit.evaluation.live.presence import look_for_judged
 from oskit.evaluation.live.tune_result import TunedRow, TuneReport
+from oskit.evaluation.offline.exact_scores import themselves
 from oskit.evaluation.offline.fusion_settings import (
     FusionSetting,
     Values,
@@ -24,7 +25,7 @@ from oskit.evaluation.offline.fusion_settings import (
     settings,
 )
 from oskit.evaluation.offline.metrics import MEASURES, judged_queries, quality
-from oskit.evaluation.offline.result import Step, now
+from oskit.evaluation.offline.result import Step, found_themselves, now
 from oskit.evaluation.offline.significance import Significance, paired_bootstrap
 
 if TYPE_CHECKING:
@@ -116,13 +117,18 @@ def tune(
         )
     tried = settings(len(names), fusions)
     on_step(f"fusing in {len(tried):,} ways")
-    values = measured(found, tried, qrels)
-    report = _report(names, tried, values, found, qrels, fusions, sides, folds)
+    asked = themselves(
+        {query: dict.fromkeys(one.ids, 0.0) for query, one in found.items()}, collection, qrels
+    )
+    values = measured(found, tried, qrels, asked=asked)
+    report = _report(names, tried, values, found, qrels, asked, fusions, sides, folds)
     report.cluster = {"distribution": "opensearch", "version": cluster_info(client).version}
     report.index = {**facts.to_dict()}
     report.collection = {"name": collection.name, "split": collection.split, "queries": len(judged)}
     report.search["by"] = by or ("tokens" if encoder is not None and model_id is None else "model")
     report.warnings += [f"{told}: the figures are not those of this collection" for told in documents.told]
+    if asked:
+        report.warnings.append(found_themselves(len(asked)))
     if was_written(client, facts):
         report.warnings.append(
             "the index was written to meanwhile: the figures may be of different documents"
@@ -138,6 +144,7 @@ def _report(
     values: Values,
     found: Mapping[str, Candidates],
     qrels: Mapping[str, Mapping[str, int]],
+    asked: frozenset[str],
     fusions: Sequence[Fusion],
     sides: Hybrid,
     folds: int,
@@ -161,7 +168,7 @@ def _report(
         own = [place for place, one in enumerate(tried) if one.fusion == setting.fusion]
         held = values[number] if setting.fusion is None else cross_validated(values[own], folds).values
         significance = None if number == first else against(held)
-        measures = quality(run, qrels, MEASURES).mean
+        measures = quality(run, qrels, MEASURES, asked=asked).mean
         return TunedRow(setting.name(names), setting, measures, float(held.mean()), curve, significance)
 
     alone = sorted(range(len(names)), key=lambda number: -means[number])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -80,11 +80,20 @@ def _alone(found: Candidates, side: int, size: int) -> dict[str, float]:
     return {found.ids[place]: float(found.scores[place, side]) for place in best}
 
 
-def measured(candidates: Mapping[str, Candidates], tried: Sequence[FusionSetting], qrels: Qrels) -> Values:
-    """nDCG@10 of each setting on each query, ``[settings, queries]``, in the order of ``candidates``."""
+def measured(
+    candidates: Mapping[str, Candidates],
+    tried: Sequence[FusionSetting],
+    qrels: Qrels,
+    *,
+    asked: Container[str] = (),
+) -> Values:
+    """nDCG@10 of each setting on each query, ``[settings, queries]``, in the order of ``candidates``.
+
+    What the queries ``asked`` found of themselves does not count.
+    """
     rows = []
-    for run in rankings(candidates, tried, _TOP):
-        of_query = quality(run, qrels, (MAIN_MEASURE,)).per_query
+    for run in rankings(candidates, tried, _TOP + 1):
+        of_query = quality(run, qrels, (MAIN_MEASURE,), asked=asked).per_query
         rows.append([of_query[query][MAIN_MEASURE] for query in candidates])
     return np.array(rows)
 

@@ -178,9 +178,7 @@ class EvaluationReport:
         found = {row.name: shattering(row.tokenization) for row in self.rows}
         told = [f"{name}: {line}" for name, line in found.items() if line is not None]
         if asked := max((row.figures.themselves for row in self.rows), default=0):
-            told.append(
-                f"{asked:,} queries are documents of the corpus and found themselves, which is left out"
-            )
+            told.append(found_themselves(asked))
         return told
 
     def row(self, name: str) -> EvaluationRow:
@@ -192,6 +190,11 @@ class EvaluationReport:
         told = {name: value for name, value in vars(self).items() if name != "rows"}
         rows = [row.to_dict() for row in self.rows]
         return {"schema": EVALUATION_SCHEMA, **told, "warnings": self.warnings, "encoders": rows}
+
+
+def found_themselves(queries: int) -> str:
+    """What a reader is told of queries that are documents."""
+    return f"{queries:,} queries are documents of the corpus and found themselves, which is left out"
 
 
 def _recall(run: Mapping[str, float], exact: Mapping[str, float]) -> float:

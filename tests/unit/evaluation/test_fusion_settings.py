@@ -43,6 +43,15 @@ def test_a_side_alone_is_its_own_list_and_fusions_are_the_clusters() -> None:
     assert values[0, 0] == pytest.approx(0.5) and values[1, 0] == 1.0
 
 
+def test_a_query_that_is_a_document_does_not_find_itself() -> None:
+    """Nor does it push an answer out of the ten that count."""
+    found = {"q": one("qabcdefghir", "qr")}
+    tried = settings(2, [MIN_MAX])[:2]
+    last, first = 1 / np.log2(11), 1.0
+    assert measured(found, tried, {"q": {"r": 1}}, asked={"q"})[:, 0] == pytest.approx([last, first])
+    assert measured(found, tried, {"q": {"r": 1}})[:, 0] == pytest.approx([0.0, 1 / np.log2(3)])
+
+
 def test_each_part_is_measured_by_what_the_others_choose() -> None:
     """The third setting is best by one query alone, whose part the others measure by the second."""
     values = np.array([[0.0] * 10, [0.5] * 10, [0.4] * 9 + [2.0]])
