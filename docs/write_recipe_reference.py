@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from oskit.training.recipe.reference import recipe_schema
+from oskit.training.recipe.file import recipe_schema
 
 TARGET = Path(__file__).with_name("recipe-keys.md")
 

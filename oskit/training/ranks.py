@@ -21,6 +21,11 @@ def world_size() -> int:
     return max(1, _number("WORLD_SIZE", 1))
 
 
+def processes_here() -> int:
+    """Those that a launcher started on this machine."""
+    return max(1, _number("LOCAL_WORLD_SIZE", 1))
+
+
 def is_first() -> bool:
     """Whether this process prepares, writes and tells."""
     return rank() == 0

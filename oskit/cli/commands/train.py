@@ -82,7 +82,7 @@ def train(
 
 def _print_schema(out: Output) -> None:
     from oskit.cli.output import Output
-    from oskit.training.recipe.reference import recipe_schema
+    from oskit.training.recipe.file import recipe_schema
 
     Output(json=True, quiet=out.quiet).result(recipe_schema())
 
@@ -113,7 +113,7 @@ def _chosen(
     overrides: tuple[str, ...], folder: Path, minutes: float | None, resume: bool, dry_run: bool, out: Output
 ) -> Recipe:
     from oskit.cli.commands.train_auto import MINUTES, chosen_recipe
-    from oskit.training.loop.ranks import world_size
+    from oskit.training.ranks import world_size
 
     if resume:
         raise click.UsageError(f"a run is resumed by its folder: oskit train {folder} --resume")
@@ -127,8 +127,8 @@ def _chosen(
 def _train(recipe: Recipe, folder: Path, resume: bool, out: Output) -> None:
     from oskit.cli.commands.train_display import Display, print_result
     from oskit.errors import TrainingInterrupted
-    from oskit.training.loop.ranks import is_first
     from oskit.training.loop.run import train as run
+    from oskit.training.ranks import is_first
 
     try:
         with Display(out) as display, display.python_warnings():

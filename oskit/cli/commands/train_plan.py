@@ -27,7 +27,7 @@ def show_plan(recipe: Recipe, folder: Path, resume: bool, out: Output) -> None:
     from oskit.training.recipe.file import resolved_yaml, stages_of
     from oskit.training.recipe.known_problems import risks
 
-    beginning = preflight(recipe, folder, resume=resume, warn=out.warn)
+    beginning = preflight(recipe, folder, resume=resume, warn=out.warn, dry_run=True)
     text = resolved_yaml(recipe)
     recipes = stages_of(recipe)
     for risk in dict.fromkeys(risk for stage in recipes for risk in risks(stage)):

@@ -153,19 +153,12 @@ def numbers_of(dataset: Dataset, name: str, rows: NDArray[np.int64] | None = Non
 
 
 class CandidateBlock(NamedTuple):
-    """Some examples, and their candidates one after the other.
+    """Some examples, and their candidates one after the other."""
 
-    Attributes:
-        start: Position of the first of them.
-        table: The rows as they are, a ``pyarrow.Table``.
-        counts: How many candidates each has, int64 ``[rows]``.
-        candidates: Their rows of the corpus, int64 ``[counts.sum()]``.
-    """
-
-    start: int
-    table: Any
-    counts: NDArray[np.int64]
-    candidates: NDArray[np.int64]
+    start: int  # position of the first of them
+    table: Any  # the rows as they are, a `pyarrow.Table`
+    counts: NDArray[np.int64]  # how many candidates each has, int64 `[rows]`
+    candidates: NDArray[np.int64]  # their rows of the corpus, int64 `[counts.sum()]`
 
 
 def candidate_blocks(examples: Dataset, size: int = _ROWS) -> Iterator[CandidateBlock]:

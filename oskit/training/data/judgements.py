@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 from oskit.data.collection import Collection
 from oskit.data.documents import Document, FieldNames, Refusal
+from oskit.data.duplicates import SeenTexts
 from oskit.data.jsonl import read_jsonl
-from oskit.training.data.parsed import Example, Parsed
+from oskit.training.data.records import Example, Parsed
 from oskit.training.recipe.sources import DataSource
 
 
@@ -23,28 +23,22 @@ def read_beir(folder: Path, source: DataSource) -> Iterator[Parsed | Refusal]:
     collection = Collection.open(folder, source.split)
     assert isinstance(collection.corpus, Path)
     wanted = {document for row in collection.qrels.values() for document in row} | collection.queries.keys()
-    # SQLite keeps these texts in a few megabytes of memory and the rest in a temporary file.
-    with closing(sqlite3.connect("", isolation_level=None)) as texts:
-        texts.execute("CREATE TABLE judged (id TEXT PRIMARY KEY, text TEXT) WITHOUT ROWID")
+    with closing(SeenTexts()) as texts:
         for item in read_jsonl(collection.corpus, FieldNames("_id")):
             yield _document(item, wanted, texts) if isinstance(item, Document) else item
         for query in collection.queries:
             yield _query(query, collection, source, texts)
 
 
-def _document(item: Document, wanted: set[str], texts: sqlite3.Connection) -> Parsed | Refusal:
+def _document(item: Document, wanted: set[str], texts: SeenTexts) -> Parsed | Refusal:
     passage = item.passage.strip()
-    if item.id in wanted:
-        cursor = texts.execute("INSERT OR IGNORE INTO judged VALUES (?, ?)", (item.id, passage))
-        if cursor.rowcount != 1:
-            return Refusal(item.where, f"the id {item.id!r} came before")
+    if item.id in wanted and not texts.add(item.id, content=passage.encode()):
+        return Refusal(item.where, f"the id {item.id!r} came before")
     # Collections that people use have empty documents; they are never a positive, see below.
     return Parsed(passages=(passage,) if passage else ())
 
 
-def _query(
-    key: str, collection: Collection, source: DataSource, texts: sqlite3.Connection
-) -> Parsed | Refusal:
+def _query(key: str, collection: Collection, source: DataSource, texts: SeenTexts) -> Parsed | Refusal:
     where = f"{source.path}: query {key!r}"
     query = collection.queries[key].strip()
     if not query:
@@ -74,6 +68,6 @@ def _query(
     )
 
 
-def _text(document: str, texts: sqlite3.Connection) -> str | None:
-    row = texts.execute("SELECT text FROM judged WHERE id = ?", (document,)).fetchone()
-    return None if row is None else str(row[0])
+def _text(document: str, texts: SeenTexts) -> str | None:
+    content = texts.content_of(document)
+    return None if content is None else content.decode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection as Names
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from oskit.errors import DataError
@@ -146,6 +147,8 @@ class Layout:
         what = "training data" if source.kind == "auto" else self.kind
         ids = [*QUERY_ID_NAMES, *POSITIVE_ID_NAMES, *DOCUMENT_ID_NAMES]
         hint = f"Name it: columns: {{{missing[0]}: ...}}"
+        if source.format in ("csv", "tsv") or {".csv", ".tsv"} & set(Path(source.path or "").suffixes):
+            hint = f"{hint}; if the first line is a record, put one with the columns' names in front"
         if source.join is None and first_of(ids, names):
             hint = f"{hint}; or say where the texts of ids are: join: {{queries: ..., corpus: ...}}"
         raise DataError(f"{source.name} has no column for the {missing[0]} of {what}, but {known}", hint=hint)

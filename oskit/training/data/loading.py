@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -18,9 +19,9 @@ from oskit.data.values import clean_text
 from oskit.errors import DataError
 from oskit.training.data.arrow import CORPUS, EXAMPLES, DataFolder, RowWriter, open_rows
 from oskit.training.data.merging import RecordKeys, merge_records
-from oskit.training.data.normalising import query_keys
-from oskit.training.data.parsed import Example, Parsed
+from oskit.training.data.normalising import key_of, query_keys, same_key
 from oskit.training.data.reader import read_source
+from oskit.training.data.records import Example, Parsed
 from oskit.training.data.training_data import SourceFacts, TrainingData, text_id
 from oskit.training.recipe.sources import DataSource, Kind
 
@@ -66,7 +67,9 @@ class Loader:
                 records = open_rows(raw)
                 kept, facts = _without_generic(records, self._keys, self._sources, facts)
                 with RowWriter(examples, EXAMPLES) as writer:
-                    counts = merge_records(records, self._keys, kept, self._corpus.row_of, writer)
+                    counts = merge_records(
+                        records, self._keys, kept, self._corpus.row_of, self._corpus.said, writer
+                    )
             except BaseException:
                 corpus.unlink(missing_ok=True)
                 raise
@@ -138,19 +141,19 @@ class _Corpus:
     def __init__(self, path: Path) -> None:
         self.writer = RowWriter(path, CORPUS)
         self._seen = SeenTexts()
-        self._count = 0
+        self.said = array("Q")  # of each text a number that near-identical ones share
         self._known: dict[int, NDArray[np.int32]] = {}
 
     def __len__(self) -> int:
-        return self._count
+        return len(self.said)
 
     def add(self, text: str) -> int:
         """The row of a text, which is added if it is new."""
         text = clean_text(text)
-        if self._seen.add(text, content=self._count.to_bytes(4, "little")):
+        if self._seen.add(text, content=len(self).to_bytes(4, "little")):
             self.writer.add(text_id(text), text)
-            self._count += 1
-            return self._count - 1
+            self.said.append(key_of(same_key(text)))
+            return len(self) - 1
         return self.row_of(text)
 
     def row_of(self, text: str) -> int:

@@ -8,13 +8,13 @@ import pickle
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from oskit.data.collection import find_corpus, find_queries
 from oskit.data.documents import Record, Refusal
-from oskit.data.duplicates import digest_of
 from oskit.data.values import clean_text, text_of
 from oskit.errors import DataError, first_line
 from oskit.training.data.arrow import CORPUS, DataFolder, RowWriter, open_rows
@@ -27,11 +27,9 @@ from oskit.training.data.layout import (
     TITLE_NAMES,
     first_of,
 )
+from oskit.training.data.normalising import key_of
 from oskit.training.data.records import as_list, existing, is_saved_dataset, records_of, score_of
 from oskit.training.recipe.sources import Join, Place, TextsById
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _Row = TypeVar("_Row")
 
@@ -69,7 +67,7 @@ class KnownTexts:
         keys = array("Q")
         with RowWriter(self._folder.path / "texts.arrow", CORPUS) as writer:
             for identity, text in _texts_of(place, queries=queries):
-                keys.append(_key(identity))
+                keys.append(key_of(identity))
                 writer.add(identity, text)
         self._texts = open_rows(self._folder.path / "texts.arrow")
         self._keys = _Keys(keys)
@@ -83,7 +81,7 @@ class KnownTexts:
 
     def find(self, identities: Sequence[str]) -> NDArray[np.int64]:
         """The number of each text; -1 for those that are not there."""
-        return self._keys.find(map(_key, identities))
+        return self._keys.find(map(key_of, identities))
 
     def texts(self, numbers: Sequence[int]) -> list[str]:
         """The texts of these numbers."""
@@ -107,14 +105,14 @@ class KnownScores:
         is_pickle = path is not None and ".pkl" in path.suffixes
         rows = _pickled(path) if is_pickle and path is not None else _score_rows(place, path)
         for query, document, score in rows:
-            keys.append(_key(query, document))
+            keys.append(key_of(query, document))
             scores.append(score)
         self._keys = _Keys(keys)
         self._scores = np.frombuffer(scores, dtype=np.float32)
 
     def of(self, query: str, documents: Sequence[str]) -> list[float]:
         """The score of each document; NaN where there is none."""
-        found = self._keys.find(_key(query, document) for document in documents)
+        found = self._keys.find(key_of(query, document) for document in documents)
         return [float(self._scores[place]) if place >= 0 else math.nan for place in found]
 
 
@@ -221,7 +219,3 @@ def _pickled(path: Path) -> Iterator[tuple[str, str, float]]:
         raise DataError(
             f"{path} cannot be read as a pickle of scores by query and document: {first_line(error)}"
         ) from error
-
-
-def _key(*identities: str) -> int:
-    return int.from_bytes(digest_of(*identities)[:8], "little")

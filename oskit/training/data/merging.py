@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from oskit.data.duplicates import digest_of
 from oskit.training.data.arrow import RowWriter
+from oskit.training.data.normalising import key_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -35,7 +35,7 @@ class RecordKeys:
 
     def add(self, source: int, *parts: str) -> None:
         """The next record's."""
-        self.keys.append(int.from_bytes(digest_of(*parts)[:8], "little"))
+        self.keys.append(key_of(*parts))
         self.sources.append(source)
 
 
@@ -44,18 +44,21 @@ def merge_records(
     keys: RecordKeys,
     kept: NDArray[np.bool_],
     row_of: Callable[[str], int],
+    said: Sequence[int],
     writer: RowWriter,
 ) -> list[Counter[str]]:
     """Write one example for the records of each query, in the order of the first of them.
 
     Positives come first, then all other candidates, each once; a positive is no negative, whichever record
-    says so, nor is the document that is the query itself. Of two scores the first counts.
+    says so and however it is written, nor is the document that is the query itself. Of two scores the first
+    counts.
 
     Args:
         records: As :data:`EXAMPLES` says, one of each record.
         keys: Which belong together.
         kept: Which records are used, ``[records]``.
         row_of: The row of the corpus that a text is, or -1.
+        said: Of each row of the corpus a number that near-identical texts share.
         writer: Of :data:`EXAMPLES`.
 
     Returns:
@@ -70,7 +73,7 @@ def merge_records(
         columns = zip(*(block[name] for name in ("candidates", "positives", "scores", "itself")), strict=True)
         queries = iter(block["query"])
         for group in rows:
-            merged = _Merged(row_of, next(queries))
+            merged = _Merged(row_of, said, next(queries))
             for row in group.tolist():
                 if row != group[0]:
                     next(queries)
@@ -103,8 +106,9 @@ def _groups(keys: NDArray[np.uint64], kept: NDArray[np.bool_]) -> Iterator[list[
 class _Merged:
     """The records of one query."""
 
-    def __init__(self, row_of: Callable[[str], int], query: str) -> None:
+    def __init__(self, row_of: Callable[[str], int], said: Sequence[int], query: str) -> None:
         self.query = query
+        self._said = said
         self.dropped = 0
         """Negatives that are none, once :meth:`example` was called."""
         self._itself = row_of(query)
@@ -135,9 +139,10 @@ class _Merged:
         itself = self._itself
         if itself in self._positives:
             itself = -1
-        others = [row for row in self._scores if row not in self._positives and row != itself]
+        answers = {self._said[row] for row in self._positives}
+        others = [row for row in self._scores if self._said[row] not in answers and row != itself]
         rows = [*self._positives, *others]
-        self.dropped = len(self._negatives.intersection({itself, *self._positives}))
+        self.dropped = len(self._negatives.difference(others))
         scores = [self._scores[row] for row in rows]
         if all(map(math.isnan, scores)):
             scores = []

@@ -17,15 +17,11 @@ from oskit.training.recipe.sources import QueryKind, QuerySettings
 
 @dataclass(frozen=True)
 class MadeQueries:
-    """The queries of one document.
+    """The queries of one document."""
 
-    Attributes:
-        queries: Kind and text of each.
-        passage: What they are to find: the document without the queries that were taken out. It is one text
-            for all of them, and what the corpus holds, so that no copy of it can be taken for a negative.
-    """
-
-    queries: tuple[tuple[QueryKind, str], ...]
+    queries: tuple[tuple[QueryKind, str], ...]  # kind and text of each
+    # what they are to find: the document without the queries that were taken out. It is one text for all of
+    # them, and what the corpus holds, so that no copy of it can be taken for a negative
     passage: str
 
 

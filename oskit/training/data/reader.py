@@ -15,9 +15,10 @@ from oskit.errors import DataError, UsageError
 from oskit.training.data.judgements import read_beir
 from oskit.training.data.layout import DOCUMENT_ID_NAMES, SCORE_NAMES, Layout, grade_of, wanted_columns
 from oskit.training.data.lookups import Joined
-from oskit.training.data.parsed import Example, Parsed
 from oskit.training.data.pseudo_queries import make_queries
 from oskit.training.data.records import (
+    Example,
+    Parsed,
     as_list,
     existing,
     is_saved_dataset,

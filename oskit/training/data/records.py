@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +17,33 @@ from oskit.errors import DataError, first_line
 from oskit.training.data.arrow import datasets_module
 from oskit.training.data.layout import DOCUMENT_ID_NAMES
 from oskit.training.recipe.sources import Place
+
+if TYPE_CHECKING:
+    from oskit.training.data.lookups import KnownTexts
+
+
+@dataclass(frozen=True)
+class Example:
+    """A query with candidates."""
+
+    query: str  # its text
+    # the candidates, each once, known positives first: texts, or numbers of known ones
+    documents: Sequence[str] | Sequence[int]
+    positives: int  # how many of the first answer the query
+    scores: Sequence[float] = ()  # of each candidate, NaN where there is none; empty if there are none at all
+    known: KnownTexts | None = None  # what numbers stand for
+    itself: str = ""  # the document that the query is, if it is one
+    # whether scores are differences to the positive, so that those of another positive are others
+    apart: bool = False
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What one record gave."""
+
+    examples: tuple[Example, ...] = ()  # training examples; none of a document that is only there to be found
+    passages: tuple[str, ...] = ()  # further texts of the corpus
+    dropped: int = 0  # negatives that are a positive, or that the corpus lacks
 
 
 def records_of(place: Place, path: Path | None, wanted: Sequence[str]) -> Iterator[Record | Refusal]:

@@ -41,7 +41,8 @@ class SourceFacts:
             there to be found, queries without a relevant document.
         unanswered: Queries dropped because nothing is known but what does not answer them.
         passages: Texts new to the corpus.
-        dropped_negatives: Negatives that were a positive or the query itself, or that the corpus lacks.
+        dropped_negatives: Negatives that say what a positive says or are the query itself, or that the corpus
+            lacks.
         ignored: Columns that were not understood, and not used.
         refusals: The first refusals, each with file, line and reason.
         reasons: How often each reason occurred.

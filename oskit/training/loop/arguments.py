@@ -15,7 +15,7 @@ from sentence_transformers import SparseEncoderTrainingArguments
 
 from oskit.errors import TrainingError, UsageError, first_line
 from oskit.training.loop.folder import CHECKPOINTS
-from oskit.training.loop.ranks import share_of, world_size
+from oskit.training.ranks import share_of, world_size
 from oskit.training.recipe.recipe import Recipe
 from oskit.training.recipe.schedule import SchedulePart
 from oskit.training.report.choice import CHOICE

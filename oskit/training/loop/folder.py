@@ -13,7 +13,7 @@ from typing import IO, Any, Literal
 from oskit.data.atomic import write_whole
 from oskit.errors import DataError, OskitError, UsageError
 from oskit.folders import check_writable
-from oskit.training.loop.ranks import world_size
+from oskit.training.ranks import world_size
 from oskit.training.recipe.file import load_recipe, resolved_yaml
 from oskit.training.recipe.recipe import Recipe
 

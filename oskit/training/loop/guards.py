@@ -21,19 +21,12 @@ _FALLING = 0.98
 
 @dataclass
 class StepFacts:
-    """What a step was like.
+    """What a step was like."""
 
-    Attributes:
-        step: Its number, from 1.
-        query_dims: Mean active dimensions of a query.
-        document_dims: The same of a document.
-        flops: Expected products of a query and a document.
-    """
-
-    step: int
-    query_dims: float
-    document_dims: float
-    flops: float
+    step: int  # its number, from 1
+    query_dims: float  # mean active dimensions of a query
+    document_dims: float  # the same of a document
+    flops: float  # expected products of a query and a document
 
 
 class Guards:
@@ -118,10 +111,7 @@ def check_loss(parts: Mapping[str, float], step: int, learning_rate: float) -> N
     """
     broken = [name for name, value in parts.items() if not isfinite(value)]
     if broken:
-        raise TrainingError(
-            f"the loss is no finite number at step {step} ({', '.join(broken)})",
-            hint=f"Lower schedule.learning_rate ({learning_rate:g}), or set schedule.precision: float32.",
-        )
+        raise _not_finite(f"the loss is no finite number at step {step} ({', '.join(broken)})", learning_rate)
 
 
 def check_gradient(norm: float, step: int, learning_rate: float) -> None:
@@ -131,7 +121,10 @@ def check_gradient(norm: float, step: int, learning_rate: float) -> None:
         TrainingError: The norm is NaN or infinite.
     """
     if not isfinite(norm):
-        raise TrainingError(
-            f"the gradients are no finite numbers at step {step}; the weights were not changed by them",
-            hint=f"Lower schedule.learning_rate ({learning_rate:g}), or set schedule.precision: float32.",
-        )
+        what = f"the gradients are no finite numbers at step {step}; the weights were not changed by them"
+        raise _not_finite(what, learning_rate)
+
+
+def _not_finite(what: str, learning_rate: float) -> TrainingError:
+    hint = f"Lower schedule.learning_rate ({learning_rate:g}), or set schedule.precision: float32."
+    return TrainingError(what, hint=hint)

@@ -17,12 +17,11 @@ from oskit.encoder.loader.layouts import detect_layout
 from oskit.errors import DataError, EncoderError, OskitError, TrainingError
 from oskit.extras import require
 from oskit.folders import check_writable, user_cache
-from oskit.training.data.parsed import Parsed
 from oskit.training.data.reader import read_source
-from oskit.training.data.records import existing
+from oskit.training.data.records import Parsed, existing
 from oskit.training.loop.folder import DATA, FACTS, RESULT, Beginning, check_folder, stage_folders
-from oskit.training.loop.ranks import share_of
 from oskit.training.loop.reachable import check_data_set, check_model
+from oskit.training.ranks import share_of
 from oskit.training.recipe.file import stages_of
 from oskit.training.recipe.recipe import EncoderPart, EvaluationPart, Recipe
 from oskit.training.recipe.sources import DataSource, Kind
@@ -46,7 +45,7 @@ Warn = Callable[[str], object]
 """Told in one line what a person should know."""
 
 
-def preflight(recipe: Recipe, folder: Path, *, resume: bool, warn: Warn) -> Beginning:
+def preflight(recipe: Recipe, folder: Path, *, resume: bool, warn: Warn, dry_run: bool = False) -> Beginning:
     """Look for what would end a run: packages, its folder, models, data, disk space, devices.
 
     Args:
@@ -54,6 +53,7 @@ def preflight(recipe: Recipe, folder: Path, *, resume: bool, warn: Warn) -> Begi
         folder: The run's folder.
         resume: Whether the run in it is to go on. What it has done and prepared needs its sources no more.
         warn: Told what does not end it, and all problems but the one that is raised.
+        dry_run: Whether nothing else will tell which teachers are dropped.
 
     Returns:
         How the run begins in its folder.
@@ -69,7 +69,7 @@ def preflight(recipe: Recipe, folder: Path, *, resume: bool, warn: Warn) -> Begi
         if beginning == "resumed" and (own / RESULT).exists():
             continue
         prepared = beginning == "resumed" and (own / DATA / FACTS).exists()
-        _check_stage(stage, found, notes.append, prepared=prepared)
+        _check_stage(stage, found, notes.append, prepared=prepared, dry_run=dry_run)
     if beginning != "resumed":
         found.check(_check_room, stages, folder)
     for told in dict.fromkeys([*notes, *map(str, found.problems[1:])]):
@@ -103,7 +103,7 @@ class _Problems:
                 self.problems.append(error)
 
 
-def _check_stage(stage: Recipe, found: _Problems, warn: Warn, *, prepared: bool) -> None:
+def _check_stage(stage: Recipe, found: _Problems, warn: Warn, *, prepared: bool, dry_run: bool) -> None:
     found.check(_check_student, stage.encoder, warn)
     if stage.encoder.idf is not None:
         found.check(read_idf, stage.encoder.idf)
@@ -111,7 +111,7 @@ def _check_stage(stage: Recipe, found: _Problems, warn: Warn, *, prepared: bool)
         found.check(_check_sources, stage)
     found.check(_check_evaluation, stage.evaluation, stage.data.hold_out)
     if "batch" in stage.labelled or not prepared:
-        found.check(_check_teachers, stage, warn)
+        found.check(_check_teachers, stage, warn if dry_run else None)
     found.check(share_of, stage.schedule.batch_size)
     if stage.schedule.arguments:
         found.check(_check_arguments, stage)
@@ -134,7 +134,7 @@ def _check_student(part: EncoderPart, warn: Warn) -> None:
         detect_layout(local)
 
 
-def _check_teachers(stage: Recipe, warn: Warn) -> None:
+def _check_teachers(stage: Recipe, warn: Warn | None) -> None:
     """Those that are used: one that is not there is dropped, unless it is required or the last one."""
     used = [teacher for teacher in dict.fromkeys((*stage.labelling, stage.miner)) if teacher is not None]
     lost: dict[AnyTeacher, OskitError] = {}
@@ -149,7 +149,8 @@ def _check_teachers(stage: Recipe, warn: Warn) -> None:
         reasons = "; ".join(f"{teacher.kind}: {why.message}" for teacher, why in lost.items())
         raise TrainingError(f"no teacher is left: {reasons}", hint="Check the names under teachers.")
     for teacher, why in lost.items():
-        warn(f"{teacher.label} would be DROPPED: {why.message}")
+        if warn is not None:
+            warn(f"{teacher.label} would be DROPPED: {why.message}")
     if used:
         check_writable(stage.labels.cache_folder or user_cache())
 

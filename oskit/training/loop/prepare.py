@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,8 @@ from oskit.training.loop.events import Listener
 from oskit.training.loop.folder import FACTS
 from oskit.training.loop.preflight import no_negatives
 from oskit.training.mining.miner import mine_negatives
-from oskit.training.recipe.recipe import Recipe
+from oskit.training.recipe.recipe import Recipe, SamplingPart
+from oskit.training.recipe.teachers import AnyTeacher
 from oskit.training.report.pooling import LARGEST, POOLED, Label, pool
 from oskit.training.report.yardstick import Yardstick, capped
 from oskit.training.teachers.batch import BatchTeachers
@@ -54,24 +55,16 @@ _ROWS = 1000
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the trainer needs.
+    """What the trainer needs."""
 
-    Attributes:
-        examples: As :data:`oskit.training.data.arrow.EXAMPLES` says, and ``labels`` where the teachers gave
-            some.
-        corpus: The training corpus, columns ``id`` and ``text``.
-        yardstick: What is evaluated on.
-        teachers: Those that label whole batches; None where there are none.
-        idf: IDF of the training corpus, float32 ``[vocabulary]``; None where nothing needs it.
-        facts: What became of the data.
-    """
-
+    # as :data:`oskit.training.data.arrow.EXAMPLES` says, and `labels` where the teachers gave some
     examples: Dataset
-    corpus: Dataset
-    yardstick: Yardstick
-    teachers: BatchTeachers | None
+    corpus: Dataset  # the training corpus, columns `id` and `text`
+    yardstick: Yardstick  # what is evaluated on
+    teachers: BatchTeachers | None  # those that label whole batches; None where there are none
+    # IDF of the training corpus, float32 `[vocabulary]`; None where nothing needs it
     idf: NDArray[np.float32] | None
-    facts: DataFacts
+    facts: DataFacts  # what became of the data
 
 
 def prepare(recipe: Recipe, folder: Path, vocabulary: Vocabulary, listener: Listener) -> None:
@@ -128,26 +121,24 @@ def _reads_scores(recipe: Recipe) -> bool:
     return any(teacher.kind == "stored" for teacher in recipe.labelling)
 
 
+@dataclass
 class _Maker:
     """The steps of :func:`prepare`, with what they share."""
 
-    def __init__(self, recipe: Recipe, folder: Path, vocabulary: Vocabulary, listener: Listener) -> None:
-        self._recipe = recipe
-        self._folder = folder
-        self._vocabulary = vocabulary
-        self._listener = listener
-        self._notes: list[str] = []
-        self._leakage: dict[str, Any] | None = None
-        self._dropped = 0
-        self._held_out = 0
-        self._pooling: dict[str, Any] | None = None
+    recipe: Recipe
+    folder: Path
+    vocabulary: Vocabulary
+    listener: Listener
+    notes: list[str] = field(default_factory=list)
+    lost: set[AnyTeacher] = field(default_factory=set)  # teachers that were dropped
+    found: dict[str, Any] = field(default_factory=dict)  # some of the facts
 
     def make(self) -> DataFacts:
-        recipe, listener = self._recipe, self._listener
+        recipe, listener = self.recipe, self.listener
         listener.doing("reading training data")
         data = load_training_data(
             recipe.data.train,
-            folder=self._folder,
+            folder=self.folder,
             seed=recipe.seed,
             progress=lambda count: listener.advance("records", count),
         )
@@ -169,64 +160,58 @@ class _Maker:
         teachers = None
         if recipe.labelling or recipe.miner is not None:
             teachers = EnsembleTeacher.from_recipe(recipe)
-        mining = None
         if recipe.data.negatives is not None:
             listener.doing("mining negatives")
             data, report = mine_negatives(
                 data,
                 recipe.data.negatives,
                 teachers=teachers,
-                folder=self._folder,
+                folder=self.folder,
                 progress=listener.advance,
             )
-            mining = report.to_dict()
+            self.found["mining"] = asdict(report)
             listener.doing(str(report))
         data = self._ready(data, teachers)
-        if self._held_out and recipe.evaluation.judgements == "pooled":
+        if self.found.get("held_out") and recipe.evaluation.judgements == "pooled":
             self._pool(whole)
         return DataFacts(
             examples=len(data),
             visits=data.visits,
             negatives=self._negatives(data.examples),
             sources=[source.to_dict() for source in data.sources],
-            held_out=self._held_out,
-            pooling=self._pooling,
-            leakage=self._leakage,
-            dropped_leaks=self._dropped,
-            mining=mining,
-            teachers=None if teachers is None else teachers.report.to_dict(),
-            notes=self._notes,
+            teachers=None if teachers is None else asdict(teachers.report),
+            notes=self.notes,
+            **self.found,
         )
 
     def _ready(self, data: TrainingData, teachers: EnsembleTeacher | None) -> TrainingData:
         """The examples that can be trained on, labelled, as they stay on disk."""
-        recipe, progress = self._recipe, self._listener.advance
+        recipe, progress = self.recipe, self.listener.advance
         data = data.with_examples(self._usable(data.examples))
         if "own" in recipe.labelled:
             assert teachers is not None
             if not self._negatives(data.examples):
                 raise no_negatives()
-            self._listener.doing("asking the teachers")
-            data = teachers.label(data, folder=self._folder, progress=progress)
+            self.listener.doing("asking the teachers")
+            data = teachers.label(data, folder=self.folder, progress=progress)
         with RowWriter(
-            self._folder / _EXAMPLES, LABELLED if LABELS in data.examples.column_names else EXAMPLES
+            self.folder / _EXAMPLES, LABELLED if LABELS in data.examples.column_names else EXAMPLES
         ) as writer:
             table = data.examples.with_format("arrow")
             for start in range(0, len(table), _ROWS):
                 writer.add_table(table[start : start + _ROWS])
-        data = data.with_examples(open_rows(self._folder / _EXAMPLES))
+        data = data.with_examples(open_rows(self.folder / _EXAMPLES))
         if teachers is not None:
             if "batch" in recipe.labelled:
-                self._listener.doing("asking the teachers")
-                BatchTeachers.write(teachers, data, self._folder / _TEACHERS, progress=progress)
+                self.listener.doing("asking the teachers")
+                BatchTeachers.write(teachers, data, self.folder / _TEACHERS, progress=progress)
             report = teachers.report
-            for dropped in report.dropped:
-                self._listener.warning(str(dropped))
+            self.lost = {member.config for member in teachers.members if member.reason}
             if report.unknown:
                 self._note(f"{report.unknown:,} of {report.candidates:,} candidates are known to no teacher")
             teachers.release()
         for name in _STEPS:
-            (self._folder / name).unlink(missing_ok=True)
+            (self.folder / name).unlink(missing_ok=True)
         return data
 
     def _usable(self, examples: Dataset) -> Dataset:
@@ -246,36 +231,39 @@ class _Maker:
         """How many documents are read beside the first one: what most have, up to what is asked for."""
         counts = candidate_counts(examples) - np.maximum(numbers_of(examples, "positives"), 1)
         most = int(np.median(counts[counts > 0])) if (counts > 0).any() else 0
-        number = min(self._recipe.data.sampling.negatives, most)
+        sampling = self.recipe.data.sampling
+        number = min(sampling.negatives, most)
+        if not most and sampling != SamplingPart():
+            self._note("data.sampling changes nothing: no query has candidates beside a positive")
         if short := int((counts < number).sum()):
-            told = f"{short:,} queries have fewer than {number} candidates beside a positive; others' fill up"
-            if told not in self._notes:
-                self._notes.append(told)
+            self._note(
+                f"{short:,} queries have fewer than {number} candidates beside a positive; others' fill up"
+            )
         return number
 
     def _separate(self, data: TrainingData) -> TrainingData:
         """Keep evaluation out of the training data."""
-        recipe = self._recipe
+        recipe = self.recipe
         if recipe.evaluation.collection is None:
             # Not the recipe's seed: runs with other seeds are measured on the same queries.
             data, collection = hold_out(
-                data, fraction=recipe.data.hold_out, seed=0, folder=self._folder / _HELD_OUT
+                data, fraction=recipe.data.hold_out, seed=0, folder=self.folder / _HELD_OUT
             )
-            self._held_out = len(collection.queries)
+            self.found["held_out"] = len(collection.queries)
             return data
-        self._listener.doing("looking for leakage")
+        self.listener.doing("looking for leakage")
         collection = Collection.open(recipe.evaluation.collection, recipe.evaluation.split)
         report = find_leakage(data, collection)
-        self._leakage = report.to_dict()
+        self.found["leakage"] = report.to_dict()
         if not report.rows:
             return data
         if recipe.data.leakage == "error":
             raise TrainingError(str(report), hint="Drop them with data.leakage: drop.")
         if recipe.data.leakage == "report":
-            self._listener.warning(f"{report}; they are trained on (data.leakage: report)")
+            self.listener.warning(f"{report}; they are trained on (data.leakage: report)")
             return data
-        self._listener.warning(f"{report}; dropped from training")
-        self._dropped = len(report.rows)
+        self.listener.warning(f"{report}; dropped from training")
+        self.found["dropped_leaks"] = len(report.rows)
         kept = drop_leaking(data, report)
         if not len(kept):
             raise DataError("every training query is an evaluation query", hint="Use other training data.")
@@ -283,9 +271,9 @@ class _Maker:
 
     def _pool(self, whole: TrainingData) -> None:
         """Judge the held-out queries: what is relevant besides their own answers."""
-        self._listener.doing("pooling judgements of held-out queries")
-        held = _yardstick(self._recipe, self._folder).collection
-        found = pool(whole, held, self._judges(), self._folder)
+        self.listener.doing("pooling judgements of held-out queries")
+        held = _yardstick(self.recipe, self.folder).collection
+        found = pool(whole, held, self._judges(), self.folder)
         if found is None:
             self._note(
                 "held-out queries are measured by their own answers alone: there are more than "
@@ -293,19 +281,21 @@ class _Maker:
             )
             return
         qrels, facts = found
-        self._pooling = asdict(facts)
-        write_qrels(self._folder / _HELD_OUT / QRELS / f"{POOLED}.tsv", qrels)
+        self.found["pooling"] = asdict(facts)
+        write_qrels(self.folder / _HELD_OUT / QRELS / f"{POOLED}.tsv", qrels)
 
     def _judges(self) -> Label | None:
         """The teachers, but those that know no other text or judge by what is to be judged."""
-        recipe = self._recipe
-        judges = [one for one in recipe.labelling if one.kind not in ("stored", "itself")]
+        recipe = self.recipe
+        judges = [
+            one for one in recipe.labelling if one.kind not in ("stored", "itself") and one not in self.lost
+        ]
         if not judges:
             return None
 
         def label(asked: TrainingData) -> TrainingData:
             teachers = EnsembleTeacher(judges, recipe.labels)
-            labelled = teachers.label(asked, progress=self._listener.advance)
+            labelled = teachers.label(asked, progress=self.listener.advance)
             teachers.release()
             return labelled
 
@@ -313,17 +303,18 @@ class _Maker:
 
     def _write_idf(self, data: TrainingData) -> None:
         """IDF of the training corpus, where something of the recipe needs it."""
-        encoder, sparsity = self._recipe.encoder, self._recipe.sparsity
+        encoder, sparsity = self.recipe.encoder, self.recipe.sparsity
         penalties = [sparsity.documents, *([sparsity.queries] if sparsity.queries else [])]
         for_queries = encoder.architecture == "inference-free" and encoder.idf is None
         if not for_queries and all(part.kind != "idf_flops" for part in penalties):
             return
-        self._listener.doing("counting tokens")
+        self.listener.doing("counting tokens")
         idf = corpus_idf(
-            data.passages(), self._vocabulary, progress=lambda n: self._listener.advance("texts", n)
+            data.passages(), self.vocabulary, progress=lambda n: self.listener.advance("texts", n)
         )
-        np.save(self._folder / _IDF, idf)
+        np.save(self.folder / _IDF, idf)
 
     def _note(self, text: str) -> None:
-        self._notes.append(text)
-        self._listener.warning(text)
+        if text not in self.notes:
+            self.notes.append(text)
+            self.listener.warning(text)

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from oskit.data.atomic import write_whole
 from oskit.evaluation.offline.significance import paired_bootstrap
 from oskit.training.loop.events import Listener
 from oskit.training.loop.folder import open_folder, stage_folders
 from oskit.training.loop.preflight import preflight
-from oskit.training.loop.ranks import is_first
+from oskit.training.ranks import is_first
 from oskit.training.recipe.file import load_recipe, stages_of
 from oskit.training.recipe.notebook_config import is_legacy, legacy_output
 from oskit.training.recipe.recipe import Recipe
+from oskit.versions import installed_versions
+
+_PACKAGES = (
+    *("oskit", "torch", "transformers", "sentence-transformers", "tokenizers", "datasets", "accelerate"),
+    *("numpy", "scipy", "pyarrow", "bm25s"),
+)
 
 if TYPE_CHECKING:
     from oskit.evaluation.offline.significance import Significance
@@ -61,12 +70,9 @@ def train(
     folder = Path("runs", recipe.name) if output is None else Path(output)
     told = listener if listener is not None and is_first() else Listener()
     beginning = preflight(recipe, folder, resume=resume, warn=told.warning) if is_first() else None
-    # Not before: what is wrong is told without waiting for torch.
-    from oskit.training.loop.environment import write_environment
-
     with nullcontext() if beginning is None else open_folder(folder, recipe, beginning):
         if beginning in ("new", "again"):
-            write_environment(folder)
+            _write_environment(folder)
         return _train(recipe, folder, told)
 
 
@@ -90,6 +96,22 @@ def _train(recipe: Recipe, folder: Path, told: Listener) -> TrainingResult:
         result.write()
         write_card(recipe, result)
     return result
+
+
+def _write_environment(folder: Path) -> None:
+    """What the run is made with, so that it can be made again: versions, processor, GPUs."""
+    import torch
+
+    found = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
+        "cuda": torch.version.cuda,
+        "packages": installed_versions(_PACKAGES),
+    }
+    write_whole(folder / "environment.json", json.dumps(found, indent=1) + "\n")
 
 
 def _with_folders(stage: Recipe, folders: list[Path]) -> Recipe:

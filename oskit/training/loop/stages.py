@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import time
 from contextlib import closing
-from dataclasses import asdict, replace
-from itertools import chain, islice
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,6 @@ from oskit.training.loop.folder import CHECKPOINTS, DATA, FACTS, RESULT
 from oskit.training.loop.guards import Guards
 from oskit.training.loop.interruption import Interruption
 from oskit.training.loop.prepare import Prepared, open_prepared, prepare
-from oskit.training.loop.ranks import is_first, wait_for, world_size
 from oskit.training.loop.student import (
     clear_negative_weights,
     finish_student,
@@ -39,12 +38,13 @@ from oskit.training.loop.trainer import OskitTrainer
 from oskit.training.objective.batches import ROUTES, DrawnExamples, ExampleCollator, KnownPairs
 from oskit.training.objective.objective import TrainingLoss
 from oskit.training.objective.sparsity import SparsityWeights
+from oskit.training.ranks import is_first, wait_for, world_size
 from oskit.training.recipe.known_problems import risks
 from oskit.training.recipe.recipe import Recipe
 from oskit.training.report.choice import Choice, Rule
 from oskit.training.report.curves import write_curves
 from oskit.training.report.figures import Figures
-from oskit.training.report.lengths import Lengths
+from oskit.training.report.lengths import Lengths, truncation_of
 from oskit.training.report.result import BEST, StageResult
 from oskit.training.report.verdict import gains, verdict
 from oskit.training.report.yardstick import RetrievalEvaluator
@@ -53,8 +53,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _BEFORE = "before.json"
-
-_BLOCK = 1000
 
 
 def train_stage(recipe: Recipe, folder: Path, *, name: str, listener: Listener) -> StageResult:
@@ -72,48 +70,48 @@ def train_stage(recipe: Recipe, folder: Path, *, name: str, listener: Listener) 
     return _Stage(recipe, folder, name, listener).run()
 
 
+@dataclass
 class _Stage:
     """The steps of :func:`train_stage`, with what they share."""
 
-    def __init__(self, recipe: Recipe, folder: Path, name: str, listener: Listener) -> None:
-        self._recipe = recipe
-        self._folder = folder
-        self._name = name
-        self._listener = listener
-        self._warnings: list[str] = []
-        self._lengths = Lengths(0, None, 0)
+    recipe: Recipe
+    folder: Path
+    name: str
+    listener: Listener
+    warnings: list[str] = field(default_factory=list)
+    lengths: Lengths = field(init=False)
 
     def run(self) -> StageResult:
-        listener = self._listener
+        listener = self.listener
         # What the trainer refuses is told now, not after what may take hours.
-        training_arguments(self._recipe, self._folder, 1, rates={}, routes={})
+        training_arguments(self.recipe, self.folder, 1, rates={}, routes={})
         if world_size() == 1 and (gpus := torch.cuda.device_count()) > 1:
             all_of_them = f"torchrun --standalone --nproc-per-node {gpus} -m oskit train"
             self._warn(f"one of {gpus} GPUs is used; for all of them: {all_of_them}")
-        for risk in risks(self._recipe):
+        for risk in risks(self.recipe):
             self._warn(risk)
         listener.doing("loading the encoder")
-        encoder = load_student(self._recipe.encoder, seed=self._recipe.seed)
-        part = self._recipe.encoder
+        encoder = load_student(self.recipe.encoder, seed=self.recipe.seed)
+        part = self.recipe.encoder
         if part.keep > (share := kept_share(encoder, part)):
             self._warn(f"encoder.keep is left aside: {part.name} cannot search yet, nothing is to be kept")
         own = encoder.own_max_length or encoder.max_length
-        length, trained = encoder.max_length, self._recipe.schedule.max_length
-        self._lengths = Lengths(length, own if length < own else None, min(trained or length, length))
-        if self._lengths.warning:
-            self._warn(self._lengths.warning)
+        length, trained = encoder.max_length, self.recipe.schedule.max_length
+        self.lengths = Lengths(length, own if length < own else None, min(trained or length, length))
+        if self.lengths.warning:
+            self._warn(self.lengths.warning)
         if is_first():
-            prepare(self._recipe, self._folder / DATA, encoder.vocabulary, listener)
+            prepare(self.recipe, self.folder / DATA, encoder.vocabulary, listener)
         else:
-            wait_for(self._folder / DATA / FACTS)
-        prepared = open_prepared(self._recipe, self._folder / DATA)
+            wait_for(self.folder / DATA / FACTS)
+        prepared = open_prepared(self.recipe, self.folder / DATA)
         encoder = finish_student(
-            encoder, self._recipe.encoder, passages=prepared.corpus, idf=prepared.idf, seed=self._recipe.seed
+            encoder, self.recipe.encoder, passages=prepared.corpus, idf=prepared.idf, seed=self.recipe.seed
         )
         encoder.precision = "auto"  # measured alike before, while and after it is trained
         if is_first():
-            self._lengths = replace(
-                self._lengths, truncation=self._counted(encoder, prepared.examples, prepared.corpus)
+            self.lengths = replace(
+                self.lengths, truncation=self._counted(encoder, prepared.examples, prepared.corpus)
             )
         before = self._before(encoder, prepared)
         self._average = Average(encoder, share)
@@ -124,23 +122,23 @@ class _Stage:
         if is_first():
             self._finish(trainer, prepared, before, seconds)
         else:
-            wait_for(self._folder / RESULT)
-        return StageResult.read(self._folder / RESULT)
+            wait_for(self.folder / RESULT)
+        return StageResult.read(self.folder / RESULT)
 
     def _warn(self, text: str) -> None:
-        self._warnings.append(text)
-        self._listener.warning(text)
+        self.warnings.append(text)
+        self.listener.warning(text)
 
     def _before(self, encoder: NeuralSparseEncoder, prepared: Prepared) -> Figures:
-        path = self._folder / _BEFORE
+        path = self.folder / _BEFORE
         if is_first() and not path.exists():
-            self._listener.doing("measuring the encoder before training")
+            self.listener.doing("measuring the encoder before training")
             write_whole(path, json.dumps(asdict(prepared.yardstick.measure(encoder))))
         wait_for(path)
         return Figures(**json.loads(path.read_text(encoding="utf-8")))
 
     def _trainer(self, encoder: NeuralSparseEncoder, prepared: Prepared) -> OskitTrainer:
-        recipe, schedule = self._recipe, self._recipe.schedule
+        recipe, schedule = self.recipe, self.recipe.schedule
         drawn = DrawnExamples(
             prepared.examples,
             prepared.corpus,
@@ -159,7 +157,7 @@ class _Stage:
             teachers=prepared.teachers,
         )
         mapping = ROUTES if encoder.anatomy.queries is not None else {}
-        self._telling = Telling(self._folder, self._listener)
+        self._telling = Telling(self.folder, self.listener)
         self._interruption = Interruption()
         sparsity = SparsityWeights(recipe.sparsity.ramp, total, loss.penalties)
         self._rule = Rule(sparsity.ramp.end, recipe.evaluation.max_flops)
@@ -172,14 +170,14 @@ class _Stage:
                 on_note=self._warn,
                 model=encoder,
                 args=training_arguments(
-                    recipe, self._folder, total, rates=self._rates(loss, encoder), routes=mapping
+                    recipe, self.folder, total, rates=self._rates(loss, encoder), routes=mapping
                 ),
                 train_dataset=drawn,
                 loss=loss,
-                evaluator=RetrievalEvaluator(prepared.yardstick, self._rule, self._listener.evaluated),
+                evaluator=RetrievalEvaluator(prepared.yardstick, self._rule, self.listener.evaluated),
                 data_collator=ExampleCollator(
                     preprocess_fn=encoder.preprocess,
-                    max_length=self._lengths.trained,
+                    max_length=self.lengths.trained,
                     router_mapping=mapping,
                     teachers=prepared.teachers,
                 ),
@@ -191,15 +189,13 @@ class _Stage:
         # The table of an inference-free encoder tokenizes queries by itself and truncates none.
         asked = [] if encoder.anatomy.queries is not None else column_of(examples, "query")
         texts = chain(asked, column_of(corpus, "text", candidate_rows(examples, corpus)))
-        found, seen = Truncation(self._lengths.trained), SeenTexts()
-        with closing(seen):
+        length = self.lengths.trained
+        with closing(SeenTexts()) as seen:
             new = filter(seen.add, texts)
-            while block := list(islice(new, _BLOCK)):
-                found = found.with_texts(encoder.anatomy.tokenize(block, self._lengths.trained))
-        return found if found.texts else None
+            return truncation_of(new, length, lambda block: encoder.anatomy.tokenize(block, length))
 
     def _rates(self, loss: TrainingLoss, encoder: NeuralSparseEncoder) -> dict[str, float]:
-        schedule, table = self._recipe.schedule, encoder.anatomy.queries
+        schedule, table = self.recipe.schedule, encoder.anatomy.queries
         rates: dict[str, float] = {}
         if schedule.head_learning_rate is not None:
             rate_of(rates, loss, head_parameters(encoder), schedule.head_learning_rate)
@@ -210,7 +206,7 @@ class _Stage:
     def _train(self, trainer: OskitTrainer) -> None:
         checkpoint = self._last_checkpoint()
         done = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
-        self._listener.training_started(trainer.args.max_steps, done)
+        self.listener.training_started(trainer.args.max_steps, done)
         try:
             with self._interruption.watching(), quiet_libraries():
                 trainer.train(resume_from_checkpoint=checkpoint)
@@ -221,13 +217,13 @@ class _Stage:
         if self._interruption.happened:
             raise TrainingInterrupted(
                 f"interrupted at step {trainer.state.global_step} of {trainer.args.max_steps}; "
-                f"a checkpoint is in {self._folder / CHECKPOINTS}",
+                f"a checkpoint is in {self.folder / CHECKPOINTS}",
                 hint="Go on with the same command and --resume.",
             )
 
     def _last_checkpoint(self) -> str | None:
         """The last checkpoint that was written whole: the trainer's state is the last of its files."""
-        root = self._folder / CHECKPOINTS
+        root = self.folder / CHECKPOINTS
         if not root.is_dir():
             return None
         numbered = sorted(
@@ -241,10 +237,10 @@ class _Stage:
         """Save the best encoder and measure it as whoever opens it would."""
         self._average.apply(trainer.model)
         clear_negative_weights(trainer.model)
-        best = self._folder / BEST
+        best = self.folder / BEST
         with quiet_libraries():
             trainer.model.save_pretrained(str(best), create_model_card=False)
-        self._listener.doing("measuring the best encoder")
+        self.listener.doing("measuring the best encoder")
         encoder = NeuralSparseEncoder.from_pretrained(best, fallback=False)
         encoder.precision = "auto"
         after = prepared.yardstick.measure(encoder)
@@ -256,10 +252,10 @@ class _Stage:
         for missed in filter(None, (target.missed for target in targets.values())):
             self._warn(missed)
         start = {"step": 0, **{f"eval_{key}": value for key, value in before.logs().items()}}
-        write_curves([start, *trainer.state.log_history], self._folder, self._name)
+        write_curves([start, *trainer.state.log_history], self.folder, self.name)
         StageResult(
-            name=self._name,
-            folder=self._folder,
+            name=self.name,
+            folder=self.folder,
             best=best,
             steps=trainer.state.global_step,
             choice=Choice.of(self._rule, trainer.state.log_history, after.quality_logged),
@@ -269,7 +265,7 @@ class _Stage:
             own_gain=own_gain,
             data=prepared.facts,
             seconds=seconds,
-            lengths=self._lengths,
+            lengths=self.lengths,
             targets=targets,
-            warnings=self._warnings,
-        ).write(self._folder / RESULT)
+            warnings=self.warnings,
+        ).write(self.folder / RESULT)

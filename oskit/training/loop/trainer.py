@@ -17,7 +17,6 @@ from sentence_transformers import SparseEncoderTrainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
-from transformers.trainer_utils import TrainOutput
 
 from oskit.encoder.loader.failures import out_of_memory
 from oskit.encoder.model import NeuralSparseEncoder
@@ -116,7 +115,7 @@ class OskitTrainer(SparseEncoderTrainer):
         ]
         return features, targets
 
-    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+    def train(self, *args: Any, **kwargs: Any) -> Any:
         """As the base class; what tokenizers are told about threads is afterwards as it was before."""
         with _tokenizers_that_fork() if self.args.dataloader_num_workers else nullcontext():
             return super().train(*args, **kwargs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,9 +11,9 @@ import numpy as np
 
 from oskit.errors import DataError, TrainingError
 from oskit.evaluation.offline.dense import DenseEncoder
-from oskit.training.data.arrow import EXAMPLES, DataFolder, RowWriter, open_rows
+from oskit.training.data.arrow import EXAMPLES, DataFolder, RowWriter, column_of, open_rows, positives_of
+from oskit.training.data.normalising import keys_of, same_key
 from oskit.training.data.training_data import TrainingData
-from oskit.training.mining.answers import Asked
 from oskit.training.mining.rankers import Dense, Positions, Scores, search_bm25
 from oskit.training.mining.report import MiningReport
 from oskit.training.recipe.recipe import MiningConfig as MiningConfig
@@ -62,11 +61,10 @@ def mine_negatives(
     model = teachers.dense if isinstance(teachers, EnsembleTeacher) else teachers
     if config.ranker == "dense" and model is None:
         raise TrainingError("mining needs a dense teacher, and there is none", hint="Or set ranker: bm25.")
-    place = DataFolder(folder)
-    dense = None if model is None else Dense(model, data, told)
     asked = Asked(data)
-    found = _find(data, config, dense, ensemble, asked, told)
+    found = _find(data, config, None if model is None else Dense(model, data, told), ensemble, asked, told)
     miner = _Miner(data, config, asked, found)
+    place = DataFolder(folder)
     path = place.path / "mined.arrow"
     with RowWriter(path, EXAMPLES) as writer:
         for row in miner.rows(told):
@@ -77,18 +75,37 @@ def mine_negatives(
     return mined, miner.report
 
 
-class _Found(NamedTuple):
-    """What a ranker gave, and what the teacher says of it.
+class Asked:
+    """Who asks the same, up to case, punctuation and white space, and what is known to answer it.
 
     Attributes:
-        candidates: The best documents of each query, ``[queries, depth]``, -1 where there are fewer.
-        scores: The teacher's scores of them; None without one.
-        dense: The teacher; None without one.
+        rows: An example of each query; they are ranked for.
+        query: Of each example which of ``rows`` asks as it does.
+        keys: Of each document, the same for near-identical ones.
+        answers: Keys of what is known to answer each query, and of its own text.
+        positives: Example and row of the corpus of each known pair.
     """
 
-    candidates: Positions
-    scores: Scores | None
-    dense: Dense | None
+    def __init__(self, data: TrainingData) -> None:
+        queries = keys_of(map(same_key, column_of(data.examples, "query")))
+        self.keys = keys_of(map(same_key, column_of(data.corpus, "text")))
+        own, first, inverse = np.unique(queries, return_index=True, return_inverse=True)
+        order = np.argsort(first)  # as they come
+        self.rows = first[order].astype(np.int64)
+        self.query = np.argsort(order)[inverse]
+        self.answers = [{key} for key in own[order].tolist()]
+        self.positives = positives_of(data.examples)
+        owners, rows = self.positives
+        for query, key in zip(self.query[owners].tolist(), self.keys[rows].tolist(), strict=True):
+            self.answers[query].add(key)
+
+
+class _Found(NamedTuple):
+    """What a ranker gave, and what the teacher says of it."""
+
+    candidates: Positions  # the best documents of each query, `[queries, depth]`, -1 where there are fewer
+    scores: Scores | None = None  # the teacher's scores of them; None without one
+    positives: Scores | None = None  # its mean score of each example's positives; NaN without any
 
 
 def _find(
@@ -100,16 +117,21 @@ def _find(
     progress: Progress,
 ) -> _Found:
     depth = min(config.depth, len(data.corpus))
+    candidates = np.empty((0, depth), dtype=np.int64)
     if config.ranker == "bm25":
         candidates = search_bm25(data, asked.rows, depth, progress)
         if dense is None:
-            return _Found(candidates, None, None)
+            return _Found(candidates)
     try:
         assert dense is not None
         if config.ranker == "dense":
             candidates, scores = dense.search(asked.rows, depth)
         else:
-            scores = dense.scores(asked.rows, candidates)
+            there = candidates >= 0
+            scores = np.full(candidates.shape, -np.inf, dtype=np.float32)
+            scores[there] = dense.scores(asked.rows[np.nonzero(there)[0]], candidates[there])
+        owners, rows = asked.positives
+        known = dense.scores(asked.rows[asked.query[owners]], rows)
     except DataError:
         raise
     except Exception as error:  # whatever a model's own code raises
@@ -118,8 +140,11 @@ def _find(
         ensemble.fail(ensemble.dense, error)
         if config.ranker == "dense":
             raise TrainingError(f"the dense teacher that mines failed: {error}", hint="See above.") from error
-        return _Found(candidates, None, None)
-    return _Found(candidates, scores, dense)
+        return _Found(candidates)
+    size = len(data.examples)
+    with np.errstate(invalid="ignore"):
+        mean = np.bincount(owners, known, minlength=size) / np.bincount(owners, minlength=size)
+    return _Found(candidates, scores, mean.astype(np.float32))
 
 
 class _Miner:
@@ -130,102 +155,70 @@ class _Miner:
         self._config = config
         self._asked = asked
         self._found = found
-        self.report = MiningReport(len(data.examples), asked.queries, len(data.corpus))
+        self.report = MiningReport(len(data.examples), len(asked.rows), len(data.corpus))
         looks = config.margin is not None or config.positive_share is not None
-        self.report.filtered = found.dense is not None and looks
-        self._sums = np.zeros(2)
-        self._judged = 0
+        self.report.filtered = found.scores is not None and looks
+        self._mined_score = 0.0
 
     def rows(self, progress: Progress) -> Iterator[tuple[str, list[int], int, list[float], int]]:
         """The examples with their candidates."""
         examples = self._data.examples
         for start in range(0, len(examples), _ROWS):
-            rows = examples[start : start + _ROWS]
-            self._look_at(start, rows["candidates"])
-            known = self._positive_scores(start, rows["candidates"], rows["positives"])
-            for number, (query, given, positives, scores, itself) in enumerate(
-                zip(*(rows[name] for name in EXAMPLES), strict=True)
-            ):
-                row = start + number
-                kept = self._kept(row, np.asarray(given, dtype=np.int64), positives)
+            block = examples[start : start + _ROWS]
+            rows = zip(*(block[name] for name in EXAMPLES), strict=True)
+            for row, (query, given, positives, scores, itself) in enumerate(rows, start):
+                kept = self._kept(row, given, positives)
                 candidates = [given[place] for place in kept]
-                excluded = self._excluded(row, candidates, itself)
-                chosen = self._choose(row, excluded, known[number])
+                chosen = self._choose(row, [*candidates, *([itself] if itself >= 0 else [])])
                 kept_scores = [scores[place] for place in kept] if scores else []
                 padding = [float("nan")] * len(chosen) if scores else []
                 yield query, candidates + chosen, positives, kept_scores + padding, itself
-            progress("choosing negatives", len(rows["query"]))
-        if self._judged:
-            self.report.positive_score = float(self._sums[0] / self._judged)
+            progress("choosing negatives", len(block["query"]))
+        judged = self._found.positives
+        if judged is not None and not np.isnan(judged).all():
+            self.report.positive_score = float(np.nanmean(judged))
             if self.report.mined:
-                self.report.mined_score = float(self._sums[1] / self.report.mined)
+                self.report.mined_score = self._mined_score / self.report.mined
 
-    def _look_at(self, start: int, candidates: Sequence[Sequence[int]]) -> None:
-        """Read at once what the examples of a block need of the corpus."""
-        found = self._found.candidates[self._asked.query[start : start + len(candidates)]]
-        self._asked.keys(np.fromiter(chain(*candidates, found[found >= 0].tolist()), dtype=np.int64))
-
-    def _positive_scores(
-        self, start: int, candidates: Sequence[Sequence[int]], positives: Sequence[int]
-    ) -> Scores:
-        """The teacher's mean score of each example's positives; NaN without any."""
-        counts = np.asarray(positives, dtype=np.int64)
-        found = np.full(len(counts), np.nan, dtype=np.float32)
-        if self._found.dense is None or not counts.any():
-            return found
-        width = int(counts.max())
-        padded = np.full((len(counts), width), -1, dtype=np.int64)
-        for row, (own, count) in enumerate(zip(candidates, positives, strict=True)):
-            padded[row, :count] = own[:count]
-        asked = self._asked.rows[self._asked.query[start : start + len(counts)]]
-        scores = self._found.dense.scores(asked, padded)
-        some = counts > 0
-        found[some] = np.where(padded >= 0, scores, 0).sum(axis=1)[some] / counts[some]
-        return found
-
-    def _kept(self, row: int, given: Positions, positives: int) -> list[int]:
+    def _kept(self, row: int, given: Sequence[int], positives: int) -> list[int]:
         """Places of the candidates that stay: the positives, and what does not say what an answer says."""
-        others = given[positives:]
-        known = np.isin(self._asked.keys(others), list(self._asked.answers(row)))
-        self.report.answers += int(known.sum())
-        self.report.given += int((~known).sum())
-        return [*range(positives), *(positives + np.flatnonzero(~known)).tolist()]
+        answers = self._asked.answers[self._asked.query[row]]
+        keys = self._asked.keys[np.asarray(given, dtype=np.int64)].tolist()
+        others = [place for place in range(positives, len(given)) if keys[place] not in answers]
+        self.report.answers += len(given) - positives - len(others)
+        self.report.given += len(others)
+        return [*range(positives), *others]
 
-    def _excluded(self, row: int, candidates: Sequence[int], itself: int) -> set[int]:
-        """Keys of what is no negative of the example, or is one already."""
-        there = np.asarray([*candidates, *([itself] if itself >= 0 else [])], dtype=np.int64)
-        return self._asked.answers(row) | set(self._asked.keys(there).tolist())
-
-    def _choose(self, row: int, excluded: set[int], positive_score: float) -> list[int]:
-        """The documents that are added."""
-        config, need = self._config, self._config.per_query
+    def _choose(self, row: int, taken: Sequence[int]) -> list[int]:
+        """The documents that are added, none like an answer or like one that is taken."""
+        config, need, keys = self._config, self._config.per_query, self._asked.keys
         rng = np.random.default_rng((config.seed, row))
         query = int(self._asked.query[row])
+        excluded = self._asked.answers[query] | set(keys[np.asarray(taken, dtype=np.int64)].tolist())
         found = self._found.candidates[query]
         there = found >= 0
         usable = there.copy()
         usable[: config.skip_top] = False
         left_out = there & ~usable
-        usable[there] &= ~np.isin(self._asked.keys(found[there]), list(excluded))
+        usable[there] &= [key not in excluded for key in keys[found[there]].tolist()]
         scores = None if self._found.scores is None else self._found.scores[query]
-        if scores is not None and not np.isnan(positive_score):
-            likely = usable & (scores > _limit(positive_score, config))
+        if scores is not None and self._found.positives is not None:
+            # Of an example without a positive the limit is NaN, which nothing is above.
+            likely = usable & (scores > _limit(float(self._found.positives[row]), config))
             self.report.false_negatives += int(likely.sum())
             usable &= ~likely
             left_out |= likely
-            self._sums[0] += positive_score
-            self._judged += 1
         ranks = np.flatnonzero(usable)
         if config.sampling == "random" and len(ranks) > need:
             ranks = np.sort(rng.choice(ranks, need, replace=False))
         ranks = ranks[:need]
         if scores is not None:
-            self._sums[1] += float(scores[ranks].sum())
+            self._mined_score += float(scores[ranks].sum())
         self.report.mined += len(ranks)
         chosen: list[int] = found[ranks].tolist()
         if len(chosen) < need:
-            taken = np.concatenate([found[ranks], found[left_out]])
-            chosen += self._fill(excluded | set(self._asked.keys(taken).tolist()), need - len(chosen), rng)
+            excluded |= set(keys[np.concatenate([found[ranks], found[left_out]])].tolist())
+            chosen += self._fill(excluded, need - len(chosen), rng)
         return chosen
 
     def _fill(self, excluded: set[int], need: int, rng: np.random.Generator) -> list[int]:
@@ -235,7 +228,7 @@ class _Miner:
         # Nearly always enough; of a small corpus, or one that says the same often, look at all.
         for count in (min(documents, need + len(excluded)), documents):
             drawn = rng.choice(documents, count, replace=False)
-            keys = self._asked.keys(drawn).tolist()
+            keys = self._asked.keys[drawn].tolist()
             free = [place for place, key in zip(drawn.tolist(), keys, strict=True) if key not in excluded]
             chosen = free[:need]
             if len(chosen) == need or count == documents:
@@ -254,4 +247,4 @@ def _limit(positive: float, config: MiningConfig) -> float:
     if config.positive_share is not None:
         # A share of a negative score would be a higher one.
         limits.append(positive - abs(positive) * (1 - config.positive_share))
-    return float(min(limits))
+    return float(np.min(limits))

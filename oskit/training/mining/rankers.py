@@ -68,19 +68,16 @@ class Dense:
             self._progress("ranking documents", len(rows))
         return where.cpu().numpy(), best.cpu().numpy()
 
-    def scores(self, queries: Rows, candidates: Positions) -> Scores:
-        """Scores of candidates ``[queries, n]``; -inf where there is none (-1)."""
-        found = np.full(candidates.shape, -np.inf, dtype=np.float32)
-        size = max(1, _BLOCK_QUERIES // 8)
-        for first in range(0, len(queries), size):
-            part = slice(first, first + size)
-            there = candidates[part] >= 0
-            if not there.any():
-                continue
-            rows, places = np.unique(candidates[part][there], return_inverse=True)
-            asked = self.vectors("query", queries[part])[np.nonzero(there)[0]]
-            found[part][there] = np.einsum("nd,nd->n", asked, self.vectors("document", rows)[places])
-            self._progress("scoring candidates", len(there))
+    def scores(self, queries: Rows, documents: Rows) -> Scores:
+        """The score of each query with the document at its place, ``[n]``."""
+        found = np.empty(len(queries), dtype=np.float32)
+        for start in range(0, len(queries), _BLOCK_DOCUMENTS):
+            part = slice(start, start + _BLOCK_DOCUMENTS)
+            asked, by_query = np.unique(queries[part], return_inverse=True)
+            rows, by_document = np.unique(documents[part], return_inverse=True)
+            vectors = self.vectors("query", asked)[by_query], self.vectors("document", rows)[by_document]
+            found[part] = np.einsum("nd,nd->n", *vectors)
+            self._progress("scoring candidates", len(by_query))
         return found
 
 

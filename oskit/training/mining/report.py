@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 
 @dataclass
@@ -39,10 +38,6 @@ class MiningReport:
     filtered: bool = False
     positive_score: float | None = None
     mined_score: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """All attributes, for JSON."""
-        return asdict(self)
 
     def __str__(self) -> str:
         parts = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from oskit.data.duplicates import digest_of
 from oskit.training.data.arrow import LABELS, candidate_rows, column_of, numbers_of, positives_of
-from oskit.training.data.normalising import same_key
+from oskit.training.data.normalising import keys_of, same_key
 from oskit.training.internals import DefaultBatchSampler, SparseEncoderDataCollator
 
 if TYPE_CHECKING:
@@ -30,9 +29,9 @@ _ODD = -0x61C8864680B583EB
 """2^64 divided by the golden ratio, as a signed number: spreads the bits of a product."""
 
 
-def text_key(text: str) -> int:
-    """64 bits that are the same for near-identical texts, such as queries that ask the same."""
-    return int.from_bytes(digest_of(same_key(text))[:8], "little", signed=True)
+def text_keys(texts: Iterable[str]) -> NDArray[np.int64]:
+    """64 bits of each, the same for near-identical texts, such as queries that ask the same."""
+    return keys_of(map(same_key, texts)).view(np.int64).copy()
 
 
 class KnownPairs:
@@ -45,12 +44,10 @@ class KnownPairs:
     """
 
     def __init__(self, examples: Dataset, corpus: Dataset) -> None:
-        queries = np.fromiter(
-            map(text_key, column_of(examples, "query")), dtype=np.int64, count=len(examples)
-        )
+        queries = text_keys(column_of(examples, "query"))
         rows = candidate_rows(examples, corpus)
         said = np.zeros(len(corpus), dtype=np.int64)
-        said[rows] = np.fromiter(map(text_key, column_of(corpus, "text", rows)), np.int64, count=len(rows))
+        said[rows] = text_keys(column_of(corpus, "text", rows))
         self._said = torch.from_numpy(said)
         owners, documents = positives_of(examples)
         keys = _pair_keys(torch.from_numpy(queries[owners]), self._said[torch.from_numpy(documents)])
@@ -74,20 +71,15 @@ def _pair_keys(queries: Tensor, documents: Tensor) -> Tensor:
 
 
 class Draw(NamedTuple):
-    """What is read of an example this time.
+    """What is read of an example this time."""
 
-    Attributes:
-        example: Its row.
-        documents: Rows of the corpus: a known positive if there is one, else the best scored candidate; then
-            the others, int32 ``[1 + negatives]``.
-        positives: Which are known positives, ``[1 + negatives]``.
-        labels: What the teachers say of them, NaN where nothing, float32 ``[1 + negatives]``; None where the
-            examples are not labelled.
-    """
-
-    example: int
+    example: int  # its row
+    # rows of the corpus: a known positive if there is one, else the best scored candidate; then the others,
+    # int32 `[1 + negatives]`
     documents: NDArray[np.int32]
-    positives: NDArray[np.bool_]
+    positives: NDArray[np.bool_]  # which are known positives, `[1 + negatives]`
+    # what the teachers say of them, NaN where nothing, float32 `[1 + negatives]`; None where the examples are
+    # not labelled
     labels: NDArray[np.float32] | None
 
 
@@ -295,7 +287,7 @@ class ExampleCollator(SparseEncoderDataCollator):
         batch: dict[str, Any] = super().__call__([{QUERY: query} for _, query, _ in features])
         batch |= super().__call__([{DOCUMENT: text} for text in texts])
         batch |= _tokens_of(batch, QUERY) | _tokens_of(batch, DOCUMENT)
-        batch["query_ids"] = torch.tensor([text_key(query) for _, query, _ in features])
+        batch["query_ids"] = torch.from_numpy(text_keys(query for _, query, _ in features))
         batch["query_rows"] = torch.tensor([draw.example for draw in draws])
         batch["document_ids"] = torch.from_numpy(
             np.stack([draw.documents for draw in draws]).astype(np.int64)

@@ -8,9 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-_BUCKET = 1 << 24
-"""Numbers that are added up at once."""
-
 
 def processes() -> int:
     """How many processes there are that know of each other."""
@@ -51,21 +48,7 @@ def add_up(parameters: Iterable[torch.nn.Parameter]) -> None:
     """
     if processes() == 1:
         return
-    bucket: list[Tensor] = []
     for parameter in parameters:
-        if parameter.grad is None:
-            continue
-        bucket.append(parameter.grad)
-        if sum(gradient.numel() for gradient in bucket) >= _BUCKET:
-            _add_up(bucket)
-            bucket = []
-    _add_up(bucket)
-
-
-def _add_up(bucket: list[Tensor]) -> None:
-    for dtype in dict.fromkeys(gradient.dtype for gradient in bucket):  # in one order everywhere
-        same = [gradient for gradient in bucket if gradient.dtype == dtype]
-        whole = torch.cat([gradient.flatten() for gradient in same])
-        distributed.all_reduce(whole)
-        for gradient, part in zip(same, torch.split(whole, [one.numel() for one in same]), strict=True):
-            gradient.copy_(part.view_as(gradient))
+        if parameter.grad is not None:
+            parameter.grad = parameter.grad.contiguous()
+            distributed.all_reduce(parameter.grad)

@@ -23,27 +23,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batch:
-    """The vectors of a batch, of all processes, with what is known of them.
+    """The vectors of a batch, of all processes, with what is known of them."""
 
-    Attributes:
-        queries: ``[B, vocabulary]``.
-        documents: ``[C, B, vocabulary]``: the first documents of all queries, then all second ones, …
-        query_ids: int64 ``[B]``; equal for queries that ask the same.
-        document_ids: int64 ``[B, C]``.
-        positives: bool ``[B, C]``: which of its documents are known to answer a query.
-        labels: Teachers' scores of a query's own documents, ``[B, C]``; NaN where unknown, None without any.
-        batch_labels: Those of all documents for each query, ``[B, C * B]`` in the order of ``documents``.
-        known: Pairs of query and positive over all of the data.
-    """
-
-    queries: Tensor
-    documents: Tensor
-    query_ids: Tensor
-    document_ids: Tensor
-    positives: Tensor
+    queries: Tensor  # `[B, vocabulary]`
+    documents: Tensor  # `[C, B, vocabulary]`: the first documents of all queries, then all second ones, …
+    query_ids: Tensor  # int64 `[B]`; equal for queries that ask the same
+    document_ids: Tensor  # int64 `[B, C]`
+    positives: Tensor  # bool `[B, C]`: which of its documents are known to answer a query
+    # teachers' scores of a query's own documents, `[B, C]`; NaN where unknown, None without any
     labels: Tensor | None = None
+    # those of all documents for each query, `[B, C * B]` in the order of `documents`
     batch_labels: Tensor | None = None
-    known: KnownPairs | None = None
+    known: KnownPairs | None = None  # pairs of query and positive over all of the data
 
     @cached_property
     def own_scores(self) -> Tensor:

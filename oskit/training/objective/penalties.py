@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from oskit.training.recipe.objective import PenaltyPart
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 MAX_RELATIVE_COST = 10.0
 """A token costs at most this many times the average one: that of a stop word would have no bound."""

@@ -28,8 +28,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from oskit.training.data.facts import Target
 from oskit.training.internals import ExportableState
-from oskit.training.objective.target import Target
 from oskit.training.recipe.objective import PenaltyPart, RampPart
 
 GAIN = 2.5

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from oskit.training.recipe.objective import InfoNceConfig, KlConfig, MarginMseConfig
 from oskit.training.recipe.recipe import Recipe
+from oskit.training.recipe.teachers import LabelsPart
 
 SATURATING_TEMPERATURE = 0.2
 FLAT_SCALE = 5.0
@@ -31,6 +32,8 @@ def _found(recipe: Recipe) -> Iterator[str]:
             "the loss kl has a temperature of 1 or less and is alone: encoders trained like that ended "
             "with no active dimension (sentence-transformers, pull request 3428); 2 is safe"
         )
+    if not recipe.labelling and recipe.labels.scale != LabelsPart().scale:
+        yield "labels.scale changes nothing: no loss learns the labels of a teacher"
     raw = [one for one in recipe.labelling if (one.normalize or recipe.labels.normalize) == "none"]
     flat = recipe.labels.scale < FLAT_SCALE
     differs = any(isinstance(loss, MarginMseConfig) for loss in recipe.loss)

@@ -27,17 +27,11 @@ class Kind(Part):
 
 
 class Kinds(NamedTuple):
-    """A list of parts of several kinds.
+    """A list of parts of several kinds."""
 
-    Attributes:
-        default: The kind of the entry that is there where no list is given.
-        known: All kinds.
-        otherwise: What to say to whoever writes it in another way.
-    """
-
-    default: str
-    known: tuple[str, ...]
-    otherwise: str
+    default: str  # the kind of the entry that is there where no list is given
+    known: tuple[str, ...]  # all kinds
+    otherwise: str  # what to say to whoever writes it in another way
 
     def check(self, value: Any) -> Any:
         """Refuse a mapping where the list belongs."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
 
+from oskit.errors import UsageError
 from oskit.training.recipe.part import Kind, Kinds, Part
 
 Normalization = Literal["minmax", "none"]
@@ -94,12 +95,23 @@ class CrossEncoderConfig(ModelTeacherConfig):
     """Scores of a sentence-transformers ``CrossEncoder``, which reads query and document together."""
 
 
+def _known_language(language: str | None) -> str | None:
+    if language not in (None, "auto"):
+        from oskit.evaluation.offline.bm25 import Bm25Settings
+
+        try:
+            Bm25Settings(language=language)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+    return language
+
+
 class Bm25TeacherConfig(ReadingTeacherConfig):
     """BM25 over the training corpus."""
 
     kind: Literal["bm25"] = "bm25"
     """BM25 over the training corpus: knows words, whatever the models have never read."""
-    language: str | None = "auto"
+    language: Annotated[str | None, AfterValidator(_known_language)] = "auto"
     """Stop words and stemmer: ``english``, ``swedish``, …, ``cjk``; ``auto`` guesses, None has neither."""
 
 

@@ -32,14 +32,10 @@ _OPTION = "--set "
 
 @dataclass
 class RecipeTree:
-    """Values, and where they come from.
+    """Values, and where they come from."""
 
-    Attributes:
-        values: Dictionaries, lists and scalars.
-        places: ``FILE:LINE`` of a key, or the ``--set`` option that gave it.
-    """
-
-    values: dict[str, Any]
+    values: dict[str, Any]  # dictionaries, lists and scalars
+    # `FILE:LINE` of a key, or the `--set` option that gave it
     places: dict[Keys, str] = field(default_factory=dict)
 
     def place(self, keys: Keys) -> str:

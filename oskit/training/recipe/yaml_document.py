@@ -33,17 +33,11 @@ _STANDARD = "tag:yaml.org,2002:"
 
 @dataclass
 class YamlDocument:
-    """A parsed document.
+    """A parsed document."""
 
-    Attributes:
-        name: What messages call it: its path.
-        value: What it says: dictionaries, lists and scalars.
-        places: ``FILE:LINE`` of each key and list entry.
-    """
-
-    name: str
-    value: Any = None
-    places: dict[Keys, str] = field(default_factory=dict)
+    name: str  # what messages call it: its path
+    value: Any = None  # what it says: dictionaries, lists and scalars
+    places: dict[Keys, str] = field(default_factory=dict)  # `FILE:LINE` of each key and list entry
 
 
 def read_yaml(path: str | Path) -> YamlDocument:

@@ -9,7 +9,7 @@ keep to it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 CHOICE = "choice"
@@ -18,14 +18,10 @@ CHOICE = "choice"
 
 @dataclass(frozen=True)
 class Rule:
-    """Who may be chosen.
+    """Who may be chosen."""
 
-    Attributes:
-        ramp_end: Step from which the penalties have their full weight.
-        max_flops: Budget; None for none, then only checkpoints from ``ramp_end`` on may be chosen.
-    """
-
-    ramp_end: int
+    ramp_end: int  # step from which the penalties have their full weight
+    # budget; None for none, then only checkpoints from `ramp_end` on may be chosen
     max_flops: float | None = None
 
     def admits(self, step: int, flops: float) -> bool:
@@ -50,19 +46,12 @@ class Rule:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A checkpoint as it was measured in training, perhaps on a part of the collection.
+    """A checkpoint as it was measured in training, perhaps on a part of the collection."""
 
-    Attributes:
-        step: When.
-        quality: By the yardstick: pooled judgements if there are some, else the collection's own.
-        flops: Expected products of a query and a document.
-        document_active: Mean number of active dimensions of a document.
-    """
-
-    step: int
-    quality: float
-    flops: float
-    document_active: float
+    step: int  # when
+    quality: float  # by the yardstick: pooled judgements if there are some, else the collection's own
+    flops: float  # expected products of a query and a document
+    document_active: float  # mean number of active dimensions of a document
 
     def __str__(self) -> str:
         return (
@@ -73,19 +62,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """The checkpoint that was chosen, and the one that quality alone would have taken.
+    """The checkpoint that was chosen, and the one that quality alone would have taken."""
 
-    Attributes:
-        rule: By what, in words.
-        chosen: The run's encoder.
-        highest: The best by quality, whenever and whatever it costs.
-        kept: Whether the rule admits the chosen one; a budget may be too small for all of them.
-    """
-
-    rule: str
-    chosen: Candidate
-    highest: Candidate
-    kept: bool = True
+    rule: str  # by what, in words
+    chosen: Candidate  # the run's encoder
+    highest: Candidate  # the best by quality, whenever and whatever it costs
+    kept: bool = True  # whether the rule admits the chosen one; a budget may be too small for all of them
 
     @classmethod
     def of(cls, rule: Rule, history: Iterable[Mapping[str, Any]], quality: str) -> Choice:
@@ -120,7 +102,3 @@ class Choice:
         if self.highest.step == self.chosen.step:
             return f"{told}, and of all"
         return f"{told}; by nDCG@10 alone it would be {self.highest}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)

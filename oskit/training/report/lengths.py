@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oskit.archive.truncation import Truncation
 from oskit.encoder.loader.tokenizer_files import open_here
 from oskit.training.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
 
 _BLOCK = 1000
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Lengths in tokens, special tokens included.
+    """Lengths in tokens, special tokens included."""
 
-    Attributes:
-        max_length: What the encoder reads of a text, once it is trained.
-        shortened_from: What it read before ``encoder.max_length`` shortened it; None where it did not.
-        trained: What training reads of a text.
-        truncation: What training cuts off its texts; None before they were tokenized.
-    """
-
-    max_length: int
-    shortened_from: int | None
-    trained: int
-    truncation: Truncation | None = None
+    max_length: int  # what the encoder reads of a text, once it is trained
+    shortened_from: int | None  # what it read before `encoder.max_length` shortened it; None where it did not
+    trained: int  # what training reads of a text
+    truncation: Truncation | None = None  # what training cuts off its texts; None before they were tokenized
 
     @property
     def warning(self) -> str | None:
@@ -73,13 +69,15 @@ def planned_lengths(recipe: Recipe, texts: Iterable[str]) -> Lengths | None:
     trained = min(recipe.schedule.max_length or length, length)
     tokenizer = vocabulary.tokenizer()
     tokenizer.enable_truncation(trained)
-    truncation = Truncation(trained)
-    for block in _blocks(texts):
-        truncation = truncation.with_texts(tokenizer.encode_batch_fast(block))
-    return Lengths(length, own if length < own else None, trained, truncation if truncation.texts else None)
+    truncation = truncation_of(texts, trained, tokenizer.encode_batch_fast)
+    return Lengths(length, own if length < own else None, trained, truncation)
 
 
-def _blocks(texts: Iterable[str]) -> Iterator[list[str]]:
-    stream = iter(texts)
+def truncation_of(
+    texts: Iterable[str], length: int, tokenize: Callable[[list[str]], Iterable[Encoding]]
+) -> Truncation | None:
+    """What is cut off texts that are tokenized to this length; None where there are none."""
+    found, stream = Truncation(length), iter(texts)
     while block := list(islice(stream, _BLOCK)):
-        yield block
+        found = found.with_texts(tokenize(block))
+    return found if found.texts else None

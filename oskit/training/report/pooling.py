@@ -54,21 +54,14 @@ Label = Callable[[TrainingData], TrainingData]
 
 @dataclass(frozen=True)
 class PoolFacts:
-    """What pooling found: means over the held-out queries.
+    """What pooling found: means over the held-out queries."""
 
-    Attributes:
-        own: Own answers of a query.
-        same: Texts nearly the same as these.
-        subject: Answers of queries that ask nearly the same.
-        taught: Texts that the teachers and BM25 placed in the upper half of the pool; None without teachers.
-        overlap: Share of a query's words that its best own answer repeats, by inverse document frequency.
-    """
-
-    own: float
-    same: float
-    subject: float
+    own: float  # own answers of a query
+    same: float  # texts nearly the same as these
+    subject: float  # answers of queries that ask nearly the same
+    # texts that the teachers and BM25 placed in the upper half of the pool; None without teachers
     taught: float | None
-    overlap: float
+    overlap: float  # share of a query's words that its best own answer repeats, by inverse document frequency
 
 
 @dataclass

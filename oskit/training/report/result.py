@@ -13,8 +13,7 @@ from oskit.archive.manifest import short_name
 from oskit.data.atomic import write_whole
 from oskit.errors import DataError
 from oskit.evaluation.offline.significance import Significance
-from oskit.training.data.facts import DataFacts
-from oskit.training.objective.target import Target
+from oskit.training.data.facts import DataFacts, Target
 from oskit.training.report.choice import Choice
 from oskit.training.report.figures import MEASURES, Figures, Measure
 from oskit.training.report.lengths import Lengths
@@ -76,18 +75,16 @@ class StageResult:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can carry it."""
-        names = ("before", "after", "gain", "lengths", "choice")
-        parts = {name: getattr(self, name).to_dict() for name in names}
-        own = {"folder": str(self.folder), "best": str(self.best), "data": asdict(self.data)}
-        own["targets"] = {side: asdict(target) for side, target in self.targets.items()}
-        own_gain = None if self.own_gain is None else self.own_gain.to_dict()
-        told = {
-            "own_gain": own_gain,
+        return {
+            **asdict(self),
+            **{name: getattr(self, name).to_dict() for name in ("before", "after", "gain", "lengths")},
+            "own_gain": self.own_gain and self.own_gain.to_dict(),
+            "folder": str(self.folder),
+            "best": str(self.best),
+            "seconds": round(self.seconds, 1),
             "verdict": self.verdict,
             "limits": self.limits,
-            "seconds": round(self.seconds, 1),
         }
-        return {**vars(self), **parts, **own, **told}
 
     def write(self, path: Path) -> None:
         """Write all of it, figures of each query included, whole or not at all."""
@@ -166,7 +163,7 @@ class TrainingResult:
             "folder": str(self.folder),
             "encoder": str(self.encoder),
             "stages": [stage.to_dict() for stage in self.stages],
-            "gain_of_last_stage": None if self.gain is None else self.gain.to_dict(),
+            "gain_of_last_stage": self.gain and self.gain.to_dict(),
         }
 
     def write(self) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import heapq
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from oskit.data.collection import Collection
-from oskit.data.documents import Document
 from oskit.evaluation.offline.exact_scores import rank_exactly, themselves
 from oskit.evaluation.offline.metrics import MAIN_MEASURE, Qrels, judged_queries, quality
 from oskit.training.internals import BaseEvaluator
@@ -25,15 +25,11 @@ DEPTH = 100
 
 @dataclass(frozen=True)
 class Yardstick:
-    """Queries, a corpus, and what is relevant.
+    """Queries, a corpus, and what is relevant."""
 
-    Attributes:
-        collection: With its own judgements; of held-out queries, their own answers.
-        pooled: What else is relevant to held-out queries, as far as can be told (``pooling.py``); None for a
-            collection that people judged.
-    """
-
-    collection: Collection
+    collection: Collection  # with its own judgements; of held-out queries, their own answers
+    # what else is relevant to held-out queries, as far as can be told (`pooling.py`); None for a collection
+    # that people judged
     pooled: Qrels | None = None
 
     def measure(self, encoder: TextEncoder) -> Figures:
@@ -84,27 +80,13 @@ def capped(collection: Collection, *, queries: int | None, corpus: int | None) -
     if corpus is None:
         return part
     needed = {document for judgements in qrels.values() for document in judgements}
-    documents = _drawn(collection.documents(), needed, max(0, corpus - len(needed)), rng)
-    return replace(part, corpus=tuple(documents))
-
-
-def _drawn(
-    documents: Iterable[Document], needed: set[str], others: int, rng: np.random.Generator
-) -> list[Document]:
-    """The needed documents and so many others, in the corpus's order (reservoir sampling)."""
-    kept: list[tuple[int, Document]] = []
-    reservoir: list[tuple[int, Document]] = []
-    seen = 0
-    for position, document in enumerate(documents):
-        if document.id in needed:
-            kept.append((position, document))
-            continue
-        seen += 1
-        if len(reservoir) < others:
-            reservoir.append((position, document))
-        elif others and (place := int(rng.integers(seen))) < others:
-            reservoir[place] = (position, document)
-    return [document for _, document in sorted(kept + reservoir, key=lambda item: item[0])]
+    drawn = heapq.nsmallest(
+        max(corpus, len(needed)),
+        enumerate(collection.documents()),
+        key=lambda item: -1.0 if item[1].id in needed else rng.random(),
+    )
+    in_order = sorted(drawn, key=lambda item: item[0])
+    return replace(part, corpus=tuple(document for _, document in in_order))
 
 
 class RetrievalEvaluator(BaseEvaluator):

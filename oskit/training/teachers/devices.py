@@ -9,11 +9,7 @@ from contextlib import contextmanager
 import torch
 from sentence_transformers.util import get_device_name
 
-
-def processes_here() -> int:
-    """Processes that a launcher started on this machine."""
-    value = os.environ.get("LOCAL_WORLD_SIZE", "")
-    return max(1, int(value)) if value.isdigit() else 1
+from oskit.training.ranks import processes_here
 
 
 def devices_of(wanted: str | None) -> list[str]:

@@ -170,7 +170,7 @@ class DenseTeacher(EmbeddingTeacher):
     def _decode(self, values: Sequence[bytes]) -> NDArray[np.float32]:
         if not values:
             return np.empty((0, 0), dtype=np.float32)
-        return np.frombuffer(b"".join(values), dtype=np.float32).reshape(len(values), -1)
+        return np.frombuffer(bytearray().join(values), dtype=np.float32).reshape(len(values), -1)
 
     def _load(self, device: str) -> DenseModel:
         config = self.config

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from oskit.training.recipe.teachers import Normalization
 
@@ -12,33 +12,19 @@ Status = Literal["used", "unused", "dropped"]
 
 @dataclass
 class TeacherReport:
-    """What became of one teacher.
+    """What became of one teacher."""
 
-    Attributes:
-        kind: As the recipe calls it.
-        name: Its folder or repository; None where it has none.
-        weight: As configured.
-        effective_weight: Its share in the average now: the weights of those that are used sum to 1.
-        status: ``unused``: its weight is 0. ``dropped``: it failed.
-        normalize: How its scores of a query's candidates are normalised.
-        reason: Why it was dropped.
-        fingerprint: Digest of its files.
-        hits: Scores or vectors that the cache had.
-        misses: Those that were computed.
-        unread: Texts that it read as they are, because its ``texts`` lack them.
-    """
-
-    kind: str
-    name: str | None
-    weight: float
-    effective_weight: float
-    status: Status
-    normalize: Normalization
-    reason: str | None = None
-    fingerprint: str | None = None
-    hits: int = 0
-    misses: int = 0
-    unread: int = 0
+    kind: str  # as the recipe calls it
+    name: str | None  # its folder or repository; None where it has none
+    weight: float  # as configured
+    effective_weight: float  # its share in the average now: the weights of those that are used sum to 1
+    status: Status  # `unused`: its weight is 0. `dropped`: it failed
+    normalize: Normalization  # how its scores of a query's candidates are normalised
+    reason: str | None = None  # why it was dropped
+    fingerprint: str | None = None  # digest of its files
+    hits: int = 0  # scores or vectors that the cache had
+    misses: int = 0  # those that were computed
+    unread: int = 0  # texts that it read as they are, because its `texts` lack them
 
     def __str__(self) -> str:
         what = f"{self.kind} teacher" if self.name is None else f"{self.kind} teacher {self.name}"
@@ -56,28 +42,17 @@ class TeacherReport:
 
 @dataclass
 class EnsembleReport:
-    """What became of the teachers.
+    """What became of the teachers."""
 
-    Attributes:
-        teachers: All that were named, used or not.
-        scale: What normalised scores are multiplied by.
-        candidates: Candidates that were labelled.
-        unknown: Candidates without a label: no teacher knows them.
-    """
-
-    teachers: list[TeacherReport]
-    scale: float
-    candidates: int = 0
-    unknown: int = 0
+    teachers: list[TeacherReport]  # all that were named, used or not
+    scale: float  # what normalised scores are multiplied by
+    candidates: int = 0  # candidates that were labelled
+    unknown: int = 0  # candidates without a label: no teacher knows them
 
     @property
     def dropped(self) -> list[TeacherReport]:
         """Teachers that failed."""
         return [teacher for teacher in self.teachers if teacher.status == "dropped"]
-
-    def to_dict(self) -> dict[str, Any]:
-        """All attributes, for JSON."""
-        return asdict(self)
 
     def __str__(self) -> str:
         lines = [str(teacher) for teacher in self.teachers]

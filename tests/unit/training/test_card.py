@@ -8,8 +8,7 @@ from typing import Any
 from huggingface_hub import ModelCard
 
 from oskit.evaluation.offline.significance import paired_bootstrap
-from oskit.training.data.facts import DataFacts
-from oskit.training.objective.target import Target
+from oskit.training.data.facts import DataFacts, Target
 from oskit.training.recipe.file import load_recipe
 from oskit.training.report.card import model_card
 from oskit.training.report.choice import Candidate, Choice

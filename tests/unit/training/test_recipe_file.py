@@ -19,12 +19,12 @@ from oskit.training.recipe.file import (
     included_recipes,
     included_text,
     load_recipe,
+    recipe_schema,
     resolved_yaml,
     stages_of,
 )
 from oskit.training.recipe.objective import InfoNceConfig, KlConfig
 from oskit.training.recipe.recipe import Recipe
-from oskit.training.recipe.reference import recipe_schema
 from oskit.training.recipe.teachers import Bm25TeacherConfig, DenseTeacherConfig, SparseTeacherConfig
 from oskit.training.recipe.yaml_document import parse_yaml
 
@@ -166,6 +166,7 @@ def test_an_option_in_an_older_spelling_is_answered_with_the_new_one(option: str
         ({"sparsity": {"ramp": {"share": 0.6, "delay": 0.5}}}, "1.1 of the steps"),
         ({"sparsity": {"ramp": 1.5}}, "sparsity.ramp"),
         ({"sparsity": {"documents": None}}, "sparsity.documents: should be a mapping of keys to values, not"),
+        ({"teachers": [{"kind": "bm25", "language": "klingon"}]}, "language: BM25 knows no stemmer for 'kl"),
         ({"loss": [3]}, "loss.0: should be a mapping of keys to values, not 3"),
         ({"data": {"train": "p", "sampling": {"negatives": 3, "top": 4}}}, "top is 4, more than the 3"),
     ],
