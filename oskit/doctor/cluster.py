@@ -11,8 +11,9 @@ from packaging.version import InvalidVersion, Version
 from oskit.cluster.client.connection import ClusterInfo, ConnectionSettings, cluster_info, connect
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.client.retry import RetryPolicy
+from oskit.cluster.models.connectors import with_services
 from oskit.cluster.models.preflight import effective_settings, model_setting_problems
-from oskit.cluster.models.registry import list_models, placement
+from oskit.cluster.models.registry import ModelInfo, list_models, placement
 from oskit.doctor.finding import Finding, Status, attempt
 from oskit.doctor.leftovers import check_leftovers
 from oskit.errors import OskitError
@@ -160,25 +161,27 @@ def _permissions(client: OpenSearch) -> list[Finding]:
 
 def _models(client: OpenSearch) -> list[Finding]:
     try:
-        models = list_models(client)
+        models = with_services(client, list_models(client))
     except OskitError:
         return []  # _permissions has said why
-    ill = [
-        model
-        for model in models
-        if model.state in UNHEALTHY or (model.is_deployed and model.current < model.planned)
-    ]
-    if not ill:
-        deployed = sum(model.is_deployed for model in models)
-        return [Finding("cluster", "models", "ok", f"{len(models)} registered, {deployed} deployed")]
-    advice = "Bring it to all nodes with: oskit deploy ARCHIVE --redeploy; it says why a node cannot load it"
-    return [
-        Finding(
-            "cluster",
-            f"model {model.name}",
-            "warning",
-            f"{model.state} {placement(client, model)} ({model.model_id})",
-            advice,
-        )
-        for model in ill
-    ]
+    ill = [finding for model in models if (finding := _ill(client, model))]
+    if ill:
+        return ill
+    deployed = sum(model.is_deployed for model in models)
+    return [Finding("cluster", "models", "ok", f"{len(models)} registered, {deployed} deployed")]
+
+
+def _ill(client: OpenSearch, model: ModelInfo) -> Finding | None:
+    if model.function_name == "CONNECTOR":
+        told = f"no model uses it ({model.model_id}, to {model.url})"
+        advice = f"A killed deployment left it: oskit delete {model.model_id}"
+    elif model.problem is not None:
+        told = f"{model.url} does not answer: {model.problem} ({model.model_id})"
+        advice = "Start it, or give the model another: oskit deploy ARCHIVE --remote URL --replace"
+    elif model.state in UNHEALTHY or (model.is_deployed and model.current < model.planned):
+        told = f"{model.state} {placement(client, model)} ({model.model_id})"
+        advice = "Bring it to all nodes with: oskit deploy ARCHIVE --redeploy; it says why one cannot load it"
+    else:
+        return None
+    kind = "connector" if model.function_name == "CONNECTOR" else "model"
+    return Finding("cluster", f"{kind} {model.name}", "warning", told, advice)

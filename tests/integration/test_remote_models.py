@@ -131,7 +131,7 @@ def test_remote_and_local_models_give_the_same_hits(
         for hit in indexed(cluster, names["remote"]):
             doc = next(doc for doc in docs if doc.id == hit["_id"])
             (wanted,) = tiny.encoder.document_weights([doc.passage], key=key)
-            assert hit["_source"].get("passage_embedding", {}) == pytest.approx(wanted, rel=1e-5)
+            assert hit["_source"].get("embedding", {}) == pytest.approx(wanted, rel=1e-5)
         for query in ["building permit", "quick brown fox .", *SPOILERS]:
             for which in (0, 1):
                 found = {

@@ -43,7 +43,7 @@ def find_encoder_model(client: OpenSearch, name_or_id: str) -> ModelInfo:
             f"the model {model.name!r} is a tokenizer, which encodes queries and not documents",
             hint="Give the encoder's model with --model, and this one with --query-model",
         )
-    if model.function_name not in ("SPARSE_ENCODING", "REMOTE"):
+    if model.function_name != "SPARSE_ENCODING" and not model.is_remote:
         raise IndexingError(
             f"the model {model.name!r} is {model.function_name or 'of no known kind'}, not a sparse encoder",
             hint="Give one of the kind SPARSE_ENCODING with --model; oskit models lists them",
@@ -92,7 +92,7 @@ def check_are_one(
 ) -> None:
     """Refuse a model and an archive that are not the same encoder; two formats of one are."""
     archive = getattr(encoder, "query" if queries else "archive", None)
-    if archive is not None and archive.sha256 == model.sha256:
+    if archive is not None and archive.sha256 == model.sha256 and not model.is_remote:
         return
     manifest = getattr(archive, "manifest", None)
     quantized, pruned = is_quantized(manifest), getattr(manifest, "prune", None) is not None
@@ -118,7 +118,8 @@ def check_stored(
     notify: Notify,
 ) -> None:
     """Refuse another encoder where no content tells: a few documents of the index must have its vectors."""
-    if existing.info.encoder.sha256 and info.encoder.sha256:
+    served = model is not None and model.is_remote  # whose content is what the service said once
+    if existing.info.encoder.sha256 and info.encoder.sha256 and not served:
         return
     if encoder is None and model is None:
         return  # nobody can tell

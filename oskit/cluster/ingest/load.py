@@ -24,6 +24,7 @@ from oskit.cluster.ingest.preparation import prepare
 from oskit.cluster.ingest.staying import check_pipeline, check_that_it_stayed
 from oskit.cluster.ingest.witness import Witness
 from oskit.cluster.ingest.work import Requests, unknown, work_off
+from oskit.cluster.models.connectors import CALLS_AT_ONCE, TEXTS_A_CALL
 from oskit.cluster.models.predict import await_ready
 from oskit.data.documents import Document, Refusal
 from oskit.data.duplicates import DuplicateFilter, Duplicates
@@ -187,7 +188,15 @@ def ingest(
     seen = DuplicateFilter(duplicates)
     admitted = admission.windows(records, account, seen)
     windows = cut_into_chunks(unknown(admitted, known, account), plan.info, encoder, account)
-    requests = Requests(bulk_documents or BULK_DOCUMENTS[encode], bulk_bytes, workers, plan.runs, timeout)
+    most = bulk_documents or BULK_DOCUMENTS[encode]
+    if model is not None and model.is_remote and encode == "cluster":
+        within = max(1, min(plan.batch_size, TEXTS_A_CALL) * CALLS_AT_ONCE // workers)
+        if most > within and notify is not None:
+            notify(
+                f"Bulk requests hold {within:,} documents, not {most:,}: the calls of more find no connection"
+            )
+        most = min(most, within)
+    requests = Requests(most, bulk_bytes, workers, plan.runs, timeout)
     tried_on: list[Window] = []
 
     def shown() -> Iterator[Window]:

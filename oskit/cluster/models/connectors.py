@@ -36,6 +36,9 @@ from oskit.errors import ClusterError, ModelError, UsageError
 TEXTS_A_CALL = 32
 CONNECTIONS = 30
 
+CALLS_AT_ONCE = 10 * CONNECTIONS
+"""A call waits ten seconds for a connection and then fails: as many find one where each takes a second."""
+
 ANSWERS_WITHIN_S = 5.0
 """Or a service is called silent in a list."""
 

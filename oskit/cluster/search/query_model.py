@@ -125,7 +125,7 @@ def check_same_encoder(
     side = archive
     if queries and encoder.architecture == "inference-free":
         side = getattr(encoder, "query", None)
-    if model.sha256 and model.sha256 == getattr(side, "sha256", None):
+    if model.sha256 and model.sha256 == getattr(side, "sha256", None) and not model.is_remote:
         return
     key = encoder.vocabulary.key_format
     texts = TEXTS[:3]
