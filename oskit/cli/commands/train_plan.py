@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,9 +87,7 @@ def _after_hold_out(recipe: Recipe, data: TrainingData) -> tuple[TrainingData, i
 
 def _stage_plan(recipe: Recipe, number: int, data: dict[str, Any]) -> dict[str, Any]:
     schedule, encoder = recipe.schedule, recipe.encoder
-    steps = schedule.steps
-    if steps is None and data["examples"] is not None:
-        steps = max(1, math.ceil(max(1, data["examples"] // schedule.batch_size) * schedule.epochs))
+    steps = schedule.steps if data["examples"] is None else schedule.steps_of(data["examples"])
     lines = [f"Stage {number}: {encoder.architecture or 'its own architecture'}, from {encoder.name}"]
     lines += [f"  {source}" for source in data["sources"]]
     lines += [f"  {name}: read when it is trained" for name in data["not_read"]]

@@ -16,12 +16,11 @@ import numpy as np
 from oskit.data.documents import Refusal
 from oskit.data.duplicates import SeenTexts
 from oskit.data.values import clean_text
-from oskit.errors import DataError
 from oskit.training.data.arrow import CORPUS, EXAMPLES, DataFolder, RowWriter, open_rows
 from oskit.training.data.merging import RecordKeys, merge_records
 from oskit.training.data.normalising import key_of, query_keys, same_key
 from oskit.training.data.reader import read_source
-from oskit.training.data.records import Example, Parsed
+from oskit.training.data.records import Example, Parsed, error_of
 from oskit.training.data.training_data import SourceFacts, TrainingData, text_id
 from oskit.training.recipe.sources import DataSource, Kind
 
@@ -189,10 +188,7 @@ class _Refusals:
 
     def add(self, refusal: Refusal) -> None:
         if self._source.broken == "error":
-            raise DataError(
-                f"{refusal.where}: {refusal.reason}",
-                hint="Correct it, or leave such records out with broken: skip",
-            )
+            raise error_of(refusal)
         self.count += 1
         self.reasons[refusal.reason] += 1
         if len(self.first) < SHOWN_REFUSALS:

@@ -61,6 +61,13 @@ def records_of(place: Place, path: Path | None, wanted: Sequence[str]) -> Iterat
     return read_records(path or "-", format=place.format, wanted=wanted)
 
 
+def error_of(refusal: Refusal) -> DataError:
+    """What ends the reading of a source that leaves no record out."""
+    return DataError(
+        f"{refusal.where}: {refusal.reason}", hint="Correct it, or leave such records out with broken: skip"
+    )
+
+
 def existing(place: Place) -> Path | None:
     """Its path, None for stdin and for the Hub.
 

@@ -174,13 +174,9 @@ def total_steps(schedule: SchedulePart, examples: int) -> int:
     Raises:
         TrainingError: There are fewer examples than processes need for a batch.
     """
-    if schedule.steps is not None:
-        return schedule.steps
-    # What is left of an epoch beside whole batches is left out: other examples each time.
-    epoch = examples // schedule.batch_size
-    if not epoch and world_size() > 1:
+    if schedule.steps is None and examples < schedule.batch_size and world_size() > 1:
         raise TrainingError(
             f"{examples} examples are fewer than a batch of {schedule.batch_size}",
             hint="Lower schedule.batch_size, or use one process.",
         )
-    return max(1, math.ceil(schedule.epochs * max(1, epoch)))
+    return schedule.steps_of(examples)

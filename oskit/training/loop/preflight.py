@@ -18,7 +18,7 @@ from oskit.errors import DataError, EncoderError, OskitError, TrainingError
 from oskit.extras import require
 from oskit.folders import check_writable, user_cache
 from oskit.training.data.reader import read_source
-from oskit.training.data.records import Parsed, existing
+from oskit.training.data.records import Parsed, error_of, existing
 from oskit.training.loop.folder import DATA, FACTS, RESULT, Beginning, check_folder, stage_folders
 from oskit.training.loop.reachable import check_data_set, check_model
 from oskit.training.ranks import share_of
@@ -199,9 +199,7 @@ def _first_record(source: DataSource) -> Kind | None:
         if isinstance(item, Parsed):
             break
         if source.broken == "error":
-            raise DataError(
-                f"{item.where}: {item.reason}", hint="Correct it, or leave such records out with broken: skip"
-            )
+            raise error_of(item)
     return kinds[0] if kinds else None
 
 

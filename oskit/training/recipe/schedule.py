@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -48,3 +49,7 @@ class SchedulePart(Part):
     arguments: dict[str, Any] = {}  # noqa: RUF012  (frozen)
     """Anything else of sentence-transformers' ``SparseEncoderTrainingArguments``, by its name there, such as
     ``{optim: adafactor, adam_beta2: 0.98}``. What other keys of a recipe set is refused."""
+
+    def steps_of(self, examples: int) -> int:
+        """Optimizer steps of a stage; what is left of an epoch beside whole batches is left out."""
+        return self.steps or max(1, math.ceil(self.epochs * max(1, examples // self.batch_size)))

@@ -99,7 +99,14 @@ class ScoreStore:
             chosen = asked[start : start + _PARAMETERS]
             marks = ",".join("?" * len(chosen))
             sql = f"SELECT key, value, rowid FROM known WHERE key IN ({marks})"  # noqa: S608
-            for key, value, row in self._database.execute(sql, chosen):
+            try:
+                rows = self._database.execute(sql, chosen).fetchall()
+            except sqlite3.Error as error:
+                raise DataError(
+                    f"the cache of teachers' scores {self.path} cannot be read: {error}",
+                    hint="Remove the file: what it has is computed anew.",
+                ) from error
+            for key, value, row in rows:
                 found[key] = value
                 if row < len(read):
                     read[row] = True
