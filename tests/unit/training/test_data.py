@@ -328,6 +328,27 @@ def test_what_has_no_known_columns(rows: Rows, message: str, tmp_path: Path) -> 
         load(jsonl(tmp_path / "a.jsonl", rows))
 
 
+@pytest.mark.parametrize(("name", "by"), [("a.tsv", "\t"), ("a.csv", ",")])
+def test_a_table_whose_first_line_is_a_record_is_told_so(name: str, by: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(f"what is water{by}wet and blue\nwhat is fire{by}hot and red\n")
+    with pytest.raises(DataError, match="if the first line is a record, put one with the columns' names"):
+        load(path)
+
+
+def test_a_negative_that_says_what_a_positive_says_is_none() -> None:
+    """However either is written, and whichever record says so."""
+    rows = [
+        {"query": "q", "positive": "An e-mail server.", "negatives": ["an E-MAIL server", "a mail box"]},
+        {"query": "q", "positive": "it holds mail", "negatives": ["It holds mail!", "a mail box"]},
+    ]
+    data = TrainingData.of(rows)
+    texts = data.corpus["text"][:]
+    (candidates,) = data.examples["candidates"][:]
+    assert [texts[row] for row in candidates] == ["An e-mail server.", "it holds mail", "a mail box"]
+    assert data.sources[0].dropped_negatives == 2
+
+
 def test_triples_that_were_asked_for_must_have_negatives(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", [{"query": "q", "positive": "p"}])
     with pytest.raises(DataError, match="no column for the negatives of triples"):

@@ -16,6 +16,7 @@ from oskit.training.loop.preflight import preflight
 from oskit.training.loop.prepare import Prepared, open_prepared, prepare
 from oskit.training.loop.run import train
 from oskit.training.recipe.recipe import Recipe
+from oskit.training.teachers.ensemble import TeacherWarning
 from tests import tiny
 
 WORDS = tiny.WORDS
@@ -118,6 +119,18 @@ def test_scores_that_nobody_reads_are_told(base: Path, tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", scored())
     prepared(recipe(base, path, teachers=[], loss=[{"kind": "info_nce"}]), tmp_path / "data", told)
     assert "the data has scores that nobody reads; a teacher {kind: stored} learns them" in told.warnings
+
+
+def test_what_changes_nothing_is_told_and_a_dropped_teacher_once(base: Path, tmp_path: Path) -> None:
+    """Also where held-out queries are judged by the teachers that are left."""
+    told = Told()
+    pairs = [{"query": f"{row['query']} why", "positive": row["docs"][0]} for row in scored()]
+    values = recipe(base, jsonl(tmp_path / "a.jsonl", pairs), loss=[{"kind": "kl", "candidates": "batch"}])
+    values["teachers"] = [{"kind": "bm25"}, {"kind": "dense", "name": str(tmp_path / "nowhere")}]
+    with pytest.warns(TeacherWarning) as dropped:
+        prepared(values, tmp_path / "data", told)
+    assert len(dropped) == 1 and not any("DROPPED" in line for line in told.warnings)
+    assert "data.sampling changes nothing: no query has candidates beside a positive" in told.warnings
 
 
 def test_a_teacher_of_scores_that_are_not_there_ends_the_run_before_mining(
