@@ -258,10 +258,14 @@ def find_model_or_connector(client: OpenSearch, name_or_id: str) -> ModelInfo:
     Raises:
         ModelError: As :func:`oskit.cluster.models.registry.find_model`.
     """
-    for connector in unused_connectors(client):
-        if connector.connector_id == name_or_id:
-            return _alone(connector)
-    return find_model(client, name_or_id)
+    try:
+        return find_model(client, name_or_id)
+    except ModelError:
+        with contextlib.suppress(ClusterError):
+            for connector in unused_connectors(client):
+                if connector.connector_id == name_or_id:
+                    return _alone(connector)
+        raise
 
 
 def _alone(connector: Connector) -> ModelInfo:

@@ -41,7 +41,14 @@ from oskit.cluster.models.registry import (
     search,
     wait_until,
 )
-from oskit.cluster.models.remote_plan import MOVING, RemotePlan, plan_remote, refuse_remote, registration
+from oskit.cluster.models.remote_plan import (
+    MOVING,
+    RemotePlan,
+    plan_remote,
+    refuse_remote,
+    registration,
+    usable_models,
+)
 from oskit.cluster.models.retire import delete_model, retire, undeploy_model
 from oskit.cluster.models.rivals import STANDS_STILL_S
 from oskit.cluster.models.trust import have_trusted
@@ -224,8 +231,10 @@ class _Run:
             self._made_group = group_id if made else None
         connector_id = self._connector(plan.name, configuration)
         own, ticket = self._register(plan.name, connector_id, group_id)
+        usable = usable_models(self._client, self._archive, plan.name, self._group)
+        would_do = {model.model_id for model, _ in usable}
         for other, order in self._rivals(plan.name):
-            if other.model_id != own and (other.state != "REGISTERED" or order < ticket):
+            if other.model_id in would_do - {own} and (other.state != "REGISTERED" or order < ticket):
                 self._notify(
                     f"Another run deploys this archive at the same time: its model {other.model_id} is used"
                 )
@@ -258,10 +267,11 @@ class _Run:
         """A new model, and its place in the order of all."""
         body = registration(self._archive, name, connector_id, group_id)
         with cluster_errors("register the remote model", ModelError, "deployment"):
-            own = self._create(
-                "/models/_register", body, "model_id", lambda: {m.model_id for m, _ in self._rivals(name)}
-            )
+            own = self._create("/models/_register", body, "model_id", lambda: self._registered_only(name))
         return own, next((order for model, order in self._rivals(name) if model.model_id == own), 0)
+
+    def _registered_only(self, name: str) -> set[str]:
+        return {model.model_id for model, _ in self._rivals(name) if model.state == "REGISTERED"}
 
     def _create(self, path: str, body: dict[str, Any], key: str, there: Callable[[], set[str]]) -> str:
         """The id of something new; what a lost answer spoke of is found, not made again."""
@@ -279,7 +289,11 @@ class _Run:
                 raise
 
         self._pending = made, lambda: there() - before
-        made.append(beside_others(lambda: with_retries(attempt, policy_of(self._client))))
+        try:
+            made.append(beside_others(lambda: with_retries(attempt, policy_of(self._client))))
+        except TransportError:
+            self._pending = self._pending if was_lost else None
+            raise
         self._pending = None
         return made[-1]
 
@@ -303,6 +317,8 @@ class _Run:
     def _deployed(self, model_id: str, *, again: bool = False) -> ModelInfo:
         """The model once it is deployed; a prediction before that would leave it as failed."""
         end = time.monotonic() + self._wait_s
+        if self._settled(model_id) is None:  # another run, or the cluster, is at it
+            wait_until(lambda: self._settled(model_id), wait_s=min(OWNER_WAIT_S, self._wait_s))
         for _ in range(DEPLOYMENTS):
             if again or not self._now(model_id).is_deployed:
                 try:
@@ -412,7 +428,7 @@ class _Run:
         if self._made_group is not None:
             group = self._made_group
             tried(f"the model group {group}", lambda: delete_empty_group(self._client, group))
-        if error is not None and self._undeployed is not None:
+        if error is not None and self._undeployed is not None and not self._shared:
             there = self._undeployed
             tried(f"the model {there} in memory", lambda: undeploy_model(self._client, there, own=True))
         self._models, self._connectors = [], []

@@ -81,28 +81,40 @@ def plan_remote(
         ClusterError: The cluster cannot be asked.
     """
     wanted, url = name or archive.name, connector_body(archive, remote, "")["actions"][0]["url"]
-    groups = None if group is None else groups_called(client, group)
-    connectors = list_connectors(client)
-    remotes = [model for model in list_models(client) if model.is_remote]
     usable = [
-        (model, connectors[model.connector_id])
-        for model in remotes
-        if model.sha256 == archive.sha256
-        and model.connector_id in connectors
-        and connectors[model.connector_id].is_ours
-        and not model.name.endswith(MOVING)
-        and (groups is None or model.group_id in groups)
-        and (model.name == wanted or (name is None and connectors[model.connector_id].url == url))
+        (model, connector)
+        for model, connector in usable_models(client, archive, None, group)
+        if model.name == wanted or (name is None and connector.url == url)
     ]
     model, url_now = _best(usable, url)
     action: Action = "make"
     if model is not None:
         action = "move" if replace or url_now != url else "reuse" if model.is_deployed else "deploy"
     name = model.name if model else wanted
-    others = [one for one in remotes if one.name == name and one.sha256 != archive.sha256]
+    named = list_models(client, {"term": {"name.keyword": name}})
+    others = [one for one in named if one.is_remote and one.sha256 != archive.sha256]
     problems = trust_problems(client, url) if action in ("make", "move") else []
-    makes_group = action == "make" and groups == []
+    makes_group = action == "make" and group is not None and not groups_called(client, group)
     return RemotePlan(action, name, url, model, url_now, tuple(others), tuple(problems), group, makes_group)
+
+
+def usable_models(
+    client: OpenSearch, archive: Archive, name: str | None, group: str | None
+) -> list[tuple[ModelInfo, Connector]]:
+    """Remote models of an archive, behind connectors of ours, of this name (None: of any) in the group."""
+    groups = None if group is None else groups_called(client, group)
+    connectors = list_connectors(client)
+    return [
+        (model, connectors[model.connector_id])
+        for model in list_models(client)
+        if model.is_remote
+        and model.sha256 == archive.sha256
+        and model.connector_id in connectors
+        and connectors[model.connector_id].is_ours
+        and name in (None, model.name)
+        and not model.name.endswith(MOVING)
+        and (groups is None or model.group_id in groups)
+    ]
 
 
 def _best(usable: Sequence[tuple[ModelInfo, Connector]], url: str) -> tuple[ModelInfo | None, str | None]:
