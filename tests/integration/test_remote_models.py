@@ -28,6 +28,7 @@ from oskit.cli.main import main
 from oskit.cluster.client.connection import ConnectionSettings, connect
 from oskit.cluster.index.mapping import IndexSettings, delete_index
 from oskit.cluster.ingest.load import ingest
+from oskit.cluster.models.configuration import PRIVATE, TRUSTED
 from oskit.cluster.models.connectors import Remote, connector_body, list_connectors
 from oskit.cluster.models.deploy import DeployedModel
 from oskit.cluster.models.predict import predict
@@ -35,7 +36,6 @@ from oskit.cluster.models.preflight import all_settings
 from oskit.cluster.models.registry import existing_model, list_models, request
 from oskit.cluster.models.remote import deploy_remote
 from oskit.cluster.models.retire import delete_model
-from oskit.cluster.models.trust import PRIVATE, TRUSTED
 from oskit.cluster.search.search import search
 from oskit.data.documents import Document
 from oskit.errors import ClusterSettingsError, ModelError, OskitError, PredictionMismatchError

@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import archives
 import pytest
 from opensearchpy import OpenSearch
+from served import TOKEN, serve, state
 
 from oskit.archive.archive import open_archive
 from oskit.archive.encoder import ArchiveEncoder
 from oskit.archive.text_encoder import KeyFormat
+from oskit.cluster.models.configuration import PRIVATE, TRUSTED
+from oskit.cluster.models.connectors import Remote
 from oskit.cluster.models.predict import predict
-from oskit.cluster.models.registry import existing_model, search
-from oskit.cluster.models.remote import PRIVATE, TRUSTED, Remote, deploy_remote
+from oskit.cluster.models.registry import existing_model
+from oskit.cluster.models.remote import deploy_remote
 from oskit.cluster.models.retire import delete_model
 from oskit.errors import ClusterSettingsError, ModelError, PredictionMismatchError
 
 pytestmark = pytest.mark.integration
 
 NAME = "oskit-test-serve"
-TOKEN = "a-token-of-the-tests"
 SOAK_S = float(os.environ.get("OSKIT_SOAK_S", "60"))
 TEXTS = [f"the quick fox number {number} gets a building permit {'x' * (number % 7)}" for number in range(60)]
 
@@ -38,32 +37,6 @@ TEXTS = [f"the quick fox number {number} gets a building permit {'x' * (number %
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return archives.encoder_archive(tmp_path_factory.mktemp("serve") / "tiny.zip", 2000)
-
-
-@contextmanager
-def serve(*arguments: str) -> Iterator[tuple[str, int]]:
-    """URL and process of a service."""
-    command = [sys.executable, "-m", "oskit", "serve", *arguments, "--port", "0", "--json", "--quiet"]
-    environment = {**os.environ, "OSKIT_SERVE_TOKEN": TOKEN}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
-        told = ""
-        while not told.endswith("\n}\n"):
-            told += process.stdout.readline()
-        try:
-            yield json.loads(told)["url"], process.pid
-        finally:
-            process.terminate()
-    assert process.returncode == 0
-
-
-def state(client: OpenSearch) -> Any:
-    """What a deployment may leave behind: settings, and ids of models, groups and connectors."""
-    settings = client.cluster.get_settings(params={"flat_settings": "true"})
-    found = [
-        search(client, kind, query={"match_all": {}}) for kind in ("models", "model_groups", "connectors")
-    ]
-    return settings, [sorted(hit["_id"] for hit in hits) for hits in found]
 
 
 @contextmanager
