@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,13 +40,25 @@ def parsed(body: bytes) -> dict[str, Any]:
     """
     try:
         found = orjson.loads(body)
-    except ValueError:
+        # Of two fields with one name it takes the last. What looks like a name may be a text, too.
+        if isinstance(found, dict) and any(body.count(orjson.dumps(name)) > 1 for name in found):
+            json.loads(body, object_pairs_hook=_once)
+    except (ValueError, TypeError, RecursionError):
         try:
-            found = json.loads(body)  # takes lone surrogates, which Python and Java write
+            # This takes lone surrogates, which Python and Java write.
+            found = json.loads(body, object_pairs_hook=_once)
         except (ValueError, RecursionError) as error:
             raise Refusal("Validation", f"the body is not JSON: {error}", status=400) from None
     if not isinstance(found, dict):
         raise Refusal("Validation", f"the body is {_named(found)}, not a JSON object", status=400)
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise Refusal("Validation", f"`{name[:80]}` is there twice", status=400)
     return found
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from oskit.archive.agreement import agree, is_quantized, largest_difference
+from oskit.archive.encoder import CHARACTERS_A_TOKEN
 from oskit.errors import ParityError
 from oskit.serve.bodies import Asked, Kind
 from oskit.serve.lane import Lane
@@ -107,13 +108,14 @@ class Model:
             Refusal: One is longer than the encoder reads.
         """
         limit = self.encoder.max_length
-        tokenizer = self._whole_texts
         for text in texts:
-            if (given := len(tokenizer.encode(text).ids)) > limit:
-                raise Refusal(
-                    "Validation",
-                    f"Input validation error: `inputs` must have less than {limit} tokens. Given: {given}",
-                )
+            start = text[: CHARACTERS_A_TOKEN * limit]
+            given, less = len(self._whole_texts.encode(start).ids), "more than " if start != text else ""
+            if given <= limit and start != text:  # of few tokens for its size
+                given, less = len(self._whole_texts.encode(text).ids), ""
+            if given > limit:
+                wanted = f"`inputs` must have less than {limit} tokens"
+                raise Refusal("Validation", f"Input validation error: {wanted}. Given: {less}{given}")
 
     @cached_property
     def _whole_texts(self) -> Tokenizer:

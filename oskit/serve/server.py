@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 import os
 import signal
@@ -19,6 +20,9 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from oskit.errors import UsageError
+from oskit.serve.certificates import check_certificates
+from oskit.serve.protocol import BoundedProtocol, Patience
+from oskit.serve.renewal import Renewal, read_tokens
 
 if TYPE_CHECKING:
     from oskit.serve.app import Service
@@ -28,6 +32,12 @@ BACKLOG = 2048
 
 KEEP_ALIVE_S = 120
 """ML Commons keeps idle connections for a minute and does not try again where one was closed just then."""
+
+RENEW_EVERY_S = 5
+"""How often tokens and certificates are looked at."""
+
+FILES_OF_ITS_OWN = 100
+"""Open files besides connections."""
 
 SWITCH_S = 0.0005
 """How long a thread that computes in Python may keep one that has a query to answer waiting."""
@@ -45,6 +55,7 @@ class Address:
         client_ca: Authority that must have signed a client's certificate.
         tokens: Bearer tokens, of which a client needs one.
         guarded: Whether something else sees to it who comes.
+        token_file: Where they were read, and will be again.
     """
 
     host: str = "127.0.0.1"
@@ -53,6 +64,7 @@ class Address:
     key: Path | None = None
     client_ca: Path | None = None
     tokens: Sequence[str] = ()
+    token_file: Path | None = None
     guarded: bool = False
 
     def check(self) -> None:
@@ -70,14 +82,8 @@ class Address:
                 f"{self.host} can be reached from other machines, and nothing would ask who they are",
                 hint="Give --token-file, or --client-ca with --tls-cert and --tls-key",
             )
-        if self.certificate is not None:
-            try:
-                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-                context.load_cert_chain(self.certificate, self.key)
-                if self.client_ca is not None:
-                    context.load_verify_locations(self.client_ca)
-            except (OSError, ssl.SSLError) as error:
-                raise UsageError(f"the certificates cannot be used: {error}") from error
+        if self.certificate is not None and self.key is not None:
+            check_certificates(self.certificate, self.key, self.client_ca)
 
     @property
     def is_loopback(self) -> bool:
@@ -102,11 +108,15 @@ class Address:
             bound.bind((found, self.port))
         except (OSError, OverflowError) as error:
             bound.close()
-            raise UsageError(
-                f"cannot listen on {self.host}, port {self.port}: {getattr(error, 'strerror', error)}",
-                hint="Choose another --port or --host",
-            ) from error
+            raise self.taken(error) from error
         return bound
+
+    def taken(self, error: Exception) -> UsageError:
+        """What to say of an address where one cannot listen."""
+        return UsageError(
+            f"cannot listen on {self.host}, port {self.port}: {getattr(error, 'strerror', None) or error}",
+            hint="Choose another --port or --host",
+        )
 
     def url(self, bound: socket.socket) -> str:
         """Its URL."""
@@ -147,17 +157,26 @@ class Server(uvicorn.Server):
         address: With TLS or without.
         drain: Seconds that requests under way have at the end.
         ready: Called as soon as requests are taken.
+        patience: With clients.
     """
 
     def __init__(
-        self, service: Service, address: Address, *, drain: float, ready: Callable[[], object]
+        self,
+        service: Service,
+        address: Address,
+        *,
+        drain: float,
+        ready: Callable[[], object],
+        patience: Patience | None = None,
     ) -> None:
         config = uvicorn.Config(
             service.app(),
+            http=functools.partial(BoundedProtocol, patience=patience or _patience(service.limits.timeout)),
             lifespan="off",
             ws="none",
             access_log=False,
             log_config=None,
+            log_level="error",
             server_header=False,
             proxy_headers=False,
             backlog=BACKLOG,
@@ -170,10 +189,17 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self.service = service
+        self._address = address
         self._ready = ready
+        self._renewals = list(self._found_renewals())
         self.cut_off = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            for bound in sockets or ():  # uvloop does not say where that fails
+                bound.listen(BACKLOG)
+        except OSError as error:  # another one was bound there too, and was quicker
+            raise self._address.taken(error) from error
         await super().startup(sockets)
         if self.started:
             self._ready()
@@ -181,6 +207,24 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
         self.cut_off = len(self.server_state.tasks)
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % (10 * RENEW_EVERY_S) == 0:
+            for renewal in self._renewals:
+                renewal.renew()
+        return await super().on_tick(counter)
+
+    def _found_renewals(self) -> Iterator[Renewal]:
+        address = self._address
+        if (tokens := address.token_file) is not None:
+            yield Renewal([tokens], lambda: self.service.accept(read_tokens(tokens)))
+        if (certificate := address.certificate) is not None and (key := address.key) is not None:
+
+            def read() -> None:
+                check_certificates(certificate, key, address.client_ca)
+                self.config.ssl.load_cert_chain(certificate, key)
+
+            yield Renewal([certificate, key], read)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -219,8 +263,16 @@ def _prepare_process() -> None:
     sys.setswitchinterval(SWITCH_S)
     # A query must not wait for a thread pool that tokenizes documents: the lanes' threads do it themselves.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def _patience(answer_s: float) -> Patience:
+    """Of a connection, each of which takes a file; this process asks for all that it may have."""
+    most = Patience.connections
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+        if files != resource.RLIM_INFINITY:
+            most = max(1, min(most, files - FILES_OF_ITS_OWN))
+    return Patience(body=answer_s + 5, connections=most)

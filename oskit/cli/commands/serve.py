@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,14 +12,13 @@ import click
 from oskit.cli.options import output_options, runtime_options, with_options
 from oskit.cli.output import Output
 from oskit.errors import UsageError
+from oskit.serve.renewal import VARIABLE, read_tokens
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from oskit.archive.backends.runtime import Runtime
     from oskit.archive.encoder import ArchiveEncoder
-
-_VARIABLE = "OSKIT_SERVE_TOKEN"
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -31,7 +29,7 @@ _OPTIONS = [
     click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True,
                  help="0 takes a free one."),
     click.option("--token-file", metavar="FILE", type=_FILE,
-                 help=f"Clients need one of its lines as bearer token.  [{_VARIABLE}, a token]"),
+                 help=f"Clients need one of its lines as bearer token.  [{VARIABLE}, a token]"),
     click.option("--tls-cert", metavar="FILE", type=_FILE, help="The service's certificate, with its chain."),
     click.option("--tls-key", metavar="FILE", type=_FILE, help="Its key."),
     click.option("--client-ca", metavar="FILE", type=_FILE,
@@ -107,7 +105,8 @@ def serve(
         options["tls_cert"],
         options["tls_key"],
         options["client_ca"],
-        _tokens(token_file),
+        read_tokens(token_file),
+        token_file,
         guarded=options["sagemaker"],
     )
     address.check()
@@ -164,27 +163,6 @@ def _opened(given: str, query: str | None, runtime: Runtime, cores: int) -> tupl
     alone = runtime.backend == "openvino" or runtime.precision == "bf16" or runtime.on_gpu
     encoder = ArchiveEncoder.open(archive, query=query, runtime=runtime, threads=cores if alone else 1)
     return name, encoder, 1 if alone else cores
-
-
-def _tokens(path: Path | None) -> tuple[str, ...]:
-    if path is None:
-        given = os.environ.get(_VARIABLE)
-        lines = [] if given is None else [given]
-    else:
-        try:
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{path} cannot be read: {error}") from error
-    where = _VARIABLE if path is None else str(path)
-    tokens = tuple(line.strip() for line in lines)
-    if (path is not None and not tokens) or any(
-        not token or not token.isascii() or not token.isprintable() or " " in token for token in tokens
-    ):
-        raise UsageError(
-            f"{where} holds no token: printable ASCII without spaces is needed",
-            hint="Make one, for instance with: openssl rand -hex 32",
-        )
-    return tokens
 
 
 def _print(console: Console, url: str, models: dict[str, Any]) -> None:

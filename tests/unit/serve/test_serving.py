@@ -2,151 +2,37 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import random
 import re
+import shutil
 import signal
 import ssl
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import archives
 import pytest
 import trustme
 import yaml
+from served import POISON, Client, GatedEncoder, close, eventually, serving
 
-from oskit.archive.encoder import ArchiveEncoder, Steps
-from oskit.errors import EncoderError, ParityError, UsageError
+from oskit.archive.encoder import ArchiveEncoder
+from oskit.errors import ParityError, UsageError
+from oskit.serve import server
 from oskit.serve.app import Limits, Service
 from oskit.serve.metrics import Metrics
-from oskit.serve.model import Model
+from oskit.serve.renewal import read_tokens
 from oskit.serve.server import Address, Server
 
 DOCKER = Path(__file__).parents[3] / "docker"
 DOCKERFILE, KUBERNETES = DOCKER / "serve.Dockerfile", DOCKER / "kubernetes" / "serve.yaml"
-
-POISON = "quick quick quick"
-
-
-class GatedEncoder(ArchiveEncoder):
-    """An archive whose model waits at a gate, and fails on any batch with :data:`POISON` in it."""
-
-    gate: threading.Event
-    entered: threading.Semaphore
-    wrong = False
-
-    @classmethod
-    def at(cls, path: Path) -> GatedEncoder:
-        found = cls.open(path, threads=1)
-        assert isinstance(found, GatedEncoder)
-        found.gate, found.entered = threading.Event(), threading.Semaphore(0)
-        found.gate.set()
-        return found
-
-    def document_steps(self) -> Steps:
-        steps = super().document_steps()
-        poison = steps.tokenize([POISON])[0]
-
-        def weigh(ids: Any) -> Any:
-            self.entered.release()
-            assert self.gate.wait(30)
-            if poison in [list(row) for row in ids]:
-                raise EncoderError("the model fails")
-            return steps.weigh(ids) * (2 if self.wrong else 1)
-
-        return replace(steps, weigh=weigh)
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    headers: Mapping[str, str]
-    body: Any
-
-
-class Client:
-    def __init__(self, url: str, tls: ssl.SSLContext | None = None) -> None:
-        self.url = url
-        self._host = urlsplit(url).netloc
-        self._tls = tls
-
-    def connection(self) -> http.client.HTTPConnection:
-        if self._tls is not None:
-            return http.client.HTTPSConnection(self._host, timeout=30, context=self._tls)
-        return http.client.HTTPConnection(self._host, timeout=30)
-
-    def ask(self, path: str, body: Any = None, *, method: str | None = None, **headers: str) -> Answer:
-        connection = self.connection()
-        content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-        connection.request(method or ("GET" if body is None else "POST"), path, content, headers)
-        response = connection.getresponse()
-        found = response.read()
-        connection.close()
-        is_json = response.headers["content-type"] == "application/json"
-        headers = {name.lower(): value for name, value in response.getheaders()}
-        return Answer(response.status, headers, json.loads(found) if is_json else found)
-
-
-@contextmanager
-def serving(
-    encoders: Mapping[str, ArchiveEncoder],
-    limits: Limits | None = None,
-    address: Address | None = None,
-    tls: ssl.SSLContext | None = None,
-) -> Iterator[Client]:
-    metrics, limits = Metrics(), limits or Limits()
-    models = {
-        name: Model(name, encoder, threads=2, limit=limits.queue, metrics=metrics)
-        for name, encoder in encoders.items()
-    }
-    for model in models.values():
-        model.prove()
-    address = replace(address or Address(), port=0)
-    bound, ready = address.bind(), threading.Event()
-    server = Server(Service(models, limits, metrics, address.tokens), address, drain=5, ready=ready.set)
-    thread = threading.Thread(target=server.run, args=([bound],))
-    url = address.url(bound)
-    thread.start()
-    assert ready.wait(10)
-    try:
-        yield Client(url, tls)
-    finally:
-        server.should_exit = True
-        thread.join()
-        for model in models.values():
-            model.close()
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return archives.encoder_archive(tmp_path_factory.mktemp("encoder") / "tiny.zip", 300)
-
-
-@pytest.fixture(scope="module")
-def query_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return archives.tokenizer_archive(tmp_path_factory.mktemp("tokenizer") / "tiny.zip", 300)
-
-
-@pytest.fixture(scope="module")
-def encoder(archive: Path) -> ArchiveEncoder:
-    return ArchiveEncoder.open(archive)
-
-
-@pytest.fixture
-def gated(archive: Path) -> Iterator[GatedEncoder]:
-    encoder = GatedEncoder.at(archive)
-    yield encoder
-    encoder.gate.set()
 
 
 def texts(count: int, seed: int = 0) -> list[str]:
@@ -158,13 +44,6 @@ def texts(count: int, seed: int = 0) -> list[str]:
 
 def by_index(rows: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, float]]:
     return [{str(entry["index"]): entry["value"] for entry in row} for row in rows]
-
-
-def close(given: Sequence[Mapping[str, float]], wanted: Sequence[Mapping[str, float]]) -> bool:
-    return all(
-        row.keys() == other.keys() and row == pytest.approx(other, abs=1e-5)
-        for row, other in zip(given, wanted, strict=True)
-    )
 
 
 def test_answers_are_the_archive_s_in_order_however_requests_mix(encoder: ArchiveEncoder) -> None:
@@ -381,6 +260,74 @@ def test_tokens(encoder: ArchiveEncoder) -> None:
             assert client.ask("/v1/sparse", {"texts": ["fox"]}, authorization=given).status == 200
 
 
+def test_tokens_are_exchanged_while_it_runs(
+    encoder: ArchiveEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "RENEW_EVERY_S", 0.1)
+    path = tmp_path / "tokens"
+    path.write_text("one\n")
+    address = Address(tokens=read_tokens(path), token_file=path)
+    with serving({"tiny": encoder}, address=address) as client:
+
+        def status(token: str) -> int:
+            return client.ask("/info", authorization=f"Bearer {token}").status
+
+        for content, known in (("one\ntwo\n", "two"), ("\n", "two"), ("three\n", "three")):
+            path.write_text(content)
+            eventually(lambda known=known: status(known) == 200)
+        assert status("one") == status("two") == 401
+
+
+def test_certificates_are_renewed_while_it_runs_and_expired_ones_refused(
+    encoder: ArchiveEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "RENEW_EVERY_S", 0.1)
+    authority = trustme.CA()
+    ca, certificate, key = (tmp_path / name for name in ("ca.pem", "cert.pem", "key.pem"))
+    authority.cert_pem.write_to_path(ca)
+    past = datetime.now(UTC) - timedelta(days=1)
+
+    def issue(**given: Any) -> trustme.LeafCert:
+        issued = authority.issue_cert("127.0.0.1", **given)
+        certificate.write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))
+        issued.private_key_pem.write_to_path(key)
+        return issued
+
+    def served(client: Client) -> bytes | None:
+        connection = client.connection()
+        connection.connect()
+        with connection.sock as sock:
+            return sock.getpeercert(binary_form=True)
+
+    issue(not_after=past)
+    address = Address(certificate=certificate, key=key)
+    with pytest.raises(UsageError, match=f"no client would accept {certificate}: certificate has expired"):
+        address.check()
+    issue()
+    address.check()
+    with serving(
+        {"tiny": encoder}, address=address, tls=ssl.create_default_context(cafile=str(ca))
+    ) as client:
+        first = served(client)
+        issue(not_after=past)  # stays out
+        certificate.write_text("nothing")
+        time.sleep(0.5)
+        assert served(client) == first
+        issue()
+        eventually(lambda: served(client) != first)
+        assert client.ask("/v1/sparse", {"texts": ["fox"]}).status == 200
+
+
+def test_two_that_were_bound_to_one_port_before_either_listened(encoder: ArchiveEncoder) -> None:
+    first = Address(port=0).bind()
+    address = Address(port=first.getsockname()[1])
+    with first, address.bind() as second:
+        first.listen()
+        service = Service({}, Limits(), Metrics())
+        with pytest.raises(UsageError, match="cannot listen on"):
+            Server(service, address, drain=1, ready=lambda: None).run([second])
+
+
 def test_client_certificates(encoder: ArchiveEncoder, tmp_path: Path) -> None:
     authority = trustme.CA()
     own = authority.issue_cert("127.0.0.1")
@@ -423,19 +370,27 @@ COMMAND = (
 )
 
 
-def test_the_command_serves_without_torch_and_sigterm_lets_requests_finish(archive: Path) -> None:
-    command = [sys.executable, "-c", COMMAND, "serve", f"tiny={archive}", "--port", "0", "--json"]
+def test_the_command_serves_without_torch_and_sigterm_lets_requests_finish(
+    archive: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "tiny.zip"
+    shutil.copy(archive, copy)
+    command = [sys.executable, "-c", COMMAND, "serve", f"tiny={copy}", "--port", "0", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         told = ""
         while not told.endswith("\n}\n"):
             told += process.stdout.readline()
         client = Client(json.loads(told)["url"])
+        copy.write_bytes(b"another file")  # what is served is in memory
         asked = texts(1000)
+        assert client.ask("/embed_sparse", {"inputs": asked[:9], "truncate": True}).status == 200
+        assert client.ask("/health").status == 200
         connection = client.connection()
         connection.request("POST", "/v1/sparse", json.dumps({"texts": asked}))
         while 'documents",model="tiny"} 1000.0' not in client.ask("/metrics").body.decode():
             time.sleep(0.001)
+        process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGTERM)
         answer = json.loads(connection.getresponse().read())
         assert close(answer, ArchiveEncoder.open(archive).document_weights(asked))
