@@ -2,7 +2,8 @@
 
 Texts a second, and the processor's time of the serving process alone, with 1, 8 and 64 clients; beside them
 the archive called by itself, and serving as it is often written: each request is a run of its own, in a pool
-of threads. Then how long a query takes while documents are encoded, and while nothing is.
+of threads; with --url the archive as a model of that cluster, too. Then how long a query takes while
+documents are encoded, and while nothing is.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import cycle
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -41,11 +42,19 @@ QUERIES_A_SECOND = 20
 @click.option("--seconds", default=10.0, show_default=True, help="Of each contender in each round.")
 @click.option("--repeats", default=3, show_default=True, help="Rounds; each contender runs once in a round.")
 @click.option("--batch", default=16, show_default=True, help="Texts of a request, where it has several.")
+@click.option("--url", help="A cluster, to run the archive as a local model of it, too.")
 @click.option(
     "--clients", default="1,8,64", show_default=True, help="How many at once; '' for latencies only."
 )
 def main(
-    archive: str, path: str | None, words: int | None, seconds: float, repeats: int, batch: int, clients: str
+    archive: str,
+    path: str | None,
+    words: int | None,
+    seconds: float,
+    repeats: int,
+    batch: int,
+    url: str | None,
+    clients: str,
 ) -> None:
     """Measure serving."""
     texts = [document.passage for document in documents_of(path, 1000, words)]
@@ -68,6 +77,11 @@ def main(
                         ["-m", "benchmarks.serve_plainly", archive], "/", texts, count, size, seconds
                     )
                 )
+        local = _local_model(url, archive) if url and counts else None
+        for size, count in product((batch, 1), counts if local else ()):
+            contenders[f"a model of the cluster, {count} clients, {size} texts a request"] = (
+                lambda count=count, size=size: _in_cluster(local, texts, count, size, seconds)
+            )
         if counts:
             _print([{name: run() for name, run in contenders.items()} for _ in range(repeats)])
         for name in ("free", "symmetric"):
@@ -126,6 +140,27 @@ def _served(
         return rate, (_processor_seconds(process) - before) / done
 
 
+def _local_model(url: str, archive: str) -> tuple[str, int, str]:
+    """Host, process of the node (which has to be one, and here), and path of the archive as its own model."""
+    from oskit.archive.archive import open_archive
+    from oskit.cluster.client.connection import ConnectionSettings, connect
+    from oskit.cluster.models.deploy import deploy_archive
+
+    client = connect(ConnectionSettings(url=url))
+    (node,) = client.nodes.info(metric="process")["nodes"].values()
+    model = deploy_archive(client, open_archive(archive), configure_cluster=True).model_id
+    return urlsplit(url).netloc, node["process"]["id"], f"/_plugins/_ml/_predict/sparse_encoding/{model}"
+
+
+def _in_cluster(
+    local: tuple[str, int, str], texts: Sequence[str], clients: int, size: int, seconds: float
+) -> tuple[float, float]:
+    host, process, path = local
+    before, start = _processor_seconds(process), time.monotonic()
+    done = _load(host, path, texts, clients, size, seconds)()
+    return done / (time.monotonic() - start), (_processor_seconds(process) - before) / max(1, done)
+
+
 def _load(
     host: str, path: str, texts: Sequence[str], clients: int, size: int, seconds: float
 ) -> Callable[[], int]:
@@ -144,7 +179,8 @@ def ask() -> None:
     """Be clients, as told on stdin."""
     os.nice(10)  # in life they are elsewhere
     host, path, texts, clients, size, seconds = json.load(sys.stdin)
-    bodies = [json.dumps({"texts": texts[at : at + size]}) for at in range(0, len(texts) - size + 1, size)]
+    name = "text_docs" if "_predict" in path else "texts"
+    bodies = [json.dumps({name: texts[at : at + size]}) for at in range(0, len(texts) - size + 1, size)]
     until, counts = time.monotonic() + seconds, [0] * clients
 
     def one(number: int) -> None:
@@ -152,7 +188,7 @@ def ask() -> None:
         for body in cycle(bodies[number % len(bodies) :] + bodies[: number % len(bodies)]):
             if time.monotonic() > until:
                 break
-            connection.request("POST", path, body)
+            connection.request("POST", path, body, {"content-type": "application/json"})
             response = connection.getresponse()
             response.read()
             assert response.status == 200, response.status

@@ -76,7 +76,7 @@ class Service:
     ) -> None:
         self.models = models
         self.draining = False
-        self.limits = limits
+        self._limits = limits
         self._metrics = metrics
         self.accept(tokens)
         self._held = 0
@@ -168,27 +168,27 @@ class Service:
         return model
 
     async def _documents(self, request: Request) -> Response:
-        return await self._encode(request, lambda body: ml_commons(body, "documents", self.limits.texts))
+        return await self._encode(request, lambda body: ml_commons(body, "documents", self._limits.texts))
 
     async def _queries(self, request: Request) -> Response:
-        return await self._encode(request, lambda body: ml_commons(body, "queries", self.limits.texts))
+        return await self._encode(request, lambda body: ml_commons(body, "queries", self._limits.texts))
 
     async def _invocations(self, request: Request) -> Response:
         return await self._encode(request, lambda body: ml_commons(body, None, self._limits.texts))
 
     async def _tei(self, request: Request) -> Response:
-        return await self._encode(request, lambda body: tei(body, self.limits.texts))
+        return await self._encode(request, lambda body: tei(body, self._limits.texts))
 
     async def _encode(self, request: Request, read: Callable[[dict[str, Any]], Asked]) -> Response:
         model = self._model(request)
-        deadline = asyncio.get_running_loop().time() + self.limits.timeout
+        deadline = asyncio.get_running_loop().time() + self._limits.timeout
         body = _Body(self, request)
         try:
             try:
                 async with asyncio.timeout_at(deadline):
                     content = await body.read()
             except TimeoutError:
-                message = f"the body was not here after {self.limits.timeout:g} s"
+                message = f"the body was not here after {self._limits.timeout:g} s"
                 raise Refusal("Validation", message, status=408) from None
             asked = read(parsed(content))
             if not asked.texts:
@@ -214,7 +214,7 @@ class Service:
                 return answer.result()
             if gone.done():
                 return None
-            message = f"no answer within {self.limits.timeout:g} s"
+            message = f"no answer within {self._limits.timeout:g} s"
             raise Refusal("Overloaded", message, status=503, retry_after=5)
         finally:
             gone.cancel()
@@ -241,7 +241,7 @@ class Service:
         self._healthy_since[model.name] = time.monotonic()
 
     async def _info(self, request: Request) -> Response:
-        limits = {"max_client_batch_size": self.limits.texts, "max_concurrent_requests": self.limits.queue}
+        limits = {"max_client_batch_size": self._limits.texts, "max_concurrent_requests": self._limits.queue}
         if len(self.models) == 1 or request.path_params.get("model"):
             return _json(orjson.dumps({**self._model(request).info(), **limits}))
         return _json(orjson.dumps({"models": [{**model.info(), **limits} for model in self.models.values()]}))
@@ -255,13 +255,18 @@ class Service:
         Raises:
             Refusal: Bodies take too much already.
         """
-        if self._held + size > BODIES_AT_ONCE * self.limits.body:
+        if self._held + size > BODIES_AT_ONCE * self._limits.body:
             raise Refusal("Overloaded", "Model is overloaded: too many requests at once", retry_after=1)
         self._held += size
 
     def let_go(self, size: int) -> None:
         """Give it back."""
         self._held -= size
+
+    @property
+    def limits(self) -> Limits:
+        """What requests may take."""
+        return self._limits
 
 
 class _Body:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import archives
 import pytest
-from served import GatedEncoder
+from in_process import GatedEncoder
 
 from oskit.archive.encoder import ArchiveEncoder
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import archives
 import pytest
-from served import Client, close, eventually, serving
+from in_process import Client, close, eventually, serving
 
 from oskit.archive.encoder import ArchiveEncoder
 from oskit.serve.app import Limits

@@ -21,7 +21,7 @@ import archives
 import pytest
 import trustme
 import yaml
-from served import POISON, Client, GatedEncoder, close, eventually, serving
+from in_process import POISON, Client, GatedEncoder, close, eventually, serving
 
 from oskit.archive.encoder import ArchiveEncoder
 from oskit.errors import ParityError, UsageError
