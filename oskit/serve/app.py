@@ -204,6 +204,8 @@ class Service:
         self, future: Future[list[bytes]], request: Request, deadline: float
     ) -> list[bytes] | None:
         """The answer; None if the client has hung up meanwhile."""
+        if future.done():
+            return future.result()
         loop = asyncio.get_running_loop()
         answer = asyncio.wrap_future(future)
         gone = loop.create_task(_gone(request))

@@ -146,6 +146,21 @@ class Lane:
         job.answer.add_done_callback(lambda _: self._left(len(texts)))
         return job.answer
 
+    def at_once(self, texts: Sequence[str], write: Write) -> Future[list[bytes]]:
+        """Encode texts here and now: what needs no model takes less time than another thread to wake up."""
+        answer: Future[list[bytes]] = Future()
+        start = time.monotonic()
+        try:
+            ids = self._steps.tokenize(texts)
+            answer.set_result(write(self._steps.weigh(ids)))
+        except Exception as error:
+            answer.set_exception(error)
+        else:
+            tokens = sum(map(len, ids))
+            self._watcher.opened(len(texts), tokens, 0.0)
+            self._watcher.computed(len(texts), tokens, time.monotonic() - start)
+        return answer
+
     def close(self) -> None:
         """Answer what is under way, then end the threads."""
         with self._changed:

@@ -273,10 +273,11 @@ class BulkSender:
         pause_s = 0.0
         busy: tuple[_Said, Meaning | None] | None = None
         there: list[BulkItem] = []
+        taken: list[BulkItem] = []
         ending: IndexingError | None = None  # raised when the whole answer has been counted
         for item, (status, reason) in zip(batch, results, strict=True):
             if not reason:
-                outcome.indexed += 1
+                taken.append(item)
                 self._witness.took(item)
                 continue
             said, known = _Said(item, status, reason), meaning(reason, status, "item")
@@ -296,6 +297,8 @@ class BulkSender:
                 again.append(item)
             else:
                 ending = ending or self._end(said, known)
+        self._witness.prove(taken)
+        outcome.indexed += len(taken)
         if refused or suspects or ending is not None:
             # Another index of that name has another mapping, which has nothing to do with these documents.
             self._witness.check()
@@ -411,9 +414,12 @@ class BulkSender:
         )
 
     def _tell_busy(self, said: _Said, known: Meaning | None, count: int, of: int, pause_s: float) -> None:
+        why = f"{known.means[0].upper()}{known.means[1:]}" if known is not None else ""
         if known is not None and known.passes == "model":
             if self._witness.is_news():
-                tell_once(f"{known.means[0].upper()}{known.means[1:]} ({said})", self._policy)
+                tell_once(f"{why} ({said})", self._policy)
+        elif known is not None and known.fault == "model":
+            tell(f"{why}, so {count} of {of} documents wait ({said})", pause_s)
         else:
             tell(f"The cluster is too busy for {count} of {of} documents ({said})", pause_s)
 

@@ -21,6 +21,7 @@ from oskit.cluster.ingest.missing import Sweeper
 from oskit.cluster.ingest.missing import delete_missing as delete_what_is_missing
 from oskit.cluster.ingest.plan import LoadPlan, plan_load
 from oskit.cluster.ingest.preparation import prepare
+from oskit.cluster.ingest.proof import Proof
 from oskit.cluster.ingest.staying import check_pipeline, check_that_it_stayed
 from oskit.cluster.ingest.witness import Witness
 from oskit.cluster.ingest.work import Requests, unknown, work_off
@@ -230,7 +231,8 @@ def ingest(
             tried, uuid = prepare(client, plan, plan_now, items, account, timeout, notify)
         except KeyboardInterrupt:
             raise IngestInterrupted(account.report()) from None
-        witness = Witness(lambda: check_that_it_stayed(client, target, uuid))
+        prove = Proof(client, target, plan.info, model).check if model and model.is_remote else None
+        witness = Witness(lambda: check_that_it_stayed(client, target, uuid), prove)
         sweeper = Sweeper(client, name) if delete_missing is not None else None
         _load(client, name, work, account)
         check_that_it_stayed(client, target, uuid)

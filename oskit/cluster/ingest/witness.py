@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,10 +26,16 @@ class Witness:
 
     Args:
         check: Raises IndexingError where what is loaded is not the index any more that the load began with.
+        prove: Raises it where documents that one request has stored have other texts' weights.
     """
 
-    def __init__(self, check: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self,
+        check: Callable[[], object] = lambda: None,
+        prove: Callable[[Sequence[BulkItem]], object] | None = None,
+    ) -> None:
         self._check = check
+        self.prove = prove or (lambda _: None)
         self._checked = time.monotonic()
         self._lock = threading.Lock()
         self._told_at = float("-inf")

@@ -81,11 +81,14 @@ def test_inference_free_queries_and_several_archives(
 ) -> None:
     both = ArchiveEncoder.open(archive, query=query_archive)
     alone = ArchiveEncoder.open(query_archive)
-    asked = ["building permit permit", "", "fox"]
+    asked, long = ["building permit permit", "", "fox"], ["fox permit " * 900]
     wanted = both.query_weights(asked)
     with serving({"both": both, "alone": alone, "plain": encoder}) as client:
         for name in ("both", "alone"):
             assert client.ask(f"/models/{name}/v1/sparse/query", {"texts": asked}).body == wanted
+            assert client.ask(f"/models/{name}/v1/sparse/query", {"texts": long}).body == both.query_weights(
+                long
+            )
         tei = client.ask("/models/both/embed_sparse", {"inputs": asked, "prompt_name": "query"})
         assert by_index(tei.body) == both.query_weights(asked, key="id")
         assert close(
