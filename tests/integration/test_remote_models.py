@@ -28,14 +28,16 @@ from oskit.cli.main import main
 from oskit.cluster.client.connection import ConnectionSettings, connect
 from oskit.cluster.index.mapping import IndexSettings, delete_index
 from oskit.cluster.ingest.load import ingest
-from oskit.cluster.models.configuration import PRIVATE, TRUSTED
+from oskit.cluster.models.configuration import PRIVATE, TRUSTED, Configuration
 from oskit.cluster.models.connectors import Remote, connector_body, list_connectors
 from oskit.cluster.models.deploy import DeployedModel
 from oskit.cluster.models.predict import predict
 from oskit.cluster.models.preflight import all_settings
-from oskit.cluster.models.registry import existing_model, list_models, request
+from oskit.cluster.models.registry import existing_model, list_models, request, wait_until
 from oskit.cluster.models.remote import deploy_remote
+from oskit.cluster.models.remote_plan import registration
 from oskit.cluster.models.retire import delete_model
+from oskit.cluster.models.trust import have_trusted
 from oskit.cluster.search.search import search
 from oskit.data.documents import Document
 from oskit.errors import ClusterSettingsError, ModelError, OskitError, PredictionMismatchError
@@ -240,6 +242,19 @@ def test_a_service_that_moves_is_followed_while_the_model_answers(
     request(cluster, "DELETE", f"/connectors/{theirs}")
 
 
+def test_a_service_that_is_dead_is_named_in_the_list(
+    cluster: OpenSearch, cluster_url: str, tiny: TinyModels, capfd: pytest.CaptureFixture[str]
+) -> None:
+    have_trusted(cluster, "http://127.0.0.1:9/v1/sparse", Configuration(cluster, lambda _: None))
+    connector = _connector(cluster, tiny, "http://127.0.0.1:9")
+    body = registration(open_archive(tiny.archive), "oskit-test-remote", connector, None)
+    model = request(cluster, "POST", "/models/_register?deploy=true", body)["model_id"]
+    wait_until(lambda: existing_model(cluster, model).is_deployed, wait_s=20)
+    assert main(["models", "--url", cluster_url]) == 0
+    told = " ".join(capfd.readouterr().out.split())
+    assert "asks http://127.0.0.1:9/v1/sparse, which does not answer" in told and "Connection refused" in told
+
+
 def _connector(client: OpenSearch, tiny: TinyModels, url: str, **changes: str) -> str:
     body = connector_body(open_archive(tiny.archive), Remote(url), "oskit-test-remote")
     return str(request(client, "POST", "/connectors/_create", {**body, **changes})["connector_id"])
@@ -285,7 +300,7 @@ def test_a_deployment_that_is_ended_is_gone_on_with(
         with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
             proxy.wait_for(STEPS[step])
             process.send_signal(getattr(signal, name))
-            _, said = process.communicate(timeout=60)
+            _, said = process.communicate(timeout=180)
             assert "Traceback" not in said
     time.sleep(1.2)
     if name == "SIGTERM":
