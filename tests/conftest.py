@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["incidents"]
 
+# Haystack reads it when it is imported, and would tell somebody on the internet of each pipeline.
+os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "false")
+
 _NAMED_NODES = re.compile(r"/test_(container|node)\.py$")
 """Files whose nodes take the first free port from 9200 on: one after the other."""
 
