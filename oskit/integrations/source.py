@@ -1,7 +1,8 @@
 """What the retrievers share: settings that become a searcher, and hits as texts with fields.
 
 A retriever holds plain settings and nothing that lives, so it can be copied, pickled and written down. The
-searcher is made when it is first asked, and retrievers with the same settings share it.
+searcher is made when it is first asked; retrievers with the same settings share it, and others its client and
+its archive.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from contextlib import contextmanager
 from dataclasses import fields
 from datetime import date
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
+from oskit.archive.encoder import ArchiveEncoder
 from oskit.cluster.client.connection import ConnectionSettings, connect, split_url
 from oskit.cluster.search.filters import Condition, Given, Joined
 from oskit.cluster.search.hybrid import Hybrid
@@ -28,9 +31,6 @@ from oskit.errors import MissingDependencyError, UsageError
 
 OPTIONS = frozenset(each.name for each in fields(Wanted)) - {"size", "filter", "hybrid"}
 """Of :meth:`Searcher.search`, what ``search_kwargs`` may hold."""
-
-_KEPT = 16
-"""Searchers that are kept, each with a client and maybe an archive."""
 
 _making = threading.Lock()
 
@@ -146,8 +146,9 @@ class Source(BaseModel):
         if self.searcher is not None:
             return self.searcher
         with _making:
+            archive = self.archive and str(Path(self.archive).expanduser().absolute())
             how = (self.by, self.model_id, self.analyzer, self.field)
-            return _searcher(self._settings(), self.index, self.archive, *how)
+            return _searcher(self._settings(), self.index, archive, *how)
 
     def find(
         self, query: str, size: int, filter: Given | Sequence[Given] | None, more: Mapping[str, Any] = {}
@@ -206,17 +207,23 @@ class Found(NamedTuple):
     start: int | None = None
 
 
-@lru_cache(_KEPT)
+_client = lru_cache(16)(connect)
+
+
+@lru_cache(16)
+def _encoder(archive: str) -> ArchiveEncoder:
+    return ArchiveEncoder.open(archive)
+
+
+@lru_cache(1024)
 def _searcher(
     settings: ConnectionSettings, index: str, archive: str | None, by: SearchBy | None, *how: str | None
 ) -> Searcher:
-    from oskit.archive.encoder import ArchiveEncoder
-
-    encoder = None if archive is None else ArchiveEncoder.open(archive)
+    encoder = None if archive is None else _encoder(archive)
     model_id, analyzer, field = how
     notify = logging.getLogger("oskit").warning
     return Searcher(
-        connect(settings), index, by=by, model_id=model_id, analyzer=analyzer, encoder=encoder, field=field,
+        _client(settings), index, by=by, model_id=model_id, analyzer=analyzer, encoder=encoder, field=field,
         notify=notify,
     )  # fmt: skip
 
