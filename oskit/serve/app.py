@@ -147,7 +147,8 @@ class Service:
                 message = f"unexpected {type(error).__name__}: {first_line(error)}"
                 response = _refused(Refusal("Backend", message, status=500))
             model = request.path_params.get("model", "")
-            path = request.url.path.removeprefix(f"/models/{model}")
+            # By what is decoded: a quoted name would stay, and be a label for ever.
+            path = request.scope["path"].removeprefix(f"/models/{model}")
             known = model if model in self.models else self._only()
             self._metrics.requests.labels(known, path, response.status_code).inc()
             self._metrics.seconds.labels(path).observe(time.monotonic() - start)

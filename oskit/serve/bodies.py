@@ -14,6 +14,9 @@ from oskit.serve.writers import Style
 
 Kind = Literal["documents", "queries"]
 
+MAX_NAMES = 32
+"""Of a body: no protocol knows as many, and looking whether one is there twice takes a pass through it."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -41,7 +44,8 @@ def parsed(body: bytes) -> dict[str, Any]:
     try:
         found = orjson.loads(body)
         # Of two fields with one name it takes the last. What looks like a name may be a text, too.
-        if isinstance(found, dict) and any(body.count(orjson.dumps(name)) > 1 for name in found):
+        named = isinstance(found, dict) and len(found) <= MAX_NAMES
+        if named and any(body.count(orjson.dumps(name)) > 1 for name in found):
             json.loads(body, object_pairs_hook=_once)
     except (ValueError, TypeError, RecursionError):
         try:
@@ -51,6 +55,8 @@ def parsed(body: bytes) -> dict[str, Any]:
             raise Refusal("Validation", f"the body is not JSON: {error}", status=400) from None
     if not isinstance(found, dict):
         raise Refusal("Validation", f"the body is {_named(found)}, not a JSON object", status=400)
+    if len(found) > MAX_NAMES:
+        raise Refusal("Validation", f"the body has {len(found):,} fields", status=400)
     return found
 
 
@@ -74,7 +80,8 @@ def ml_commons(body: dict[str, Any], kind: Kind | None, limit: int) -> Asked:
         body = {**body}
         kind = _prompted(body.pop("prompt_name", None))
     if unknown := body.keys() - {"texts", "sparse_embedding_format"}:
-        raise Refusal("Validation", f"unknown in the body: {', '.join(sorted(unknown))}")
+        names = ", ".join(sorted(name[:80] for name in unknown))
+        raise Refusal("Validation", f"unknown in the body: {names}")
     style = body.get("sparse_embedding_format", "WORD")
     if style not in ("WORD", "TOKEN_ID"):
         hint = ""

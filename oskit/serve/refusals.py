@@ -37,7 +37,9 @@ class Refusal(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status or _STATUS[kind]
-        self.body = {"error": " ".join(message.split()), "error_type": kind}
+        # Half a surrogate pair, of a name that a client made up, has no form in JSON.
+        said = message.encode(errors="replace").decode()
+        self.body = {"error": " ".join(said.split()), "error_type": kind}
         self.headers: dict[str, str] = {}
         if retry_after is not None:
             self.headers["retry-after"] = str(max(1, math.ceil(retry_after)))
