@@ -80,6 +80,8 @@ def demo(
     out.result(report.to_dict(), lambda console: print_demo(console, report))
     out.wrote(write_demo(report, output))
     if keep_node:
+        judged = options.output / "collection"
+        out.note(f"Search in the browser: oskit playground --url {report.url} --collection {judged}")
         out.note(f"The node runs on at {report.url}. Stop it with: oskit node stop --name oskit-demo")
     report.raise_for_disagreement()
 

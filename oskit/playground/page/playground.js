@@ -71,7 +71,11 @@ class Side {
   }
 
   async changed(name) {
-    if (name === "index") await this.describe();
+    if (name === "index") {
+      this.cancel();
+      this.busy(new AbortController());
+      await this.describe();
+    }
     this.arrange();
     await this.ask();
   }
@@ -138,13 +142,13 @@ class Side {
 
   cancel() {
     this.running?.abort();
-    this.running = null;
-    this.busy(false);
+    this.busy(null);
   }
 
-  busy(is) {
-    this.found.setAttribute("aria-busy", String(is));
-    this.part(".spinner").hidden = !is;
+  busy(running) {
+    this.running = running;
+    this.found.setAttribute("aria-busy", String(running !== null));
+    this.part(".spinner").hidden = running === null;
   }
 
   /** Search; what was asked before is given up, so that its answer cannot come later than this one's. */
@@ -152,23 +156,18 @@ class Side {
     this.cancel();
     const query = $("query").value;
     remember();
-    if (!query.trim() || !this.controls.by.value) {
-      if (!query.trim()) this.show(null);
-      return;
-    }
-    const running = (this.running = new AbortController());
-    this.busy(true);
+    if (!query.trim()) this.show(null);
+    if (!query.trim() || !this.controls.by.value) return;
+    const running = new AbortController();
+    this.busy(running);
     const body = { query, way: this.chosen(), size: Number($("size").value), judged: judged?.text === query ? judged.id : null };
     try {
       const answer = await api("search", body, running.signal);
-      if (this.running !== running) return;
-      this.show(answer);
+      if (this.running === running) this.show(answer);
     } catch (error) {
-      if (this.running !== running) return;
-      this.fail(error.message);
+      if (this.running === running) this.fail(error.message);
     }
-    this.running = null;
-    this.busy(false);
+    if (this.running === running) this.cancel();
   }
 
   fail(message) {
@@ -229,20 +228,18 @@ function hitOf(side, hit, rank, elsewhere, other) {
   if (other.answer) tags.push(moveTag(side, rank, elsewhere, other));
   const chips = hit.matched.slice(0, CHIPS).map(([token, , , product]) => el("span", { class: "tag", dir: "auto" }, `${token} +${number(product, 2)}`));
   const item = el("li", { class: "hit", tabindex: 0, "aria-label": `${rank}: ${name}` });
-  const toggle = el("button", { type: "button", class: "toggle", "aria-expanded": "false", tabindex: -1 }, explained(hit, side));
+  const toggle = el("button", { type: "button", class: "toggle", "aria-expanded": "false", tabindex: -1 },
+    hit.matched.length ? `${plural(hit.matched.length, "token")} matched` : "Details");
   toggle.addEventListener("click", () => open(item, toggle, hit, side));
   item.append(
     el("span", { class: "rank" }, String(rank)),
-    el("div", { class: "top" }, el("span", { class: "name", dir: "auto" }, name), ...tags, el("span", { class: "score" }, scoreOf(hit, side))),
+    el("div", { class: "top" }, el("span", { class: "name", dir: "auto" }, name), ...tags, el("span", { class: "score" }, number(hit.score, Object.keys(hit.sides).length ? 4 : 3))),
     el("p", { class: "text", dir: "auto" }, ...marked(hit)),
     chips.length ? el("div", { class: "top detail" }, ...chips) : "",
     toggle,
   );
   return item;
 }
-
-const scoreOf = (hit, side) => number(hit.score, Object.keys(hit.sides).length ? 4 : 3);
-const explained = (hit) => (hit.matched.length ? `${plural(hit.matched.length, "token")} matched` : "Details");
 
 function moveTag(side, rank, elsewhere, other) {
   if (elsewhere === undefined) return el("span", { class: "tag only" }, `only in ${side.name}`);

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from oskit.cli.main import main
 from oskit.cluster.search.result import Hit, Match, SearchResult
 from oskit.data.collection import Collection
 from oskit.errors import SearchError, UsageError
@@ -292,3 +293,21 @@ def test_nothing_that_would_change_the_cluster_is_sent() -> None:
         with pytest.raises(UsageError, match="changes nothing"):
             client.transport.perform_request(method, path)
     assert len(Transport.sent) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--host", "0.0.0.0"], "reached from other machines"),
+        (["--host", "::"], "reached from other machines"),
+        (["--split", "dev"], "--split has no effect"),
+        (["--precision", "bf16"], "without --archive"),
+        (["--collection", "nowhere"], "nowhere is not a folder"),
+    ],
+)
+def test_an_open_address_and_options_without_effect_are_refused(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["playground", *arguments]) in (2, 3)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
