@@ -22,6 +22,7 @@ MAIN = "nDCG@10"
 
 DEPTH = 100
 MAX_RATIO = "max_ratio:0.1"
+TOP_150 = "top_k:150"
 _TIMED_QUERIES = 15
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.quality.data import ASIDE, DEV, FAQ_ENGLISH, FAQ_SWEDISH, MEDQUAD
-from benchmarks.quality.measure import MAX_RATIO, Measured
+from benchmarks.quality.measure import MAX_RATIO, TOP_150, Measured
 from benchmarks.quality.runs import BM25, DENSE, Result
 from benchmarks.quality.significance import as_they_are, at_equal_cost
 from benchmarks.quality.variants import VARIANTS, at_weights
@@ -101,6 +101,20 @@ def _from_trained(results: Results) -> list[Claim]:
     return [
         _better("better than before", results, "tiny-stage-1", "tiny", MEDQUAD),
         _better("better than before", results, "tiny-faq", "tiny", FAQ_ENGLISH),
+        _better("MiniLM from a fitted head above BERT-tiny", results, "minilm-faq", "tiny-faq", FAQ_ENGLISH),
+        *_within_the_budget(results, "minilm-faq", TOP_150),
+    ]
+
+
+def _within_the_budget(results: Results, name: str, rule: str = "none") -> list[Claim]:
+    """92 % of the dense teacher on the English FAQ at 150 tokens a document and FLOPS 5."""
+    found = [one.point(rule) for one in on(results, name, FAQ_ENGLISH)]
+    least = 0.92 * _ndcg(results, DENSE, FAQ_ENGLISH)
+    ndcg = mean([one.ndcg for one in found])
+    return [
+        _over(f"{name} ({rule}): 92 % of the dense teacher on {FAQ_ENGLISH}", ndcg, least),
+        _at_most("at 150 tokens a document", [one.document_active for one in found], 150),
+        _at_most("and FLOPS 5", [one.flops for one in found], 5),
     ]
 
 
@@ -135,11 +149,17 @@ def _inference_free(results: Results) -> list[Claim]:
     quick = mean([found.query_ms or 0.0 for found in ours])
     slow = mean([found.query_ms or 0.0 for found in theirs])
     times = f"{quick:.2f} ms beside {slow:.2f} ms"
-    share = mean([found.ndcg for found in ours]) / mean([found.ndcg for found in theirs])
     return [
         Claim("an inference-free query is quicker to encode", quick < slow, times),
-        Claim("it keeps 98 % of the symmetric encoder's nDCG@10", share >= 0.98, f"{share:.1%}"),
+        _keeps(results, "tiny-inference-free", "tiny-stage-1", MEDQUAD),
+        _keeps(results, "quick-inference-free", f"quick-{FAQ_ENGLISH}", FAQ_ENGLISH),
     ]
+
+
+def _keeps(results: Results, ours: str, theirs: str, collection: str) -> Claim:
+    share = _ndcg(results, ours, collection) / _ndcg(results, theirs, collection)
+    text = f"it keeps 98 % of the symmetric encoder's nDCG@10 on {collection}"
+    return Claim(text, None if share != share else share >= 0.98, f"{share:.1%}")
 
 
 def _multilingual(results: Results) -> list[Claim]:
@@ -167,13 +187,15 @@ def _pruning(results: Results) -> list[Claim]:
     return claims
 
 
+_ADAPTED = ("tiny-stage-1", "tiny-kept", "tiny-itself", f"quick-{FAQ_ENGLISH}")
+
 FORGOTTEN = 0.01
 """Of nDCG@10, that an adapted encoder may lose on other subjects."""
 
 
 def _forgetting(results: Results) -> list[Claim]:
     claims = []
-    for name in ("tiny-stage-1", "tiny-kept", "tiny-itself"):
+    for name in _ADAPTED:
         for collection in ASIDE:
             text = f"{name} loses no more than {FORGOTTEN} on {collection}"
             after, before = on(results, name, collection), on(results, "tiny", collection)
@@ -193,14 +215,10 @@ def _at_most(text: str, values: Sequence[float], limit: float) -> Claim:
 
 def _auto(results: Results) -> list[Claim]:
     claims = [_better("auto above quick", results, f"auto-{name}", f"quick-{name}", name) for name in DEV]
-    english = on(results, f"auto-{FAQ_ENGLISH}", FAQ_ENGLISH)
     whole = _ndcg(results, f"auto-{MEDQUAD}", MEDQUAD)
-    teacher = _ndcg(results, DENSE, FAQ_ENGLISH)
     return [
         *claims,
-        _over("92 % of the dense teacher on faq-en", mean([found.ndcg for found in english]), 0.92 * teacher),
-        _at_most("at 150 tokens a document", [found.points[0].document_active for found in english], 150),
-        _at_most("and FLOPS 5", [found.flops for found in english], 5),
+        *_within_the_budget(results, f"auto-{FAQ_ENGLISH}"),
         _over(".60 on the whole of medquad-liveqa", whole, 0.6),
         _better("above BM25", results, f"auto-{MEDQUAD}", BM25, MEDQUAD),
         _better("above the dense teacher", results, f"auto-{MEDQUAD}", DENSE, MEDQUAD),
@@ -217,7 +235,7 @@ ROWS: dict[str, Row] = {
     ),
     "2": Row(
         "From a trained head",
-        ("tiny", "tiny-stage-1", "tiny-faq"),
+        ("tiny", "tiny-stage-1", "tiny-faq", "minilm-faq"),
         (MEDQUAD, FAQ_ENGLISH),
         _from_trained,
     ),
@@ -231,7 +249,12 @@ ROWS: dict[str, Row] = {
         (MEDQUAD,),
         _ingredients,
     ),
-    "4": Row("Inference-free", ("tiny-stage-1", "tiny-inference-free"), (MEDQUAD,), _inference_free),
+    "4": Row(
+        "Inference-free",
+        ("tiny-stage-1", "tiny-inference-free", f"quick-{FAQ_ENGLISH}", "quick-inference-free"),
+        (MEDQUAD, FAQ_ENGLISH),
+        _inference_free,
+    ),
     "5": Row(
         "Multilingual",
         ("mbert", "english"),
@@ -240,9 +263,7 @@ ROWS: dict[str, Row] = {
         references=(BM25,),
     ),
     "6": Row("Pruning", _PRUNED, (MEDQUAD,), _pruning),
-    "7": Row(
-        "Forgetting", ("tiny", "tiny-stage-1", "tiny-kept", "tiny-itself"), (MEDQUAD, *ASIDE), _forgetting
-    ),
+    "7": Row("Forgetting", ("tiny", *_ADAPTED), (MEDQUAD, *ASIDE), _forgetting),
     "8": Row(
         "By oskit train auto",
         (*(f"{way}-{name}" for name in DEV for way in ("quick", "auto")), "aligned"),

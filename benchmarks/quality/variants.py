@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.models import BERT_BASE, BGE_SMALL, E5_SMALL, MBERT, SavedModel, bert_tiny, dense, minilm
 from benchmarks.quality.bases import first_layers
 from benchmarks.quality.data import ASIDE, DEV, FAQ_ENGLISH, FAQ_SWEDISH, MEDQUAD, Workspace, staged
-from benchmarks.quality.measure import MAX_RATIO
+from benchmarks.quality.measure import MAX_RATIO, TOP_150
 from oskit.training.auto.choose import choose
 from oskit.training.auto.look import Named
 from oskit.training.loop.events import Listener
@@ -44,6 +44,7 @@ class Scale:
             the benchmark itself, in minutes; its figures say nothing.
         tiny, small: Training of encoders of these sizes.
         faq: Training on the FAQ, which has few pairs.
+        faq_small: The same of an encoder of MiniLM's size.
         languages: Training on two languages, of encoders of BERT-base's size.
         layers: Layers of BERT-base and mBERT that are kept; None for all.
         minutes: What `oskit train auto` may take.
@@ -54,6 +55,7 @@ class Scale:
     name: str
     tiny: Effort
     faq: Effort
+    faq_small: Effort
     small: Effort
     languages: Effort
     layers: int | None
@@ -72,13 +74,14 @@ SCALES = {
             name="cpu",
             tiny=Effort(200, 32, 64),
             faq=Effort(200, 32, 96),
+            faq_small=Effort(130, 32, 80),
             small=Effort(150, 32, 64),
             languages=Effort(60, 16, 64),
             layers=4,
             minutes=30,
         ),
-        Scale("gpu", _LONG, _LONG, _LONG, _LONG, layers=None, minutes=30),
-        Scale("toy", _TOY, _TOY, _TOY, _TOY, layers=1, minutes=0.02, pairs=60, corpus=600, queries=4),
+        Scale("gpu", _LONG, _LONG, _LONG, _LONG, _LONG, layers=None, minutes=30),
+        Scale("toy", _TOY, _TOY, _TOY, _TOY, _TOY, layers=1, minutes=0.02, pairs=60, corpus=600, queries=4),
     )
 }
 
@@ -191,8 +194,26 @@ def _minilm(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
     return merge(made, changes)
 
 
-def _quick(name: str) -> Make:
-    """What comes along for everybody, as it is."""
+def _minilm_faq(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
+    """Few pairs, and an encoder that cannot search yet: dimensions are cut afterwards, not pressed out."""
+    made = _distilled(minilm(), [work.faq_file(FAQ_ENGLISH)], work, scale.faq_small)
+    changes = {
+        "encoder": {"head": "lexical"},
+        "teachers": [_dense(scale.faq_small, name=str(name)) for name in (dense(E5_SMALL), minilm())],
+        "labels": {"scale": 320.0, "normalize": "minmax"},
+        "loss": _loss(temperature=16.0, contrastive=2.5),
+        "sparsity": {
+            "documents": {"kind": "idf_flops", "weight": 0.003},
+            "queries": {"kind": "idf_flops", "weight": 0.01},
+            "cut": 300,
+        },
+        "schedule": {"learning_rate": 1e-4, "head_learning_rate": 5e-4},
+    }
+    return merge(made, changes)
+
+
+def _quick(name: str, **changes: Any) -> Make:
+    """What comes along for everybody, as it is or with changes."""
 
     def recipe(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
         overrides = [
@@ -201,7 +222,7 @@ def _quick(name: str) -> Make:
             f"teachers.dense.name={minilm()}",
             *(["schedule.steps=2"] if scale.name == "toy" else []),
         ]
-        return _values(load_recipe("quick", overrides))
+        return merge(_values(load_recipe("quick", overrides)), changes)
 
     return recipe
 
@@ -372,6 +393,13 @@ VARIANTS: dict[str, Variant] = {
         *(made for variant in _CURVES for made in _with_curve(variant)),
         Variant("tiny-kept", "BERT-tiny, half of it kept", (MEDQUAD, *ASIDE), _tiny(encoder={"keep": 0.5})),
         Variant("tiny-itself", "BERT-tiny, itself as a teacher beside", (MEDQUAD, *ASIDE), _tiny_itself),
+        Variant(
+            "minilm-faq",
+            "MiniLM from a closed-form head, cut",
+            (FAQ_ENGLISH,),
+            _minilm_faq,
+            rules=(TOP_150,),
+        ),
         Variant("tiny-faq", "BERT-tiny, trained on the FAQ", (FAQ_ENGLISH,), _tiny_faq),
         Variant(
             "tiny-wide",
@@ -387,7 +415,16 @@ VARIANTS: dict[str, Variant] = {
             _tiny(**_INFERENCE_FREE),
             rules=_RATIO,
         ),
-        *(Variant(f"quick-{name}", "quick", (name,), _quick(name)) for name in DEV),
+        *(
+            Variant(f"quick-{name}", "quick", (name, *(ASIDE if name == FAQ_ENGLISH else ())), _quick(name))
+            for name in DEV
+        ),
+        Variant(
+            "quick-inference-free",
+            "quick, inference-free",
+            (FAQ_ENGLISH,),
+            _quick(FAQ_ENGLISH, **_INFERENCE_FREE),
+        ),
         *(Variant(f"auto-{name}", "auto", (name,), _auto(name)) for name in DEV),
         Variant("aligned", "mBERT, labels of the English texts and BM25", (FAQ_SWEDISH,), _aligned),
         Variant("mbert", "mBERT, first layers", _SWEDISH_AND_OTHERS, _two_languages(MBERT, 5e-5)),

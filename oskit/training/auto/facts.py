@@ -22,6 +22,7 @@ class StudentSeen:
     document_tokens: tuple[float, float]  # in the mean, and at the 90th percentile
     max_length: int
     strange: bool = False  # whether its vocabulary hardly knows the language
+    projected: bool = False  # whether it has no head of its own, but a projection that has to be fitted
 
 
 @dataclass(frozen=True)

@@ -173,6 +173,7 @@ def _student(name: str, trial: Collection) -> StudentSeen:
         document_tokens=(float(np.mean(lengths[1])), float(long[int(0.9 * len(long))])),
         max_length=encoder.max_length,
         strange=measure_tokenization(encoder.vocabulary, texts).shatters,
+        projected=encoder.anatomy.projection is not None,
     )
 
 

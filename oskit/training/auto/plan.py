@@ -23,7 +23,7 @@ MEASURING = 0.15
 EVALUATIONS = 5
 """While it trains; as many figures choose the best checkpoint."""
 
-EPOCHS = 40
+EPOCHS = 20
 """Passes over the data, after which a small model knows it by heart."""
 
 KEPT = 0.3
@@ -32,14 +32,21 @@ KEPT = 0.3
 CAN_SEARCH = 0.5
 """Share of BM25's nDCG@10 from which an encoder counts as trained for retrieval."""
 
-ENOUGH = {True: 60, False: 150}
+ENOUGH = {True: 60, False: 100}
 """Steps that are worth it: of an encoder that can search, and of one that has to learn it."""
+
+FEW = 5000
+"""Queries up to which a larger encoder that has to learn it is worth a try; more teach a small one well."""
+
+FITTED = 16.0
+"""So many times as far apart lie scores of a fitted projection; another scale would have to be learned."""
 
 WORSE_TEACHER = 0.8
 """Share of BM25's nDCG@10 under which a dense model has nothing to teach."""
 
-HELD_OUT = (100, 500)
-DOCUMENT_TOKENS = 120
+HELD_OUT = (40, 500)
+DOCUMENT_TOKENS = 150
+"""Active dimensions of a document at most; of short ones 2.5 for each of their tokens."""
 
 
 @dataclass
@@ -101,7 +108,16 @@ def plan(facts: Facts) -> Plan:
     facts = _without_chance(facts)
     teacher = _teacher(facts)
     trainings = [_in_the_time(facts, student, teacher) for student in facts.students]
-    chosen = max(trainings, key=lambda one: (not one.student.strange, one.enough, one.student.parameters))
+    many = facts.queries > FEW and any(one.ndcg and not one.strange for one in facts.students)
+    chosen = max(
+        trainings,
+        key=lambda one: (
+            not one.student.strange,
+            not many or one.student.ndcg > 0,
+            one.enough,
+            one.student.parameters,
+        ),
+    )
     found = Plan(limit=chosen.limit)
     found.put("name", "auto")
     found.put("description", "Chosen by `oskit train auto`; edit it, and train it again by its name.")
@@ -167,6 +183,8 @@ def _why_not(one: _Training, chosen: _Training) -> str:
     name = one.student.name
     if one.student.strange and not chosen.student.strange:
         return f"{name} hardly knows the language"
+    if chosen.student.ndcg and not one.student.ndcg and one.enough >= chosen.enough:
+        return f"{name} cannot search yet, and so many pairs teach {chosen.student.name} well"
     if one.enough < chosen.enough:
         return f"{name} would learn {one.steps:,} steps in the time, too few"
     return f"{name} is smaller"
@@ -187,14 +205,17 @@ def _choose_data(found: Plan, facts: Facts, chosen: _Training) -> None:
 
 
 def _choose_teachers(found: Plan, facts: Facts, chosen: _Training, teacher: TeacherSeen | None) -> None:
-    contrast = {"kind": "info_nce", "weight": 0.3}
+    fitted = chosen.student.projected and not chosen.student.ndcg
+    wide = FITTED if fitted else 1.0
+    contrast = {"kind": "info_nce", "weight": 2.5 if fitted else 0.3, "temperature": wide}
     if facts.scored > 0.9 and facts.candidates >= 1:
         why = (
             f"the scores that came with the data, of {facts.candidates:.0f} candidates of a query in the mean"
         )
         found.put("teachers", [{"kind": "stored"}], why)
         found.put("data.sampling.negatives", min(7, math.ceil(facts.candidates)))
-        found.put("loss", [{"kind": "kl", "temperature": 2.0}, contrast])
+        found.put("labels.scale", 30.0 * wide)
+        found.put("loss", [{"kind": "kl", "temperature": 2.0 * wide}, contrast])
         return
     teachers: list[dict[str, Any]] = []
     told: list[str] = []
@@ -210,16 +231,24 @@ def _choose_teachers(found: Plan, facts: Facts, chosen: _Training, teacher: Teac
         teachers.append({"kind": "bm25", "language": facts.language, "weight": 0.3 if teacher else 1.0})
         told.append(f"BM25 ({facts.language or 'of plain words'}) has {facts.bm25:.2f}")
     found.put("teachers", teachers, "; ".join(told))
-    found.put("labels.scale", 20.0)
-    found.put("loss", [{"kind": "kl", "candidates": "batch", "temperature": 1.0}, contrast])
+    found.put("labels.scale", 20.0 * wide)
+    found.put("loss", [{"kind": "kl", "candidates": "batch", "temperature": wide}, contrast])
 
 
 def _choose_sparsity(found: Plan, chosen: _Training) -> None:
     mean, _ = chosen.student.document_tokens
-    target = round(min(DOCUMENT_TOKENS, max(16.0, 0.75 * mean)))
+    target = round(min(DOCUMENT_TOKENS, max(32.0, 2.5 * mean)))
     why = f"{target} tokens of a document at most: yours have {mean:.0f} in the mean"
-    found.put("sparsity.documents", {"kind": "idf_flops", "weight": 0.01, "target": target}, why)
-    found.put("sparsity.queries", {"kind": "idf_flops", "weight": 0.02})
+    documents: dict[str, Any] = {"kind": "idf_flops", "weight": 0.001, "target": target}
+    queries = {"kind": "idf_flops", "weight": 0.002}
+    if chosen.student.ndcg:
+        found.put("sparsity.documents", documents, why)
+        found.put("sparsity.queries", queries)
+        return
+    found.put("sparsity.documents", {"kind": "idf_flops", "weight": 0.003})
+    found.put("sparsity.queries", {"kind": "idf_flops", "weight": 0.01})
+    why = f"the rest of the hundreds that a fitted head has; ingest with --prune top_k:{target} beside it"
+    found.put("sparsity.cut", 2 * target, why)
 
 
 def _choose_schedule(found: Plan, facts: Facts, chosen: _Training) -> None:
@@ -237,7 +266,7 @@ def _choose_schedule(found: Plan, facts: Facts, chosen: _Training) -> None:
     rate = 2e-4 if millions < 10 else 1e-4 if millions < 40 else 5e-5
     found.put("schedule.learning_rate", rate, f"for {millions:.0f} million parameters")
     if not student.ndcg:
-        found.put("schedule.head_learning_rate", 3 * rate)
+        found.put("schedule.head_learning_rate", 5 * rate)
     found.put("schedule.evaluate_every", math.ceil(chosen.steps / EVALUATIONS))
 
 

@@ -17,6 +17,7 @@ from oskit.data.atomic import write_whole
 from oskit.data.duplicates import SeenTexts
 from oskit.encoder.loader.quiet import quiet_libraries
 from oskit.encoder.model import NeuralSparseEncoder
+from oskit.encoder.surgery.cut import cut
 from oskit.errors import TrainingError, TrainingInterrupted
 from oskit.training.data.arrow import candidate_rows, column_of
 from oskit.training.loop.arguments import rate_of, total_steps, training_arguments
@@ -33,6 +34,7 @@ from oskit.training.loop.student import (
     head_parameters,
     kept_share,
     load_student,
+    some_passages,
 )
 from oskit.training.loop.trainer import OskitTrainer
 from oskit.training.objective.batches import ROUTES, DrawnExamples, ExampleCollator, KnownPairs
@@ -237,6 +239,8 @@ class _Stage:
         """Save the best encoder and measure it as whoever opens it would."""
         self._average.apply(trainer.model)
         clear_negative_weights(trainer.model)
+        if (active := self.recipe.sparsity.cut) is not None:
+            cut(trainer.model, some_passages(prepared.corpus, self.recipe.seed), active)
         best = self.folder / BEST
         with quiet_libraries():
             trainer.model.save_pretrained(str(best), create_model_card=False)

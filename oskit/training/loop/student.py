@@ -72,8 +72,7 @@ def finish_student(
     """
     lexical = part.head == "lexical" and _is_base(encoder)
     if lexical or part.layers is not None:
-        rows = np.random.default_rng(seed).permutation(len(passages))[:FITTED_TEXTS]
-        texts = passages[np.sort(rows).tolist()]["text"]
+        texts = some_passages(passages, seed)
         if part.layers is not None:
             keep_layers(encoder, part.layers, texts)
         if lexical:
@@ -91,6 +90,13 @@ def finish_student(
     made = inference_free(encoder, idf, trainable=part.train_query_weights)
     made.check_saving()
     return made
+
+
+def some_passages(passages: Dataset, seed: int) -> list[str]:
+    """Those of the training corpus that a head is fitted to."""
+    rows = np.random.default_rng(seed).permutation(len(passages))[:FITTED_TEXTS]
+    texts: list[str] = passages[np.sort(rows).tolist()]["text"]
+    return texts
 
 
 def kept_share(encoder: NeuralSparseEncoder, part: EncoderPart) -> float:

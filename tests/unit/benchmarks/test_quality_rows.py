@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks.quality.data import ASIDE, DEV, FAQ_ENGLISH, FAQ_SWEDISH, MEDQUAD, Workspace
-from benchmarks.quality.measure import MAX_RATIO, Measured, Point
+from benchmarks.quality.measure import MAX_RATIO, TOP_150, Measured, Point
 from benchmarks.quality.rows import ROWS, Claim, spread
 from benchmarks.quality.runs import BM25, DENSE, Result
 from benchmarks.quality.tables import lines, markdown
@@ -61,7 +61,11 @@ def test_better_means_significantly_better() -> None:
     before, after = (result(name, ndcg) for name, ndcg in (("tiny", 0.4), ("tiny-stage-1", 0.5)))
     faq = result("tiny-faq", 0.5, collection=FAQ_ENGLISH)
     before = replace(before, measured={**before.measured, FAQ_ENGLISH: measured(0.6)})
-    assert verdicts("2", [before, after, faq]) == [True, False]
+    references = [result(DENSE, 0.7, collection=FAQ_ENGLISH)]
+    assert verdicts("2", [before, after, faq, *references])[:2] == [True, False]
+    points = Point("none", 0.68, 9.0, 1, 300.0), Point(TOP_150, 0.65, 5.0, 1, 160.0)
+    fitted = result("minilm-faq", 0.68, *points, collection=FAQ_ENGLISH)
+    assert verdicts("2", [before, after, faq, fitted, *references])[2:] == [True, True, False, True]
 
 
 def test_recipes_are_compared_by_curves_of_all_their_weights() -> None:
@@ -94,8 +98,8 @@ def test_forgetting() -> None:
         return Result(name, 0, {place: measured(value) for place, value in zip(ASIDE, ndcg, strict=True)})
 
     results = [found("tiny", 0.5, 0.9), found("tiny-stage-1", 0.45, 0.91), found("tiny-kept", 0.495, 0.7)]
-    assert verdicts("7", results) == [False, True, True, False, None, None]
-    assert verdicts("7", results[:1]) == [None] * 6
+    assert verdicts("7", results) == [False, True, True, False] + [None] * 4
+    assert verdicts("7", results[:1]) == [None] * 8
 
 
 def test_auto_is_compared_with_quick_and_with_the_targets() -> None:
@@ -126,6 +130,8 @@ def test_seeds_are_one_line_with_mean_and_spread() -> None:
             result("tiny-stage-1", value, seed=seed) for seed, value in enumerate((0.4, 0.5, 0.6))
         ],
         "tiny-inference-free": [],
+        "quick-faq-en": [],
+        "quick-inference-free": [],
         BM25: [result(BM25, 0.45)],
         DENSE: [],
     }

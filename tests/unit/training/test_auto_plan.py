@@ -9,7 +9,7 @@ import pytest
 
 from oskit.errors import TrainingError
 from oskit.training.auto.facts import Facts, StudentSeen, TeacherSeen
-from oskit.training.auto.plan import ENOUGH, EPOCHS, TRAINING, Plan, plan
+from oskit.training.auto.plan import ENOUGH, EPOCHS, FEW, FITTED, TRAINING, Plan, plan
 from oskit.training.recipe.recipe import Recipe
 
 DATA = Facts(
@@ -41,6 +41,7 @@ BASE = StudentSeen(
     query_tokens=12,
     document_tokens=(90, 150),
     max_length=256,
+    projected=True,
 )
 DENSE = TeacherSeen("dense", ndcg=0.75, reads=3_000)
 
@@ -93,6 +94,17 @@ def test_the_larger_encoder_is_taken_once_the_time_is_enough_for_it() -> None:
     assert (recipe.encoder.head, recipe.encoder.keep) == ("lexical", 0)
     assert (recipe.schedule.steps or 0) >= ENOUGH[False]
     assert "tiny is smaller" in found.reasons["encoder.name"]
+    assert recipe.loss[0].temperature == FITTED == recipe.loss[1].temperature, "its scores lie far apart"
+    assert recipe.sparsity.cut == 300 and recipe.sparsity.documents.target is None
+    found, recipe = planned(600, queries=FEW + 1)
+    assert recipe.encoder.name == "tiny" and recipe.sparsity.cut is None
+    assert "base cannot search yet" in found.reasons["encoder.name"]
+    assert planned(600, queries=FEW + 1, students=(BASE,))[1].encoder.name == "base"
+
+
+def test_a_masked_language_head_that_is_fitted_has_scores_as_trained_ones() -> None:
+    _, recipe = planned(students=(replace(BASE, projected=False),))
+    assert recipe.loss[0].temperature == 1.0 and recipe.sparsity.cut == 300
 
 
 def test_a_vocabulary_that_hardly_knows_the_language_is_the_last_choice_and_said() -> None:
@@ -137,7 +149,7 @@ def test_scores_that_came_with_the_data_are_the_labels() -> None:
 
 
 def test_texts_decide_the_length_and_the_sparsity() -> None:
-    for mean, long, length, target in ((20, 30, 64, 16), (90, 150, 160, 68), (300, 500, 256, 120)):
+    for mean, long, length, target in ((10, 30, 64, 32), (40, 60, 64, 100), (300, 500, 256, 150)):
         student = replace(TINY, document_tokens=(mean, long))
         _, recipe = planned(students=(student,))
         assert recipe.schedule.max_length == length
