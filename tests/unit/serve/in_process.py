@@ -71,8 +71,8 @@ class Client:
 
     def connection(self) -> http.client.HTTPConnection:
         if self._tls is not None:
-            return http.client.HTTPSConnection(self._host, timeout=30, context=self._tls)
-        return http.client.HTTPConnection(self._host, timeout=30)
+            return http.client.HTTPSConnection(self._host, timeout=120, context=self._tls)
+        return http.client.HTTPConnection(self._host, timeout=120)
 
     def ask(self, path: str, body: Any = None, *, method: str | None = None, **headers: str) -> Answer:
         connection = self.connection()
