@@ -62,7 +62,10 @@ _CONNECTION_OPTIONS = [
     click.option(
         "--aws-service",
         type=click.Choice(["es", "aoss"]),
-        help="aoss for OpenSearch Serverless.  [OSKIT_AWS_SERVICE; es]",
+        help="Amazon OpenSearch Service, or Serverless (aoss).  [OSKIT_AWS_SERVICE; by the host's name]",
+    ),
+    click.option(
+        "--aws-profile", metavar="NAME", help="Profile that signs.  [OSKIT_AWS_PROFILE; AWS_PROFILE]"
     ),
     click.option(
         "--timeout", type=float, metavar="SECONDS", help="Limit of one request.  [OSKIT_TIMEOUT; 60]"

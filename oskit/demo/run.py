@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oskit.cluster.client.connection import ConnectionSettings, cluster_info, connect
+from oskit.cluster.client.connection import ConnectionSettings, connect
+from oskit.cluster.client.kind import kind_of
 from oskit.demo.cluster_job import ClusterJob
 from oskit.demo.data import demo_collection, demo_encoder
 from oskit.demo.export import export_demo
@@ -169,7 +170,7 @@ def _cluster(options: DemoOptions, stack: ExitStack, report: DemoReport, steps: 
                 stack.enter_context(node)
             report.url = step.result = node.url
         client = connect(ConnectionSettings(url=node.url))
-    report.machine["opensearch"] = cluster_info(client).version
+    report.machine["opensearch"] = kind_of(client).number
     return client
 
 

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
-from oskit.cluster.client.connection import ClusterInfo, ConnectionSettings, cluster_info, connect
+from oskit.cluster.client.connection import ConnectionSettings, connect
 from oskit.cluster.client.failures import cluster_errors
+from oskit.cluster.client.kind import ClusterKind, Nodes, kind_of, nodes_of
 from oskit.cluster.client.retry import RetryPolicy
 from oskit.cluster.models.connectors import with_services
 from oskit.cluster.models.preflight import effective_settings, model_setting_problems
@@ -45,46 +46,46 @@ def check_cluster(connection: ConnectionSettings, *, fix: bool = False) -> list[
     """
     try:
         client = connect(connection, policy=RetryPolicy(retry_for_s=min(connection.retry_for, RETRY_FOR_S)))
-        info = cluster_info(client)
+        kind = kind_of(client)
+        nodes = nodes_of(client)
     except OskitError as error:
         return [Finding("cluster", "connection", "failure", error.message, error.hint)]
     with client:
-        found = Finding("cluster", "connection", "ok", f"{connection.url} is {info.name!r}, {_nodes(info)}")
+        found = Finding("cluster", "connection", "ok", f"{connection.url} is {kind.name!r}, {_nodes(nodes)}")
         checks = (_settings, _memory, _permissions, _models, partial(check_leftovers, fix=fix))
         return [
             found,
-            _version(info),
-            *_plugins(info),
+            _version(kind),
+            *_plugins(nodes),
             *(finding for check in checks for finding in check(client)),
         ]
 
 
-def _nodes(info: ClusterInfo) -> str:
-    if not info.nodes:
+def _nodes(nodes: Nodes) -> str:
+    if not nodes.roles:
         return "its nodes may not be seen"
-    ml_nodes = sum("ml" in roles for roles in info.nodes)
-    nodes = "1 node" if len(info.nodes) == 1 else f"{len(info.nodes)} nodes"
-    return f"{nodes}, {ml_nodes} with the ml role"
+    ml_nodes = sum("ml" in roles for roles in nodes.roles)
+    counted = "1 node" if len(nodes.roles) == 1 else f"{len(nodes.roles)} nodes"
+    return f"{counted}, {ml_nodes} with the ml role"
 
 
-def _version(info: ClusterInfo) -> Finding:
-    try:
-        version = Version(info.version.removesuffix("-SNAPSHOT"))
-    except InvalidVersion:
-        return Finding("cluster", "version", "warning", f"OpenSearch {info.version}: an unknown version")
+def _version(kind: ClusterKind) -> Finding:
+    version = kind.version
+    if version is None:
+        return Finding("cluster", "version", "warning", f"{kind}: an unknown version")
     lacking = [f"{feature} ({since}+)" for feature, since in SINCE.items() if version < Version(since)]
-    detail = f"OpenSearch {info.version}"
+    detail = str(kind)
     if not lacking:
         return Finding("cluster", "version", "ok", detail)
     status: Status = "failure" if version < Version(SINCE["neural sparse search"]) else "warning"
     return Finding("cluster", "version", status, f"{detail} lacks {', '.join(lacking)}", "Upgrade OpenSearch")
 
 
-def _plugins(info: ClusterInfo) -> list[Finding]:
-    if not info.nodes:
+def _plugins(nodes: Nodes) -> list[Finding]:
+    if not nodes.roles:
         advice = "Grant cluster:monitor/nodes/info to see them, or ask an administrator for GET _cat/plugins"
         return [Finding("cluster", "plugins", "skipped", "the user may not see the nodes' plugins", advice)]
-    missing = [name for name in PLUGINS if name not in info.plugins]
+    missing = [name for name in PLUGINS if name not in nodes.plugins]
     if not missing:
         return [Finding("cluster", "plugins", "ok", ", ".join(PLUGINS))]
     advice = "Install it on every node, in the cluster's own version: bin/opensearch-plugin install"

@@ -34,10 +34,10 @@ def show(index: str, field: str | None, connection: ConnectionSettings, out: Out
       oskit index show articles
       oskit index show articles --json
     """
-    from oskit.cluster.client.connection import connect
+    from oskit.cluster.client.needs import connect_for
     from oskit.cluster.search.place import find_place
 
-    place = find_place(connect(connection), index, field)
+    place = find_place(connect_for(connection, "index show"), index, field)
     entries = place.info.to_meta()
     made = "by others" if place.info.encode is None else "by oskit"
 
@@ -80,7 +80,7 @@ def adopt(index: str, undo: bool, connection: ConnectionSettings, out: Output, *
       oskit index adopt shop --undo
     """
     from oskit.archive.token_weights import Prune
-    from oskit.cluster.client.connection import connect
+    from oskit.cluster.client.needs import connect_for
     from oskit.cluster.search.adopt import adopt_index, undo_adoption
     from oskit.data.text_fields import TextFields
     from oskit.encoder.opening import open_encoder
@@ -90,7 +90,7 @@ def adopt(index: str, undo: bool, connection: ConnectionSettings, out: Output, *
         if given := [f"--{name.replace('_', '-')}" for name, value in options.items()
                      if name != "runtime" and value is not None]:  # fmt: skip
             raise UsageError(f"{given[0]} has no effect with --undo")
-        done = undo_adoption(connect(connection), index)
+        done = undo_adoption(connect_for(connection, "index adopt"), index)
         out.result(done.to_dict(), lambda console: console.print(f"{done.index} is as it was", markup=False))
         return
     if archive is None:
@@ -103,7 +103,7 @@ def adopt(index: str, undo: bool, connection: ConnectionSettings, out: Output, *
         else None
     )
     done = adopt_index(
-        connect(connection),
+        connect_for(connection, "index adopt"),
         index,
         embedding_field=options["embedding_field"],
         text_fields=TextFields.parse(options["text_field"]) if options["text_field"] else None,

@@ -212,19 +212,20 @@ def _run(
     out: Output,
     options: dict[str, Any],
 ) -> IngestReport:
-    from oskit.cluster.client.connection import connect
+    from oskit.cluster.client.needs import connect_for
     from oskit.cluster.ingest.load import IngestInterrupted
     from oskit.cluster.ingest.load import ingest as load
     from oskit.data.files import count_records
 
     mode = _encode_mode(options)
     encoder = _encoder(options, out)
+    client = connect_for(connection, *_needing(mode, options), index=index)
     total = None if out.quiet else count_records(sources, format=options["file_format"])
     total = total // options["part"].of if total is not None and options["part"] is not None else total
     with out.progress(f"Loading {index}", total=total) as bar:
         try:
             return load(
-                connect(connection),
+                client,
                 index,
                 documents,
                 settings=settings,
@@ -255,11 +256,12 @@ def _release(
     options: dict[str, Any],
 ) -> IngestReport:
     """Load a new index, and have the alias stand for it."""
-    from oskit.cluster.client.connection import connect
+    from oskit.cluster.client.needs import connect_for
     from oskit.cluster.ingest.plan import plan_load
     from oskit.evaluation.live.release_proof import Sample
 
-    client, sample = connect(connection), Sample()
+    client = connect_for(connection, *_needing(_encode_mode(options), options))
+    sample = Sample()
     options["opened"] = encoder = _encoder(options, out)
     planned = _planned(_encode_mode(options), out, options)
     releasing = Releasing(client, alias, encoder, options, sample, out)
@@ -295,7 +297,7 @@ def _dry_run(
     options: dict[str, Any],
 ) -> IngestReport:
     """Check the documents; and, if a cluster is named, ask it what would be changed there."""
-    from oskit.cluster.client.connection import connect
+    from oskit.cluster.client.needs import connect_for
     from oskit.cluster.index.names import check_index_name
     from oskit.cluster.ingest.load import BULK_DOCUMENTS, dry_run
     from oskit.cluster.ingest.missing import why_none_goes
@@ -322,8 +324,9 @@ def _dry_run(
         elif options["archive"] is None and options["model"] is None and options["encode"] is None:
             why = "neither --archive nor --model says what encodes the documents"
         else:
-            mode, client = _encode_mode(options), connect(connection)
+            mode = _encode_mode(options)
             try:
+                client = connect_for(connection, *_needing(mode, options), index=index)
                 name = (
                     released_name(client, index, _encoder_name(encoder, options))
                     if options["release"]
@@ -356,6 +359,19 @@ def _dry_run(
     if why:
         out.note(f"The cluster was not asked: {why}")
     return report
+
+
+def _needing(mode: EncodeMode, options: dict[str, Any]) -> list[str]:
+    """The load, and its options that need more of a cluster."""
+    kind = options["index_kind"]
+    asked = {
+        "--encode cluster": mode == "cluster" and kind != "semantic",
+        f"--index-kind {kind}": kind != "rank_features",
+        **{
+            f"--{name.replace('_', '-')}": options[name] for name in ("delete_missing", "recreate", "release")
+        },
+    }
+    return ["ingest", *(f"ingest {option}" for option, given in asked.items() if given)]
 
 
 def _most_missing(options: dict[str, Any]) -> float | None:

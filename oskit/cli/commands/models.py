@@ -103,14 +103,14 @@ def deploy(
       oskit deploy out --dry-run
       oskit deploy out --remote http://10.0.0.5:8080 --configure-cluster
     """
-    from oskit.cluster.client.connection import cluster_info, connect
+    from oskit.cluster.client.needs import connect_for
 
     targets = _targets(archives, model_format, name)
-    client = connect(connection)
     service = _service(remote, remote_token_file, role_arn)
     if service is not None and no_compare:
         raise UsageError("--no-compare does not go with --remote: nothing else proves what answers there")
-    cluster_info(client)  # a wrong address or password shows now, not after minutes of preparation
+    # A wrong address or password shows now, not after minutes of preparation.
+    client = connect_for(connection, "deploy" if remote is None else "deploy --remote")
     if dry_run:
         _print_plans(client, targets, service, options, out)
         return
@@ -371,11 +371,11 @@ def models(connection: ConnectionSettings, out: Output) -> None:
       oskit models
       oskit models --json
     """
-    from oskit.cluster.client.connection import connect
+    from oskit.cluster.client.needs import connect_for
     from oskit.cluster.models.connectors import with_services
     from oskit.cluster.models.registry import list_models
 
-    client = connect(connection)
+    client = connect_for(connection, "models")
     found = with_services(client, list_models(client))
 
     def human(console: Console) -> None:
@@ -461,7 +461,7 @@ def undeploy(
     """
     from oskit.cluster.models.retire import retire
 
-    client, found = _find_all(connection, names)
+    client, found = _find_all(connection, names, "undeploy")
     if dry_run:
         _print_retirement(client, found, out, delete=False, **options)
         return
@@ -499,7 +499,7 @@ def delete(
     """
     from oskit.cluster.models.retire import retire
 
-    client, found = _find_all(connection, names)
+    client, found = _find_all(connection, names, "delete")
     if dry_run:
         _print_retirement(client, found, out, delete=True, **options)
         return
@@ -546,12 +546,14 @@ def _print_retirement(
     out.result({"models": told, "calls": [call.to_dict() for call in calls]}, human)
 
 
-def _find_all(connection: ConnectionSettings, names: tuple[str, ...]) -> tuple[OpenSearch, list[ModelInfo]]:
+def _find_all(
+    connection: ConnectionSettings, names: tuple[str, ...], command: str
+) -> tuple[OpenSearch, list[ModelInfo]]:
     """All the models that are named, each once; nothing is changed before all are found."""
-    from oskit.cluster.client.connection import connect
+    from oskit.cluster.client.needs import connect_for
     from oskit.cluster.models.connectors import find_model_or_connector
 
-    client = connect(connection)
+    client = connect_for(connection, command)
     found = {model.model_id: model for model in (find_model_or_connector(client, name) for name in names)}
     return client, list(found.values())
 

@@ -40,10 +40,10 @@ def show(index: str, connection: ConnectionSettings, out: Output) -> None:
     """
     import json
 
-    from oskit.cluster.client.connection import connect
+    from oskit.cluster.client.needs import connect_for
     from oskit.cluster.ingest.default_pipeline import show_pipelines
 
-    found = show_pipelines(connect(connection), index)
+    found = show_pipelines(connect_for(connection, "pipeline show"), index)
 
     def human(console: Console) -> None:
         for role in ("default", "final"):
@@ -83,11 +83,11 @@ def put(
       oskit pipeline put articles
       oskit pipeline put articles --model my-encoder
     """
-    from oskit.cluster.client.connection import connect
+    from oskit.cluster.client.needs import connect_for
     from oskit.cluster.ingest.default_pipeline import put_pipeline
 
     done = put_pipeline(
-        connect(connection),
+        connect_for(connection, "pipeline put"),
         index,
         model_id=model,
         batch_size=batch_size,
@@ -120,10 +120,10 @@ def check(index: str, connection: ConnectionSettings, out: Output) -> None:
     Examples:
       oskit pipeline check articles
     """
-    from oskit.cluster.client.connection import connect
+    from oskit.cluster.client.needs import connect_for
     from oskit.cluster.ingest.other_writers import check_writers
 
-    found = check_writers(connect(connection), index)
+    found = check_writers(connect_for(connection, "pipeline check"), index)
 
     def human(console: Console) -> None:
         runs = (

@@ -33,11 +33,11 @@ def releases(alias: str, connection: ConnectionSettings, out: Output) -> None:
       oskit releases articles
       oskit releases articles --json
     """
-    from oskit.cluster.client.connection import connect
+    from oskit.cluster.client.needs import connect_for
     from oskit.cluster.index.releases import list_releases, read_alias
     from oskit.errors import IndexingError
 
-    client = connect(connection)
+    client = connect_for(connection, "releases")
     stands_for = read_alias(client, alias)
     found = list_releases(client, stands_for)
     if not found:
@@ -126,10 +126,10 @@ def rollback(alias: str, release: str | None, connection: ConnectionSettings, ou
       oskit rollback articles
       oskit rollback articles articles-20261128-101500-my-encoder
     """
-    from oskit.cluster.client.connection import connect
+    from oskit.cluster.client.needs import connect_for
     from oskit.cluster.index.rollback import rollback as roll_back
 
-    done = roll_back(connect(connection), alias, release, notify=out.note)
+    done = roll_back(connect_for(connection, "rollback"), alias, release, notify=out.note)
     out.result(
         done.to_dict(),
         lambda console: console.print(f"{alias} is {done.index} now, and was {done.before}", markup=False),

@@ -113,7 +113,7 @@ def search(
       oskit search articles "building permit" --filter tenant=7 --print-request
       oskit search articles --queries queries.jsonl -n 1000 -o run.trec
     """  # fmt: skip
-    from oskit.cluster.client.connection import connect
+    from oskit.cluster.client.needs import connect_for
     from oskit.cluster.search.search import Searcher
 
     if queries is not None and (query is not None or print_request):
@@ -123,7 +123,7 @@ def search(
     encoder = opened_archive(archive, query_archive, runtime)
     method = {"top_n": top_n, "heap_factor": heap_factor}
     searcher = Searcher(
-        connect(connection),
+        connect_for(connection, "search", *_needing(two_phase, analyzer, hybrid)),
         index,
         by=by,
         model_id=model,
@@ -158,6 +158,12 @@ def search(
     out.result(result.to_dict(), lambda console: _print_result(console, result, narrowed))
     if any(key not in result.tokens for hit in result.hits for key in hit.matched if result.key == "id"):
         out.note("some tokens are shown by their ids: what they are called, --archive DIR tells")
+
+
+def _needing(two_phase: bool, analyzer: str | None, hybrid: Hybrid | None) -> list[str]:
+    """Options that need more of a cluster than a search."""
+    named = {"two-phase": two_phase, "analyzer": analyzer, "hybrid": hybrid}
+    return [f"search --{name}" for name, given in named.items() if given]
 
 
 def _print_result(console: Console, result: SearchResult, narrowed: dict[str, Any]) -> None:

@@ -135,7 +135,7 @@ def sweep(
       oskit sweep articles data/faq --archive out --top-n 5,10,20,40 --heap-factor 1,2 --k 10 --report tuning
       oskit sweep articles data/faq --recall 0.99 --queries 500 --json
     """
-    from oskit.cluster.client.connection import connect
+    from oskit.cluster.client.needs import connect_for
     from oskit.data.collection import Collection
     from oskit.evaluation.live.sweep import sweep as compare
     from oskit.evaluation.live.sweep_settings import Grid
@@ -146,7 +146,7 @@ def sweep(
     opened = Collection.open(collection, split)
     encoder = opened_archive(archive, query_archive, runtime)
     found = compare(
-        connect(connection),
+        connect_for(connection, "sweep"),
         index,
         opened,
         encoder,

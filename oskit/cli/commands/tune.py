@@ -100,7 +100,7 @@ def tune(
       oskit tune data/faq --index faq --archive out --fusion min_max,rrf:60 --put-pipeline faq-fusion
       oskit tune data/faq --index faq --sides bm25,sparse,dense --dense-model my-dense --report tuned
     """
-    from oskit.cluster.client.connection import connect
+    from oskit.cluster.client.needs import connect_for
     from oskit.cluster.search.fusion import Fusion
     from oskit.cluster.search.hybrid import Hybrid
     from oskit.cluster.search.stored_fusion import check_name, put_fusion, stored
@@ -131,7 +131,7 @@ def tune(
         raise UsageError(f"--fusion {fusions!r} has nothing beside a comma", hint="Leave the comma out")
     tried = [Fusion.parse(name) for name in (fusions.split(",") if fusions is not None else DEFAULT_FUSIONS)]
     opened = Collection.open(collection, split)
-    client = connect(connection)
+    client = connect_for(connection, "tune")
     if put_pipeline is not None:
         check_name(client, put_pipeline, index, replace=replace)
     encoder = opened_archive(archive, query_archive, runtime)

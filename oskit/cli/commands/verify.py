@@ -95,7 +95,7 @@ def verify(
       oskit verify faq --index faq --model-encoder ./my-encoder --two-phase --json
       oskit verify faq --index faq --archive out --hybrid bm25=0.3,sparse=0.7 --fusion rrf:60
     """
-    from oskit.cluster.client.connection import connect
+    from oskit.cluster.client.needs import connect_for
     from oskit.data.collection import Collection
     from oskit.evaluation.live import verify as proof
     from oskit.evaluation.live.result import BETTER_ENCODER
@@ -105,7 +105,7 @@ def verify(
         raise UsageError("--require-quality compares with BM25", hint="Leave out --no-bm25.")
     opened = Collection.open(collection, split)
     encoder = _encoder(archive, query_archive, model_encoder, runtime, out)
-    client = connect(connection)
+    client = connect_for(connection, "verify")
     how, model_id = _search(client, index, field, by, model, analyzer)
     found = proof.verify(
         client,

@@ -28,6 +28,10 @@ _PAGES = re.compile(r"/_search/(scroll|point_in_time)")
 """What a reader of many documents keeps open for a while."""
 
 
+PERMISSION_CHECK = "perform_permission_check"
+"""With this parameter the security plugin says whether it permits a request, and carries out nothing."""
+
+
 @dataclass(frozen=True)
 class Call:
     """A request as people paste it into the Dev Tools console.

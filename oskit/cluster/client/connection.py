@@ -7,7 +7,6 @@ variables. Passwords stay inside a :class:`pydantic.SecretStr` and never reach a
 from __future__ import annotations
 
 import base64
-import contextlib
 import gzip
 import logging
 import os
@@ -15,18 +14,18 @@ import ssl
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from opensearchpy import OpenSearch, Urllib3HttpConnection
-from opensearchpy.exceptions import AuthorizationException, TransportError
 from opensearchpy.exceptions import ConnectionError as TransportFailure
+from opensearchpy.exceptions import TransportError
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_validator, model_validator
 
-from oskit.cluster.client.aws import signer
-from oskit.cluster.client.failures import REDIRECTS, ForeignAnswer, cluster_errors
+from oskit.cluster.client.aws import SERVICES, Service, amazon_host, signer
+from oskit.cluster.client.failures import REDIRECTS, ForeignAnswer
 from oskit.cluster.client.retry import PLAIN_TEXT, RETRY_FOR_S, RetryingTransport, RetryPolicy
-from oskit.errors import ClusterConnectionError, UsageError
+from oskit.errors import UsageError
 
 DEFAULT_URL = "http://localhost:9200"
 DEFAULT_TIMEOUT_S = 60.0
@@ -53,7 +52,9 @@ class ConnectionSettings(BaseModel):
         client_key: PEM file with the client's unencrypted key.
         insecure: Do not verify the cluster's certificate. No environment variable switches that on.
         aws_region: Sign requests for the managed service in this region (:mod:`oskit.cluster.client.aws`).
-        aws_service: ``es``, or ``aoss`` for OpenSearch Serverless.
+        aws_service: ``es``, or ``aoss`` for OpenSearch Serverless. Only an address that Amazon does not give
+            (a domain's custom endpoint, a proxy) needs it.
+        aws_profile: Profile of the shared configuration whose credentials sign; ``AWS_PROFILE`` if None.
         timeout: Limit of one request in seconds.
         retry_for: Seconds for which a request is sent again that fails for a passing reason; 0 for never.
 
@@ -71,7 +72,8 @@ class ConnectionSettings(BaseModel):
     client_key: str | None = None
     insecure: bool = False
     aws_region: str | None = None
-    aws_service: Literal["es", "aoss"] = "es"
+    aws_service: Literal["es", "aoss"] | None = None
+    aws_profile: str | None = None
     timeout: float = DEFAULT_TIMEOUT_S
     retry_for: float = RETRY_FOR_S
 
@@ -116,13 +118,46 @@ class ConnectionSettings(BaseModel):
             path = getattr(self, name)
             if path is not None and not Path(path).exists():
                 raise UsageError(f"{_named(name)}: there is no file {path!r}")
+        self._check_aws()
+        if self.client_key is not None and self.client_cert is None:
+            raise UsageError(f"{_named('client_key')} is given, but no {_named('client_cert')}")
+        return self
+
+    @property
+    def service(self) -> Service:
+        """Who runs the cluster, by the host's name or ``aws_service``; a signature alone means ``es``."""
+        known = amazon_host(urlsplit(self.url).hostname or "")
+        return self.aws_service or (known[0] if known else "es" if self.aws_region else "self-managed")
+
+    def _check_aws(self) -> None:
+        known = amazon_host(urlsplit(self.url).hostname or "")
+        if known and self.service != known[0]:
+            raise UsageError(
+                f"{_named('aws_service')} is {self.aws_service}, but the host of {_named('url')} is one of "
+                f"{SERVICES[known[0]]} ({known[0]})",
+                hint=f"Leave out {_named('aws_service')}",
+            )
+        if known and self.aws_region not in (None, known[1]):
+            host = f"the host of {_named('url')} is in {known[1]}"
+            raise UsageError(f"{_named('aws_region')} is {self.aws_region}, but {host}")
+        if self.service == "aoss" and self.username is not None:
+            raise UsageError(
+                f"{SERVICES['aoss']} knows no users: requests are signed",
+                hint=f"Give {_named('aws_region')} in the place of {_named('username')}",
+            )
         if self.aws_region is not None and self.username is not None:
             raise UsageError(
                 f"{_named('aws_region')} signs requests, and {_named('username')} logs in: give one of them"
             )
-        if self.client_key is not None and self.client_cert is None:
-            raise UsageError(f"{_named('client_key')} is given, but no {_named('client_cert')}")
-        return self
+        if self.service == "aoss" and self.aws_region is None:
+            region = known[1] if known else "REGION"
+            raise UsageError(
+                f"{SERVICES['aoss']} takes signed requests only", hint=f"Give --aws-region {region}"
+            )
+        if self.aws_profile is not None and self.aws_region is None:
+            raise UsageError(
+                f"{_named('aws_profile')} has no effect without {_named('aws_region')}, which signs requests"
+            )
 
     @classmethod
     def from_environment(
@@ -298,13 +333,16 @@ def connect(settings: ConnectionSettings, *, policy: RetryPolicy | None = None) 
         ],
         connection_class=_Connection,
         headers=_authorization(settings),
-        http_auth=signer(settings.aws_region, settings.aws_service) if settings.aws_region else None,
+        http_auth=signer(settings.aws_region, settings.service, settings.aws_profile)
+        if settings.aws_region
+        else None,
         ssl_context=_ssl_context(settings) if secure else None,
         timeout=settings.timeout,
         pool_maxsize=POOL_SIZE,
         transport_class=RetryingTransport,
         policy=policy or RetryPolicy(retry_for_s=settings.retry_for),
         own_timeout="timeout" in settings.model_fields_set,
+        service=settings.service,
     )
 
 
@@ -351,49 +389,3 @@ def _add_client_certificate(context: ssl.SSLContext, certificate: str, key: str 
             f"{_named('client_cert')}: {certificate!r} and its key cannot be used ({reason})",
             hint="Both must be PEM files that belong together, and the key must not be encrypted",
         ) from None
-
-
-class ClusterInfo(NamedTuple):
-    """What answers at the address.
-
-    Attributes:
-        name: The cluster's name.
-        version: OpenSearch's version.
-        nodes: The roles of each node; empty if we are not permitted to see the nodes.
-        plugins: Names of the plugins that every node has, for example ``opensearch-ml``.
-    """
-
-    name: str
-    version: str
-    nodes: tuple[frozenset[str], ...]
-    plugins: frozenset[str]
-
-
-def cluster_info(client: OpenSearch) -> ClusterInfo:
-    """Ask the cluster who it is, with which nodes and plugins.
-
-    Raises:
-        ClusterConnectionError: Nothing answers, or something that is not OpenSearch.
-        ClusterAuthError: The credentials are refused.
-    """
-    with cluster_errors("reach the cluster"):
-        root = client.info()
-    version = root.get("version") if isinstance(root, dict) else None
-    if not isinstance(version, dict) or "number" not in version:
-        raise ClusterConnectionError("What answers at this address is not OpenSearch", hint="Check --url")
-    if version.get("distribution") != "opensearch":
-        raise ClusterConnectionError(
-            f"What answers at this address is not OpenSearch but Elasticsearch {version['number']}",
-            hint="oskit needs OpenSearch 2.15 or newer",
-        )
-    nodes: list[dict[str, Any]] = []
-    # The rest of oskit works without this permission.
-    with cluster_errors("list the cluster's nodes"), contextlib.suppress(AuthorizationException):
-        nodes = list(client.nodes.info(metric="plugins")["nodes"].values())
-    plugins = [{plugin["name"] for plugin in node.get("plugins", ())} for node in nodes]
-    return ClusterInfo(
-        name=str(root.get("cluster_name", "")),
-        version=str(version["number"]),
-        nodes=tuple(frozenset(node.get("roles", ())) for node in nodes),
-        plugins=frozenset.intersection(*map(frozenset, plugins)) if plugins else frozenset(),
-    )

@@ -24,7 +24,8 @@ from opensearchpy import OpenSearch, Transport
 from opensearchpy.exceptions import ConnectionError as TransportFailure
 from opensearchpy.exceptions import SerializationError, SSLError, TransportError
 
-from oskit.cluster.client.calls import READS, record_change
+from oskit.cluster.client.aws import Service
+from oskit.cluster.client.calls import PERMISSION_CHECK, READS, record_change
 from oskit.cluster.client.failures import Answer, ForeignAnswer, causes_of, error_reason, heard
 from oskit.cluster.client.server_words import ALREADY_THERE, Meaning
 
@@ -128,13 +129,20 @@ class RetryingTransport(Transport):
     Args:
         policy: How long and how far apart.
         own_timeout: Whether somebody chose the limit of a request.
+        service: Who runs the cluster.
     """
 
     def __init__(
-        self, *args: Any, policy: RetryPolicy = DEFAULT_POLICY, own_timeout: bool = False, **kwargs: Any
+        self,
+        *args: Any,
+        policy: RetryPolicy = DEFAULT_POLICY,
+        own_timeout: bool = False,
+        service: Service = "self-managed",
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **{**kwargs, "max_retries": 0})
         self.own_timeout = own_timeout
+        self.service = service
         self._policy = policy
         self._of_thread = threading.local()
         self._has_answered = False
@@ -156,6 +164,10 @@ class RetryingTransport(Transport):
         Raises:
             ForeignAnswer: The answer is none of OpenSearch's, such as a gateway's page, or empty.
         """
+        if self.service == "aoss":
+            if url.endswith("/_refresh"):  # it refreshes by itself, and has no such path
+                return Answer({"_shards": {}}, self._address)
+            method, url = _as_serverless_has_it(method, url)
         patience = Patience(self.policy)
         answer_was_lost = False
         while True:
@@ -180,7 +192,8 @@ class RetryingTransport(Transport):
                 self._has_answered = True
                 if not _is_an_answer(method, url, answer):
                     raise self._foreign(answer if isinstance(answer, str) else json.dumps(answer))
-                record_change(method, url)
+                if PERMISSION_CHECK not in (params or {}):
+                    record_change(method, url)
                 return Answer(answer, self._address) if isinstance(answer, dict) else answer
 
     @property
@@ -196,6 +209,13 @@ class RetryingTransport(Transport):
             return None
         idempotent = method in ("GET", "HEAD", "PUT", "DELETE") or _SAFE_POSTS.search(url)
         return patience.wait_s(heard(failure)) if idempotent or was_not_sent(failure) else None
+
+
+def _as_serverless_has_it(method: str, url: str) -> tuple[str, str]:
+    """A request in the form that the documentation of Amazon OpenSearch Serverless lists."""
+    if method == "GET" and url.endswith("/_alias") and url != "/_alias":
+        return method, url.removesuffix("/_alias")  # whose answer has the aliases, and more
+    return ("GET" if re.search(r"/_(mget|msearch|validate/query)$", url) else method), url
 
 
 def _is_an_answer(method: str, url: str, answer: Any) -> bool:

@@ -103,6 +103,11 @@ BEHIND_ALL_HITS = Meaning(
     "the page begins behind the last hit of a hybrid search", "Take an earlier page",
 )  # fmt: skip
 
+NOT_OFFERED = Meaning(
+    "Your request: …is not allowed", "cluster", "never", "configuration",
+    "Amazon OpenSearch Service does not offer that", "docs/permissions.md says what works there", (401,)
+)  # fmt: skip
+
 ALREADY_THERE = Meaning(
     "resource_already_exists_exception", "request", "never", "request", "it is there already", ""
 )
@@ -323,7 +328,15 @@ TABLE: tuple[Meaning, ...] = (
     Meaning("credential should be scoped", "cluster", "never", "credentials", "AWS refuses the signature",
             "Check --aws-region and --aws-service", (403,)),
     Meaning("no permissions for", "cluster", "never", "credentials", "the user lacks a permission",
-            "Ask the cluster's administrator for a role with it", (403,)),
+            "Ask the cluster's administrator for a role with it: docs/permissions.md", (403,)),
+    Meaning("is not authorized to perform", "cluster", "never", "credentials", "IAM does not permit it",
+            "Attach a policy with that action: docs/permissions.md", (403,)),
+    Meaning("403 Forbidden; Forbidden | Forbidden: 403 Forbidden", "cluster", "never", "credentials",
+            "Amazon OpenSearch Serverless forbids it", "Look at the collection's data access policy, at its "
+            "network policy, and at aoss:APIAccessAll in IAM: docs/permissions.md", (403,)),
+    Meaning("Document ID is not supported", "cluster", "never", "configuration",
+            "the collection takes no ids of documents", "Take a collection of the type SEARCH"),
+    NOT_OFFERED,
 
     # A gateway, or the cluster's front door
     Meaning("plain HTTP request was sent to HTTPS port", "cluster", "never", "gateway",

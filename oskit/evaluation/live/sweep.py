@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from math import fsum
 from typing import TYPE_CHECKING, Any, Literal
 
-from oskit.cluster.client.connection import cluster_info
+from oskit.cluster.client.kind import kind_of
 from oskit.cluster.search.answers import complete_search
 from oskit.cluster.search.search import Searcher
 from oskit.errors import SearchError, UsageError
@@ -145,7 +145,7 @@ class _Sweep:
         rows = [self._figures(*row, weights, exact) for row in zip(settings, runs, clocks, strict=True)]
         return SweepReport(
             created=now(),
-            cluster={"distribution": "opensearch", "version": cluster_info(self.client).version},
+            cluster={"distribution": "opensearch", "version": kind_of(self.client).number},
             index=self.facts.to_dict(),
             collection={"name": self.collection.name, "split": self.collection.split},
             search={

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from oskit.cluster.client.connection import cluster_info
+from oskit.cluster.client.kind import kind_of
 from oskit.cluster.search.fusion import Candidates, Fusion
 from oskit.cluster.search.hybrid import Hybrid
 from oskit.cluster.search.search import Searcher
@@ -122,7 +122,7 @@ def tune(
     )
     values = measured(found, tried, qrels, asked=asked)
     report = _report(names, tried, values, found, qrels, asked, fusions, sides, folds)
-    report.cluster = {"distribution": "opensearch", "version": cluster_info(client).version}
+    report.cluster = {"distribution": "opensearch", "version": kind_of(client).number}
     report.index = {**facts.to_dict()}
     report.collection = {"name": collection.name, "split": collection.split, "queries": len(judged)}
     report.search["by"] = by or ("tokens" if encoder is not None and model_id is None else "model")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from oskit.archive.agreement import is_quantized, largest_difference
 from oskit.archive.siblings import known_sha256
 from oskit.archive.tokenization import SAMPLED_TEXTS, shattering, spread, tokenizations
-from oskit.cluster.client.connection import cluster_info
+from oskit.cluster.client.kind import kind_of
 from oskit.cluster.search.clauses import filtered, two_phase_pipeline
 from oskit.cluster.search.query_model import check_same_encoder, query_model
 from oskit.cluster.search.query_weights import analyzer_weights
@@ -242,10 +242,9 @@ def _verify(
         more = stored(suspects)
         vectors = StoredVectors(vectors.checked + more.checked, more.wrong, vectors.unseen + more.unseen)
     cuts = tokenizations(encoder, [documents[name].passage for name in cut], list(queries.values()))
-    info = cluster_info(client)
     return VerificationReport(
         created=now(),
-        cluster={"distribution": "opensearch", "version": info.version},
+        cluster={"distribution": "opensearch", "version": kind_of(client).number},
         index=facts.to_dict(),
         collection={
             "name": collection.name,

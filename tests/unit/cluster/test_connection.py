@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import trustme
 
-from oskit.cluster.client.connection import ConnectionSettings, cluster_info, connect, split_url
+from oskit.cluster.client.connection import ConnectionSettings, connect, split_url
 from oskit.cluster.client.failures import cluster_errors
+from oskit.cluster.client.kind import kind_of
 from oskit.cluster.client.retry import RetryPolicy
 from oskit.cluster.index.mapping import index_uuid
 from oskit.cluster.ingest.load import ingest
@@ -276,7 +277,7 @@ class TestAnswers:
             model = ModelInfo("m", "m", "1", "DEPLOYED", "SPARSE_ENCODING")
             for asked in (
                 lambda: index_uuid(client, "i"),
-                lambda: cluster_info(client),
+                lambda: kind_of(client),
                 lambda: predict(client, model, ["x"]),
                 lambda: list_models(client),
                 lambda: model_setting_problems(client),
@@ -303,7 +304,7 @@ class TestAnswers:
     )
     def test_something_else_answers(self, body: bytes, kind: str, message: str) -> None:
         with serving(200, body, kind=kind) as (url, _), pytest.raises(ClusterConnectionError, match=message):
-            cluster_info(connect(ConnectionSettings(url=url)))
+            kind_of(connect(ConnectionSettings(url=url)))
 
 
 class TestConnections:
