@@ -58,6 +58,7 @@ docs: $(STAMP)  ## Write docs/cli.md, docs/recipe-keys.md and the tables of word
 	$(BIN)/python docs/write_cli_reference.py
 	$(BIN)/python docs/write_recipe_reference.py
 	$(BIN)/python docs/write_server_words.py
+	$(BIN)/python docs/write_permissions.py
 
 bench: $(STAMP)  ## The ratios of the README and of benchmarks/README.md, measured on this machine.
 	$(BIN)/python -m benchmarks.startup

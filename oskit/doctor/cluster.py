@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,8 @@ from packaging.version import Version
 
 from oskit.cluster.client.connection import ConnectionSettings, connect
 from oskit.cluster.client.failures import cluster_errors
-from oskit.cluster.client.kind import ClusterKind, Nodes, kind_of, nodes_of
+from oskit.cluster.client.kind import ClusterKind, Nodes, kind_of, nodes_of, user_of
+from oskit.cluster.client.needs import NEEDS, ROLES, denied, why_not
 from oskit.cluster.client.retry import RetryPolicy
 from oskit.cluster.models.connectors import with_services
 from oskit.cluster.models.preflight import effective_settings, model_setting_problems
@@ -56,6 +57,7 @@ def check_cluster(connection: ConnectionSettings, *, fix: bool = False) -> list[
         return [
             found,
             _version(kind),
+            *_commands(client),
             *_plugins(nodes),
             *(finding for check in checks for finding in check(client)),
         ]
@@ -79,6 +81,40 @@ def _version(kind: ClusterKind) -> Finding:
         return Finding("cluster", "version", "ok", detail)
     status: Status = "failure" if version < Version(SINCE["neural sparse search"]) else "warning"
     return Finding("cluster", "version", status, f"{detail} lacks {', '.join(lacking)}", "Upgrade OpenSearch")
+
+
+def _commands(client: OpenSearch) -> list[Finding]:
+    """Who we are, and which commands cannot work here or are not permitted, as far as that is known."""
+    kind, user = kind_of(client), user_of(client)
+    found = []
+    if user is not None:
+        roles = f"with the roles {', '.join(user.roles)}" if user.roles else "without a role"
+        found.append(Finding("cluster", "user", "ok", f"the security plugin knows {user.name}, {roles}"))
+    for problem, commands in _by_reason({name: why_not(kind, name) for name in NEEDS}).items():
+        advice = next((NEEDS[name].instead for name in commands if NEEDS[name].instead), None)
+        found.append(Finding("cluster", _listed(commands), "warning", problem, advice))
+    missing = denied(client, {request: None for needs in NEEDS.values() for request in needs.requests})
+    lacking = {
+        name: ", ".join(action for request in needs.requests for action in missing.get(request, ()))
+        for name, needs in NEEDS.items()
+    }
+    for actions, commands in _by_reason(lacking).items():
+        detail = f"not permitted to {user.name if user else 'this user'}, who lacks {actions}"
+        found.append(Finding("cluster", _listed(commands), "warning", detail, ROLES))
+    return found
+
+
+def _by_reason(reasons: Mapping[str, str | None]) -> dict[str, list[str]]:
+    """Commands by what is against them."""
+    by: dict[str, list[str]] = {}
+    for command, reason in reasons.items():
+        if reason:
+            by.setdefault(reason, []).append(command)
+    return by
+
+
+def _listed(commands: list[str]) -> str:
+    return f"oskit {', '.join(commands)}"
 
 
 def _plugins(nodes: Nodes) -> list[Finding]:

@@ -5,6 +5,7 @@ line, with the way that does.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
@@ -160,18 +161,11 @@ def check(client: OpenSearch, *commands: str, index: str | None = None) -> Clust
     """
     kind = kind_of(client)
     for command in commands:
-        needs = NEEDS[command]
-        hint = needs.instead or None
-        if lacking := lacks(kind, needs):
-            raise ClusterSettingsError(
-                f"oskit {command} cannot work on {kind}: there is no {lacking}", hint=hint
-            )
-        if needs.since and kind.version is not None and kind.version < Version(needs.since):
-            raise ClusterSettingsError(
-                f"oskit {command} needs OpenSearch {needs.since} or newer, and this is {kind}", hint=hint
-            )
+        if problem := why_not(kind, command):
+            raise ClusterSettingsError(f"oskit {command} {problem}", hint=NEEDS[command].instead or None)
     asked = dict.fromkeys(request for command in commands for request in NEEDS[command].requests)
-    if missing := denied(client, tuple(asked), index):
+    lacking = denied(client, asked, index).values()
+    if missing := dict.fromkeys(action for actions in lacking for action in actions):
         user = user_of(client)
         raise ClusterAuthError(
             f"oskit {commands[0]} may not be run by {user.name if user else 'this user'}, who lacks "
@@ -181,33 +175,38 @@ def check(client: OpenSearch, *commands: str, index: str | None = None) -> Clust
     return kind
 
 
-def lacks(kind: ClusterKind, needs: Needs) -> str | None:
-    """The first request that does not exist on a service of Amazon; None if all do."""
+def why_not(kind: ClusterKind, command: str) -> str | None:
+    """Why a command cannot work on such a cluster; None if nothing is known against it."""
+    needs = NEEDS[command]
     for name in needs.requests:
         exists = {"aoss": bool(REQUESTS[name].serverless), "es": REQUESTS[name].managed}
         if not exists.get(kind.service, True):
-            return name
+            return f"cannot work on {kind}: there is no {name}"
+    if needs.since and kind.version is not None and kind.version < Version(needs.since):
+        return f"needs OpenSearch {needs.since} or newer, and this is {kind}"
     return None
 
 
-def denied(client: OpenSearch, requests: tuple[str, ...], index: str | None) -> list[str]:
-    """Actions that the security plugin says are not permitted; empty where it is not there or does not say.
+def denied(client: OpenSearch, requests: Iterable[str], index: str | None = None) -> dict[str, list[str]]:
+    """Of requests those that the security plugin does not permit, with what is missing.
 
-    It is asked by ``perform_permission_check``, with which nothing is carried out. A cluster without the
-    plugin is not asked, and one that does not know the parameter refuses the whole request.
+    There are none where it is not there or does not say. It is asked by ``perform_permission_check``, with
+    which nothing is carried out; one that does not know the parameter refuses the whole request. Without an
+    index nothing is asked about indexes.
     """
     asked = {name: request for name in requests if (request := REQUESTS[name]).body is not None}
     asked = {name: request for name, request in asked.items() if index or "INDEX" not in name}
     if not asked or user_of(client) is None:
-        return []
-    missing: dict[str, None] = {}
+        return {}
+    missing: dict[str, list[str]] = {}
     for name, request in asked.items():
         method, path = _nowhere(name, index)
         body = json.loads(request.body or "null")
         with suppress(OpenSearchException), impatient(client):
             answer = client.transport.perform_request(method, path, {PERMISSION_CHECK: "true"}, body)
-            missing |= dict.fromkeys(map(str, answer.get("missingPrivileges") or ()))
-    return list(missing)
+            if lacking := list(map(str, answer.get("missingPrivileges") or ())):
+                missing[name] = lacking
+    return missing
 
 
 def _nowhere(name: str, index: str | None) -> tuple[str, str]:

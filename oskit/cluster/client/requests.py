@@ -119,7 +119,7 @@ def _pattern(request: str) -> re.Pattern[str]:
     """What matches the requests of a row; of settings, statistics and profiles also parts are asked for."""
     parts = re.split(r"(INDEX/|INDEX|\b(?:NAME|ID|N|KIND|WHAT)\b)", request)
     path = "".join(_PARTS.get(part, r"[^/]+") if n % 2 else re.escape(part) for n, part in enumerate(parts))
-    return re.compile(path + (r"(/.*)?" if re.search(r"_(settings|stats|profile)$", request) else "") + "$")
+    return re.compile(path + (r"(/.*)?" if re.search(r"[_/](settings|stats|profile)$", request) else "") + "$")
 
 
 _PATTERNS = {name: _pattern(name) for name in REQUESTS}

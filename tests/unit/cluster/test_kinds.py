@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -155,7 +157,8 @@ def test_elasticsearch_is_refused_by_every_command(reply: Reply) -> None:
 
 WORKS_ON_SERVERLESS = {
     "ingest", "ingest --index-kind sparse_vector", "search", "search --two-phase", "search --analyzer",
-    "search --hybrid", "ingest --recreate", "models", "index show", "index adopt", "pipeline show", "pipeline check", "rollback",
+    "search --hybrid", "ingest --recreate", "models", "index show", "index adopt", "pipeline show",
+    "pipeline check", "rollback",
 }  # fmt: skip
 
 
@@ -271,6 +274,16 @@ def test_what_is_refused_names_the_permission_or_the_policy(reply: Reply, said: 
         client = connect(ConnectionSettings(url=server.url), policy=NEVER)
         with pytest.raises(ClusterError, match=said), cluster_errors("read the index"):
             client.indices.get(index="i")
+
+
+def test_the_documentation_holds_the_table() -> None:
+    docs = Path(__file__).parents[3] / "docs"
+    spec = importlib.util.spec_from_file_location("write_permissions", docs / "write_permissions.py")
+    assert spec is not None and spec.loader is not None
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = (docs / "permissions.md").read_text(encoding="utf-8")
+    assert module.page(page) == page, "docs/permissions.md is out of date: make docs"
 
 
 def test_every_request_that_a_command_names_is_in_the_table() -> None:
