@@ -90,7 +90,9 @@ NEEDS: dict[str, Needs] = {
          "POST /INDEX/_count", "DELETE /INDEX", "GET /_data_stream/NAME", "POST /INDEX/_analyze",
          *_TEMPLATES)),
     "ingest --encode cluster": Needs(
-        (*_MODEL, "GET /_ingest/pipeline/NAME"), ("PUT /_ingest/pipeline/NAME",), instead=_HERE),
+        (*_MODEL, "GET /_ingest/pipeline/NAME"),
+        ("PUT /_ingest/pipeline/NAME", f"GET {_ML}/models/ID", "POST /_ingest/pipeline/_simulate"),
+        instead=_HERE),
     "ingest --index-kind sparse_vector": Needs(since="3.3", instead="Take --index-kind rank_features"),
     "ingest --index-kind semantic": Needs(
         _MODEL, since="3.1", instead="Take --index-kind rank_features, and --encode cluster or client"),

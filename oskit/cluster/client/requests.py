@@ -94,8 +94,8 @@ REQUESTS: dict[str, Request] = {
         f"{ML}/upload_model_chunk", "", '"x"', managed=False),
     "POST /_plugins/_ml/models/_register": Request(
         f"{ML}/register_model", "CreateMLResource", '{"name": "n", "function_name": "remote"}'),
-    "POST /_plugins/_ml/models/ID/_deploy": Request(f"{ML}/deploy_model", "UpdateMLResource", ""),
-    "POST /_plugins/_ml/models/ID/_undeploy": Request(f"{ML}/undeploy_models", "UpdateMLResource", ""),
+    "POST /_plugins/_ml/models/ID/_deploy": Request(f"{ML}/deploy_model*", "UpdateMLResource", ""),
+    "POST /_plugins/_ml/models/ID/_undeploy": Request(f"{ML}/undeploy_model*", "UpdateMLResource", ""),
     "DELETE /_plugins/_ml/models/ID": Request(f"{ML}/models/delete", "DeleteMLResource", ""),
     "GET /_plugins/_ml/tasks/ID": Request(f"{ML}/tasks/get"),
     "GET /_plugins/_ml/profile": Request(f"{ML}/profile/nodes"),
@@ -119,7 +119,9 @@ def _pattern(request: str) -> re.Pattern[str]:
     """What matches the requests of a row; of settings, statistics and profiles also parts are asked for."""
     parts = re.split(r"(INDEX/|INDEX|\b(?:NAME|ID|N|KIND|WHAT)\b)", request)
     path = "".join(_PARTS.get(part, r"[^/]+") if n % 2 else re.escape(part) for n, part in enumerate(parts))
-    return re.compile(path + (r"(/.*)?" if re.search(r"[_/](settings|stats|profile)$", request) else "") + "$")
+    return re.compile(
+        path + (r"(/.*)?" if re.search(r"[_/](settings|stats|profile)$", request) else "") + "$"
+    )
 
 
 _PATTERNS = {name: _pattern(name) for name in REQUESTS}

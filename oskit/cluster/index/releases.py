@@ -219,7 +219,10 @@ def list_releases(client: OpenSearch, alias: Alias) -> list[Release]:
         for name, found in answer.items()
     ]
     ours = {one.name: one for one in there if _own(one, alias.name)}
-    named = {alias.index, *(str(_own(one, alias.name).get("before")) for one in ours.values())} - ours.keys()
+    named = {
+        alias.index,
+        *(str(_own(one, alias.name).get("before") or "") for one in ours.values()),
+    } - ours.keys()
     known = [*ours.values(), *(found for name in named if name and (found := look(client, name)))]
     releases = [Release(alias.name, one, one.name == alias.index, _own(one, alias.name)) for one in known]
     return sorted(releases, key=lambda release: release.order, reverse=True)
