@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -37,7 +37,7 @@ class Patience:
     connections: int = 10_000
 
 
-class BoundedProtocol(HttpToolsProtocol):  # type: ignore[misc]
+class BoundedProtocol(HttpToolsProtocol):
     """A connection."""
 
     def __init__(self, *args: Any, patience: Patience, **kwargs: Any) -> None:
@@ -48,8 +48,8 @@ class BoundedProtocol(HttpToolsProtocol):  # type: ignore[misc]
         self._late: asyncio.TimerHandle | None = None
         self._stuck: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        super().connection_made(transport)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(cast(asyncio.Transport, transport))
         if len(self.connections) > self._patience.connections:
             self._refuse(Refusal("Overloaded", "too many connections", status=503, retry_after=5))
             return

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -169,9 +169,13 @@ class Server(uvicorn.Server):
         ready: Callable[[], object],
         patience: Patience | None = None,
     ) -> None:
+        # What makes a connection's protocol; by its type uvicorn wants a class.
+        protocol: Any = functools.partial(
+            BoundedProtocol, patience=patience or _patience(service.limits.timeout)
+        )
         config = uvicorn.Config(
             service.app(),
-            http=functools.partial(BoundedProtocol, patience=patience or _patience(service.limits.timeout)),
+            http=protocol,
             lifespan="off",
             ws="none",
             access_log=False,
@@ -222,6 +226,7 @@ class Server(uvicorn.Server):
 
             def read() -> None:
                 check_certificates(certificate, key, address.client_ca)
+                assert self.config.ssl is not None  # it listens with these already
                 self.config.ssl.load_cert_chain(certificate, key)
 
             yield Renewal([certificate, key], read)

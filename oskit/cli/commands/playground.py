@@ -92,7 +92,8 @@ def playground(
     import secrets
     import webbrowser
 
-    from oskit.cluster.client.connection import cluster_info, connect
+    from oskit.cluster.client.connection import connect
+    from oskit.cluster.client.kind import kind_of
     from oskit.cluster.models.registry import find_model
     from oskit.data.collection import Collection
     from oskit.playground.answer import Judged
@@ -114,7 +115,7 @@ def playground(
     if "retry_for" not in connection.model_fields_set:
         connection = connection.model_copy(update={"retry_for": RETRY_FOR_S})
     client = read_only(connect(connection))
-    cluster = cluster_info(client)
+    kind = kind_of(client)
     for model in models:
         find_model(client, model)
     offer = Offer(client, indexes, encoders, models)
@@ -133,7 +134,7 @@ def playground(
         if opens and not webbrowser.open(url):
             out.warn("no browser could be opened: open the URL by hand")
 
-    title = f"{cluster.name} · OpenSearch {cluster.version}"
+    title = f"{kind.name} · {kind}" if kind.name else str(kind)
     run(Playground(offer, token, judged, title).app(), bound, ready)
 
 
