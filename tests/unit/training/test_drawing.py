@@ -178,12 +178,8 @@ def test_known_pairs() -> None:
     """An answer is one however it is written, and for whoever asks the same."""
     data = TrainingData.of(
         [
-            {
-                "query": "How deep?",
-                "positives": ["two metres", "six feet"],
-                "negatives": ["red", "Six Feet!"],
-            },
-            {"query": "what's the colour", "positives": ["red"], "negatives": ["it is RED"]},
+            {"query": "How deep?", "positives": ["two metres", "six feet"], "negatives": ["red"]},
+            {"query": "what's the colour", "positives": ["red"], "negatives": ["it is RED", "Six Feet!"]},
         ]
     )
     known = KnownPairs(data.examples, data.corpus)
