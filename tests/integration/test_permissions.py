@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from oskit.cli import main
 from oskit.cluster.client.needs import NEEDS
 from oskit.cluster.client.requests import request_of
 from oskit.cluster.index.mapping import delete_index
+from oskit.cluster.models.registry import list_models
+from oskit.cluster.models.retire import delete_model
 from oskit.data.collection import Collection
 
 __all__ = ["index", "tiny"]
@@ -60,7 +63,7 @@ def work(tiny: TinyModels, tmp_path: Path) -> dict[str, str]:
     collection = Collection(queries=queries, qrels={name: {"d1": 1} for name in queries},
                             corpus=tuple(documents()))  # fmt: skip
     collection.write(tmp_path / "collection")
-    archive = encoder_archive(tmp_path / f"oskit-test-{tmp_path.name[-12:]}.zip", seed=43)
+    archive = encoder_archive(tmp_path / f"oskit-test-{uuid.uuid4().hex[:8]}.zip", seed=43)
     return {"source": str(source), "fewer": str(fewer), "collection": str(tmp_path / "collection"),
             "archive": str(archive), "model": archive.stem, "tiny": str(tiny.archive),
             "deployed": tiny.encoder_id}  # fmt: skip
@@ -93,9 +96,11 @@ STEPS = [
 
 
 @pytest.fixture
-def clean(client: OpenSearch, index: str) -> Iterator[str]:
+def clean(client: OpenSearch, index: str, work: dict[str, str]) -> Iterator[str]:
     """The index's name; what is made beside it goes, too."""
     yield index
+    for model in list_models(client, {"term": {"name.keyword": work["model"]}}):
+        delete_model(client, model.model_id, own=True)
     for name in client.indices.get(index=f"{index}-*", params={"expand_wildcards": "all"}):
         delete_index(client, name)
     client.ingest.delete_pipeline(id=f"{index}*", ignore=404)
@@ -112,7 +117,7 @@ def test_every_command_works_with_what_the_table_grants_it(
         said = capsys.readouterr().err
         if gate.refused or code:
             wrong.append((words, sorted(set(gate.refused)), said if code else ""))
-    assert not wrong
+    assert not wrong, "\n".join(map(str, wrong))
 
 
 @pytest.mark.parametrize(

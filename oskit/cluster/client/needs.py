@@ -91,7 +91,7 @@ NEEDS: dict[str, Needs] = {
          *_TEMPLATES)),
     "ingest --encode cluster": Needs(
         (*_MODEL, "GET /_ingest/pipeline/NAME"),
-        ("PUT /_ingest/pipeline/NAME", f"GET {_ML}/models/ID", "POST /_ingest/pipeline/_simulate"),
+        ("PUT /_ingest/pipeline/NAME", f"GET {_ML}/models/ID", "POST /_ingest/pipeline/NAME/_simulate"),
         instead=_HERE),
     "ingest --index-kind sparse_vector": Needs(since="3.3", instead="Take --index-kind rank_features"),
     "ingest --index-kind semantic": Needs(
@@ -124,11 +124,11 @@ NEEDS: dict[str, Needs] = {
     "pipeline put": Needs(
         ("GET /INDEX/_alias", "GET /INDEX", *_MODEL, "GET /_ingest/pipeline/NAME",
          "PUT /_ingest/pipeline/NAME", "PUT /INDEX/_settings"),
-        ("GET /", "PUT /INDEX/_mapping", "POST /_ingest/pipeline/_simulate", "DELETE /_ingest/pipeline/NAME"),
+        ("GET /", "PUT /INDEX/_mapping", "POST /_ingest/pipeline/NAME/_simulate", "DELETE /_ingest/pipeline/NAME"),
         instead=_HERE),
     "pipeline check": Needs(
         ("GET /INDEX/_alias", "GET /INDEX"),
-        ("GET /", "GET /_ingest/pipeline/NAME", "POST /_ingest/pipeline/_simulate")),
+        ("GET /", "GET /_ingest/pipeline/NAME", "POST /_ingest/pipeline/NAME/_simulate")),
     "index show": Needs((*_NAMED, "GET /INDEX/_settings"), ("GET /", "GET /INDEX")),
     "index adopt": Needs(
         ("GET /INDEX/_alias", "GET /INDEX", "PUT /INDEX/_mapping"),

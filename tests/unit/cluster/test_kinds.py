@@ -18,6 +18,7 @@ from oskit.cluster.client.kind import kind_of, nodes_of, user_of
 from oskit.cluster.client.needs import NEEDS, check, connect_for
 from oskit.cluster.client.requests import REQUESTS, request_of
 from oskit.cluster.client.retry import RetryPolicy
+from oskit.doctor import check_cluster
 from oskit.errors import (
     ClusterAuthError,
     ClusterConnectionError,
@@ -246,6 +247,21 @@ def test_a_missing_permission_is_told_before_anything_is_done(caplog: pytest.Log
         assert "oskit.cluster.changes" not in {record.name for record in caplog.records}, (
             "and none of it is told as a change"
         )
+
+
+def test_the_doctor_tells_the_kind_the_user_and_which_commands_cannot_work() -> None:
+    with Cluster(SERVERLESS) as server:
+        given = ConnectionSettings(url=server.url, aws_region="eu-north-1", aws_service="aoss")
+        (deploys,) = [found for found in check_cluster(given) if found.name == "oskit deploy"]
+    assert deploys.status == "warning"
+    assert "cannot work on Amazon OpenSearch Serverless" in deploys.detail
+    assert "--encode client" in str(deploys.advice)
+    with Secured(
+        lambda method, _: "cluster:admin/opensearch/ml/models/delete" if method == "DELETE" else None
+    ) as server:
+        found = {one.name: one for one in check_cluster(ConnectionSettings(url=server.url, retry_for=0))}
+    assert "ada, without a role" in found["user"].detail
+    assert "who lacks cluster:admin/opensearch/ml/models/delete" in found["oskit delete"].detail
 
 
 def _deny_creation(server: Secured) -> str:
