@@ -124,7 +124,8 @@ NEEDS: dict[str, Needs] = {
     "pipeline put": Needs(
         ("GET /INDEX/_alias", "GET /INDEX", *_MODEL, "GET /_ingest/pipeline/NAME",
          "PUT /_ingest/pipeline/NAME", "PUT /INDEX/_settings"),
-        ("GET /", "PUT /INDEX/_mapping", "POST /_ingest/pipeline/NAME/_simulate", "DELETE /_ingest/pipeline/NAME"),
+        ("GET /", "PUT /INDEX/_mapping", "POST /_ingest/pipeline/NAME/_simulate",
+         "DELETE /_ingest/pipeline/NAME"),
         instead=_HERE),
     "pipeline check": Needs(
         ("GET /INDEX/_alias", "GET /INDEX"),
