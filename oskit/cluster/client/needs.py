@@ -78,7 +78,9 @@ NEEDS: dict[str, Needs] = {
          f"POST {_ML}/models/ID/_undeploy", f"DELETE {_ML}/models/ID", f"DELETE {_ML}/connectors/ID",
          f"POST {_ML}/model_groups/_search", f"DELETE {_ML}/model_groups/ID"),
         instead=_HERE),
-    "models": Needs((f"POST {_ML}/models/_search",), ("GET /", "GET /_nodes/WHAT", f"GET {_ML}/profile")),
+    "models": Needs(
+        (f"POST {_ML}/models/_search",),
+        ("GET /", "GET /_nodes/WHAT", f"GET {_ML}/profile", f"POST {_ML}/connectors/_search")),
     "undeploy": Needs(_RETIRE, ("GET /", "GET /_nodes/WHAT", *_SEARCHED)),
     "delete": Needs(
         (*_RETIRE, f"DELETE {_ML}/models/ID", f"POST {_ML}/model_groups/_search",
@@ -123,7 +125,7 @@ NEEDS: dict[str, Needs] = {
     "pipeline show": Needs(("GET /INDEX/_alias", "GET /INDEX"), ("GET /", "GET /_ingest/pipeline/NAME")),
     "pipeline put": Needs(
         ("GET /INDEX/_alias", "GET /INDEX", *_MODEL, "GET /_ingest/pipeline/NAME",
-         "PUT /_ingest/pipeline/NAME", "PUT /INDEX/_settings"),
+         "PUT /_ingest/pipeline/NAME", "POST /_ingest/pipeline/_simulate", "PUT /INDEX/_settings"),
         ("GET /", "PUT /INDEX/_mapping", "POST /_ingest/pipeline/NAME/_simulate",
          "DELETE /_ingest/pipeline/NAME"),
         instead=_HERE),

@@ -51,6 +51,8 @@ REQUESTS: dict[str, Request] = {
     "PUT /_ingest/pipeline/NAME": Request(
         "cluster:admin/ingest/pipeline/put", "CreateCollectionItems", _PIPELINE),
     "DELETE /_ingest/pipeline/NAME": Request("cluster:admin/ingest/pipeline/delete", "DeleteCollectionItems"),
+    "POST /_ingest/pipeline/_simulate": Request(
+        "cluster:admin/ingest/pipeline/simulate", "DescribeCollectionItems"),
     "POST /_ingest/pipeline/NAME/_simulate": Request(
         "cluster:admin/ingest/pipeline/simulate"),
     "GET /_search/pipeline/NAME": Request("cluster:admin/search/pipeline/get", "DescribeCollectionItems"),
