@@ -228,7 +228,7 @@ function hitOf(side, hit, rank, elsewhere, other) {
   if (other.answer) tags.push(moveTag(side, rank, elsewhere, other));
   const chips = hit.matched.slice(0, CHIPS).map(([token, , , product]) => el("span", { class: "tag", dir: "auto" }, `${token} +${number(product, 2)}`));
   const item = el("li", { class: "hit", tabindex: 0, "aria-label": `${rank}: ${name}` });
-  const toggle = el("button", { type: "button", class: "toggle", "aria-expanded": "false", tabindex: -1 },
+  const toggle = el("button", { type: "button", class: "toggle", "aria-expanded": "false" },
     hit.matched.length ? `${plural(hit.matched.length, "token")} matched` : "Details");
   toggle.addEventListener("click", () => open(item, toggle, hit, side));
   item.append(
