@@ -199,7 +199,9 @@ def _minilm_faq(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
     made = _distilled(minilm(), [work.faq_file(FAQ_ENGLISH)], work, scale.faq_small)
     changes = {
         "encoder": {"head": "lexical"},
-        "teachers": [_dense(scale.faq_small, name=str(name)) for name in (dense(E5_SMALL), minilm())],
+        "teachers": [
+            _dense(scale.faq_small, name=str(name), max_length=128) for name in (dense(E5_SMALL), minilm())
+        ],
         "labels": {"scale": 320.0, "normalize": "minmax"},
         "loss": _loss(temperature=16.0, contrastive=2.5),
         "sparsity": {
