@@ -16,6 +16,18 @@ from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import EncoderError
 
 
+def biases(encoder: NeuralSparseEncoder) -> torch.Tensor:
+    """Those of the head, one for each logit.
+
+    Raises:
+        EncoderError: It has none.
+    """
+    found: torch.Tensor | None = getattr(encoder.anatomy.output, "bias", None)
+    if found is None:
+        raise EncoderError("the head of this encoder has no biases to lower", hint="Leave out sparsity.cut.")
+    return found
+
+
 def cut(encoder: NeuralSparseEncoder, texts: Sequence[str], active: int) -> float:
     """Lower the biases of the head, until texts have so many active dimensions in the mean.
 
@@ -30,9 +42,7 @@ def cut(encoder: NeuralSparseEncoder, texts: Sequence[str], active: int) -> floa
     Raises:
         EncoderError: The head has no biases.
     """
-    bias = getattr(encoder.anatomy.output, "bias", None)
-    if bias is None:
-        raise EncoderError("the head of this encoder has no biases to lower", hint="Leave out sparsity.cut.")
+    bias = biases(encoder)
     weights = encoder.document_matrix(texts).data.astype(np.float64)
     goes = len(weights) - active * len(texts)
     if goes <= 0:

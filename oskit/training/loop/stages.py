@@ -17,7 +17,7 @@ from oskit.data.atomic import write_whole
 from oskit.data.duplicates import SeenTexts
 from oskit.encoder.loader.quiet import quiet_libraries
 from oskit.encoder.model import NeuralSparseEncoder
-from oskit.encoder.surgery.cut import cut
+from oskit.encoder.surgery.cut import biases, cut
 from oskit.errors import TrainingError, TrainingInterrupted
 from oskit.training.data.arrow import candidate_rows, column_of
 from oskit.training.loop.arguments import rate_of, total_steps, training_arguments
@@ -110,6 +110,8 @@ class _Stage:
         encoder = finish_student(
             encoder, self.recipe.encoder, passages=prepared.corpus, idf=prepared.idf, seed=self.recipe.seed
         )
+        if self.recipe.sparsity.cut is not None:
+            biases(encoder)  # not after what may take hours
         encoder.precision = "auto"  # measured alike before, while and after it is trained
         if is_first():
             self.lengths = replace(
