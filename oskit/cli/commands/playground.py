@@ -93,7 +93,7 @@ def playground(
     import webbrowser
 
     from oskit.cluster.client.connection import connect
-    from oskit.cluster.client.kind import kind_of
+    from oskit.cluster.client.needs import check
     from oskit.cluster.models.registry import find_model
     from oskit.data.collection import Collection
     from oskit.playground.answer import Judged
@@ -114,8 +114,9 @@ def playground(
     encoders = _opened(archives, runtime)
     if "retry_for" not in connection.model_fields_set:
         connection = connection.model_copy(update={"retry_for": RETRY_FOR_S})
-    client = read_only(connect(connection))
-    kind = kind_of(client)
+    client = connect(connection)
+    kind = check(client, "search")
+    read_only(client)
     for model in models:
         find_model(client, model)
     offer = Offer(client, indexes, encoders, models)
@@ -134,7 +135,7 @@ def playground(
         if opens and not webbrowser.open(url):
             out.warn("no browser could be opened: open the URL by hand")
 
-    title = f"{kind.name} · {kind}" if kind.name else str(kind)
+    title = " · ".join(filter(None, (kind.name, str(kind))))
     run(Playground(offer, token, judged, title).app(), bound, ready)
 
 
