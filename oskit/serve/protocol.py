@@ -40,9 +40,10 @@ class Patience:
 class BoundedProtocol(HttpToolsProtocol):
     """A connection."""
 
-    def __init__(self, *args: Any, patience: Patience, **kwargs: Any) -> None:
+    _patience = Patience()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._patience = patience
         self._in_head = True
         self._head_bytes = 0
         self._late: asyncio.TimerHandle | None = None
@@ -140,3 +141,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.write(STATUS_LINE[refusal.status] + lines.encode() + b"\r\n" + content)
         self.transport.close()
         self._watch_reader()
+
+
+def bounded(patience: Patience) -> type[BoundedProtocol]:
+    """Connections with so much patience."""
+    return type("BoundedProtocol", (BoundedProtocol,), {"_patience": patience})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import ipaddress
 import os
 import signal
@@ -15,13 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import uvicorn
 
 from oskit.errors import UsageError
 from oskit.serve.certificates import check_certificates
-from oskit.serve.protocol import BoundedProtocol, Patience
+from oskit.serve.protocol import Patience, bounded
 from oskit.serve.renewal import Renewal, read_tokens
 
 if TYPE_CHECKING:
@@ -169,13 +168,9 @@ class Server(uvicorn.Server):
         ready: Callable[[], object],
         patience: Patience | None = None,
     ) -> None:
-        # What makes a connection's protocol; by its type uvicorn wants a class.
-        protocol: Any = functools.partial(
-            BoundedProtocol, patience=patience or _patience(service.limits.timeout)
-        )
         config = uvicorn.Config(
             service.app(),
-            http=protocol,
+            http=bounded(patience or _patience(service.limits.timeout)),
             lifespan="off",
             ws="none",
             access_log=False,
@@ -226,8 +221,8 @@ class Server(uvicorn.Server):
 
             def read() -> None:
                 check_certificates(certificate, key, address.client_ca)
-                assert self.config.ssl is not None  # it listens with these already
-                self.config.ssl.load_cert_chain(certificate, key)
+                if self.config.ssl is not None:
+                    self.config.ssl.load_cert_chain(certificate, key)
 
             yield Renewal([certificate, key], read)
 
