@@ -47,6 +47,9 @@ class FakeIngest(HttpServer):
                 )
             self.documents += count
             return Reply(body={"items": [{"index": {"status": 201}}] * count})
+        if path == "/":
+            version = {"distribution": "opensearch", "number": "3.6.0"}
+            return Reply(body={"cluster_name": "fake", "version": version})
         if "_alias" in path:
             return Reply(404, {"error": {"type": "aliases_not_found_exception"}, "status": 404})
         if path.endswith("/_mapping"):

@@ -28,6 +28,7 @@ from oskit.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from opensearchpy import OpenSearch
     from rich.console import Console
 
     from oskit.archive.backends.runtime import Runtime
@@ -212,16 +213,16 @@ def _run(
     out: Output,
     options: dict[str, Any],
 ) -> IngestReport:
-    from oskit.cluster.client.needs import connect_for
     from oskit.cluster.ingest.load import IngestInterrupted
     from oskit.cluster.ingest.load import ingest as load
     from oskit.data.files import count_records
 
     mode = _encode_mode(options)
     encoder = _encoder(options, out)
-    client = connect_for(connection, *_needing(mode, options), index=index)
+    planned = _planned(mode, out, options)
     total = None if out.quiet else count_records(sources, format=options["file_format"])
     total = total // options["part"].of if total is not None and options["part"] is not None else total
+    client = _connected(connection, settings, encoder, planned, options, index)
     with out.progress(f"Loading {index}", total=total) as bar:
         try:
             return load(
@@ -238,7 +239,7 @@ def _run(
                 delete_missing=_most_missing(options),
                 duplicates=options["duplicates"],
                 progress=bar.advance,
-                **_planned(mode, out, options),
+                **planned,
             )
         except IngestInterrupted as interrupted:
             if out.json:
@@ -256,14 +257,13 @@ def _release(
     options: dict[str, Any],
 ) -> IngestReport:
     """Load a new index, and have the alias stand for it."""
-    from oskit.cluster.client.needs import connect_for
     from oskit.cluster.ingest.plan import plan_load
     from oskit.evaluation.live.release_proof import Sample
 
-    client = connect_for(connection, *_needing(_encode_mode(options), options))
     sample = Sample()
     options["opened"] = encoder = _encoder(options, out)
     planned = _planned(_encode_mode(options), out, options)
+    client = _connected(connection, settings, encoder, planned, options, None)
     releasing = Releasing(client, alias, encoder, options, sample, out)
     done = releasing.run(
         lambda name: plan_load(client, name, settings, encoder=encoder, **planned),
@@ -297,7 +297,6 @@ def _dry_run(
     options: dict[str, Any],
 ) -> IngestReport:
     """Check the documents; and, if a cluster is named, ask it what would be changed there."""
-    from oskit.cluster.client.needs import connect_for
     from oskit.cluster.index.names import check_index_name
     from oskit.cluster.ingest.load import BULK_DOCUMENTS, dry_run
     from oskit.cluster.ingest.missing import why_none_goes
@@ -326,13 +325,14 @@ def _dry_run(
         else:
             mode = _encode_mode(options)
             try:
-                client = connect_for(connection, *_needing(mode, options), index=index)
+                planned = _planned(mode, out, options)
+                client = _connected(connection, settings, encoder, planned, options, index)
                 name = (
                     released_name(client, index, _encoder_name(encoder, options))
                     if options["release"]
                     else index
                 )
-                plan = plan_load(client, name, settings, encoder=encoder, **_planned(mode, out, options))
+                plan = plan_load(client, name, settings, encoder=encoder, **planned)
                 if first:
                     plan.check_fields(client, first[0])
                 calls = plan.calls(client, report.indexed, options["bulk_size"] or BULK_DOCUMENTS[mode])
@@ -396,6 +396,23 @@ def _planned(mode: EncodeMode, out: Output, options: dict[str, Any]) -> dict[str
         "pipeline_batch_size": options["pipeline_batch_size"],
         "notify": out.note,
     }
+
+
+def _connected(
+    connection: ConnectionSettings,
+    settings: IndexSettings,
+    encoder: TextEncoder | None,
+    planned: dict[str, Any],
+    options: dict[str, Any],
+    index: str | None,
+) -> OpenSearch:
+    """A client, once what was asked for fits together, and the cluster can do it."""
+    from oskit.cluster.client.needs import connect_for
+    from oskit.cluster.ingest.plan import check_arguments
+
+    given = (planned[name] for name in ("model_id", "pipeline_batch_size", "made_by"))
+    check_arguments(settings, planned["encode"], encoder, *given)
+    return connect_for(connection, *_needing(planned["encode"], options), index=index)
 
 
 def _prune(options: dict[str, Any]) -> Prune | None:

@@ -279,16 +279,7 @@ def plan_load(
         IndexingError: The index, its pipeline, the model or the archive does not fit.
         ClusterSettingsError: The index is closed or blocked.
     """
-    _check_usage(settings, encode, encoder, model_id)
-    if pipeline_batch_size is not None and encode != "cluster":
-        raise UsageError(
-            "the pipeline's batch size has no effect where the cluster does not encode",
-            hint="Leave it out: batches are made by their tokens.",
-        )
-    if encode == "none":
-        check_made_by(made_by, encoder)
-    if settings.semantic and pipeline_batch_size is not None:
-        raise UsageError("the pipeline's batch size has no effect on a semantic field, which has none")
+    check_arguments(settings, encode, encoder, model_id, pipeline_batch_size, made_by)
     target = resolve(client, index, writing=True) or Target(index, index)
     if target.parts:
         check_usage(target, encode, recreate=recreate)
@@ -394,9 +385,19 @@ def new_generation() -> str:
     return uuid.uuid4().hex[:8]
 
 
-def _check_usage(
-    settings: IndexSettings, encode: EncodeMode, encoder: TextEncoder | None, model_id: str | None
+def check_arguments(
+    settings: IndexSettings,
+    encode: EncodeMode,
+    encoder: TextEncoder | None,
+    model_id: str | None,
+    pipeline_batch_size: int | None,
+    made_by: EncoderIdentity | None,
 ) -> None:
+    """Refuse what does not fit together, whatever the cluster is.
+
+    Raises:
+        UsageError: It does not.
+    """
     if encode == "client" and encoder is None:
         raise UsageError("encoding here needs an encoder", hint="Give --archive DIR, or --encode cluster")
     if encode == "cluster" and model_id is None:
@@ -407,6 +408,15 @@ def _check_usage(
             "a semantic field is encoded by the cluster, whatever it is sent",
             hint="Give --model NAME, with --encode cluster or none of that option",
         )
+    if pipeline_batch_size is not None and encode != "cluster":
+        raise UsageError(
+            "the pipeline's batch size has no effect where the cluster does not encode",
+            hint="Leave it out: batches are made by their tokens.",
+        )
+    if settings.semantic and pipeline_batch_size is not None:
+        raise UsageError("the pipeline's batch size has no effect on a semantic field, which has none")
+    if encode == "none":
+        check_made_by(made_by, encoder)
     if encoder is None:
         return
     check_vocabulary(settings.kind, encoder.vocabulary.size)
