@@ -141,7 +141,8 @@ class Server(HttpServer):
         if isinstance(status, str):
             return None
         if status == 200:
-            return Reply(body={"hits": {"hits": []}})
+            version = {"distribution": "opensearch", "number": "3.6.0"}
+            return Reply(body={"version": version, "hits": {"hits": []}})
         return Reply(status, {"error": {"type": self.error, "reason": "because"}})
 
 
