@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import json
 import logging
+import signal
 import subprocess
 import sys
 from importlib import metadata
@@ -130,6 +131,23 @@ def test_a_bug_is_one_line_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "RuntimeError: first line second line" in err
+
+
+def test_a_signal_in_the_middle_of_an_import_is_no_bug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A compiled module that was being initialised says ImportError, of what the handler raised."""
+
+    @click.command()
+    def loads() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt as came:
+            raise ImportError("initialization failed") from came
+
+    monkeypatch.setattr(type(cli), "get_command", lambda *_: loads)
+    assert main(["loads"]) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "Error: interrupted by SIGTERM\n"
 
 
 def test_changes_of_the_cluster_are_no_notes(capsys: pytest.CaptureFixture[str]) -> None:
