@@ -104,11 +104,15 @@ def deploy(
       oskit deploy out --remote http://10.0.0.5:8080 --configure-cluster
     """
     from oskit.cluster.client.needs import connect_for
+    from oskit.cluster.models.connectors import connector_body
 
     targets = _targets(archives, model_format, name)
     service = _service(remote, remote_token_file, role_arn)
     if service is not None and no_compare:
         raise UsageError("--no-compare does not go with --remote: nothing else proves what answers there")
+    if service is not None:
+        for archive, _ in targets:  # an address that is none is told before a cluster is asked
+            connector_body(archive, service, archive.name)
     # A wrong address or password shows now, not after minutes of preparation.
     client = connect_for(connection, "deploy" if remote is None else "deploy --remote")
     if dry_run:
