@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
-# Two processes, each with an OpenSearch of its own (2 GB); PARALLEL= runs the tests in one. One that dies ends
+# Two processes, each with an OpenSearch of its own (3 GB); PARALLEL= runs the tests in one. One that dies ends
 # the run, which names its test: with another in its place pytest-xdist 3.8 waits for ever at the end.
 PARALLEL ?= -n 2 --max-worker-restart 0
 STAMP := $(VENV)/.installed

@@ -64,7 +64,7 @@ def cluster_url() -> Iterator[str]:
         return
     from oskit.localnode import LocalNode
 
-    with LocalNode(heap="1g") as node:
+    with LocalNode(heap="2g") as node:
         yield node.url
 
 
