@@ -135,8 +135,8 @@ def _run(args: list[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:
-        if isinstance(came := error.__cause__, KeyboardInterrupt):  # what is half imported says ImportError
-            return _fail(str(came) or "interrupted", INTERRUPTED)
+        if isinstance(error.__cause__, KeyboardInterrupt):  # what is half imported says ImportError
+            return _fail(str(error.__cause__) or "interrupted", INTERRUPTED)
         missing = _missing_dependency(error, sys.argv[1:] if args is None else args)
         if missing is not None:
             return _fail(str(missing), missing.exit_code)
