@@ -253,7 +253,7 @@ class Offer:
             same = model.model_id == made.model_id or (
                 made.sha256 is not None and model.sha256 == made.sha256
             )
-            if same and (model.is_deployed or model.function_name == "REMOTE"):
+            if same and (model.is_deployed or model.is_remote):
                 return model
         raise ModelError(
             f"the encoder that made {info.name!r} is not deployed",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from dataclasses import replace as replace_fields
 from typing import Any, NamedTuple, Self
@@ -206,7 +207,8 @@ def deploy_archive(
     if plan.name != (name or archive.name):
         run.notify(f"The cluster has this archive as {plan.name!r}; --name makes another model of it")
     deployed = run.execute(plan, expected, configure_cluster)
-    return run.replace_others(plan, deployed) if replace else deployed
+    others = plan.others if replace else ()
+    return without_others(client, deployed, others, wait_s, notify=run.notify, progress=progress or _silent)
 
 
 class _Failure(NamedTuple):
@@ -694,16 +696,29 @@ class _Deployment:
         elif self._was_deployed and self._before is not None:
             self.notify(f"The model {self._before.model_id} is left as it is: its nodes go on answering")
 
-    def replace_others(self, plan: DeploymentPlan, deployed: DeployedModel) -> DeployedModel:
-        """Delete the older models of the name, but for those that are referred to or go on encoding."""
-        replaced: list[str] = []
-        kept: list[str] = []
-        for other in plan.others:
-            self._progress("Removing the older model", 0, 0)
-            try:
-                delete_model(self._client, other.model_id, drain=True, wait_s=min(DRAIN_S, self._wait_s))
-                replaced.append(other.model_id)
-            except ClusterError as error:
-                kept.append(other.model_id)
-                self.notify(f"The older model {other.model_id} stays: {error.message}")
-        return replace_fields(deployed, replaced=tuple(replaced), kept=tuple(kept))
+
+def without_others(
+    client: OpenSearch,
+    deployed: DeployedModel,
+    others: Iterable[ModelInfo],
+    wait_s: float,
+    *,
+    notify: Notify,
+    progress: Progress = lambda *_: None,
+) -> DeployedModel:
+    """Delete the models in whose place one was deployed; those that are used stay, which is told.
+
+    Returns:
+        The one that was deployed, with the ids of those that went and of those that stayed.
+    """
+    replaced: list[str] = []
+    kept: list[str] = []
+    for other in others:
+        progress("Removing the older model", 0, 0)
+        try:
+            delete_model(client, other.model_id, drain=True, wait_s=min(DRAIN_S, wait_s))
+            replaced.append(other.model_id)
+        except ClusterError as error:
+            kept.append(other.model_id)
+            notify(f"The older model {other.model_id} stays: {error.message}")
+    return replace_fields(deployed, replaced=tuple(replaced), kept=tuple(kept))

@@ -28,7 +28,7 @@ from oskit.cluster.models.connectors import (
     list_connectors,
     unused_connectors,
 )
-from oskit.cluster.models.deploy import DRAIN_S, OWNER_WAIT_S, ROUNDS, SETTLE_S, DeployedModel
+from oskit.cluster.models.deploy import OWNER_WAIT_S, ROUNDS, SETTLE_S, DeployedModel, without_others
 from oskit.cluster.models.deployment_plan import refuse_untrained
 from oskit.cluster.models.prediction_parity import Expectation, compare_predictions, expectation
 from oskit.cluster.models.registry import (
@@ -168,7 +168,8 @@ class _Run:
             self._advise(error)
             raise
         self._sweep(deployed.name)
-        return self._without_others(plan, deployed)
+        others = plan.others if self._replace else ()
+        return without_others(self._client, deployed, others, self._wait_s, notify=self._notify)
 
     def _advise(self, error: BaseException) -> None:
         if isinstance(error, PredictionMismatchError):
@@ -444,18 +445,6 @@ class _Run:
                     self._notify(f"Deleted the connector {connector.connector_id}, which no model used")
         except OskitError as error:
             self._notify(f"Connectors that no model uses were not looked for: {error.message}")
-
-    def _without_others(self, plan: RemotePlan, deployed: DeployedModel) -> DeployedModel:
-        """Delete the models of the name that have other content, but for those that are used."""
-        replaced, kept = [], []
-        for other in plan.others if self._replace else ():
-            try:
-                delete_model(self._client, other.model_id, drain=True, wait_s=min(DRAIN_S, self._wait_s))
-                replaced.append(other.model_id)
-            except ClusterError as error:
-                kept.append(other.model_id)
-                self._notify(f"The older model {other.model_id} stays: {error.message}")
-        return replace_fields(deployed, replaced=tuple(replaced), kept=tuple(kept))
 
 
 class _GoneError(ModelError):
