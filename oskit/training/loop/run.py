@@ -18,7 +18,6 @@ from oskit.training.loop.folder import open_folder, stage_folders
 from oskit.training.loop.preflight import preflight
 from oskit.training.ranks import is_first
 from oskit.training.recipe.file import load_recipe, stages_of
-from oskit.training.recipe.notebook_config import is_legacy, legacy_output
 from oskit.training.recipe.recipe import Recipe
 from oskit.versions import installed_versions
 
@@ -52,7 +51,7 @@ def train(
     Args:
         recipe: A recipe, or what ``load_recipe`` makes one of.
         output: The run's folder: new or empty, or that of a run that ended before its first checkpoint,
-            unless the run is resumed. None is ``runs/NAME``, or what a ``CONFIG`` of old says.
+            unless the run is resumed. None is ``runs/NAME``.
         resume: Go on with the run in the folder; one that has no checkpoint may begin by another recipe.
         listener: Told what happens.
 
@@ -64,8 +63,6 @@ def train(
         TrainingError: Training cannot start or cannot go on.
         TrainingInterrupted: It was stopped, and a checkpoint saved.
     """
-    if output is None and isinstance(recipe, Mapping) and is_legacy(recipe):
-        output = legacy_output(recipe)
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     folder = Path("runs", recipe.name) if output is None else Path(output)
     told = listener if listener is not None and is_first() else Listener()

@@ -60,8 +60,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     Relative paths in a file are meant from its folder, all others from the working folder.
 
     Args:
-        source: A YAML file, the name of an included recipe, the values themselves; a
-            ``CONFIG`` dictionary of old is turned into them (:mod:`oskit.training.recipe.notebook_config`).
+        source: A YAML file, the name of an included recipe, or the values themselves.
         overrides: ``KEY=VALUE`` as ``--set`` takes it, the value in YAML: ``schedule.steps=100``,
             ``data.train.0.path=pairs.jsonl`` or, for a single source, ``data.train=pairs.jsonl``.
 
@@ -122,9 +121,7 @@ def _folder() -> Any:
 
 def _tree_of(source: str | Path | Mapping[str, Any]) -> tuple[RecipeTree, Path]:
     if isinstance(source, Mapping):
-        from oskit.training.recipe.notebook_config import values_of
-
-        return RecipeTree(plain(values_of(source))), Path.cwd()
+        return RecipeTree(plain(source)), Path.cwd()
     path, folder = Path(source).expanduser(), Path.cwd()
     if path.is_file():
         document, folder = read_yaml(path), path.absolute().parent
