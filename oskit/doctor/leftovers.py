@@ -19,9 +19,11 @@ from opensearchpy.exceptions import NotFoundError
 
 from oskit.cluster.client.calls import Call
 from oskit.cluster.client.failures import cluster_errors
+from oskit.cluster.index.existing import look
+from oskit.cluster.index.kept import kept_of
 from oskit.cluster.index.meta import change_own_meta, changed_meta, own_meta
 from oskit.cluster.index.pipeline import pipeline_mark, pipeline_name
-from oskit.cluster.index.recreate import is_abandoned, trials
+from oskit.cluster.index.trials import is_abandoned, trials
 from oskit.cluster.models.registry import (
     delete_empty_group,
     get_model,
@@ -234,13 +236,21 @@ def _trials(client: OpenSearch) -> Iterator[Leftover]:
     for trial, own in trials(client).items():
         index = str(own.get("for"))
         detail = f"a trial of `oskit ingest --recreate` of the index {index!r}"
-        if "aliases" in own and not client.indices.exists(index=index, **_ALL):
-            kept = ", ".join(own["aliases"] or ()) or "none"
-            advice = f"The same oskit ingest makes {index!r} anew, and brings its aliases back ({kept})"
+        now, kept = look(client, index), kept_of(client, index)
+        is_old = now is not None and now.uuid == own.get("uuid")
+        if "aliases" in own and (kept is not None or now is None or is_old):
+            aliases = ", ".join(own["aliases"] or ()) or "none"
+            back = (
+                "lets others write into it again"
+                if is_old
+                else f"puts back what {kept.name!r} has of it"
+                if kept
+                else f"makes it anew, and brings its aliases back ({aliases})"
+            )
             yield Leftover(
                 f"index {trial!r}",
-                f"{detail}, which was cut off when that was deleted",
-                advice=advice,
+                f"{detail}, which was cut off {'before' if is_old else 'when'} that was deleted",
+                advice=f"The next oskit ingest into {index!r} {back}",
             )
             continue
         calls = [Call("DELETE", quoted(trial))]

@@ -18,11 +18,10 @@ from oskit.archive.encoder import ArchiveEncoder
 from oskit.archive.token_weights import Prune
 from oskit.cli.main import main
 from oskit.cluster.client.connection import ConnectionSettings, connect
-from oskit.cluster.index import recreate
+from oskit.cluster.index import trials
 from oskit.cluster.index.mapping import IndexSettings, SparseVectorParameters, read_index
 from oskit.cluster.index.pipeline import pipeline_name
 from oskit.cluster.ingest.load import ingest
-from oskit.cluster.ingest.plan import plan_load
 from oskit.data.documents import Document, Refusal
 from oskit.errors import ClusterError, ClusterSettingsError, IndexingError
 
@@ -223,25 +222,6 @@ def test_more_shards_than_the_cluster_may_have_never_cost_an_index(client, tiny:
     assert state(client, index) == before
 
 
-def test_a_kill_between_deleting_and_creating_loses_no_alias(client, tiny: TinyModels, index, monkeypatch):
-    ingest(client, index, GOOD, encoder=tiny.encoder)
-    client.indices.put_alias(index=index, name=f"{index}-live", body={"filter": {"term": {"n": 1}}})
-    kept = client.indices.get_alias(index=index)[index]
-    with monkeypatch.context() as patch:
-        patch.setattr(recreate.Trial, "_create", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(ClusterError, match="interrupted"):
-            ingest(client, index, GOOD, encoder=tiny.encoder, recreate=True)
-    assert not client.indices.exists(index=index)
-    calls = plan_load(client, index, IndexSettings(), encoder=tiny.encoder).calls(client, 2, 500)
-    assert [call.method for call in calls] == ["PUT", "DELETE", "POST"], "a dry run tells it too"
-    assert calls[0].body["aliases"] == kept["aliases"]
-    monkeypatch.setattr(recreate, "ABANDONED_AFTER_S", -5)  # or by a process that is no more
-    assert ingest(client, index, GOOD, encoder=tiny.encoder).indexed == 2
-    found = state(client, index)
-    assert list(found["indexes"]) == [index], "no trial is left"
-    assert found["indexes"][index]["aliases"] == kept["aliases"]
-
-
 def test_a_trial_that_was_killed_is_swept_and_one_at_work_is_not(
     client, tiny: TinyModels, index, monkeypatch
 ):
@@ -253,7 +233,7 @@ def test_a_trial_that_was_killed_is_swept_and_one_at_work_is_not(
         client.indices.create(index=f"{index}-oskit-trial-{pid or 'elsewhere'}".lower(), body=body)
     ingest(client, index, GOOD, encoder=tiny.encoder)
     assert sorted(state(client, index)["indexes"]) == [index, f"{index}-oskit-trial-elsewhere"]
-    monkeypatch.setattr(recreate, "ABANDONED_AFTER_S", -5)
+    monkeypatch.setattr(trials, "ABANDONED_AFTER_S", -5)
     ingest(client, index, GOOD, encoder=tiny.encoder)
     assert list(state(client, index)["indexes"]) == [index]
 
@@ -485,7 +465,15 @@ def test_a_dry_run_tells_the_calls_and_makes_none(
     assert dry() == [new[2]], "an alias is resolved"
     command[1] = index
     again = dry("--recreate")
-    assert [call for call in again if "trial" not in call[1]] == [("DELETE", index), new[0], new[2]]
+    kept = f"{index}-oskit-kept"
+    assert [call for call in again if "trial" not in call[1]] == [
+        ("PUT", f"{index}/_settings"),
+        ("PUT", f"{index}/_clone/{kept}"),
+        ("DELETE", index),
+        new[0],
+        ("DELETE", kept),
+        new[2],
+    ]
     assert again[0][0] == "PUT" and again[-3:-1] == [
         ("DELETE", again[0][1]),
         ("DELETE", f"_ingest/pipeline/{again[0][1]}-sparse-encoding"),

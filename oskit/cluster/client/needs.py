@@ -103,7 +103,8 @@ NEEDS: dict[str, Needs] = {
          "DELETE /_search/scroll"), instead="Load everything into a new index"),
     "ingest --recreate": Needs(
         ("PUT /INDEX", "PUT /INDEX/_mapping", "DELETE /INDEX", "GET /_ingest/pipeline/NAME"),
-        ("DELETE /_ingest/pipeline/NAME", "PUT /_ingest/pipeline/NAME", "GET /_cluster/health")),
+        ("DELETE /_ingest/pipeline/NAME", "PUT /_ingest/pipeline/NAME", "GET /_cluster/health",
+         "PUT /INDEX/_settings", "PUT /INDEX/_clone/NAME", "POST /_aliases")),
     "ingest --release": Needs(
         ("PUT /INDEX", "PUT /INDEX/_mapping", "POST /_aliases", "POST /INDEX/_search", "POST /INDEX/_count",
          "GET /INDEX/_stats", "GET /INDEX/_segments"),

@@ -72,6 +72,7 @@ REQUESTS: dict[str, Request] = {
     "PUT /INDEX/_mapping": Request("indices:admin/mapping/put", "UpdateIndex"),
     "PUT /INDEX/_settings": Request("indices:admin/settings/update", "UpdateIndex"),
     "POST /INDEX/_forcemerge": Request("indices:admin/forcemerge"),
+    "PUT /INDEX/_clone/NAME": Request("indices:admin/resize"),
     "POST /_aliases": Request("indices:admin/aliases", "CreateCollectionItems"),
     # Its documents
     "POST /INDEX/_refresh": Request("indices:admin/refresh*", "-"),  # it refreshes by itself

@@ -19,7 +19,8 @@ from oskit.errors import ClusterSettingsError, IndexingError
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
-_GIVEN = ("uuid", "version", "creation_date", "provided_name", "replication", "verified_before_close")
+_GIVEN = ("uuid", "version", "creation_date", "provided_name", "replication", "verified_before_close",
+          "resize", "routing_partition_size")  # fmt: skip
 _OURS = ("number_of_shards", "number_of_replicas", "auto_expand_replicas", "sparse", "blocks")
 
 _GUESSED: tuple[Mapping[str, Any], ...] = (
@@ -186,7 +187,7 @@ class ExistingIndex:
         return {
             name.removeprefix("index."): value
             for name, value in self.settings.items()
-            if name.removeprefix("index.").split(".")[0] not in _GIVEN
+            if value is not None and name.removeprefix("index.").split(".")[0] not in _GIVEN
         }
 
     def not_kept(self, after: IndexSettings) -> list[str]:

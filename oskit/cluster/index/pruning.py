@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.index.existing import look
 from oskit.cluster.index.pipeline import no_pipeline
-from oskit.cluster.index.recreate import settle
 from oskit.cluster.index.releases import Alias, Release, list_releases, note
+from oskit.cluster.index.trials import settle
 from oskit.cluster.models.registry import get_model
 from oskit.cluster.models.retire import retire
 from oskit.errors import IndexingError, ModelError

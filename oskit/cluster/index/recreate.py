@@ -8,7 +8,7 @@ if the process is killed there.
 from __future__ import annotations
 
 import json
-import time
+import logging
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,20 +20,29 @@ from oskit.cluster.client.failures import cluster_errors, heard
 from oskit.cluster.client.retry import impatient
 from oskit.cluster.client.server_words import ALREADY_THERE
 from oskit.cluster.index.existing import ExistingIndex, look
+from oskit.cluster.index.kept import (
+    BeingReplaced,
+    calls_of_keeping,
+    drop,
+    keep,
+    kept_name,
+    kept_of,
+    make_in_place,
+    memory_of,
+    put_back,
+)
 from oskit.cluster.index.mapping import IndexInfo, IndexSettings, delete_index, index_body
-from oskit.cluster.index.meta import META_KEY, change_own_meta, changed_meta, own_meta
+from oskit.cluster.index.meta import META_KEY, change_own_meta, changed_meta
 from oskit.cluster.index.names import check_index_name
-from oskit.cluster.index.owner import is_gone, owner
+from oskit.cluster.index.owner import owner
 from oskit.cluster.index.pipeline import pipeline_name
-from oskit.errors import ClusterError, IndexingError, OskitError, with_more
+from oskit.cluster.index.trials import settle, stem_of, trials
+from oskit.errors import IndexingError, OskitError, with_more
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
-_MARK = "-oskit-trial-"
-
-ABANDONED_AFTER_S = 3600.0
-"""A trial of another machine that is older than this has been left behind."""
+_log = logging.getLogger("oskit.cluster")
 
 
 class Trial:
@@ -49,23 +58,23 @@ class Trial:
         self._client = client
         self._old = old
         self._new, self._settings = info, settings
-        stem = info.name.encode()[: 255 - len(_MARK) - 8].decode(errors="ignore")
-        self.info = replace(info, name=f"{stem}{_MARK}{uuid.uuid4().hex[:8]}")
+        self.info = replace(info, name=f"{stem_of(info.name)}{uuid.uuid4().hex[:8]}")
         self._is_needed = False
 
     def calls(self, pipeline: list[Call]) -> list[Call]:
         """What is sent until the new index is there; ``pipeline``: to make the trial's."""
         name, trial = self._old.name, self.info.name
         only = "only once the trial has taken a document"
-        memory = {"aliases": dict(self._old.aliases), "meta": self._old.meta_of_others}
         body = self._body()
         return [
             Call("PUT", trial, body, "a trial, deleted again"),
             *pipeline,
             Call("POST", f"{trial}/_bulk", note="the first documents"),
-            Call("PUT", f"{trial}/_mapping", changed_meta(body["mappings"], memory), only),
+            Call("PUT", f"{trial}/_mapping", changed_meta(body["mappings"], memory_of(self._old)), only),
+            *calls_of_keeping(name),
             Call("DELETE", name, note=only),
             Call("PUT", name, _body_after(self._old, self._new, self._settings)),
+            Call("DELETE", kept_name(name)),
             Call("DELETE", trial),
             *(Call("DELETE", call.path) for call in pipeline),
         ]
@@ -99,7 +108,8 @@ class Trial:
         """Delete the old index, and create the new one with its aliases.
 
         Raises:
-            IndexingError: Somebody has replaced or deleted the old one meanwhile, or the cluster refuses.
+            IndexingError: Somebody has replaced or deleted the old one meanwhile, or the cluster refuses;
+                all is as it was before, or the message says what is not.
         """
         client, name = self._client, self._old.name
         now = look(client, name)
@@ -108,41 +118,48 @@ class Trial:
                 f"somebody else has {'deleted' if now is None else 'replaced'} the index {name!r} meanwhile",
                 hint="Look at what there is now, and run the same command again",
             )
+        memory = memory_of(now)
         with cluster_errors(f"delete the index {name!r}", IndexingError):
-            memory = {"aliases": dict(now.aliases), "meta": now.meta_of_others}
             change_own_meta(client, self.info.name, memory)
-            self._is_needed = True
-            try:
-                client.indices.delete(index=name, params={"ignore_unavailable": "true"})
-            except BaseException:
-                with suppress(OskitError), impatient(client):
-                    self._is_needed = look(client, name) is None
-                raise
+        self._is_needed = True
         try:
+            keep(client, now)
+            with cluster_errors(f"delete the index {name!r}", IndexingError):
+                client.indices.delete(index=name, params={"ignore_unavailable": "true"})
             self._create(_body_after(now, self._new, self._settings))
-        except OskitError as error:
-            raise type(error)(
-                f"the index {name!r} was deleted, and the new one cannot be made: {error.message}",
-                hint=with_more(error.hint, f"Run the same command again{self._aliases_told(now)}"),
-            ) from error
+            drop(client, name)
+        except BeingReplaced:
+            self._is_needed = False
+            raise
+        except BaseException as error:
+            told = self._put_back(memory)
+            if not isinstance(error, OskitError):
+                if told is not None:
+                    _log.warning("The index %r %s", name, told)
+                raise
+            message = f"the index {name!r} {told or 'stays as it is'}: {error.message}"
+            raise type(error)(message, hint=with_more(error.hint, "Run the same command again")) from error
         self._is_needed = False
 
-    def _create(self, body: dict[str, Any]) -> None:
+    def _put_back(self, memory: Mapping[str, Any]) -> str | None:
+        """Have the old index again; what is not as it was, None if all is."""
+        name, other = self._old.name, "was deleted, and the new one cannot be made"
+        aliases = f" (its aliases: {json.dumps(memory['aliases'])})" if memory["aliases"] else ""
         try:
-            create(self._client, self._new.name, body)
-        except ClusterError as error:
-            if "shards" not in error.message:
-                raise
-            self._is_needed = False  # the trial itself may be what exceeds the limit
-            self.close()
-            create(self._client, self._new.name, body)
+            with impatient(self._client):
+                with suppress(OskitError):
+                    settle(self._client)
+                told = put_back(self._client, name, memory)
+        except OskitError as error:
+            kept = kept_name(name)
+            return f"{other}; the next load puts back what {kept!r} has of it{aliases} ({error.message})"
+        self._is_needed = told is not None
+        return told and f"{other}{aliases}; {told}"
 
-    def _aliases_told(self, old: ExistingIndex) -> str:
-        if not old.aliases:
-            return ""
-        if self._is_needed:
-            return f", which brings the aliases back: {', '.join(old.aliases)}"
-        return f", and add what it was called by: {json.dumps(dict(old.aliases))}"
+    def _create(self, body: dict[str, Any]) -> None:
+        client, name = self._client, self._new.name
+        with cluster_errors(f"create the index {name!r}", IndexingError):
+            make_in_place(client, name, lambda: client.indices.create(index=name, body=body))
 
 
 @contextmanager
@@ -221,7 +238,10 @@ def create_new(client: OpenSearch, info: IndexInfo, settings: IndexSettings) -> 
 
 
 def calls_of_new(client: OpenSearch, info: IndexInfo, settings: IndexSettings) -> list[Call]:
-    """What :func:`create_new` sends."""
+    """What :func:`create_new` sends, or what has to come before a load."""
+    if (kept := kept_of(client, info.name)) is not None:
+        note = "what a --recreate that was cut off took away; then as with any index that is there"
+        return [Call("PUT", f"{kept.name}/_clone/{info.name}", note=note)]
     body, left = _new(client, info, settings)
     return [Call("PUT", info.name, body), *(Call("DELETE", trial) for trial in left)]
 
@@ -238,50 +258,6 @@ def _new(
         body["aliases"] = {**body.get("aliases", {}), **own["aliases"]}
         body["mappings"]["_meta"] = {**own.get("meta", {}), **body["mappings"]["_meta"]}
     return body, left
-
-
-def sweep(client: OpenSearch, name: str) -> None:
-    """Delete the trials for an index that nobody works with any more.
-
-    One that remembers aliases stays until the index is there again. Whoever may not see or delete them has
-    left none behind.
-    """
-    with suppress(OskitError):
-        for trial, own in trials(client, name).items():
-            if not is_abandoned(client, trial, own):
-                continue
-            settle(client)
-            if "aliases" not in own or look(client, name) is not None:
-                delete_index(client, trial)
-
-
-def settle(client: OpenSearch) -> None:
-    """Wait until the cluster has done what a process that was cut off still asked it to do."""
-    with cluster_errors("wait for what the cluster has yet to do", IndexingError):
-        client.cluster.health(params={"wait_for_events": "languid"})
-
-
-def trials(client: OpenSearch, name: str | None = None) -> dict[str, dict[str, Any]]:
-    """``_meta.oskit`` of the trials for an index, or for any.
-
-    Raises:
-        IndexingError: The cluster refuses.
-    """
-    stem = "*" if name is None else name.encode()[: 255 - len(_MARK) - 8].decode(errors="ignore")
-    with cluster_errors(f"look for trials of {'indexes' if name is None else repr(name)}", IndexingError):
-        answer = client.indices.get_mapping(index=f"{stem}{_MARK}*", params={"expand_wildcards": "all"})
-    owns = {trial: own_meta(found["mappings"]) for trial, found in answer.items()}
-    return {trial: own for trial, own in owns.items() if own.get("trial") and name in (None, own.get("for"))}
-
-
-def is_abandoned(client: OpenSearch, trial: str, own: Mapping[str, Any]) -> bool:
-    """Whether nobody works with a trial any more: its process is gone, or it is old."""
-    if is_gone(own):
-        return True
-    found = look(client, trial)
-    return (
-        found is None or time.time() - int(found.settings["index.creation_date"]) / 1000 > ABANDONED_AFTER_S
-    )
 
 
 def _body_after(old: ExistingIndex, info: IndexInfo, settings: IndexSettings) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from oskit.cluster.index.mapping import index_uuid
 from oskit.cluster.index.meta import change_record, record_of
 from oskit.cluster.index.owner import owner
 from oskit.cluster.index.pruning import being_built, discard
-from oskit.cluster.index.recreate import create_unseen, settle
+from oskit.cluster.index.recreate import create_unseen
 from oskit.cluster.index.releases import RECORD, Alias, list_releases, note, now, release_body
+from oskit.cluster.index.trials import settle
 from oskit.cluster.ingest.accounting import IngestReport
 from oskit.cluster.ingest.plan import LoadPlan
 from oskit.errors import IndexingError, OskitError

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.client.retry import impatient, request_timeout
 from oskit.cluster.index.mapping import EncodeMode, EncoderIdentity, IndexInfo, IndexSettings, key_for
+from oskit.cluster.index.trials import sweep
 from oskit.cluster.ingest.accounting import Account, IngestReport
 from oskit.cluster.ingest.actions import ItemMaker
 from oskit.cluster.ingest.admission import Admission, Window, key_of_vectors
@@ -165,6 +166,8 @@ def ingest(
 
     if encode == "none" and key is None:
         key, documents = key_of_vectors(documents)
+    for line in sweep(client, index):
+        (notify or (lambda _: None))(line)
     plan = plan_now()
     model, target, name = plan.model, plan.target, plan.target.written
     if target.parts and (reencode or ray is not None):

@@ -12,7 +12,7 @@ from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.client.retry import impatient
 from oskit.cluster.index.mapping import MARK_BODY, delete_index, index_uuid
 from oskit.cluster.index.meta import change_own_meta
-from oskit.cluster.index.recreate import Trial, create_new, sweep, trial_of
+from oskit.cluster.index.recreate import Trial, create_new, trial_of
 from oskit.cluster.ingest.accounting import HOPELESS_AFTER, Account
 from oskit.cluster.ingest.bulk import BulkItem, BulkOutcome, BulkSender
 from oskit.cluster.ingest.plan import LoadPlan
@@ -47,7 +47,6 @@ def prepare(
         IndexingError: It cannot be. Then all is as it was before, or the message says what is not.
     """
     name, say = plan.info.name, notify or (lambda _: None)
-    sweep(client, name)
     created = False
     tried: list[BulkItem] = []
     if plan.existing is not None and plan.recreate:
