@@ -20,6 +20,7 @@ from typing import Any
 
 import archives
 import pytest
+from faulty_proxy import Fault, FaultyProxy
 from incidents import Incident
 from opensearchpy import OpenSearch
 
@@ -215,6 +216,42 @@ def test_what_mixes_up_its_answers_is_found_out(
         incident.documents([doc.id for doc in documents()], right(client, index, encoder))
     assert [told for told in said if "gives texts the weights of others" not in told] == said[3:4]
     incident.said(said, "weights of others", "taken out", "one for each text")
+
+
+@pytest.mark.incident(
+    during=LOAD,
+    what="the service mixes up its answers, and another load writes some of the same documents meanwhile",
+    then="takes out what it has written itself, and leaves what came later",
+)
+def test_what_another_load_has_written_since_is_not_taken_out(
+    client: OpenSearch, cluster_url: str, deployed: tuple[Service, str], index: str, encoder: ArchiveEncoder,
+    incident: Incident,
+) -> None:  # fmt: skip
+    service, model = deployed
+    how = partial(ingest, index=index, encode="cluster", model_id=model, bulk_documents=20)
+    how(client, documents=documents()[20:])
+    first, ends = documents()[:20], []
+    service.spoils, service.times = swapped, 999
+    with FaultyProxy(cluster_url, Fault("POST .*/_predict/", "delay", seconds=8, times=0)) as proxy:
+
+        def spoiled() -> None:
+            try:
+                how(connect(ConnectionSettings(url=proxy.url)), documents=first)
+            except IndexingError as error:
+                ends.append(str(error))
+
+        thread = threading.Thread(target=spoiled)
+        thread.start()
+        proxy.wait_for("POST .*/_mget.*")
+        proxy.faults[0].times = 1  # its texts are asked for alone: what is compared has been read
+        proxy.wait_for("POST .*/_predict/", count=proxy.count("POST .*/_predict/") + 1)
+        service.times = 0
+        how(client, documents=first[:10], reencode=True)
+        thread.join()
+    incident.said(ends, "weights of others", "but for 10 that somebody has written")
+    assert sorted(right(client, index, encoder)) == sorted(doc.id for doc in [*first[:10], *documents()[20:]])
+    how(client, documents=documents())
+    incident.documents([doc.id for doc in documents()], right(client, index, encoder))
 
 
 def test_searches_tell_what_their_service_does(

@@ -51,6 +51,8 @@ _MAX_HELD = 20
 
 _CREATES = b'{"create"'
 
+_WRITTEN = ("_index", "_seq_no", "_primary_term")
+
 TAKEN_ONCE = "the data stream has another document of this id, and takes none in its place"
 
 _NO_SUCH_VERSION = {"if_seq_no": 2**53 - 1, "if_primary_term": 1}
@@ -67,6 +69,8 @@ class BulkItem:
     """Begins with the item's first refusal that may pass."""
     suspect: bool = False
     """It was refused for what may be another's fault, and goes alone now."""
+    written: dict[str, Any] | None = None
+    """Where the cluster has put it, as a hit tells that: index, id, and the number of this very write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +145,8 @@ class BulkSender:
             "pipeline": pipeline,
             "filter_path": "took,ingest_took,items.*._id,items.*.status,items.*.error,items.*.result",
         }
+        if self._witness.prove is not None:
+            self._params["filter_path"] += "".join(f",items.*.{name}" for name in _WRITTEN)
         if request_timeout is not None:
             self._params["request_timeout"] = request_timeout
 
@@ -223,6 +229,10 @@ class BulkSender:
             named = {identity: (status, reason) for identity, status, reason in answers}
             ids = [clean_text(item.document.id) for item in batch]
             results = [named[identity] for identity in ids if identity in named]
+            if self._witness.prove is not None:
+                found = {one["_id"]: one for each in answer["items"] for one in each.values()}
+                for item, identity in zip(batch, ids, strict=True):
+                    item.written = found.get(identity)
         if len(results) != len(batch):
             raise ClusterConnectionError(
                 f"cannot {self._action}: the answer speaks of {len(results)} of {len(batch)} documents: "
@@ -297,7 +307,8 @@ class BulkSender:
                 again.append(item)
             else:
                 ending = ending or self._end(said, known)
-        self._witness.prove(taken)
+        if self._witness.prove is not None:
+            self._witness.prove(taken)
         outcome.indexed += len(taken)
         if refused or suspects or ending is not None:
             # Another index of that name has another mapping, which has nothing to do with these documents.

@@ -120,7 +120,7 @@ class Sweeper:
         """
         gone = self._gone(seen)
         while page := list(islice(gone, _AT_ONCE)):
-            deleted(self._delete(page))
+            deleted(delete_as_found(self._client, self._index, page))
         with cluster_errors(f"refresh the index {self._index!r}", IndexingError):
             self._client.indices.refresh(index=self._index)
 
@@ -144,40 +144,48 @@ class Sweeper:
                 if hit["_id"] not in seen:
                     yield hit
 
-    def _delete(self, hits: list[dict[str, Any]]) -> int:
-        """Delete these documents, unless somebody has changed them; how many went."""
-        gone, patience = 0, Patience(policy_of(self._client))
-        while hits:
-            results = self._request(hits)
-            gone += sum(status == 200 for status, _ in results)
-            again, wait_s = [], 0.0
-            for hit, (status, reason) in zip(hits, results, strict=True):
-                if status in (200, 404, 409):  # 404, 409: somebody was there before
-                    continue
-                known = meaning(reason, status, "item")
-                wait = patience.wait_s(known) if known is not None and known.passes != "never" else None
-                if wait is None:
-                    raise IndexingError(
-                        f"cannot delete documents from {self._index!r}: {reason} ({status})",
-                        hint=known.advice(self._index) if known is not None else None,
-                    )
-                again.append(hit)
-                wait_s = max(wait_s, wait)
-            if again:
-                tell(f"The cluster is too busy to delete {len(again)} documents", wait_s)
-                time.sleep(wait_s)
-            hits = again
-        return gone
 
-    def _request(self, hits: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:
-        """Status and reason of each deletion."""
-        body = "".join(f"{json.dumps({'delete': _at(hit)})}\n" for hit in hits)
-        with cluster_errors(f"delete documents from {self._index!r}", IndexingError):
-            answer = with_retries(
-                lambda: self._client.bulk(body=body, index=self._index), policy_of(self._client)
-            )
-        results = [next(iter(item.values())) for item in answer["items"]]
-        return [(int(result["status"]), error_words(result.get("error"))) for result in results]
+def delete_as_found(client: OpenSearch, index: str, hits: Sequence[Mapping[str, Any]]) -> int:
+    """Delete these documents, unless somebody has changed them; how many went.
+
+    Args:
+        index: Where they are if they do not say.
+        hits: With the number of the write that made them.
+
+    Raises:
+        IndexingError: The cluster refuses.
+    """
+    gone, patience = 0, Patience(policy_of(client))
+    while hits:
+        results = _request(client, index, hits)
+        gone += sum(status == 200 for status, _ in results)
+        again, wait_s = [], 0.0
+        for hit, (status, reason) in zip(hits, results, strict=True):
+            if status in (200, 404, 409):  # 404, 409: somebody was there before
+                continue
+            known = meaning(reason, status, "item")
+            wait = patience.wait_s(known) if known is not None and known.passes != "never" else None
+            if wait is None:
+                raise IndexingError(
+                    f"cannot delete documents from {index!r}: {reason} ({status})",
+                    hint=known.advice(index) if known is not None else None,
+                )
+            again.append(hit)
+            wait_s = max(wait_s, wait)
+        if again:
+            tell(f"The cluster is too busy to delete {len(again)} documents", wait_s)
+            time.sleep(wait_s)
+        hits = again
+    return gone
+
+
+def _request(client: OpenSearch, index: str, hits: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:
+    """Status and reason of each deletion."""
+    body = "".join(f"{json.dumps({'delete': _at(hit)})}\n" for hit in hits)
+    with cluster_errors(f"delete documents from {index!r}", IndexingError):
+        answer = with_retries(lambda: client.bulk(body=body, index=index), policy_of(client))
+    results = [next(iter(item.values())) for item in answer["items"]]
+    return [(int(result["status"]), error_words(result.get("error"))) for result in results]
 
 
 def delete_missing(
@@ -222,4 +230,5 @@ def why_none_goes(read: int, refused: int, missing: Missing, most: float) -> str
 def _at(hit: Mapping[str, Any]) -> dict[str, Any]:
     """A document as it was found: another version of it stays."""
     where = {"_id": hit["_id"], "if_seq_no": hit["_seq_no"], "if_primary_term": hit["_primary_term"]}
-    return {**where, "routing": hit["_routing"]} if "_routing" in hit else where
+    named = {"_index": "_index", "routing": "_routing"}
+    return where | {name: hit[key] for name, key in named.items() if key in hit}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.index.names import Target
+from oskit.cluster.ingest.missing import delete_as_found
 from oskit.cluster.models.predict import predict
 from oskit.data.values import clean_text
 from oskit.errors import ClusterAuthError, ClusterError, IndexingError
@@ -31,6 +32,8 @@ _log = logging.getLogger("oskit.cluster")
 
 EVERY = 32
 """One of so many documents of a request is compared, and at least one."""
+
+_WRITE = ("_seq_no", "_primary_term")
 
 FAR = 0.2
 """Difference of two vectors, relative to the longer one; a quantised model's may be .14 apart."""
@@ -56,6 +59,8 @@ class Proof:
     def check(self, items: Sequence[BulkItem]) -> None:
         """Compare some of the documents that one request has stored; if one is wrong, take all out again.
 
+        What somebody has written over since is neither compared nor taken out.
+
         Raises:
             IndexingError: One is wrong.
             ClusterError: The cluster or the model does not answer any more.
@@ -64,7 +69,7 @@ class Proof:
             return
         chosen = random.sample(items, math.ceil(len(items) / EVERY))
         try:
-            for identity, text, stored in self._stored([clean_text(item.document.id) for item in chosen]):
+            for identity, text, stored in self._stored(chosen):
                 (wanted,) = predict(self._client, self._model, [text], key=self._info.key)
                 if not _is_of(stored, wanted):
                     raise self._taken_out(items, identity)
@@ -72,18 +77,23 @@ class Proof:
             self._may = False
             _log.warning("What encodes is not compared with what is stored: %s", error.message)
 
-    def _stored(self, ids: Sequence[str]) -> Iterator[tuple[str, str, Mapping[str, float]]]:
+    def _stored(self, items: Sequence[BulkItem]) -> Iterator[tuple[str, str, Mapping[str, float]]]:
         """Id, text and vector of each document, or of one of its chunks; of those that hide none of them."""
+        written = {clean_text(item.document.id): item.written or {} for item in items}
+        ids = list(written)
         with cluster_errors(f"read what {self._target} has", IndexingError):
             if self._target.parts:
                 self._client.indices.refresh(index=self._target.written)
-                body: dict[str, Any] = {"query": {"ids": {"values": list(ids)}}, "size": len(ids)}
+                body: dict[str, Any] = {"query": {"ids": {"values": ids}}, "size": len(ids),
+                                        "seq_no_primary_term": True}  # fmt: skip
                 params = {"search_pipeline": "_none"}
                 answer = self._client.search(index=self._target.written, body=body, params=params)
                 docs = answer["hits"]["hits"]
             else:
-                docs = self._client.mget(index=self._target.written, body={"ids": list(ids)})["docs"]
+                docs = self._client.mget(index=self._target.written, body={"ids": ids})["docs"]
         for found in docs:
+            if any(found.get(name) != written[found["_id"]].get(name) for name in _WRITE):
+                continue
             place = found.get("_source") or {}
             if self._info.nested:
                 place = random.choice(place.get(self._info.nested) or [{}])  # noqa: S311 - not a secret
@@ -93,18 +103,18 @@ class Proof:
                 yield found["_id"], text, vector
 
     def _taken_out(self, items: Sequence[BulkItem], identity: str) -> IndexingError:
-        ids = [clean_text(item.document.id) for item in items]
-        what = f"the {len(ids):,} documents of its request were taken out of {self._target} again"
+        what = f"the {len(items):,} documents of its request were taken out of {self._target} again"
         try:
-            with cluster_errors(f"take documents out of {self._target}", IndexingError):
+            hits = [item.written for item in items if item.written]
+            gone = delete_as_found(self._client, self._target.written, hits)
+            with cluster_errors(f"refresh {self._target}", IndexingError):
                 self._client.indices.refresh(index=self._target.written)
-                self._client.delete_by_query(
-                    index=self._target.written,
-                    body={"query": {"ids": {"values": ids}}},
-                    params={"conflicts": "proceed", "refresh": "true"},
-                )
+            if left := len(items) - gone:
+                what += f", but for {left:,} that somebody has written or deleted since"
         except ClusterError as error:
-            what = f"the {len(ids):,} documents of its request are still in {self._target} ({error.message})"
+            what = (
+                f"the {len(items):,} documents of its request are still in {self._target} ({error.message})"
+            )
         return IndexingError(
             f"what answers for the model {self._model.name!r} gives texts the weights of others: those of "
             f"{identity!r} are not what its text has when it is asked for alone; {what}",

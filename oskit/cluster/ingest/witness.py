@@ -35,7 +35,7 @@ class Witness:
         prove: Callable[[Sequence[BulkItem]], object] | None = None,
     ) -> None:
         self._check = check
-        self.prove = prove or (lambda _: None)
+        self.prove = prove
         self._checked = time.monotonic()
         self._lock = threading.Lock()
         self._told_at = float("-inf")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -17,14 +18,20 @@ from oskit.errors import IndexingError
 
 TRUE = {"fox": {"fox": 2.0, "quick": 1.0}, "permit": {"permit": 3.0, "a.b": 0.5}}
 MODEL = ModelInfo("m1", "mine", "1", "DEPLOYED", "REMOTE", connector_id="c1")
-ITEMS = [BulkItem(Document(text, text), b"") for text in TRUE]
+ITEMS = [
+    BulkItem(
+        Document(text, text), b"", written={"_index": "i-1", "_id": text, "_seq_no": n, "_primary_term": 1}
+    )
+    for n, text in enumerate(TRUE)
+]
 
 
 class Cluster:
     """Has one document for each text, and a model that is right where a text comes alone."""
 
-    def __init__(self, sources: dict[str, Any]) -> None:
+    def __init__(self, sources: dict[str, Any], written_over: dict[str, int] | None = None) -> None:
         self.sources = sources
+        self.numbers = {text: n for n, text in enumerate(TRUE)} | (written_over or {})
         self.deleted: list[str] = []
         self.asked = 0
         self.indices = self.transport = self
@@ -33,14 +40,26 @@ class Cluster:
         pass
 
     def mget(self, *, index: str, body: Any) -> Any:
-        return {"docs": [{"_id": one, "_source": self.sources[one]} for one in body["ids"]]}
+        docs = [
+            {"_id": one, "_source": self.sources[one], "_seq_no": self.numbers[one], "_primary_term": 1}
+            for one in body["ids"]
+        ]
+        return {"docs": docs}
 
     def search(self, *, index: str, body: Any, params: Any) -> Any:
+        assert body["seq_no_primary_term"]
         wanted = {"ids": body["query"]["ids"]["values"]}
         return {"hits": {"hits": self.mget(index=index, body=wanted)["docs"]}}
 
-    def delete_by_query(self, *, index: str, body: Any, params: Any) -> None:
-        self.deleted += body["query"]["ids"]["values"]
+    def bulk(self, *, index: str, body: str) -> Any:
+        items = []
+        for line in body.splitlines():
+            wanted = json.loads(line)["delete"]
+            assert (wanted["_index"], wanted["if_primary_term"]) == ("i-1", 1)
+            is_same = wanted["if_seq_no"] == self.numbers[wanted["_id"]]
+            self.deleted += [wanted["_id"]] * is_same
+            items.append({"delete": {"_id": wanted["_id"], "status": 200 if is_same else 409}})
+        return {"items": items}
 
     def perform_request(self, method: str, url: str, params: Any = None, body: Any = None, **_: Any) -> Any:
         self.asked += 1
@@ -78,6 +97,23 @@ def test_what_others_texts_have_is_taken_out(kind: str, wrong: str) -> None:
     with pytest.raises(IndexingError, match="gives texts the weights of others"):
         Proof(mixed, target, info(kind), MODEL).check(ITEMS)  # type: ignore[arg-type]
     assert mixed.deleted == list(TRUE)
+
+
+def test_what_somebody_has_written_over_is_neither_compared_nor_taken_out() -> None:
+    mixed = {text: source("plain", text, {}) for text in TRUE}
+    all_others = Cluster(mixed, dict.fromkeys(TRUE, 9))
+    Proof(all_others, Target("i", "i"), info("plain"), MODEL).check(ITEMS)  # type: ignore[arg-type]
+    assert not all_others.deleted and not all_others.asked
+
+    class Late(Cluster):
+        def perform_request(self, *words: Any, **options: Any) -> Any:
+            self.numbers["permit"] = 9  # between the look and the deletion
+            return super().perform_request(*words, **options)
+
+    late = Late({"fox": mixed["fox"], "permit": mixed["fox"]})
+    with pytest.raises(IndexingError, match="but for 1 that somebody has written"):
+        Proof(late, Target("i", "i"), info("plain"), MODEL).check(ITEMS)  # type: ignore[arg-type]
+    assert late.deleted == ["fox"]
 
 
 def test_what_cannot_be_compared_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
