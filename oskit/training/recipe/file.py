@@ -17,8 +17,16 @@ from pydantic import ValidationError
 from oskit.errors import DataError, UsageError
 from oskit.training.recipe.errors import error_of, validation_error
 from oskit.training.recipe.recipe import Recipe
-from oskit.training.recipe.tree import RecipeTree, is_placeholder, plain, strings
-from oskit.training.recipe.yaml_document import Keys, dotted, parse_yaml, read_yaml, write_yaml
+from oskit.training.recipe.tree import (
+    dotted,
+    is_placeholder,
+    located,
+    resolve_paths,
+    set_option,
+    stage_of,
+    texts,
+)
+from oskit.training.recipe.yaml_document import LocatedDict, parse_yaml, read_yaml, write_yaml
 
 _SUFFIX = ".yaml"
 STAGE = re.compile(r"\{stage:(\d+)\}")
@@ -49,7 +57,7 @@ def included_text(name: str) -> str:
 def described_recipes() -> dict[str, str]:
     """The included recipes and what each is good for."""
     return {
-        name: str(parse_yaml(included_text(name), name).value.get("description", "")).strip()
+        name: str(parse_yaml(included_text(name), name).get("description", "")).strip()
         for name in included_recipes()
     }
 
@@ -69,14 +77,14 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         DataError: It cannot be read, or is not YAML.
         UsageError: There is no such recipe, or an override is wrong.
     """
-    tree, folder = _tree_of(source)
+    values, folder = _values_of(source)
     for override in overrides:
-        tree.set(override)
-    tree.resolve_paths(folder)
-    _refuse_placeholders(tree)
-    recipe = _validated(tree)
+        set_option(values, override)
+    resolve_paths(values, folder)
+    _refuse_placeholders(values)
+    recipe = _validated(values)
     for number in range(len(recipe.stages)):
-        _validated_stage(tree, number)
+        _validated_stage(values, number)
     return recipe
 
 
@@ -90,8 +98,8 @@ def stages_of(recipe: Recipe) -> tuple[Recipe, ...]:
     """
     if not recipe.stages:
         return (recipe,)
-    tree = RecipeTree(recipe.model_dump(mode="json", exclude_unset=True))
-    return tuple(_validated_stage(tree, number) for number in range(len(recipe.stages)))
+    values = located(recipe.model_dump(mode="json", exclude_unset=True))
+    return tuple(_validated_stage(values, number) for number in range(len(recipe.stages)))
 
 
 def resolved_yaml(recipe: Recipe) -> str:
@@ -104,7 +112,9 @@ def recipe_schema() -> dict[str, Any]:
     schema = Recipe.model_json_schema()
     for part in (schema, *schema["$defs"].values()):
         part["description"] = _in_yaml(part["description"].partition("\n")[0])
-        for key in part["properties"].values():
+        for name, key in part["properties"].items():
+            if name == "kind":
+                key.setdefault("description", part["description"])
             if "description" in key:
                 key["description"] = _in_yaml(key["description"])
     return schema
@@ -119,53 +129,55 @@ def _folder() -> Any:
     return files("oskit.training.recipe").joinpath("included")
 
 
-def _tree_of(source: str | Path | Mapping[str, Any]) -> tuple[RecipeTree, Path]:
+def _values_of(source: str | Path | Mapping[str, Any]) -> tuple[LocatedDict, Path]:
+    """What a recipe says, and the folder from which its paths are meant."""
     if isinstance(source, Mapping):
-        return RecipeTree(plain(source)), Path.cwd()
+        return located(source), Path.cwd()
     path, folder = Path(source).expanduser(), Path.cwd()
     if path.is_file():
-        document, folder = read_yaml(path), path.absolute().parent
+        values, name, folder = read_yaml(path), str(path), path.absolute().parent
     elif path.is_dir():
         raise UsageError(f"{path} is a folder, not a recipe", hint="Name the YAML file itself.")
     elif isinstance(source, Path) or path.suffix or path.name != str(source):
         raise DataError(f"no such recipe: {path}", hint="`oskit recipes list` shows the included ones.")
     else:
-        document = parse_yaml(included_text(source), f"{source}{_SUFFIX}")
-    if not isinstance(document.value, dict):
-        what = "the recipe is empty" if document.value is None else "a recipe is a mapping of keys to values"
-        place = document.places.get((), document.name)
-        raise DataError(f"{place}: {what}", hint="`oskit recipes show quick` shows a recipe.")
-    return RecipeTree(document.value, document.places), folder
+        name = f"{source}{_SUFFIX}"
+        values = parse_yaml(included_text(source), name)
+    if not isinstance(values, LocatedDict):
+        what = "the recipe is empty" if values is None else "a recipe is a mapping of keys to values"
+        raise DataError(f"{name}:1: {what}", hint="`oskit recipes show quick` shows a recipe.")
+    return values, folder
 
 
-def _refuse_placeholders(tree: RecipeTree) -> None:
+def _refuse_placeholders(values: LocatedDict) -> None:
     problems = []
-    for keys, text in strings(tree.values):
+    for text, keys, place in texts(values):
         if is_placeholder(text):
-            name = dotted(keys[:2]) if keys[:2] == ("data", "train") else dotted(keys)
+            name = dotted(keys[:2] if keys[:2] == ("data", "train") else keys)
             what = "" if text == "???" else f" ({text[1:-1]})"
-            problems.append(f"{tree.place(keys)}: {dotted(keys)} is for you to say{what}: --set {name}=...")
+            problems.append(f"{place}: {dotted(keys)} is for you to say{what}: --set {name}=...")
     if problems:
         raise error_of(problems, hint=None)
 
 
-def _validated(tree: RecipeTree) -> Recipe:
+def _validated(values: LocatedDict) -> Recipe:
     try:
-        return Recipe.model_validate(tree.values)
+        return Recipe.model_validate(values)
     except ValidationError as error:
-        raise validation_error(error, tree, Recipe) from error
+        raise validation_error(error, values, Recipe) from error
 
 
-def _validated_stage(tree: RecipeTree, number: int) -> Recipe:
-    if "stages" in tree.values["stages"][number]:
-        keys: Keys = ("stages", number, "stages")
-        raise error_of([f"{tree.place(keys)}: a stage has no stages of its own"], hint=None)
-    stage = tree.stage(number)
-    for keys, text in strings(stage.values):
+def _validated_stage(values: LocatedDict, number: int) -> Recipe:
+    given = values["stages"][number]
+    if "stages" in given:
+        place = given.places.get("stages", "the recipe")
+        raise error_of([f"{place}: a stage has no stages of its own"], hint=None)
+    stage = stage_of(values, number)
+    for text, keys, place in texts(stage):
         match = STAGE.search(text)
         if match and not 1 <= int(match[1]) <= number:
             raise error_of(
-                [f"{stage.place(keys)}: {dotted(keys)}: {match[0]} is not before stage {number + 1}"],
+                [f"{place}: {dotted(keys)}: {match[0]} is not before stage {number + 1}"],
                 hint="A stage can only use what an earlier one made.",
             )
     return _validated(stage)

@@ -14,23 +14,22 @@ from pydantic import (
     model_validator,
 )
 
-from oskit.training.recipe.part import Kind, Kinds, Part
+from oskit.training.recipe.part import Kind, Part
 
 Candidates = Literal["own", "batch"]
 
 
 class LossConfig(Kind):
-    """What all losses have in common."""
+    """A loss."""
 
     weight: PositiveFloat = 1.0
     """Of this loss in the sum."""
 
 
 class KlConfig(LossConfig):
-    """Learning the teachers' distribution over a query's candidates."""
+    """KL divergence between the teachers' distribution over the candidates and the student's."""
 
     kind: Literal["kl"] = "kl"
-    """KL divergence between the teachers' distribution over the candidates and the student's."""
     temperature: PositiveFloat = 2.0
     """T: divides the student's scores and the labels before the softmax."""
     t_squared: bool = True
@@ -40,10 +39,9 @@ class KlConfig(LossConfig):
 
 
 class MarginMseConfig(LossConfig):
-    """Learning the teachers' differences of scores."""
+    """Squared error of the differences between two candidates' scores."""
 
     kind: Literal["margin_mse"] = "margin_mse"
-    """Squared error of the differences between two candidates' scores."""
     pairs: Literal["positive", "all"] = "positive"
     """``positive``: the first candidate with each other. ``all``: every two, as SPLADE-v3 was trained."""
     candidates: Candidates = "own"
@@ -57,10 +55,9 @@ class MarginMseConfig(LossConfig):
 
 
 class InfoNceConfig(LossConfig):
-    """InfoNCE: the known positive among the other candidates."""
+    """Cross-entropy of the known positive among the candidates; needs no teacher."""
 
     kind: Literal["info_nce"] = "info_nce"
-    """Cross-entropy of the known positive among the candidates; needs no teacher."""
     temperature: PositiveFloat = 1.0
     """Divides scores before the softmax."""
     candidates: Candidates = "batch"
@@ -70,14 +67,7 @@ class InfoNceConfig(LossConfig):
 
 AnyLoss = Annotated[KlConfig | MarginMseConfig | InfoNceConfig, Field(discriminator="kind")]
 
-LOSSES = Kinds(
-    "kl",
-    ("kl", "margin_mse", "info_nce"),
-    "loss is a list: {kind: kl or margin_mse, ...} for loss.distillation, {kind: info_nce, ...} for "
-    "loss.contrastive",
-)
-
-Losses = Annotated[tuple[AnyLoss, ...], BeforeValidator(LOSSES.check), Field(min_length=1)]
+Losses = tuple[AnyLoss, ...]
 
 
 class PenaltyPart(Part):

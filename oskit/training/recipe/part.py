@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,25 +16,10 @@ class Part(BaseModel):
 
 
 class Kind(Part):
-    """A part of which there are several kinds; each is told by its ``kind``."""
+    """A part of which there are several kinds; each is told by its ``kind``, which its docstring explains."""
 
     kind: str
-    """Which kind it is."""
 
     def model_post_init(self, _context: Any) -> None:
         """A kind that is a default counts as given: without it nothing could be read again."""
         self.__pydantic_fields_set__.add("kind")
-
-
-class Kinds(NamedTuple):
-    """A list of parts of several kinds."""
-
-    default: str  # the kind of the entry that is there where no list is given
-    known: tuple[str, ...]  # all kinds
-    otherwise: str  # what to say to whoever writes it in another way
-
-    def check(self, value: Any) -> Any:
-        """Refuse a mapping where the list belongs."""
-        if isinstance(value, dict):
-            raise ValueError(self.otherwise)
-        return value

@@ -74,16 +74,10 @@ def _sources(value: Any) -> Any:
     return [{"path": item} if isinstance(item, str) else item for item in listed]
 
 
-def _no_teacher(value: Any) -> Any:
-    if value == "teacher":
-        raise ValueError("the ranker 'teacher' is called dense")
-    return value
-
-
 class MiningConfig(Part):
     """The ``mining`` part of a recipe."""
 
-    ranker: Annotated[Literal["dense", "bm25"], BeforeValidator(_no_teacher)] = "dense"
+    ranker: Literal["dense", "bm25"] = "dense"
     """Who finds candidates: the first dense teacher by exact search, or BM25."""
     per_query: PositiveInt = 20
     """Candidates that are added to those that a query has; ``data.sampling`` draws of all of them."""
@@ -218,6 +212,8 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _teachers_fit_losses(self) -> Self:
+        if not self.loss:
+            raise ValueError("loss: give at least one")
         if self.distillation and not self.labelling:
             raise ValueError(f"loss: {self.distillation[0].kind} needs a teacher with a weight")
         if "batch" in self.labelled:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
 
 from oskit.errors import UsageError
-from oskit.training.recipe.part import Kind, Kinds, Part
+from oskit.training.recipe.part import Kind, Part
 
 Normalization = Literal["minmax", "none"]
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
@@ -69,10 +69,9 @@ class ModelTeacherConfig(ReadingTeacherConfig):
 
 
 class DenseTeacherConfig(ModelTeacherConfig):
-    """A sentence-transformers model: the cosine, or whatever similarity it says, of two vectors."""
+    """Cosines, or whatever similarity it says, of a sentence-transformers model."""
 
     kind: Literal["dense"] = "dense"
-    """Cosines of a sentence-transformers model."""
     name: Name = DEFAULT_DENSE_TEACHER
     """A folder, or a repository on the Hugging Face Hub."""
     query_prompt: str | None = None
@@ -82,17 +81,15 @@ class DenseTeacherConfig(ModelTeacherConfig):
 
 
 class SparseTeacherConfig(ModelTeacherConfig):
-    """A trained neural sparse encoder, such as the result of a first stage."""
+    """Inner products of a trained neural sparse encoder, such as the result of a first stage."""
 
     kind: Literal["sparse"] = "sparse"
-    """Inner products of a trained neural sparse encoder, such as the result of a first stage."""
 
 
 class CrossEncoderConfig(ModelTeacherConfig):
-    """A sentence-transformers ``CrossEncoder``."""
+    """Scores of a sentence-transformers ``CrossEncoder``, which reads query and document together."""
 
     kind: Literal["cross-encoder"] = "cross-encoder"
-    """Scores of a sentence-transformers ``CrossEncoder``, which reads query and document together."""
 
 
 def _known_language(language: str | None) -> str | None:
@@ -107,28 +104,25 @@ def _known_language(language: str | None) -> str | None:
 
 
 class Bm25TeacherConfig(ReadingTeacherConfig):
-    """BM25 over the training corpus."""
+    """BM25 over the training corpus: knows words, whatever the models have never read."""
 
     kind: Literal["bm25"] = "bm25"
-    """BM25 over the training corpus: knows words, whatever the models have never read."""
     language: Annotated[str | None, AfterValidator(_known_language)] = "auto"
     """Stop words and stemmer: ``english``, ``swedish``, …, ``cjk``; ``auto`` guesses, None has neither."""
 
 
 class ItselfTeacherConfig(ReadingTeacherConfig):
-    """The encoder as it was before training, so that it does not forget."""
+    """The encoder that is trained, as it was before: keeps what it knows."""
 
     kind: Literal["itself"] = "itself"
-    """The encoder that is trained, as it was before: keeps what it knows."""
     max_length: PositiveInt | None = None
     """Tokens that it reads of a text; None for its own limit, whatever training cuts texts to."""
 
 
 class StoredTeacherConfig(TeacherConfig):
-    """Scores that came with the data."""
+    """The scores that the data has, of a query's own candidates."""
 
     kind: Literal["stored"] = "stored"
-    """The scores that the data has, of a query's own candidates."""
 
 
 AnyTeacher = Annotated[
@@ -141,14 +135,7 @@ AnyTeacher = Annotated[
     Field(discriminator="kind"),
 ]
 
-TEACHERS = Kinds(
-    "dense",
-    ("dense", "sparse", "cross-encoder", "bm25", "itself", "stored"),
-    "teachers is a list, such as [{kind: dense, name: ..., weight: 1.0}]; scale, normalize and cache_folder "
-    "are keys of labels",
-)
-
-Teachers = Annotated[tuple[AnyTeacher, ...], BeforeValidator(TEACHERS.check)]
+Teachers = tuple[AnyTeacher, ...]
 
 
 class LabelsPart(Part):

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import yaml
@@ -265,38 +264,6 @@ def test_quick_from_pairs_to_an_encoder(
     code, out, _ = run(capsys, "train", folder, "--resume", "--json")
     assert code == 0
     assert json.loads(out)["encoder"] == str(folder / "best"), "a finished run tells its report again"
-
-
-def test_config_of_old_makes_a_sparse_teacher(
-    pairs: Path, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from oskit import train
-
-    monkeypatch.chdir(tmp_path)
-    config: dict[str, Any] = {
-        "model": {"base_model": str(models["encoder"]), "max_doc_length": 32},
-        "finetuning": {"num_steps": 2, "batch_size": 8, "num_hard_negatives": 2, "learning_rate": 1e-4},
-        "knowledge_distillation": {
-            "dense_teacher": str(models["dense"]),
-            "sparse_teacher": None,
-            "teacher_weights": {"dense": 1.0, "sparse": 0.0},
-        },
-        "logging": {"output_dir": "outputs/run"},
-        "data": str(pairs),
-    }
-    train(config).load().save_pretrained("outputs/sparse_teacher_v1")
-    assert (tmp_path / "outputs" / "run" / "best").is_dir()
-
-    config["knowledge_distillation"]["sparse_teacher"] = "outputs/sparse_teacher_v1"
-    config["knowledge_distillation"]["teacher_weights"] = {"dense": 0.5, "sparse": 0.5}
-    config["logging"]["output_dir"] = "outputs/second"
-    teachers = train(config).stages[0].data.teachers
-    assert teachers is not None
-    found = {
-        teacher["kind"]: (teacher["status"], teacher["effective_weight"]) for teacher in teachers["teachers"]
-    }
-    assert (found["dense"][1], found["sparse"][1]) == (0.5, 0.5)
-    assert "dropped" not in {status for status, _ in found.values()}
 
 
 def test_part_3_training_off_a_terminal_tells_the_time_left_now_and_then(
