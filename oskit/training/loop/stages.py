@@ -48,7 +48,6 @@ from oskit.training.report.curves import write_curves
 from oskit.training.report.figures import Figures
 from oskit.training.report.lengths import Lengths, truncation_of
 from oskit.training.report.result import BEST, StageResult
-from oskit.training.report.verdict import gains, verdict
 from oskit.training.report.yardstick import RetrievalEvaluator
 
 if TYPE_CHECKING:
@@ -250,16 +249,7 @@ class _Stage:
         encoder = NeuralSparseEncoder.from_pretrained(best, fallback=False)
         encoder.precision = "auto"
         after = prepared.yardstick.measure(encoder)
-        gain, own_gain = gains(before, after)
-        if gain.verdict == "worse":
-            held_out = prepared.facts.held_out > 0
-            self._warn(verdict(before, after, gain, own_gain, held_out=held_out))
-        targets = trainer.sparsity.outcome(after.logs())
-        for missed in filter(None, (target.missed for target in targets.values())):
-            self._warn(missed)
-        start = {"step": 0, **{f"eval_{key}": value for key, value in before.logs().items()}}
-        write_curves([start, *trainer.state.log_history], self.folder, self.name)
-        StageResult(
+        result = StageResult(
             name=self.name,
             folder=self.folder,
             best=best,
@@ -267,11 +257,16 @@ class _Stage:
             choice=Choice.of(self._rule, trainer.state.log_history, after.quality_logged),
             before=before,
             after=after,
-            gain=gain,
-            own_gain=own_gain,
             data=prepared.facts,
             seconds=seconds,
             lengths=self.lengths,
-            targets=targets,
+            targets=trainer.sparsity.outcome(after.logs()),
             warnings=self.warnings,
-        ).write(self.folder / RESULT)
+        )
+        if result.gain.verdict == "worse":
+            self._warn(result.verdict)
+        for missed in filter(None, (target.missed for target in result.targets.values())):
+            self._warn(missed)
+        start = {"step": 0, **{f"eval_{key}": value for key, value in before.logs().items()}}
+        write_curves([start, *trainer.state.log_history], self.folder, self.name)
+        result.write(self.folder / RESULT)

@@ -12,6 +12,26 @@ from oskit.training.report.result import BEST, StageResult, TrainingResult
 
 CARD = "README.md"
 
+_USE = """
+## Use
+
+```python
+from oskit import NeuralSparseEncoder
+
+encoder = NeuralSparseEncoder.from_pretrained("{name}")  # its folder, or repository
+encoder.document_weights(["a text"])
+```
+"""
+_REST = """
+It opens in sentence-transformers as a `SparseEncoder` too; `oskit export` makes an archive of it
+for OpenSearch.
+
+## How it was made
+
+`recipe.yaml` says everything, `environment.json` with which versions, `report.json` what came of
+it.
+"""
+
 
 def write_card(recipe: Recipe, result: TrainingResult) -> None:
     """Write ``README.md`` into the run's folder and beside the encoder."""
@@ -22,51 +42,30 @@ def write_card(recipe: Recipe, result: TrainingResult) -> None:
 
 def model_card(recipe: Recipe, result: TrainingResult) -> str:
     """The card as Markdown with the header that the Hub reads."""
-    last = result.stages[-1]
+    last, stages = result.stages[-1], len(result.stages)
     lines = [
-        "---",
-        _header(recipe, result),
-        "---",
-        "",
-        f"# {result.name}",
-        "",
-        *([recipe.description, ""] if recipe.description else []),
+        f"---\n{_header(recipe, result)}\n---\n\n# {result.name}\n",
+        *([f"{recipe.description}\n"] if recipe.description else []),
         f"A learned sparse encoder for OpenSearch, trained from `{short_name(recipe.encoder.name)}`"
-        + (f" in {len(result.stages)} stages." if len(result.stages) > 1 else "."),
-        "",
-        "## How good it is",
-        "",
+        + (f" in {stages} stages.\n" if stages > 1 else ".\n"),
+        "## How good it is\n",
         f"On {last.after.queries:,} queries ({_evaluation(recipe)}), over "
-        f"{last.after.documents:,} documents, ranked exactly:",
-        "",
+        f"{last.after.documents:,} documents, ranked exactly:\n",
         *_table(result),
         "",
         _gain(last),
-        *(["", *(f"* {line[0].upper()}{line[1:]}." for line in last.limits)] if last.limits else []),
+        *(["", *_listed(last.limits)] if last.limits else []),
         *_leakage(last),
-        "",
-        "## Use",
-        "",
-        "```python",
-        "from oskit import NeuralSparseEncoder",
-        "",
-        f'encoder = NeuralSparseEncoder.from_pretrained("{result.name}")  # its folder, or repository',
-        'encoder.document_weights(["a text"])',
-        "```",
-        "",
-        *(f"* {line[0].upper()}{line[1:]}." for line in last.lengths.lines),
-        "",
-        "It opens in sentence-transformers as a `SparseEncoder` too; `oskit export` makes an archive of it",
-        "for OpenSearch.",
-        "",
-        "## How it was made",
-        "",
-        "`recipe.yaml` says everything, `environment.json` with which versions, `report.json` what came of",
-        "it.",
-        "",
+        _USE.format(name=result.name),
+        *_listed(last.lengths.lines),
+        _REST,
         *(line for stage in result.stages for line in _made(stage)),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _listed(lines: list[str]) -> list[str]:
+    return [f"* {line[0].upper()}{line[1:]}." for line in lines]
 
 
 def _header(recipe: Recipe, result: TrainingResult) -> str:
@@ -120,30 +119,27 @@ def _gain(stage: StageResult) -> str:
 
 
 def _leakage(stage: StageResult) -> list[str]:
-    found = stage.data.leakage
-    if not found or not (found["exact"] or found["near"]):
+    found = stage.data.leakage or {"exact": 0, "near": 0}
+    if not (leaked := found["exact"] + found["near"]):
         return []
-    what = f"{found['exact'] + found['near']:,} training queries were (nearly) evaluation queries"
     treated = "they were dropped" if stage.data.dropped_leaks else "**they were trained on**"
-    return ["", f"{what}; {treated}."]
-
-
-def _named(name: str | None) -> str:
-    return "" if name is None else f" {short_name(name)}"
+    return ["", f"{leaked:,} training queries were (nearly) evaluation queries; {treated}."]
 
 
 def _made(stage: StageResult) -> list[str]:
     data = stage.data
     teachers = [
-        f"{teacher['kind']} teacher{_named(teacher['name'])} ({teacher['effective_weight']:.0%})"
-        for teacher in (data.teachers or {}).get("teachers", [])
-        if teacher["status"] == "used"
+        f"{one['kind']} teacher {short_name(one['name'] or '')}".strip() + f" ({one['effective_weight']:.0%})"
+        for one in (data.teachers or {}).get("teachers", [])
+        if one["status"] == "used"
     ]
     sources = ", ".join(f"{short_name(source['name'])} ({source['examples']:,})" for source in data.sources)
     read = f"read {data.visits:,} times an epoch, each time with {data.negatives} other documents"
     told = [f"{data.examples:,} queries, {read}, of {sources}", *teachers]
-    targets = [
-        f"* {target.key}: {target.value:g} asked for, {target.reached:,.1f} reached."
-        for target in stage.targets.values()
+    return [
+        f"* {stage.name}: {stage.steps:,} steps; {stage.choice.line}; {'; '.join(told)}.",
+        *(
+            f"* {target.key}: {target.value:g} asked for, {target.reached:,.1f} reached."
+            for target in stage.targets.values()
+        ),
     ]
-    return [f"* {stage.name}: {stage.steps:,} steps; {stage.choice.line}; {'; '.join(told)}.", *targets]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,20 +68,22 @@ class PoolFacts:
 class _Judged:
     """What is known of one query; documents are numbers, likeness is from 0 to 1."""
 
-    own: set[int] = field(default_factory=set)
-    same: set[int] = field(default_factory=set)
-    subject: dict[int, float] = field(default_factory=dict)
-    pool: dict[int, float] = field(default_factory=dict)
-    taught: dict[int, float] = field(default_factory=dict)
+    own: set[int]
+    same: set[int]  # nearly the same as these
+    subject: dict[int, float]  # answers of queries that ask nearly the same, and how nearly
+    pool: dict[int, float]  # all that is judged, and BM25's scores
+    taught: dict[int, float] = field(default_factory=dict)  # what the teachers and BM25 say
 
     def grades(self) -> dict[int, int]:
         """Of each document that is relevant."""
-        found: Counter[int] = Counter()
-        for likes in (self.subject, self.taught):
-            for document, like in likes.items():
-                found[document] = max(found[document], round(OWN * like))
-        found.update(dict.fromkeys(self.own | self.same, OWN))
-        return {document: min(OWN, grade) for document, grade in found.items() if grade > 0}
+        alike = dict.fromkeys(self.own | self.same, 1.0)
+        judged = (self.subject, self.taught, alike)
+        grades = {
+            one: round(OWN * max(likes.get(one, 0.0) for likes in judged))
+            for likes in judged
+            for one in likes
+        }
+        return {document: grade for document, grade in grades.items() if grade > 0}
 
 
 class Likeness:
@@ -92,6 +94,7 @@ class Likeness:
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = texts
         self._index: Bm25Index | None = None
         with suppress(DataError):  # no text has a word
             self._index = Bm25Index(texts)
@@ -140,12 +143,12 @@ def pool(
         Grades of each query's documents, 1 to :data:`OWN`, and what was found; None for a corpus that is too
         large.
     """
-    documents = [(document.id, document.passage) for document in held.documents()]
+    documents = list(held.documents())
     if len(documents) > LARGEST:
         return None
-    ids = [document for document, _ in documents]
-    texts = Likeness([text for _, text in documents])
-    found = _by_words(data, held, texts, {document: place for place, document in enumerate(ids)}, documents)
+    ids = [document.id for document in documents]
+    texts = Likeness([document.passage for document in documents])
+    found = _by_words(data, held, texts, {document: place for place, document in enumerate(ids)})
     if label is not None:
         _ask(label, data, held, found, ids, folder)
     qrels = {
@@ -156,29 +159,23 @@ def pool(
 
 
 def _by_words(
-    data: TrainingData,
-    held: Collection,
-    texts: Likeness,
-    places: dict[str, int],
-    documents: Sequence[tuple[str, str]],
+    data: TrainingData, held: Collection, texts: Likeness, places: dict[str, int]
 ) -> dict[str, _Judged]:
     """All but what the teachers say."""
     asked, answers = _known(data, places)
     queries = Likeness(asked)
     found = {}
     for query, text in held.queries.items():
-        judged = _Judged(own={places[document] for document in held.qrels[query]})
-        for own in judged.own:
-            judged.same.update(place for place, _ in texts.nearest(documents[own][1], _SAME_TEXT))
-        judged.same -= judged.own
+        own = {places[document] for document in held.qrels[query]}
+        same = {place for one in own for place, _ in texts.nearest(texts.texts[one], _SAME_TEXT)} - own
+        subject: dict[int, float] = {}
         for position, like in queries.nearest(text, _SAME_SUBJECT):
             for place in answers[position]:
-                judged.subject[place] = max(like, judged.subject.get(place, 0.0))
+                subject[place] = max(like, subject.get(place, 0.0))
         scores = texts.best(text, _CANDIDATES)
-        pooled = {*list(scores)[:DEPTH], *judged.own, *judged.same, *judged.subject}
+        pooled = {*list(scores)[:DEPTH], *own, *same, *subject}
         pooled.discard(places.get(query, -1))  # a query that is a document asks for others
-        judged.pool = {place: scores.get(place, 0.0) for place in sorted(pooled)}
-        found[query] = judged
+        found[query] = _Judged(own, same, subject, {one: scores.get(one, 0.0) for one in sorted(pooled)})
     return found
 
 
@@ -226,20 +223,17 @@ def _spread(scores: Sequence[float]) -> NDArray[np.float64]:
 
 
 def _facts(held: Collection, found: dict[str, _Judged], texts: Likeness, *, taught: bool) -> PoolFacts:
+    def mean(values: Iterable[float]) -> float:
+        return math.fsum(values) / len(found)
+
     judged = list(found.values())
-
-    def mean(values: Iterator[float]) -> float:
-        return math.fsum(values) / len(judged)
-
+    repeated = (
+        max(texts.repeated(held.queries[query], place) for place in one.own) for query, one in found.items()
+    )
     return PoolFacts(
-        own=mean(float(len(one.own)) for one in judged),
-        same=mean(float(len(one.same)) for one in judged),
-        subject=mean(float(len(one.subject.keys() - one.own - one.same)) for one in judged),
-        taught=mean(float(sum(like >= 0.5 for like in one.taught.values())) for one in judged)
-        if taught
-        else None,
-        overlap=mean(
-            max(texts.repeated(held.queries[query], place) for place in one.own)
-            for query, one in found.items()
-        ),
+        own=mean(len(one.own) for one in judged),
+        same=mean(len(one.same) for one in judged),
+        subject=mean(len(one.subject.keys() - one.own - one.same) for one in judged),
+        taught=mean(sum(like >= 0.5 for like in one.taught.values()) for one in judged) if taught else None,
+        overlap=mean(repeated),
     )

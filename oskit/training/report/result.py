@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +13,25 @@ from pydantic import TypeAdapter
 from oskit.archive.manifest import short_name
 from oskit.data.atomic import write_whole
 from oskit.errors import DataError
-from oskit.evaluation.offline.significance import Significance
+from oskit.evaluation.offline.significance import Significance, paired_bootstrap
 from oskit.training.data.facts import DataFacts, Target
 from oskit.training.report.choice import Choice
 from oskit.training.report.figures import MEASURES, Figures, Measure
 from oskit.training.report.lengths import Lengths
-from oskit.training.report.verdict import limits, verdict
 
 if TYPE_CHECKING:
     from oskit.encoder.model import NeuralSparseEncoder
 
 REPORT = "report.json"
 BEST = "best"
+
+
+_WORDS = {
+    "better": "better than before",
+    "worse": "WORSE than before",
+    "no difference": "not to be told from before",
+}
+_ON_HELD_OUT = {**_WORDS, "worse": "behind what it was"}
 
 
 @dataclass(frozen=True)
@@ -38,8 +46,6 @@ class StageResult:
         choice: Which checkpoint is the best encoder, and by what.
         before: Figures of the encoder that it started from.
         after: Figures of the best encoder, on the whole evaluation collection.
-        gain: Significance of the difference, over queries: by pooled judgements if there are some.
-        own_gain: The same by held-out queries' own answers alone, where ``gain`` knows more.
         data: What became of the training data.
         seconds: Of training, evaluations in it included; of the last run only, if it was resumed.
         lengths: What the encoder reads of a text, and what was cut off the texts of the last run.
@@ -54,24 +60,64 @@ class StageResult:
     choice: Choice
     before: Figures
     after: Figures
-    gain: Significance
     data: DataFacts
     seconds: float
     lengths: Lengths
     targets: dict[str, Target] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    own_gain: Significance | None = None
+
+    @cached_property
+    def gain(self) -> Significance:
+        """Significance of the difference, over queries: by pooled judgements if there are some."""
+        before, after = self.before.quality_per_query, self.after.quality_per_query
+        return paired_bootstrap(after, before, name="before training")
+
+    @cached_property
+    def own_gain(self) -> Significance | None:
+        """The same by held-out queries' own answers alone, where ``gain`` knows more."""
+        if self.after.pooled is None:
+            return None
+        return paired_bootstrap(self.after.per_query, self.before.per_query, name="before training")
 
     @property
     def verdict(self) -> str:
-        """Whether it is better than before, by which judgements and at which cost."""
+        """By which judgements the encoder is better or worse than it was, and at which cost, in one line.
+
+        Held-out queries say how their own kind is found, which repeats the words of its answers: an encoder
+        that they place behind may be the better one for users (benchmarks/README.md), so they are no verdict.
+        """
         held_out = self.data.held_out > 0
-        return verdict(self.before, self.after, self.gain, self.own_gain, held_out=held_out)
+        words = _ON_HELD_OUT if held_out else _WORDS
+        told, own = words[self.gain.verdict], self.own_gain
+        if own is not None and own.verdict == self.gain.verdict:
+            told += ", by pooled judgements and by own answers alone"
+        elif own is not None:
+            told += f" by pooled judgements; by own answers alone it is {words[own.verdict]}"
+        before, after = self.before, self.after
+        return (
+            f"{'on held-out queries ' if held_out else ''}the encoder is {told}, at FLOPS {after.flops:.2f} "
+            f"in place of {before.flops:.2f} and {after.document_active:.0f} tokens a document in place of "
+            f"{before.document_active:.0f}"
+        )
 
     @property
     def limits(self) -> list[str]:
-        """What held-out queries cannot tell; nothing of a collection that was given."""
-        return limits(self.data.pooling, self.gain) if self.data.held_out else []
+        """What held-out queries know and cannot tell; nothing of a collection that was given."""
+        if not self.data.held_out:
+            return []
+        half, pooling = (self.gain.high - self.gain.low) / 2, self.data.pooling
+        cannot = f"they cannot tell differences below {half:.3f}, and how other people ask"
+        if pooling is None:
+            return [f"held-out queries know their own answers alone; {cannot}"]
+        taught = pooling["taught"]
+        more = "" if taught is None else f", {taught:.1f} that the teachers place high"
+        return [
+            f"held-out queries have {pooling['own']:.1f} answers of their own; pooled judgements add "
+            f"{pooling['same']:.1f} texts nearly the same, {pooling['subject']:.1f} of the same "
+            f"subject{more}",
+            f"{cannot}: their own answers repeat {pooling['overlap']:.0%} of their words; judged queries of "
+            "users can (evaluation.collection)",
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can carry it."""

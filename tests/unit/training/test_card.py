@@ -7,7 +7,6 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from oskit.evaluation.offline.significance import paired_bootstrap
 from oskit.training.data.facts import DataFacts, Target
 from oskit.training.recipe.file import load_recipe
 from oskit.training.report.card import model_card
@@ -29,12 +28,11 @@ def test_14_card_and_report_call_the_encoder_like_its_run_and_tell_no_path(tmp_p
         sources=[{"name": str(tmp_path / "pairs.jsonl"), "examples": 9}],
         teachers={"teachers": [{**teacher, "name": str(tmp_path / "runs/shop/stage-1/best")}]},
     )
-    gain = paired_bootstrap(figures.per_query, figures.per_query, name="before training")
     run = tmp_path / "runs" / "shop"
     one = Candidate(1, 0.5, 1.0, 3.0)
     lengths = Lengths(128, None, 128)
     choice = Choice("from the end of the ramp (step 1) on", one, one)
-    stage = StageResult("two", run, run / "best", 2, choice, figures, figures, gain, data, 1.0, lengths)
+    stage = StageResult("two", run, run / "best", 2, choice, figures, figures, data, 1.0, lengths)
     stage.targets["document"] = Target("sparsity.documents.target", 60.0, 99.86, 0.2)
     result = TrainingResult(run, run / "best", [stage])
     recipe = load_recipe(
