@@ -46,5 +46,7 @@ class Facts:
     bm25: float  # nDCG@10 on the trial
     machine: str  # what people call it
     minutes: float  # that all of it may take
+    made: int = 0  # of the queries, those that were made of documents
+    bfloat16: bool = False  # whether the CPU that trains multiplies it in hardware
     students: tuple[StudentSeen, ...] = ()
     teachers: tuple[TeacherSeen, ...] = ()

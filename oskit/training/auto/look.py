@@ -22,6 +22,8 @@ from oskit.training.data.arrow import column_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from numpy.typing import NDArray
+
     from oskit.encoder.model import NeuralSparseEncoder
     from oskit.training.data.training_data import TrainingData
     from oskit.training.loop.events import Listener
@@ -87,7 +89,8 @@ def look(data: TrainingData, named: Named, *, minutes: float, listener: Listener
     """
     from oskit.evaluation.offline.bm25 import rank_bm25
 
-    trial = _trial(data)
+    asked = _asked(data)
+    trial = _trial(data, asked)
     listener.doing(f"trying models on {len(trial.queries):,} of your queries")
     found = rank_bm25(trial, k=10)
     counts, scores = (
@@ -112,6 +115,8 @@ def look(data: TrainingData, named: Named, *, minutes: float, listener: Listener
         bm25=_ndcg(found.run, trial),
         machine=_machine(),
         minutes=minutes,
+        made=len(data.examples) - len(asked) if len(asked) < len(data.examples) else 0,
+        bfloat16=fast_bfloat16(),
         students=tuple(one for name in named.students for one in tried(name, _student)),
         teachers=tuple(one for name in named.teachers for one in tried(name, _teacher)),
     )
@@ -121,10 +126,19 @@ def _ndcg(run: Run, trial: Collection) -> float:
     return quality(run, trial.qrels, ("nDCG@10",)).mean["nDCG@10"]
 
 
-def _trial(data: TrainingData) -> Collection:
+def _asked(data: TrainingData) -> NDArray[np.int64]:
+    """The examples that people asked; all of them, where each was made of documents."""
+    counts = [source.examples for source in data.sources]
+    made = np.repeat([source.kind == "documents" for source in data.sources], counts)
+    if len(made) != len(data.examples) or made.all():
+        return np.arange(len(data.examples))
+    return np.flatnonzero(~made)
+
+
+def _trial(data: TrainingData, asked: NDArray[np.int64]) -> Collection:
     """Some queries with their known positives, among documents at random."""
     rng = np.random.default_rng(0)
-    rows = data.examples[np.sort(rng.permutation(len(data.examples))[:_QUERIES]).tolist()]
+    rows = data.examples[np.sort(rng.permutation(asked)[:_QUERIES]).tolist()]
     columns = zip(rows["candidates"], rows["positives"], rows["scores"], strict=True)
     relevant = {f"q{number}": _relevant(*row) for number, row in enumerate(columns)}
     needed = dict.fromkeys(row for found in relevant.values() for row in found)
@@ -183,14 +197,20 @@ def _lengths(encoder: NeuralSparseEncoder, texts: Sequence[str]) -> list[int]:
 
 def _learns(encoder: NeuralSparseEncoder, queries: Sequence[str], texts: Sequence[str]) -> float:
     """Tokens a second of a training step."""
+    import torch
+
+    from oskit.training.loop.student import plain_attention
+
     encoder.train()
+    plain_attention(encoder, _LENGTH)
 
     def step() -> int:
         features = [
             encoder.anatomy.features([encoding.ids for encoding in encoder.anatomy.tokenize(side, _LENGTH)])
             for side in (queries, texts)
         ]
-        vectors = [encoder(side)["sentence_embedding"] for side in features]
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
+            vectors = [encoder(side)["sentence_embedding"].float() for side in features]
         (vectors[0] @ vectors[1].T).sum().backward()
         encoder.zero_grad()
         return sum(int(side["attention_mask"].sum()) for side in features)
@@ -204,7 +224,7 @@ def _learns(encoder: NeuralSparseEncoder, queries: Sequence[str], texts: Sequenc
 def _teacher(name: str, trial: Collection) -> TeacherSeen:
     from oskit.evaluation.offline.dense import DenseModel, rank_dense
 
-    model = DenseModel(name, max_length=_LENGTH)
+    model = DenseModel(name, max_length=_LENGTH, precision="bfloat16" if fast_bfloat16() else None)
     with _seconds() as taken:
         found = rank_dense(model, trial, k=10)
     texts = (*trial.queries.values(), *(document.passage for document in trial.documents()))
@@ -220,6 +240,14 @@ def _seconds() -> Iterator[list[float]]:
     start = time.perf_counter()
     yield taken
     taken.append(time.perf_counter() - start)
+
+
+def fast_bfloat16() -> bool:
+    """Whether the CPU computes here, and multiplies bfloat16 in hardware (AVX-512 BF16)."""
+    import torch
+
+    supported: Callable[[], bool] = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return not torch.cuda.is_available() and bool(supported())
 
 
 def _machine() -> str:

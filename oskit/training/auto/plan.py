@@ -23,8 +23,9 @@ MEASURING = 0.15
 EVALUATIONS = 5
 """While it trains; as many figures choose the best checkpoint."""
 
-EPOCHS = 20
-"""Passes over the data, after which a small model knows it by heart."""
+EPOCHS = {True: 20, False: 12}
+"""Passes over the data, after which an encoder knows it by heart: one that can search (a small one, mostly), and
+one that has to learn it."""
 
 KEPT = 0.3
 """Of an encoder that can search, in the average of weights: better on few pairs, and forgets less."""
@@ -43,6 +44,10 @@ FITTED = 16.0
 
 WORSE_TEACHER = 0.8
 """Share of BM25's nDCG@10 under which a dense model has nothing to teach."""
+
+BESIDE, FEW_TEACHERS = 0.9, 2
+"""Share of the best dense model's nDCG@10 from which others teach beside it, and how many in all, where queries
+are few and each is looked at often."""
 
 HELD_OUT = (40, 500)
 DOCUMENT_TOKENS = 150
@@ -106,8 +111,8 @@ def plan(facts: Facts) -> Plan:
             hint="Name one: --set encoder.name=FOLDER, or a repository on the Hugging Face Hub.",
         )
     facts = _without_chance(facts)
-    teacher = _teacher(facts)
-    trainings = [_in_the_time(facts, student, teacher) for student in facts.students]
+    teachers = _teachers(facts)
+    trainings = [_in_the_time(facts, student, teachers) for student in facts.students]
     many = facts.queries > FEW and any(one.ndcg and not one.strange for one in facts.students)
     chosen = max(
         trainings,
@@ -123,7 +128,7 @@ def plan(facts: Facts) -> Plan:
     found.put("description", "Chosen by `oskit train auto`; edit it, and train it again by its name.")
     _choose_encoder(found, facts, chosen, [one for one in trainings if one is not chosen])
     _choose_data(found, facts, chosen)
-    _choose_teachers(found, facts, chosen, teacher)
+    _choose_teachers(found, facts, chosen, teachers)
     _choose_sparsity(found, chosen)
     _choose_schedule(found, facts, chosen)
     _choose_evaluation(found, facts, chosen)
@@ -137,13 +142,14 @@ def _without_chance(facts: Facts) -> Facts:
     return replace(facts, students=tuple(students))
 
 
-def _teacher(facts: Facts) -> TeacherSeen | None:
-    """The best dense model, unless it has nothing to teach."""
-    able = [one for one in facts.teachers if one.ndcg >= WORSE_TEACHER * facts.bm25]
-    return max(able, key=lambda one: one.ndcg, default=None)
+def _teachers(facts: Facts) -> list[TeacherSeen]:
+    """The dense models that have something to teach, the best one first."""
+    able = sorted(facts.teachers, key=lambda one: -one.ndcg)
+    able = [one for one in able if one.ndcg >= max(WORSE_TEACHER * facts.bm25, BESIDE * able[0].ndcg)]
+    return able[: FEW_TEACHERS if facts.queries <= FEW else 1]
 
 
-def _in_the_time(facts: Facts, student: StudentSeen, teacher: TeacherSeen | None) -> _Training:
+def _in_the_time(facts: Facts, student: StudentSeen, teachers: list[TeacherSeen]) -> _Training:
     mean, long = student.document_tokens
     least, most = LENGTHS
     length = min(max(least, 32 * math.ceil(long / 32)), most, student.max_length)
@@ -151,13 +157,14 @@ def _in_the_time(facts: Facts, student: StudentSeen, teacher: TeacherSeen | None
     queries = facts.queries
     batch = max(2, min(BATCH, queries // 4))
     step = batch * tokens / student.learns
-    label = 0.0 if teacher is None else tokens / teacher.reads
+    label = sum(tokens / teacher.reads for teacher in teachers)
     time = 60 * facts.minutes * TRAINING
     steps, limit = (time - queries * label) / step, None
     if steps * batch < queries:  # what is not trained on needs no labels
         steps = time / (step + batch * label)
         limit = max(2 * batch, int(steps * batch))
-    return _Training(student, length, batch, max(1, int(min(steps, EPOCHS * queries / batch))), limit)
+    passes = EPOCHS[student.ndcg > 0]
+    return _Training(student, length, batch, max(1, int(min(steps, passes * queries / batch))), limit)
 
 
 def _choose_encoder(found: Plan, facts: Facts, chosen: _Training, others: list[_Training]) -> None:
@@ -198,13 +205,18 @@ def _choose_data(found: Plan, facts: Facts, chosen: _Training) -> None:
             f"ONLY THE FIRST {chosen.limit:,} of {facts.queries:,} records: no time for more (--minutes)"
         )
         held = max(1, min(held, chosen.limit // 4))
+    elif not facts.made and not chosen.student.ndcg:
+        found.reasons["data.train"] = (
+            "NAME YOUR DOCUMENTS TOO, so that their sentences teach as queries where these are few: "
+            "data.train=[pairs, {path: documents, queries: {remove: 0}}]"
+        )
     queries = chosen.limit or facts.queries
     found.put(
         "data.hold_out", round(held / queries, 3), f"{held:,} of {queries:,} queries tell what it is worth"
     )
 
 
-def _choose_teachers(found: Plan, facts: Facts, chosen: _Training, teacher: TeacherSeen | None) -> None:
+def _choose_teachers(found: Plan, facts: Facts, chosen: _Training, able: list[TeacherSeen]) -> None:
     fitted = chosen.student.projected and not chosen.student.ndcg
     wide = FITTED if fitted else 1.0
     contrast = {"kind": "info_nce", "weight": 2.5 if fitted else 0.3, "temperature": wide}
@@ -219,16 +231,17 @@ def _choose_teachers(found: Plan, facts: Facts, chosen: _Training, teacher: Teac
         return
     teachers: list[dict[str, Any]] = []
     told: list[str] = []
-    if teacher is not None:
+    narrow = {"precision": "bfloat16"} if facts.bfloat16 else {}
+    for teacher in able:
         teachers.append(
-            {"kind": "dense", "name": teacher.name, "max_length": chosen.length, "required": True}
+            {"kind": "dense", "name": teacher.name, "max_length": chosen.length, "required": True, **narrow}
         )
         told.append(f"{teacher.name} has nDCG@10 {teacher.ndcg:.2f} on the trial")
     for one in facts.teachers:
         if one.ndcg < WORSE_TEACHER * facts.bm25:
             told.append(f"{one.name} has {one.ndcg:.2f}, which is no teacher")
-    if teacher is None or facts.bm25 >= WORSE_TEACHER * teacher.ndcg:
-        teachers.append({"kind": "bm25", "language": facts.language, "weight": 0.3 if teacher else 1.0})
+    if not able or facts.bm25 >= WORSE_TEACHER * able[0].ndcg:
+        teachers.append({"kind": "bm25", "language": facts.language, "weight": 0.3 if able else 1.0})
         told.append(f"BM25 ({facts.language or 'of plain words'}) has {facts.bm25:.2f}")
     found.put("teachers", teachers, "; ".join(told))
     found.put("labels.scale", 20.0 * wide)
@@ -255,8 +268,8 @@ def _choose_schedule(found: Plan, facts: Facts, chosen: _Training) -> None:
     student, queries = chosen.student, facts.queries
     passes = chosen.steps * chosen.batch / (chosen.limit or queries)
     why = f"{TRAINING:.0%} of {facts.minutes:g} minutes on {facts.machine}, {passes:.1f} passes over the data"
-    if passes > EPOCHS - 1:
-        why = f"{EPOCHS} passes over the data; more would teach it by heart"
+    if passes > (most := EPOCHS[student.ndcg > 0]) - 1:
+        why = f"{most} passes over the data; more would teach it by heart"
     found.put("schedule.steps", chosen.steps, why)
     found.put("schedule.batch_size", chosen.batch)
     long = student.document_tokens[1]
@@ -267,6 +280,8 @@ def _choose_schedule(found: Plan, facts: Facts, chosen: _Training) -> None:
     found.put("schedule.learning_rate", rate, f"for {millions:.0f} million parameters")
     if not student.ndcg:
         found.put("schedule.head_learning_rate", 5 * rate)
+    if facts.bfloat16:
+        found.put("schedule.precision", "bf16", "this CPU multiplies it in hardware")
     found.put("schedule.evaluate_every", math.ceil(chosen.steps / EVALUATIONS))
 
 

@@ -34,6 +34,7 @@ from oskit.training.loop.student import (
     head_parameters,
     kept_share,
     load_student,
+    plain_attention,
     some_passages,
 )
 from oskit.training.loop.trainer import OskitTrainer
@@ -117,6 +118,7 @@ class _Stage:
                 self.lengths, truncation=self._counted(encoder, prepared.examples, prepared.corpus)
             )
         before = self._before(encoder, prepared)
+        plain_attention(encoder, self.lengths.trained)
         self._average = Average(encoder, share)
         started = time.monotonic()
         trainer = self._trainer(encoder, prepared)

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 FITTED_TEXTS = 2_000
 """Passages that a head is fitted to."""
 
+SHORT = 128
+"""Tokens up to which a text is short."""
+
 
 def load_student(part: EncoderPart, *, seed: int) -> NeuralSparseEncoder:
     """Load the base; layers, head and architecture follow in :func:`finish_student`.
@@ -118,6 +121,16 @@ def set_dropout(encoder: NeuralSparseEncoder, share: float) -> None:
             module.p = share
         elif isinstance(getattr(module, "attention_dropout", None), float):  # ModernBERT and others
             module.attention_dropout = share
+
+
+def plain_attention(encoder: NeuralSparseEncoder, length: int) -> None:
+    """On a CPU let short texts attend by plain products: torch's fused kernel takes twice as long backwards.
+
+    Not where the texts are long, whose weights of attention take much memory then.
+    """
+    model: Any = encoder.anatomy.transformer.model
+    if encoder.device.type == "cpu" and length <= SHORT:
+        model.set_attn_implementation("eager")
 
 
 def head_parameters(encoder: NeuralSparseEncoder) -> list[nn.Parameter]:

@@ -10,6 +10,7 @@ import pytest
 from oskit.data.collection import Collection
 from oskit.data.documents import Document
 from oskit.errors import OskitError
+from oskit.training.auto import look
 from oskit.training.auto.choose import choose
 from oskit.training.auto.look import Named
 from oskit.training.loop.events import Listener
@@ -31,6 +32,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Named:
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pairs(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", tiny.WORDS[:24])
+
+
+look_student = look._student
 
 
 class Told(Listener):
@@ -64,6 +68,21 @@ def test_what_is_chosen_is_a_recipe_that_reads_back_with_its_reasons(
     assert lines[place - 1].strip().startswith("# ") and "passes over the data" in lines[place - 1]
     for name in (*models.students, *models.teachers):
         assert any(name in line for line in told.done), "each model was tried"
+
+
+def test_models_are_tried_on_what_people_asked_not_on_sentences(
+    models: Named, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = tmp_path / "documents.jsonl"
+    texts = [f"{word} is told of here. It says more of the {word} too, later." for word in tiny.WORDS[:30]]
+    documents.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    tried: list[Collection] = []
+    monkeypatch.setattr(look, "_student", lambda name, trial: tried.append(trial) or look_student(name, trial))
+    train = f"[{documents}, {pairs}]"
+    found = choose([f"data.train={train}"], minutes=1, beside=models, listener=Listener())
+    asked = {json.loads(line)["query"] for line in pairs.read_text().splitlines()}
+    assert tried and set(tried[0].queries.values()) == asked
+    assert "data.train" not in found.reasons
 
 
 def test_what_set_says_is_not_chosen(models: Named, pairs: Path) -> None:

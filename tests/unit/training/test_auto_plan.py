@@ -74,8 +74,8 @@ def test_it_keeps_to_the_time_and_uses_it(minutes: float, queries: int) -> None:
     taken = seconds(recipe, student, found.limit or queries)
     assert taken < 60 * minutes * TRAINING + 1
     passes = (recipe.schedule.steps or 0) * recipe.schedule.batch_size / queries
-    assert passes <= EPOCHS
-    if passes < EPOCHS - 1:
+    assert passes <= EPOCHS[student.ndcg > 0]
+    if passes < EPOCHS[student.ndcg > 0] - 1:
         assert taken > 0.9 * 60 * minutes * TRAINING, "the time is used"
     if found.limit is not None:
         assert found.limit < queries and "ONLY THE FIRST" in found.reasons["data.train"]
@@ -134,9 +134,23 @@ def test_who_teaches_is_who_finds() -> None:
     assert "dense has 0.75, which is no teacher" in found.reasons["teachers"]
     assert next(one for one in recipe.teachers if one.kind == "bm25").language == "swedish"
     assert set(kinds(planned(teachers=())[1])) == {"bm25"}
-    better = replace(DENSE, name="better", ndcg=0.8)
-    _, recipe = planned(bm25=0.3, teachers=(DENSE, better))
-    assert [getattr(one, "name", "") for one in recipe.teachers] == ["better"]
+    better, worse = replace(DENSE, name="better", ndcg=0.8), replace(DENSE, name="worse", ndcg=0.6)
+    for queries, names in ((FEW, ["better", "dense"]), (FEW + 1, ["better"])):
+        _, recipe = planned(bm25=0.3, queries=queries, teachers=(DENSE, worse, better))
+        assert [getattr(one, "name", "") for one in recipe.teachers] == names
+
+
+def test_documents_are_asked_for_where_queries_are_few_and_the_encoder_has_to_learn() -> None:
+    assert "NAME YOUR DOCUMENTS" in planned(60)[0].reasons["data.train"]
+    assert "data.train" not in planned(60, made=500)[0].reasons
+    assert "data.train" not in planned(3)[0].reasons, "an encoder that can search gains nothing by them"
+
+
+def test_bfloat16_where_the_processor_has_it() -> None:
+    recipe = planned(bfloat16=True)[1]
+    assert recipe.schedule.precision == "bf16"
+    assert [one.precision for one in recipe.teachers if one.kind == "dense"] == ["bfloat16"]
+    assert planned()[1].schedule.precision == "auto"
 
 
 def test_scores_that_came_with_the_data_are_the_labels() -> None:

@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.encoder.surgery.cut import cut
-from oskit.training.loop.student import finish_student, load_student
+from oskit.training.loop.student import finish_student, load_student, plain_attention
 from oskit.training.recipe.recipe import EncoderPart
 from tests import tiny
 
@@ -77,3 +77,18 @@ def test_cut_takes_one_number_from_every_logit_of_queries_and_documents(kind, ac
         np.testing.assert_allclose(logits(after[side]), expected, rtol=1e-3, atol=1e-4)
     assert (after["document"] > 0).sum() == 3 * len(texts)
     assert cut(encoder, texts, 30) == 0, "nothing has to go"
+
+
+def test_plain_attention_computes_the_same_and_is_not_saved(tmp_path):
+    folder = tiny.build("bert", tmp_path / "base")
+    encoder, plain = (NeuralSparseEncoder.from_pretrained(folder, seed=0) for _ in range(2))
+    plain_attention(plain, 129)
+    assert plain.anatomy.transformer.model.config._attn_implementation != "eager", "long texts"
+    plain_attention(plain, 128)
+    assert plain.anatomy.transformer.model.config._attn_implementation == "eager"
+    texts = [*tiny.WORDS[:4], " ".join(tiny.WORDS[:9])]
+    np.testing.assert_allclose(
+        plain.document_matrix(texts).toarray(), encoder.document_matrix(texts).toarray(), atol=1e-5
+    )
+    plain.save_pretrained(str(tmp_path / "saved"))
+    assert "eager" not in "".join(path.read_text() for path in (tmp_path / "saved").rglob("*.json"))
