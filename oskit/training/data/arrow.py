@@ -11,67 +11,56 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
+import pyarrow
+from datasets import Dataset
 
-from oskit.errors import DataError, MissingDependencyError
+from oskit.errors import DataError
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from numpy.typing import NDArray
 
-EXAMPLES = {
-    "query": "string",
-    "candidates": "rows",
-    "positives": "row",
-    "scores": "numbers",
-    "itself": "row",
-}
+_ROW, _ROWS = pyarrow.int32(), pyarrow.list_(pyarrow.int32())
+NUMBERS = pyarrow.list_(pyarrow.float32())
+
+EXAMPLES = pyarrow.schema(
+    {
+        "query": pyarrow.string(),
+        "candidates": _ROWS,
+        "positives": _ROW,
+        "scores": NUMBERS,
+        "itself": _ROW,
+    }
+)
 """A query with scored candidates, which are rows of the corpus: the known positives first, ``positives`` of
 them; ``scores`` as the data gave them, NaN where it gave none, empty where it gave none at all; ``itself`` is
 the document that is the query (its identical id), which is no candidate, or -1."""
 
 LABELS = "labels"
 
-LABELLED = {**EXAMPLES, LABELS: "numbers"}
+LABELLED = EXAMPLES.append(pyarrow.field(LABELS, NUMBERS))
 """The same with what the teachers say of each candidate, NaN where they say nothing."""
 
-CORPUS = {"id": "string", "text": "string"}
+CORPUS = pyarrow.schema({"id": pyarrow.string(), "text": pyarrow.string()})
 
-_ROWS = 1000
-_BLOCK = 10_000
+BLOCK = 1000
+"""Rows that are in memory at once."""
 
 
 class RowWriter:
-    """Writes rows in blocks, so that memory holds one block.
-
-    Args:
-        path: The file; it appears when all is written.
-        columns: Name and type of each column: ``string``, ``row`` (int32), ``rows`` (a list of them) or
-            ``numbers`` (a list of float32).
+    """Writes rows, block by block, to a file that appears when all is written.
 
     Raises:
-        MissingDependencyError: ``datasets`` is not installed.
         DataError: The file cannot be written.
     """
 
-    def __init__(self, path: Path, columns: dict[str, str]) -> None:
-        datasets_module()  # its package brings pyarrow
-        import pyarrow
-
-        types: dict[str, Any] = {
-            "string": pyarrow.string(),
-            "row": pyarrow.int32(),
-            "rows": pyarrow.list_(pyarrow.int32()),
-            "numbers": pyarrow.list_(pyarrow.float32()),
-        }
-        self._path = path
-        self._part = path.with_name(f"{path.name}.part")
-        self._schema = pyarrow.schema([(name, types[kind]) for name, kind in columns.items()])
-        self._blocks: list[list[Any]] = [[] for _ in columns]
-        self._pyarrow = pyarrow
+    def __init__(self, path: Path, schema: pyarrow.Schema) -> None:
+        self._path, self._part = path, path.with_name(f"{path.name}.part")
+        self._schema = schema
+        self._rows: list[tuple[Any, ...]] = []
         with self._writing():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: Any = pyarrow.OSFile(str(self._part), "wb")
-            self._writer: Any = pyarrow.ipc.new_stream(self._file, self._schema)
+            self._file = pyarrow.OSFile(str(self._part), "wb")
+            self._writer = pyarrow.ipc.new_stream(self._file, schema)
 
     def __enter__(self) -> Self:
         return self
@@ -90,23 +79,22 @@ class RowWriter:
 
     def add(self, *values: Any) -> None:
         """Add a row, its values in the order of the columns."""
-        for block, value in zip(self._blocks, values, strict=True):
-            block.append(value)
-        if len(self._blocks[0]) >= _ROWS:
-            with self._writing():
-                self._flush()
-
-    def add_table(self, table: Any) -> None:
-        """Add the rows of a ``pyarrow.Table`` that has these columns."""
-        with self._writing():
+        self._rows.append(values)
+        if len(self._rows) >= BLOCK:
             self._flush()
+
+    def add_table(self, table: pyarrow.Table) -> None:
+        """Add the rows of a table that has these columns."""
+        self._flush()
+        with self._writing():
             self._writer.write_table(table.select(self._schema.names).cast(self._schema))
 
     def _flush(self) -> None:
-        if self._blocks[0]:
-            self._writer.write_batch(self._pyarrow.record_batch(self._blocks, schema=self._schema))
-            for block in self._blocks:
-                block.clear()
+        if self._rows:
+            columns = list(map(list, zip(*self._rows, strict=True)))
+            with self._writing():
+                self._writer.write_batch(pyarrow.record_batch(columns, schema=self._schema))
+            self._rows = []
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -120,35 +108,27 @@ class RowWriter:
 
 
 def open_rows(path: Path) -> Dataset:
-    """The rows of a file that :class:`RowWriter` wrote, memory-mapped.
-
-    Raises:
-        MissingDependencyError: ``datasets`` is not installed.
-    """
-    return datasets_module().Dataset.from_file(str(path))
+    """The rows of a file that :class:`RowWriter` wrote, memory-mapped."""
+    return Dataset.from_file(str(path))
 
 
-def blocks_of(dataset: Dataset, size: int = _ROWS) -> Iterator[dict[str, list[Any]]]:
-    """All rows, as columns of ``size`` rows at a time."""
-    for start in range(0, len(dataset), size):
-        yield dataset[start : start + size]
+def blocks_of(dataset: Dataset) -> Iterator[tuple[Any, ...]]:
+    """All rows, the values of each in the order of the columns, a block at a time in memory."""
+    for start in range(0, len(dataset), BLOCK):
+        yield from zip(*dataset[start : start + BLOCK].values(), strict=True)
 
 
 def column_of(dataset: Dataset, name: str, rows: NDArray[np.int64] | None = None) -> Iterator[Any]:
-    """The values of a column, of all rows or of some, a block at a time in memory."""
+    """The values of a column, of all rows or of some, some thousands at a time in memory."""
     column = dataset.select_columns([name])
     numbers = range(len(dataset)) if rows is None else rows
-    for start in range(0, len(numbers), _BLOCK):
-        block = numbers[start : start + _BLOCK]
-        found = column[block.start : block.stop] if isinstance(block, range) else column[block.tolist()]
-        yield from found[name]
+    for start in range(0, len(numbers), 10 * BLOCK):
+        yield from column[numbers[start : start + 10 * BLOCK]][name]
 
 
-def numbers_of(dataset: Dataset, name: str, rows: NDArray[np.int64] | None = None) -> NDArray[Any]:
-    """A column of numbers, of all rows or of some, as an array."""
-    table = dataset.select_columns([name]).with_format("arrow")
-    whole = table[:] if rows is None else table[rows.tolist()]
-    numbers: NDArray[Any] = whole[name].to_numpy()
+def numbers_of(dataset: Dataset, name: str) -> NDArray[Any]:
+    """A column of numbers as an array."""
+    numbers: NDArray[Any] = dataset.select_columns([name]).with_format("arrow")[:][name].to_numpy()
     return numbers
 
 
@@ -156,51 +136,51 @@ class CandidateBlock(NamedTuple):
     """Some examples, and their candidates one after the other."""
 
     start: int  # position of the first of them
-    table: Any  # the rows as they are, a `pyarrow.Table`
-    counts: NDArray[np.int64]  # how many candidates each has, int64 `[rows]`
-    candidates: NDArray[np.int64]  # their rows of the corpus, int64 `[counts.sum()]`
+    table: pyarrow.Table  # the rows as they are
+    counts: NDArray[np.int64]  # how many candidates each has, `[rows]`
+    owners: NDArray[np.int64]  # whose each is: the position of the example among all, `[counts.sum()]`
+    candidates: NDArray[np.int64]  # their rows of the corpus, `[counts.sum()]`
 
 
-def candidate_blocks(examples: Dataset, size: int = _ROWS) -> Iterator[CandidateBlock]:
+def candidate_blocks(examples: Dataset, size: int = BLOCK) -> Iterator[CandidateBlock]:
     """All examples, ``size`` at a time."""
     arrow = examples.with_format("arrow")
     for start in range(0, len(examples), size):
         table = arrow[start : start + size]
         counts, candidates = of_lists(table.column("candidates"))
-        yield CandidateBlock(start, table, counts, candidates.astype("int64"))
+        owners = np.repeat(np.arange(start, start + len(counts)), counts)
+        yield CandidateBlock(start, table, counts, owners, candidates.astype(np.int64))
 
 
 def of_lists(column: Any) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """A column of lists as arrays: how long each is, and all values one after the other."""
     whole = column.combine_chunks()
     counts = whole.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-    return counts.astype("int64"), whole.flatten().to_numpy(zero_copy_only=False)
+    return counts.astype(np.int64), whole.flatten().to_numpy(zero_copy_only=False)
 
 
-def list_column(values: NDArray[Any], counts: NDArray[np.int64]) -> Any:
-    """A column of lists: how long each is, and all values one after the other."""
-    import pyarrow
-
+def list_column(values: NDArray[Any], counts: NDArray[np.int64]) -> pyarrow.ListArray:
+    """What :func:`of_lists` makes arrays of."""
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     return pyarrow.ListArray.from_arrays(pyarrow.array(offsets), pyarrow.array(values))
 
 
 def positives_of(examples: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """All known pairs: the row of the example, and the row of the corpus, one after the other."""
-    found = [np.empty(0, dtype=np.int64)]
-    counts = numbers_of(examples, "positives").astype(np.int64)
+    owners, rows = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    positives = numbers_of(examples, "positives")
     for block in candidate_blocks(examples):
-        own = counts[block.start : block.start + len(block.counts)]
-        ends = np.cumsum(own)
-        starts = np.cumsum(block.counts) - block.counts
-        found.append(block.candidates[np.arange(own.sum()) + np.repeat(starts - (ends - own), own)])
-    return np.repeat(np.arange(len(counts)), counts), np.concatenate(found)
+        first = np.repeat(np.cumsum(block.counts) - block.counts, block.counts)
+        known = np.arange(len(first)) - first < positives[block.owners]
+        owners.append(block.owners[known])
+        rows.append(block.candidates[known])
+    return np.concatenate(owners), np.concatenate(rows)
 
 
 def candidate_counts(examples: Dataset) -> NDArray[np.int64]:
     """How many candidates each example has."""
-    counts = [block.counts for block in candidate_blocks(examples)]
-    return np.concatenate([np.empty(0, dtype=np.int64), *counts])
+    counts = (block.counts for block in candidate_blocks(examples))
+    return np.concatenate([np.empty(0, np.int64), *counts])
 
 
 def candidate_rows(examples: Dataset, corpus: Dataset) -> NDArray[np.int64]:
@@ -222,16 +202,3 @@ class DataFolder:
             folder = tempfile.mkdtemp(prefix="oskit-data-")
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self.path = Path(folder)
-
-
-def datasets_module() -> Any:
-    """The package ``datasets``, imported now.
-
-    Raises:
-        MissingDependencyError: It is not installed.
-    """
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingDependencyError.for_extra("reading training data", "datasets", "train") from error
-    return datasets

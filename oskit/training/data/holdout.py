@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from oskit.training.data.arrow import (
     positives_of,
 )
 from oskit.training.data.leakage import near_queries
-from oskit.training.data.normalising import keys_of, normalise, query_keys, same_key
+from oskit.training.data.normalising import keys_of, normalise, same_key
 from oskit.training.data.training_data import TrainingData, text_id
 
 if TYPE_CHECKING:
@@ -71,11 +72,14 @@ def hold_out(
         UsageError: Neither or both of fraction and count are given, or one is out of its range.
         DataError: Nothing would be left to train on, or to evaluate on.
     """
-    _check(fraction, count)
+    if (fraction is None) == (count is None):
+        raise UsageError("give either the fraction or the count of queries to hold out")
+    if count is not None and count < 1:
+        raise UsageError(f"{count} queries cannot be held out", hint="Give 1 or more")
+    if fraction is not None and not 0 < fraction < 1:
+        raise UsageError(f"{fraction:g} is no fraction to hold out", hint="Give a number between 0 and 1")
     pairs = _Pairs(data, seed)
-    wanted = count if count is not None else (fraction or 0) * pairs.queries
-    pairs.mark_generic(max(_SHARED, wanted / 4))
-    held = pairs.held(fraction, count)
+    held = pairs.hold(fraction, count)
     held_queries = len(np.unique(pairs.keys[held]))
     if held_queries in (0, pairs.queries):
         left = "to train on" if held_queries else "to evaluate on"
@@ -94,53 +98,37 @@ def hold_out(
     return training, collection
 
 
-def _check(fraction: float | None, count: int | None) -> None:
-    if (fraction is None) == (count is None):
-        raise UsageError("give either the fraction or the count of queries to hold out")
-    if count is not None and count < 1:
-        raise UsageError(f"{count} queries cannot be held out", hint="Give 1 or more")
-    if fraction is not None and not 0 < fraction < 1:
-        raise UsageError(f"{fraction:g} is no fraction to hold out", hint="Give a number between 0 and 1")
-
-
 class _Pairs:
     """Queries and what answers them.
-
-    Args:
-        data: Training data.
-        seed: Of all keys.
 
     Attributes:
         keys: Of each example, the same for queries that ask the same, uint64 ``[examples]``.
         owners: Example of each pair, ``[pairs]``.
         rows: Its row of the corpus, ``[pairs]``.
         texts: Its text, as a number that near-identical ones share, ``[pairs]``.
-        generic: Whether so many queries have it that it tells nothing, ``[pairs]``.
+        generic: Whether so many queries have it that it tells nothing, ``[pairs]``; :meth:`hold` finds it.
         queries: Distinct queries among the pairs.
     """
 
     def __init__(self, data: TrainingData, seed: int) -> None:
         salt = f"hold-out {seed}"
-        self.keys = query_keys(data.examples, salt=salt)
+        self.keys = keys_of(map(normalise, column_of(data.examples, "query")), salt)
         self.owners, self.rows = relevant_of(data.examples)
         unique, inverse = np.unique(self.rows, return_inverse=True)
         self.texts = keys_of(map(same_key, column_of(data.corpus, "text", unique)), salt)[inverse]
-        self.queries = len(np.unique(self.keys[self.owners]))
-        pairs = np.unique(np.stack([self.texts, self.keys[self.owners]], axis=1), axis=0)
-        texts, counts = np.unique(pairs[:, 0], return_counts=True)
-        self._shared = counts[np.searchsorted(texts, self.texts)]
         self.generic = np.zeros(len(self.owners), dtype=bool)
+        self.queries = len(np.unique(self.keys[self.owners]))
 
-    def mark_generic(self, most: float) -> None:
-        """Texts that answer more queries than this are generic."""
-        self.generic = self._shared > most
-
-    def held(self, fraction: float | None, count: int | None) -> NDArray[np.bool_]:
+    def hold(self, fraction: float | None, count: int | None) -> NDArray[np.bool_]:
         """Which examples are held out: whole groups of queries that share their rarest answer."""
         queries = self.keys[self.owners]
+        asked = np.unique(np.stack([self.texts, queries], axis=1), axis=0)
+        texts, askers = np.unique(asked[:, 0], return_counts=True)
+        shared = askers[np.searchsorted(texts, self.texts)]
+        self.generic = shared > max(_SHARED, (count or (fraction or 0) * self.queries) / 4)
         groups = np.where(self.generic, queries, self.texts)
         # Of each query the pair with the rarest answer; one that is generic only if there is no other.
-        order = np.lexsort((groups, self._shared, self.generic, queries))
+        order = np.lexsort((groups, shared, self.generic, queries))
         found, first = np.unique(queries[order], return_index=True)
         group = groups[order][first]
         if fraction is not None:
@@ -161,10 +149,7 @@ def relevant_of(examples: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]
     owners, rows = positives_of(examples)
     if len(owners):
         return owners, rows
-    best = []
-    for block in blocks_of(examples):
-        for candidates, scores in zip(block["candidates"], block["scores"], strict=True):
-            best.append(candidates[int(np.nanargmax(scores))])
+    best = [candidates[int(np.nanargmax(scores))] for _, candidates, _, scores, *_ in blocks_of(examples)]
     return np.arange(len(best)), np.array(best, dtype=np.int64)
 
 
@@ -190,60 +175,51 @@ def _without(data: TrainingData, held: NDArray[np.bool_], pairs: _Pairs) -> Trai
             "have it for it to tell them apart"
         )
     removed = common & ~pairs.generic
-    touched, first = np.unique(pairs.owners[removed], return_index=True)
-    if not len(touched):
-        return data.with_examples(data.examples.select(np.flatnonzero(kept)), *notes)
-    by_example = dict(zip(touched.tolist(), np.split(pairs.rows[removed], first[1:]), strict=True))
-    place = DataFolder(None)
-    written = 0
+    gone: defaultdict[int, set[int]] = defaultdict(set)
+    for owner, row in zip(pairs.owners[removed].tolist(), pairs.rows[removed].tolist(), strict=True):
+        gone[owner].add(row)
+    place, lost = DataFolder(None), 0
     with RowWriter(place.path / "examples.arrow", EXAMPLES) as writer:
-        numbers = iter(np.flatnonzero(kept).tolist())
-        for block in blocks_of(data.examples.select(np.flatnonzero(kept))):
-            for values in zip(*(block[name] for name in EXAMPLES), strict=True):
-                gone = by_example.get(next(numbers))
-                row = values if gone is None else _without_rows(values, set(gone.tolist()))
-                if row is not None:
-                    writer.add(*row)
-                    written += 1
-    notes.append(
-        f"{len(touched):,} training queries lose a positive that is relevant to a query held out; "
-        f"{int(kept.sum()) - written:,} of them have no other, and are dropped"
-    )
-    training = data.with_examples(open_rows(place.path / "examples.arrow"), *notes)
-    return replace(training, keep_alive=(data.keep_alive, place))
-
-
-def _without_rows(values: tuple[Any, ...], gone: set[int]) -> tuple[Any, ...] | None:
-    """An example without some candidates; None if no positive is left of it."""
-    query, candidates, positives, scores, itself = values
-    kept = [number for number, row in enumerate(candidates) if row not in gone]
-    left = sum(number < positives for number in kept)
-    if not left:
-        return None
-    rows = [candidates[number] for number in kept]
-    return query, rows, left, [scores[number] for number in kept] if scores else [], itself
+        rows = enumerate(blocks_of(data.examples))
+        for number, (query, candidates, positives, scores, itself, *_) in rows:
+            if not kept[number]:
+                continue
+            others = gone.get(number, set())
+            stay = [rank for rank, row in enumerate(candidates) if row not in others]
+            answers_left = sum(rank < positives for rank in stay)
+            if others and not answers_left:
+                lost += 1
+                continue
+            scores = [scores[rank] for rank in stay] if scores else []
+            writer.add(query, [candidates[rank] for rank in stay], answers_left, scores, itself)
+    if gone:
+        notes.append(
+            f"{len(gone):,} training queries lose a positive that is relevant to a query held out; "
+            f"{lost:,} of them have no other, and are dropped"
+        )
+    examples = open_rows(place.path / "examples.arrow")
+    return data.with_examples(examples, *notes, keep_alive=place)
 
 
 def _collection(
     data: TrainingData, held: NDArray[np.bool_], pairs: _Pairs, folder: str | Path | None
 ) -> Collection:
-    rows = np.flatnonzero(held)
-    examples = data.examples.select(rows)
-    itself = numbers_of(examples, "itself")
-    queries: dict[str, str] = {}
-    ids: dict[int, str] = {}
-    for number, (row, query) in enumerate(zip(rows.tolist(), column_of(examples, "query"), strict=True)):
-        # A query that is a document has its id, by which rankings leave it out.
-        is_document = itself[number] >= 0
-        own = data.corpus[int(itself[number])]["id"] if is_document else text_id("query", normalise(query))
-        ids[row] = own
-        queries.setdefault(own, query)
-    qrels: dict[str, dict[str, int]] = {}
     mine = held[pairs.owners]
-    documents = data.corpus[pairs.rows[mine].tolist()]["id"]
-    for owner, document in zip(pairs.owners[mine].tolist(), documents, strict=True):
-        qrels.setdefault(ids[owner], {})[document] = 1
-    queries = {key: query for key, query in queries.items() if key in qrels}
+    documents: dict[int, list[str]] = {}
+    found = data.corpus[pairs.rows[mine]]["id"]
+    for owner, document in zip(pairs.owners[mine].tolist(), found, strict=True):
+        documents.setdefault(owner, []).append(document)
+    queries: dict[str, str] = {}
+    qrels: dict[str, dict[str, int]] = {}
+    examples = data.examples.select(np.flatnonzero(held))
+    for number, (query, _, _, _, itself, *_) in zip(
+        np.flatnonzero(held).tolist(), blocks_of(examples), strict=True
+    ):
+        if number in documents:
+            # A query that is a document has its id, by which rankings leave it out.
+            key = data.corpus[itself]["id"] if itself >= 0 else text_id("query", normalise(query))
+            queries.setdefault(key, query)
+            qrels.setdefault(key, {}).update(dict.fromkeys(documents[number], 1))
     collection = Collection(queries, qrels, (), name="held-out")
     if folder is None:
         return replace(collection, corpus=tuple(_documents(data)))

@@ -43,31 +43,22 @@ def _query(key: str, collection: Collection, source: DataSource, texts: SeenText
     query = collection.queries[key].strip()
     if not query:
         return Refusal(where, "its text is empty")
-    # A document with the query's id is the query itself (ArguAna): neither an answer nor a wrong one.
-    itself = _text(key, texts) or ""
-    positives, negatives = [], []
+    positives: dict[str, None] = {}
+    negatives: dict[str, None] = {}
     for document, grade in collection.qrels[key].items():
-        text = _text(document, texts)
-        if document == key or (grade < source.min_relevance and (grade > 0 or not source.judged_negatives)):
+        if document == key:
             continue
+        text = texts.content_of(document)
         if grade < source.min_relevance:
-            negatives.append(text or "")
-        elif not text:
-            return Refusal(
-                where, f"its document {document!r} is {'not in the corpus' if text is None else 'empty'}"
-            )
+            if grade <= 0 and source.judged_negatives:
+                negatives[(text or b"").decode()] = None
+        elif text:
+            positives[text.decode()] = None
         else:
-            positives.append(text)
-    positives = list(dict.fromkeys(positives))
-    unique = dict.fromkeys(negatives)
-    kept = [text for text in unique if text and text not in positives]
-    if not positives:
-        return Parsed(dropped=len(unique) - len(kept))
-    return Parsed(
-        (Example(query, (*positives, *kept), len(positives), itself=itself),), dropped=len(unique) - len(kept)
-    )
-
-
-def _text(document: str, texts: SeenTexts) -> str | None:
-    content = texts.content_of(document)
-    return None if content is None else content.decode()
+            problem = "not in the corpus" if text is None else "empty"
+            return Refusal(where, f"its document {document!r} is {problem}")
+    kept = [text for text in negatives if text and text not in positives]
+    # A document with the query's id is the query itself (ArguAna): neither an answer nor a wrong one.
+    itself = (texts.content_of(key) or b"").decode()
+    example = Example(query, (*positives, *kept), len(positives), itself=itself)
+    return Parsed((example,) if positives else (), dropped=len(negatives) - len(kept))

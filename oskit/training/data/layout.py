@@ -32,7 +32,10 @@ SCORE_NAMES = ("scores", "score", "similarity", "teacher_scores", "teacher_score
 LABEL_NAMES = ("label", "labels", "relevance")
 TEXT_NAMES = ("text", "passage", "contents", "content", "body")
 TITLE_NAMES = ("title",)
-ID_NAMES = ("_id", "id", *QUERY_ID_NAMES, *DOCUMENT_ID_NAMES)
+_ALL_NAMES = (
+    *(QUERY_NAMES + POSITIVE_NAMES + NEGATIVE_NAMES + DOCUMENT_NAMES + LIST_NAMES + TEXT_NAMES),
+    *("_id", "id", *QUERY_ID_NAMES, *DOCUMENT_ID_NAMES, *POSITIVE_ID_NAMES),
+)
 
 
 class Layout:
@@ -54,21 +57,16 @@ class Layout:
     """
 
     def __init__(self, source: DataSource, first: Mapping[str, Any]) -> None:
-        columns, names = source.columns, first.keys()
-        by_id = source.join is not None and source.join.queries is not None
-        self.query = columns.query or first_of(_of_both(QUERY_NAMES, QUERY_ID_NAMES, ids=by_id), names)
-        by_id = source.join is not None and source.join.corpus is not None
-        self._by_id = by_id
-        self.positive = columns.positive or first_of(
-            _of_both(POSITIVE_NAMES, POSITIVE_ID_NAMES, ids=by_id), names
-        )
-        given = columns.negatives
-        self._given = (given,) if isinstance(given, str) else given
-        self.negatives = self._negatives_among(names)
-        named = {columns.scores, columns.label}
-        self.scores = columns.scores or first_of(SCORE_NAMES, names - named)
-        self.label = columns.label or first_of(LABEL_NAMES, names - named)
-        several = columns.documents or first_of(_of_both(LIST_NAMES, DOCUMENT_ID_NAMES, ids=by_id), names)
+        columns, names, join = source.columns, first.keys(), source.join
+        of_queries = QUERY_ID_NAMES if join is not None and join.queries is not None else ()
+        self._by_id = join is not None and join.corpus is not None
+        self.query = columns.query or first_of((*of_queries, *QUERY_NAMES), names)
+        self.positive = columns.positive or first_of(self._of(POSITIVE_NAMES, POSITIVE_ID_NAMES), names)
+        self.negatives = self._negatives_among(names, columns.negatives)
+        unnamed = names - {columns.scores, columns.label}
+        self.scores = columns.scores or first_of(SCORE_NAMES, unnamed)
+        self.label = columns.label or first_of(LABEL_NAMES, unnamed)
+        several = columns.documents or first_of(self._of(LIST_NAMES, DOCUMENT_ID_NAMES), names)
         one = columns.documents or first_of(DOCUMENT_NAMES, names)
         self.documents = "" if self.positive else several or (one if self.scores or self.label else "")
         self.positive = self.positive or ("" if self.documents else one or several)
@@ -83,14 +81,20 @@ class Layout:
         self.kind: Kind = self._told(source, names) if source.kind == "auto" else source.kind
         if self.kind == "pairs" and self.documents:
             self.kind = "candidates"  # pairs of which a label or a score tells whether they match
-        used = self._of_use(source)
+        used = {self.query, self.positive, self.documents, self.scores, self.label, self.of_positives}
+        used |= set() if source.kind == "pairs" else {*self.negatives, self.of_negatives}
+        used = {self.text, self.title} if self.kind == "documents" else used
         self.ignored = [name for name in names if name not in used]
         self._check(source, names)
 
-    def _negatives_among(self, names: Names[str]) -> tuple[str, ...]:
-        if self._given is not None:
-            return tuple(name for name in self._given if name in names)
-        known = _of_both(NEGATIVE_NAMES, NEGATIVE_ID_NAMES, ids=self._by_id)
+    def _of(self, texts: tuple[str, ...], identities: tuple[str, ...]) -> tuple[str, ...]:
+        """Names of columns: where texts are looked up by id those of ids first, else none of them."""
+        return (*identities, *texts) if self._by_id else texts
+
+    def _negatives_among(self, names: Names[str], given: str | tuple[str, ...] | None) -> tuple[str, ...]:
+        if given is not None:
+            return tuple(name for name in ((given,) if isinstance(given, str) else given) if name in names)
+        known = self._of(NEGATIVE_NAMES, NEGATIVE_ID_NAMES)
         numbered = []
         for name in names:
             stem, _, number = name.rpartition("_")
@@ -114,12 +118,6 @@ class Layout:
         else:
             self.documents, self.positive = self.documents or self.positive, ""
 
-    def _of_use(self, source: DataSource) -> set[str]:
-        if self.kind == "documents":
-            return {self.text, self.title}
-        used = {self.query, self.positive, self.documents, self.scores, self.label, self.of_positives}
-        return used if source.kind == "pairs" else {*used, *self.negatives, self.of_negatives}
-
     def _told(self, source: DataSource, names: Names[str]) -> Kind:
         if self.query and self.documents:
             return "candidates"
@@ -130,32 +128,29 @@ class Layout:
         return "pairs" if asked else "documents"  # the check says what is missing
 
     def _check(self, source: DataSource, names: Names[str]) -> None:
+        needed = {"scores": source.columns.scores, "label": source.columns.label}
+        needed = {role: column for role, column in needed.items() if column}
         if self.kind == "documents":
-            needed = {"text": self.text}
+            needed |= {"text": self.text}
         elif self.kind == "candidates":
-            needed = {"query": self.query, "documents": self.documents, "scores": self.scores or self.label}
+            needed |= {"query": self.query, "documents": self.documents, "scores": self.scores or self.label}
         else:
-            needed = {"query": self.query, "positive": self.positive}
+            needed |= {"query": self.query, "positive": self.positive}
             if self.kind == "triples":
-                needed["negatives"] = next(iter(self.negatives), "")
-        named = {"scores": source.columns.scores, "label": source.columns.label}
-        needed |= {role: column for role, column in named.items() if column}
-        missing = [role for role, column in needed.items() if not column or column not in names]
-        if not missing:
+                needed |= {"negatives": next(iter(self.negatives), "")}
+        missing = next((role for role, name in needed.items() if not name or name not in names), None)
+        if missing is None:
             return
         known = ", ".join(repr(name) for name in list(names)[:12]) or "none"
         what = "training data" if source.kind == "auto" else self.kind
-        ids = [*QUERY_ID_NAMES, *POSITIVE_ID_NAMES, *DOCUMENT_ID_NAMES]
-        hint = f"Name it: columns: {{{missing[0]}: ...}}"
+        hint = f"Name it: columns: {{{missing}: ...}}"
         if source.format in ("csv", "tsv") or {".csv", ".tsv"} & set(Path(source.path or "").suffixes):
             hint = f"{hint}; if the first line is a record, put one with the columns' names in front"
-        if source.join is None and first_of(ids, names):
+        if source.join is None and first_of(QUERY_ID_NAMES + POSITIVE_ID_NAMES + DOCUMENT_ID_NAMES, names):
             hint = f"{hint}; or say where the texts of ids are: join: {{queries: ..., corpus: ...}}"
-        raise DataError(f"{source.name} has no column for the {missing[0]} of {what}, but {known}", hint=hint)
+        raise DataError(f"{source.name} has no column for the {missing} of {what}, but {known}", hint=hint)
 
     def __str__(self) -> str:
-        if self.kind == "documents":
-            return f"documents (text: {self.text}" + (f", title: {self.title})" if self.title else ")")
         roles = {
             "query": self.query,
             "positive": self.positive,
@@ -164,28 +159,23 @@ class Layout:
             "scores": ", ".join(filter(None, (self.scores, self.of_positives, self.of_negatives))),
             "label": self.label,
         }
+        if self.kind == "documents":
+            roles = {"text": self.text, "title": self.title}
         told = ", ".join(f"{role}: {column}" for role, column in roles.items() if column)
         return f"{self.kind} ({told})"
 
 
 def wanted_columns(source: DataSource) -> list[str]:
     """Columns that tell how a CSV file is separated: the named ones, else all usual ones."""
-    given: dict[str, Any] = source.columns.model_dump(exclude_none=True)
     named: list[str] = []
-    for value in given.values():
+    for value in source.columns.model_dump(exclude_none=True).values():
         named += [value] if isinstance(value, str) else value
-    usual = (QUERY_NAMES, POSITIVE_NAMES, NEGATIVE_NAMES, DOCUMENT_NAMES, LIST_NAMES, TEXT_NAMES)
-    return named or [name for names in (*usual, ID_NAMES, POSITIVE_ID_NAMES) for name in names]
+    return named or list(_ALL_NAMES)
 
 
 def first_of(candidates: Iterable[str], names: Names[str]) -> str:
     """The first that is among the names; empty if none is."""
     return next((name for name in candidates if name in names), "")
-
-
-def _of_both(texts: tuple[str, ...], identities: tuple[str, ...], *, ids: bool) -> tuple[str, ...]:
-    """Names of columns: where texts are looked up by id those of ids first, else none of them."""
-    return (*identities, *texts) if ids else texts
 
 
 def _scores_of(columns: Iterable[str], short: str) -> list[str]:
@@ -198,9 +188,8 @@ def grade_of(value: Any) -> int | None:
     """The grade that a label is; None for what is none."""
     if isinstance(value, str):
         word = value.strip().casefold()
-        value = {"true": 1, "false": 0}.get(word, word)
         try:
-            value = float(value)
+            value = float({"true": 1, "false": 0}.get(word, word))
         except ValueError:
             return None
     if isinstance(value, bool | int):

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from oskit.data.duplicates import digest_of
 from oskit.errors import UsageError
 from oskit.training.data.arrow import column_of, positives_of
 from oskit.training.data.normalising import normalise, words
@@ -36,19 +36,13 @@ SHOWN = 20
 
 @dataclass(frozen=True)
 class Leak:
-    """A training query that is (nearly) an evaluation query.
+    """A training query that is (nearly) an evaluation query."""
 
-    Attributes:
-        row: Row of the training example.
-        training: Its query.
-        evaluation: The evaluation query.
-        similarity: 1 for the same after normalisation, else the Jaccard coefficient of the module.
-    """
-
-    row: int
-    training: str
-    evaluation: str
-    similarity: float
+    row: int  # of the training example
+    training: str  # its query
+    evaluation: str  # the evaluation query
+    similarity: float  # the Jaccard coefficient of the module
+    exact: bool  # whether they are the same after normalisation
 
 
 @dataclass(frozen=True)
@@ -59,11 +53,8 @@ class LeakageReport:
         collection: Name of the evaluation collection.
         training_examples: Examples that were looked at.
         evaluation_queries: Queries that were compared with them.
-        exact_rows: Rows of examples whose query is an evaluation query.
-        near_rows: Rows of examples whose query is nearly one.
-        leaked_queries: Evaluation queries that were met.
         threshold: From which similarity a query was near.
-        leaks: Some of them, the exact ones first.
+        leaks: The leaking examples, the most similar ones first.
         relevant_documents: Documents that are relevant to an evaluation query.
         trained_documents: How many of them are also positives of training examples (of other queries: the
             evaluation is in-domain then, which is no leakage of queries).
@@ -73,9 +64,6 @@ class LeakageReport:
     collection: str
     training_examples: int
     evaluation_queries: int
-    exact_rows: tuple[int, ...]
-    near_rows: tuple[int, ...]
-    leaked_queries: int
     threshold: float
     leaks: tuple[Leak, ...]
     relevant_documents: int
@@ -83,26 +71,39 @@ class LeakageReport:
     trained_rows: int
 
     @property
+    def exact_rows(self) -> tuple[int, ...]:
+        """Rows of examples whose query is an evaluation query."""
+        return tuple(sorted(leak.row for leak in self.leaks if leak.exact))
+
+    @property
+    def near_rows(self) -> tuple[int, ...]:
+        """Rows of examples whose query is nearly one."""
+        return tuple(sorted(leak.row for leak in self.leaks if not leak.exact))
+
+    @property
     def rows(self) -> tuple[int, ...]:
         """Rows of all leaking examples, in order."""
-        return tuple(sorted((*self.exact_rows, *self.near_rows)))
+        return tuple(sorted(leak.row for leak in self.leaks))
+
+    @property
+    def leaked_queries(self) -> int:
+        """Evaluation queries that were met."""
+        return len({leak.evaluation for leak in self.leaks})
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can carry it; rows as counts."""
-        values = asdict(self)
-        del values["exact_rows"], values["near_rows"]
-        return {**values, "exact": len(self.exact_rows), "near": len(self.near_rows)}
+        """As JSON can carry it: rows as counts, and some of the leaks."""
+        counts = {"exact": len(self.exact_rows), "near": len(self.near_rows)}
+        shown = replace(self, leaks=self.leaks[:SHOWN])
+        return {**asdict(shown), "leaked_queries": self.leaked_queries, **counts}
 
     def __str__(self) -> str:
-        if self.rows:
-            first = self.leaks[0]
+        queries = f"no training query is an evaluation query of {self.collection}"
+        if self.leaks:
             queries = (
-                f"{len(self.rows):,} of {self.training_examples:,} training queries are evaluation queries "
+                f"{len(self.leaks):,} of {self.training_examples:,} training queries are evaluation queries "
                 f"of {self.collection} ({len(self.exact_rows):,} the same, {len(self.near_rows):,} nearly), "
-                f"such as {first.training!r}"
+                f"such as {self.leaks[0].training!r}"
             )
-        else:
-            queries = f"no training query is an evaluation query of {self.collection}"
         if not self.trained_documents:
             return queries
         share = f"{self.trained_documents:,} of {self.relevant_documents:,}"
@@ -130,21 +131,14 @@ def find_leakage(
         if isinstance(training, Sequence)
         else partial(column_of, training.examples, "query")
     )
-    evaluation = list(collection.queries.values())
-    exact, near, leaks = _compare(queries, evaluation, threshold)
-    relevant, trained, rows = _shared_documents(training, collection)
+    leaks = _compare(queries, list(collection.queries.values()), threshold)
     return LeakageReport(
-        collection=collection.name,
-        training_examples=len(training),
-        evaluation_queries=len(collection.queries),
-        exact_rows=tuple(exact),
-        near_rows=tuple(near),
-        leaked_queries=len({leak.evaluation for leak in leaks}),
-        threshold=threshold,
-        leaks=tuple(sorted(leaks, key=lambda leak: (-leak.similarity, leak.row))[:SHOWN]),
-        relevant_documents=relevant,
-        trained_documents=trained,
-        trained_rows=rows,
+        collection.name,
+        len(training),
+        len(collection.queries),
+        threshold,
+        tuple(sorted(leaks, key=lambda leak: (not leak.exact, -leak.similarity, leak.row))),
+        *_shared_documents(training, collection),
     )
 
 
@@ -160,37 +154,25 @@ Texts = Callable[[], Iterator[str]]
 
 def near_queries(queries: Texts, others: Sequence[str], threshold: float = THRESHOLD) -> NDArray[np.int64]:
     """Numbers of the queries that are the same as, or nearly the same as, one of the others."""
-    exact, near, _ = _compare(queries, others, threshold)
-    return np.array(sorted([*exact, *near]), dtype=np.int64)
+    return np.array([leak.row for leak in _compare(queries, others, threshold)], dtype=np.int64)
 
 
-def _compare(
-    queries: Texts, evaluation: Sequence[str], threshold: float
-) -> tuple[list[int], list[int], list[Leak]]:
-    """Rows of the same and of nearly the same queries, and both as leaks."""
+def _compare(queries: Texts, evaluation: Sequence[str], threshold: float) -> Iterator[Leak]:
+    """The same and nearly the same queries, in order."""
     by_text = {normalise(query): query for query in evaluation}
     index = _Index(by_text, _word_weights(queries, by_text), threshold)
-    exact: list[int] = []
-    near: list[int] = []
-    leaks: list[Leak] = []
     for row, query in enumerate(queries()):
         text = normalise(query)
-        if text in by_text:
-            exact.append(row)
-            leaks.append(Leak(row, query, by_text[text], 1.0))
-        elif found := index.nearest(text):
-            near.append(row)
-            leaks.append(Leak(row, query, by_text[found[0]], found[1]))
-    return exact, near, leaks
+        found = (text, 1.0) if text in by_text else index.nearest(text)
+        if found is not None:
+            yield Leak(row, query, by_text[found[0]], found[1], text == found[0])
 
 
-def _word_weights(queries: Texts, evaluation: Mapping[str, str]) -> dict[str, float]:
+def _word_weights(queries: Texts, evaluation: Iterable[str]) -> dict[str, float]:
     """``ln(1 + N / df)`` of each word over all queries."""
-    count, frequencies = len(evaluation), Counter[str]()
-    for text in evaluation:
+    count, frequencies = 0, Counter[str]()
+    for text in chain(evaluation, map(normalise, queries())):
         frequencies.update(words(text))
-    for query in queries():
-        frequencies.update(words(normalise(query)))
         count += 1
     return {word: math.log1p(count / df) for word, df in frequencies.items()}
 
@@ -203,17 +185,17 @@ class _Index:
     (prefix filtering; Chaudhuri, Ganti and Kaushik, 2006), and common words lead to no candidates.
     """
 
-    def __init__(self, texts: Mapping[str, str], weights: Mapping[str, float], threshold: float) -> None:
-        self._weights = weights
-        self._threshold = threshold
-        self._words = {text: words(text) for text in texts}
-        self._totals = {text: self._weigh(found) for text, found in self._words.items()}
+    def __init__(self, texts: Iterable[str], weights: Mapping[str, float], threshold: float) -> None:
+        self._weights, self._threshold = weights, threshold
+        self._known: dict[str, tuple[frozenset[str], float]] = {}  # words, and what they weigh together
         self._texts: defaultdict[str, list[str]] = defaultdict(list)
-        for text, found in self._words.items():
-            rest = self._totals[text]
+        for text in texts:
+            found = words(text)
+            rest = total = self._weigh(found)
+            self._known[text] = found, total
             for word in sorted(found, key=lambda word: (-weights[word], word)):
                 # A hair more than needed is indexed, so that rounding loses none.
-                if rest < threshold * self._totals[text] * (1 - 1e-9):
+                if rest < threshold * total * (1 - 1e-9):
                     break
                 self._texts[word].append(text)
                 rest -= weights[word]
@@ -221,15 +203,12 @@ class _Index:
     def nearest(self, text: str) -> tuple[str, float] | None:
         """The most similar query and its similarity, if that reaches the threshold."""
         own = words(text)
-        candidates = {other for word in own for other in self._texts.get(word, ())}
-        total = self._weigh(own)
-        best: tuple[str, float] | None = None
-        for other in sorted(candidates):
-            common = own & self._words[other]
-            shared = self._weigh(common)
-            weighted = shared / (total + self._totals[other] - shared)
-            counted = len(common) / len(own | self._words[other])
-            similarity = min(weighted, counted)
+        total, best = self._weigh(own), None
+        for other in sorted({other for word in own for other in self._texts.get(word, ())}):
+            there, weight = self._known[other]
+            shared = self._weigh(own & there)
+            counted = len(own & there) / len(own | there)
+            similarity = min(shared / (total + weight - shared), counted)
             if similarity >= self._threshold and (best is None or similarity > best[1]):
                 best = other, similarity
         return best
@@ -243,18 +222,15 @@ def _shared_documents(training: TrainingData | Sequence[str], collection: Collec
     relevant = {key for judged in collection.qrels.values() for key, grade in judged.items() if grade > 0}
     if isinstance(training, Sequence):
         return len(relevant), 0, 0
-    documents: dict[bytes, str] = {}
+    documents: dict[str, str] = {}
     for document in collection.documents():
         if document.id in relevant:
             for text in (document.passage, document.text):
-                documents[digest_of(normalise(text))] = document.id
+                documents[normalise(text)] = document.id
     owners, positives = positives_of(training.examples)
     rows = np.unique(positives)
-    shared: dict[int, str] = {}
-    for row, text in zip(rows.tolist(), column_of(training.corpus, "text", rows), strict=True):
-        found = documents.get(digest_of(normalise(text)))
-        if found is not None:
-            shared[row] = found
-    met = np.isin(positives, np.fromiter(shared, dtype=np.int64, count=len(shared)))
-    trained = {shared[row] for row in positives[met].tolist()}
-    return len(relevant), len(trained), len(np.unique(owners[met]))
+    texts = column_of(training.corpus, "text", rows)
+    found = [documents.get(normalise(text), "") for text in texts]
+    met = np.array([document != "" for document in found], dtype=bool)
+    trained = {document for document in found if document}
+    return len(relevant), len(trained), len(np.unique(owners[np.isin(positives, rows[met])]))

@@ -35,27 +35,21 @@ _Row = TypeVar("_Row")
 
 
 class Joined:
-    """What a source's ids stand for.
-
-    Args:
-        join: Where it is.
+    """What a source's ids stand for; None where the source has no such ids.
 
     Raises:
         DataError: Something of it cannot be read.
     """
 
-    def __init__(self, join: Join) -> None:
-        self.queries = None if join.queries is None else KnownTexts(join.queries, queries=True)
-        self.corpus = None if join.corpus is None else KnownTexts(join.corpus, queries=False)
-        self.scores = None if join.scores is None else KnownScores(join.scores)
+    def __init__(self, join: Join | None) -> None:
+        queries, corpus, scores = (join.queries, join.corpus, join.scores) if join else (None, None, None)
+        self.queries = KnownTexts(queries, queries=True) if queries else None
+        self.corpus = KnownTexts(corpus, queries=False) if corpus else None
+        self.scores = KnownScores(scores) if scores else None
 
 
 class KnownTexts:
-    """Texts by their ids: 16 bytes each in memory, the texts on disk.
-
-    Args:
-        place: Where they are.
-        queries: Whether they are queries; else documents.
+    """Texts by their ids: 20 bytes each in memory, the texts on disk.
 
     Raises:
         DataError: They cannot be read, or one id has two texts.
@@ -71,29 +65,30 @@ class KnownTexts:
                 writer.add(identity, text)
         self._texts = open_rows(self._folder.path / "texts.arrow")
         self._keys = _Keys(keys)
+        self._rows = np.full(len(keys), -1, dtype=np.int32)
         for pair in self._keys.twice():
             ids, texts = self._texts[pair].values()
             if ids[0] == ids[1] and texts[0] != texts[1]:
                 raise DataError(f"{self.name}: two texts have the id {ids[0]!r}", hint="Remove one of them")
 
-    def __len__(self) -> int:
-        return len(self._texts)
-
     def find(self, identities: Sequence[str]) -> NDArray[np.int64]:
         """The number of each text; -1 for those that are not there."""
         return self._keys.find(map(key_of, identities))
 
-    def texts(self, numbers: Sequence[int]) -> list[str]:
-        """The texts of these numbers."""
-        found: list[str] = self._texts[list(numbers)]["text"] if len(numbers) else []
-        return found
+    def text(self, number: int) -> str:
+        """The text of this number."""
+        return str(self._texts[number]["text"])
+
+    def rows(self, numbers: Sequence[int], add: Callable[[str], int]) -> list[int]:
+        """The rows of these in a corpus, to which ``add`` adds those that were not asked for before."""
+        new = [number for number in numbers if self._rows[number] < 0]
+        for number, text in zip(new, self._texts[new]["text"], strict=True):
+            self._rows[number] = add(text)
+        return [int(row) for row in self._rows[list(numbers)]]
 
 
 class KnownScores:
     """Scores of query and document by their ids: 20 bytes each.
-
-    Args:
-        place: Where they are.
 
     Raises:
         DataError: They cannot be read.
@@ -157,7 +152,7 @@ def _texts_of(place: TextsById, *, queries: bool) -> Iterator[tuple[str, str]]:
 
     def use(record: Record, names: list[str]) -> Iterator[tuple[str, str]]:
         identity, text = (text_of(record.values[name], name).strip() for name in names)
-        title = first_of(titles, record.values.keys())
+        title = first_of(titles, record.values)
         front = text_of(record.values[title], title).strip() if title else ""
         yield identity, clean_text(f"{front} {text}".strip())
 
@@ -186,15 +181,14 @@ def _each(
     """What ``use`` makes of each record and of the names of its columns, which the first record tells."""
     names: list[str] = []
     for record in records_of(place, path, [name for known in roles.values() for name in known]):
-        if isinstance(record, Refusal):
-            raise DataError(f"{record.where}: {record.reason}", hint="Correct or remove it")
-        if not names:
-            names = [first_of(known, record.values.keys()) for known in roles.values()]
-        for role, name in zip(roles, names, strict=True):
-            if name not in record.values:
-                known = ", ".join(map(repr, record.values)) or "none"
-                raise DataError(f"{record.where} has no column for the {role}, but {known}")
         try:
+            if isinstance(record, Refusal):
+                raise ValueError(record.reason)
+            names = names or [first_of(known, record.values) for known in roles.values()]
+            for role, name in zip(roles, names, strict=True):
+                if name not in record.values:
+                    there = ", ".join(map(repr, record.values)) or "none"
+                    raise ValueError(f"no column for the {role}, but {there}")
             yield from use(record, names)
         except ValueError as error:
             raise DataError(f"{record.where}: {error}", hint="Correct or remove it") from error

@@ -3,45 +3,23 @@
 from __future__ import annotations
 
 import math
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from oskit.training.data.arrow import RowWriter
-from oskit.training.data.normalising import key_of
+from oskit.training.data.arrow import BLOCK, RowWriter
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from numpy.typing import NDArray
 
-_GROUPS = 1000
-
-
-@dataclass
-class RecordKeys:
-    """Which records belong together: 10 bytes each.
-
-    Attributes:
-        keys: Digests of what they have in common.
-        sources: The source of each, by its number.
-    """
-
-    keys: array[int] = field(default_factory=lambda: array("Q"))
-    sources: array[int] = field(default_factory=lambda: array("H"))
-
-    def add(self, source: int, *parts: str) -> None:
-        """The next record's."""
-        self.keys.append(key_of(*parts))
-        self.sources.append(source)
-
 
 def merge_records(
     records: Dataset,
-    keys: RecordKeys,
+    keys: NDArray[np.uint64],
+    sources: NDArray[np.uint16],
     kept: NDArray[np.bool_],
     row_of: Callable[[str], int],
     said: Sequence[int],
@@ -55,7 +33,8 @@ def merge_records(
 
     Args:
         records: As :data:`EXAMPLES` says, one of each record.
-        keys: Which belong together.
+        keys: Which belong together, ``[records]``.
+        sources: The source of each, by its number, ``[records]``.
         kept: Which records are used, ``[records]``.
         row_of: The row of the corpus that a text is, or -1.
         said: Of each row of the corpus a number that near-identical texts share.
@@ -66,25 +45,23 @@ def merge_records(
         (records that brought nothing new), ``dropped_negatives``, ``unanswered`` (queries of which nothing is
         known but what does not answer them).
     """
-    sources = np.frombuffer(keys.sources, dtype=np.uint16)
     counts = [Counter[str]() for _ in range(int(sources.max(initial=0)) + 1)]
-    for rows in _groups(np.frombuffer(keys.keys, dtype=np.uint64), kept):
-        block = records[np.concatenate(rows).tolist()]
-        columns = zip(*(block[name] for name in ("candidates", "positives", "scores", "itself")), strict=True)
-        queries = iter(block["query"])
-        for group in rows:
-            merged = _Merged(row_of, said, next(queries))
+    for groups in _groups(keys, kept):
+        rows = zip(*records[np.concatenate(groups)].values(), strict=True)
+        for group in groups:
+            merged = _Merged()
             for row in group.tolist():
-                if row != group[0]:
-                    next(queries)
-                counts[sources[row]]["duplicates"] += not merged.add(*next(columns))
+                query, *record = next(rows)
+                if row == group[0]:
+                    asked = query
+                counts[sources[row]]["duplicates"] += not merged.add(*record)
             found = counts[sources[group[0]]]
-            example = merged.example()
+            example = merged.example(row_of(asked), said)
             found["dropped_negatives"] += merged.dropped
             if example is None:
                 found["unanswered"] += 1
                 continue
-            writer.add(merged.query, *example)
+            writer.add(asked, *example)
             found["examples"] += 1
             found["positives"] += example[1]
             found["scored"] += sum(not math.isnan(score) for score in example[2])
@@ -98,20 +75,17 @@ def _groups(keys: NDArray[np.uint64], kept: NDArray[np.bool_]) -> Iterator[list[
     starts = np.flatnonzero(np.r_[True, keys[order][1:] != keys[order][:-1]]) if len(order) else order
     ends = np.r_[starts[1:], len(order)]
     by_first = np.argsort(order[starts], kind="stable")
-    for start in range(0, len(starts), _GROUPS):
-        part = by_first[start : start + _GROUPS]
-        yield [order[starts[group] : ends[group]] for group in part]
+    for start in range(0, len(starts), BLOCK):
+        yield [order[starts[group] : ends[group]] for group in by_first[start : start + BLOCK]]
 
 
 class _Merged:
     """The records of one query."""
 
-    def __init__(self, row_of: Callable[[str], int], said: Sequence[int], query: str) -> None:
-        self.query = query
-        self._said = said
+    def __init__(self) -> None:
         self.dropped = 0
         """Negatives that are none, once :meth:`example` was called."""
-        self._itself = row_of(query)
+        self._itself = -1
         self._positives: dict[int, None] = {}
         self._negatives: set[int] = set()
         self._scores: dict[int, float] = {}
@@ -134,13 +108,13 @@ class _Merged:
                 new = True
         return new
 
-    def example(self) -> tuple[list[int], int, list[float], int] | None:
+    def example(self, asked: int, said: Sequence[int]) -> tuple[list[int], int, list[float], int] | None:
         """The candidates, how many are positives, their scores, and the row that is the query itself."""
-        itself = self._itself
+        itself = asked if self._itself < 0 else self._itself
         if itself in self._positives:
             itself = -1
-        answers = {self._said[row] for row in self._positives}
-        others = [row for row in self._scores if self._said[row] not in answers and row != itself]
+        answers = {said[row] for row in self._positives}
+        others = [row for row in self._scores if said[row] not in answers and row != itself]
         rows = [*self._positives, *others]
         self.dropped = len(self._negatives.difference(others))
         scores = [self._scores[row] for row in rows]

@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from oskit.data.duplicates import digest_of
-from oskit.training.data.arrow import column_of
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from numpy.typing import NDArray
 
 # Marks that tell apart what people ask about: C# and C, AT&T, 5%.
@@ -67,13 +65,6 @@ def words(text: str) -> frozenset[str]:
         run = match.group()
         found.update(run[i : i + 2] for i in range(max(1, len(run) - 1)))
     return frozenset(found)
-
-
-def query_keys(
-    examples: Dataset, rows: NDArray[np.int64] | None = None, *, salt: str = ""
-) -> NDArray[np.uint64]:
-    """A number for each example, of all rows or of some; the same for the same normalised query."""
-    return keys_of(map(normalise, column_of(examples, "query", rows)), salt)
 
 
 def keys_of(texts: Iterable[str], salt: str = "") -> NDArray[np.uint64]:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from oskit.data.duplicates import digest_of
 from oskit.training.recipe.sources import QueryKind, QuerySettings
 
 
-@dataclass(frozen=True)
-class MadeQueries:
+class MadeQueries(NamedTuple):
     """The queries of one document."""
 
     queries: tuple[tuple[QueryKind, str], ...]  # kind and text of each
@@ -30,10 +29,9 @@ def make_queries(title: str, text: str, settings: QuerySettings, *, seed: int = 
     title, text = title.strip(), text.strip()
     # Seeded by the content: the order of the documents and other documents must not matter. Not for secrets.
     rng = random.Random(digest_of(str(seed), title, text))  # noqa: S311
-    found = _candidates(title, text, settings, rng)
     passage = f"{title}\n{text}" if title else text
     queries: list[tuple[QueryKind, str]] = []
-    for kind, query, raw in found:
+    for kind, query, raw in _candidates(title, text, settings, rng):
         if not settings.min_length <= len(query) <= settings.max_length or query in (q for _, q in queries):
             continue
         rest = passage.replace(raw, "\n" if kind != "span" else " ", 1).strip()

@@ -29,17 +29,12 @@ from oskit.training.data.records import (
 )
 from oskit.training.recipe.sources import DataSource, Kind
 
-Tell = Callable[[Kind, str], None]
-"""Called with the kind of a source, and with which columns were taken for what, of each sort of record."""
+Tell = Callable[[Kind, str, Sequence[str]], object]
+"""Called for each sort of record with its kind, which columns were taken for what, and which for nothing."""
 
 
 def read_source(
-    source: DataSource,
-    tell: Tell,
-    *,
-    seed: int = 0,
-    ignored: Callable[[str], None] | None = None,
-    look_up: bool = True,
+    source: DataSource, tell: Tell, *, seed: int = 0, look_up: bool = True
 ) -> Iterator[Parsed | Refusal]:
     """Every record of a source as what it gives, or as a refusal that says where and why.
 
@@ -47,75 +42,61 @@ def read_source(
         source: What to read.
         tell: Told what it was taken for.
         seed: Of queries that are made of documents.
-        ignored: Told each column that was taken for nothing, at the end.
         look_up: Whether ids become texts; else they are left as they are, and nothing is read for it.
 
     Raises:
         DataError: The source cannot be read at all, or lacks the columns.
         UsageError: The format or the kind cannot be.
-        MissingDependencyError: ``datasets`` or ``pyarrow`` is not installed.
     """
     path = existing(source)
-    if source.kind == "beir" and path is not None and not path.is_dir():
-        raise UsageError(f"{path} is a file; the kind beir needs a folder with corpus.jsonl and qrels/")
-    if path is not None and path.is_dir() and not is_saved_dataset(path):
-        kind = kind_of_folder(path) if source.kind == "auto" else source.kind
-        if kind == "beir":
-            tell(kind, f"judgements of {QRELS}/{source.split}.tsv")
-            return read_beir(path, source)
-    joined = Joined(source.join) if look_up and source.join is not None else None
-    return _read_by_columns(source, path, tell, seed, ignored or (lambda _name: None), joined)
-
-
-def kind_of_folder(path: Path) -> Kind:
-    """The kind of a folder in BEIR's layout: with judgements, or documents alone.
-
-    Raises:
-        DataError: It has no corpus.
-    """
-    if find_corpus(path) is None:
-        raise DataError(
-            f"the folder {path} has no corpus.jsonl and is no saved data set",
-            hint="Name the files themselves",
+    is_folder = path is not None and path.is_dir()
+    if source.kind == "beir" and not is_folder:
+        raise UsageError(
+            f"{source.path} is a file; the kind beir needs a folder with corpus.jsonl and qrels/"
         )
-    return "beir" if (path / QRELS).is_dir() else "documents"
+    if path is not None and is_folder and not is_saved_dataset(path):
+        if source.kind == "auto" and find_corpus(path) is None:
+            raise DataError(
+                f"the folder {path} has no corpus.jsonl and is no saved data set",
+                hint="Name the files themselves",
+            )
+        if source.kind == "beir" or (source.kind == "auto" and (path / QRELS).is_dir()):
+            tell("beir", f"judgements of {QRELS}/{source.split}.tsv", ())
+            return read_beir(path, source)
+    return _read_by_columns(source, path, tell, seed, Joined(source.join if look_up else None))
 
 
 def _read_by_columns(
-    source: DataSource,
-    path: Path | None,
-    tell: Tell,
-    seed: int,
-    ignored: Callable[[str], None],
-    joined: Joined | None,
+    source: DataSource, path: Path | None, tell: Tell, seed: int, joined: Joined
 ) -> Iterator[Parsed | Refusal]:
     readers: dict[frozenset[str], _Reader] = {}
+    first: Layout | None = None
     for record in records_of(source, path, wanted_columns(source)):
         if isinstance(record, Refusal):
             yield record
             continue
         columns = frozenset(record.values)
         if columns not in readers:
-            layout = _layout_of(source, record.values, next(iter(readers.values()), None))
+            layout = _layout_of(source, record.values, first)
+            first = first or layout
             readers[columns] = _Reader(source, layout, joined, seed)
-            tell(layout.kind, str(layout))
+            tell(layout.kind, str(layout), layout.ignored)
         try:
             yield readers[columns].parse(record.values)
         except ValueError as error:
             yield Refusal(record.where, str(error), record.raw or json.dumps(clean_value(record.values)))
-    for name in dict.fromkeys(name for reader in readers.values() for name in reader.layout.ignored):
-        ignored(name)
 
 
-def _layout_of(source: DataSource, values: Mapping[str, Any], first: _Reader | None) -> Layout:
+def _layout_of(source: DataSource, values: Mapping[str, Any], first: Layout | None) -> Layout:
     """Records of one file need not be alike; what makes no sense of its own is read like the first one."""
-    if first is None:
-        return Layout(source, values)
     try:
         layout = Layout(source, values)
     except DataError:
-        return first.layout
-    return layout if (layout.kind == "documents") == (first.layout.kind == "documents") else first.layout
+        if first is None:
+            raise
+        return first
+    is_other = first is not None and (layout.kind == "documents") != (first.kind == "documents")
+    return first if first is not None and is_other else layout
 
 
 class _Item(NamedTuple):
@@ -128,39 +109,30 @@ class _Item(NamedTuple):
 class _Reader:
     """Records of one layout to examples; a record that is not right raises ValueError."""
 
-    def __init__(self, source: DataSource, layout: Layout, joined: Joined | None, seed: int) -> None:
-        self.layout = layout
-        self._source = source
-        self._seed = seed
-        self._joined = joined
-        self._ids = source.join is not None and source.join.corpus is not None
+    def __init__(self, source: DataSource, layout: Layout, joined: Joined, seed: int) -> None:
+        self.layout, self._source, self._joined, self._seed = layout, source, joined, seed
 
     def parse(self, values: Mapping[str, Any]) -> Parsed:
         """What a record gives."""
-        layout = self.layout
-        if layout.kind == "documents":
+        if self.layout.kind == "documents":
             return self._document(values)
-        key = required_text(values, layout.query)
-        if layout.kind == "candidates":
-            positives, others = self._candidates(values)
-            apart = False
-        else:
-            positives, others, apart = self._positives_and_negatives(values)
-        if self._joined is not None and self._joined.scores is not None:
+        key, joined = required_text(values, self.layout.query), self._joined
+        positives, others, apart = (
+            self._candidates(values)
+            if self.layout.kind == "candidates"
+            else self._positives_and_negatives(values)
+        )
+        if joined.scores is not None:
             items = [*positives, *others]
-            items = _with_scores(items, self._joined.scores.of(key, [item.text for item in items]))
+            items = _with_scores(items, joined.scores.of(key, [item.text for item in items]))
             positives, others = items[: len(positives)], items[len(positives) :]
-        return self._example(self._query(key), positives, others, apart=apart)
-
-    def _query(self, key: str) -> str:
-        texts = None if self._joined is None else self._joined.queries
-        if texts is None:
-            return key
-        found = texts.find([key])[0]
-        query = texts.texts([int(found)])[0] if found >= 0 else ""
-        if not query:
-            raise ValueError(f"the query {key!r} is empty, or not in {texts.name}")
-        return query
+        query = key
+        if joined.queries is not None:
+            number = int(joined.queries.find([key])[0])
+            query = joined.queries.text(number) if number >= 0 else ""
+            if not query:
+                raise ValueError(f"the query {key!r} is empty, or not in {joined.queries.name}")
+        return self._example(query, positives, others, apart=apart)
 
     def _example(
         self, query: str, positives: Sequence[_Item], others: Sequence[_Item], *, apart: bool
@@ -174,7 +146,7 @@ class _Reader:
         texts, scores = list(best), list(best.values())
         dropped = len({item.text for item in others}) - (len(texts) - count)
         documents: Sequence[str] | Sequence[int] = texts
-        known = None if self._joined is None else self._joined.corpus
+        known = self._joined.corpus
         if known is not None:
             numbers = known.find(texts)
             there = numbers >= 0
@@ -186,35 +158,33 @@ class _Reader:
         scores = [] if all(map(math.isnan, scores)) else scores
         return Parsed((Example(query, documents, count, scores, known, apart=apart),), dropped=dropped)
 
-    def _candidates(self, values: Mapping[str, Any]) -> tuple[list[_Item], list[_Item]]:
-        """Known positives and other documents of a record with scores or labels."""
-        layout = self.layout
+    def _candidates(self, values: Mapping[str, Any]) -> tuple[list[_Item], list[_Item], bool]:
+        """Known positives and other documents of a record with scores or labels.
+
+        A grade between the two says neither; only a score makes such a document a candidate.
+        """
+        layout, source = self.layout, self._source
         items = self._items(values, layout.documents)
         if layout.scores:
             items = _scored(items, as_list(values.get(layout.scores)), layout.scores)
         if not layout.label:
-            return [], items
+            return [], items, False
         labels = as_list(values.get(layout.label))
         if len(labels) != len(items):
             raise ValueError(f"{len(labels)} labels in {layout.label!r} for {len(items)} documents")
-        grades = [grade_of(label) for label in labels]
-        if None in grades:
-            raise ValueError(
-                f"{layout.label!r} holds {labels[grades.index(None)]!r}, which is no grade (0, 1, …); if "
-                f"these are scores, name the column so: columns: {{scores: {layout.label}}}"
-            )
-        return self._by_grade(items, [grade or 0 for grade in grades])
-
-    def _by_grade(self, items: Sequence[_Item], grades: Sequence[int]) -> tuple[list[_Item], list[_Item]]:
-        """A grade between the two says neither; only a score makes such a document a candidate."""
-        enough, source = self._source.min_relevance, self._source
-        positives = [item for item, grade in zip(items, grades, strict=True) if grade >= enough]
-        others = [
-            item
-            for item, grade in zip(items, grades, strict=True)
-            if grade < enough and (not math.isnan(item.score) or (grade <= 0 and source.judged_negatives))
-        ]
-        return positives, others
+        positives, others = [], []
+        for item, label in zip(items, labels, strict=True):
+            grade = grade_of(label)
+            if grade is None:
+                raise ValueError(
+                    f"{layout.label!r} holds {label!r}, which is no grade (0, 1, …); if these are scores, "
+                    f"name the column so: columns: {{scores: {layout.label}}}"
+                )
+            if grade >= source.min_relevance:
+                positives.append(item)
+            elif not math.isnan(item.score) or (grade <= 0 and source.judged_negatives):
+                others.append(item)
+        return positives, others, False
 
     def _positives_and_negatives(self, values: Mapping[str, Any]) -> tuple[list[_Item], list[_Item], bool]:
         """Both, with their scores, and whether these can be compared with those of no other positive."""
@@ -235,16 +205,12 @@ class _Reader:
         scores = as_list(values.get(layout.scores)) if layout.scores else []
         if not layout.scores or scores == [None]:
             return positives, negatives, False
-        if len(scores) == len(positives) + len(negatives):
-            both = _scored([*positives, *negatives], scores, layout.scores)
-            return both[: len(positives)], both[len(positives) :], False
         if len(positives) == 1 and len(scores) == len(negatives):
             # Differences to the positive, as MarginMSE learns them: with 0 for it they are all the same.
             margins = [-score_of(score, layout.scores) for score in scores]
             return _with_scores(positives, [0.0]), _with_scores(negatives, margins), True
-        raise ValueError(
-            f"{len(scores)} scores in {layout.scores!r} for {len(positives) + len(negatives)} documents"
-        )
+        both = _scored([*positives, *negatives], scores, layout.scores)
+        return both[: len(positives)], both[len(positives) :], False
 
     def _items(self, values: Mapping[str, Any], name: str, *, may_be_empty: bool = False) -> list[_Item]:
         """The documents of a column: one, a list, or lists by the system that found them."""
@@ -263,7 +229,7 @@ class _Reader:
         if isinstance(value, Mapping):
             given = next((value[key] for key in ("ce-score", *SCORE_NAMES) if key in value), None)
             score = score_of(given, name)
-            text = text_of_passage(value, name, ids=self._ids)
+            text = text_of_passage(value, name, ids=self._joined.corpus is not None)
         else:
             text = text_of(value, name).strip()
         if not text:
@@ -274,9 +240,8 @@ class _Reader:
         layout = self.layout
         text = required_text(values, layout.text)
         title = text_of(values.get(layout.title), layout.title).strip() if layout.title else ""
-        made = make_queries(title, text, self._source.queries, seed=self._seed)
-        examples = tuple(Example(query, (made.passage,), 1) for _, query in made.queries)
-        return Parsed(examples, passages=(made.passage,))
+        queries, passage = make_queries(title, text, self._source.queries, seed=self._seed)
+        return Parsed(tuple(Example(query, (passage,), 1) for _, query in queries), passages=(passage,))
 
 
 def _scored(items: Sequence[_Item], scores: Sequence[Any], name: str) -> list[_Item]:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import datasets
 import numpy as np
 
 from oskit.data.documents import Record, Refusal
 from oskit.data.files import read_records
 from oskit.data.values import text_of
 from oskit.errors import DataError, first_line
-from oskit.training.data.arrow import datasets_module
-from oskit.training.data.layout import DOCUMENT_ID_NAMES
+from oskit.training.data.layout import DOCUMENT_ID_NAMES, first_of
 from oskit.training.recipe.sources import Place
 
 if TYPE_CHECKING:
@@ -52,13 +52,21 @@ def records_of(place: Place, path: Path | None, wanted: Sequence[str]) -> Iterat
     Raises:
         DataError: It cannot be read.
         UsageError: The format cannot be told.
-        MissingDependencyError: ``datasets`` or ``pyarrow`` is not installed.
     """
-    if place.hub is not None:
-        return _rows_of(_load_from_hub(place), place.name)
-    if path is not None and is_saved_dataset(path):
-        return _rows_of(_load_saved(path), place.name)
-    return read_records(path or "-", format=place.format, wanted=wanted)
+    if place.hub is None and (path is None or not is_saved_dataset(path)):
+        return read_records(path or "-", format=place.format, wanted=wanted)
+    try:
+        if place.hub is None:
+            rows = datasets.load_from_disk(str(path))
+        else:
+            rows = datasets.load_dataset(place.hub, place.subset, split=place.split, revision=place.revision)
+    except Exception as error:  # whatever huggingface_hub, its HTTP library, fsspec, pyarrow and json raise
+        where = "" if place.hub is None else " from the Hugging Face Hub"
+        raise DataError(
+            f"the data set {place.name} cannot be loaded{where}: {first_line(error)}",
+            hint="Check its name, subset, split, the network, HF_HUB_OFFLINE and the login; or give a file",
+        ) from error
+    return (Record(f"{place.name}:{number}", row) for number, row in enumerate(rows, start=1))
 
 
 def error_of(refusal: Refusal) -> DataError:
@@ -85,30 +93,6 @@ def existing(place: Place) -> Path | None:
 def is_saved_dataset(path: Path) -> bool:
     """Whether it is a folder that ``Dataset.save_to_disk`` wrote."""
     return (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
-
-
-def _rows_of(dataset: Any, name: str) -> Iterator[Record]:
-    for number, row in enumerate(dataset, start=1):
-        yield Record(f"{name}:{number}", row)
-
-
-def _load_from_hub(place: Place) -> Any:
-    datasets = datasets_module()
-    try:
-        return datasets.load_dataset(place.hub, place.subset, split=place.split, revision=place.revision)
-    except Exception as error:  # whatever huggingface_hub, its HTTP library, fsspec and pyarrow raise
-        raise DataError(
-            f"the data set {place.name} cannot be loaded from the Hugging Face Hub: {first_line(error)}",
-            hint="Check its name, subset, split, the network, HF_HUB_OFFLINE and the login; or give a file",
-        ) from error
-
-
-def _load_saved(path: Path) -> Any:
-    datasets = datasets_module()
-    try:
-        return datasets.load_from_disk(str(path))
-    except Exception as error:  # pyarrow's, or of whatever kind a cut-off JSON leads to
-        raise DataError(f"the data set saved in {path} cannot be loaded: {first_line(error)}") from error
 
 
 def score_of(value: Any, name: str) -> float:
@@ -141,16 +125,15 @@ def required_text(values: Mapping[str, Any], name: str) -> str:
     """
     if name not in values:
         raise ValueError(f"no field {name!r}")
-    text = text_of(values[name], name).strip()
-    if not text:
-        raise ValueError(f"{name!r} is empty")
-    return text
+    if text := text_of(values[name], name).strip():
+        return text
+    raise ValueError(f"{name!r} is empty")
 
 
 def text_of_passage(value: Mapping[str, Any], name: str, *, ids: bool) -> str:
     """The text of a passage, with its title in front; or its id."""
     if ids:
-        key = next((key for key in (*DOCUMENT_ID_NAMES, "_id", "id") if key in value), "")
+        key = first_of((*DOCUMENT_ID_NAMES, "_id", "id"), value)
         if not key:
             raise ValueError(f"{name!r} has no id")
         return text_of(value[key], f"{name}.{key}").strip()

@@ -23,56 +23,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SourceFacts:
-    """What was read of one source; ``read == kept + refused``.
-
-    Attributes:
-        name: The source.
-        kind: What it was taken for.
-        layout: Which columns (or judgements) were taken for what.
-        read: Records: lines, rows, documents, judged queries.
-        kept: Records that were right.
-        refused: Records that were not.
-        examples: Training examples that came of them: queries that no source before had.
-        positives: Known positives of these.
-        scored: Candidates of these that came with a score.
-        duplicates: Pairs and records that brought nothing new: they came before.
-        generic: Made queries dropped because too many documents would have them.
-        without_examples: Records that were right and gave no example: documents too short for a query or only
-            there to be found, queries without a relevant document.
-        unanswered: Queries dropped because nothing is known but what does not answer them.
-        passages: Texts new to the corpus.
-        dropped_negatives: Negatives that say what a positive says or are the query itself, or that the corpus
-            lacks.
-        ignored: Columns that were not understood, and not used.
-        refusals: The first refusals, each with file, line and reason.
-        reasons: How often each reason occurred.
-        refusals_file: All refusals as JSON lines; None if there are none.
-    """
+    """What was read of one source; ``read == kept + refused``."""
 
     name: str
-    kind: Kind
-    layout: str
-    read: int = 0
-    kept: int = 0
-    refused: int = 0
-    examples: int = 0
-    positives: int = 0
-    scored: int = 0
-    duplicates: int = 0
-    generic: int = 0
+    kind: Kind  # what it was taken for
+    layout: str  # which columns (or judgements) were taken for what
+    read: int = 0  # records: lines, rows, documents, judged queries
+    kept: int = 0  # records that were right
+    refused: int = 0  # records that were not
+    examples: int = 0  # training examples that came of them: queries that no source before had
+    positives: int = 0  # known positives of these
+    scored: int = 0  # candidates of these that came with a score
+    duplicates: int = 0  # pairs and records that brought nothing new: they came before
+    generic: int = 0  # made queries dropped because too many documents would have them
+    # records that were right and gave no example: documents too short for a query or only there to be found,
+    # queries without a relevant document
     without_examples: int = 0
-    unanswered: int = 0
-    passages: int = 0
+    unanswered: int = 0  # queries dropped because nothing is known but what does not answer them
+    passages: int = 0  # texts new to the corpus
+    # negatives that say what a positive says or are the query itself, or that the corpus lacks
     dropped_negatives: int = 0
-    ignored: tuple[str, ...] = ()
-    refusals: tuple[str, ...] = ()
-    reasons: dict[str, int] = field(default_factory=dict)
-    refusals_file: Path | None = None
+    ignored: tuple[str, ...] = ()  # columns that were not understood, and not used
+    refusals: tuple[str, ...] = ()  # the first refusals, each with file, line and reason
+    reasons: dict[str, int] = field(default_factory=dict)  # how often each reason occurred
+    refusals_file: Path | None = None  # all refusals as JSON lines; None if there are none
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can carry it."""
-        file = self.refusals_file
-        return {**asdict(self), "refusals_file": None if file is None else str(file)}
+        return {**asdict(self), "refusals_file": self.refusals_file and str(self.refusals_file)}
 
     def __str__(self) -> str:
         parts = [
@@ -95,10 +73,9 @@ class TrainingData:
     """Training examples, the corpus behind them, and where they come from.
 
     Attributes:
-        examples: A query with scored candidates each, as :data:`oskit.training.data.arrow.EXAMPLES` says:
-            ``query: str``, ``candidates: list[int]`` (rows of the corpus, known positives first),
+        examples: ``query: str``, ``candidates: list[int]`` (rows of the corpus, known positives first),
             ``positives: int``, ``scores: list[float]``, ``itself: int``; after labelling also
-            ``labels: list[float]``.
+            ``labels: list[float]``. See :data:`oskit.training.data.arrow.EXAMPLES`.
         corpus: ``id: str``, ``text: str``: every document that is known (candidates, documents of folders),
             each content once; ``id`` is a digest of the text.
         sources: What was read, one entry a source.
@@ -127,12 +104,12 @@ class TrainingData:
             path = Path(folder) / "records.jsonl"
             with path.open("w", encoding="utf-8") as file:
                 file.writelines(json.dumps(clean_value(record)) + "\n" for record in records)
-            data = load_training_data([DataSource(path=str(path), **options)])
-        return cls(data.examples, data.corpus, data.sources, data.notes, data.keep_alive)
+            return cls(**vars(load_training_data([DataSource(path=str(path), **options)])))
 
-    def with_examples(self, examples: Dataset, *notes: str) -> TrainingData:
-        """The same data with other examples, and what is to be said of it."""
-        return replace(self, examples=examples, notes=(*self.notes, *notes))
+    def with_examples(self, examples: Dataset, *notes: str, keep_alive: object = None) -> TrainingData:
+        """The same data with other examples, what is to be said of it, and what these lie in."""
+        kept = self.keep_alive if keep_alive is None else (self.keep_alive, keep_alive)
+        return replace(self, examples=examples, notes=(*self.notes, *notes), keep_alive=kept)
 
     def passages(self) -> Iterator[str]:
         """The corpus."""
@@ -180,14 +157,12 @@ def load_training_data(
         DataError: A source cannot be read, a record is broken (unless the source says ``skip``), or there
             are no examples.
         UsageError: There are no sources, or one is of a kind that cannot be.
-        MissingDependencyError: ``datasets`` or ``pyarrow`` is not installed.
     """
     if not sources:
         raise UsageError("there is no training data", hint="Name at least one source")
-    from oskit.training.data.loading import Loader
+    from oskit.training.data.loading import read_sources
 
-    described = [as_source(source) for source in sources]
-    data = Loader(described, folder, seed, progress).load()
+    data = read_sources([as_source(source) for source in sources], folder, seed, progress or (lambda _: None))
     if not len(data):
         raise DataError(
             f"no training examples in {', '.join(fact.name for fact in data.sources)}: {data.sources[0]}",

@@ -194,7 +194,7 @@ def _first_record(source: DataSource) -> Kind | None:
     if source.path == "-" or source.hub is not None:
         return None
     kinds: list[Kind] = []
-    records = read_source(source, lambda kind, _layout: kinds.append(kind), look_up=False)
+    records = read_source(source, lambda kind, *_: kinds.append(kind), look_up=False)
     for item in islice(records, FIRST):
         if isinstance(item, Parsed):
             break

@@ -18,6 +18,7 @@ from oskit.training.data.arrow import (
     LABELLED,
     LABELS,
     RowWriter,
+    candidate_blocks,
     candidate_counts,
     numbers_of,
     open_rows,
@@ -49,8 +50,6 @@ _IDF = "idf.npy"
 _TEACHERS = "batch-teachers"
 _STEPS = ("examples.arrow", "mined.arrow", "labelled.arrow")
 """Tables that are of no use once the examples are ready."""
-
-_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -197,9 +196,8 @@ class _Maker:
         with RowWriter(
             self.folder / _EXAMPLES, LABELLED if LABELS in data.examples.column_names else EXAMPLES
         ) as writer:
-            table = data.examples.with_format("arrow")
-            for start in range(0, len(table), _ROWS):
-                writer.add_table(table[start : start + _ROWS])
+            for block in candidate_blocks(data.examples):
+                writer.add_table(block.table)
         data = data.with_examples(open_rows(self.folder / _EXAMPLES))
         if teachers is not None:
             if "batch" in recipe.labelled:

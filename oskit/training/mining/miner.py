@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,16 +11,23 @@ import numpy as np
 
 from oskit.errors import DataError, TrainingError
 from oskit.evaluation.offline.dense import DenseEncoder
-from oskit.training.data.arrow import EXAMPLES, DataFolder, RowWriter, column_of, open_rows, positives_of
+from oskit.training.data.arrow import (
+    EXAMPLES,
+    DataFolder,
+    RowWriter,
+    blocks_of,
+    column_of,
+    open_rows,
+    positives_of,
+)
 from oskit.training.data.normalising import keys_of, same_key
 from oskit.training.data.training_data import TrainingData
-from oskit.training.mining.rankers import Dense, Positions, Scores, search_bm25
+from oskit.training.mining.rankers import Positions, Scores, search_bm25, search_dense
 from oskit.training.mining.report import MiningReport
 from oskit.training.recipe.recipe import MiningConfig as MiningConfig
+from oskit.training.recipe.teachers import DenseTeacherConfig
 from oskit.training.teachers.ensemble import EnsembleTeacher
-from oskit.training.teachers.teacher import Progress
-
-_ROWS = 1024
+from oskit.training.teachers.teacher import Progress, Rows, Side, VectorTeacher, tell_nobody
 
 
 def mine_negatives(
@@ -29,7 +36,7 @@ def mine_negatives(
     *,
     teachers: EnsembleTeacher | DenseEncoder | None = None,
     folder: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress = tell_nobody,
 ) -> tuple[TrainingData, MiningReport]:
     """Add negatives to the candidates of every example.
 
@@ -56,26 +63,19 @@ def mine_negatives(
         DataError: The result, or the cache, cannot be written.
     """
     config = config or MiningConfig()
-    told = progress or (lambda _what, _count: None)
-    ensemble = teachers if isinstance(teachers, EnsembleTeacher) else None
-    model = teachers.dense if isinstance(teachers, EnsembleTeacher) else teachers
-    if config.ranker == "dense" and model is None:
-        raise TrainingError("mining needs a dense teacher, and there is none", hint="Or set ranker: bm25.")
-    asked = Asked(data)
-    found = _find(data, config, None if model is None else Dense(model, data, told), ensemble, asked, told)
+    asked = _Asked(data)
+    found = _find(data, config, teachers, asked, progress)
     miner = _Miner(data, config, asked, found)
     place = DataFolder(folder)
-    path = place.path / "mined.arrow"
-    with RowWriter(path, EXAMPLES) as writer:
-        for row in miner.rows(told):
+    with RowWriter(place.path / "mined.arrow", EXAMPLES) as writer:
+        for row in miner.rows(progress):
             writer.add(*row)
-    if ensemble is not None:
-        ensemble.release()
-    mined = replace(data, examples=open_rows(path), keep_alive=(data.keep_alive, place))
-    return mined, miner.report
+    if isinstance(teachers, EnsembleTeacher):
+        teachers.release()
+    return data.with_examples(open_rows(place.path / "mined.arrow"), keep_alive=place), miner.report
 
 
-class Asked:
+class _Asked:
     """Who asks the same, up to case, punctuation and white space, and what is known to answer it.
 
     Attributes:
@@ -88,7 +88,7 @@ class Asked:
 
     def __init__(self, data: TrainingData) -> None:
         queries = keys_of(map(same_key, column_of(data.examples, "query")))
-        self.keys = keys_of(map(same_key, column_of(data.corpus, "text")))
+        self.keys = keys_of(map(same_key, data.passages()))
         own, first, inverse = np.unique(queries, return_index=True, return_inverse=True)
         order = np.argsort(first)  # as they come
         self.rows = first[order].astype(np.int64)
@@ -108,36 +108,51 @@ class _Found(NamedTuple):
     positives: Scores | None = None  # its mean score of each example's positives; NaN without any
 
 
+class _Embedding(VectorTeacher):
+    """Anything that embeds texts, as a teacher."""
+
+    def __init__(self, encoder: DenseEncoder) -> None:
+        super().__init__(DenseTeacherConfig())
+        self._encoder = encoder
+
+    def vectors(self, data: TrainingData, side: Side, rows: Rows) -> Scores:
+        texts = self.texts(data, side, rows)
+        return self._encoder.embed_queries(texts) if side == "query" else self._encoder.embed_documents(texts)
+
+
 def _find(
     data: TrainingData,
     config: MiningConfig,
-    dense: Dense | None,
-    ensemble: EnsembleTeacher | None,
-    asked: Asked,
+    teachers: EnsembleTeacher | DenseEncoder | None,
+    asked: _Asked,
     progress: Progress,
 ) -> _Found:
+    ensemble = teachers if isinstance(teachers, EnsembleTeacher) else None
+    given = None if teachers is None or isinstance(teachers, EnsembleTeacher) else _Embedding(teachers)
+    dense = given if ensemble is None else ensemble.dense
     depth = min(config.depth, len(data.corpus))
-    candidates = np.empty((0, depth), dtype=np.int64)
     if config.ranker == "bm25":
         candidates = search_bm25(data, asked.rows, depth, progress)
         if dense is None:
             return _Found(candidates)
+    elif dense is None:
+        raise TrainingError("mining needs a dense teacher, and there is none", hint="Or set ranker: bm25.")
+    owners, rows = asked.positives
     try:
-        assert dense is not None
         if config.ranker == "dense":
-            candidates, scores = dense.search(asked.rows, depth)
+            candidates, scores = search_dense(dense, data, asked.rows, depth, progress)
         else:
             there = candidates >= 0
             scores = np.full(candidates.shape, -np.inf, dtype=np.float32)
-            scores[there] = dense.scores(asked.rows[np.nonzero(there)[0]], candidates[there])
-        owners, rows = asked.positives
-        known = dense.scores(asked.rows[asked.query[owners]], rows)
+            queries = asked.rows[np.nonzero(there)[0]]
+            scores[there] = dense.pair_scores(data, queries, candidates[there], progress)
+        known = dense.pair_scores(data, asked.rows[asked.query[owners]], rows, progress)
     except DataError:
         raise
     except Exception as error:  # whatever a model's own code raises
-        if ensemble is None or ensemble.dense is None:
+        if ensemble is None:
             raise
-        ensemble.fail(ensemble.dense, error)
+        ensemble.fail(dense, error)
         if config.ranker == "dense":
             raise TrainingError(f"the dense teacher that mines failed: {error}", hint="See above.") from error
         return _Found(candidates)
@@ -150,11 +165,8 @@ def _find(
 class _Miner:
     """Chooses, example by example."""
 
-    def __init__(self, data: TrainingData, config: MiningConfig, asked: Asked, found: _Found) -> None:
-        self._data = data
-        self._config = config
-        self._asked = asked
-        self._found = found
+    def __init__(self, data: TrainingData, config: MiningConfig, asked: _Asked, found: _Found) -> None:
+        self._data, self._config, self._asked, self._found = data, config, asked, found
         self.report = MiningReport(len(data.examples), len(asked.rows), len(data.corpus))
         looks = config.margin is not None or config.positive_share is not None
         self.report.filtered = found.scores is not None and looks
@@ -162,18 +174,14 @@ class _Miner:
 
     def rows(self, progress: Progress) -> Iterator[tuple[str, list[int], int, list[float], int]]:
         """The examples with their candidates."""
-        examples = self._data.examples
-        for start in range(0, len(examples), _ROWS):
-            block = examples[start : start + _ROWS]
-            rows = zip(*(block[name] for name in EXAMPLES), strict=True)
-            for row, (query, given, positives, scores, itself) in enumerate(rows, start):
-                kept = self._kept(row, given, positives)
-                candidates = [given[place] for place in kept]
-                chosen = self._choose(row, [*candidates, *([itself] if itself >= 0 else [])])
-                kept_scores = [scores[place] for place in kept] if scores else []
-                padding = [float("nan")] * len(chosen) if scores else []
-                yield query, candidates + chosen, positives, kept_scores + padding, itself
-            progress("choosing negatives", len(block["query"]))
+        examples = enumerate(blocks_of(self._data.examples))
+        for row, (query, given, positives, scores, itself, *_) in examples:
+            kept = self._kept(row, given, positives)
+            candidates = [given[place] for place in kept]
+            chosen = self._choose(row, [*candidates, *([itself] if itself >= 0 else [])])
+            kept_scores = [*(scores[place] for place in kept), *(math.nan for _ in chosen)] if scores else []
+            yield query, candidates + chosen, positives, kept_scores, itself
+            progress("choosing negatives", 1)
         judged = self._found.positives
         if judged is not None and not np.isnan(judged).all():
             self.report.positive_score = float(np.nanmean(judged))

@@ -10,9 +10,10 @@ import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self, TypedDict
+from typing import Any, Self
 
 import numpy as np
+import pyarrow
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -21,20 +22,10 @@ from oskit.data.atomic import write_whole
 from oskit.errors import DataError, TrainingError
 from oskit.training.data.arrow import RowWriter, list_column, numbers_of, of_lists, open_rows
 from oskit.training.data.training_data import TrainingData
-from oskit.training.recipe.teachers import Normalization
 from oskit.training.teachers.ensemble import EnsembleTeacher
-from oskit.training.teachers.teacher import AT_ONCE, Progress, Rows, Side, VectorTeacher, asked_for
+from oskit.training.teachers.teacher import Progress, Rows, Side, VectorTeacher, tell_nobody
 
 _FILE = "teachers.json"
-_SIDES: tuple[Side, Side] = ("query", "document")
-
-
-class _Facts(TypedDict):
-    """Of one teacher: its share, and active dimensions of its longest sparse vectors."""
-
-    weight: float
-    normalize: Normalization
-    longest: dict[Side, int]
 
 
 class BatchTeachers:
@@ -45,9 +36,6 @@ class BatchTeachers:
     (``teacher_0_query_ids`` int32 and ``…_weights`` float32 ``[B, Q]``, of documents ``[B, C, L]``), as many
     as the longest vector of the data has, padded with the id -1. So all tensors have their sizes from the
     data, and can be gathered over processes.
-
-    Args:
-        folder: Where it lies.
 
     Raises:
         DataError: It is not there.
@@ -62,16 +50,17 @@ class BatchTeachers:
                 f"the teachers' vectors in {folder} cannot be read: {error}",
                 hint="Remove the folder of the run's data to prepare it anew.",
             ) from error
-        self._teachers: list[_Facts] = found["teachers"]
+        # Each teacher's share, how it is normalised, and active dimensions of its longest sparse vectors.
+        self._teachers: list[dict[str, Any]] = found["teachers"]
         self._scale: float = found["scale"]
-        self._tables: dict[str, _Table] = {}
+        self._tables: dict[Path, _Table] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_tables": {}}  # a worker maps the files itself
 
     @classmethod
     def write(
-        cls, teachers: EnsembleTeacher, data: TrainingData, folder: Path, *, progress: Progress | None = None
+        cls, teachers: EnsembleTeacher, data: TrainingData, folder: Path, *, progress: Progress = tell_nobody
     ) -> Self:
         """Embed all queries and candidates, before the first step.
 
@@ -87,16 +76,15 @@ class BatchTeachers:
         """
         members = teachers.embed(data, progress)
         total = sum(member.config.weight for member in members)
-        facts: list[_Facts] = []
-        for number, member in enumerate(members):
-            assert isinstance(member.teacher, VectorTeacher)
-            facts.append(
-                {
-                    "weight": member.config.weight / total,
-                    "normalize": teachers.normalization(member),
-                    "longest": _write_vectors(member.teacher, data, folder, number),
-                }
-            )
+        facts = [
+            {
+                "weight": member.config.weight / total,
+                "normalize": teachers.normalization(member),
+                "longest": _write_vectors(member.teacher, data, folder, number),
+            }
+            for number, member in enumerate(members)
+            if isinstance(member.teacher, VectorTeacher)
+        ]
         # Last of all: its presence says that the rest is whole.
         write_whole(folder / _FILE, json.dumps({"teachers": facts, "scale": teachers.scale}))
         return cls(folder)
@@ -110,14 +98,12 @@ class BatchTeachers:
         """
         found: dict[str, Tensor] = {}
         for number, facts in enumerate(self._teachers):
-            for side, rows in zip(_SIDES, (queries, documents), strict=True):
-                name = f"{number}-{side}"
-                if name not in self._tables:
-                    self._tables[name] = _Table(_path(self._folder, number, side), facts["longest"][side])
-                for part, values in self._tables[name].take(rows.ravel()).items():
-                    found[f"teacher_{number}_{side}{part}"] = torch.from_numpy(
-                        values.reshape(*rows.shape, -1)
-                    )
+            for side, longest in facts["longest"].items():
+                path, rows = _path(self._folder, number, side), queries if side == "query" else documents
+                table = self._tables.get(path) or self._tables.setdefault(path, _Table(path, longest))
+                for part, values in table.take(rows.ravel()).items():
+                    name = f"teacher_{number}_{side}{part}"
+                    found[name] = torch.from_numpy(values.reshape(*rows.shape, -1))
         return found
 
     @torch.no_grad()
@@ -130,7 +116,7 @@ class BatchTeachers:
         Returns:
             On the same device; all first documents, then all second ones, and so on.
         """
-        total: Tensor | None = None
+        found = []
         for number, facts in enumerate(self._teachers):
             # In float32 even where the student computes in less.
             with torch.autocast(next(iter(targets.values())).device.type, enabled=False):
@@ -140,11 +126,10 @@ class BatchTeachers:
                 # Equal scores are 0 after the subtraction, whatever they are divided by.
                 spread = highest - lowest
                 scores = (scores - lowest) / torch.where(spread > 0, spread, torch.ones_like(spread))
-            scores = scores * (self._scale * facts["weight"])
-            total = scores if total is None else total + scores
-        if total is None:
+            found.append(scores * (self._scale * facts["weight"]))
+        if not found:
             raise TrainingError("no teacher labels whole batches")
-        return total
+        return torch.stack(found).sum(0)
 
 
 def _path(folder: Path, number: int, side: Side) -> Path:
@@ -156,34 +141,30 @@ def _write_vectors(teacher: VectorTeacher, data: TrainingData, folder: Path, num
 
     Of a sparse document only the terms that some query has are written: no other counts in a score.
     """
-    import pyarrow
-
     used: NDArray[np.bool_] | None = None
     longest: dict[Side, int] = {"query": 1, "document": 1}
-    for side, rows in asked_for(data).items():
-        with ExitStack() as stack:
-            writer: RowWriter | None = None
-            for start in range(0, len(rows), AT_ONCE):
-                part = rows[start : start + AT_ONCE]
-                vectors = teacher.vectors(data, side, part)
-                if isinstance(vectors, np.ndarray):
-                    counts = np.full(len(part), vectors.shape[1])
-                    columns = {"vector": (vectors.ravel(), "numbers")}
+    writers: dict[Side, RowWriter] = {}
+    with ExitStack() as stack:
+        for side, rows, vectors in teacher.blocks(data):
+            if isinstance(vectors, np.ndarray):
+                columns = {"vector": list_column(vectors.ravel(), np.full(len(rows), vectors.shape[1]))}
+            else:
+                used = np.zeros(vectors.shape[1], dtype=bool) if used is None else used
+                if side == "query":
+                    used[vectors.indices] = True
                 else:
-                    used = np.zeros(vectors.shape[1], dtype=bool) if used is None else used
-                    if side == "query":
-                        used[vectors.indices] = True
-                    else:
-                        vectors.data[~used[vectors.indices]] = 0
-                        vectors.eliminate_zeros()
-                    counts = np.diff(vectors.indptr)
-                    longest[side] = max(longest[side], int(counts.max(initial=0)))
-                    columns = {"ids": (vectors.indices, "rows"), "weights": (vectors.data, "numbers")}
-                if writer is None:
-                    kinds = {"row": "row", **{name: kind for name, (_, kind) in columns.items()}}
-                    writer = stack.enter_context(RowWriter(_path(folder, number, side), kinds))
-                lists = {name: list_column(values, counts) for name, (values, _) in columns.items()}
-                writer.add_table(pyarrow.table({"row": part, **lists}))
+                    vectors.data[~used[vectors.indices]] = 0
+                    vectors.eliminate_zeros()
+                counts = np.diff(vectors.indptr)
+                longest[side] = max(longest[side], int(counts.max(initial=0)))
+                columns = {
+                    "ids": list_column(vectors.indices, counts),
+                    "weights": list_column(vectors.data, counts),
+                }
+            table = pyarrow.table({"row": rows, **columns})
+            if side not in writers:
+                writers[side] = stack.enter_context(RowWriter(_path(folder, number, side), table.schema))
+            writers[side].add_table(table)
     return longest
 
 
@@ -197,7 +178,7 @@ class _Table:
 
     def take(self, rows: Rows) -> dict[str, NDArray[Any]]:
         """Dense vectors, or ids and weights as ``[len(rows), longest]``, padded with -1 and 0."""
-        table = self._vectors[np.searchsorted(self._rows, rows).tolist()]
+        table = self._vectors[np.searchsorted(self._rows, rows)]
         if "vector" in table.column_names:
             return {"": np.array(of_lists(table.column("vector"))[1])}
         counts, ids = of_lists(table.column("ids"))
@@ -213,15 +194,12 @@ def _scores(tensors: Mapping[str, Tensor], name: str) -> Tensor:
     if f"{name}_query" in tensors:
         return tensors[f"{name}_query"] @ _column_major(tensors[f"{name}_document"]).T
     query_ids, query_weights = tensors[f"{name}_query_ids"], tensors[f"{name}_query_weights"]
+    document_ids, document_weights = (
+        _column_major(tensors[f"{name}_document_{part}"]) for part in ("ids", "weights")
+    )
     # Of the vocabulary only what some query of the batch has is looked at; -1 comes first.
     terms = torch.unique(torch.cat([query_ids.new_full((1,), -1), query_ids.flatten()]))
-    queries = _dense(query_ids, query_weights, terms)
-    documents = _dense(
-        _column_major(tensors[f"{name}_document_ids"]),
-        _column_major(tensors[f"{name}_document_weights"]),
-        terms,
-    )
-    return queries @ documents.T
+    return _dense(query_ids, query_weights, terms) @ _dense(document_ids, document_weights, terms).T
 
 
 def _column_major(vectors: Tensor) -> Tensor:

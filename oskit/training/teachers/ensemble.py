@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -30,8 +30,14 @@ from oskit.training.teachers.labels import weighted_average, with_labels
 from oskit.training.teachers.models import CrossEncoderTeacher, DenseTeacher, SparseTeacher
 from oskit.training.teachers.report import EnsembleReport, Status, TeacherReport
 from oskit.training.teachers.score_cache import default_cache_folder
-from oskit.training.teachers.teacher import Progress, StoredScores, Teacher, VectorTeacher
-from oskit.training.teachers.words import Bm25Teacher
+from oskit.training.teachers.teacher import (
+    Bm25Teacher,
+    Progress,
+    StoredScores,
+    Teacher,
+    VectorTeacher,
+    tell_nobody,
+)
 
 if TYPE_CHECKING:
     from oskit.training.recipe.recipe import EncoderPart, Recipe
@@ -128,7 +134,7 @@ class EnsembleTeacher:
         )
 
     def label(
-        self, data: TrainingData, *, folder: Path | None = None, progress: Progress | None = None
+        self, data: TrainingData, *, folder: Path | None = None, progress: Progress = tell_nobody
     ) -> TrainingData:
         """Label the candidates of all examples.
 
@@ -147,7 +153,7 @@ class EnsembleTeacher:
         """
         if not len(data.examples):
             raise TrainingError("there are no examples to label", hint="Check the training data.")
-        found = self._ask(lambda teacher: teacher.compute(data, progress or _tell_nobody))
+        found = self._ask(lambda teacher: teacher.compute(data, progress))
         place = DataFolder(folder)
         path = place.path / "labelled.arrow"
         with RowWriter(path, LABELLED) as writer:
@@ -160,7 +166,7 @@ class EnsembleTeacher:
                 self._counts["candidates"] += len(labels)
                 self._counts["unknown"] += int(np.isnan(labels).sum())
                 writer.add_table(with_labels(block.table, labels, block.counts))
-        return replace(data, examples=open_rows(path), keep_alive=(data.keep_alive, place))
+        return data.with_examples(open_rows(path), keep_alive=place)
 
     def normalization(self, member: Member) -> Normalization:
         """How a teacher's scores are normalised."""
@@ -171,7 +177,7 @@ class EnsembleTeacher:
         """What averaged scores are multiplied by."""
         return self._labels.scale
 
-    def embed(self, data: TrainingData, progress: Progress | None = None) -> list[Member]:
+    def embed(self, data: TrainingData, progress: Progress = tell_nobody) -> list[Member]:
         """Have all labelling teachers embed the queries and the candidates, for labels over whole batches.
 
         Returns:
@@ -185,7 +191,7 @@ class EnsembleTeacher:
         def work(teacher: Teacher) -> None:
             if not isinstance(teacher, VectorTeacher):
                 raise TrainingError(f"a {teacher.kind} teacher labels a query's own candidates alone")
-            teacher.compute(data, progress or _tell_nobody)
+            teacher.compute(data, progress)
 
         return [member for member, _ in self._ask(work)]
 
@@ -300,7 +306,3 @@ class EnsembleTeacher:
             self._try(member, partial(work, member.teacher))
         self._require_one()
         return [(member, member.teacher) for member in self._active() if member.teacher is not None]
-
-
-def _tell_nobody(_what: str, _count: int) -> None:
-    """Progress without a listener."""

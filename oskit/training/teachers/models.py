@@ -6,6 +6,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from oskit.data.duplicates import digest_of
 from oskit.encoder.loader.hub import HubOptions, local_or_fetched
 from oskit.encoder.loader.quiet import quiet_libraries
-from oskit.encoder.pipeline import Precision, arithmetic, has_bf16, in_bulk, stored_in
+from oskit.encoder.pipeline import arithmetic, has_bf16, in_bulk, stored_in
 from oskit.errors import TrainingError, UntrainedEncoderError
 from oskit.evaluation.offline.dense import DEFAULT_MAX_LENGTH, DenseModel, hidden_size_of
 from oskit.training.data.arrow import CandidateBlock, candidate_blocks
@@ -42,7 +43,7 @@ _FORMAT = 2
 _EXAMPLES = 256
 """Examples whose pairs are read at once by a cross-encoder."""
 
-_HASHED_BYTES = 1 << 22
+_ENTRY = np.dtype([("id", np.int32), ("weight", np.float32)])
 
 
 class ModelTeacher(Teacher):
@@ -51,9 +52,6 @@ class ModelTeacher(Teacher):
     Args:
         config: Which model, and how it reads.
         cache: Folder where what it computes is kept.
-
-    Attributes:
-        store: What it has computed.
 
     Raises:
         EncoderError: There is no such model.
@@ -94,18 +92,24 @@ class ModelTeacher(Teacher):
             self._models = [self._load(device) for device in devices_of(self.config.device)]
         return self._models
 
-    def _spread(self, items: list[T], compute: Callable[[Any, list[T]], list[bytes]]) -> list[bytes]:
-        """The values of all items, in their order, by all devices at once."""
-        models = self._loaded()
-        if len(models) == 1:
-            with all_cores():
-                return compute(models[0], items)
-        parts = [items[number :: len(models)] for number in range(len(models))]
-        found: list[bytes] = [b""] * len(items)
-        with ThreadPoolExecutor(len(models), thread_name_prefix="oskit-teacher") as pool:
-            for number, values in enumerate(pool.map(compute, models, parts)):
-                found[number :: len(models)] = values
-        return found
+    def _values(
+        self, keys: list[bytes], items: list[T], compute: Callable[[Any, list[T]], list[bytes]]
+    ) -> list[bytes]:
+        """The values of all items: those that are kept, and the others by all devices at once."""
+
+        def missing(places: list[int]) -> list[bytes]:
+            models, asked = self._loaded(), [items[place] for place in places]
+            if len(models) == 1:
+                with all_cores():
+                    return compute(models[0], asked)
+            parts = [asked[number :: len(models)] for number in range(len(models))]
+            found: list[bytes] = [b""] * len(asked)
+            with ThreadPoolExecutor(len(models), thread_name_prefix="oskit-teacher") as pool:
+                for number, values in enumerate(pool.map(compute, models, parts)):
+                    found[number :: len(models)] = values
+            return found
+
+        return self.store.values(keys, missing)
 
     def _identity(self) -> str:
         """All that its values depend on, but the texts."""
@@ -131,12 +135,7 @@ class EmbeddingTeacher(ModelTeacher, VectorTeacher):
     def vectors(self, data: TrainingData, side: Side, rows: Rows) -> Vectors:
         texts = self.texts(data, side, rows)
         keys = [digest_of(side, text) for text in texts]
-        values = self.store.values(
-            keys,
-            lambda missing: self._spread(
-                [texts[place] for place in missing], lambda model, part: self._compute(model, part, side)
-            ),
-        )
+        values = self._values(keys, texts, lambda model, part: self._compute(model, part, side))
         vectors = self._decode(values)
         if not np.isfinite(vectors if isinstance(vectors, np.ndarray) else vectors.data).all():
             raise TrainingError("some of its vectors are not finite", hint="Try precision: float32.")
@@ -158,10 +157,8 @@ class DenseTeacher(EmbeddingTeacher):
     config: DenseTeacherConfig
 
     def _identity(self) -> str:
-        prompts = (
-            f"query prompt {self.config.query_prompt!r}; document prompt {self.config.document_prompt!r}"
-        )
-        return f"{super()._identity()}; {prompts}"
+        query, document = self.config.query_prompt, self.config.document_prompt
+        return f"{super()._identity()}; query prompt {query!r}; document prompt {document!r}"
 
     def _compute(self, model: DenseModel, texts: list[str], side: Side) -> list[bytes]:
         vectors = model.embed_queries(texts) if side == "query" else model.embed_documents(texts)
@@ -189,11 +186,7 @@ class SparseTeacher(EmbeddingTeacher):
     """A trained neural sparse encoder; its score is the cluster's: special tokens weigh nothing.
 
     Vectors are ``[n, vocabulary]``. A random projection is refused: it has nothing to teach.
-
-    Args:
-        config: Which encoder.
-        cache: Folder where what it computes is kept.
-        activation: As ``from_pretrained`` takes it.
+    ``activation`` is as ``from_pretrained`` takes it.
     """
 
     def __init__(
@@ -205,35 +198,23 @@ class SparseTeacher(EmbeddingTeacher):
     @property
     def _computes(self) -> str:
         # An encoder that teaches itself gives the vectors that it gives as anybody's teacher.
-        return "sparse" if self._activation is None else f"sparse, {self._activation}"
+        return f"sparse entries, {self._activation}"
 
     def _compute(self, model: NeuralSparseEncoder, texts: list[str], side: Side) -> list[bytes]:
         matrix = model.query_matrix(texts) if side == "query" else model.document_matrix(texts)
-        rows = zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True)
-        return [
-            np.int32(matrix.shape[1]).tobytes()
-            + matrix.indices[start:end].astype(np.int32).tobytes()
-            + matrix.data[start:end].astype(np.float32).tobytes()
-            for start, end in rows
-        ]
+        entries = np.empty(matrix.nnz, dtype=_ENTRY)
+        entries["id"], entries["weight"] = matrix.indices, matrix.data
+        width = np.int32(matrix.shape[1]).tobytes()
+        return [width + entries[start:end].tobytes() for start, end in pairwise(matrix.indptr)]
 
     def _decode(self, values: Sequence[bytes]) -> csr_matrix:
         from scipy.sparse import csr_matrix
 
         width = int(np.frombuffer(values[0], dtype=np.int32, count=1)[0]) if values else 0
-        counts = [(len(value) - 4) // 8 for value in values]
-        indices = [np.frombuffer(v, np.int32, n, offset=4) for v, n in zip(values, counts, strict=True)]
-        data = [
-            np.frombuffer(v, np.float32, n, offset=4 + 4 * n) for v, n in zip(values, counts, strict=True)
-        ]
-        return csr_matrix(
-            (
-                np.concatenate([*data, np.empty(0, np.float32)]),
-                np.concatenate([*indices, np.empty(0, np.int32)]),
-                np.cumsum([0, *counts]),
-            ),
-            shape=(len(values), width),
-        )
+        ends = np.cumsum([0, *((len(value) - 4) // _ENTRY.itemsize for value in values)])
+        entries = np.frombuffer(b"".join(value[4:] for value in values), dtype=_ENTRY)
+        shape = len(values), width
+        return csr_matrix((entries["weight"].copy(), entries["id"].copy(), ends), shape=shape)
 
     def _load(self, device: str) -> NeuralSparseEncoder:
         from oskit.encoder.model import NeuralSparseEncoder
@@ -270,24 +251,19 @@ class CrossEncoderTeacher(ModelTeacher):
         self.release()
 
     def scores(self, data: TrainingData, block: CandidateBlock) -> NDArray[np.float32]:
-        queries = self.texts(data, "query", np.arange(block.start, block.start + len(block.counts)))
-        asked = [queries[place] for place in np.repeat(np.arange(len(queries)), block.counts)]
+        asked = self.texts(data, "query", block.owners)
         pairs = list(zip(asked, self.texts(data, "document", block.candidates), strict=True))
-        keys = [digest_of("pair", query, text) for query, text in pairs]
-        values = self.store.values(
-            keys, lambda missing: self._spread([pairs[place] for place in missing], self._compute)
-        )
+        values = self._values([digest_of("pair", *pair) for pair in pairs], pairs, self._compute)
         scores = np.frombuffer(b"".join(values), dtype=np.float32)
         if not np.isfinite(scores).all():
             raise TrainingError("some of its scores are not finite", hint="Try precision: float32.")
         return scores
 
     def _compute(self, model: CrossEncoder, pairs: list[tuple[str, str]]) -> list[bytes]:
-        precision: Precision = "auto" if self.config.precision == "auto" else "fp32"
         weights = next(model.parameters())
 
         def run(batch: list[tuple[str, str]]) -> NDArray[np.float32]:
-            with arithmetic(precision, weights):
+            with arithmetic("auto" if self.config.precision == "auto" else "fp32", weights):
                 found: NDArray[np.float32] = model.predict(
                     batch,
                     batch_size=len(batch),
@@ -338,6 +314,5 @@ def fingerprint_of(folder: Path) -> str:
             continue
         state.update(digest_of(name.as_posix()))
         with path.open("rb") as file:
-            while chunk := file.read(_HASHED_BYTES):
-                state.update(chunk)
+            hashlib.file_digest(file, lambda: state)
     return state.hexdigest()

@@ -1,9 +1,10 @@
-"""What a teacher is: something that scores a query's candidates."""
+"""What a teacher is: something that scores a query's candidates; and those that need no model."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -13,13 +14,14 @@ from numpy.typing import NDArray
 from oskit.data.jsonl import read_objects
 from oskit.data.values import clean_text, text_of
 from oskit.errors import TrainingError
+from oskit.evaluation.offline.bm25 import Bm25Index, Bm25Settings
 from oskit.training.data.arrow import CandidateBlock, candidate_blocks, candidate_rows, of_lists
 from oskit.training.data.training_data import TrainingData
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-    from oskit.training.recipe.teachers import TeacherConfig
+    from oskit.training.recipe.teachers import Bm25TeacherConfig, TeacherConfig
 
     Vectors: TypeAlias = NDArray[np.float32] | csr_matrix
 
@@ -28,6 +30,11 @@ Side = Literal["query", "document"]
 Progress = Callable[[str, int], object]
 """Told what is being done, and how many (texts, examples) were done since the last call."""
 
+
+def tell_nobody(_what: str, _count: int) -> None:
+    """Progress without a listener."""
+
+
 AT_ONCE = 8192
 """Texts whose vectors are asked for together: a few windows of the encoder."""
 
@@ -35,11 +42,9 @@ AT_ONCE = 8192
 class Teacher(ABC):
     """Scores the candidates of examples.
 
-    Args:
-        config: What the recipe says of it.
-
     Attributes:
         kind: As the recipe calls it.
+        config: What the recipe says of it.
         fingerprint: Digest of a model's files.
         hits: Scores or vectors that the cache had.
         misses: Those that had to be computed.
@@ -82,7 +87,7 @@ class Teacher(ABC):
         Raises:
             TrainingError: Of all that was asked for it had none.
         """
-        if self._reads is not None and self._unread and not self._found:
+        if self._unread and not self._found:
             raise TrainingError(
                 f'{self.config.texts} has none of the texts of the data as its "text"',
                 hint='It needs lines {"text": a query or a document as in the data, "read": what to read}.',
@@ -91,7 +96,7 @@ class Teacher(ABC):
     def texts(self, data: TrainingData, side: Side, rows: Rows) -> list[str]:
         """What it reads in place of the queries, or documents, of these rows."""
         table, name = (data.examples, "query") if side == "query" else (data.corpus, "text")
-        found: list[str] = table.select_columns([name])[rows.tolist()][name]
+        found: list[str] = table.select_columns([name])[rows][name]
         if self._reads is None:
             return found
         read = [self._reads.get(_same(text)) for text in found]
@@ -107,28 +112,71 @@ class VectorTeacher(Teacher):
     def vectors(self, data: TrainingData, side: Side, rows: Rows) -> Vectors:
         """Vectors of the queries, or the documents, of these rows, ``[len(rows), width]``."""
 
-    def compute(self, data: TrainingData, progress: Progress) -> None:
-        for side, rows in asked_for(data).items():
-            what = f"{'queries' if side == 'query' else 'documents'}, {self.kind} teacher"
+    def blocks(self, data: TrainingData) -> Iterator[tuple[Side, Rows, Vectors]]:
+        """The vectors of all queries, then of all documents that are candidates, some rows at a time."""
+        sides: dict[Side, Rows] = {
+            "query": np.arange(len(data.examples)),
+            "document": candidate_rows(data.examples, data.corpus),
+        }
+        for side, rows in sides.items():
             for start in range(0, len(rows), AT_ONCE):
                 part = rows[start : start + AT_ONCE]
-                self.vectors(data, side, part)
-                progress(what, len(part))
+                yield side, part, self.vectors(data, side, part)
+
+    def compute(self, data: TrainingData, progress: Progress) -> None:
+        for side, rows, _ in self.blocks(data):
+            progress(f"{'queries' if side == 'query' else 'documents'}, {self.kind} teacher", len(rows))
         self.check_texts()
 
     def scores(self, data: TrainingData, block: CandidateBlock) -> NDArray[np.float32]:
-        queries = self.vectors(data, "query", np.arange(block.start, block.start + len(block.counts)))
-        rows, places = np.unique(block.candidates, return_inverse=True)
-        asked = queries[np.repeat(np.arange(len(block.counts)), block.counts)]
-        there = self.vectors(data, "document", rows)[places]
-        if isinstance(asked, np.ndarray):
-            return np.asarray(np.einsum("nd,nd->n", asked, there), dtype=np.float32)
-        return np.asarray(asked.multiply(there).sum(axis=1), dtype=np.float32).ravel()
+        return self.pair_scores(data, block.owners, block.candidates)
+
+    def pair_scores(
+        self, data: TrainingData, queries: Rows, documents: Rows, progress: Progress = tell_nobody
+    ) -> NDArray[np.float32]:
+        """The score of each query with the document at its place, ``[n]``."""
+        found = np.empty(len(queries), dtype=np.float32)
+        for start in range(0, len(queries), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            asked, by_query = np.unique(queries[part], return_inverse=True)
+            rows, by_document = np.unique(documents[part], return_inverse=True)
+            ours = self.vectors(data, "query", asked)[by_query]
+            theirs = self.vectors(data, "document", rows)[by_document]
+            if isinstance(ours, np.ndarray):
+                found[part] = np.einsum("nd,nd->n", ours, theirs)
+            else:
+                found[part] = np.asarray(ours.multiply(theirs).sum(axis=1)).ravel()
+            progress("scoring candidates", len(by_query))
+        return found
 
 
-def asked_for(data: TrainingData) -> dict[Side, Rows]:
-    """Rows of all queries, and of all documents that are candidates."""
-    return {"query": np.arange(len(data.examples)), "document": candidate_rows(data.examples, data.corpus)}
+class Bm25Teacher(VectorTeacher):
+    """BM25 over the training corpus. Its score is an inner product too, of the terms of a query and their
+    weights in a document; it keeps no cache, for these depend on the whole corpus.
+
+    Raises:
+        UsageError: There is no such language.
+    """
+
+    config: Bm25TeacherConfig
+
+    def __init__(self, config: Bm25TeacherConfig) -> None:
+        super().__init__(config)
+        self._settings = Bm25Settings(language=config.language)
+        self._index: tuple[object, Bm25Index, csr_matrix] | None = None
+
+    def vectors(self, data: TrainingData, side: Side, rows: Rows) -> csr_matrix:
+        if self._index is None or self._index[0] is not data.corpus:
+            every = np.arange(len(data.corpus))
+            parts = (every[start : start + AT_ONCE] for start in range(0, len(every), AT_ONCE))
+            texts = chain.from_iterable(self.texts(data, "document", part) for part in parts)
+            index = Bm25Index(texts, self._settings)
+            self._index = data.corpus, index, index.document_matrix()
+        _, index, documents = self._index
+        return index.query_matrix(self.texts(data, "query", rows)) if side == "query" else documents[rows]
+
+    def release(self) -> None:
+        self._index = None
 
 
 class StoredScores(Teacher):
@@ -154,7 +202,7 @@ class StoredScores(Teacher):
         return found
 
 
-def _other_texts(path: Path) -> Mapping[str, str]:
+def _other_texts(path: Path) -> dict[str, str]:
     """What to read instead, by text up to white space.
 
     Raises:

@@ -23,8 +23,8 @@ from oskit.training.recipe.teachers import (
     LabelsPart,
     SparseTeacherConfig,
 )
-from oskit.training.teachers import batch
 from oskit.training.teachers import models as teacher_models
+from oskit.training.teachers import teacher
 from oskit.training.teachers.batch import BatchTeachers
 from oskit.training.teachers.ensemble import EnsembleTeacher, TeacherWarning
 from tests.unit.training.teacher_models_tiny import build_cross_encoder, build_dense, build_sparse
@@ -104,7 +104,7 @@ def minmax(scores: np.ndarray) -> np.ndarray:
 def test_labels_are_the_teachers_scores_of_all_documents(
     models: dict[str, str], tmp_path: Path, data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch, "AT_ONCE", 2)
+    monkeypatch.setattr(teacher, "AT_ONCE", 2)
     _, teachers = written(
         tmp_path,
         data,
