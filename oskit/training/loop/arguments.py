@@ -6,6 +6,7 @@ import difflib
 import math
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,19 +18,16 @@ from oskit.errors import TrainingError, UsageError, first_line
 from oskit.training.loop.folder import CHECKPOINTS
 from oskit.training.ranks import share_of, world_size
 from oskit.training.recipe.recipe import Recipe
-from oskit.training.recipe.schedule import SchedulePart
 from oskit.training.report.choice import CHOICE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from torch import nn
 
 EVALUATIONS = 10
 """In a run, unless the recipe says otherwise."""
 
 WORKERS = 4
-
+"""Processes that tokenize while a GPU computes, at most; on a CPU they would take its time."""
 
 _NOT_GIVEN = (
     *("num_train_epochs", "gradient_accumulation_steps", "auto_find_batch_size", "activation_checkpointing"),
@@ -67,42 +65,38 @@ def training_arguments(
         TrainingError: The trainer refuses a value of ``schedule.arguments``.
     """
     passed = recipe.schedule.arguments
-    known = {field.name for field in fields(SparseEncoderTrainingArguments)}
     gpu = torch.cuda.is_available()
-    given = {"dataloader_pin_memory": gpu, "dataloader_num_workers": _workers() if gpu else 0, **passed}
-    given |= decided(recipe, folder, total, rates=rates, routes=routes)
-    if "activation_checkpointing" in known:  # as later transformers call it
+    workers = min(WORKERS, max(0, (os.cpu_count() or 1) // world_size() - 1)) if gpu else 0
+    given = {"dataloader_pin_memory": gpu, "dataloader_num_workers": workers, **passed}
+    given |= _decided(recipe, folder, total) | {"learning_rate_mapping": rates, "router_mapping": routes}
+    if "activation_checkpointing" in _known():  # as later transformers call it
         given["activation_checkpointing"] = given.pop("gradient_checkpointing")
     try:
         return Arguments(**given)
     except (TypeError, ValueError, ImportError) as error:
         if not passed:
             raise
-        names = ", ".join(passed)
         raise TrainingError(
-            f"the trainer refuses schedule.arguments ({names}): {first_line(error)}",
+            f"the trainer refuses schedule.arguments ({', '.join(passed)}): {first_line(error)}",
             hint="They are those of sentence-transformers' SparseEncoderTrainingArguments.",
         ) from error
 
 
-def _workers() -> int:
-    """Processes that tokenize while a GPU computes; on a CPU they would take its time."""
-    return min(WORKERS, max(0, (os.cpu_count() or 1) // world_size() - 1))
+def _known() -> set[str]:
+    return {field.name for field in fields(SparseEncoderTrainingArguments) if field.init}
 
 
-def decided(
-    recipe: Recipe, folder: Path, total: int, *, rates: dict[str, float], routes: dict[str, str]
-) -> dict[str, Any]:
+def _decided(recipe: Recipe, folder: Path, total: int) -> dict[str, Any]:
     """The arguments that a recipe's own keys decide."""
-    schedule = recipe.schedule
+    schedule, gpu = recipe.schedule, torch.cuda.is_available()
     every = min(total, schedule.evaluate_every or math.ceil(total / EVALUATIONS))
-    bf16, fp16 = precision_of(schedule)
+    automatic = schedule.precision == "auto" and gpu and torch.cuda.is_bf16_supported()
+    bf16 = automatic or schedule.precision == "bf16"
     return {
         "output_dir": str(folder / CHECKPOINTS),
         "max_steps": total,
         "per_device_train_batch_size": share_of(schedule.batch_size),
         "learning_rate": schedule.learning_rate,
-        "learning_rate_mapping": rates,
         "lr_scheduler_type": schedule.scheduler,
         "warmup_steps": math.ceil(total * schedule.warmup),
         "weight_decay": schedule.weight_decay,
@@ -111,10 +105,9 @@ def decided(
         "bf16": bf16,
         # Else the trainer refuses bf16 where there is no GPU, though CPUs can compute in it, and does not
         # let several processes know of each other.
-        "use_cpu": (bf16 or world_size() > 1) and not torch.cuda.is_available(),
-        "fp16": fp16,
+        "use_cpu": (bf16 or world_size() > 1) and not gpu,
+        "fp16": schedule.precision == "fp16",
         "gradient_checkpointing": schedule.gradient_checkpointing,
-        "router_mapping": routes,
         "eval_strategy": "steps",
         "eval_steps": every,
         "save_strategy": "steps",
@@ -140,43 +133,19 @@ def check_names(recipe: Recipe) -> None:
     Raises:
         UsageError: It has no such argument, or oskit sets it.
     """
-    known = {field.name for field in fields(SparseEncoderTrainingArguments) if field.init}
-    ours = {*decided(recipe, Path(), 1, rates={}, routes={}), *_NOT_GIVEN}
+    ours = {*_decided(recipe, Path(), 1), "learning_rate_mapping", "router_mapping", *_NOT_GIVEN}
     for name in recipe.schedule.arguments:
         if name in ours:
             hint = "Give the key of the recipe that says it; docs/recipe-keys.md lists them."
             raise UsageError(f"schedule.arguments.{name}: oskit sets this one itself", hint=hint)
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+        if name not in _known():
+            near = difflib.get_close_matches(name, _known(), n=1)
             hint = f"Did you mean {near[0]}?" if near else "See SparseEncoderTrainingArguments."
             raise UsageError(f"schedule.arguments.{name}: the trainer has no such argument", hint=hint)
 
 
-def rate_of(rates: dict[str, float], module: nn.Module, parameters: Iterable[Any], rate: float) -> None:
-    """Give some parameters of a module a learning rate of their own."""
+def rate_of(module: nn.Module, parameters: Iterable[Any], rate: float) -> dict[str, float]:
+    """A learning rate of their own for some parameters of a module, by a pattern of their names."""
     wanted = {id(parameter) for parameter in parameters}
     names = [name for name, parameter in module.named_parameters() if id(parameter) in wanted]
-    if names:
-        rates[f"^(?:{'|'.join(map(re.escape, names))})$"] = rate
-
-
-def precision_of(schedule: SchedulePart) -> tuple[bool, bool]:
-    """Whether to compute in bf16, and whether in fp16."""
-    gpu = torch.cuda.is_available()
-    if schedule.precision == "auto":
-        return gpu and torch.cuda.is_bf16_supported(), False
-    return schedule.precision == "bf16", schedule.precision == "fp16"
-
-
-def total_steps(schedule: SchedulePart, examples: int) -> int:
-    """Optimizer steps of a stage.
-
-    Raises:
-        TrainingError: There are fewer examples than processes need for a batch.
-    """
-    if schedule.steps is None and examples < schedule.batch_size and world_size() > 1:
-        raise TrainingError(
-            f"{examples} examples are fewer than a batch of {schedule.batch_size}",
-            hint="Lower schedule.batch_size, or use one process.",
-        )
-    return schedule.steps_of(examples)
+    return {f"^(?:{'|'.join(map(re.escape, names))})$": rate} if names else {}

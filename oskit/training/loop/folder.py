@@ -33,16 +33,14 @@ Beginning = Literal["new", "again", "resumed"]
 _STATE = ("checkpoints/checkpoint-*/trainer_state.json", "stage.json", "best")
 """What a run would lose."""
 
+_TABLES = ("records", "examples", "corpus", "mined", "labelled", "ready", "asked")
 _REPLACED = (
     *(RECIPE, "environment.json", "before.json", "log.jsonl"),
     *("data/prepared.json", "data/idf.npy", "data/refused-*.jsonl"),
-    *(
-        f"data/{name}.arrow{part}"
-        for name in ("examples", "corpus", "mined", "labelled", "ready")
-        for part in ("", ".part")
-    ),
+    *(f"data/{name}.arrow{part}" for name in _TABLES for part in ("", ".part")),
     *("data/batch-teachers/batch-*", "data/batch-teachers/teachers.json"),
-    *("data/held-out/corpus.jsonl", "data/held-out/queries.jsonl", "data/held-out/qrels/test.tsv"),
+    *("data/held-out/corpus.jsonl", "data/held-out/queries.jsonl"),
+    *("data/held-out/qrels/test.tsv", "data/held-out/qrels/pooled.tsv"),
 )
 """What a run writes before its first checkpoint."""
 
@@ -73,21 +71,23 @@ def check_folder(folder: Path, recipe: Recipe, *, resume: bool) -> Beginning:
     there = check_writable(folder)
     if there != folder.absolute() or not any(folder.iterdir()):
         return "new"
-    if (folder / MARKER).is_file():
+    replaceable = (folder / MARKER).is_file()
+    if replaceable:
         with (folder / MARKER).open(encoding="utf-8") as marker:
             _lock(marker, fcntl.LOCK_SH, folder)
-    replaceable = (folder / MARKER).is_file() and not any(_found(folder, _STATE))
+        replaceable = not any(_found(folder, _STATE))
+    changed = None
     if resume and (folder / RECIPE).is_file():
         changed = _changed_keys(folder / RECIPE, recipe)
         if not changed:
             return "resumed"
-        if not replaceable:
+    if not replaceable:
+        if changed:
             raise UsageError(
                 f"the run in {folder} had another recipe: {', '.join(changed)}",
                 hint=f"To go on with its own: oskit train {folder} --resume. For another run give another "
                 "output folder.",
             )
-    elif not replaceable:
         raise UsageError(
             f"{folder} exists and is not empty",
             hint="Give a new folder, or go on with the run in it: --resume.",
@@ -110,11 +110,14 @@ def open_folder(folder: Path, recipe: Recipe, beginning: Beginning) -> IO[str]:
         UsageError: A run goes on there.
         DataError: The folder cannot be written.
     """
+    # More than when it was checked, which was before the folder was locked; other processes of ours make
+    # folders.
+    more = {"new": (RECIPE, *_STATE), "again": _STATE, "resumed": ()}[beginning]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         marker = (folder / MARKER).open("a", encoding="utf-8")
         _lock(marker, fcntl.LOCK_EX, folder)
-        if _taken(folder, beginning):
+        if any(_found(folder, more)):
             raise UsageError(f"another run began in {folder} meanwhile", hint="Give another output folder.")
         if not marker.tell():
             marker.write("`oskit train` made this folder.\n")
@@ -125,12 +128,6 @@ def open_folder(folder: Path, recipe: Recipe, beginning: Beginning) -> IO[str]:
     except OSError as error:
         raise DataError(f"cannot write {folder}: {error.strerror or error}") from error
     return marker
-
-
-def _taken(folder: Path, beginning: Beginning) -> bool:
-    """Whether there is more than when it was checked, which was before the folder was locked."""
-    more = {"new": (RECIPE, *_STATE), "again": _STATE, "resumed": ()}  # other processes of ours make folders
-    return any(_found(folder, more[beginning]))
 
 
 def _lock(marker: IO[str], kind: int, folder: Path) -> None:
@@ -162,8 +159,8 @@ def _found(folder: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
     stages = (path for path in folder.glob("stage-*/") if re.fullmatch(r"stage-\d+", path.name))
     for own in (folder, *sorted(stages)):
         for pattern in patterns:
-            for path in [own / pattern] if not pattern else list(own.glob(pattern)):
-                if path.resolve() == home or home in path.resolve().parents:
+            for path in list(own.glob(pattern)) if pattern else [own]:
+                if path.resolve().is_relative_to(home):
                     yield path
 
 

@@ -6,7 +6,7 @@ Nothing is written, downloaded or read whole; torch is loaded only for devices a
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -23,18 +23,12 @@ from oskit.training.loop.folder import DATA, FACTS, RESULT, Beginning, check_fol
 from oskit.training.loop.reachable import check_data_set, check_model
 from oskit.training.ranks import share_of
 from oskit.training.recipe.file import stages_of
-from oskit.training.recipe.recipe import EncoderPart, EvaluationPart, Recipe
+from oskit.training.recipe.recipe import Recipe
 from oskit.training.recipe.sources import DataSource, Kind
 from oskit.training.recipe.teachers import AnyTeacher, ModelTeacherConfig, ReadingTeacherConfig
 
 PACKAGES = (
-    "accelerate",
-    "datasets",
-    "matplotlib",
-    "pyarrow",
-    "sentence-transformers",
-    "torch",
-    "transformers",
+    *("accelerate", "datasets", "matplotlib", "pyarrow", "sentence-transformers", "torch", "transformers"),
 )
 """What every run needs, at its end at the latest."""
 
@@ -61,21 +55,25 @@ def preflight(recipe: Recipe, folder: Path, *, resume: bool, warn: Warn, dry_run
     Raises:
         OskitError: The first problem, of the kind that the run itself would end with.
     """
-    stages = stages_of(recipe)
+    stages, checks = stages_of(recipe), list[Callable[[], object]]()
     _check_packages(stages)
     beginning = check_folder(folder, recipe, resume=resume)
-    found, notes = _Problems(), list[str]()
+    notes, problems = list[str](), dict[str, OskitError]()
     for stage, own in zip(stages, stage_folders(folder, stages), strict=True):
-        if beginning == "resumed" and (own / RESULT).exists():
-            continue
-        prepared = beginning == "resumed" and (own / DATA / FACTS).exists()
-        _check_stage(stage, found, notes.append, prepared=prepared, dry_run=dry_run)
+        if beginning != "resumed" or not (own / RESULT).exists():
+            prepared = beginning == "resumed" and (own / DATA / FACTS).exists()
+            checks += _checks_of(stage, notes.append, prepared=prepared, dry_run=dry_run)
     if beginning != "resumed":
-        found.check(_check_room, stages, folder)
-    for told in dict.fromkeys([*notes, *map(str, found.problems[1:])]):
+        checks.append(lambda: _check_room(stages, folder))
+    for check in checks:
+        try:
+            check()
+        except OskitError as error:  # once: stages have much in common
+            problems.setdefault(str(error), error)
+    for told in dict.fromkeys([*notes, *list(problems)[1:]]):
         warn(told)
-    if found.problems:
-        raise found.problems[0]
+    for problem in problems.values():
+        raise problem
     return beginning
 
 
@@ -88,38 +86,25 @@ def _check_packages(stages: Iterable[Recipe]) -> None:
     require("oskit train", "train", (*PACKAGES, *(["bm25s"] if bm25 else [])))
 
 
-class _Problems:
-    """Every problem once: stages have much in common."""
-
-    def __init__(self) -> None:
-        self.problems: list[OskitError] = []
-
-    def check(self, work: Callable[..., object], *args: object) -> None:
-        """Do it, and keep what it finds."""
-        try:
-            work(*args)
-        except OskitError as error:
-            if str(error) not in map(str, self.problems):
-                self.problems.append(error)
-
-
-def _check_stage(stage: Recipe, found: _Problems, warn: Warn, *, prepared: bool, dry_run: bool) -> None:
-    found.check(_check_student, stage.encoder, warn)
-    if stage.encoder.idf is not None:
-        found.check(read_idf, stage.encoder.idf)
+def _checks_of(stage: Recipe, warn: Warn, *, prepared: bool, dry_run: bool) -> Iterator[Callable[[], object]]:
+    schedule, idf = stage.schedule, stage.encoder.idf
+    yield lambda: _check_student(stage, warn)
+    if idf is not None:
+        yield lambda: read_idf(idf)
     if not prepared:
-        found.check(_check_sources, stage)
-    found.check(_check_evaluation, stage.evaluation, stage.data.hold_out)
+        yield lambda: _check_sources(stage)
+    yield lambda: _check_evaluation(stage)
     if "batch" in stage.labelled or not prepared:
-        found.check(_check_teachers, stage, warn if dry_run else None)
-    found.check(share_of, stage.schedule.batch_size)
-    if stage.schedule.arguments:
-        found.check(_check_arguments, stage)
-    if stage.schedule.precision == "fp16":
-        found.check(_check_device, "cuda", "schedule.precision is fp16, which needs a GPU")
+        yield lambda: _check_teachers(stage, warn if dry_run else lambda _: None)
+    yield lambda: share_of(schedule.batch_size)
+    if schedule.arguments:
+        yield lambda: _check_arguments(stage)
+    if schedule.precision == "fp16":
+        yield lambda: _check_device("cuda", "schedule.precision is fp16, which needs a GPU")
 
 
-def _check_student(part: EncoderPart, warn: Warn) -> None:
+def _check_student(stage: Recipe, warn: Warn) -> None:
+    part = stage.encoder
     try:
         check_model(part.name, part.revision)
     except (hub.NotOnHubError, hub.HubUnreachableError) as error:
@@ -134,7 +119,7 @@ def _check_student(part: EncoderPart, warn: Warn) -> None:
         detect_layout(local)
 
 
-def _check_teachers(stage: Recipe, warn: Warn | None) -> None:
+def _check_teachers(stage: Recipe, warn: Warn) -> None:
     """Those that are used: one that is not there is dropped, unless it is required or the last one."""
     used = [teacher for teacher in dict.fromkeys((*stage.labelling, stage.miner)) if teacher is not None]
     lost: dict[AnyTeacher, OskitError] = {}
@@ -149,8 +134,7 @@ def _check_teachers(stage: Recipe, warn: Warn | None) -> None:
         reasons = "; ".join(f"{teacher.kind}: {why.message}" for teacher, why in lost.items())
         raise TrainingError(f"no teacher is left: {reasons}", hint="Check the names under teachers.")
     for teacher, why in lost.items():
-        if warn is not None:
-            warn(f"{teacher.label} would be DROPPED: {why.message}")
+        warn(f"{teacher.label} would be DROPPED: {why.message}")
     if used:
         check_writable(stage.labels.cache_folder or user_cache())
 
@@ -167,12 +151,8 @@ def _check_teacher(teacher: AnyTeacher, stage: Recipe) -> None:
 
 
 def _check_sources(stage: Recipe) -> None:
-    kinds = [_first_record(source) for source in stage.data.train]
-    bare = all(
-        kind == "documents" or source.kind == "pairs"
-        for kind, source in zip(kinds, stage.data.train, strict=True)
-    )
-    if "own" in stage.labelled and bare and stage.data.negatives is None:
+    bare = [_first_kind(source) == "documents" or source.kind == "pairs" for source in stage.data.train]
+    if "own" in stage.labelled and all(bare) and stage.data.negatives is None:
         raise no_negatives()
 
 
@@ -184,7 +164,7 @@ def no_negatives() -> TrainingError:
     )
 
 
-def _first_record(source: DataSource) -> Kind | None:
+def _first_kind(source: DataSource) -> Kind | None:
     """The kind of a source, by its first record; None where only reading it tells."""
     for place in source.places:
         if place.hub is not None:
@@ -203,12 +183,13 @@ def _first_record(source: DataSource) -> Kind | None:
     return kinds[0] if kinds else None
 
 
-def _check_evaluation(evaluation: EvaluationPart, hold_out: float) -> None:
+def _check_evaluation(stage: Recipe) -> None:
+    evaluation, share = stage.evaluation, stage.data.hold_out
     if evaluation.collection is not None:
         next(Collection.open(evaluation.collection, evaluation.split).documents(), None)
-    elif not 0 < hold_out < 1:
+    elif not 0 < share < 1:
         raise TrainingError(
-            f"there is nothing to evaluate on: data.hold_out is {hold_out:g}, and evaluation.collection is "
+            f"there is nothing to evaluate on: data.hold_out is {share:g}, and evaluation.collection is "
             "not given",
             hint="Give a collection, or hold out a share such as 0.1.",
         )
@@ -237,26 +218,22 @@ def _check_device(name: str, what: str) -> None:
 
 
 def _check_room(stages: Iterable[Recipe], folder: Path) -> None:
-    """Whether the disk holds the checkpoints at least: the weights, and twice as much of the optimizer."""
+    """Whether the disk holds the checkpoints at least: the weights, and twice as much of the optimizer.
+
+    Weights are known of encoders that are here, and not if layers are cut off.
+    """
     free, needed = shutil.disk_usage(check_writable(folder)).free, 0
     for stage in stages:
-        schedule = stage.schedule
+        schedule, local = stage.schedule, Path(stage.encoder.name).expanduser()
         kept = schedule.keep_checkpoints
         if schedule.steps is not None and schedule.evaluate_every is not None:
             kept = min(kept, -(-schedule.steps // schedule.evaluate_every))
-        needed += _weights(stage.encoder) * (1 + 3 * kept)
+        if stage.encoder.layers is None and local.is_dir():
+            files = [*local.glob("*.safetensors")] or [*local.glob("*/model*.safetensors")]
+            needed += sum(path.stat().st_size for path in files) * (1 + 3 * kept)
     if needed > free:
         raise DataError(
             f"{folder} needs {needed / 1e9:.1f} GB for checkpoints and encoders, and {free / 1e9:.1f} GB are "
             "free",
             hint="Lower schedule.keep_checkpoints, or give another folder.",
         )
-
-
-def _weights(part: EncoderPart) -> int:
-    """Bytes of an encoder's weights, as far as they are known: not on the Hub, nor if layers are cut off."""
-    local = Path(part.name).expanduser()
-    if part.layers is not None or not local.is_dir():
-        return 0
-    files = [*local.glob("*.safetensors")] or [*local.glob("*/model*.safetensors")]
-    return sum(path.stat().st_size for path in files)

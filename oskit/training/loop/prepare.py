@@ -32,8 +32,7 @@ from oskit.training.loop.folder import FACTS
 from oskit.training.loop.preflight import no_negatives
 from oskit.training.mining.miner import mine_negatives
 from oskit.training.recipe.recipe import Recipe, SamplingPart
-from oskit.training.recipe.teachers import AnyTeacher
-from oskit.training.report.pooling import LARGEST, POOLED, Label, pool
+from oskit.training.report.pooling import LARGEST, POOLED, pool
 from oskit.training.report.yardstick import Yardstick, capped
 from oskit.training.teachers.batch import BatchTeachers
 from oskit.training.teachers.ensemble import EnsembleTeacher
@@ -77,13 +76,11 @@ def prepare(recipe: Recipe, folder: Path, vocabulary: Vocabulary, listener: List
         TrainingError: No teacher is left, negatives are needed and there are none, or training queries leak
             and the recipe calls that an error.
     """
-    if (folder / FACTS).exists():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    maker = _Maker(recipe, folder, vocabulary, listener)
-    facts = maker.make()
-    # Last of all: its presence says that the rest is whole.
-    write_whole(folder / FACTS, json.dumps(asdict(facts), indent=1) + "\n")
+    if not (folder / FACTS).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        facts = _Maker(recipe, folder, listener).make(vocabulary)
+        # Last of all: its presence says that the rest is whole.
+        write_whole(folder / FACTS, json.dumps(asdict(facts), indent=1) + "\n")
 
 
 def open_prepared(recipe: Recipe, folder: Path) -> Prepared:
@@ -107,17 +104,13 @@ def open_prepared(recipe: Recipe, folder: Path) -> Prepared:
 
 def _yardstick(recipe: Recipe, folder: Path) -> Yardstick:
     """The same before, in and after training: a part of the collection where the recipe says so."""
-    evaluation = recipe.evaluation
+    evaluation, pooled = recipe.evaluation, folder / _HELD_OUT / QRELS / f"{POOLED}.tsv"
     if evaluation.collection is not None:
-        given = Collection.open(evaluation.collection, evaluation.split)
-        return Yardstick(capped(given, queries=evaluation.queries, corpus=evaluation.corpus))
-    held = capped(Collection.open(folder / _HELD_OUT), queries=evaluation.queries, corpus=evaluation.corpus)
-    pooled = folder / _HELD_OUT / QRELS / f"{POOLED}.tsv"
-    return Yardstick(held, read_qrels(pooled) if pooled.exists() else None)
-
-
-def _reads_scores(recipe: Recipe) -> bool:
-    return any(teacher.kind == "stored" for teacher in recipe.labelling)
+        whole = Collection.open(evaluation.collection, evaluation.split)
+    else:
+        whole = Collection.open(folder / _HELD_OUT)
+    part = capped(whole, queries=evaluation.queries, corpus=evaluation.corpus)
+    return Yardstick(part, read_qrels(pooled) if evaluation.collection is None and pooled.exists() else None)
 
 
 @dataclass
@@ -126,36 +119,35 @@ class _Maker:
 
     recipe: Recipe
     folder: Path
-    vocabulary: Vocabulary
     listener: Listener
     notes: list[str] = field(default_factory=list)
-    lost: set[AnyTeacher] = field(default_factory=set)  # teachers that were dropped
     found: dict[str, Any] = field(default_factory=dict)  # some of the facts
 
-    def make(self) -> DataFacts:
+    def make(self, vocabulary: Vocabulary) -> DataFacts:
         recipe, listener = self.recipe, self.listener
         listener.doing("reading training data")
-        data = load_training_data(
+        whole = load_training_data(
             recipe.data.train,
             folder=self.folder,
             seed=recipe.seed,
             progress=lambda count: listener.advance("records", count),
         )
-        for source in data.sources:
+        for source in whole.sources:
             if source.ignored:
                 self._note(f"{source.name}: not understood and not used: {', '.join(source.ignored)}")
-        scored = any(source.scored for source in data.sources)
-        if scored and not _reads_scores(recipe):
+        scored = any(source.scored for source in whole.sources)
+        kinds = {teacher.kind for teacher in recipe.labelling}
+        if scored and "stored" not in kinds:
             self._note("the data has scores that nobody reads; a teacher {kind: stored} learns them")
-        if not scored and {teacher.kind for teacher in recipe.labelling} == {"stored"}:
+        if not scored and kinds == {"stored"}:
             raise DataError(  # not after mining for an hour
                 "the data has no scores, and the recipe has no other teacher",
                 hint="Name another teacher, or data with a column of scores.",
             )
-        whole, data = data, self._separate(data)
+        data = self._separate(whole)
         for note in data.notes:
             self._note(note)
-        self._write_idf(data)
+        self._write_idf(data, vocabulary)
         teachers = None
         if recipe.labelling or recipe.miner is not None:
             teachers = EnsembleTeacher.from_recipe(recipe)
@@ -172,7 +164,7 @@ class _Maker:
             listener.doing(str(report))
         data = self._ready(data, teachers)
         if self.found.get("held_out") and recipe.evaluation.judgements == "pooled":
-            self._pool(whole)
+            self._pool(whole, teachers)
         return DataFacts(
             examples=len(data),
             visits=data.visits,
@@ -193,9 +185,8 @@ class _Maker:
                 raise no_negatives()
             self.listener.doing("asking the teachers")
             data = teachers.label(data, folder=self.folder, progress=progress)
-        with RowWriter(
-            self.folder / _EXAMPLES, LABELLED if LABELS in data.examples.column_names else EXAMPLES
-        ) as writer:
+        schema = LABELLED if LABELS in data.examples.column_names else EXAMPLES
+        with RowWriter(self.folder / _EXAMPLES, schema) as writer:
             for block in candidate_blocks(data.examples):
                 writer.add_table(block.table)
         data = data.with_examples(open_rows(self.folder / _EXAMPLES))
@@ -204,7 +195,6 @@ class _Maker:
                 self.listener.doing("asking the teachers")
                 BatchTeachers.write(teachers, data, self.folder / _TEACHERS, progress=progress)
             report = teachers.report
-            self.lost = {member.config for member in teachers.members if member.reason}
             if report.unknown:
                 self._note(f"{report.unknown:,} of {report.candidates:,} candidates are known to no teacher")
             teachers.release()
@@ -214,8 +204,7 @@ class _Maker:
 
     def _usable(self, examples: Dataset) -> Dataset:
         """Those that have something to learn from: a known positive, or two candidates to be ranked."""
-        counts = candidate_counts(examples)
-        usable = (numbers_of(examples, "positives") > 0) | (counts > 1)
+        usable = (numbers_of(examples, "positives") > 0) | (candidate_counts(examples) > 1)
         if useless := int((~usable).sum()):
             self._note(
                 f"{useless:,} queries without a known positive have one candidate alone, and are left out"
@@ -241,37 +230,48 @@ class _Maker:
 
     def _separate(self, data: TrainingData) -> TrainingData:
         """Keep evaluation out of the training data."""
-        recipe = self.recipe
-        if recipe.evaluation.collection is None:
+        evaluation, leakage = self.recipe.evaluation, self.recipe.data.leakage
+        if evaluation.collection is None:
             # Not the recipe's seed: runs with other seeds are measured on the same queries.
-            data, collection = hold_out(
-                data, fraction=recipe.data.hold_out, seed=0, folder=self.folder / _HELD_OUT
-            )
-            self.found["held_out"] = len(collection.queries)
+            share, place = self.recipe.data.hold_out, self.folder / _HELD_OUT
+            data, held = hold_out(data, fraction=share, seed=0, folder=place)
+            self.found["held_out"] = len(held.queries)
             return data
         self.listener.doing("looking for leakage")
-        collection = Collection.open(recipe.evaluation.collection, recipe.evaluation.split)
-        report = find_leakage(data, collection)
+        report = find_leakage(data, Collection.open(evaluation.collection, evaluation.split))
         self.found["leakage"] = report.to_dict()
-        if not report.rows:
+        if not report.leaks:
             return data
-        if recipe.data.leakage == "error":
+        if leakage == "error":
             raise TrainingError(str(report), hint="Drop them with data.leakage: drop.")
-        if recipe.data.leakage == "report":
+        if leakage == "report":
             self.listener.warning(f"{report}; they are trained on (data.leakage: report)")
             return data
         self.listener.warning(f"{report}; dropped from training")
-        self.found["dropped_leaks"] = len(report.rows)
+        self.found["dropped_leaks"] = len(report.leaks)
         kept = drop_leaking(data, report)
         if not len(kept):
             raise DataError("every training query is an evaluation query", hint="Use other training data.")
         return kept
 
-    def _pool(self, whole: TrainingData) -> None:
-        """Judge the held-out queries: what is relevant besides their own answers."""
+    def _pool(self, whole: TrainingData, teachers: EnsembleTeacher | None) -> None:
+        """Judge the held-out queries: what is relevant besides their own answers.
+
+        The teachers judge, but those that know no other text or that judge by what is to be judged.
+        """
         self.listener.doing("pooling judgements of held-out queries")
         held = _yardstick(self.recipe, self.folder).collection
-        found = pool(whole, held, self._judges(), self.folder)
+        lost = [one.config for one in teachers.members if one.reason] if teachers is not None else []
+        labelling = [one for one in self.recipe.labelling if one not in lost]
+        judges = [one for one in labelling if one.kind not in ("stored", "itself")]
+
+        def label(asked: TrainingData) -> TrainingData:
+            ensemble = EnsembleTeacher(judges, self.recipe.labels)
+            labelled = ensemble.label(asked, progress=self.listener.advance)
+            ensemble.release()
+            return labelled
+
+        found = pool(whole, held, label if judges else None, self.folder)
         if found is None:
             self._note(
                 "held-out queries are measured by their own answers alone: there are more than "
@@ -282,35 +282,17 @@ class _Maker:
         self.found["pooling"] = asdict(facts)
         write_qrels(self.folder / _HELD_OUT / QRELS / f"{POOLED}.tsv", qrels)
 
-    def _judges(self) -> Label | None:
-        """The teachers, but those that know no other text or judge by what is to be judged."""
-        recipe = self.recipe
-        judges = [
-            one for one in recipe.labelling if one.kind not in ("stored", "itself") and one not in self.lost
-        ]
-        if not judges:
-            return None
-
-        def label(asked: TrainingData) -> TrainingData:
-            teachers = EnsembleTeacher(judges, recipe.labels)
-            labelled = teachers.label(asked, progress=self.listener.advance)
-            teachers.release()
-            return labelled
-
-        return label
-
-    def _write_idf(self, data: TrainingData) -> None:
+    def _write_idf(self, data: TrainingData, vocabulary: Vocabulary) -> None:
         """IDF of the training corpus, where something of the recipe needs it."""
         encoder, sparsity = self.recipe.encoder, self.recipe.sparsity
-        penalties = [sparsity.documents, *([sparsity.queries] if sparsity.queries else [])]
+        penalties = (sparsity.documents, sparsity.queries)
         for_queries = encoder.architecture == "inference-free" and encoder.idf is None
-        if not for_queries and all(part.kind != "idf_flops" for part in penalties):
-            return
-        self.listener.doing("counting tokens")
-        idf = corpus_idf(
-            data.passages(), self.vocabulary, progress=lambda n: self.listener.advance("texts", n)
-        )
-        np.save(self.folder / _IDF, idf)
+        if for_queries or any(part is not None and part.kind == "idf_flops" for part in penalties):
+            self.listener.doing("counting tokens")
+            idf = corpus_idf(
+                data.passages(), vocabulary, progress=lambda n: self.listener.advance("texts", n)
+            )
+            np.save(self.folder / _IDF, idf)
 
     def _note(self, text: str) -> None:
         if text not in self.notes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -35,23 +36,6 @@ def check_model(name: str, revision: str | None) -> None:
             raise type(error)(f"there is no folder {name}, and {error.message}", hint=hint) from error
 
 
-def _ask_hub(name: str, revision: str | None, kind: Literal["model", "dataset"]) -> None:
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-
-    if hub.is_offline():
-        raise hub.HubUnreachableError("the Hub must not be asked (HF_HUB_OFFLINE)")
-    api = HfApi(endpoint=hub.endpoint())
-    try:
-        api.repo_info(name, revision=revision, repo_type=kind, timeout=_TIMEOUT)
-    except RevisionNotFoundError as error:
-        raise EncoderNotFoundError(f"the Hub's {kind} {name} has no revision {revision!r}") from error
-    except RepositoryNotFoundError as error:
-        raise hub.NotOnHubError(f"the Hub has no {kind} {name}, or you may not read it") from error
-    except Exception as error:  # whatever huggingface_hub and its HTTP library raise
-        raise hub.HubUnreachableError(f"no answer from the Hub: {first_line(error)}") from error
-
-
 def check_data_set(place: Place) -> None:
     """Make sure that a data set is on the Hub, if it answers: `datasets` may have it in its cache.
 
@@ -60,10 +44,24 @@ def check_data_set(place: Place) -> None:
     """
     assert place.hub is not None
     try:
-        _ask_hub(place.hub, place.revision, "dataset")
-    except hub.HubUnreachableError:
-        return
+        with suppress(hub.HubUnreachableError):
+            _ask_hub(place.hub, place.revision, "dataset")
     except EncoderNotFoundError as error:
-        raise DataError(
-            error.message, hint="Check its name, revision and the login, or give a file."
-        ) from error
+        hint = "Check its name, revision and the login, or give a file."
+        raise DataError(error.message, hint=hint) from error
+
+
+def _ask_hub(name: str, revision: str | None, kind: Literal["model", "dataset"]) -> None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    if hub.is_offline():
+        raise hub.HubUnreachableError("the Hub must not be asked (HF_HUB_OFFLINE)")
+    try:
+        HfApi(endpoint=hub.endpoint()).repo_info(name, revision=revision, repo_type=kind, timeout=_TIMEOUT)
+    except RevisionNotFoundError as error:
+        raise EncoderNotFoundError(f"the Hub's {kind} {name} has no revision {revision!r}") from error
+    except RepositoryNotFoundError as error:
+        raise hub.NotOnHubError(f"the Hub has no {kind} {name}, or you may not read it") from error
+    except Exception as error:  # whatever huggingface_hub and its HTTP library raise
+        raise hub.HubUnreachableError(f"no answer from the Hub: {first_line(error)}") from error

@@ -8,7 +8,6 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -20,15 +19,14 @@ from oskit.encoder.model import NeuralSparseEncoder
 from oskit.encoder.surgery.cut import biases, cut
 from oskit.errors import TrainingError, TrainingInterrupted
 from oskit.training.data.arrow import candidate_rows, column_of
-from oskit.training.loop.arguments import rate_of, total_steps, training_arguments
-from oskit.training.loop.average import Average
-from oskit.training.loop.event_log import Telling
+from oskit.training.loop.arguments import rate_of, training_arguments
+from oskit.training.loop.callbacks import Interruption, Telling
 from oskit.training.loop.events import Listener
 from oskit.training.loop.folder import CHECKPOINTS, DATA, FACTS, RESULT
 from oskit.training.loop.guards import Guards
-from oskit.training.loop.interruption import Interruption
 from oskit.training.loop.prepare import Prepared, open_prepared, prepare
 from oskit.training.loop.student import (
+    Average,
     clear_negative_weights,
     finish_student,
     head_parameters,
@@ -51,9 +49,6 @@ from oskit.training.report.lengths import Lengths, truncation_of
 from oskit.training.report.result import BEST, StageResult
 from oskit.training.report.yardstick import RetrievalEvaluator
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
 _BEFORE = "before.json"
 
 
@@ -66,10 +61,11 @@ def train_stage(recipe: Recipe, folder: Path, *, name: str, listener: Listener) 
         TrainingError: Training cannot start or cannot go on.
         TrainingInterrupted: It was stopped, and a checkpoint saved.
     """
-    if (folder / RESULT).exists():
-        return StageResult.read(folder / RESULT)
-    folder.mkdir(parents=True, exist_ok=True)
-    return _Stage(recipe, folder, name, listener).run()
+    if not (folder / RESULT).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        _Stage(recipe, folder, name, listener).run()
+        wait_for(folder / RESULT)
+    return StageResult.read(folder / RESULT)
 
 
 @dataclass
@@ -81,54 +77,44 @@ class _Stage:
     name: str
     listener: Listener
     warnings: list[str] = field(default_factory=list)
-    lengths: Lengths = field(init=False)
 
-    def run(self) -> StageResult:
-        listener = self.listener
+    def run(self) -> None:
+        recipe, listener = self.recipe, self.listener
         # What the trainer refuses is told now, not after what may take hours.
-        training_arguments(self.recipe, self.folder, 1, rates={}, routes={})
+        training_arguments(recipe, self.folder, 1, rates={}, routes={})
         if world_size() == 1 and (gpus := torch.cuda.device_count()) > 1:
             all_of_them = f"torchrun --standalone --nproc-per-node {gpus} -m oskit train"
             self._warn(f"one of {gpus} GPUs is used; for all of them: {all_of_them}")
-        for risk in risks(self.recipe):
+        for risk in risks(recipe):
             self._warn(risk)
         listener.doing("loading the encoder")
-        encoder = load_student(self.recipe.encoder, seed=self.recipe.seed)
-        part = self.recipe.encoder
+        part = recipe.encoder
+        encoder = load_student(part, seed=recipe.seed)
         if part.keep > (share := kept_share(encoder, part)):
             self._warn(f"encoder.keep is left aside: {part.name} cannot search yet, nothing is to be kept")
-        own = encoder.own_max_length or encoder.max_length
-        length, trained = encoder.max_length, self.recipe.schedule.max_length
-        self.lengths = Lengths(length, own if length < own else None, min(trained or length, length))
+        own, length = encoder.own_max_length or encoder.max_length, encoder.max_length
+        trained = min(recipe.schedule.max_length or length, length)
+        self.lengths = Lengths(length, own if length < own else None, trained)
         if self.lengths.warning:
             self._warn(self.lengths.warning)
         if is_first():
-            prepare(self.recipe, self.folder / DATA, encoder.vocabulary, listener)
-        else:
-            wait_for(self.folder / DATA / FACTS)
-        prepared = open_prepared(self.recipe, self.folder / DATA)
-        encoder = finish_student(
-            encoder, self.recipe.encoder, passages=prepared.corpus, idf=prepared.idf, seed=self.recipe.seed
-        )
-        if self.recipe.sparsity.cut is not None:
+            prepare(recipe, self.folder / DATA, encoder.vocabulary, listener)
+        wait_for(self.folder / DATA / FACTS)
+        prepared = open_prepared(recipe, self.folder / DATA)
+        encoder = finish_student(encoder, part, passages=prepared.corpus, idf=prepared.idf, seed=recipe.seed)
+        if recipe.sparsity.cut is not None:
             biases(encoder)  # not after what may take hours
         encoder.precision = "auto"  # measured alike before, while and after it is trained
         if is_first():
-            self.lengths = replace(
-                self.lengths, truncation=self._counted(encoder, prepared.examples, prepared.corpus)
-            )
+            self.lengths = replace(self.lengths, truncation=self._truncation(encoder, prepared))
         before = self._before(encoder, prepared)
         plain_attention(encoder, self.lengths.trained)
         self._average = Average(encoder, share)
         started = time.monotonic()
         trainer = self._trainer(encoder, prepared)
         self._train(trainer)
-        seconds = time.monotonic() - started
         if is_first():
-            self._finish(trainer, prepared, before, seconds)
-        else:
-            wait_for(self.folder / RESULT)
-        return StageResult.read(self.folder / RESULT)
+            self._finish(trainer, prepared, before, time.monotonic() - started)
 
     def _warn(self, text: str) -> None:
         self.warnings.append(text)
@@ -143,7 +129,7 @@ class _Stage:
         return Figures(**json.loads(path.read_text(encoding="utf-8")))
 
     def _trainer(self, encoder: NeuralSparseEncoder, prepared: Prepared) -> OskitTrainer:
-        recipe, schedule = self.recipe, self.recipe.schedule
+        recipe, schedule, table = self.recipe, self.recipe.schedule, encoder.anatomy.queries
         drawn = DrawnExamples(
             prepared.examples,
             prepared.corpus,
@@ -151,7 +137,12 @@ class _Stage:
             top=recipe.data.sampling.best,
             seed=recipe.seed,
         )
-        total = total_steps(schedule, len(drawn))
+        if schedule.steps is None and len(drawn) < schedule.batch_size and world_size() > 1:
+            raise TrainingError(
+                f"{len(drawn)} examples are fewer than a batch of {schedule.batch_size}",
+                hint="Lower schedule.batch_size, or use one process.",
+            )
+        total = schedule.steps_of(len(drawn))
         contrasts = any(loss.kind == "info_nce" for loss in recipe.loss)
         loss = TrainingLoss(
             encoder,
@@ -161,8 +152,12 @@ class _Stage:
             known=KnownPairs(prepared.examples, prepared.corpus) if contrasts else None,
             teachers=prepared.teachers,
         )
-        mapping = ROUTES if encoder.anatomy.queries is not None else {}
-        self._telling = Telling(self.folder, self.listener)
+        rates: dict[str, float] = {}
+        if schedule.head_learning_rate is not None:
+            rates |= rate_of(loss, head_parameters(encoder), schedule.head_learning_rate)
+        if table is not None and table.weight.requires_grad:
+            rates |= rate_of(loss, [table.weight], schedule.query_learning_rate)
+        routes = ROUTES if table is not None else {}
         self._interruption = Interruption()
         sparsity = SparsityWeights(recipe.sparsity.ramp, total, loss.penalties)
         self._rule = Rule(sparsity.ramp.end, recipe.evaluation.max_flops)
@@ -174,47 +169,36 @@ class _Stage:
                 micro_batch_size=schedule.micro_batch_size,
                 on_note=self._warn,
                 model=encoder,
-                args=training_arguments(
-                    recipe, self.folder, total, rates=self._rates(loss, encoder), routes=mapping
-                ),
+                args=training_arguments(recipe, self.folder, total, rates=rates, routes=routes),
                 train_dataset=drawn,
                 loss=loss,
                 evaluator=RetrievalEvaluator(prepared.yardstick, self._rule, self.listener.evaluated),
                 data_collator=ExampleCollator(
                     preprocess_fn=encoder.preprocess,
                     max_length=self.lengths.trained,
-                    router_mapping=mapping,
+                    router_mapping=routes,
                     teachers=prepared.teachers,
                 ),
-                callbacks=[self._telling, self._interruption],
+                callbacks=[Telling(self.folder, self.listener), self._interruption],
             )
 
-    def _counted(self, encoder: NeuralSparseEncoder, examples: Dataset, corpus: Dataset) -> Truncation | None:
+    def _truncation(self, encoder: NeuralSparseEncoder, prepared: Prepared) -> Truncation | None:
         """What is cut off the texts of the examples, each of which counts once, however often it is read."""
+        examples, corpus, length = prepared.examples, prepared.corpus, self.lengths.trained
         # The table of an inference-free encoder tokenizes queries by itself and truncates none.
         asked = [] if encoder.anatomy.queries is not None else column_of(examples, "query")
         texts = chain(asked, column_of(corpus, "text", candidate_rows(examples, corpus)))
-        length = self.lengths.trained
         with closing(SeenTexts()) as seen:
             new = filter(seen.add, texts)
             return truncation_of(new, length, lambda block: encoder.anatomy.tokenize(block, length))
 
-    def _rates(self, loss: TrainingLoss, encoder: NeuralSparseEncoder) -> dict[str, float]:
-        schedule, table = self.recipe.schedule, encoder.anatomy.queries
-        rates: dict[str, float] = {}
-        if schedule.head_learning_rate is not None:
-            rate_of(rates, loss, head_parameters(encoder), schedule.head_learning_rate)
-        if table is not None and table.weight.requires_grad:
-            rate_of(rates, loss, [table.weight], schedule.query_learning_rate)
-        return rates
-
     def _train(self, trainer: OskitTrainer) -> None:
         checkpoint = self._last_checkpoint()
-        done = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
+        done = _step_of(checkpoint) if checkpoint else 0
         self.listener.training_started(trainer.args.max_steps, done)
         try:
             with self._interruption.watching(), quiet_libraries():
-                trainer.train(resume_from_checkpoint=checkpoint)
+                trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
         except TrainingError as error:
             kept = self._last_checkpoint()
             where = f" The last good checkpoint is {kept}." if kept else ""
@@ -226,17 +210,10 @@ class _Stage:
                 hint="Go on with the same command and --resume.",
             )
 
-    def _last_checkpoint(self) -> str | None:
+    def _last_checkpoint(self) -> Path | None:
         """The last checkpoint that was written whole: the trainer's state is the last of its files."""
-        root = self.folder / CHECKPOINTS
-        if not root.is_dir():
-            return None
-        numbered = sorted(
-            (int(path.name.rsplit("-", 1)[1]), path)
-            for path in root.glob("checkpoint-*")
-            if (path / "trainer_state.json").is_file()
-        )
-        return str(numbered[-1][1]) if numbered else None
+        whole = (self.folder / CHECKPOINTS).glob("checkpoint-*/trainer_state.json")
+        return max((path.parent for path in whole), key=_step_of, default=None)
 
     def _finish(self, trainer: OskitTrainer, prepared: Prepared, before: Figures, seconds: float) -> None:
         """Save the best encoder and measure it as whoever opens it would."""
@@ -272,3 +249,7 @@ class _Stage:
         start = {"step": 0, **{f"eval_{key}": value for key, value in before.logs().items()}}
         write_curves([start, *trainer.state.log_history], self.folder, self.name)
         result.write(self.folder / RESULT)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])

@@ -1,8 +1,10 @@
-"""The encoder that is trained: loaded, cut, given its head and its architecture."""
+"""The encoder that is trained: loaded, cut, given head and architecture, averaged with what it was."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,8 +49,13 @@ def load_student(part: EncoderPart, *, seed: int) -> NeuralSparseEncoder:
         )
     if part.layers is not None:
         check_layers(encoder, part.layers)
-    if part.dropout is not None:
-        set_dropout(encoder, part.dropout)
+    if part.dropout is not None:  # the configuration that is saved stays as it is
+        module: Any
+        for module in encoder.anatomy.transformer.model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = part.dropout
+            elif isinstance(getattr(module, "attention_dropout", None), float):  # ModernBERT and others
+                module.attention_dropout = part.dropout
     return encoder
 
 
@@ -60,13 +67,13 @@ def finish_student(
     idf: NDArray[np.float32] | None,
     seed: int,
 ) -> NeuralSparseEncoder:
-    """The encoder as training starts from it.
+    """The encoder as training starts from it, of what :func:`load_student` gave.
 
     Args:
-        encoder: What :func:`load_student` gave.
+        encoder: That one.
         part: What the recipe says.
         passages: The training corpus, with a column ``text``.
-        idf: IDF of the training corpus, where the recipe needs it.
+        idf: IDF of the training corpus, where the recipe needs it, float32 ``[vocabulary]``.
         seed: Of what is drawn.
 
     Raises:
@@ -80,8 +87,7 @@ def finish_student(
             keep_layers(encoder, part.layers, texts)
         if lexical:
             fit_lexical_head(encoder, texts)
-    wanted = part.architecture or encoder.architecture
-    if wanted == "symmetric":
+    if (part.architecture or encoder.architecture) == "symmetric":
         if encoder.architecture == "symmetric":
             return encoder
         return encoder.with_modules(encoder.anatomy.document_modules)
@@ -98,7 +104,7 @@ def finish_student(
 def some_passages(passages: Dataset, seed: int) -> list[str]:
     """Those of the training corpus that a head is fitted to."""
     rows = np.random.default_rng(seed).permutation(len(passages))[:FITTED_TEXTS]
-    texts: list[str] = passages[np.sort(rows).tolist()]["text"]
+    texts: list[str] = passages[np.sort(rows)]["text"]
     return texts
 
 
@@ -111,16 +117,6 @@ def kept_share(encoder: NeuralSparseEncoder, part: EncoderPart) -> float:
 def _is_base(encoder: NeuralSparseEncoder) -> bool:
     """Whether nobody has trained it for retrieval, as far as its files tell; stage 1's encoder is none."""
     return encoder.is_untrained or encoder.load_report.layout == "transformer"
-
-
-def set_dropout(encoder: NeuralSparseEncoder, share: float) -> None:
-    """Let training drop this share of activations; the configuration that is saved stays as it is."""
-    module: Any
-    for module in encoder.anatomy.transformer.model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = share
-        elif isinstance(getattr(module, "attention_dropout", None), float):  # ModernBERT and others
-            module.attention_dropout = share
 
 
 def plain_attention(encoder: NeuralSparseEncoder, length: int) -> None:
@@ -137,17 +133,52 @@ def head_parameters(encoder: NeuralSparseEncoder) -> list[nn.Parameter]:
     """The parameters of the projection to the vocabulary that are not also those of the transformer."""
     model: Any = encoder.anatomy.transformer.model
     body = {id(parameter) for parameter in getattr(model, model.base_model_prefix, model).parameters()}
-    return [
-        parameter
-        for module in encoder.anatomy.document_modules
-        for parameter in module.parameters()
-        if id(parameter) not in body
-    ]
+    found = (one for module in encoder.anatomy.document_modules for one in module.parameters())
+    return [parameter for parameter in found if id(parameter) not in body]
 
 
 def clear_negative_weights(encoder: NeuralSparseEncoder) -> None:
     """Query weights that training has pushed below 0 become 0: a token cannot count against a document."""
-    table = encoder.anatomy.queries
-    if table is not None:
+    if (table := encoder.anatomy.queries) is not None:
         with torch.no_grad():
             table.weight.clamp_(min=0)
+
+
+class Average:
+    """Weights of an encoder as it is now, to be averaged with those that it will have.
+
+    WiSE-FT (Wortsman et al. 2022, arXiv 2109.01903): on a straight line between the weights before and after
+    fine-tuning an encoder keeps most of both, what it learned and what it could do on other texts.
+
+    Args:
+        encoder: Before training.
+        share: Of the weights as they are now, from 0 to 1; 0 changes nothing and keeps no copy.
+    """
+
+    def __init__(self, encoder: NeuralSparseEncoder, share: float) -> None:
+        self._share = share
+        self._start = _copied(encoder) if share else {}
+
+    @torch.no_grad()
+    def apply(self, encoder: NeuralSparseEncoder) -> None:
+        """Change the encoder to the average; weights that are tied count once."""
+        weights = dict(encoder.named_parameters())
+        for name, start in self._start.items():
+            weights[name].lerp_(start.to(weights[name]), self._share)
+
+    @contextmanager
+    def applied(self, encoder: NeuralSparseEncoder) -> Iterator[None]:
+        """The average for as long as the block lasts."""
+        own = _copied(encoder) if self._start else {}
+        self.apply(encoder)
+        try:
+            yield
+        finally:
+            weights = dict(encoder.named_parameters())
+            with torch.no_grad():
+                for name, value in own.items():
+                    weights[name].copy_(value)
+
+
+def _copied(encoder: NeuralSparseEncoder) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in encoder.named_parameters()}

@@ -22,9 +22,8 @@ from oskit.encoder.loader.failures import out_of_memory
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import TrainingError
 from oskit.training.internals import overriding
-from oskit.training.loop.average import Average
-from oskit.training.loop.guards import Guards, StepFacts, check_gradient, check_loss
-from oskit.training.loop.student import clear_negative_weights
+from oskit.training.loop.guards import Guards, StepFacts, check_finite
+from oskit.training.loop.student import Average, clear_negative_weights
 from oskit.training.objective.batches import DrawnBatches
 from oskit.training.objective.gather import add_up
 from oskit.training.objective.objective import FACTS, TARGETS, TEACHER, TrainingLoss
@@ -32,15 +31,11 @@ from oskit.training.objective.sparsity import SparsityWeights
 
 _TOKENIZER_THREADS = "TOKENIZERS_PARALLELISM"
 
-Note = Callable[[str], object]
-"""Told in one line what a person should know."""
-
 
 class _EpochOfBatches(TrainerCallback):
     """Tells the sampler the epoch; behind accelerate's wrappers the trainer does not always reach it."""
 
-    def __init__(self) -> None:
-        self.sampler: DrawnBatches | None = None
+    sampler: DrawnBatches | None = None
 
     def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.sampler is not None:
@@ -63,13 +58,12 @@ class OskitTrainer(SparseEncoderTrainer):
         guards: Looks at every step.
         sparsity: The weights of the penalties.
         micro_batch_size: Texts that are computed at once; None for the whole batch.
-        on_note: Told when the micro batch was halved.
+        on_note: Told in one line when the micro batch was halved.
         average: With the encoder as it was, of which evaluations are; None for the encoder itself.
         kwargs: Of ``SparseEncoderTrainer``.
 
     Attributes:
         facts: Of the last step.
-        sparsity: As given.
         micro_batch_size: As it is now.
     """
 
@@ -82,7 +76,7 @@ class OskitTrainer(SparseEncoderTrainer):
         guards: Guards,
         sparsity: SparsityWeights,
         micro_batch_size: int | None,
-        on_note: Note,
+        on_note: Callable[[str], object],
         average: Average | None = None,
         **kwargs: Any,
     ) -> None:
@@ -91,10 +85,8 @@ class OskitTrainer(SparseEncoderTrainer):
         self._epochs = _EpochOfBatches()
         self.add_callback(self._epochs)
         self.add_callback(sparsity)
-        self._guards = guards
         self.sparsity = sparsity
-        self._note = on_note
-        self._average = average
+        self._guards, self._note, self._average = guards, on_note, average
         self.facts: StepFacts | None = None
         self._unlogged: list[StepFacts] = []
         self._use_micro_batches(micro_batch_size)
@@ -151,28 +143,23 @@ class OskitTrainer(SparseEncoderTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As the base class, with active dimensions and FLOPS (means of the steps since the last line)."""
         if "loss" in logs and self._unlogged:
-            steps, self._unlogged = self._unlogged, []
-            logs["query_dims"] = fmean(facts.query_dims for facts in steps)
-            logs["document_dims"] = fmean(facts.document_dims for facts in steps)
-            logs["batch_flops"] = fmean(facts.flops for facts in steps)
+            _, *means = map(fmean, zip(*self._unlogged, strict=True))
+            logs |= zip(("query_dims", "document_dims", "batch_flops"), means, strict=True)
             logs |= {f"{side}_weight": weight for side, weight in self.loss.weights.items()}
             logs |= self.sparsity.paths()
+            self._unlogged = []
         super().log(logs, start_time)
 
     def _shrink(self, reason: str) -> None:
         """Halve the micro batch."""
         size = self.micro_batch_size or self.args.per_device_train_batch_size
-        if self.args.world_size > 1:
-            # The other processes wait for this step's vectors, which cannot be computed again alone.
-            raise TrainingError(
-                f"out of memory at step {self.state.global_step + 1} with {size} texts at once: {reason}",
-                hint=f"Set schedule.micro_batch_size: {max(1, size // 2)}, or less.",
-            )
-        if size == 1:
-            raise TrainingError(
-                f"out of memory at step {self.state.global_step + 1} with one text at once: {reason}",
-                hint="Lower schedule.max_length, or set schedule.gradient_checkpointing: true.",
-            )
+        several, what = self.args.world_size > 1, f"out of memory at step {self.state.global_step + 1}"
+        if size == 1 or several:
+            hint = "Lower schedule.max_length, or set schedule.gradient_checkpointing: true."
+            if several:  # they wait for this step's vectors, which cannot be computed again alone
+                hint = f"Set schedule.micro_batch_size: {max(1, size // 2)}, or less."
+            at_once = "one text" if size == 1 else f"{size} texts"
+            raise TrainingError(f"{what} with {at_once} at once: {reason}", hint=hint)
         assert self.optimizer is not None
         self.optimizer.zero_grad()
         gc.collect()
@@ -180,41 +167,35 @@ class OskitTrainer(SparseEncoderTrainer):
             torch.cuda.empty_cache()
         self._use_micro_batches(size // 2)
         self._note(
-            f"out of memory at step {self.state.global_step + 1}: {size // 2} texts at once from here on; "
-            f"the batch stays {self.args.train_batch_size} (gradients are cached)"
+            f"{what}: {size // 2} texts at once from here on; the batch stays {self.args.train_batch_size} "
+            "(gradients are cached)"
         )
 
     def _use_micro_batches(self, size: int | None) -> None:
         self.micro_batch_size = self.loss.mini_batch_size = size
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
-        """As the base class; also where a step is looked at, before it reaches the weights."""
-        norm = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
-        self._look(norm)
-        return norm
-
-    def _look(self, norm: Any) -> None:
-        """Everything that is to be known of a step, in one question to the GPU.
+        """As the base class; also where a step is looked at, before it reaches the weights.
 
         Raises:
             TrainingError: Loss or gradients are no numbers, or the encoder collapsed.
         """
+        norm = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
         step, rate = self.state.global_step + 1, self.args.learning_rate
+        # Everything that is to be known of a step, in one question to the GPU.
         names, values = zip(*self.loss.values.items(), strict=True)
         numbers = torch.stack([torch.as_tensor(norm, device=values[0].device), *values]).tolist()
         found = dict(zip(names, numbers[1:], strict=True))
-        check_loss({name: found[name] for name in self.loss.part_names}, step, rate)
-        if not math.isfinite(numbers[0]) and not self._will_be_skipped():
-            check_gradient(numbers[0], step, rate)
+        # fp16's step of an infinite gradient is left out, and its scale, which is too large, halved.
+        scaler = self.accelerator.scaler
+        skipped = scaler is not None and scaler.get_scale() > 1 and not math.isfinite(numbers[0])
+        parts = {name: found[name] for name in self.loss.part_names}
+        check_finite(parts, 0.0 if skipped else numbers[0], step, rate)
         self.facts = StepFacts(step, *(found[name] for name in FACTS))
         self._unlogged.append(self.facts)
         self._guards.check(self.facts)
         self.sparsity.observe(step, found | {"losses": sum(found[name] for name in self.loss.losses)})
-
-    def _will_be_skipped(self) -> bool:
-        """Whether the step of an infinite gradient is left out: fp16's scale is too large, and is halved."""
-        scaler = self.accelerator.scaler
-        return scaler is not None and scaler.get_scale() > 1
+        return norm
 
     def _load_best_model(self) -> None:
         """The best checkpoint; the base class would go on with the last weights where it cannot be loaded."""
@@ -235,7 +216,7 @@ class OskitTrainer(SparseEncoderTrainer):
         drawn: Any = self.train_dataset
         args = self.args
         size = args.train_batch_size * args.world_size
-        batches = DrawnBatches(
+        self._epochs.sampler = DrawnBatches(
             drawn,
             size,
             args.dataloader_drop_last and len(drawn) >= size,
@@ -244,10 +225,9 @@ class OskitTrainer(SparseEncoderTrainer):
             valid_label_columns=[],
             seed=args.data_seed if args.data_seed is not None else args.seed,
         )
-        self._epochs.sampler = batches
         return DataLoader(
             drawn,
-            batch_sampler=batches,
+            batch_sampler=self._epochs.sampler,
             collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
@@ -264,13 +244,14 @@ def _tokenizers_that_fork() -> Iterator[None]:
     Only for so long: a process that is forked by somebody else, without a word to its tokenizers, would
     wait for ever for threads that it does not have.
     """
-    before = os.environ.get(_TOKENIZER_THREADS)
-    os.environ.setdefault(_TOKENIZER_THREADS, "true")
+    if _TOKENIZER_THREADS in os.environ:
+        yield
+        return
+    os.environ[_TOKENIZER_THREADS] = "true"
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[_TOKENIZER_THREADS]
+        del os.environ[_TOKENIZER_THREADS]
 
 
 def _without_threads(worker: int) -> None:
