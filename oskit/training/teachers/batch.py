@@ -86,7 +86,7 @@ class BatchTeachers:
             if isinstance(member.teacher, VectorTeacher)
         ]
         # Last of all: its presence says that the rest is whole.
-        write_whole(folder / _FILE, json.dumps({"teachers": facts, "scale": teachers.scale}))
+        write_whole(folder / _FILE, json.dumps({"teachers": facts, "scale": teachers.labels.scale}))
         return cls(folder)
 
     def collate(self, queries: Rows, documents: Rows) -> dict[str, Tensor]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -28,7 +27,7 @@ from oskit.training.recipe.teachers import (
 )
 from oskit.training.teachers.labels import weighted_average, with_labels
 from oskit.training.teachers.models import CrossEncoderTeacher, DenseTeacher, SparseTeacher
-from oskit.training.teachers.report import EnsembleReport, Status, TeacherReport
+from oskit.training.teachers.report import EnsembleReport, TeacherReport
 from oskit.training.teachers.score_cache import default_cache_folder
 from oskit.training.teachers.teacher import (
     Bm25Teacher,
@@ -41,8 +40,6 @@ from oskit.training.teachers.teacher import (
 
 if TYPE_CHECKING:
     from oskit.training.recipe.recipe import EncoderPart, Recipe
-
-T = TypeVar("T")
 
 _EXAMPLES = 1024
 """Examples that are labelled at once."""
@@ -61,9 +58,14 @@ class Member:
     reason: str | None = None
 
     @property
-    def there(self) -> bool:
-        """Whether it can be asked."""
-        return self.teacher is not None and self.reason is None
+    def asked(self) -> Teacher | None:
+        """The teacher, if it can be asked."""
+        return None if self.reason else self.teacher
+
+    @property
+    def used(self) -> bool:
+        """Whether it labels."""
+        return self.asked is not None and self.config.weight > 0
 
 
 class EnsembleTeacher:
@@ -82,10 +84,10 @@ class EnsembleTeacher:
     candidate that only some of the teachers know (stored scores, beside others) has the average of these;
     one that none knows has no label (NaN).
 
-    A teacher that cannot be loaded, or fails while it scores, is dropped with a :class:`TeacherWarning` and a
-    log line, and the weights of the others are renormalised; :attr:`report` lists it. That is before any
-    label is written; later it is an error: all labels are of the same teachers. Models are loaded when the
-    cache lacks something, one at a time.
+    A teacher that cannot be loaded, or fails while it scores, is dropped with a :class:`TeacherWarning`, and
+    the weights of the others are renormalised; :attr:`report` lists it. That is before any label is written;
+    later it is an error: all labels are of the same teachers. Models are loaded when the cache lacks
+    something, one at a time.
 
     Args:
         teachers: Who, as in a recipe; of weight 0 only dense ones are opened, for mining.
@@ -104,34 +106,29 @@ class EnsembleTeacher:
         *,
         encoder: EncoderPart | None = None,
     ) -> None:
-        self._labels = LabelsPart.model_validate(labels or {})
+        self.labels = LabelsPart.model_validate(labels or {})
         self._encoder = encoder
         self._counts = {"candidates": 0, "unknown": 0}
         configs: tuple[AnyTeacher, ...] = TypeAdapter(Teachers).validate_python(list(teachers))
         self.members = [Member(config) for config in configs]
         for member in self.members:
             if member.config.weight > 0 or isinstance(member.config, DenseTeacherConfig):
-                member.teacher = self._try(member, partial(self._open, member.config))
-        if any(member.config.weight > 0 for member in self.members):
+                self._try(member, self._open)
+        self._labelling = any(member.config.weight > 0 for member in self.members)
+        if self._labelling:
             self._require_one()
 
     @classmethod
     def from_recipe(cls, recipe: Recipe) -> Self:
-        """The teachers that a recipe needs: those that label, and the one that mines.
-
-        Raises:
-            TrainingError: A required teacher is not there, or none is left.
-            DataError: As the class.
-        """
+        """The teachers that a recipe needs: those that label, and the one that mines."""
         needed = [one for one in recipe.teachers if one in recipe.labelling or one == recipe.miner]
         return cls(needed, recipe.labels, encoder=recipe.encoder)
 
     @property
     def report(self) -> EnsembleReport:
         """Which teachers there are, which were dropped and why, and what the cache had."""
-        return EnsembleReport(
-            [self._report(member) for member in self.members], self._labels.scale, **self._counts
-        )
+        teachers = [self._report(member) for member in self.members]
+        return EnsembleReport(teachers, self.labels.scale, **self._counts)
 
     def label(
         self, data: TrainingData, *, folder: Path | None = None, progress: Progress = tell_nobody
@@ -162,7 +159,7 @@ class EnsembleTeacher:
                     (teacher.scores(data, block), self.normalization(member), member.config.weight)
                     for member, teacher in found
                 ]
-                labels = self._labels.scale * weighted_average(raw, block.counts)
+                labels = self.labels.scale * weighted_average(raw, block.counts)
                 self._counts["candidates"] += len(labels)
                 self._counts["unknown"] += int(np.isnan(labels).sum())
                 writer.add_table(with_labels(block.table, labels, block.counts))
@@ -170,12 +167,7 @@ class EnsembleTeacher:
 
     def normalization(self, member: Member) -> Normalization:
         """How a teacher's scores are normalised."""
-        return member.config.normalize or self._labels.normalize
-
-    @property
-    def scale(self) -> float:
-        """What averaged scores are multiplied by."""
-        return self._labels.scale
+        return member.config.normalize or self.labels.normalize
 
     def embed(self, data: TrainingData, progress: Progress = tell_nobody) -> list[Member]:
         """Have all labelling teachers embed the queries and the candidates, for labels over whole batches.
@@ -198,7 +190,7 @@ class EnsembleTeacher:
     @property
     def dense(self) -> DenseTeacher | None:
         """The first dense teacher that is left, for mining."""
-        found = (member.teacher for member in self.members if member.there)
+        found = (member.asked for member in self.members)
         return next((teacher for teacher in found if isinstance(teacher, DenseTeacher)), None)
 
     def fail(self, teacher: Teacher, error: Exception) -> None:
@@ -208,31 +200,31 @@ class EnsembleTeacher:
             TrainingError: It is required, or no teacher is left.
         """
         self._drop(next(member for member in self.members if member.teacher is teacher), error)
-        if any(member.config.weight > 0 for member in self.members):
+        if self._labelling:
             self._require_one()
 
     def release(self) -> None:
         """Let go of the models that are loaded, to make room for the student."""
         for member in self.members:
-            if member.teacher is not None and member.reason is None:
-                member.teacher.release()
+            if member.asked is not None:
+                member.asked.release()
 
-    def _open(self, config: AnyTeacher) -> Teacher:
-        folder = self._labels.cache_folder
+    def _open(self, member: Member) -> None:
+        folder = self.labels.cache_folder
         cache = (default_cache_folder() if folder is None else folder).expanduser()
-        match config:
-            case DenseTeacherConfig():
-                return DenseTeacher(config, cache)
-            case SparseTeacherConfig():
-                return SparseTeacher(config, cache)
-            case CrossEncoderConfig():
-                return CrossEncoderTeacher(config, cache)
-            case ItselfTeacherConfig():
-                return self._itself(config, cache)
-            case StoredTeacherConfig():
-                return StoredScores(config)
-            case _:
-                return Bm25Teacher(config)
+        match member.config:
+            case DenseTeacherConfig() as config:
+                member.teacher = DenseTeacher(config, cache)
+            case SparseTeacherConfig() as config:
+                member.teacher = SparseTeacher(config, cache)
+            case CrossEncoderConfig() as config:
+                member.teacher = CrossEncoderTeacher(config, cache)
+            case ItselfTeacherConfig() as config:
+                member.teacher = self._itself(config, cache)
+            case StoredTeacherConfig() as config:
+                member.teacher = StoredScores(config)
+            case config:
+                member.teacher = Bm25Teacher(config)
 
     def _itself(self, config: ItselfTeacherConfig, cache: Path) -> Teacher:
         encoder = self._encoder
@@ -244,18 +236,14 @@ class EnsembleTeacher:
         teacher.kind = config.kind
         return teacher
 
-    def _active(self) -> list[Member]:
-        return [member for member in self.members if member.there and member.config.weight > 0]
-
-    def _try(self, member: Member, work: Callable[[], T]) -> T | None:
-        """Do it; if it fails, drop the teacher and return None."""
+    def _try(self, member: Member, work: Callable[[Member], object]) -> None:
+        """Do it; if it fails, drop the teacher."""
         try:
-            return work()
+            work(member)
         except DataError:  # files that cannot be read or written: no fault of the teacher
             raise
         except Exception as error:  # whatever a model's own code raises
             self._drop(member, error)
-            return None
 
     def _drop(self, member: Member, error: Exception) -> None:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -276,33 +264,31 @@ class EnsembleTeacher:
         warnings.warn(message, TeacherWarning, stacklevel=4)
 
     def _require_one(self) -> None:
-        if self._active():
-            return
-        reasons = "; ".join(f"{member.config.label}: {member.reason}" for member in self.members)
-        raise TrainingError(f"no teacher is left: {reasons}", hint="Check the names under teachers.")
+        """Make sure that one is left that labels."""
+        if not any(member.used for member in self.members):
+            reasons = "; ".join(f"{member.config.label}: {member.reason}" for member in self.members)
+            raise TrainingError(f"no teacher is left: {reasons}", hint="Check the names under teachers.")
 
     def _report(self, member: Member) -> TeacherReport:
-        teacher, total = member.teacher, sum(one.config.weight for one in self._active())
-        used = member.there and member.config.weight > 0
-        status: Status = "dropped" if member.reason else "used" if used else "unused"
-        counts = {} if teacher is None else {"hits": teacher.hits, "misses": teacher.misses}
-        return TeacherReport(
+        teacher, total = member.teacher, sum(one.config.weight for one in self.members if one.used)
+        found = TeacherReport(
             kind=member.config.kind,
             name=getattr(teacher.config if teacher else member.config, "name", None),
             weight=member.config.weight,
-            effective_weight=member.config.weight / total if used else 0.0,
-            status=status,
+            effective_weight=member.config.weight / total if member.used else 0.0,
+            status="dropped" if member.reason else "used" if member.used else "unused",
             normalize=self.normalization(member),
             reason=member.reason,
-            fingerprint=None if teacher is None else teacher.fingerprint,
-            unread=0 if teacher is None else teacher.unread,
-            **counts,
         )
+        if teacher is not None:
+            found.fingerprint, found.unread = teacher.fingerprint, teacher.unread
+            found.hits, found.misses = teacher.hits, teacher.misses
+        return found
 
-    def _ask(self, work: Callable[[Teacher], None]) -> list[tuple[Member, Teacher]]:
-        """Have each teacher do something; one that fails is dropped, and nothing of it is used."""
-        for member in self._active():
-            assert member.teacher is not None
-            self._try(member, partial(work, member.teacher))
+    def _ask(self, work: Callable[[Teacher], object]) -> list[tuple[Member, Teacher]]:
+        """Have each labelling teacher do something; one that fails is dropped, and nothing of it is used."""
+        for member in self.members:
+            if member.used:
+                self._try(member, lambda one: one.asked and work(one.asked))
         self._require_one()
-        return [(member, member.teacher) for member in self._active() if member.teacher is not None]
+        return [(one, one.asked) for one in self.members if one.used and one.asked is not None]

@@ -7,8 +7,6 @@ from typing import Literal
 
 from oskit.training.recipe.teachers import Normalization
 
-Status = Literal["used", "unused", "dropped"]
-
 
 @dataclass
 class TeacherReport:
@@ -18,7 +16,7 @@ class TeacherReport:
     name: str | None  # its folder or repository; None where it has none
     weight: float  # as configured
     effective_weight: float  # its share in the average now: the weights of those that are used sum to 1
-    status: Status  # `unused`: its weight is 0. `dropped`: it failed
+    status: Literal["used", "unused", "dropped"]  # `unused`: its weight is 0. `dropped`: it failed
     normalize: Normalization  # how its scores of a query's candidates are normalised
     reason: str | None = None  # why it was dropped
     fingerprint: str | None = None  # digest of its files

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +29,6 @@ SLICE = 8192
 
 _PARAMETERS = 500
 _LOCK_SECONDS = 120.0
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS known (key BLOB PRIMARY KEY, value BLOB NOT NULL);
-"""
 
 
 def default_cache_folder() -> Path:
@@ -57,11 +54,10 @@ class ScoreStore:
         name = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
         self.path = folder / f"{name}.sqlite"
         self.misses = 0
-        try:
-            self._database = _open(self.path, identity)
+        with self._told():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._database = _open(self.path)
             (before,) = self._database.execute("SELECT COALESCE(MAX(rowid), 0) FROM known").fetchone()
-        except (OSError, sqlite3.OperationalError) as error:
-            raise self._cannot_write(error) from error
         self._read_of_before = np.zeros(before + 1, dtype=bool)
 
     @property
@@ -76,15 +72,16 @@ class ScoreStore:
             keys: Keys; one that comes twice is computed once.
             compute: Called with positions in ``keys``, :data:`SLICE` at most at a time.
         """
-        found = self._read(set(keys))
-        missing = list({key: None for key in keys if key not in found})
-        self.misses += len(missing)
         first = {key: position for position, key in reversed(list(enumerate(keys)))}
+        found = self._read(list(first))
+        missing = [key for key in dict.fromkeys(keys) if key not in found]
+        self.misses += len(missing)
         for start in range(0, len(missing), SLICE):
             chosen = missing[start : start + SLICE]
-            computed = compute([first[key] for key in chosen])
-            rows = list(zip(chosen, computed, strict=True))
-            self._write(rows)
+            rows = list(zip(chosen, compute([first[key] for key in chosen]), strict=True))
+            # Another process may have stored the same meanwhile: then its values stay.
+            with self._told(), self._database:
+                self._database.executemany("INSERT OR IGNORE INTO known VALUES (?, ?)", rows)
             found.update(rows)
         return [found[key] for key in keys]
 
@@ -92,11 +89,10 @@ class ScoreStore:
         """Close the file."""
         self._database.close()
 
-    def _read(self, keys: set[bytes]) -> dict[bytes, bytes]:
+    def _read(self, keys: list[bytes]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
-        asked, read = list(keys), self._read_of_before
-        for start in range(0, len(asked), _PARAMETERS):
-            chosen = asked[start : start + _PARAMETERS]
+        for start in range(0, len(keys), _PARAMETERS):
+            chosen = keys[start : start + _PARAMETERS]
             marks = ",".join("?" * len(chosen))
             sql = f"SELECT key, value, rowid FROM known WHERE key IN ({marks})"  # noqa: S608
             try:
@@ -108,45 +104,32 @@ class ScoreStore:
                 ) from error
             for key, value, row in rows:
                 found[key] = value
-                if row < len(read):
-                    read[row] = True
+                if row < len(self._read_of_before):
+                    self._read_of_before[row] = True
         return found
 
-    def _write(self, rows: Sequence[tuple[bytes, bytes]]) -> None:
-        """All or nothing. Another process may have stored the same meanwhile: then its values stay."""
+    @contextmanager
+    def _told(self) -> Iterator[None]:
         try:
-            with self._database:
-                self._database.executemany("INSERT OR IGNORE INTO known VALUES (?, ?)", rows)
-        except sqlite3.OperationalError as error:
-            raise self._cannot_write(error) from error
-
-    def _cannot_write(self, error: Exception) -> DataError:
-        return DataError(
-            f"the cache of teachers' scores {self.path} cannot be written: {error}",
-            hint="Make room, or name another folder (labels.cache_folder, or OSKIT_CACHE_DIR).",
-        )
+            yield
+        except (OSError, sqlite3.OperationalError) as error:
+            raise DataError(
+                f"the cache of teachers' scores {self.path} cannot be written: {error}",
+                hint="Make room, or name another folder (labels.cache_folder, or OSKIT_CACHE_DIR).",
+            ) from error
 
 
-def _open(path: Path, identity: str) -> sqlite3.Connection:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _open(path: Path) -> sqlite3.Connection:
+    """The database; a file that is none is moved out of the way."""
+    database = sqlite3.connect(path, timeout=_LOCK_SECONDS)
     try:
-        return _connect(path, identity)
-    except sqlite3.OperationalError:
-        raise  # locked, full or read-only: the file itself may be right
+        database.execute("CREATE TABLE IF NOT EXISTS known (key BLOB PRIMARY KEY, value BLOB NOT NULL)")
+        return database
     except sqlite3.DatabaseError as error:
+        database.close()
+        if isinstance(error, sqlite3.OperationalError):
+            raise  # locked, full or read-only: the file itself may be right
         broken = path.with_name(f"{path.name}.broken")
         logger.warning("%s is damaged (%s): moved to %s, scores are computed anew", path, error, broken)
         path.replace(broken)
-        return _connect(path, identity)
-
-
-def _connect(path: Path, identity: str) -> sqlite3.Connection:
-    database = sqlite3.connect(path, timeout=_LOCK_SECONDS)
-    try:
-        database.executescript(_SCHEMA)
-        with database:
-            database.execute("INSERT OR IGNORE INTO facts VALUES ('identity', ?)", (identity,))
-    except sqlite3.Error:
-        database.close()
-        raise
-    return database
+        return _open(path)
