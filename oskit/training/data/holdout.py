@@ -99,23 +99,17 @@ def hold_out(
 
 
 class _Pairs:
-    """Queries and what answers them.
-
-    Attributes:
-        keys: Of each example, the same for queries that ask the same, uint64 ``[examples]``.
-        owners: Example of each pair, ``[pairs]``.
-        rows: Its row of the corpus, ``[pairs]``.
-        texts: Its text, as a number that near-identical ones share, ``[pairs]``.
-        generic: Whether so many queries have it that it tells nothing, ``[pairs]``; :meth:`hold` finds it.
-        queries: Distinct queries among the pairs.
-    """
+    """Queries and what answers them."""
 
     def __init__(self, data: TrainingData, seed: int) -> None:
         salt = f"hold-out {seed}"
+        # The same for queries that ask the same, `[examples]`.
         self.keys = keys_of(map(normalise, column_of(data.examples, "query")), salt)
-        self.owners, self.rows = relevant_of(data.examples)
+        self.owners, self.rows = relevant_of(data.examples)  # example and row of the corpus, `[pairs]`
         unique, inverse = np.unique(self.rows, return_inverse=True)
+        # Of each pair's text a number that near-identical ones share, `[pairs]`.
         self.texts = keys_of(map(same_key, column_of(data.corpus, "text", unique)), salt)[inverse]
+        # Whether so many queries have it that it tells nothing, `[pairs]`; `hold` finds it.
         self.generic = np.zeros(len(self.owners), dtype=bool)
         self.queries = len(np.unique(self.keys[self.owners]))
 

@@ -10,12 +10,12 @@ from oskit.data.collection import Collection
 from oskit.data.documents import Document, FieldNames, Refusal
 from oskit.data.duplicates import SeenTexts
 from oskit.data.jsonl import read_jsonl
-from oskit.training.data.records import Example, Parsed
+from oskit.training.data.records import Add, Example, Parsed
 from oskit.training.recipe.sources import DataSource
 
 
-def read_beir(folder: Path, source: DataSource) -> Iterator[Parsed | Refusal]:
-    """The documents as passages, then each judged query as an example.
+def read_beir(folder: Path, source: DataSource, add: Add) -> Iterator[Parsed | Refusal]:
+    """The documents, then each judged query as an example.
 
     Raises:
         DataError: A file is missing, or the queries or judgements are broken.
@@ -25,20 +25,23 @@ def read_beir(folder: Path, source: DataSource) -> Iterator[Parsed | Refusal]:
     wanted = {document for row in collection.qrels.values() for document in row} | collection.queries.keys()
     with closing(SeenTexts()) as texts:
         for item in read_jsonl(collection.corpus, FieldNames("_id")):
-            yield _document(item, wanted, texts) if isinstance(item, Document) else item
+            yield _document(item, wanted, texts, add) if isinstance(item, Document) else item
         for query in collection.queries:
-            yield _query(query, collection, source, texts)
+            yield _query(query, collection, source, texts, add)
 
 
-def _document(item: Document, wanted: set[str], texts: SeenTexts) -> Parsed | Refusal:
+def _document(item: Document, wanted: set[str], texts: SeenTexts, add: Add) -> Parsed | Refusal:
     passage = item.passage.strip()
     if item.id in wanted and not texts.add(item.id, content=passage.encode()):
         return Refusal(item.where, f"the id {item.id!r} came before")
-    # Collections that people use have empty documents; they are never a positive, see below.
-    return Parsed(passages=(passage,) if passage else ())
+    if passage:  # collections that people use have empty documents; they are never a positive, see below
+        add(passage)
+    return Parsed()
 
 
-def _query(key: str, collection: Collection, source: DataSource, texts: SeenTexts) -> Parsed | Refusal:
+def _query(
+    key: str, collection: Collection, source: DataSource, texts: SeenTexts, add: Add
+) -> Parsed | Refusal:
     where = f"{source.path}: query {key!r}"
     query = collection.queries[key].strip()
     if not query:
@@ -59,6 +62,10 @@ def _query(key: str, collection: Collection, source: DataSource, texts: SeenText
             return Refusal(where, f"its document {document!r} is {problem}")
     kept = [text for text in negatives if text and text not in positives]
     # A document with the query's id is the query itself (ArguAna): neither an answer nor a wrong one.
-    itself = (texts.content_of(key) or b"").decode()
-    example = Example(query, (*positives, *kept), len(positives), itself=itself)
-    return Parsed((example,) if positives else (), dropped=len(negatives) - len(kept))
+    itself = texts.content_of(key)
+    dropped = len(negatives) - len(kept)
+    if not positives:
+        return Parsed(dropped=dropped)
+    rows = [add(text) for text in (*positives, *kept)]
+    example = Example(query, rows, len(positives), itself=add(itself.decode()) if itself else -1)
+    return Parsed((example,), dropped)

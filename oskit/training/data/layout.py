@@ -39,21 +39,11 @@ _ALL_NAMES = (
 
 
 class Layout:
-    """Which columns of a source hold what.
+    """Which columns of a source hold what, by their roles; empty where none does.
 
-    Attributes:
-        kind: Anything but ``beir``.
-        query: Column of the query; empty for documents.
-        positive: Column of what answers it; empty for candidates and documents.
-        negatives: Columns of what does not.
-        documents: Column of candidates, of which scores or labels tell how well they answer.
-        scores: Column of their scores, or of those of positives and negatives.
-        of_positives: Column of the scores of the positives alone.
-        of_negatives: Column of the scores of the negatives alone.
-        label: Column of the relevance.
-        text: Column of the text, for documents.
-        title: Column of their title.
-        ignored: Columns that were taken for nothing.
+    A ``positive`` answers the query and ``negatives`` do not; of ``documents`` (candidates) ``scores`` or
+    ``label`` tell. ``of_positives`` and ``of_negatives`` are scores of these alone; ``text`` and ``title``
+    are of documents that queries are made of; ``ignored`` columns were taken for nothing.
     """
 
     def __init__(self, source: DataSource, first: Mapping[str, Any]) -> None:

@@ -47,28 +47,18 @@ class Leak:
 
 @dataclass(frozen=True)
 class LeakageReport:
-    """What training data and an evaluation collection have in common.
+    """What training data and an evaluation collection have in common."""
 
-    Attributes:
-        collection: Name of the evaluation collection.
-        training_examples: Examples that were looked at.
-        evaluation_queries: Queries that were compared with them.
-        threshold: From which similarity a query was near.
-        leaks: The leaking examples, the most similar ones first.
-        relevant_documents: Documents that are relevant to an evaluation query.
-        trained_documents: How many of them are also positives of training examples (of other queries: the
-            evaluation is in-domain then, which is no leakage of queries).
-        trained_rows: Examples with such a positive.
-    """
-
-    collection: str
-    training_examples: int
-    evaluation_queries: int
-    threshold: float
-    leaks: tuple[Leak, ...]
-    relevant_documents: int
+    collection: str  # name of the evaluation collection
+    training_examples: int  # that were looked at
+    evaluation_queries: int  # that were compared with them
+    threshold: float  # from which similarity a query was near
+    leaks: tuple[Leak, ...]  # the leaking examples, the most similar ones first
+    relevant_documents: int  # that are relevant to an evaluation query
+    # how many of them are also positives of training examples (of other queries: the evaluation is in-domain
+    # then, which is no leakage of queries)
     trained_documents: int
-    trained_rows: int
+    trained_rows: int  # examples with such a positive
 
     @property
     def exact_rows(self) -> tuple[int, ...]:

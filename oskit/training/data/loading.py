@@ -99,7 +99,8 @@ class _Records:
             told.setdefault(layout, kind)
             ignored.update(dict.fromkeys(unused))
 
-        for item in read_source(source, tell, seed=seed):
+        before = len(self._corpus)
+        for item in read_source(source, tell, self._corpus.add, seed=seed):
             counts["read"] += 1
             progress(1)
             if isinstance(item, Refusal):
@@ -112,17 +113,9 @@ class _Records:
                     line = {"where": item.where, "reason": item.reason, "raw": item.raw}
                     file.write(json.dumps(line) + "\n")
                 continue
-            before = len(self._corpus)
-            for passage in item.passages:
-                self._corpus.add(passage)
             for example in item.examples:
                 self._add(number, example)
-            counts.update(
-                kept=1,
-                without_examples=not item.examples,
-                dropped_negatives=item.dropped,
-                passages=len(self._corpus) - before,
-            )
+            counts.update(kept=1, without_examples=not item.examples, dropped_negatives=item.dropped)
             if counts["kept"] == source.limit:
                 break
         refused = counts["read"] - counts["kept"]
@@ -132,6 +125,7 @@ class _Records:
             "; ".join(told) or "no records",
             **counts,
             refused=refused,
+            passages=len(self._corpus) - before,
             ignored=tuple(ignored),
             refusals=tuple(first),
             reasons=dict(reasons.most_common()),
@@ -139,18 +133,13 @@ class _Records:
         )
 
     def _add(self, number: int, example: Example) -> None:
-        query, corpus = clean_text(example.query), self._corpus
-        if example.known is None:
-            rows = [corpus.add(str(text)) for text in example.documents]
-        else:
-            rows = example.known.rows(list(map(int, example.documents)), corpus.add)
-        itself = corpus.add(example.itself) if example.itself else -1
+        query, rows = clean_text(example.query), example.rows
         # Scores of different sources are on different scales; those of no source are on none.
         scale = str(number) if example.scores else ""
         apart = (str(rows[0]),) if example.apart else ()
         self.keys.append(key_of(scale, query, *apart))
         self.sources.append(number)
-        self._writer.add(query, rows, example.positives, list(example.scores), itself)
+        self._writer.add(query, rows, example.positives, list(example.scores), example.itself)
 
 
 class _Corpus:

@@ -28,18 +28,14 @@ from oskit.training.data.layout import (
     first_of,
 )
 from oskit.training.data.normalising import key_of
-from oskit.training.data.records import as_list, existing, is_saved_dataset, records_of, score_of
+from oskit.training.data.records import Add, as_list, existing, is_saved_dataset, records_of, score_of
 from oskit.training.recipe.sources import Join, Place, TextsById
 
 _Row = TypeVar("_Row")
 
 
 class Joined:
-    """What a source's ids stand for; None where the source has no such ids.
-
-    Raises:
-        DataError: Something of it cannot be read.
-    """
+    """What a source's ids stand for; None where the source has no such ids."""
 
     def __init__(self, join: Join | None) -> None:
         queries, corpus, scores = (join.queries, join.corpus, join.scores) if join else (None, None, None)
@@ -49,11 +45,7 @@ class Joined:
 
 
 class KnownTexts:
-    """Texts by their ids: 20 bytes each in memory, the texts on disk.
-
-    Raises:
-        DataError: They cannot be read, or one id has two texts.
-    """
+    """Texts by their ids: 20 bytes each in memory, the texts on disk; DataError where one id has two."""
 
     def __init__(self, place: TextsById, *, queries: bool) -> None:
         self.name = place.name
@@ -79,7 +71,7 @@ class KnownTexts:
         """The text of this number."""
         return str(self._texts[number]["text"])
 
-    def rows(self, numbers: Sequence[int], add: Callable[[str], int]) -> list[int]:
+    def rows(self, numbers: Sequence[int], add: Add) -> list[int]:
         """The rows of these in a corpus, to which ``add`` adds those that were not asked for before."""
         new = [number for number in numbers if self._rows[number] < 0]
         for number, text in zip(new, self._texts[new]["text"], strict=True):
@@ -88,11 +80,7 @@ class KnownTexts:
 
 
 class KnownScores:
-    """Scores of query and document by their ids: 20 bytes each.
-
-    Raises:
-        DataError: They cannot be read.
-    """
+    """Scores of query and document by their ids: 20 bytes each."""
 
     def __init__(self, place: Place) -> None:
         path = existing(place)

@@ -41,9 +41,7 @@ def merge_records(
         writer: Of :data:`EXAMPLES`.
 
     Returns:
-        What became of each source: ``examples``, ``positives``, ``scored`` candidates, ``duplicates``
-        (records that brought nothing new), ``dropped_negatives``, ``unanswered`` (queries of which nothing is
-        known but what does not answer them).
+        What became of each source, by the names of :class:`SourceFacts`.
     """
     counts = [Counter[str]() for _ in range(int(sources.max(initial=0)) + 1)]
     for groups in _groups(keys, kept):

@@ -17,6 +17,7 @@ from oskit.training.data.layout import DOCUMENT_ID_NAMES, SCORE_NAMES, Layout, g
 from oskit.training.data.lookups import Joined
 from oskit.training.data.pseudo_queries import make_queries
 from oskit.training.data.records import (
+    Add,
     Example,
     Parsed,
     as_list,
@@ -34,15 +35,12 @@ Tell = Callable[[Kind, str, Sequence[str]], object]
 
 
 def read_source(
-    source: DataSource, tell: Tell, *, seed: int = 0, look_up: bool = True
+    source: DataSource, tell: Tell, add: Add | None, *, seed: int = 0
 ) -> Iterator[Parsed | Refusal]:
     """Every record of a source as what it gives, or as a refusal that says where and why.
 
-    Args:
-        source: What to read.
-        tell: Told what it was taken for.
-        seed: Of queries that are made of documents.
-        look_up: Whether ids become texts; else they are left as they are, and nothing is read for it.
+    Queries that are made of documents follow from the seed. Where texts are not kept (``add`` is None), ids
+    are left as they are, and nothing is read for them.
 
     Raises:
         DataError: The source cannot be read at all, or lacks the columns.
@@ -62,13 +60,18 @@ def read_source(
             )
         if source.kind == "beir" or (source.kind == "auto" and (path / QRELS).is_dir()):
             tell("beir", f"judgements of {QRELS}/{source.split}.tsv", ())
-            return read_beir(path, source)
-    return _read_by_columns(source, path, tell, seed, Joined(source.join if look_up else None))
+            return read_beir(path, source, add or _nowhere)
+    return _read_by_columns(source, path, tell, add, seed)
+
+
+def _nowhere(_text: str) -> int:
+    return -1
 
 
 def _read_by_columns(
-    source: DataSource, path: Path | None, tell: Tell, seed: int, joined: Joined
+    source: DataSource, path: Path | None, tell: Tell, add: Add | None, seed: int
 ) -> Iterator[Parsed | Refusal]:
+    joined = Joined(None if add is None else source.join)
     readers: dict[frozenset[str], _Reader] = {}
     first: Layout | None = None
     for record in records_of(source, path, wanted_columns(source)):
@@ -79,7 +82,7 @@ def _read_by_columns(
         if columns not in readers:
             layout = _layout_of(source, record.values, first)
             first = first or layout
-            readers[columns] = _Reader(source, layout, joined, seed)
+            readers[columns] = _Reader(source, layout, joined, add or _nowhere, seed)
             tell(layout.kind, str(layout), layout.ignored)
         try:
             yield readers[columns].parse(record.values)
@@ -109,17 +112,18 @@ class _Item(NamedTuple):
 class _Reader:
     """Records of one layout to examples; a record that is not right raises ValueError."""
 
-    def __init__(self, source: DataSource, layout: Layout, joined: Joined, seed: int) -> None:
-        self.layout, self._source, self._joined, self._seed = layout, source, joined, seed
+    def __init__(self, source: DataSource, layout: Layout, joined: Joined, add: Add, seed: int) -> None:
+        self._layout, self._source, self._joined = layout, source, joined
+        self._add, self._seed = add, seed
 
     def parse(self, values: Mapping[str, Any]) -> Parsed:
         """What a record gives."""
-        if self.layout.kind == "documents":
+        if self._layout.kind == "documents":
             return self._document(values)
-        key, joined = required_text(values, self.layout.query), self._joined
+        key, joined = required_text(values, self._layout.query), self._joined
         positives, others, apart = (
             self._candidates(values)
-            if self.layout.kind == "candidates"
+            if self._layout.kind == "candidates"
             else self._positives_and_negatives(values)
         )
         if joined.scores is not None:
@@ -145,25 +149,26 @@ class _Reader:
         count = len({item.text for item in positives})
         texts, scores = list(best), list(best.values())
         dropped = len({item.text for item in others}) - (len(texts) - count)
-        documents: Sequence[str] | Sequence[int] = texts
         known = self._joined.corpus
-        if known is not None:
+        if known is None:
+            rows = list(map(self._add, texts))
+        else:
             numbers = known.find(texts)
             there = numbers >= 0
             if not there[:count].all():
                 raise ValueError(f"its document {texts[int(there.argmin())]!r} is not in {known.name}")
             dropped += int((~there).sum())
-            documents = numbers[there].tolist()
+            rows = known.rows(numbers[there].tolist(), self._add)
             scores = [score for score, is_there in zip(scores, there, strict=True) if is_there]
         scores = [] if all(map(math.isnan, scores)) else scores
-        return Parsed((Example(query, documents, count, scores, known, apart=apart),), dropped=dropped)
+        return Parsed((Example(query, rows, count, scores, apart=apart),), dropped)
 
     def _candidates(self, values: Mapping[str, Any]) -> tuple[list[_Item], list[_Item], bool]:
         """Known positives and other documents of a record with scores or labels.
 
         A grade between the two says neither; only a score makes such a document a candidate.
         """
-        layout, source = self.layout, self._source
+        layout, source = self._layout, self._source
         items = self._items(values, layout.documents)
         if layout.scores:
             items = _scored(items, as_list(values.get(layout.scores)), layout.scores)
@@ -188,7 +193,7 @@ class _Reader:
 
     def _positives_and_negatives(self, values: Mapping[str, Any]) -> tuple[list[_Item], list[_Item], bool]:
         """Both, with their scores, and whether these can be compared with those of no other positive."""
-        layout, source = self.layout, self._source
+        layout, source = self._layout, self._source
         positives = self._items(values, layout.positive)
         if not positives:
             raise ValueError(f"{layout.positive!r} is empty")
@@ -237,11 +242,12 @@ class _Reader:
         return _Item(text, score)
 
     def _document(self, values: Mapping[str, Any]) -> Parsed:
-        layout = self.layout
+        layout = self._layout
         text = required_text(values, layout.text)
         title = text_of(values.get(layout.title), layout.title).strip() if layout.title else ""
         queries, passage = make_queries(title, text, self._source.queries, seed=self._seed)
-        return Parsed(tuple(Example(query, (passage,), 1) for _, query in queries), passages=(passage,))
+        row = self._add(passage)
+        return Parsed(tuple(Example(query, [row], 1) for _, query in queries))
 
 
 def _scored(items: Sequence[_Item], scores: Sequence[Any], name: str) -> list[_Item]:

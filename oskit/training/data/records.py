@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -18,41 +17,31 @@ from oskit.errors import DataError, first_line
 from oskit.training.data.layout import DOCUMENT_ID_NAMES, first_of
 from oskit.training.recipe.sources import Place
 
-if TYPE_CHECKING:
-    from oskit.training.data.lookups import KnownTexts
+Add = Callable[[str], int]
+"""Adds a text to the corpus, if it is new, and gives its row."""
 
 
-@dataclass(frozen=True)
-class Example:
+class Example(NamedTuple):
     """A query with candidates."""
 
     query: str  # its text
-    # the candidates, each once, known positives first: texts, or numbers of known ones
-    documents: Sequence[str] | Sequence[int]
+    rows: list[int]  # the candidates, each once, known positives first
     positives: int  # how many of the first answer the query
     scores: Sequence[float] = ()  # of each candidate, NaN where there is none; empty if there are none at all
-    known: KnownTexts | None = None  # what numbers stand for
-    itself: str = ""  # the document that the query is, if it is one
+    itself: int = -1  # the document that the query is, if it is one
     # whether scores are differences to the positive, so that those of another positive are others
     apart: bool = False
 
 
-@dataclass(frozen=True)
-class Parsed:
+class Parsed(NamedTuple):
     """What one record gave."""
 
     examples: tuple[Example, ...] = ()  # training examples; none of a document that is only there to be found
-    passages: tuple[str, ...] = ()  # further texts of the corpus
     dropped: int = 0  # negatives that are a positive, or that the corpus lacks
 
 
 def records_of(place: Place, path: Path | None, wanted: Sequence[str]) -> Iterator[Record | Refusal]:
-    """Every record of a file, a saved data set, or one of the Hub.
-
-    Raises:
-        DataError: It cannot be read.
-        UsageError: The format cannot be told.
-    """
+    """Every record of a file, a saved data set, or one of the Hub; DataError where it cannot be read."""
     if place.hub is None and (path is None or not is_saved_dataset(path)):
         return read_records(path or "-", format=place.format, wanted=wanted)
     try:
@@ -77,11 +66,7 @@ def error_of(refusal: Refusal) -> DataError:
 
 
 def existing(place: Place) -> Path | None:
-    """Its path, None for stdin and for the Hub.
-
-    Raises:
-        DataError: There is nothing.
-    """
+    """Its path, None for stdin and for the Hub; DataError where there is nothing."""
     if place.path is None or place.path == "-":
         return None
     path = Path(place.path).expanduser()
@@ -96,11 +81,7 @@ def is_saved_dataset(path: Path) -> bool:
 
 
 def score_of(value: Any, name: str) -> float:
-    """A score; NaN for null.
-
-    Raises:
-        ValueError: It is no number.
-    """
+    """A score; NaN for null, ValueError for what is no number."""
     if value is None:
         return math.nan
     try:
@@ -118,11 +99,7 @@ def as_list(value: Any) -> list[Any]:
 
 
 def required_text(values: Mapping[str, Any], name: str) -> str:
-    """The text of a field.
-
-    Raises:
-        ValueError: It is not there, empty or no text.
-    """
+    """The text of a field; ValueError where it is not there, empty or no text."""
     if name not in values:
         raise ValueError(f"no field {name!r}")
     if text := text_of(values[name], name).strip():

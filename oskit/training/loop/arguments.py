@@ -52,17 +52,13 @@ class Arguments(SparseEncoderTrainingArguments):
 def training_arguments(
     recipe: Recipe, folder: Path, total: int, *, rates: dict[str, float], routes: dict[str, str]
 ) -> Arguments:
-    """The arguments of a stage.
+    """The arguments of a stage with its folder, of ``total`` optimizer steps.
 
-    Args:
-        recipe: What it says; ``schedule.arguments`` is passed on.
-        folder: The stage's folder.
-        total: Optimizer steps.
-        rates: Learning rates other than the transformer's, by patterns of parameter names.
-        routes: Which side of an inference-free encoder each column of texts goes through.
+    ``rates`` are learning rates other than the transformer's, by patterns of parameter names; ``routes`` say
+    which side of an inference-free encoder each column of texts goes through.
 
     Raises:
-        TrainingError: The trainer refuses a value of ``schedule.arguments``.
+        TrainingError: The trainer refuses a value of ``schedule.arguments``, which are passed on.
     """
     passed = recipe.schedule.arguments
     gpu = torch.cuda.is_available()

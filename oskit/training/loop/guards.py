@@ -30,13 +30,7 @@ class StepFacts(NamedTuple):
 
 
 class Guards:
-    """Looks at every step.
-
-    Args:
-        recipe: Says when it is too much, and gives the advice its values.
-        vocabulary: Size of the vocabulary.
-        ramp_end: Step at which the sparsity penalties have their full weight.
-    """
+    """Looks at every step; at ``ramp_end`` the sparsity penalties have their full weight."""
 
     def __init__(self, recipe: Recipe, *, vocabulary: int, ramp_end: int) -> None:
         self._recipe, self._ramp_end = recipe, ramp_end

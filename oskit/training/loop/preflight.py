@@ -7,24 +7,32 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 from oskit.archive.idf import read_idf
 from oskit.data.collection import Collection
 from oskit.encoder.loader import hub
 from oskit.encoder.loader.layouts import detect_layout
-from oskit.errors import DataError, EncoderError, OskitError, TrainingError
+from oskit.errors import (
+    DataError,
+    EncoderError,
+    EncoderNotFoundError,
+    OskitError,
+    TrainingError,
+    first_line,
+)
 from oskit.extras import require
 from oskit.folders import check_writable, user_cache
 from oskit.training.data.reader import read_source
 from oskit.training.data.records import Parsed, error_of, existing
 from oskit.training.loop.folder import DATA, FACTS, RESULT, Beginning, check_folder, stage_folders
-from oskit.training.loop.reachable import check_data_set, check_model
 from oskit.training.ranks import share_of
-from oskit.training.recipe.file import stages_of
+from oskit.training.recipe.file import STAGE, stages_of
 from oskit.training.recipe.recipe import Recipe
-from oskit.training.recipe.sources import DataSource, Kind
+from oskit.training.recipe.sources import DataSource, Kind, Place
 from oskit.training.recipe.teachers import AnyTeacher, ModelTeacherConfig, ReadingTeacherConfig
 
 PACKAGES = (
@@ -42,15 +50,14 @@ Warn = Callable[[str], object]
 def preflight(recipe: Recipe, folder: Path, *, resume: bool, warn: Warn, dry_run: bool = False) -> Beginning:
     """Look for what would end a run: packages, its folder, models, data, disk space, devices.
 
+    What a run that is resumed has done and prepared needs its sources no more.
+
     Args:
         recipe: What is to be trained.
         folder: The run's folder.
-        resume: Whether the run in it is to go on. What it has done and prepared needs its sources no more.
+        resume: Whether the run in it is to go on.
         warn: Told what does not end it, and all problems but the one that is raised.
         dry_run: Whether nothing else will tell which teachers are dropped.
-
-    Returns:
-        How the run begins in its folder.
 
     Raises:
         OskitError: The first problem, of the kind that the run itself would end with.
@@ -106,10 +113,10 @@ def _checks_of(stage: Recipe, warn: Warn, *, prepared: bool, dry_run: bool) -> I
 def _check_student(stage: Recipe, warn: Warn) -> None:
     part = stage.encoder
     try:
-        check_model(part.name, part.revision)
+        _check_model(part.name, part.revision)
     except (hub.NotOnHubError, hub.HubUnreachableError) as error:
         try:
-            check_model(part.base, None)
+            _check_model(part.base, None)
         except EncoderError:
             raise error from None
         warn(
@@ -144,7 +151,7 @@ def _check_teacher(teacher: AnyTeacher, stage: Recipe) -> None:
     if texts is not None and not texts.is_file():
         raise DataError(f"no such file: {texts}", hint=f"{teacher.label} reads it (texts).")
     if isinstance(teacher, ModelTeacherConfig):
-        check_model(teacher.name, teacher.revision)
+        _check_model(teacher.name, teacher.revision)
         if teacher.device is not None:
             number = stage.teachers.index(teacher)
             _check_device(teacher.device, f"teachers.{number}.device is {teacher.device}")
@@ -168,13 +175,13 @@ def _first_kind(source: DataSource) -> Kind | None:
     """The kind of a source, by its first record; None where only reading it tells."""
     for place in source.places:
         if place.hub is not None:
-            check_data_set(place)
+            _check_data_set(place)
         else:
             existing(place)
     if source.path == "-" or source.hub is not None:
         return None
     kinds: list[Kind] = []
-    records = read_source(source, lambda kind, *_: kinds.append(kind), look_up=False)
+    records = read_source(source, lambda kind, *_: kinds.append(kind), None)
     for item in islice(records, FIRST):
         if isinstance(item, Parsed):
             break
@@ -237,3 +244,56 @@ def _check_room(stages: Iterable[Recipe], folder: Path) -> None:
             "free",
             hint="Lower schedule.keep_checkpoints, or give another folder.",
         )
+
+
+def _check_model(name: str, revision: str | None) -> None:
+    """Make sure that a model is a folder, in the Hub's cache, or on the Hub.
+
+    Raises:
+        NotOnHubError: None of them.
+        HubUnreachableError: Neither of the first two, and the Hub gives no answer.
+        EncoderError: The Hub has it, but no such revision.
+    """
+    if STAGE.search(name) or Path(name).expanduser().is_dir():
+        return
+    hint = "Check the name of the model and the network."
+    if not hub.is_repository_name(name):
+        raise hub.NotOnHubError(f"there is no folder {name}", hint=hint)
+    try:
+        hub.fetch(name, hub.HubOptions(revision=revision, local_files_only=True))
+    except EncoderError:
+        try:
+            _ask_hub(name, revision, "model")
+        except (hub.NotOnHubError, hub.HubUnreachableError) as error:
+            raise type(error)(f"there is no folder {name}, and {error.message}", hint=hint) from error
+
+
+def _check_data_set(place: Place) -> None:
+    """Make sure that a data set is on the Hub, if it answers: `datasets` may have it in its cache.
+
+    Raises:
+        DataError: It is not.
+    """
+    assert place.hub is not None
+    try:
+        with suppress(hub.HubUnreachableError):
+            _ask_hub(place.hub, place.revision, "dataset")
+    except EncoderNotFoundError as error:
+        hint = "Check its name, revision and the login, or give a file."
+        raise DataError(error.message, hint=hint) from error
+
+
+def _ask_hub(name: str, revision: str | None, kind: Literal["model", "dataset"]) -> None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    if hub.is_offline():
+        raise hub.HubUnreachableError("the Hub must not be asked (HF_HUB_OFFLINE)")
+    try:
+        HfApi(endpoint=hub.endpoint()).repo_info(name, revision=revision, repo_type=kind, timeout=30)
+    except RevisionNotFoundError as error:
+        raise EncoderNotFoundError(f"the Hub's {kind} {name} has no revision {revision!r}") from error
+    except RepositoryNotFoundError as error:
+        raise hub.NotOnHubError(f"the Hub has no {kind} {name}, or you may not read it") from error
+    except Exception as error:  # whatever huggingface_hub and its HTTP library raise
+        raise hub.HubUnreachableError(f"no answer from the Hub: {first_line(error)}") from error

@@ -15,8 +15,6 @@ from oskit.encoder.document_frequencies import corpus_idf
 from oskit.errors import DataError, TrainingError
 from oskit.training.data.arrow import (
     EXAMPLES,
-    LABELLED,
-    LABELS,
     RowWriter,
     candidate_blocks,
     candidate_counts,
@@ -47,8 +45,6 @@ _EXAMPLES = "ready.arrow"
 _HELD_OUT = "held-out"
 _IDF = "idf.npy"
 _TEACHERS = "batch-teachers"
-_STEPS = ("examples.arrow", "mined.arrow", "labelled.arrow")
-"""Tables that are of no use once the examples are ready."""
 
 
 @dataclass(frozen=True)
@@ -184,11 +180,12 @@ class _Maker:
             if not self._negatives(data.examples):
                 raise no_negatives()
             self.listener.doing("asking the teachers")
-            data = teachers.label(data, folder=self.folder, progress=progress)
-        schema = LABELLED if LABELS in data.examples.column_names else EXAMPLES
-        with RowWriter(self.folder / _EXAMPLES, schema) as writer:
-            for block in candidate_blocks(data.examples):
-                writer.add_table(block.table)
+            teachers.label(data, folder=self.folder, progress=progress)
+            (self.folder / "labelled.arrow").replace(self.folder / _EXAMPLES)
+        else:
+            with RowWriter(self.folder / _EXAMPLES, EXAMPLES) as writer:
+                for block in candidate_blocks(data.examples):
+                    writer.add_table(block.table)
         data = data.with_examples(open_rows(self.folder / _EXAMPLES))
         if teachers is not None:
             if "batch" in recipe.labelled:
@@ -198,7 +195,7 @@ class _Maker:
             if report.unknown:
                 self._note(f"{report.unknown:,} of {report.candidates:,} candidates are known to no teacher")
             teachers.release()
-        for name in _STEPS:
+        for name in ("examples.arrow", "mined.arrow"):  # of no use any more
             (self.folder / name).unlink(missing_ok=True)
         return data
 

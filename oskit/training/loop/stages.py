@@ -20,7 +20,7 @@ from oskit.encoder.surgery.cut import biases, cut
 from oskit.errors import TrainingError, TrainingInterrupted
 from oskit.training.data.arrow import candidate_rows, column_of
 from oskit.training.loop.arguments import rate_of, training_arguments
-from oskit.training.loop.callbacks import Interruption, Telling
+from oskit.training.loop.callbacks import Watch
 from oskit.training.loop.events import Listener
 from oskit.training.loop.folder import CHECKPOINTS, DATA, FACTS, RESULT
 from oskit.training.loop.guards import Guards
@@ -158,7 +158,7 @@ class _Stage:
         if table is not None and table.weight.requires_grad:
             rates |= rate_of(loss, [table.weight], schedule.query_learning_rate)
         routes = ROUTES if table is not None else {}
-        self._interruption = Interruption()
+        self._watch = Watch(self.folder, self.listener)
         sparsity = SparsityWeights(recipe.sparsity.ramp, total, loss.penalties)
         self._rule = Rule(sparsity.ramp.end, recipe.evaluation.max_flops)
         with quiet_libraries():
@@ -179,7 +179,7 @@ class _Stage:
                     router_mapping=routes,
                     teachers=prepared.teachers,
                 ),
-                callbacks=[Telling(self.folder, self.listener), self._interruption],
+                callbacks=[self._watch],
             )
 
     def _truncation(self, encoder: NeuralSparseEncoder, prepared: Prepared) -> Truncation | None:
@@ -197,13 +197,13 @@ class _Stage:
         done = _step_of(checkpoint) if checkpoint else 0
         self.listener.training_started(trainer.args.max_steps, done)
         try:
-            with self._interruption.watching(), quiet_libraries():
+            with self._watch.signals(), quiet_libraries():
                 trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
         except TrainingError as error:
             kept = self._last_checkpoint()
             where = f" The last good checkpoint is {kept}." if kept else ""
             raise TrainingError(error.message, hint=f"{error.hint or ''}{where}") from error
-        if self._interruption.happened:
+        if self._watch.interrupted:
             raise TrainingInterrupted(
                 f"interrupted at step {trainer.state.global_step} of {trainer.args.max_steps}; "
                 f"a checkpoint is in {self.folder / CHECKPOINTS}",

@@ -69,12 +69,8 @@ def finish_student(
 ) -> NeuralSparseEncoder:
     """The encoder as training starts from it, of what :func:`load_student` gave.
 
-    Args:
-        encoder: That one.
-        part: What the recipe says.
-        passages: The training corpus, with a column ``text``.
-        idf: IDF of the training corpus, where the recipe needs it, float32 ``[vocabulary]``.
-        seed: Of what is drawn.
+    ``passages`` are the training corpus, with a column ``text``, and ``idf`` is its IDF, float32
+    ``[vocabulary]``, where the recipe needs it.
 
     Raises:
         EncoderError: ``idf.json`` cannot be read, or a head cannot be fitted.
@@ -150,9 +146,7 @@ class Average:
     WiSE-FT (Wortsman et al. 2022, arXiv 2109.01903): on a straight line between the weights before and after
     fine-tuning an encoder keeps most of both, what it learned and what it could do on other texts.
 
-    Args:
-        encoder: Before training.
-        share: Of the weights as they are now, from 0 to 1; 0 changes nothing and keeps no copy.
+    A share of 0 changes nothing and keeps no copy.
     """
 
     def __init__(self, encoder: NeuralSparseEncoder, share: float) -> None:

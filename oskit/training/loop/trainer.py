@@ -61,10 +61,6 @@ class OskitTrainer(SparseEncoderTrainer):
         on_note: Told in one line when the micro batch was halved.
         average: With the encoder as it was, of which evaluations are; None for the encoder itself.
         kwargs: Of ``SparseEncoderTrainer``.
-
-    Attributes:
-        facts: Of the last step.
-        micro_batch_size: As it is now.
     """
 
     loss: TrainingLoss  # type: ignore[assignment]
@@ -87,7 +83,7 @@ class OskitTrainer(SparseEncoderTrainer):
         self.add_callback(sparsity)
         self.sparsity = sparsity
         self._guards, self._note, self._average = guards, on_note, average
-        self.facts: StepFacts | None = None
+        self.facts: StepFacts | None = None  # of the last step
         self._unlogged: list[StepFacts] = []
         self._use_micro_batches(micro_batch_size)
 
@@ -120,11 +116,7 @@ class OskitTrainer(SparseEncoderTrainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
-        """One step, done again with less at once while memory does not suffice.
-
-        Raises:
-            TrainingError: One text alone does not fit.
-        """
+        """One step, done again with less at once while memory does not suffice."""
         self.loss.weights = self.sparsity.at(self.state.global_step)
         clear_negative_weights(self.model)
         while True:

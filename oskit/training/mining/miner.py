@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from oskit.errors import DataError, TrainingError
+from oskit.evaluation.offline.bm25 import Bm25Index
 from oskit.evaluation.offline.dense import DenseEncoder
 from oskit.training.data.arrow import (
     EXAMPLES,
@@ -22,12 +24,16 @@ from oskit.training.data.arrow import (
 )
 from oskit.training.data.normalising import keys_of, same_key
 from oskit.training.data.training_data import TrainingData
-from oskit.training.mining.rankers import Positions, Scores, search_bm25, search_dense
 from oskit.training.mining.report import MiningReport
-from oskit.training.recipe.recipe import MiningConfig as MiningConfig
+from oskit.training.recipe.recipe import MiningConfig
 from oskit.training.recipe.teachers import DenseTeacherConfig
 from oskit.training.teachers.ensemble import EnsembleTeacher
 from oskit.training.teachers.teacher import Progress, Rows, Side, VectorTeacher, tell_nobody
+
+Scores: TypeAlias = NDArray[np.float32]
+
+_BLOCK_DOCUMENTS = 16_384
+_BLOCK_QUERIES = 1024
 
 
 def mine_negatives(
@@ -55,7 +61,7 @@ def mine_negatives(
         progress: Told how far it is.
 
     Returns:
-        The data with more candidates; those that were added have no score (NaN). And what was found.
+        The data with more candidates, which have no score (NaN); and what was found.
 
     Raises:
         TrainingError: The dense teacher is needed and there is none.
@@ -76,26 +82,17 @@ def mine_negatives(
 
 
 class _Asked:
-    """Who asks the same, up to case, punctuation and white space, and what is known to answer it.
-
-    Attributes:
-        rows: An example of each query; they are ranked for.
-        query: Of each example which of ``rows`` asks as it does.
-        keys: Of each document, the same for near-identical ones.
-        answers: Keys of what is known to answer each query, and of its own text.
-        positives: Example and row of the corpus of each known pair.
-    """
+    """Who asks the same, up to case, punctuation and white space, and what is known to answer it."""
 
     def __init__(self, data: TrainingData) -> None:
         queries = keys_of(map(same_key, column_of(data.examples, "query")))
-        self.keys = keys_of(map(same_key, data.passages()))
+        self.keys = keys_of(map(same_key, data.passages()))  # of each document, near-identical ones alike
         own, first, inverse = np.unique(queries, return_index=True, return_inverse=True)
         order = np.argsort(first)  # as they come
-        self.rows = first[order].astype(np.int64)
-        self.query = np.argsort(order)[inverse]
-        self.answers = [{key} for key in own[order].tolist()]
-        self.positives = positives_of(data.examples)
-        owners, rows = self.positives
+        self.rows = first[order].astype(np.int64)  # an example of each query; they are ranked for
+        self.query = np.argsort(order)[inverse]  # of each example which of them asks as it does
+        self.answers = [{key} for key in own[order].tolist()]  # keys of its answers, and of its own text
+        self.positives = owners, rows = positives_of(data.examples)
         for query, key in zip(self.query[owners].tolist(), self.keys[rows].tolist(), strict=True):
             self.answers[query].add(key)
 
@@ -103,7 +100,7 @@ class _Asked:
 class _Found(NamedTuple):
     """What a ranker gave, and what the teacher says of it."""
 
-    candidates: Positions  # the best documents of each query, `[queries, depth]`, -1 where there are fewer
+    candidates: Rows  # the best documents of each query, `[queries, depth]`, -1 where there are fewer
     scores: Scores | None = None  # the teacher's scores of them; None without one
     positives: Scores | None = None  # its mean score of each example's positives; NaN without any
 
@@ -132,7 +129,7 @@ def _find(
     dense = given if ensemble is None else ensemble.dense
     depth = min(config.depth, len(data.corpus))
     if config.ranker == "bm25":
-        candidates = search_bm25(data, asked.rows, depth, progress)
+        candidates = _search_bm25(data, asked.rows, depth, progress)
         if dense is None:
             return _Found(candidates)
     elif dense is None:
@@ -140,7 +137,7 @@ def _find(
     owners, rows = asked.positives
     try:
         if config.ranker == "dense":
-            candidates, scores = search_dense(dense, data, asked.rows, depth, progress)
+            candidates, scores = _search_dense(dense, data, asked.rows, depth, progress)
         else:
             there = candidates >= 0
             scores = np.full(candidates.shape, -np.inf, dtype=np.float32)
@@ -162,14 +159,57 @@ def _find(
     return _Found(candidates, scores, mean.astype(np.float32))
 
 
+def _search_dense(
+    teacher: VectorTeacher, data: TrainingData, queries: Rows, depth: int, progress: Progress
+) -> tuple[Rows, Scores]:
+    """The best documents of each query and their scores, ``[queries, depth]``, best first."""
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    vectors = torch.from_numpy(teacher.vectors(data, "query", queries)).to(device)
+    best = torch.full((len(queries), depth), -torch.inf, device=device)
+    where = torch.full((len(queries), depth), -1, dtype=torch.int64, device=device)
+    for start in range(0, len(data.corpus), _BLOCK_DOCUMENTS):
+        rows = np.arange(start, min(start + _BLOCK_DOCUMENTS, len(data.corpus)))
+        documents = torch.from_numpy(teacher.vectors(data, "document", rows)).to(device)
+        for first in range(0, len(queries), _BLOCK_QUERIES):
+            part = slice(first, first + _BLOCK_QUERIES)
+            top = (vectors[part] @ documents.T).topk(min(depth, len(rows)), dim=1)
+            scores = torch.cat([best[part], top.values], dim=1)
+            positions = torch.cat([where[part], top.indices + start], dim=1)
+            best[part], order = scores.topk(depth, dim=1)
+            where[part] = positions.gather(1, order)
+        progress("ranking documents", len(rows))
+    return where.cpu().numpy(), best.cpu().numpy()
+
+
+def _search_bm25(data: TrainingData, queries: Rows, depth: int, progress: Progress) -> Rows:
+    """The best documents of each query by BM25, ``[queries, depth]``, best first; -1 where there are fewer.
+
+    Raises:
+        MissingDependencyError: bm25s is not installed.
+    """
+    index = Bm25Index(data.passages())
+    where = np.full((len(queries), depth), -1, dtype=np.int64)
+    found = index.search(column_of(data.examples, "query", queries), depth)
+    for number, (positions, _) in enumerate(found):
+        where[number, : len(positions)] = positions
+        progress("ranking with BM25", 1)
+    return where
+
+
 class _Miner:
     """Chooses, example by example."""
 
     def __init__(self, data: TrainingData, config: MiningConfig, asked: _Asked, found: _Found) -> None:
         self._data, self._config, self._asked, self._found = data, config, asked, found
-        self.report = MiningReport(len(data.examples), len(asked.rows), len(data.corpus))
         looks = config.margin is not None or config.positive_share is not None
-        self.report.filtered = found.scores is not None and looks
+        self.report = MiningReport(
+            examples=len(data.examples),
+            queries=len(asked.rows),
+            documents=len(data.corpus),
+            filtered=found.scores is not None and looks,
+        )
         self._mined_score = 0.0
 
     def rows(self, progress: Progress) -> Iterator[tuple[str, list[int], int, list[float], int]]:
@@ -249,10 +289,7 @@ class _Miner:
 
 def _limit(positive: float, config: MiningConfig) -> float:
     """The score above which a candidate counts as a likely answer."""
-    limits = [np.inf]
-    if config.margin is not None:
-        limits.append(positive - config.margin)
-    if config.positive_share is not None:
-        # A share of a negative score would be a higher one.
-        limits.append(positive - abs(positive) * (1 - config.positive_share))
-    return float(np.min(limits))
+    margin = math.inf if config.margin is None else -config.margin
+    # A share of a negative score would be a higher one.
+    share = math.inf if config.positive_share is None else abs(positive) * (config.positive_share - 1)
+    return positive + min(margin, share)

@@ -62,13 +62,9 @@ class BatchTeachers:
     def write(
         cls, teachers: EnsembleTeacher, data: TrainingData, folder: Path, *, progress: Progress = tell_nobody
     ) -> Self:
-        """Embed all queries and candidates, before the first step.
+        """Have the teachers with a weight embed all queries and candidates, before the first step.
 
-        Args:
-            teachers: Those that have a weight; one that fails is dropped here, and labels no batch.
-            data: The examples as they are trained on, and their corpus.
-            folder: Where vectors stay, one for this data alone.
-            progress: Told how far it is.
+        One that fails is dropped here, and labels no batch. The folder is for this data alone.
 
         Raises:
             TrainingError: A required teacher failed, or none is left.
@@ -90,12 +86,7 @@ class BatchTeachers:
         return cls(folder)
 
     def collate(self, queries: Rows, documents: Rows) -> dict[str, Tensor]:
-        """The vectors of a batch.
-
-        Args:
-            queries: Rows of the examples, ``[B]``.
-            documents: Rows of the corpus, ``[B, C]``.
-        """
+        """The vectors of a batch: rows of the examples ``[B]``, and of the corpus ``[B, C]``."""
         found: dict[str, Tensor] = {}
         for number, facts in enumerate(self._teachers):
             for side, longest in facts["longest"].items():
@@ -108,13 +99,10 @@ class BatchTeachers:
 
     @torch.no_grad()
     def labels(self, targets: Mapping[str, Tensor]) -> Tensor:
-        """Labels of each query and all documents, normalised over them, ``[B, B * C]`` float32.
+        """Labels of each query and all documents, normalised over them, ``[B, B * C]`` float32: all first
+        documents, then all second ones, and so on.
 
-        Args:
-            targets: Of :meth:`collate`, perhaps gathered over processes, on any device; others are ignored.
-
-        Returns:
-            On the same device; all first documents, then all second ones, and so on.
+        ``targets`` are of :meth:`collate`, perhaps gathered over processes, on any device.
         """
         found = []
         for number, facts in enumerate(self._teachers):

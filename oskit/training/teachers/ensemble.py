@@ -135,10 +135,7 @@ class EnsembleTeacher:
     ) -> TrainingData:
         """Label the candidates of all examples.
 
-        Args:
-            data: Examples and the corpus.
-            folder: Where ``labelled.arrow`` is written; without it a temporary one that goes with the data.
-            progress: Told how far it is.
+        ``labelled.arrow`` is written into the folder; without it into one that goes with the data.
 
         Returns:
             The data with a column ``labels``, aligned with ``candidates``; one that was there is replaced. Of
@@ -170,13 +167,10 @@ class EnsembleTeacher:
         return member.config.normalize or self.labels.normalize
 
     def embed(self, data: TrainingData, progress: Progress = tell_nobody) -> list[Member]:
-        """Have all labelling teachers embed the queries and the candidates, for labels over whole batches.
-
-        Returns:
-            The teachers that did.
+        """Have all labelling teachers embed the queries and the candidates; returns those that did.
 
         Raises:
-            TrainingError: One cannot embed, a required one failed, or none is left.
+            TrainingError: A required one failed, or none is left.
             DataError: Vectors cannot be written.
         """
 
@@ -194,11 +188,7 @@ class EnsembleTeacher:
         return next((teacher for teacher in found if isinstance(teacher, DenseTeacher)), None)
 
     def fail(self, teacher: Teacher, error: Exception) -> None:
-        """Drop a teacher that failed elsewhere, in mining.
-
-        Raises:
-            TrainingError: It is required, or no teacher is left.
-        """
+        """Drop a teacher that failed elsewhere, in mining; TrainingError if it is required, or the last."""
         self._drop(next(member for member in self.members if member.teacher is teacher), error)
         if self._labelling:
             self._require_one()
@@ -282,7 +272,8 @@ class EnsembleTeacher:
         )
         if teacher is not None:
             found.fingerprint, found.unread = teacher.fingerprint, teacher.unread
-            found.hits, found.misses = teacher.hits, teacher.misses
+            if teacher.store is not None:
+                found.hits, found.misses = teacher.store.hits, teacher.store.misses
         return found
 
     def _ask(self, work: Callable[[Teacher], object]) -> list[tuple[Member, Teacher]]:

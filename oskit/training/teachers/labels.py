@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
+import pyarrow
 from numpy.typing import NDArray
 
 from oskit.training.data.arrow import LABELS, list_column
@@ -36,15 +36,9 @@ def weighted_average(
 def normalize_scores(
     scores: NDArray[np.float32], counts: NDArray[np.int64], how: Normalization = "minmax"
 ) -> NDArray[np.float64]:
-    """Scores of each query's candidates to [0, 1].
+    """Scores of each query's candidates, query after query, to [0, 1], or as they are by ``none``; ``[n]``.
 
-    Args:
-        scores: Scores of all candidates, query after query, ``[n]``; NaN where unknown.
-        counts: How many candidates each query has, ``[queries]``.
-        how: ``minmax``, or ``none`` to leave them as they are.
-
-    Returns:
-        ``(s - min) / (max - min)``, 0 where all known scores of a query are equal; ``[n]``.
+    It is ``(s - min) / (max - min)``, 0 where all known scores of a query are equal, NaN where unknown.
     """
     wide = np.asarray(scores, dtype=np.float64)
     if how == "none" or not len(wide):
@@ -58,8 +52,9 @@ def normalize_scores(
     return normalized
 
 
-def with_labels(table: Any, labels: NDArray[np.float32], counts: NDArray[np.int64]) -> Any:
-    """A ``pyarrow.Table`` with a column of labels, in place of one that was there."""
-    if LABELS in table.column_names:
-        table = table.drop_columns([LABELS])
-    return table.append_column(LABELS, list_column(labels, counts))
+def with_labels(
+    table: pyarrow.Table, labels: NDArray[np.float32], counts: NDArray[np.int64]
+) -> pyarrow.Table:
+    """The table with a column of labels, in place of one that was there."""
+    others = table.select([name for name in table.column_names if name != LABELS])
+    return others.append_column(LABELS, list_column(labels, counts))

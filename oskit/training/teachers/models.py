@@ -47,11 +47,7 @@ _ENTRY = np.dtype([("id", np.int32), ("weight", np.float32)])
 
 
 class ModelTeacher(Teacher):
-    """A model: found now, loaded when the cache lacks something.
-
-    Args:
-        config: Which model, and how it reads.
-        cache: Folder where what it computes is kept.
+    """A model: found now, loaded when the cache, which is a folder, lacks something.
 
     Raises:
         EncoderError: There is no such model.
@@ -59,6 +55,7 @@ class ModelTeacher(Teacher):
     """
 
     config: ModelTeacherConfig
+    store: ScoreStore
 
     def __init__(self, config: ModelTeacherConfig, cache: Path) -> None:
         super().__init__(config)
@@ -67,14 +64,6 @@ class ModelTeacher(Teacher):
         self.folder = local_or_fetched(config.name, options)
         self.fingerprint = fingerprint_of(self.folder)
         self.store = ScoreStore(cache, self._identity())
-
-    @property
-    def hits(self) -> int:  # type: ignore[override]
-        return self.store.hits
-
-    @property
-    def misses(self) -> int:  # type: ignore[override]
-        return self.store.misses
 
     def release(self) -> None:
         self._models = []
@@ -113,12 +102,14 @@ class ModelTeacher(Teacher):
 
     def _identity(self) -> str:
         """All that its values depend on, but the texts."""
-        automatic = self.config.precision == "auto"
-        device = torch.device(devices_of(self.config.device)[0])
-        precision = ("bf16 by autocast" if has_bf16(device) else "float32") if automatic else None
-        parts = [f"format {_FORMAT}", self._computes, str(self.fingerprint)]
-        parts += [f"max_length {self.config.max_length}", f"precision {precision or self.config.precision}"]
-        return "; ".join(parts)
+        precision: str = self.config.precision
+        if precision == "auto":
+            device = torch.device(devices_of(self.config.device)[0])
+            precision = "bf16 by autocast" if has_bf16(device) else "float32"
+        return (
+            f"format {_FORMAT}; {self._computes}; {self.fingerprint}; max_length {self.config.max_length}; "
+            f"precision {precision}"
+        )
 
     @property
     def _computes(self) -> str:
@@ -149,10 +140,8 @@ class EmbeddingTeacher(ModelTeacher, VectorTeacher):
 
 
 class DenseTeacher(EmbeddingTeacher):
-    """A sentence-transformers model. Its score is its own similarity: cosine, or the inner product.
-
-    Vectors are ``[n, dimensions]`` float32, of length 1 where the similarity is cosine.
-    """
+    """A sentence-transformers model. Its score is its own similarity: cosine (of vectors ``[n, dimensions]``
+    that have length 1), or the inner product."""
 
     config: DenseTeacherConfig
 
@@ -170,23 +159,14 @@ class DenseTeacher(EmbeddingTeacher):
         return np.frombuffer(bytearray().join(values), dtype=np.float32).reshape(len(values), -1)
 
     def _load(self, device: str) -> DenseModel:
-        config = self.config
-        return DenseModel(
-            self.folder,
-            query_prompt=config.query_prompt,
-            document_prompt=config.document_prompt,
-            max_length=config.max_length,
-            device=device,
-            precision=config.precision,
-            trust_remote_code=config.trust_remote_code,
-        )
+        given = {"query_prompt", "document_prompt", "max_length", "precision", "trust_remote_code"}
+        return DenseModel(self.folder, device=device, **self.config.model_dump(include=given))
 
 
 class SparseTeacher(EmbeddingTeacher):
     """A trained neural sparse encoder; its score is the cluster's: special tokens weigh nothing.
 
     Vectors are ``[n, vocabulary]``. A random projection is refused: it has nothing to teach.
-    ``activation`` is as ``from_pretrained`` takes it.
     """
 
     def __init__(
@@ -219,29 +199,26 @@ class SparseTeacher(EmbeddingTeacher):
     def _load(self, device: str) -> NeuralSparseEncoder:
         from oskit.encoder.model import NeuralSparseEncoder
 
-        config = self.config
+        precision = self.config.precision
         model = NeuralSparseEncoder.from_pretrained(
             self.folder,
             device=device,
-            trust_remote_code=config.trust_remote_code,
+            trust_remote_code=self.config.trust_remote_code,
             activation=self._activation,
-            max_seq_length=config.max_length,
+            max_seq_length=self.config.max_length,
             fallback=False,
         )
         if model.is_untrained:
             raise UntrainedEncoderError(
-                f"{config.name} has a random projection, which has nothing to teach",
+                f"{self.config.name} has a random projection, which has nothing to teach",
                 hint="Train it first: it can be the sparse teacher of a second stage then.",
             )
-        model.precision = "auto" if config.precision == "auto" else "fp32"
-        return model.to(stored_in(config.precision))
+        model.precision = "auto" if precision == "auto" else "fp32"
+        return model.to(stored_in(precision))
 
 
 class CrossEncoderTeacher(ModelTeacher):
-    """A sentence-transformers ``CrossEncoder`` with one output; its score is that output, without a sigmoid.
-
-    What is kept is the score of each pair.
-    """
+    """A sentence-transformers ``CrossEncoder`` with one output, which is its score (no sigmoid)."""
 
     def compute(self, data: TrainingData, progress: Progress) -> None:
         for block in candidate_blocks(data.examples, _EXAMPLES):
@@ -264,13 +241,10 @@ class CrossEncoderTeacher(ModelTeacher):
 
         def run(batch: list[tuple[str, str]]) -> NDArray[np.float32]:
             with arithmetic("auto" if self.config.precision == "auto" else "fp32", weights):
-                found: NDArray[np.float32] = model.predict(
-                    batch,
-                    batch_size=len(batch),
-                    show_progress_bar=False,
-                    activation_fn=torch.nn.Identity(),
+                logits = model.predict(
+                    batch, batch_size=len(batch), show_progress_bar=False, activation_fn=torch.nn.Identity()
                 )
-            return np.asarray(found, dtype=np.float32)
+            return np.asarray(logits, dtype=np.float32)
 
         scores = in_bulk(
             pairs,

@@ -22,7 +22,7 @@ from oskit.folders import user_cache
 logger = logging.getLogger(__name__)
 
 Compute = Callable[[list[int]], list[bytes]]
-"""Given positions of the keys that are not known, the value of each."""
+"""Given positions of keys that are not known, :data:`SLICE` at most, the value of each."""
 
 SLICE = 8192
 """Values that are computed between two commits: what an interruption may cost."""
@@ -37,14 +37,9 @@ def default_cache_folder() -> Path:
 
 
 class ScoreStore:
-    """Values by key, in an SQLite file. Processes may share it; threads may not share an object.
+    """Values by key, in an SQLite file of a folder. Processes may share it, threads no object.
 
-    Args:
-        folder: Where the files of all teachers are; it is made if it is not there.
-        identity: Says everything that the values depend on; each identity has a file of its own.
-
-    Attributes:
-        misses: Values that had to be computed.
+    The identity says everything that the values depend on.
 
     Raises:
         DataError: The file cannot be written.
@@ -53,7 +48,7 @@ class ScoreStore:
     def __init__(self, folder: Path, identity: str) -> None:
         name = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
         self.path = folder / f"{name}.sqlite"
-        self.misses = 0
+        self.misses = 0  # values that had to be computed
         with self._told():
             folder.mkdir(parents=True, exist_ok=True)
             self._database = _open(self.path)
@@ -66,12 +61,7 @@ class ScoreStore:
         return int(self._read_of_before.sum())
 
     def values(self, keys: Sequence[bytes], compute: Compute) -> list[bytes]:
-        """The value of each key; what is not known is computed, a slice at a time, and kept.
-
-        Args:
-            keys: Keys; one that comes twice is computed once.
-            compute: Called with positions in ``keys``, :data:`SLICE` at most at a time.
-        """
+        """The value of each key; what is not known is computed once, a slice at a time, and kept."""
         first = {key: position for position, key in reversed(list(enumerate(keys)))}
         found = self._read(list(first))
         missing = [key for key in dict.fromkeys(keys) if key not in found]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from oskit.training.recipe.teachers import Bm25TeacherConfig, TeacherConfig
+    from oskit.training.teachers.score_cache import ScoreStore
 
     Vectors: TypeAlias = NDArray[np.float32] | csr_matrix
 
@@ -40,18 +41,10 @@ AT_ONCE = 8192
 
 
 class Teacher(ABC):
-    """Scores the candidates of examples.
+    """Scores the candidates of examples."""
 
-    Attributes:
-        kind: As the recipe calls it.
-        config: What the recipe says of it.
-        fingerprint: Digest of a model's files.
-        hits: Scores or vectors that the cache had.
-        misses: Those that had to be computed.
-    """
-
-    fingerprint: str | None = None
-    hits, misses = 0, 0
+    fingerprint: str | None = None  # digest of a model's files
+    store: ScoreStore | None = None  # what a model has computed
 
     def __init__(self, config: TeacherConfig) -> None:
         self.kind = config.kind
@@ -82,11 +75,7 @@ class Teacher(ABC):
         self.release()
 
     def check_texts(self) -> None:
-        """Refuse ``texts`` that have nothing to do with the data.
-
-        Raises:
-            TrainingError: Of all that was asked for it had none.
-        """
+        """Refuse ``texts`` that have nothing to do with the data: of all that was asked for it had none."""
         if self._unread and not self._found:
             raise TrainingError(
                 f'{self.config.texts} has none of the texts of the data as its "text"',
@@ -152,11 +141,7 @@ class VectorTeacher(Teacher):
 
 class Bm25Teacher(VectorTeacher):
     """BM25 over the training corpus. Its score is an inner product too, of the terms of a query and their
-    weights in a document; it keeps no cache, for these depend on the whole corpus.
-
-    Raises:
-        UsageError: There is no such language.
-    """
+    weights in a document; it keeps no cache, for these depend on the whole corpus."""
 
     config: Bm25TeacherConfig
 
@@ -203,11 +188,7 @@ class StoredScores(Teacher):
 
 
 def _other_texts(path: Path) -> dict[str, str]:
-    """What to read instead, by text up to white space.
-
-    Raises:
-        DataError: The file cannot be read, or a line of it is wrong.
-    """
+    """What to read instead, by text up to white space; DataError where a line of the file is wrong."""
     found: dict[str, str] = {}
 
     def use(record: dict[str, Any], _where: str) -> None:

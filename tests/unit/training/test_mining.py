@@ -203,12 +203,12 @@ def test_random_sampling_is_seeded_and_within_the_candidates() -> None:
 
 def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     from oskit.training.data import arrow
-    from oskit.training.mining import rankers
+    from oskit.training.mining import miner
 
     rows = [(f"q{number}", text, []) for number, text in enumerate(CORPUS)]
     whole, _ = mine(data(rows), per_query=2, depth=6)
-    monkeypatch.setattr(rankers, "_BLOCK_DOCUMENTS", 2)
-    monkeypatch.setattr(rankers, "_BLOCK_QUERIES", 3)
+    monkeypatch.setattr(miner, "_BLOCK_DOCUMENTS", 2)
+    monkeypatch.setattr(miner, "_BLOCK_QUERIES", 3)
     monkeypatch.setattr(arrow, "BLOCK", 2)
     assert mine(data(rows), per_query=2, depth=6)[0] == whole
 
