@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
@@ -17,6 +18,7 @@ from oskit.errors import ExportError, UsageError
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _BLOCK = 1 << 22
+_STAGING, _WHOLE = ".export-", ".whole"
 
 
 def write_zip(path: Path, files: Mapping[str, bytes | Path]) -> None:
@@ -44,10 +46,13 @@ def write_beside(archive: Archive, manifest: Manifest) -> None:
     archive.path.with_name(MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
 
 
-def check_replaceable(folder: Path) -> None:
+def check_replaceable(folder: Path, bringing: Collection[str] = ()) -> None:
     """Refuse to write an archive where something else than an archive of ours lies.
 
     An archive of any version of oskit may be replaced, even one whose manifest cannot be read any more.
+
+    Args:
+        bringing: Names of files that the new folder has besides an archive's.
 
     Raises:
         UsageError: The folder holds something that no export wrote.
@@ -56,7 +61,7 @@ def check_replaceable(folder: Path) -> None:
         return
     others: list[str] = []
     if folder.is_dir() and not folder.is_symlink():
-        names = {path.name for path in folder.iterdir()}
+        names = {path.name for path in folder.iterdir()} - set(bringing)
         zips = {name for name in names if name.endswith(".zip")}
         others = sorted(names - zips - {MANIFEST_NAME, REGISTER_BODY_NAME})
         described = (folder / MANIFEST_NAME).is_file()
@@ -74,6 +79,7 @@ def replacing(output_dir: Path) -> Iterator[Path]:
     """A folder to write an export to, which takes the place of its namesakes in ``output_dir`` at the end.
 
     Only the folders that were written are replaced, all of them or none: after an error nothing has changed.
+    A process that is killed between two of them leaves the rest to the next export into ``output_dir``.
 
     Raises:
         ExportError: The output cannot be written.
@@ -82,36 +88,82 @@ def replacing(output_dir: Path) -> Iterator[Path]:
     is_new = not output_dir.exists()
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        staging = Path(mkdtemp(prefix=".export-", dir=output_dir))
+        for left in output_dir.glob(f"{_STAGING}*"):
+            _go_on(left)
+        staging = Path(mkdtemp(prefix=_STAGING, dir=output_dir))
     except OSError as error:
         raise ExportError(
             f"cannot write to {output_dir}: {error.strerror}", hint="Choose another folder with -o."
         ) from error
-    try:
-        yield staging
-        with ExitStack() as undo:
-            for folder in sorted(staging.iterdir()):
-                target = output_dir / folder.name
-                check_replaceable(target)  # someone may have put files there in the meantime
-                if target.exists():
-                    _move(target, staging / f".old-{folder.name}", undo)
-                _move(folder, target, undo)
-            undo.pop_all()
-    except OSError as error:
-        raise ExportError(
-            f"cannot write the export to {output_dir}: {error.strerror or error}",
-            hint="Is the disk full? Choose another folder with -o.",
-        ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        if is_new:
-            with suppress(OSError):  # an export is in it
-                output_dir.rmdir()
+    with _at_work(staging):
+        try:
+            yield staging
+            _swap(staging)
+        except OSError as error:
+            raise ExportError(
+                f"cannot write the export to {output_dir}: {error.strerror or error}",
+                hint="Is the disk full? Choose another folder with -o.",
+            ) from error
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+            if is_new:
+                with suppress(OSError):  # an export is in it
+                    output_dir.rmdir()
+
+
+def _swap(staging: Path) -> None:
+    """Put each folder in the place of its namesake beside ``staging``; none after an error."""
+    (staging / _WHOLE).touch()
+    with ExitStack() as undo:
+        for folder in sorted(path for path in staging.iterdir() if path.is_dir() and path.name[0] != "."):
+            target = staging.parent / folder.name
+            # Someone may have put files there in the meantime.
+            is_archive = (folder / MANIFEST_NAME).exists()
+            check_replaceable(target, () if is_archive else {path.name for path in folder.iterdir()})
+            if target.exists():
+                _move(target, staging / f".old-{folder.name}", undo)
+            _move(folder, target, undo)
+        undo.pop_all()
 
 
 def _move(source: Path, target: Path, undo: ExitStack) -> None:
+    def back() -> None:
+        if target.exists() and not source.exists():
+            target.rename(source)
+
+    undo.callback(back)  # before: an interruption may come as soon as it has moved
     source.rename(target)
-    undo.callback(target.rename, source)
+
+
+def _go_on(staging: Path) -> None:
+    """End what an export that was killed had begun: put its folders in place, if they were all whole."""
+    with _at_work(staging) as is_ours:
+        if not is_ours:
+            return
+        if (staging / _WHOLE).exists():
+            try:
+                _swap(staging)
+            except UsageError:  # somebody has put something else there since
+                return
+        shutil.rmtree(staging)
+
+
+@contextmanager
+def _at_work(staging: Path) -> Iterator[bool]:
+    """Hold the lock on a folder that ends with the process; False where another process has it."""
+    if os.name != "posix":
+        yield False
+        return
+    import fcntl
+
+    folder = os.open(staging, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(folder)
 
 
 def file_stem(name: str, version: str, kind: str) -> str:

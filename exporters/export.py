@@ -85,6 +85,7 @@ def export_encoder(
     prune: Prune | None = None,
     allow_untrained: bool = False,
     progress: Progress | None = None,
+    also: Callable[[Sequence[Archive], Path], object] | None = None,
 ) -> list[Archive]:
     """Write an encoder as ML Commons archives.
 
@@ -108,6 +109,8 @@ def export_encoder(
         prune: Pruning to bake into the graph.
         allow_untrained: Export even a randomly initialised projection.
         progress: Told of each step.
+        also: Writes more folders, of the archives, into the one that it is given: they take the place of
+            earlier ones together with the archives, or not at all.
 
     Returns:
         The archives, in the order of ``formats``, the tokenizer archive last.
@@ -152,8 +155,10 @@ def export_encoder(
             calibrate = calibrate or RankingSample.generated(parts.vocabulary)
             _check_sample(calibrate, parts)
         job = _Job(encoder, parts, reference, name, version, calibrate, head, prune)
-        names = [_export(job, kind, staging, report).relative_to(staging) for kind in kinds]
-    return [open_archive(output_dir / path) for path in names]
+        paths = [_export(job, kind, staging, report) for kind in kinds]
+        if also is not None:
+            also([open_archive(path) for path in paths], staging)
+    return [open_archive(output_dir / path.relative_to(staging)) for path in paths]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -109,6 +109,7 @@ def export(
         allowance="with --allow-untrained",
         device=loader.device or "cpu",
     )
+    also = _for_sagemaker(Path(output)) if sagemaker else None
     encoder = loader.load(model)
     from exporters import export_encoder
 
@@ -125,17 +126,24 @@ def export(
             prune=rule,
             allow_untrained=allow_untrained,
             progress=bar.update,
+            also=also,
         )
     if sagemaker:
-        from oskit.cluster.models.sagemaker import write_bundle
-
-        written = write_bundle(archives, Path(output) / "sagemaker")
-        out.note(f"For SageMaker: {', '.join(map(str, written))}")
+        out.note(f"For SageMaker: {', '.join(map(str, sorted((Path(output) / 'sagemaker').iterdir())))}")
     for note in dict.fromkeys(
         note for archive in archives if archive.manifest for note in archive.manifest.notes
     ):
         out.warn(note)
     out.result([_record(archive) for archive in archives], lambda console: _print(console, archives))
+
+
+def _for_sagemaker(output: Path) -> Callable[[Sequence[Archive], Path], object]:
+    """What writes SageMaker's folder; raises UsageError where it would take away something else."""
+    from exporters.archive import check_replaceable
+    from oskit.cluster.models.sagemaker import FILES, FOLDER, write_bundle
+
+    check_replaceable(output / FOLDER, FILES)
+    return write_bundle
 
 
 def _formats(format_: str | None, quantize: str | None) -> tuple[Literal["torchscript", "onnx"], ...]:

@@ -60,32 +60,31 @@ That sends the bodies of connector*.json, and proves that the cluster gets the a
 """
 
 
-def write_bundle(archives: Sequence[Archive], folder: Path) -> list[Path]:
+FOLDER = "sagemaker"
+
+FILES = ("model.tar.gz", "Dockerfile", "README.md", "connector.json", "connector-query.json")
+
+
+def write_bundle(archives: Sequence[Archive], output_dir: Path) -> None:
     """The archives of an export for SageMaker: ``model.tar.gz``, ``Dockerfile``, connectors and the steps.
 
     Args:
         archives: An encoder, and its tokenizer if it is inference-free. Of two formats ONNX is taken.
-        folder: Where to write; what is there of it is replaced.
-
-    Returns:
-        What was written.
+        output_dir: Where to make the folder :data:`FOLDER` with these :data:`FILES`.
     """
     encoders = [one for one in archives if one.kind == "encoder"]
     chosen = [next((one for one in encoders if one.model_format == "ONNX"), encoders[0])]
     chosen += [one for one in archives if one.kind == "tokenizer"]
     name = re.sub(r"[^A-Za-z0-9-]+", "-", chosen[0].name).strip("-")[:63]
-    folder.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(folder / "model.tar.gz", "w:gz", compresslevel=1) as tar:
+    model, image, steps, *connectors = ((output_dir / FOLDER) / file for file in FILES)
+    model.parent.mkdir()
+    with tarfile.open(model, "w:gz", compresslevel=1) as tar:
         for archive in chosen:
             for path in (archive.path, archive.path.with_name(MANIFEST_NAME)):
                 tar.add(path, f"{path.parent.name}/{path.name}")
-    (folder / "Dockerfile").write_text(_IMAGE, encoding="utf-8")
-    (folder / "README.md").write_text(_STEPS.format(name=name), encoding="utf-8")
-    written = [folder / one for one in ("model.tar.gz", "Dockerfile", "README.md")]
-    for archive in chosen:
+    image.write_text(_IMAGE, encoding="utf-8")
+    steps.write_text(_STEPS.format(name=name), encoding="utf-8")
+    for archive, path in zip(chosen, connectors, strict=False):
         url = f"https://runtime.sagemaker.{_REGION}.amazonaws.com/endpoints/{name}/invocations"
         body = connector_body(archive, Remote(url, role_arn=_ROLE), archive.name)
-        path = folder / ("connector.json" if archive.kind == "encoder" else "connector-query.json")
         path.write_text(json.dumps(body, indent=2).replace(_REGION, "REGION") + "\n", encoding="utf-8")
-        written.append(path)
-    return written
