@@ -132,6 +132,16 @@ class Workspace:
             _write(path, [pair for pair in train if pair[0] not in held])
         return path
 
+    def documents_file(self, name: str) -> Path:
+        """The FAQ's answers, all that are searched: ``{"text": …}``."""
+        path = self.work / f"{name}-documents.jsonl"
+        if not path.is_file():
+            documents = demo_collection(_FAQ_LANGUAGES[name]).documents()
+            with staged(path) as staging, staging.open("w", encoding="utf-8") as file:
+                for one in documents:
+                    file.write(json.dumps({"text": one.passage}, ensure_ascii=False) + "\n")
+        return path
+
     def training_file(self, name: str) -> Path:
         """What is trained on for a collection."""
         return self.faq_file(name) if name in _FAQ_LANGUAGES else self.pairs_file()

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from oskit.archive.token_weights import Prune
+from oskit.archive.token_weights import DelegatingEncoder, Prune, prune_matrix
 from oskit.evaluation.offline.bm25 import Bm25Settings, rank_bm25
 from oskit.evaluation.offline.dense import DenseModel, rank_dense
 from oskit.evaluation.offline.metrics import MEASURES, Qrels, Run, quality
 from oskit.evaluation.offline.pruning_levels import rank_pruned
+from oskit.training.auto.look import fast_bfloat16
 
 if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from oskit.archive.text_encoder import TextEncoder
     from oskit.data.collection import Collection
     from oskit.encoder.model import NeuralSparseEncoder
 
@@ -22,13 +26,17 @@ MAIN = "nDCG@10"
 
 DEPTH = 100
 MAX_RATIO = "max_ratio:0.1"
-TOP_150 = "top_k:150"
+BUDGET = "max_ratio:0.3+top_k:150"
+"""Baked into the archive, so that queries are pruned too, and documents once more where they are ingested."""
 _TIMED_QUERIES = 15
 
 
 @dataclass(frozen=True)
 class Point:
-    """An encoder with its documents pruned by one rule; ``none`` for all of their weights."""
+    """An encoder with its documents pruned by one rule; ``none`` for all of their weights.
+
+    Of two rules, ``A+B``, the first one holds for queries too, as `oskit export --prune` bakes it.
+    """
 
     rule: str
     ndcg: float
@@ -86,11 +94,16 @@ def measure_encoder(
     encoder: NeuralSparseEncoder, collection: Collection, rules: Sequence[str] = ()
 ) -> Measured:
     """Rank exactly, with all weights and with the documents pruned by each of ``rules``."""
-    parsed = [Prune.parse(rule) for rule in rules]
-    if has_fast_bfloat16():
+    if fast_bfloat16():
         encoder.precision = "bf16"  # exact comparisons are no matter here
-    whole, levels = rank_pruned(encoder, collection, parsed, k=DEPTH)
-    found = {"none": (whole.run, whole.sparsity), **levels}
+    plain = [rule for rule in rules if "+" not in rule]
+    whole, found = rank_pruned(encoder, collection, [Prune.parse(rule) for rule in plain], k=DEPTH)
+    found = {"none": (whole.run, whole.sparsity), **found}
+    for rule in rules:
+        baked, both, ingested = rule.partition("+")
+        if both:
+            level = rank_pruned(Baked(encoder, baked), collection, [Prune.parse(ingested)], k=DEPTH)[1]
+            found[rule] = level[ingested]
     points = [
         Point(rule, _mean(run, collection.qrels), cost.flops, cost.postings, cost.document_active)
         for rule, (run, cost) in found.items()
@@ -106,6 +119,22 @@ def measure_encoder(
     )
 
 
+class Baked(DelegatingEncoder["TextEncoder"]):
+    """Keeps of queries and documents what a rule keeps, as an archive does that it is baked into."""
+
+    def __init__(self, encoder: TextEncoder, rule: str) -> None:
+        super().__init__(encoder)
+        self._rule = Prune.parse(rule)
+
+    def document_matrix(self, texts: Sequence[str]) -> csr_matrix:
+        """As the encoder's, pruned."""
+        return prune_matrix(super().document_matrix(texts), self._rule)
+
+    def query_matrix(self, texts: Sequence[str]) -> csr_matrix:
+        """The same."""
+        return prune_matrix(super().query_matrix(texts), self._rule)
+
+
 def measure_bm25(collection: Collection) -> Measured:
     """BM25 with Lucene's settings."""
     found = rank_bm25(collection, Bm25Settings(), k=DEPTH)
@@ -114,19 +143,9 @@ def measure_bm25(collection: Collection) -> Measured:
 
 def measure_dense(name: str, collection: Collection) -> Measured:
     """A dense model, exact search."""
-    precision = "bfloat16" if has_fast_bfloat16() else None
+    precision = "bfloat16" if fast_bfloat16() else None
     found = rank_dense(DenseModel(name, precision=precision), collection, k=DEPTH)
     return _measured(found.run, collection.qrels, found.documents)
-
-
-def has_fast_bfloat16() -> bool:
-    """Whether the CPU computes here, and multiplies bfloat16 matrices in hardware (AVX-512 BF16 or AMX)."""
-    import torch
-
-    if torch.cuda.is_available():
-        return False
-    supported: Callable[[], bool] = torch.cpu._is_avx512_bf16_supported
-    return bool(supported())
 
 
 def _measured(run: Run, qrels: Qrels, documents: int) -> Measured:

@@ -15,7 +15,6 @@ from benchmarks.models import minilm
 from benchmarks.quality.data import DEV, Workspace, passages, staged
 from benchmarks.quality.measure import (
     Measured,
-    has_fast_bfloat16,
     measure_bm25,
     measure_dense,
     measure_encoder,
@@ -23,6 +22,7 @@ from benchmarks.quality.measure import (
 from benchmarks.quality.variants import VARIANTS, Recipe, Scale, Variant
 from oskit.encoder.loader.report import UntrainedProjectionWarning
 from oskit.errors import TrainingError, TrainingInterrupted
+from oskit.training.auto.look import fast_bfloat16
 from oskit.training.recipe.tree import merge
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Runner:
             needed = self._folder(self._recipe(VARIANTS[variant.needs], seed)) / "best"
         changes = {"name": variant.name, "seed": seed}
         recipe = merge(variant.recipe(self._work, self._scale, needed), changes)
-        if has_fast_bfloat16():
+        if fast_bfloat16():
             narrow = [
                 {**teacher, "precision": "bfloat16"} if teacher["kind"] == "dense" else teacher
                 for teacher in recipe["teachers"]

@@ -24,14 +24,17 @@ EVALUATIONS = 5
 """While it trains; as many figures choose the best checkpoint."""
 
 EPOCHS = {True: 20, False: 12}
-"""Passes over the data, after which an encoder knows it by heart: one that can search (a small one, mostly), and
-one that has to learn it."""
+"""Passes over the data, after which an encoder knows it by heart: one that can search (a small one, mostly),
+and one that has to learn it."""
 
 KEPT = 0.3
 """Of an encoder that can search, in the average of weights: better on few pairs, and forgets less."""
 
 CAN_SEARCH = 0.5
 """Share of BM25's nDCG@10 from which an encoder counts as trained for retrieval."""
+
+TRIED = 160
+"""Steps of an encoder that has to learn it, after which there must be new texts: more were not tried."""
 
 ENOUGH = {True: 60, False: 100}
 """Steps that are worth it: of an encoder that can search, and of one that has to learn it."""
@@ -46,8 +49,8 @@ WORSE_TEACHER = 0.8
 """Share of BM25's nDCG@10 under which a dense model has nothing to teach."""
 
 BESIDE, FEW_TEACHERS = 0.9, 2
-"""Share of the best dense model's nDCG@10 from which others teach beside it, and how many in all, where queries
-are few and each is looked at often."""
+"""Share of the best dense model's nDCG@10 from which others teach beside it, and how many in all, where
+queries are few and each is looked at often."""
 
 HELD_OUT = (40, 500)
 DOCUMENT_TOKENS = 150
@@ -118,7 +121,7 @@ def plan(facts: Facts) -> Plan:
         trainings,
         key=lambda one: (
             not one.student.strange,
-            not many or one.student.ndcg > 0,
+            not (many or one.student.strange) or one.student.ndcg > 0,
             one.enough,
             one.student.parameters,
         ),
@@ -163,8 +166,10 @@ def _in_the_time(facts: Facts, student: StudentSeen, teachers: list[TeacherSeen]
     if steps * batch < queries:  # what is not trained on needs no labels
         steps = time / (step + batch * label)
         limit = max(2 * batch, int(steps * batch))
-    passes = EPOCHS[student.ndcg > 0]
-    return _Training(student, length, batch, max(1, int(min(steps, passes * queries / batch))), limit)
+    most = EPOCHS[student.ndcg > 0] * queries / batch
+    if not student.ndcg:
+        most = min(most, max(TRIED, queries / batch))
+    return _Training(student, length, batch, max(1, int(min(steps, most))), limit)
 
 
 def _choose_encoder(found: Plan, facts: Facts, chosen: _Training, others: list[_Training]) -> None:
@@ -172,7 +177,8 @@ def _choose_encoder(found: Plan, facts: Facts, chosen: _Training, others: list[_
     found.put("encoder.name", student.name, "")  # the first of all; why is known below
     if student.ndcg:
         why = f"it can search: nDCG@10 {student.ndcg:.2f} on a trial of your data, BM25 {bm25:.2f}"
-        found.put("encoder.keep", KEPT, "so that it does not forget what it could do before")
+        if not student.strange:  # what it knows of another language is no use here
+            found.put("encoder.keep", KEPT, "so that it does not forget what it could do before")
     else:
         why = "it cannot search yet: its head is fitted to your texts, so that it begins with their words"
         found.put("encoder.head", "lexical")
@@ -258,17 +264,18 @@ def _choose_sparsity(found: Plan, chosen: _Training) -> None:
         found.put("sparsity.documents", documents, why)
         found.put("sparsity.queries", queries)
         return
-    found.put("sparsity.documents", {"kind": "idf_flops", "weight": 0.003})
+    why = f"a fitted head has hundreds: --prune max_ratio:0.3 in export, and top_k:{target} where you ingest"
+    found.put("sparsity.documents", {"kind": "idf_flops", "weight": 0.003}, why)
     found.put("sparsity.queries", {"kind": "idf_flops", "weight": 0.01})
-    why = f"the rest of the hundreds that a fitted head has; ingest with --prune top_k:{target} beside it"
-    found.put("sparsity.cut", 2 * target, why)
 
 
 def _choose_schedule(found: Plan, facts: Facts, chosen: _Training) -> None:
     student, queries = chosen.student, facts.queries
     passes = chosen.steps * chosen.batch / (chosen.limit or queries)
     why = f"{TRAINING:.0%} of {facts.minutes:g} minutes on {facts.machine}, {passes:.1f} passes over the data"
-    if passes > (most := EPOCHS[student.ndcg > 0]) - 1:
+    if chosen.steps == TRIED:
+        why = f"{passes:.1f} passes over the data; more steps were never tried on so few"
+    elif passes > (most := EPOCHS[student.ndcg > 0]) - 1:
         why = f"{most} passes over the data; more would teach it by heart"
     found.put("schedule.steps", chosen.steps, why)
     found.put("schedule.batch_size", chosen.batch)

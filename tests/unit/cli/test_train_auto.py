@@ -42,7 +42,7 @@ def test_it_chooses_tells_why_writes_and_trains(
     auto = ("train", "auto", *options, "--minutes", "0.1")
     code, out, err = run(capsys, *auto, "--dry-run")
     assert code == 0, err
-    assert "ingest with --prune top_k:32 beside it" in err, "an encoder that cannot search yet"
+    assert "top_k:32 where you ingest" in err, "an encoder that cannot search yet"
     assert yaml.safe_load(out.partition("Stage 1: ")[0])["schedule"]["steps"] == 3
     assert list(tmp_path.iterdir()) == [], "a dry run writes nothing"
 

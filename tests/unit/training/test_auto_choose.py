@@ -77,11 +77,13 @@ def test_models_are_tried_on_what_people_asked_not_on_sentences(
     texts = [f"{word} is told of here. It says more of the {word} too, later." for word in tiny.WORDS[:30]]
     documents.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     tried: list[Collection] = []
-    monkeypatch.setattr(look, "_student", lambda name, trial: tried.append(trial) or look_student(name, trial))
+    monkeypatch.setattr(
+        look, "_student", lambda name, trial: tried.append(trial) or look_student(name, trial)
+    )
     train = f"[{documents}, {pairs}]"
     found = choose([f"data.train={train}"], minutes=1, beside=models, listener=Listener())
     asked = {json.loads(line)["query"] for line in pairs.read_text().splitlines()}
-    assert tried and set(tried[0].queries.values()) == asked
+    assert tried and set(tried[0].queries.values()) < asked
     assert "data.train" not in found.reasons
 
 
