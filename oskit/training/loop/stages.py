@@ -16,7 +16,6 @@ from oskit.data.atomic import write_whole
 from oskit.data.duplicates import SeenTexts
 from oskit.encoder.loader.quiet import quiet_libraries
 from oskit.encoder.model import NeuralSparseEncoder
-from oskit.encoder.surgery.cut import biases, cut
 from oskit.errors import TrainingError, TrainingInterrupted
 from oskit.training.data.arrow import candidate_rows, column_of
 from oskit.training.loop.arguments import rate_of, training_arguments
@@ -33,7 +32,6 @@ from oskit.training.loop.student import (
     kept_share,
     load_student,
     plain_attention,
-    some_passages,
 )
 from oskit.training.loop.trainer import OskitTrainer
 from oskit.training.objective.batches import ROUTES, DrawnExamples, ExampleCollator, KnownPairs
@@ -102,8 +100,6 @@ class _Stage:
         wait_for(self.folder / DATA / FACTS)
         prepared = open_prepared(recipe, self.folder / DATA)
         encoder = finish_student(encoder, part, passages=prepared.corpus, idf=prepared.idf, seed=recipe.seed)
-        if recipe.sparsity.cut is not None:
-            biases(encoder)  # not after what may take hours
         encoder.precision = "auto"  # measured alike before, while and after it is trained
         if is_first():
             self.lengths = replace(self.lengths, truncation=self._truncation(encoder, prepared))
@@ -219,8 +215,6 @@ class _Stage:
         """Save the best encoder and measure it as whoever opens it would."""
         self._average.apply(trainer.model)
         clear_negative_weights(trainer.model)
-        if (active := self.recipe.sparsity.cut) is not None:
-            cut(trainer.model, some_passages(prepared.corpus, self.recipe.seed), active)
         best = self.folder / BEST
         with quiet_libraries():
             trainer.model.save_pretrained(str(best), create_model_card=False)

@@ -158,7 +158,3 @@ class SparsityPart(Part):
     """The penalty on queries; of no use for an inference-free encoder."""
     ramp: Annotated[RampPart, BeforeValidator(_ramp)] = RampPart()
     """How the weights of the penalties rise."""
-    cut: PositiveInt | None = None
-    """Active dimensions of a document in the mean to which the trained encoder is cut: one number is taken
-    from all logits, of queries too. For heads that were fitted (``encoder.head: lexical``), which leave
-    hundreds of weak dimensions; null cuts nothing."""

@@ -8,7 +8,6 @@ import torch
 from datasets import Dataset
 
 from oskit.encoder.model import NeuralSparseEncoder
-from oskit.encoder.surgery.cut import cut
 from oskit.training.loop.student import finish_student, load_student, plain_attention
 from oskit.training.recipe.recipe import EncoderPart
 from tests import tiny
@@ -53,30 +52,6 @@ def test_a_lexical_head_is_for_bases_not_for_encoders_that_were_trained(saved, t
     found = finish_student(load_student(part, seed=0), part, passages=passages, idf=None, seed=0)
     bias = found.anatomy.transformer.model.get_output_embeddings().bias
     assert bool((bias == 50).all()) is saved
-
-
-@pytest.mark.parametrize("kind", ["bert", "bert-headless"])
-@pytest.mark.parametrize("activation", ["relu", "log1p_relu"])
-def test_cut_takes_one_number_from_every_logit_of_queries_and_documents(kind, activation, tmp_path):
-    folder = str(tiny.build(kind, tmp_path / "bert"))
-    encoder = load_student(EncoderPart(name=folder, activation=activation), seed=0)
-    texts = ["the old stone bridge over the water", "water", "a red boat and the small house"]
-    times = 2 if activation == "log1p_relu" else 1
-
-    def logits(undone):
-        for _ in range(times):
-            undone = np.expm1(undone)
-        return undone
-
-    before = {side: getattr(encoder, f"{side}_matrix")(texts).toarray() for side in ("query", "document")}
-    number = cut(encoder, texts, 3)
-    assert number > 0
-    after = {side: getattr(encoder, f"{side}_matrix")(texts).toarray() for side in ("query", "document")}
-    for side, weights in before.items():
-        expected = np.maximum(logits(weights) - number, 0)
-        np.testing.assert_allclose(logits(after[side]), expected, rtol=1e-3, atol=1e-4)
-    assert (after["document"] > 0).sum() == 3 * len(texts)
-    assert cut(encoder, texts, 30) == 0, "nothing has to go"
 
 
 def test_plain_attention_computes_the_same_and_is_not_saved(tmp_path):
