@@ -166,10 +166,10 @@ def _in_the_time(facts: Facts, student: StudentSeen, teachers: list[TeacherSeen]
     if steps * batch < queries:  # what is not trained on needs no labels
         steps = time / (step + batch * label)
         limit = max(2 * batch, int(steps * batch))
-    most = EPOCHS[student.ndcg > 0] * queries / batch
+    worth = EPOCHS[student.ndcg > 0] * queries / batch
     if not student.ndcg:
-        most = min(most, max(TRIED, queries / batch))
-    return _Training(student, length, batch, max(1, int(min(steps, most))), limit)
+        worth = min(worth, max(TRIED, queries / batch))
+    return _Training(student, length, batch, max(1, int(min(steps, worth))), limit)
 
 
 def _choose_encoder(found: Plan, facts: Facts, chosen: _Training, others: list[_Training]) -> None:
