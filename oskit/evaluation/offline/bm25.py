@@ -59,6 +59,8 @@ class Bm25Settings:
         b: Normalisation by length, from 0 to 1; Lucene's 0.75.
         language: Leave out its stop words (where bm25s has some) and stem the others; None does neither,
             ``"auto"`` takes what most of the documents are written in.
+        max_words: Of a document, from its beginning and without stop words; None for all of them. An encoder
+            that cuts texts does not read the rest either.
 
     Raises:
         UsageError: A value is out of its range.
@@ -67,12 +69,15 @@ class Bm25Settings:
     k1: float = 1.2
     b: float = 0.75
     language: str | None = AUTO
+    max_words: int | None = None
 
     def __post_init__(self) -> None:
         if not self.k1 >= 0 or not 0 <= self.b <= 1:
             raise UsageError(
                 f"BM25 with k1={self.k1:g}, b={self.b:g}", hint="k1 is not negative, b is from 0 to 1."
             )
+        if self.max_words is not None and self.max_words < 1:
+            raise UsageError(f"BM25 of {self.max_words} words of a document", hint="1 is the least.")
         if self.language not in (None, AUTO, *LANGUAGES):
             raise UsageError(
                 f"BM25 knows no stemmer for {self.language!r}",
@@ -109,7 +114,11 @@ class Bm25Index:
         self._analyze = _analyzer(settings.language)
         vocabulary: dict[str, int] = {}
         ids = [
-            [vocabulary.setdefault(term, len(vocabulary)) for term in self._analyze(text)] for text in texts
+            [
+                vocabulary.setdefault(term, len(vocabulary))
+                for term in self._analyze(text)[: settings.max_words]
+            ]
+            for text in texts
         ]
         if not vocabulary:
             raise DataError("BM25 found no word in any document", hint="Check the corpus.")

@@ -109,6 +109,9 @@ class Bm25TeacherConfig(ReadingTeacherConfig):
     kind: Literal["bm25"] = "bm25"
     language: Annotated[str | None, AfterValidator(_known_language)] = "auto"
     """Stop words and stemmer: ``english``, ``swedish``, …, ``cjk``; ``auto`` guesses, None has neither."""
+    max_length: PositiveInt | None = None
+    """Words that count of a text, from its beginning and without stop words; None for all. Words that the
+    encoder does not read teach it nothing."""
 
 
 class ItselfTeacherConfig(ReadingTeacherConfig):

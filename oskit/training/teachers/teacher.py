@@ -147,7 +147,7 @@ class Bm25Teacher(VectorTeacher):
 
     def __init__(self, config: Bm25TeacherConfig) -> None:
         super().__init__(config)
-        self._settings = Bm25Settings(language=config.language)
+        self._settings = Bm25Settings(language=config.language, max_words=config.max_length)
         self._index: tuple[object, Bm25Index, csr_matrix] | None = None
 
     def vectors(self, data: TrainingData, side: Side, rows: Rows) -> csr_matrix:

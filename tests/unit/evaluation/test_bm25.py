@@ -36,6 +36,19 @@ def test_settings_count() -> None:
     assert run["q"]["d1"] == pytest.approx(score(2, 4, 2, k1=0.9, b=0.4), rel=1e-6)
 
 
+def test_words_behind_the_last_that_counts_are_not_there() -> None:
+    texts = ["the red house and a red roof", "a red boat", "the sea"]
+    cut = ["red house", "red boat", "sea"]
+    queries = ["red", "roof", "boat"]
+    found, expected = (
+        Bm25Index(given, Bm25Settings(language="english", max_words=words)).search(queries, 3)
+        for given, words in ((texts, 2), (cut, None))
+    )
+    for (positions, scores), (places, values) in zip(found, expected, strict=True):
+        assert positions.tolist() == places.tolist()
+        assert scores == pytest.approx(values)
+
+
 def test_ties_are_in_the_order_of_the_corpus_and_k_cuts() -> None:
     index = Bm25Index(["b x", "a x", "c x", "y y", "a x"])
     ((positions, scores),) = index.search(["x"], 3)
@@ -82,6 +95,7 @@ def test_words(text: str, words: list[str]) -> None:
         ({"b": 1.5}, "b=1.5"),
         ({"language": "klingon"}, "'klingon'"),
         ({"k1": np.nan}, "nan"),
+        ({"max_words": 0}, "0 words"),
     ],
 )
 def test_settings_that_cannot_be_right(values: dict[str, float], message: str) -> None:

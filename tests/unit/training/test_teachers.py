@@ -173,11 +173,13 @@ def test_cross_encoder_scores_are_raw(models: Models, tmp_path: Path, data: Trai
         np.testing.assert_allclose(label, expected, rtol=1e-4)
 
 
-def test_bm25_labels_are_bm25_over_the_corpus(tmp_path: Path, data: TrainingData) -> None:
+@pytest.mark.parametrize("words", [None, 2])
+def test_bm25_labels_are_bm25_over_the_corpus(tmp_path: Path, data: TrainingData, words: int | None) -> None:
     from oskit.evaluation.offline.bm25 import Bm25Index, Bm25Settings
 
-    index = Bm25Index(CORPUS, Bm25Settings(language="english"))
-    teacher = teachers_of(tmp_path, {"kind": "bm25", "language": "english"}, normalize="none", scale=1)
+    index = Bm25Index(CORPUS, Bm25Settings(language="english", max_words=words))
+    part = {"kind": "bm25", "language": "english", "max_length": words}
+    teacher = teachers_of(tmp_path, part, normalize="none", scale=1)
     found = list(index.search(QUERIES, len(CORPUS)))
     for label, row, (positions, scores) in zip(labels_of(teacher, data), CANDIDATES, found, strict=True):
         known = dict(zip(positions.tolist(), scores.tolist(), strict=True))
