@@ -161,9 +161,6 @@ class DrawnExamples:
             for draw, query in zip(draws, queries, strict=True)
         ]
 
-    def __getitem__(self, draw: Draw) -> tuple[Draw, str, list[str]]:
-        return self.__getitems__([draw])[0]
-
     def _choose(
         self, count: int, positives: int, scores: list[float], turn: int, rng: random.Random
     ) -> list[int]:
@@ -184,17 +181,9 @@ class DrawnExamples:
 
     def _fill(self, excluded: set[int], first: int, count: int, rng: random.Random) -> list[int]:
         """Any candidates but these; where there are no others, the first document again."""
-        size = len(self._all)
-        if size <= 4 * (len(excluded) + count):
-            left = sorted(set(self._all.tolist()) - excluded)
-            drawn = rng.sample(left, min(count, len(left)))
-            return drawn + [first] * (count - len(drawn))
-        found: dict[int, None] = {}
-        while len(found) < count:
-            row = int(self._all[rng.randrange(size)])
-            if row not in excluded:
-                found[row] = None
-        return list(found)
+        places = rng.sample(range(len(self._all)), min(len(self._all), len(excluded) + count))
+        found = [row for row in self._all[places].tolist() if row not in excluded][:count]
+        return found + [first] * (count - len(found))
 
 
 GROUPED_BATCHES = 16

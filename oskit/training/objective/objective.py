@@ -35,6 +35,8 @@ what :class:`BatchLabels` asks for, by names with :data:`TEACHER`."""
 TARGETS, TEACHER = ("query_ids", "document_ids", "positives", "labels"), "teacher_"
 
 FACTS = ("query_dims", "document_dims", "flops")
+"""Of a batch: mean active dimensions of both sides, and the expected products of a query and a document, as
+:mod:`oskit.evaluation.offline.sparsity` has them."""
 
 OF_THE_WHOLE = ("lengths", "token_rows")
 """Features that say where a batch's tokens are; a micro batch counts its own."""
@@ -45,16 +47,6 @@ class BatchLabels(Protocol):
 
     def labels(self, targets: dict[str, Tensor], /) -> Tensor:
         """Labels ``[B, C * B]``: of all first documents, then all second ones, … for each query."""
-
-
-@torch.no_grad()
-def batch_facts(queries: Tensor, documents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean active dimensions of vectors ``[B, vocabulary]`` and ``[C, B, vocabulary]``; their FLOPS.
-
-    FLOPS are the expected products of a query and a document, as in :mod:`oskit.evaluation.offline.sparsity`.
-    """
-    asked, there = (queries > 0).float().mean(0), (documents > 0).float().mean((0, 1))
-    return asked.sum(), there.sum(), asked @ there
 
 
 class TrainingLoss(CachedLossMixin, nn.Module):
@@ -92,20 +84,20 @@ class TrainingLoss(CachedLossMixin, nn.Module):
         super().__init__()
         self.model: Any = model
         self.mini_batch_size = None
-        self.losses = _named(losses)
+        self.losses: dict[str, AnyLoss] = {}  # by kind; a second one of a kind has a number
+        for part in losses:
+            same = sum(other.kind == part.kind for other in self.losses.values())
+            self.losses[f"{part.kind}_{same + 1}" if same else part.kind] = part
         self.penalties: dict[str, PenaltyPart] = {"document": sparsity.documents}
-        if sparsity.queries is not None and not _is_fixed_table(model):
+        table = model.anatomy.queries
+        if sparsity.queries is not None and (table is None or table.weight.requires_grad):
             self.penalties["query"] = sparsity.queries
         self.weights = {side: part.weight or 0.0 for side, part in self.penalties.items()}
         self.values: dict[str, Tensor] = {}
         self._known, self._teachers = known, teachers
         mask = torch.as_tensor(model.vocabulary.weight_mask(), dtype=torch.float32)
         self.register_buffer("weight_mask", mask, persistent=False)
-        by_idf = any(part.kind == "idf_flops" for part in self.penalties.values())
-        assert idf is not None or not by_idf, "idf_flops needs the IDF of the corpus"
-        self.register_buffer(
-            "costs", idf_costs(idf) if by_idf and idf is not None else None, persistent=False
-        )
+        self.register_buffer("costs", None if idf is None else idf_costs(idf), persistent=False)
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Targets) -> dict[str, Tensor]:
         """Each part of the loss of a batch by its name: features of queries and of their documents."""
@@ -148,7 +140,8 @@ class TrainingLoss(CachedLossMixin, nn.Module):
         batch = self._batch(queries, documents, targets)
         vectors = {"document": batch.documents, "query": batch.queries[None]}
         parts = {name: part.weight * loss_of(part, batch) for name, part in self.losses.items()}
-        facts = dict(zip(FACTS, batch_facts(batch.queries, batch.documents), strict=True))
+        asked, there = (batch.queries > 0).float().mean(0), (batch.documents > 0).float().mean((0, 1))
+        facts = dict(zip(FACTS, (asked.sum(), there.sum(), asked @ there), strict=True))
         for side, part in self.penalties.items():
             penalty = penalty_of(part, vectors[side], self.costs)
             parts[f"{side}_penalty"] = self.weights[side] * penalty
@@ -184,17 +177,3 @@ class TrainingLoss(CachedLossMixin, nn.Module):
         vectors = nn.functional.pad(vectors, (0, missing)) if missing else vectors
         part = self.penalties.get(side)
         return vectors if part is None or part.top_k is None else largest(vectors, part.top_k)
-
-
-def _named(losses: Sequence[AnyLoss]) -> dict[str, AnyLoss]:
-    """The losses by kind; a second one of a kind has a number."""
-    named: dict[str, AnyLoss] = {}
-    for part in losses:
-        same = sum(other.kind == part.kind for other in named.values())
-        named[f"{part.kind}_{same + 1}" if same else part.kind] = part
-    return named
-
-
-def _is_fixed_table(model: NeuralSparseEncoder) -> bool:
-    table = model.anatomy.queries
-    return table is not None and not table.weight.requires_grad

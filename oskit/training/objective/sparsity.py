@@ -78,12 +78,11 @@ class _Found:
 
     log_weight: float | None = None
     mean: float = 0.0
-    ratio: float = 0.0
-    """ln(losses / penalty), a moving mean."""
+    ratio: float = 0.0  # ln(losses / penalty), a moving mean
     start: float | None = None
     path: float = 0.0
     error: float | None = None
-    correction: float = 0.0
+    correction: float = 0.0  # ln(what evaluations find / what batches have)
     compared: int = 0
     measured: float | None = None
     due: int = 0
@@ -92,20 +91,21 @@ class _Found:
 class Search:
     """Finds the weight of a penalty for a target.
 
-    Args:
-        target: Of what is observed.
-        first: Weight to begin with; None for one that makes the penalty a hundredth of the losses.
-        ramp: The path's first and last step.
-        total: Steps of the training.
+    Attributes:
+        key: The target's in the recipe.
+        observes: What the target is of, as a step calls it; ``logged`` is what evaluations call it.
     """
 
-    def __init__(self, target: float, first: float | None, ramp: Ramp, total: int) -> None:
-        self.target = target
-        self._first = first
+    def __init__(self, side: str, part: PenaltyPart, ramp: Ramp, total: int) -> None:
+        aim, self.target = part.aim
+        self.key = f"sparsity.{_SIDES[side]}.{aim}"
+        self.observes = "flops" if aim == "target_flops" else f"{side}_dims"
+        self.logged = "flops" if aim == "target_flops" else f"{side}_active"
+        self.found = _Found()
+        self._first = part.weight  # to begin with; None for one that makes the penalty a hundredth
         self._ramp = ramp
         self._window = min(max(total * WINDOW, 5.0), 50.0)
         self._horizon = HORIZON * self._window
-        self.found = _Found()
 
     def weight(self, step: int) -> float:
         """The weight for the step after so many."""
@@ -163,30 +163,22 @@ class Search:
         if found.measured is None:
             return
         found.due -= 1
-        if found.due >= 0:
-            return
-        difference = math.log(found.measured / found.mean)
-        found.measured = None
-        found.compared += 1
-
-        difference = min(max(difference, -LARGEST_CORRECTION), LARGEST_CORRECTION)
-        found.correction += (difference - found.correction) / min(found.compared, 6)
+        if found.due < 0:
+            difference = math.log(found.measured / found.mean)
+            difference = min(max(difference, -LARGEST_CORRECTION), LARGEST_CORRECTION)
+            found.measured = None
+            found.compared += 1
+            found.correction += (difference - found.correction) / min(found.compared, 6)
 
 
 class SparsityWeights(TrainerCallback, ExportableState):
-    """The weights of both sides' penalties, before each step.
-
-    Args:
-        ramp: How they rise.
-        total: Steps of the training.
-        sides: The penalties by side, ``document`` and perhaps ``query``.
-    """
+    """The weights of the penalties before each step, by side: ``document`` and perhaps ``query``."""
 
     def __init__(self, ramp: RampPart, total: int, sides: Mapping[str, PenaltyPart]) -> None:
         self.ramp = Ramp(ramp, total)
         self._parts = dict(sides)
         self.searches = {
-            side: Search(penalty.aim[1], penalty.weight, self.ramp, total)
+            side: Search(side, penalty, self.ramp, total)
             for side, penalty in self._parts.items()
             if penalty.aim[0] != "weight"
         }
@@ -203,45 +195,30 @@ class SparsityWeights(TrainerCallback, ExportableState):
     def observe(self, step: int, facts: Mapping[str, float]) -> None:
         """What a step was like: ``losses``, what a target can be of, and each side's penalty unweighted."""
         for side, search in self.searches.items():
-            search.observe(step, facts[self._of(side)], facts["losses"], facts[side])
+            search.observe(step, facts[search.observes], facts["losses"], facts[side])
 
     def outcome(self, figures: Mapping[str, float]) -> dict[str, Target]:
-        """What became of the targets, by side.
-
-        Args:
-            figures: Of the encoder that training ends with, as evaluations log them.
-        """
+        """What became of the targets, by side; ``figures`` of the encoder that training ends with."""
         return {
             side: Target(
-                key=f"sparsity.{_SIDES[side]}.{self._parts[side].aim[0]}",
-                value=one.target,
-                reached=figures[self._logged(side)],
-                weight=0.0 if one.found.log_weight is None else math.exp(one.found.log_weight),
+                key=search.key,
+                value=search.target,
+                reached=figures[search.logged],
+                weight=0.0 if search.found.log_weight is None else math.exp(search.found.log_weight),
             )
-            for side, one in self.searches.items()
+            for side, search in self.searches.items()
         }
 
     def paths(self) -> dict[str, float]:
         """Where each search wants its side to be, for curves."""
-        return {f"{self._of(side)}_path": math.exp(one.found.path) for side, one in self.searches.items()}
-
-    def _of(self, side: str) -> str:
-        return "flops" if self._parts[side].aim[0] == "target_flops" else f"{side}_dims"
-
-    def _logged(self, side: str) -> str:
-        return "flops" if self._of(side) == "flops" else f"{side}_active"
+        return {f"{one.observes}_path": math.exp(one.found.path) for one in self.searches.values()}
 
     def on_evaluate(
-        self,
-        args: Any,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: Mapping[str, float] | None = None,
-        **kwargs: Any,
+        self, args: Any, state: TrainerState, control: TrainerControl, metrics: Any = None, **kwargs: Any
     ) -> None:
         """The collection's vectors are what a target is meant for."""
-        for side, search in self.searches.items():
-            if metrics and (value := metrics.get(f"eval_{self._logged(side)}")):
+        for search in self.searches.values():
+            if metrics and (value := metrics.get(f"eval_{search.logged}")):
                 search.measured(value)
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
