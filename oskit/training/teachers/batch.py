@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,7 +24,7 @@ from oskit.errors import DataError, TrainingError
 from oskit.training.data.arrow import RowWriter, list_column, numbers_of, of_lists, open_rows
 from oskit.training.data.training_data import TrainingData
 from oskit.training.teachers.ensemble import EnsembleTeacher
-from oskit.training.teachers.teacher import Progress, Rows, Side, VectorTeacher, tell_nobody
+from oskit.training.teachers.teacher import Progress, Rows, Side, Teacher, VectorTeacher, tell_nobody
 
 _FILE = "teachers.json"
 
@@ -50,10 +51,10 @@ class BatchTeachers:
                 f"the teachers' vectors in {folder} cannot be read: {error}",
                 hint="Remove the folder of the run's data to prepare it anew.",
             ) from error
-        # Each teacher's share, how it is normalised, and active dimensions of its longest sparse vectors.
+        # Each teacher's share, how it is normalised, and by side its file and the longest sparse vector.
         self._teachers: list[dict[str, Any]] = found["teachers"]
         self._scale: float = found["scale"]
-        self._tables: dict[Path, _Table] = {}
+        self._tables: dict[str, _Table] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_tables": {}}  # a worker maps the files itself
@@ -70,16 +71,16 @@ class BatchTeachers:
             TrainingError: A required teacher failed, or none is left.
             DataError: The folder cannot be written.
         """
-        members = teachers.embed(data, progress)
-        total = sum(member.config.weight for member in members)
+        names = (folder / f"batch-{number}" for number in count())
+        asked = teachers.ask(lambda teacher: _write_vectors(teacher, data, next(names), progress))
+        total = sum(member.config.weight for member, _ in asked)
         facts = [
             {
                 "weight": member.config.weight / total,
                 "normalize": teachers.normalization(member),
-                "longest": _write_vectors(member.teacher, data, folder, number),
+                "vectors": vectors,
             }
-            for number, member in enumerate(members)
-            if isinstance(member.teacher, VectorTeacher)
+            for member, vectors in asked
         ]
         # Last of all: its presence says that the rest is whole.
         write_whole(folder / _FILE, json.dumps({"teachers": facts, "scale": teachers.labels.scale}))
@@ -89,12 +90,13 @@ class BatchTeachers:
         """The vectors of a batch: rows of the examples ``[B]``, and of the corpus ``[B, C]``."""
         found: dict[str, Tensor] = {}
         for number, facts in enumerate(self._teachers):
-            for side, longest in facts["longest"].items():
-                path, rows = _path(self._folder, number, side), queries if side == "query" else documents
-                table = self._tables.get(path) or self._tables.setdefault(path, _Table(path, longest))
-                for part, values in table.take(rows.ravel()).items():
-                    name = f"teacher_{number}_{side}{part}"
-                    found[name] = torch.from_numpy(values.reshape(*rows.shape, -1))
+            for side, (name, longest) in facts["vectors"].items():
+                rows = queries if side == "query" else documents
+                if name not in self._tables:
+                    self._tables[name] = _Table(self._folder / name, longest)
+                for part, values in self._tables[name].take(rows.ravel()).items():
+                    tensor = torch.from_numpy(values.reshape(*rows.shape, -1))
+                    found[f"teacher_{number}_{side}{part}"] = tensor
         return found
 
     @torch.no_grad()
@@ -120,20 +122,20 @@ class BatchTeachers:
         return torch.stack(found).sum(0)
 
 
-def _path(folder: Path, number: int, side: Side) -> Path:
-    return folder / f"batch-{number}-{side}.arrow"
-
-
-def _write_vectors(teacher: VectorTeacher, data: TrainingData, folder: Path, number: int) -> dict[Side, int]:
-    """Write the vectors of both sides; returns the active dimensions of the longest ones.
+def _write_vectors(
+    teacher: Teacher, data: TrainingData, path: Path, progress: Progress
+) -> dict[Side, tuple[str, int]]:
+    """Write the vectors of both sides; returns their files and the active dimensions of the longest ones.
 
     Of a sparse document only the terms that some query has are written: no other counts in a score.
     """
+    if not isinstance(teacher, VectorTeacher):
+        raise TrainingError(f"a {teacher.kind} teacher labels a query's own candidates alone")
     used: NDArray[np.bool_] | None = None
-    longest: dict[Side, int] = {"query": 1, "document": 1}
-    writers: dict[Side, RowWriter] = {}
+    found: dict[Side, tuple[str, int]] = {}
     with ExitStack() as stack:
-        for side, rows, vectors in teacher.blocks(data):
+        for side, rows, vectors in teacher.blocks(data, progress):
+            longest = 1
             if isinstance(vectors, np.ndarray):
                 columns = {"vector": list_column(vectors.ravel(), np.full(len(rows), vectors.shape[1]))}
             else:
@@ -144,16 +146,19 @@ def _write_vectors(teacher: VectorTeacher, data: TrainingData, folder: Path, num
                     vectors.data[~used[vectors.indices]] = 0
                     vectors.eliminate_zeros()
                 counts = np.diff(vectors.indptr)
-                longest[side] = max(longest[side], int(counts.max(initial=0)))
+                longest = int(counts.max(initial=1))
                 columns = {
                     "ids": list_column(vectors.indices, counts),
                     "weights": list_column(vectors.data, counts),
                 }
             table = pyarrow.table({"row": rows, **columns})
-            if side not in writers:
-                writers[side] = stack.enter_context(RowWriter(_path(folder, number, side), table.schema))
-            writers[side].add_table(table)
-    return longest
+            name, before = found.get(side, (f"{path.name}-{side}.arrow", 1))
+            if side not in found:
+                writer = stack.enter_context(RowWriter(path.with_name(name), table.schema))
+            found[side] = name, max(before, longest)
+            writer.add_table(table)
+    teacher.release()
+    return found
 
 
 class _Table:

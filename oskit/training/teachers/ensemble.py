@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -34,12 +35,13 @@ from oskit.training.teachers.teacher import (
     Progress,
     StoredScores,
     Teacher,
-    VectorTeacher,
     tell_nobody,
 )
 
 if TYPE_CHECKING:
     from oskit.training.recipe.recipe import EncoderPart, Recipe
+
+T = TypeVar("T")
 
 _EXAMPLES = 1024
 """Examples that are labelled at once."""
@@ -113,7 +115,8 @@ class EnsembleTeacher:
         self.members = [Member(config) for config in configs]
         for member in self.members:
             if member.config.weight > 0 or isinstance(member.config, DenseTeacherConfig):
-                self._try(member, self._open)
+                with self._trying(member):
+                    member.teacher = self._open(member.config)
         self._labelling = any(member.config.weight > 0 for member in self.members)
         if self._labelling:
             self._require_one()
@@ -147,14 +150,15 @@ class EnsembleTeacher:
         """
         if not len(data.examples):
             raise TrainingError("there are no examples to label", hint="Check the training data.")
-        found = self._ask(lambda teacher: teacher.compute(data, progress))
+        found = [member for member, _ in self.ask(lambda teacher: teacher.compute(data, progress))]
         place = DataFolder(folder)
         path = place.path / "labelled.arrow"
         with RowWriter(path, LABELLED) as writer:
             for block in candidate_blocks(data.examples, _EXAMPLES):
                 raw = [
-                    (teacher.scores(data, block), self.normalization(member), member.config.weight)
-                    for member, teacher in found
+                    (member.teacher.scores(data, block), self.normalization(member), member.config.weight)
+                    for member in found
+                    if member.teacher is not None
                 ]
                 labels = self.labels.scale * weighted_average(raw, block.counts)
                 self._counts["candidates"] += len(labels)
@@ -166,20 +170,19 @@ class EnsembleTeacher:
         """How a teacher's scores are normalised."""
         return member.config.normalize or self.labels.normalize
 
-    def embed(self, data: TrainingData, progress: Progress = tell_nobody) -> list[Member]:
-        """Have all labelling teachers embed the queries and the candidates; returns those that did.
+    def ask(self, work: Callable[[Teacher], T]) -> list[tuple[Member, T]]:
+        """Have each labelling teacher do something; one that fails is dropped, and nothing of it is used.
 
         Raises:
-            TrainingError: A required one failed, or none is left.
-            DataError: Vectors cannot be written.
+            TrainingError: A required teacher failed, or none is left.
         """
-
-        def work(teacher: Teacher) -> None:
-            if not isinstance(teacher, VectorTeacher):
-                raise TrainingError(f"a {teacher.kind} teacher labels a query's own candidates alone")
-            teacher.compute(data, progress)
-
-        return [member for member, _ in self._ask(work)]
+        found = {}
+        for number, member in enumerate(self.members):
+            if member.used and member.teacher is not None:
+                with self._trying(member):
+                    found[number] = member, work(member.teacher)
+        self._require_one()
+        return list(found.values())
 
     @property
     def dense(self) -> DenseTeacher | None:
@@ -199,22 +202,22 @@ class EnsembleTeacher:
             if member.asked is not None:
                 member.asked.release()
 
-    def _open(self, member: Member) -> None:
+    def _open(self, config: AnyTeacher) -> Teacher:
         folder = self.labels.cache_folder
         cache = (default_cache_folder() if folder is None else folder).expanduser()
-        match member.config:
-            case DenseTeacherConfig() as config:
-                member.teacher = DenseTeacher(config, cache)
-            case SparseTeacherConfig() as config:
-                member.teacher = SparseTeacher(config, cache)
-            case CrossEncoderConfig() as config:
-                member.teacher = CrossEncoderTeacher(config, cache)
-            case ItselfTeacherConfig() as config:
-                member.teacher = self._itself(config, cache)
-            case StoredTeacherConfig() as config:
-                member.teacher = StoredScores(config)
-            case config:
-                member.teacher = Bm25Teacher(config)
+        match config:
+            case DenseTeacherConfig():
+                return DenseTeacher(config, cache)
+            case SparseTeacherConfig():
+                return SparseTeacher(config, cache)
+            case CrossEncoderConfig():
+                return CrossEncoderTeacher(config, cache)
+            case ItselfTeacherConfig():
+                return self._itself(config, cache)
+            case StoredTeacherConfig():
+                return StoredScores(config)
+            case _:
+                return Bm25Teacher(config)
 
     def _itself(self, config: ItselfTeacherConfig, cache: Path) -> Teacher:
         encoder = self._encoder
@@ -226,10 +229,11 @@ class EnsembleTeacher:
         teacher.kind = config.kind
         return teacher
 
-    def _try(self, member: Member, work: Callable[[Member], object]) -> None:
-        """Do it; if it fails, drop the teacher."""
+    @contextmanager
+    def _trying(self, member: Member) -> Iterator[None]:
+        """Drop the teacher if the block fails."""
         try:
-            work(member)
+            yield
         except DataError:  # files that cannot be read or written: no fault of the teacher
             raise
         except Exception as error:  # whatever a model's own code raises
@@ -251,7 +255,7 @@ class EnsembleTeacher:
         if member.teacher is not None:
             member.teacher.close()
         message = f"{name} is DROPPED, the others share its weight: {reason}"
-        warnings.warn(message, TeacherWarning, stacklevel=4)
+        warnings.warn(message, TeacherWarning, stacklevel=5)
 
     def _require_one(self) -> None:
         """Make sure that one is left that labels."""
@@ -275,11 +279,3 @@ class EnsembleTeacher:
             if teacher.store is not None:
                 found.hits, found.misses = teacher.store.hits, teacher.store.misses
         return found
-
-    def _ask(self, work: Callable[[Teacher], object]) -> list[tuple[Member, Teacher]]:
-        """Have each labelling teacher do something; one that fails is dropped, and nothing of it is used."""
-        for member in self.members:
-            if member.used:
-                self._try(member, lambda one: one.asked and work(one.asked))
-        self._require_one()
-        return [(one, one.asked) for one in self.members if one.used and one.asked is not None]

@@ -101,7 +101,7 @@ class VectorTeacher(Teacher):
     def vectors(self, data: TrainingData, side: Side, rows: Rows) -> Vectors:
         """Vectors of the queries, or the documents, of these rows, ``[len(rows), width]``."""
 
-    def blocks(self, data: TrainingData) -> Iterator[tuple[Side, Rows, Vectors]]:
+    def blocks(self, data: TrainingData, progress: Progress) -> Iterator[tuple[Side, Rows, Vectors]]:
         """The vectors of all queries, then of all documents that are candidates, some rows at a time."""
         sides: dict[Side, Rows] = {
             "query": np.arange(len(data.examples)),
@@ -111,11 +111,12 @@ class VectorTeacher(Teacher):
             for start in range(0, len(rows), AT_ONCE):
                 part = rows[start : start + AT_ONCE]
                 yield side, part, self.vectors(data, side, part)
+                progress(f"{'queries' if side == 'query' else 'documents'}, {self.kind} teacher", len(part))
+        self.check_texts()
 
     def compute(self, data: TrainingData, progress: Progress) -> None:
-        for side, rows, _ in self.blocks(data):
-            progress(f"{'queries' if side == 'query' else 'documents'}, {self.kind} teacher", len(rows))
-        self.check_texts()
+        for _ in self.blocks(data, progress):
+            pass
 
     def scores(self, data: TrainingData, block: CandidateBlock) -> NDArray[np.float32]:
         return self.pair_scores(data, block.owners, block.candidates)
