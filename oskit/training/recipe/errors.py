@@ -9,8 +9,9 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from oskit.errors import DataError, OskitError, UsageError
+from oskit.errors import DataError, UsageError
 from oskit.training.recipe.part import Kind
+from oskit.training.recipe.recipe import Recipe
 from oskit.training.recipe.tree import OPTION, Keys, dotted
 from oskit.training.recipe.yaml_document import LocatedDict, LocatedList
 
@@ -25,30 +26,28 @@ class RecipeError(DataError):
     """
 
     def __init__(self, problems: list[str], *, hint: str | None = None) -> None:
-        self.problems = tuple(problems)
-        super().__init__("; ".join(problems), hint=hint)
+        self.problems = tuple(dict.fromkeys(problems))
+        super().__init__("; ".join(self.problems), hint=hint)
 
 
-def error_of(problems: list[str], *, all_options: bool = False, hint: str | None = _HINT) -> OskitError:
-    """The error to raise: of usage if every problem is one of ``--set``."""
-    problems = list(dict.fromkeys(problems))
-    return UsageError("; ".join(problems), hint=hint) if all_options else RecipeError(problems, hint=hint)
+def validated(values: LocatedDict) -> Recipe:
+    """The recipe that these values are.
 
-
-def validation_error(error: ValidationError, values: LocatedDict, model: type[BaseModel]) -> OskitError:
-    """pydantic's error in the words of a recipe.
-
-    Args:
-        error: What validation of the values by the model raised.
-        values: Of a whole recipe.
-        model: Of a whole recipe.
+    Raises:
+        RecipeError: They are none; a UsageError where all that is wrong was given by ``--set``.
     """
-    problems, options = [], []
-    for problem in error.errors(include_url=False):
-        keys, place = _in_recipe(values, problem)
-        options.append(place.startswith(OPTION))
-        problems.append(f"{place}: {_told(problem, keys, model)}")
-    return error_of(problems, all_options=all(options))
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        problems, places = [], []
+        for problem in error.errors(include_url=False):
+            keys, place = _in_recipe(values, problem)
+            problems.append(f"{place}: {_told(problem, keys)}")
+            places.append(place)
+        found = RecipeError(problems, hint=_HINT)
+        if all(place.startswith(OPTION) for place in places):
+            raise UsageError(found.message, hint=_HINT) from error
+        raise found from error
 
 
 def _in_recipe(values: Any, problem: Any) -> tuple[Keys, str]:
@@ -68,10 +67,10 @@ def _in_recipe(values: Any, problem: Any) -> tuple[Keys, str]:
     return tuple(keys), place
 
 
-def _told(problem: Any, keys: Keys, model: type[BaseModel]) -> str:
+def _told(problem: Any, keys: Keys) -> str:
     name, kind, location = dotted(keys), problem["type"], problem["loc"]
     if kind == "extra_forbidden":
-        known = [one for part in _parts_at(location[:-1], model)[:1] for one in part.model_fields]
+        known = [one for part in _parts_at(location[:-1])[:1] for one in part.model_fields]
         near = difflib.get_close_matches(str(keys[-1]), known, n=1, cutoff=0.5)
         if near:
             return f"unknown key {name}; did you mean {near[0]}?"
@@ -81,7 +80,7 @@ def _told(problem: Any, keys: Keys, model: type[BaseModel]) -> str:
     if kind.startswith("union_tag"):
         given = problem["ctx"].get("tag")
         what = "needs a kind" if given is None else f"is of the unknown kind {given!r}"
-        return f"{name} {what}; there are: {', '.join(map(_kind_of, _parts_at(location, model)))}"
+        return f"{name} {what}; there are: {', '.join(map(_kind_of, _parts_at(location)))}"
     text = problem["msg"].removeprefix("Value error, ")
     text = text.replace("Input should be", "should be", 1)
     text = re.sub(r"a valid dictionary( or .*)?$", "a mapping of keys to values", text)
@@ -92,19 +91,18 @@ def _told(problem: Any, keys: Keys, model: type[BaseModel]) -> str:
     return f"{name}: {text}{shown}" if name else f"{text}{shown}"
 
 
-def _parts_at(location: tuple[Any, ...], model: type[BaseModel]) -> list[type[BaseModel]]:
-    """The parts that may stand at a place; of the members of a union its kind tells which."""
-    models = [model]
+def _parts_at(location: tuple[Any, ...]) -> list[type[BaseModel]]:
+    """The parts of a recipe that may stand at a place; of the members of a union its kind tells which."""
+    parts: list[type[BaseModel]] = [Recipe]
     for key in location:
         if isinstance(key, str):
-            entries = [one.model_fields[key] for one in models if key in one.model_fields]
+            entries = [one.model_fields[key] for one in parts if key in one.model_fields]
             inner = [found for entry in entries for found in _parts_in(entry.annotation)]
-            models = [one for one in models if _kind_of(one) == key] or inner
-    return models
+            parts = [one for one in parts if _kind_of(one) == key] or inner
+    return parts
 
 
 def _kind_of(part: type[BaseModel]) -> str:
-    """What its ``kind`` says, of a part of which there are several; else nothing."""
     return str(part.model_fields["kind"].default) if issubclass(part, Kind) else ""
 
 

@@ -12,10 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from oskit.errors import DataError, UsageError
-from oskit.training.recipe.errors import error_of, validation_error
+from oskit.training.recipe.errors import RecipeError, validated
 from oskit.training.recipe.recipe import Recipe
 from oskit.training.recipe.tree import (
     dotted,
@@ -82,7 +80,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         set_option(values, override)
     resolve_paths(values, folder)
     _refuse_placeholders(values)
-    recipe = _validated(values)
+    recipe = validated(values)
     for number in range(len(recipe.stages)):
         _validated_stage(values, number)
     return recipe
@@ -157,27 +155,20 @@ def _refuse_placeholders(values: LocatedDict) -> None:
             what = "" if text == "???" else f" ({text[1:-1]})"
             problems.append(f"{place}: {dotted(keys)} is for you to say{what}: --set {name}=...")
     if problems:
-        raise error_of(problems, hint=None)
-
-
-def _validated(values: LocatedDict) -> Recipe:
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as error:
-        raise validation_error(error, values, Recipe) from error
+        raise RecipeError(problems)
 
 
 def _validated_stage(values: LocatedDict, number: int) -> Recipe:
     given = values["stages"][number]
     if "stages" in given:
         place = given.places.get("stages", "the recipe")
-        raise error_of([f"{place}: a stage has no stages of its own"], hint=None)
+        raise RecipeError([f"{place}: a stage has no stages of its own"])
     stage = stage_of(values, number)
     for text, keys, place in texts(stage):
         match = STAGE.search(text)
         if match and not 1 <= int(match[1]) <= number:
-            raise error_of(
+            raise RecipeError(
                 [f"{place}: {dotted(keys)}: {match[0]} is not before stage {number + 1}"],
                 hint="A stage can only use what an earlier one made.",
             )
-    return _validated(stage)
+    return validated(stage)

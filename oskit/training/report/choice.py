@@ -71,12 +71,8 @@ class Choice:
 
     @classmethod
     def of(cls, rule: Rule, history: Iterable[Mapping[str, Any]], quality: str) -> Choice:
-        """What the trainer chose.
-
-        Args:
-            rule: By which it did.
-            history: Its log; rows that measured something have ``eval_`` before their names.
-            quality: What quality is called there.
+        """What the trainer chose, by its log (rows that measured something have ``eval_`` before their names)
+        and by what quality is called there.
         """
         found = [
             Candidate(

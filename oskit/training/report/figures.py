@@ -31,32 +31,19 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class Figures:
-    """Quality and sparsity on one collection.
+    """Quality and sparsity on one collection."""
 
-    Attributes:
-        ndcg: nDCG@10.
-        mrr: MRR@10.
-        recall: Recall@100.
-        flops: Expected products of a query and a document.
-        query_active: Mean number of active dimensions of a query.
-        document_active: The same of a document.
-        queries: Number of judged queries.
-        documents: Size of the corpus.
-        per_query: nDCG@10 of each query, for significance.
-        pooled: nDCG@10 of held-out queries by pooled judgements, which know more than their own answers; None
-            where the collection was judged by people.
-        pooled_per_query: The same of each query.
-    """
-
-    ndcg: float
-    mrr: float
-    recall: float
-    flops: float
-    query_active: float
-    document_active: float
-    queries: int
-    documents: int
-    per_query: dict[str, float] = field(repr=False, default_factory=dict)
+    ndcg: float  # nDCG@10
+    mrr: float  # MRR@10
+    recall: float  # recall@100
+    flops: float  # expected products of a query and a document
+    query_active: float  # mean number of active dimensions of a query
+    document_active: float  # the same of a document
+    queries: int  # that are judged
+    documents: int  # of the corpus
+    per_query: dict[str, float] = field(repr=False, default_factory=dict)  # nDCG@10 of each
+    # nDCG@10 of held-out queries by pooled judgements, which know more than their own answers; None where the
+    # collection was judged by people
     pooled: float | None = None
     pooled_per_query: dict[str, float] = field(repr=False, default_factory=dict)
 

@@ -36,35 +36,20 @@ _ON_HELD_OUT = {**_WORDS, "worse": "behind what it was"}
 
 @dataclass(frozen=True)
 class StageResult:
-    """What one stage did.
+    """What one stage did."""
 
-    Attributes:
-        name: ``stage-1`` and so on, or the recipe's name where it has no stages.
-        folder: Where it keeps its things.
-        best: Folder of its best encoder.
-        steps: Optimizer steps.
-        choice: Which checkpoint is the best encoder, and by what.
-        before: Figures of the encoder that it started from.
-        after: Figures of the best encoder, on the whole evaluation collection.
-        data: What became of the training data.
-        seconds: Of training, evaluations in it included; of the last run only, if it was resumed.
-        lengths: What the encoder reads of a text, and what was cut off the texts of the last run.
-        targets: What became of the targets of sparsity, by side.
-        warnings: What one should know.
-    """
-
-    name: str
-    folder: Path
-    best: Path
-    steps: int
-    choice: Choice
-    before: Figures
-    after: Figures
-    data: DataFacts
-    seconds: float
-    lengths: Lengths
-    targets: dict[str, Target] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    name: str  # `stage-1` and so on, or the recipe's name where it has no stages
+    folder: Path  # where it keeps its things
+    best: Path  # folder of its best encoder
+    steps: int  # optimizer steps
+    choice: Choice  # which checkpoint is the best encoder, and by what
+    before: Figures  # of the encoder that it started from
+    after: Figures  # of the best encoder, on the whole evaluation collection
+    data: DataFacts  # what became of the training data
+    seconds: float  # of training, evaluations in it included; of the last run only, if it was resumed
+    lengths: Lengths  # what the encoder reads of a text, and what was cut off the texts of the last run
+    targets: dict[str, Target] = field(default_factory=dict)  # what became of those of sparsity, by side
+    warnings: list[str] = field(default_factory=list)  # what one should know
 
     @cached_property
     def gain(self) -> Significance:
@@ -155,19 +140,13 @@ class StageResult:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a run did.
+    """What a run did."""
 
-    Attributes:
-        folder: The run's folder.
-        encoder: Folder of the best encoder of the last stage.
-        stages: The stages.
-        gain: What the last stage brought beside the one before, over queries, if both were measured on the
-            same collection; None for a single stage.
-    """
-
-    folder: Path
-    encoder: Path
+    folder: Path  # the run's
+    encoder: Path  # folder of the best encoder of the last stage
     stages: list[StageResult]
+    # what the last stage brought beside the one before, over queries, if both were measured on the same
+    # collection; None for a single stage
     gain: Significance | None = None
 
     def load(self) -> NeuralSparseEncoder:
