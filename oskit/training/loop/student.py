@@ -151,28 +151,26 @@ class Average:
 
     def __init__(self, encoder: NeuralSparseEncoder, share: float) -> None:
         self._share = share
-        self._start = _copied(encoder) if share else {}
+        self._start = _copies(encoder) if share else []
 
     @torch.no_grad()
     def apply(self, encoder: NeuralSparseEncoder) -> None:
         """Change the encoder to the average; weights that are tied count once."""
-        weights = dict(encoder.named_parameters())
-        for name, start in self._start.items():
-            weights[name].lerp_(start.to(weights[name]), self._share)
+        for weights, start in zip(encoder.parameters(), self._start, strict=False):
+            weights.lerp_(start.to(weights), self._share)
 
     @contextmanager
     def applied(self, encoder: NeuralSparseEncoder) -> Iterator[None]:
         """The average for as long as the block lasts."""
-        own = _copied(encoder) if self._start else {}
+        own = _copies(encoder) if self._start else []
         self.apply(encoder)
         try:
             yield
         finally:
-            weights = dict(encoder.named_parameters())
             with torch.no_grad():
-                for name, value in own.items():
-                    weights[name].copy_(value)
+                for weights, value in zip(encoder.parameters(), own, strict=False):
+                    weights.copy_(value)
 
 
-def _copied(encoder: NeuralSparseEncoder) -> dict[str, torch.Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in encoder.named_parameters()}
+def _copies(encoder: NeuralSparseEncoder) -> list[torch.Tensor]:
+    return [weights.detach().clone() for weights in encoder.parameters()]

@@ -234,9 +234,14 @@ def test_13_a_run_without_a_checkpoint_gives_its_folder_to_the_corrected_command
     assert (folder / "recipe.yaml").exists()
     (folder / "notes.txt").write_text("mine")
     (folder / "data" / "mine.arrow").write_text("mine")
+    stale = folder / "data" / "held-out" / "qrels" / "pooled.tsv"  # had it failed later
+    stale.parent.mkdir(parents=True)
+    stale.write_text("query-id\tcorpus-id\tscore\nq\td\t1\n")
 
+    corrected = merge(corrected, {"evaluation": {"judgements": "own"}})
     result = train(corrected, folder)
     assert result.stages[0].data.sources[0]["refused"] == 1
+    assert result.after.pooled is None, "it is measured by what it says, not by what another run found"
     assert (folder / "notes.txt").read_text() == (folder / "data" / "mine.arrow").read_text() == "mine"
     with pytest.raises(UsageError, match="not empty"):
         train(corrected, folder)
