@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from oskit.training.auto.look import STUDENTS, TEACHERS, Named, here, look
 from oskit.training.auto.plan import Plan, plan
+from oskit.training.auto.sentences import with_sentences
 from oskit.training.recipe.file import load_recipe
 from oskit.training.recipe.recipe import Recipe
 
@@ -57,12 +58,13 @@ def choose(
 
     given = _given(overrides)
     listener.doing("reading training data")
-    data = load_training_data(given.data.train, seed=given.seed)
+    train = with_sentences(given.data.train)
+    data = load_training_data(train, seed=given.seed)
     facts = look(data, _named(given, beside), minutes=minutes, listener=listener)
     found = plan(facts)
     found.put("name", name)
     _yield_to(given, found)
-    sources = [source.model_dump(mode="json", exclude_unset=True) for source in given.data.train]
+    sources = [source.model_dump(mode="json", exclude_unset=True) for source in train]
     found.put("data.train", _limited(sources, found.limit))
     rest = [text for text in overrides if not text.partition("=")[0].strip().startswith("data.train")]
     recipe = load_recipe(found.recipe, rest)

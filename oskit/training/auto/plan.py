@@ -211,10 +211,10 @@ def _choose_data(found: Plan, facts: Facts, chosen: _Training) -> None:
             f"ONLY THE FIRST {chosen.limit:,} of {facts.queries:,} records: no time for more (--minutes)"
         )
         held = max(1, min(held, chosen.limit // 4))
-    elif not facts.made and not chosen.student.ndcg:
+    elif facts.made:
         found.reasons["data.train"] = (
-            "NAME YOUR DOCUMENTS TOO, so that their sentences teach as queries where these are few: "
-            "data.train=[pairs, {path: documents, queries: {remove: 0}}]"
+            f"{facts.made:,} of {facts.queries:,} queries are sentences of documents. Name all that are "
+            "to be searched, if you have not: data.train=[pairs, {path: documents, queries: {remove: 0}}]"
         )
     queries = chosen.limit or facts.queries
     found.put(

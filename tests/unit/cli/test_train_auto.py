@@ -39,7 +39,7 @@ def test_it_chooses_tells_why_writes_and_trains(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    auto = ("train", "auto", *options, "--minutes", "0.1")
+    auto = ("train", "auto", *options, "--minutes", "2")  # in which it would choose more steps than three
     code, out, err = run(capsys, *auto, "--dry-run")
     assert code == 0, err
     assert "top_k:32 where you ingest" in err, "an encoder that cannot search yet"

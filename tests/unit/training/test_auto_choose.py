@@ -61,7 +61,10 @@ def test_what_is_chosen_is_a_recipe_that_reads_back_with_its_reasons(
     assert load_recipe(file) == found.recipe
     assert found.recipe.encoder.name in models.students
     assert found.recipe.seed == 3
-    assert [source.path for source in found.recipe.data.train] == [str(pairs)]
+    assert [(source.path, source.kind) for source in found.recipe.data.train] == [
+        (str(pairs), "auto"),
+        (str(pairs), "documents"),  # the answers once more, whose sentences are queries too
+    ]
     assert any("gone is left out" in warning for warning in told.warnings)
     lines = found.yaml.splitlines()
     place = next(number for number, line in enumerate(lines) if line.startswith("  steps:"))
@@ -84,7 +87,7 @@ def test_models_are_tried_on_what_people_asked_not_on_sentences(
     found = choose([f"data.train={train}"], minutes=1, beside=models, listener=Listener())
     asked = {json.loads(line)["query"] for line in pairs.read_text().splitlines()}
     assert tried and set(tried[0].queries.values()) < asked
-    assert "data.train" not in found.reasons
+    assert [source.path for source in found.recipe.data.train] == [str(documents), str(pairs)]
 
 
 def test_what_set_says_is_not_chosen(models: Named, pairs: Path) -> None:

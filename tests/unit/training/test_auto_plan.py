@@ -141,10 +141,9 @@ def test_who_teaches_is_who_finds() -> None:
         assert [getattr(one, "name", "") for one in recipe.teachers] == names
 
 
-def test_documents_are_asked_for_where_queries_are_few_and_the_encoder_has_to_learn() -> None:
-    assert "NAME YOUR DOCUMENTS" in planned(60)[0].reasons["data.train"]
-    assert "data.train" not in planned(60, made=500)[0].reasons
-    assert "data.train" not in planned(3)[0].reasons, "an encoder that can search gains nothing by them"
+def test_documents_are_asked_for() -> None:
+    assert "500 of 2,000 queries are sentences" in planned(made=500)[0].reasons["data.train"]
+    assert "data.train" not in planned()[0].reasons
 
 
 def test_bfloat16_where_the_processor_has_it() -> None:
