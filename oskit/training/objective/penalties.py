@@ -52,16 +52,12 @@ def idf_costs(idf: NDArray[np.float32]) -> Tensor:
     tokens, each counted by its IDF (``sum df * idf^2 / sum df * idf``): what a document's vector is mostly
     made of costs 1, so one weight of the penalty means about the same with and without IDF.
 
-    This is the IDF-aware FLOPS loss of Geng et al., "Towards Competitive Search Relevance For Inference-Free
-    Learned Sparse Retrievers" (arXiv 2411.04403) for encoders that learn the whole weight
-    ``u_j = idf_j * w_j`` themselves: there the score is ``sum_j idf_j * w_j`` over the query's tokens and
-    FLOPS penalises ``w``, which in terms of ``u`` is ``sum_j (mean_i u_ij / idf_j)^2``. An inference-free
-    encoder with IDF as query weights has that effect without this, through the score. ``m`` and the cap are
-    ours.
+    Geng et al. (arXiv 2411.04403) have it for inference-free encoders, whose score is ``sum_j idf_j * w_j``
+    and whose FLOPS penalise ``w``; here the encoder learns the whole weight ``u_j = idf_j * w_j`` itself.
+    ``m`` and the cap are ours.
 
     Args:
-        idf: IDF of each token, ``ln(1 + (N - df + 0.5) / (df + 0.5))``, ``[vocabulary]``; 0 for special
-            tokens.
+        idf: ``ln(1 + (N - df + 0.5) / (df + 0.5))`` of each token, ``[vocabulary]``; 0 for special tokens.
 
     Returns:
         float32 ``[vocabulary]``; 1 everywhere where no token has an IDF.

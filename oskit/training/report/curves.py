@@ -5,13 +5,10 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from oskit.training.report.choice import CHOICE
 from oskit.training.report.figures import MEASURES
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 TABLE = "curves.csv"
 PICTURE = "curves.png"
@@ -24,7 +21,7 @@ _MANY_TIMES = 20
 """From here on a linear scale hides the smaller values."""
 
 _LEFT_OUT = (
-    *("eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "total_flos"),
+    *("step", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "total_flos"),
     f"eval_{CHOICE}",
 )
 
@@ -36,13 +33,7 @@ def curve_rows(history: History) -> list[dict[str, Any]]:
         if "train_runtime" in entry:  # the summary after the last step
             continue
         row = rows.setdefault(int(entry["step"]), {"step": int(entry["step"])})
-        row.update(
-            {
-                _NAMES.get(key, key): value
-                for key, value in entry.items()
-                if key not in _LEFT_OUT and key != "step"
-            }
-        )
+        row |= {_NAMES.get(key, key): value for key, value in entry.items() if key not in _LEFT_OUT}
     return [rows[step] for step in sorted(rows)]
 
 
@@ -62,46 +53,34 @@ def _draw(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 6.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(2, 2)
     known = list(dict.fromkeys(key for row in rows for key in row))
     kinds = ("kl", "margin_mse", "info_nce")  # a second one of a kind has a number behind
-    parts = [key for key in known if key == "loss" or key.endswith("_penalty") or key.startswith(kinds)]
-    _panel(panels[0][0], rows, parts, "loss", log=True)
-    _panel(panels[0][1], rows, ["nDCG@10", "MRR@10", "recall@100"], "quality", marker="o")
-    active = ["active dimensions of a document", "active dimensions of a query"]
-    # Where a target's search wanted them.
-    active += [key for key in ("document_dims_path", "query_dims_path") if key in known]
-    _panel(panels[1][0], rows, active, "active dimensions", log=True, marker="o")
-    _panel(panels[1][1], rows, ["FLOPS"], "FLOPS", log=True, marker="o")
+    active = ("active dimensions of a document", "active dimensions of a query")
+    wanted = ("document_dims_path", "query_dims_path")  # where a target's search wanted them
+    panels = {
+        "loss": [key for key in known if key == "loss" or key.endswith("_penalty") or key.startswith(kinds)],
+        "quality": ["nDCG@10", "MRR@10", "recall@100"],
+        "active dimensions": [*active, *(key for key in wanted if key in known)],
+        "FLOPS": ["FLOPS"],
+    }
+    figure = Figure(figsize=(10, 6.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (label, keys) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
+        values: list[float] = []
+        for key in keys:
+            points = [(row["step"], float(row[key])) for row in rows if row.get(key) is not None]
+            if points:
+                steps, heights = zip(*points, strict=True)
+                axes.plot(steps, heights, label=key, lw=1.4, marker="" if label == "loss" else "o", ms=3)
+                values += heights
+        if label != "quality" and values and min(values) > 0 and max(values) > _MANY_TIMES * min(values):
+            axes.set_yscale("log")
+        elif label != "quality":
+            axes.set_ylim(bottom=0)
+        axes.set_xlabel("step")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.25)
+        if values:
+            axes.legend(fontsize=8, frameon=False)
     figure.suptitle(title)
     figure.savefig(path, dpi=110)
-
-
-def _panel(
-    axes: Axes,
-    rows: Sequence[Mapping[str, Any]],
-    keys: Sequence[str],
-    label: str,
-    *,
-    log: bool = False,
-    marker: str = "",
-) -> None:
-    """The values of some columns over the steps; on a log scale, if asked, where they differ much."""
-    values: list[float] = []
-    for key in keys:
-        points = [(row["step"], float(row[key])) for row in rows if row.get(key) is not None]
-        if points:
-            steps, heights = zip(*points, strict=True)
-            axes.plot(steps, heights, label=key, lw=1.4, marker=marker, ms=3)
-            values += heights
-    if log and values and min(values) > 0 and max(values) > _MANY_TIMES * min(values):
-        axes.set_yscale("log")
-    elif log:
-        axes.set_ylim(bottom=0)
-    axes.set_xlabel("step")
-    axes.set_ylabel(label)
-    axes.grid(alpha=0.25)
-    if values:
-        axes.legend(fontsize=8, frameon=False)
