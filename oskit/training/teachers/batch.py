@@ -39,21 +39,23 @@ class BatchTeachers:
     data, and can be gathered over processes.
 
     Raises:
-        DataError: It is not there.
+        DataError: It is not there, or an older oskit wrote it.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         try:
             found = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            # Each teacher's share, how it is normalised, and by side its file and the longest sparse vector.
+            self._teachers: list[dict[str, Any]] = found["teachers"]
+            self._scale: float = found["scale"]
+            if any("vectors" not in teacher for teacher in self._teachers):
+                raise ValueError("an older oskit wrote them")
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"the teachers' vectors in {folder} cannot be read: {error}",
                 hint="Remove the folder of the run's data to prepare it anew.",
             ) from error
-        # Each teacher's share, how it is normalised, and by side its file and the longest sparse vector.
-        self._teachers: list[dict[str, Any]] = found["teachers"]
-        self._scale: float = found["scale"]
         self._tables: dict[str, _Table] = {}
 
     def __getstate__(self) -> dict[str, Any]:

@@ -178,3 +178,7 @@ def test_what_cannot_label_a_batch(models: dict[str, str], tmp_path: Path, data:
         written(tmp_path, data, CrossEncoderConfig(name=models["cross"]))
     with pytest.raises(DataError, match=r"vectors in .*nowhere cannot be read"):
         BatchTeachers(tmp_path / "nowhere")
+    older = tmp_path / "teachers.json"
+    older.write_text('{"scale": 1, "teachers": [{"weight": 1, "longest": {}}]}')
+    with pytest.raises(DataError, match="an older oskit wrote them"):
+        BatchTeachers(tmp_path)
