@@ -11,7 +11,7 @@ TARGET = Path(__file__).with_name("permissions.md")
 START = "<!-- from here on written by `make docs` -->\n"
 
 JOBS = {
-    "search": ["search", "search --hybrid", "index show", "models"],
+    "search": ["search", "search --hybrid", "playground", "index show", "models"],
     "load": [
         name for name in NEEDS if name.startswith(("ingest", "index", "pipeline", "releases", "rollback"))
     ],

@@ -26,7 +26,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from oskit.errors import ClusterError, OskitError, UsageError
+from oskit.errors import ClusterConnectionError, ClusterError, OskitError, UsageError
 from oskit.playground.answer import Judged, answer, error_told, text_weights
 from oskit.playground.offer import Offer, TextKind, Way
 
@@ -48,6 +48,9 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
+_STATUS = {UsageError: 400, ClusterConnectionError: 503, ClusterError: 502}
+"""Of what is told of an error; after 503 the page asks again by itself."""
+
 _FILES = {
     "/playground.css": "text/css",
     "/playground.js": "text/javascript",
@@ -158,9 +161,7 @@ class Playground:
             except ClientDisconnect:
                 return Response(status_code=499)
             except Exception as error:
-                status = (
-                    400 if isinstance(error, UsageError) else 502 if isinstance(error, ClusterError) else 500
-                )
+                status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
                 if not isinstance(error, OskitError):
                     logger.exception("a request failed")
                 told = error_told(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,8 @@ from oskit.cluster.index.mapping import find_index
 from oskit.cluster.index.sparse_fields import sparse_fields
 from oskit.cluster.models.predict import predict
 from oskit.cluster.models.registry import ModelInfo, find_model, list_models
-from oskit.cluster.search.hybrid import Hybrid
+from oskit.cluster.search.fusion import Fusion
+from oskit.cluster.search.hybrid import Hybrid, Side
 from oskit.cluster.search.query_model import query_model
 from oskit.cluster.search.search import Searcher
 from oskit.errors import ClusterError, ModelError, SearchError, UsageError
@@ -31,6 +33,9 @@ TRUST_S = 2.0
 
 TextKind = Literal["query", "document"]
 
+_PARTS = re.compile(r'(?:[=<>,]\s*"(?:[^"]|"")*"|[^;])+')
+"""Filters between semicolons; a value in quotes begins where its operator or the value before it ends."""
+
 
 class Way(BaseModel):
     """One way to search, as the page chooses it.
@@ -41,7 +46,8 @@ class Way(BaseModel):
         encoder: Of the query: an id that the index's description has; empty for the model that made it.
         weight: The sparse vectors' share in a hybrid search; the rest is BM25's.
         fusion: As ``oskit search --fusion`` takes it.
-        filter: As ``--filter`` takes it; several that all have to hold are parted by semicolons.
+        filter: As ``--filter`` takes it; several that all have to hold are parted by semicolons, which in
+            quotes are a value's.
         two_phase: ``rank_features`` only.
         top_n: Heaviest query tokens; ``sparse_vector`` only, as is ``heap_factor``.
     """
@@ -68,14 +74,14 @@ class Way(BaseModel):
         method = {"top_n": self.top_n, "heap_factor": self.heap_factor}
         wanted["method_parameters"] = {name: value for name, value in method.items() if value is not None}
         if self.by == "hybrid":
-            sides = f"bm25={1 - self.weight:.4f},sparse={self.weight:.4f}"
-            wanted["hybrid"] = Hybrid.parse(sides, fusion=self.fusion)
+            sides = (Side("bm25", 1 - self.weight), Side("sparse", self.weight))
+            wanted["hybrid"] = Hybrid(sides, Fusion.parse(self.fusion))
         return wanted
 
     def _filters(self) -> list[str]:
         if self.filter.lstrip().startswith("{"):  # a query clause, which may hold anything
             return [self.filter]
-        return [part.strip() for part in self.filter.split(";") if part.strip()]
+        return [part.strip() for part in _PARTS.findall(self.filter) if part.strip()]
 
 
 def read_only(client: OpenSearch) -> OpenSearch:

@@ -5,21 +5,18 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
-import signal
 import socket
 import ssl
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-import uvicorn
-
 from oskit.errors import UsageError
 from oskit.serve.certificates import check_certificates
+from oskit.serve.process import Process
 from oskit.serve.protocol import Patience, bounded
 from oskit.serve.renewal import Renewal, read_tokens
 
@@ -148,8 +145,8 @@ def run(server: Server, bound: socket.socket) -> int:
     return server.cut_off
 
 
-class Server(uvicorn.Server):
-    """uvicorn's, with an end of its own: a signal that was obeyed is not raised again.
+class Server(Process):
+    """Serves archives, and lets what is under way end.
 
     Args:
         service: Answers.
@@ -168,16 +165,11 @@ class Server(uvicorn.Server):
         ready: Callable[[], object],
         patience: Patience | None = None,
     ) -> None:
-        config = uvicorn.Config(
+        super().__init__(
             service.app(),
+            ready,
             http=bounded(patience or _patience(service.limits.timeout)),
-            lifespan="off",
-            ws="none",
-            access_log=False,
-            log_config=None,
             log_level="error",
-            server_header=False,
-            proxy_headers=False,
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=max(1, round(drain)),
@@ -186,10 +178,8 @@ class Server(uvicorn.Server):
             ssl_ca_certs=str(address.client_ca) if address.client_ca else None,
             ssl_cert_reqs=ssl.CERT_REQUIRED if address.client_ca else ssl.CERT_NONE,
         )
-        super().__init__(config)
         self.service = service
         self._address = address
-        self._ready = ready
         self._renewals = list(self._found_renewals())
         self.cut_off = 0
 
@@ -200,8 +190,6 @@ class Server(uvicorn.Server):
         except OSError as error:  # another one was bound there too, and was quicker
             raise self._address.taken(error) from error
         await super().startup(sockets)
-        if self.started:
-            self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
@@ -225,22 +213,6 @@ class Server(uvicorn.Server):
                     self.config.ssl.load_cert_chain(certificate, key)
 
             yield Renewal([certificate, key], read)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {number: signal.getsignal(number) for number in wanted}
-        for number in wanted:
-            if before[number] is not signal.SIG_IGN:  # as under nohup
-                signal.signal(number, self.handle_exit)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.service.draining = True

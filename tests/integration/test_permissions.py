@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 import pytest
 from archives import encoder_archive
+from faulty_proxy import Fault, FaultyProxy
 from gate import Gate
 from http_server import Reply
 from opensearchpy import OpenSearch
+from served import TOKEN, serve
 from tiny_models import TinyModels, documents, index, tiny, write_documents
 
 from oskit.cli import main
@@ -63,8 +71,12 @@ def work(tiny: TinyModels, tmp_path: Path) -> dict[str, str]:
     collection = Collection(queries=queries, qrels={name: {"d1": 1} for name in queries},
                             corpus=tuple(documents()))  # fmt: skip
     collection.write(tmp_path / "collection")
+    each = {f"q{number}": " ".join(one.text.split()[:3]) for number, one in enumerate(documents()[:30])}
+    qrels = {query: {f"d{number}": 1} for number, query in enumerate(each)}
+    Collection(each, qrels, tuple(documents())).write(tmp_path / "judged")
     archive = encoder_archive(tmp_path / f"oskit-test-{uuid.uuid4().hex[:8]}.zip", seed=43)
     return {"source": str(source), "fewer": str(fewer), "collection": str(tmp_path / "collection"),
+            "judged": str(tmp_path / "judged"),
             "archive": str(archive), "model": archive.stem, "tiny": str(tiny.archive),
             "deployed": tiny.encoder_id}  # fmt: skip
 
@@ -85,6 +97,7 @@ STEPS = [
     (("search",), "search {index}-c fox"),
     (("search", "search --hybrid"), "search {index} fox --archive {tiny} --hybrid bm25=0.3,sparse=0.7"),
     (("verify",), "verify {collection} --index {index} --archive {tiny}"),
+    (("tune",), "tune {judged} --index {index} --archive {tiny} --folds 2 --put-pipeline {index}-fused"),
     (("sweep",), "sweep {index} {collection} --archive {tiny} --rounds 1"),
     (("index show",), "index show {index}"),
     (("pipeline show",), "pipeline show {index}-c"),
@@ -118,6 +131,74 @@ def test_every_command_works_with_what_the_table_grants_it(
         if gate.refused or code:
             wrong.append((words, sorted(set(gate.refused)), said if code else ""))
     assert not wrong, "\n".join(map(str, wrong))
+
+
+def test_a_service_is_asked_with_what_the_table_grants(
+    cluster_url: str, work: dict[str, str], clean: str, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("OSKIT_SERVE_TOKEN", TOKEN)
+    with serve(work["archive"]) as (service, _):
+        for command, words in (
+            ("deploy --remote", "deploy --remote {service} {archive} --configure-cluster"),
+            ("delete", "delete {model} --yes --force"),
+        ):
+            with Granting(cluster_url, command) as gate:
+                made = [word.format(**work, service=service) for word in words.split()]
+                assert main([*made, "--url", gate.url, "--retry-for", "0"]) == 0, capsys.readouterr().err
+                assert not gate.refused
+
+
+def test_the_playground_asks_what_the_table_grants(
+    cluster_url: str, work: dict[str, str], clean: str, tmp_path: Path
+) -> None:
+    load = ["ingest", clean, work["source"], "--encode", "cluster", "--model", work["deployed"]]
+    assert main([*load, "--url", cluster_url]) == 0
+    ways: list[dict[str, object]] = [{"by": "sparse", "filter": "n>=3"}, {"by": "bm25"}, {"by": "hybrid"}]
+    with Granting(cluster_url, "playground") as gate:
+        command = [sys.executable, "-m", "oskit", "playground", "--port", "0", "--json", "--url", gate.url]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+            assert process.stdout is not None
+            told = ""
+            while not told.endswith("\n}\n"):
+                told += process.stdout.readline()
+            first, _, token = json.loads(told)["url"].partition("?token=")
+            port = urlsplit(first).port
+
+            def ask(path: str, body: object = None) -> object:
+                headers = {"Cookie": f"oskit-playground-{port}={token}", "Origin": first.rstrip("/")}
+                sent = None if body is None else json.dumps(body).encode()
+                try:
+                    with urlopen(Request(f"{first}api/{path}", sent, headers)) as answer:
+                        return json.load(answer)
+                except HTTPError as error:
+                    pytest.fail(f"{path}, {body}: {error.read().decode()}")
+
+            try:
+                assert ask("offer") and ask(f"index?name={clean}")
+                for way in ways:
+                    ask("search", {"query": "quick fox", "way": {"index": clean, **way}})
+                for kind in ("query", "document"):
+                    ask("weights", {"text": "quick fox", "kind": kind, "index": clean})
+            finally:
+                process.terminate()
+    assert not gate.refused
+
+
+def test_who_sees_no_profile_is_told_that_nobody_saw_whether_a_model_encodes(
+    cluster_url: str, work: dict[str, str], clean: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For whom it is empty, as OpenSearch answers who may not see it."""
+    assert main(["deploy", work["archive"], "--url", cluster_url]) == 0
+    empty = Fault("GET .*/_ml/profile", times=99, status=200, answer=b"{}")
+    told = "nobody saw whether it is encoding, and undeploying an ONNX model that encodes kills the node"
+    with FaultyProxy(cluster_url, empty) as proxy:
+        capsys.readouterr()
+        for options in (["--dry-run"], []):
+            for url in (proxy.url, cluster_url):
+                assert main(["undeploy", work["model"], *options, "--url", url]) == 0
+                out, err = capsys.readouterr()
+                assert (told in " ".join((out + err).split())) == (url == proxy.url), (options, out, err)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 from archives import encoder_archive
+from faulty_proxy import Fault, FaultyProxy
 from opensearchpy import OpenSearch
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -95,9 +97,16 @@ def collection(tiny: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="module")
-def url(cluster_url: str, names: Names, tiny: TinyModels, collection: Path) -> Iterator[str]:
+def between(cluster_url: str) -> Iterator[FaultyProxy]:
+    """Stands between the playground and the cluster, and lets it be away."""
+    with FaultyProxy(cluster_url, Fault("", "reset", times=0)) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def url(between: FaultyProxy, names: Names, tiny: TinyModels, collection: Path) -> Iterator[str]:
     """Of a playground in a process of its own."""
-    command = [sys.executable, "-m", "oskit", "playground", *vars(names).values(), "--url", cluster_url]
+    command = [sys.executable, "-m", "oskit", "playground", *vars(names).values(), "--url", between.url]
     command += [
         "--archive",
         str(tiny.archive),
@@ -117,7 +126,8 @@ def url(cluster_url: str, names: Names, tiny: TinyModels, collection: Path) -> I
             told += line
         yield json.loads(told)["url"]
         process.terminate()
-        assert process.stderr.read() == ""  # nothing was changed in the cluster, or it would be said here
+        # Nothing was changed in the cluster, or it would be said here.
+        assert [line for line in process.stderr.read().splitlines() if "trying again in" not in line] == []
     assert process.returncode == 0
 
 
@@ -227,7 +237,9 @@ class Page:
         origin = self.script("return location.origin")
         assert asked and all(one.startswith(origin) for one in asked)
         assert [
-            entry for entry in self.driver.get_log("browser") if "status of 502" not in entry["message"]
+            entry
+            for entry in self.driver.get_log("browser")
+            if not re.search("status of 50[23]", entry["message"])
         ] == []
 
 
@@ -290,6 +302,30 @@ def test_both_sides_show_exact_scores_and_the_tokens_that_make_them(
         heaviest = sorted(query.items(), key=lambda item: -item[1])[: len(shown)]
         assert {token: float(weight) for token, weight in shown} == pytest.approx(dict(heaviest), abs=1e-3)
     assert len(bars) == 2
+
+
+def test_a_node_that_stops_is_told_and_the_page_goes_on_when_it_is_back(
+    page: Page, between: FaultyProxy, names: Names
+) -> None:
+    page.ask(QUERY)
+    before = [page.hits(side) for side in (0, 1)]
+    assert all(before)
+    try:
+        between.faults[0].times = 10**6
+        page.ask(QUERY)
+        told = page.problems()
+        assert len(told) == 2
+        assert all("closed the connection" in one and "asked again" in one for one in told), told
+        page.choose(1, index=names.vector)  # whose description cannot be had now
+        page.driver.refresh()  # nor can what is offered
+        page.until(lambda: any("closed the connection" in one for one in page.problems()))
+    finally:
+        between.faults[0].times = 0
+    page.until(lambda: page.hits(0) and page.hits(1))
+    page.settle()
+    assert page.hits(0) == before[0]
+    assert not page.problems()
+    assert page.all(".way")[1].find_element(By.NAME, "index").get_attribute("value") == names.vector
 
 
 def test_what_moved_between_bm25_and_a_hybrid_search_through_an_alias(page: Page, names: Names) -> None:

@@ -99,7 +99,7 @@ def playground(
     from oskit.playground.answer import Judged
     from oskit.playground.app import Playground
     from oskit.playground.offer import Offer, read_only
-    from oskit.playground.server import run
+    from oskit.serve.process import Process
     from oskit.serve.server import Address
 
     address = Address(host, port)
@@ -115,7 +115,7 @@ def playground(
     if "retry_for" not in connection.model_fields_set:
         connection = connection.model_copy(update={"retry_for": RETRY_FOR_S})
     client = connect(connection)
-    kind = check(client, "search")
+    kind = check(client, "playground")
     read_only(client)
     for model in models:
         find_model(client, model)
@@ -136,7 +136,7 @@ def playground(
             out.warn("no browser could be opened: open the URL by hand")
 
     title = " · ".join(filter(None, (kind.name, str(kind))))
-    run(Playground(offer, token, judged, title).app(), bound, ready)
+    Process(Playground(offer, token, judged, title).app(), ready, timeout_graceful_shutdown=1).run([bound])
 
 
 def _opened(archives: tuple[str, ...], runtime: Runtime) -> dict[str, TextEncoder]:

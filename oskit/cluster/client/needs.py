@@ -75,7 +75,8 @@ NEEDS: dict[str, Needs] = {
         (f"POST {_ML}/connectors/_search", f"POST {_ML}/models/_search", f"POST {_ML}/connectors/_create",
          f"POST {_ML}/models/_register", f"GET {_ML}/models/ID", f"POST {_ML}/_predict/KIND/ID"),
         ("GET /", "GET /_cluster/settings", "PUT /_cluster/settings", f"POST {_ML}/models/ID/_deploy",
-         f"POST {_ML}/models/ID/_undeploy", f"DELETE {_ML}/models/ID", f"DELETE {_ML}/connectors/ID",
+         f"GET {_ML}/profile", f"POST {_ML}/models/ID/_undeploy", f"DELETE {_ML}/models/ID",
+         f"GET {_ML}/connectors/ID", f"DELETE {_ML}/connectors/ID",
          f"POST {_ML}/model_groups/_search", f"DELETE {_ML}/model_groups/ID"),
         instead=_HERE),
     "models": Needs(
@@ -85,7 +86,8 @@ NEEDS: dict[str, Needs] = {
     "delete": Needs(
         (*_RETIRE, f"DELETE {_ML}/models/ID", f"POST {_ML}/model_groups/_search",
          f"DELETE {_ML}/model_groups/ID"),
-        ("GET /", "GET /_nodes/WHAT", f"DELETE {_ML}/connectors/ID", *_SEARCHED)),
+        ("GET /", "GET /_nodes/WHAT", f"GET {_ML}/connectors/ID", f"DELETE {_ML}/connectors/ID",
+         *_SEARCHED)),
     "ingest": Needs(
         (*_NAMED, "GET /INDEX", "GET /INDEX/_settings", "POST /INDEX/_refresh", "POST /INDEX/_bulk"),
         ("GET /", "PUT /INDEX", "PUT /INDEX/_mapping", "POST /INDEX/_mget", "POST /INDEX/_search",
@@ -117,6 +119,10 @@ NEEDS: dict[str, Needs] = {
     "search --two-phase": Needs(since="2.15", instead="Leave it out: the hits are the same"),
     "search --analyzer": Needs(since="3.1", instead="Encode the query here: --archive DIR"),
     "search --hybrid": Needs(("GET /INDEX",), since="2.19", instead="Search in one way at a time"),
+    "playground": Needs(
+        (*_SEARCH, "GET /INDEX", "POST /INDEX/_count"),
+        ("GET /", "POST /_msearch", "POST /INDEX/_field_caps", "POST /INDEX/_validate/query",
+         "GET /INDEX/_stats", "POST /INDEX/_analyze", *_MODEL, f"GET {_ML}/models/ID")),
     "verify": Needs(
         _LIVE, ("GET /", "GET /INDEX", "POST /_msearch", "POST /INDEX/_analyze", *_MODEL),
         instead="Search a file: oskit search --queries FILE -o run.trec, and compare it with oskit evaluate"),

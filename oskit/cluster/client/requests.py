@@ -107,6 +107,7 @@ REQUESTS: dict[str, Request] = {
     "POST /_plugins/_ml/connectors/_create": Request(
         f"{ML}/create_connector", "CreateMLResource",
         '{"name": "n", "version": "1", "protocol": "http", "credential": {"key": "k"}}'),
+    "GET /_plugins/_ml/connectors/ID": Request(f"{ML}/connectors/get", "DescribeMLResource"),
     "DELETE /_plugins/_ml/connectors/ID": Request(f"{ML}/connectors/delete", "DeleteMLResource", ""),
     "POST /_plugins/_ml/model_groups/_search": Request(f"{ML}/model_groups/search", "DescribeMLResource"),
     "DELETE /_plugins/_ml/model_groups/ID": Request(f"{ML}/model_groups/delete", "DeleteMLResource", ""),

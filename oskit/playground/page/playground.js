@@ -5,6 +5,7 @@ const NAMES = ["A", "B"];
 const SLOPE = 10; // hits of each side between which lines are drawn
 const CHIPS = 5;
 const BARS = 15;
+const AGAIN_MS = 3000; // until a cluster that is away is asked again
 const $ = (id) => document.getElementById(id);
 
 function el(tag, attributes = {}, ...children) {
@@ -24,6 +25,9 @@ const plural = (count, what) => `${whole(count)} ${what}${count === 1 ? "" : "s"
 
 // --- the local server ---
 
+/** The cluster, or this page's server, is away: it may be back in a moment. */
+class Away extends Error {}
+
 async function api(path, body, signal) {
   const options = body === undefined ? {} : { method: "POST", body: JSON.stringify(body), headers: { "content-type": "application/json" } };
   let response;
@@ -31,13 +35,14 @@ async function api(path, body, signal) {
     response = await fetch(`api/${path}`, { ...options, signal });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Error("The playground does not answer: `oskit playground` has ended, or was started anew.");
+    throw new Away("The playground does not answer: `oskit playground` has ended, or was started anew.");
   }
   const text = await response.text();
   if (response.ok) return JSON.parse(text);
   if (response.status === 403) throw new Error(text);
   const { error, hint } = JSON.parse(text);
-  throw new Error(hint ? `${error.replace(/\.$/, "")}. ${hint}` : error);
+  const told = hint ? `${error.replace(/\.$/, "")}. ${hint}` : error;
+  throw response.status === 503 ? new Away(told) : new Error(told);
 }
 
 function tell(place, message) {
@@ -55,6 +60,8 @@ class Side {
     this.found = $("side").content.firstElementChild.cloneNode(true);
     this.answer = null;
     this.running = null;
+    this.again = null;
+    this.about = null;
     for (const part of [this.way, this.found]) part.querySelector(".badge").textContent = this.name;
     this.way.setAttribute("aria-label", `Search ${this.name}`);
     this.found.setAttribute("aria-label", `Hits of ${this.name}`);
@@ -84,13 +91,14 @@ class Side {
   async describe(wanted = {}) {
     const index = this.controls.index.value;
     this.about = null;
+    this.wanted = wanted; // what is not offered yet, if this fails
     try {
       const about = await api(`index?name=${encodeURIComponent(index)}`);
       if (this.controls.index.value !== index) return;
       this.about = about;
       tell(this.way.querySelector(".reason"), about.note);
     } catch (error) {
-      this.fail(error.message);
+      this.fail(error);
       return;
     }
     const { without, encoders, documents, kind, chunks } = this.about;
@@ -141,6 +149,7 @@ class Side {
   }
 
   cancel() {
+    clearTimeout(this.again);
     this.running?.abort();
     this.busy(null);
   }
@@ -156,23 +165,31 @@ class Side {
     this.cancel();
     const query = $("query").value;
     remember();
-    if (!query.trim()) this.show(null);
-    if (!query.trim() || !this.controls.by.value) return;
     const running = new AbortController();
     this.busy(running);
+    if (!this.about) {
+      await this.describe(this.wanted);
+      this.arrange();
+      if (this.running !== running) return;
+    }
+    if (this.about && !query.trim()) this.show(null);
+    if (!this.about || !query.trim() || !this.controls.by.value) return this.busy(null);
     const body = { query, way: this.chosen(), size: Number($("size").value), judged: judged?.text === query ? judged.id : null };
     try {
       const answer = await api("search", body, running.signal);
       if (this.running === running) this.show(answer);
     } catch (error) {
-      if (this.running === running) this.fail(error.message);
+      if (this.running === running) this.fail(error);
     }
-    if (this.running === running) this.cancel();
+    if (this.running === running) this.busy(null);
   }
 
-  fail(message) {
+  fail(error) {
     this.show(null);
-    tell(this.part(".problem"), message);
+    const away = error instanceof Away;
+    tell(this.part(".problem"), away ? `${error.message} It is asked again in a moment.` : error.message);
+    clearTimeout(this.again);
+    if (away) this.again = setTimeout(() => this.ask(), AGAIN_MS);
   }
 
   show(answer) {
@@ -493,11 +510,18 @@ async function start() {
   $("next").addEventListener("click", () => step(1));
   $("weigh").addEventListener("submit", weigh);
   document.addEventListener("keydown", keys);
+  await begin(kept);
+}
+
+/** What may be chosen, once the cluster tells it. */
+async function begin(kept) {
   try {
     offered = await api("offer");
   } catch (error) {
+    if (error instanceof Away) setTimeout(() => begin(kept), AGAIN_MS);
     return tell($("problem"), error.message);
   }
+  tell($("problem"), "");
   $("cluster").textContent = offered.cluster;
   for (const one of document.querySelectorAll(".judging")) one.hidden = !offered.judged;
   $("standing").textContent = offered.judged ? plural(offered.judged, "judged query").replace("querys", "queries") : "";

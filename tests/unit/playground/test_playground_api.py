@@ -15,7 +15,7 @@ import pytest
 from oskit.cli.main import main
 from oskit.cluster.search.result import Hit, Match, SearchResult
 from oskit.data.collection import Collection
-from oskit.errors import SearchError, UsageError
+from oskit.errors import ClusterConnectionError, SearchError, UsageError
 from oskit.playground.answer import Judged
 from oskit.playground.app import AT_ONCE, Playground
 from oskit.playground.offer import Offer, Way, read_only
@@ -201,6 +201,43 @@ def test_a_search_is_told_whole_but_for_what_is_too_long(
         (0.3, 0.7)
     )
     assert explained == plain | {"explain": True}
+
+
+@pytest.mark.parametrize(
+    ("given", "parts"),
+    [
+        ('title="a; b"; lang=de', ['title="a; b"', "lang=de"]),
+        ('title = "a", "b; ""c""; d" ;lang!="x;y"', ['title = "a", "b; ""c""; d"', 'lang!="x;y"']),
+        ('size=5" disk; lang=de', ['size=5" disk', "lang=de"]),  # no quotation: it stands in a value
+        (' ; lang=de;; year>"2020" ', ["lang=de", 'year>"2020"']),
+        ('title="a; b', ['title="a', "b"]),  # whose refusal names what is missing
+        ('{"match_phrase": {"title": "a; b"}}', ['{"match_phrase": {"title": "a; b"}}']),
+    ],
+)
+def test_semicolons_part_filters_but_in_quotes(
+    request_: Callable[..., Answer], cluster: Cluster, given: str, parts: list[str]
+) -> None:
+    assert request_("/api/search", searched(way={"index": "articles", "filter": given})).status == 200
+    assert cluster.asked[0][1]["filter"] == parts
+
+
+@pytest.mark.parametrize("weight", [1e-9, 0.00004, 1 / 3, 1 - 1e-9])
+def test_any_weight_between_none_and_all_is_sent_as_it_is(
+    request_: Callable[..., Answer], cluster: Cluster, weight: float
+) -> None:
+    way = {"index": "articles", "by": "hybrid", "weight": weight}
+    assert request_("/api/search", searched(way=way)).status == 200
+    assert cluster.asked[0][1]["hybrid"].weights == (1 - weight, weight)
+
+
+def test_a_cluster_that_is_away_is_told_apart_and_answers_when_it_is_back(
+    request_: Callable[..., Answer], cluster: Cluster
+) -> None:
+    there, cluster.result = cluster.result, ClusterConnectionError("it refuses connections", hint="Wait")
+    answer = request_("/api/search", searched())
+    assert (answer.status, answer.json) == (503, {"error": "it refuses connections", "hint": "Wait"})
+    cluster.result = there
+    assert request_("/api/search", searched()).status == 200
 
 
 def test_judged_queries_come_in_order_and_those_without_a_relevant_document_do_not(

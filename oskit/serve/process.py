@@ -1,12 +1,13 @@
-"""The process that serves the page until it is stopped."""
+"""The end of a process that serves: a signal that was obeyed is not raised again."""
 
 from __future__ import annotations
 
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -14,10 +15,16 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's, which does not raise again a signal that it has obeyed."""
+class Process(uvicorn.Server):
+    """uvicorn's server, for an application without a life of its own, which says when it serves.
 
-    def __init__(self, app: ASGIApp, ready: Callable[[], object]) -> None:
+    Args:
+        app: Answers.
+        ready: Called as soon as requests are taken.
+        options: Of :class:`uvicorn.Config`.
+    """
+
+    def __init__(self, app: ASGIApp, ready: Callable[[], object], **options: Any) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -27,7 +34,7 @@ class _Server(uvicorn.Server):
                 log_config=None,
                 server_header=False,
                 proxy_headers=False,
-                timeout_graceful_shutdown=1,
+                **options,
             )
         )
         self._ready = ready
@@ -39,20 +46,16 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {number: signal.signal(number, self.handle_exit) for number in wanted}
+        before = {number: signal.getsignal(number) for number in wanted}
+        for number in wanted:
+            if before[number] is not signal.SIG_IGN:  # as under nohup
+                signal.signal(number, self.handle_exit)
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def run(app: ASGIApp, bound: socket.socket, ready: Callable[[], object]) -> None:
-    """Serve until a signal comes.
-
-    Args:
-        bound: Where.
-        ready: Called as soon as requests are taken.
-    """
-    _Server(app, ready).run([bound])
