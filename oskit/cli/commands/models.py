@@ -540,6 +540,7 @@ def _print_retirement(
             lines = [f"{one.model.name} ({one.model.model_id}, {one.model.state})"]
             lines += [f"  used by {user}" for user in one.users]
             lines += [f"  cannot see: {place}" for place in one.unseen]
+            lines += [f"  {one.not_seen}"] if one.not_seen else []
             lines += [f"  it {one.doing}{waits}"] if one.doing else []
             lines += [f"  in the way: it {objection}" for objection in said["in_the_way"]]
             for line in lines:

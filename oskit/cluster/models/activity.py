@@ -32,6 +32,7 @@ class Watch:
     Attributes:
         doing: What each model did since the look before, as in ``the model ...``; nothing if it is idle.
         in_memory: Those that a node has in memory, whatever their recorded state.
+        seen: Those that the profile speaks of, which is empty for a user who may not see it.
         being_deployed: Those that a node is loading.
 
     Raises:
@@ -48,6 +49,7 @@ class Watch:
         self.doing: dict[str, str] = {}
         self.in_memory: frozenset[str] = frozenset()
         self.being_deployed: frozenset[str] = frozenset()
+        self.seen: frozenset[str] = frozenset()
         self.look()
 
     def keep(self, model_ids: Iterable[str]) -> None:
@@ -72,6 +74,7 @@ class Watch:
             for model_id, of in found.items()
             if of.get("model_state") in DEPLOYED_STATES
         )
+        self.seen = frozenset(model_id for found in models.values() for model_id in found)
         self.being_deployed = frozenset(str(model) for model, kind in running if kind == "DEPLOY_MODEL")
         for model_id in self._ids:
             counted = {

@@ -40,7 +40,7 @@ from oskit.cluster.models.registry import (
     request,
     wait_until,
 )
-from oskit.cluster.models.retire import delete_model, undeploy_model
+from oskit.cluster.models.retire import delete_model, delete_own, undeploy_model
 from oskit.cluster.models.rivals import earlier_model, follow_upload, models_of_content
 from oskit.cluster.models.upload import (
     Notify,
@@ -434,9 +434,7 @@ class _Deployment:
     def _sweep(self) -> None:
         """Remove what a registration may have left whose answer was lost."""
         for model_id in self._maybe_made - {self._model_id}:
-            model = get_model(self._client, model_id)
-            if model is not None and model.state == "REGISTERING":
-                delete_model(self._client, model_id, own=True)
+            delete_own(self._client, model_id, "REGISTERING")
 
     # --- a model in memory
 
@@ -654,9 +652,7 @@ class _Deployment:
             )
         if model is not None:
             delete_model(self._client, model_id, own=True)
-        for maybe in self._maybe_made:
-            if (left := get_model(self._client, maybe)) is not None and left.state == "REGISTERING":
-                delete_model(self._client, maybe, own=True)
+        self._sweep()
         return None
 
     def _as_before(self, before: ModelInfo) -> str | None:
@@ -716,7 +712,8 @@ def without_others(
     for other in others:
         progress("Removing the older model", 0, 0)
         try:
-            delete_model(client, other.model_id, drain=True, wait_s=min(DRAIN_S, wait_s))
+            limit_s = min(DRAIN_S, wait_s)
+            delete_model(client, other.model_id, drain=True, wait_s=limit_s, notify=notify)
             replaced.append(other.model_id)
         except ClusterError as error:
             kept.append(other.model_id)

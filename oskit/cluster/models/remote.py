@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from dataclasses import replace as replace_fields
+from functools import partial
 from typing import Any
 
 from opensearchpy import OpenSearch
@@ -49,7 +50,7 @@ from oskit.cluster.models.remote_plan import (
     registration,
     usable_models,
 )
-from oskit.cluster.models.retire import delete_model, retire, undeploy_model
+from oskit.cluster.models.retire import delete_own, retire, undeploy_model
 from oskit.cluster.models.rivals import STANDS_STILL_S
 from oskit.cluster.models.trust import have_trusted
 from oskit.cluster.models.upload import Notify, Progress, beside_others, resolve_group
@@ -374,7 +375,7 @@ class _Run:
         difference = max(difference, self._compared(now.model_id))
         self._moved = None
         self._connectors.remove(connector_id)
-        delete_model(self._client, trial, own=True)
+        delete_own(self._client, trial)
         self._models.remove(trial)
         delete_connector(self._client, str(now.connector_id))
         self._notify(f"The model {plan.name!r} ({now.model_id}) asks {plan.url} from now on")
@@ -422,8 +423,7 @@ class _Run:
             model_id, before = self._moved
             tried(f"another connector of the model {model_id}", lambda: self._reach_by(model_id, before))
         for made in self._models:
-            if _may_be_there(self._client, made):
-                tried(f"the model {made}", lambda made=made: delete_model(self._client, made, own=True))  # type: ignore[misc]
+            tried(f"the model {made}", partial(delete_own, self._client, made))
         for made in self._connectors:
             tried(f"the connector {made}", lambda made=made: delete_connector(self._client, made))  # type: ignore[misc]
         if self._made_group is not None:
@@ -449,10 +449,3 @@ class _Run:
 
 class _GoneError(ModelError):
     """A model that was there a moment ago."""
-
-
-def _may_be_there(client: OpenSearch, model_id: str) -> bool:
-    try:
-        return get_model(client, model_id) is not None
-    except ClusterError:
-        return True

@@ -27,6 +27,7 @@ from oskit.cluster.models.registry import (
     ModelInfo,
     delete_empty_group,
     existing_model,
+    get_model,
     quoted,
     request,
     search_groups,
@@ -57,6 +58,8 @@ class Retirement:
         unseen: Where we may not look.
         doing: What it is doing, as in ``the model ...``; empty if it is idle.
         being_deployed: Whether a node is loading it.
+        unwatched: Whether the cluster calls it deployed and the nodes' profile does not know it: a node was
+            restarted, or we may not see the profile, which is empty then.
     """
 
     model: ModelInfo
@@ -65,6 +68,18 @@ class Retirement:
     unseen: tuple[str, ...] = ()
     doing: str = ""
     being_deployed: bool = False
+    unwatched: bool = False
+
+    @property
+    def not_seen(self) -> str:
+        """That nobody can tell whether it is idle, in a sentence; empty if it was seen."""
+        if not self.unwatched:
+            return ""
+        risk = ", and undeploying an ONNX model that encodes kills the node" if self.dies_encoding else ""
+        return _sentence(
+            f"{self.shown} is not in the nodes' profile, so nobody saw whether it is encoding{risk}: a node "
+            "was restarted, or you may not see that (cluster:admin/opensearch/ml/profile/nodes)"
+        )
 
     @property
     def dies_encoding(self) -> bool:
@@ -101,6 +116,7 @@ class Retirement:
             "users": list(self.users),
             "unseen": list(self.unseen),
             "doing": self.doing,
+            "unwatched": self.unwatched,
         }
 
 
@@ -147,6 +163,10 @@ def look_at(
                 (*usage.unseen, refused) if refused and there else usage.unseen,
                 busy.get(model.model_id, ""),
                 watch is not None and model.model_id in watch.being_deployed,
+                watch is not None
+                and model.is_deployed
+                and not model.is_remote
+                and model.model_id not in watch.seen,
             )
         )
     return found, watch
@@ -205,6 +225,8 @@ def retire(
     for one in found:
         if one.users:
             tell(_sentence(f"{one.shown} is taken away from {', '.join(one.users)}"))
+        if one.not_seen and not own:
+            tell(one.not_seen)
         if one.doing and one not in waited_for:
             tell(_sentence(f"{one.shown} {one.doing}: those requests fail"))
     busy = [one.shown for one in waited_for if one.doing]
@@ -353,3 +375,14 @@ def delete_model(client: OpenSearch, model_id: str, **options: Any) -> None:
         ModelError: There is no such model, or it is in use.
     """
     retire(client, [existing_model(client, model_id)], delete=True, **options)
+
+
+def delete_own(client: OpenSearch, model_id: str, state: str = "") -> None:
+    """Delete a model that this run has made, if it is there, and in this state.
+
+    Raises:
+        ModelError: The cluster refuses.
+    """
+    model = get_model(client, model_id)
+    if model is not None and state in ("", model.state):
+        retire(client, [model], delete=True, own=True)
