@@ -150,7 +150,7 @@ def _go_on(staging: Path) -> None:
 
 @contextmanager
 def _at_work(staging: Path) -> Iterator[bool]:
-    """Hold the lock on a folder that ends with the process; False where another process has it."""
+    """Hold a lock on a folder, which ends with the process; False where there is none to be had."""
     if os.name != "posix":
         yield False
         return
@@ -158,10 +158,12 @@ def _at_work(staging: Path) -> Iterator[bool]:
 
     folder = os.open(staging, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
-        yield False
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_held = True
+        except OSError:  # another process has it, or the file system knows no locks
+            is_held = False
+        yield is_held
     finally:
         os.close(folder)
 

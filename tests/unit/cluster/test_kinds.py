@@ -159,7 +159,7 @@ def test_elasticsearch_is_refused_by_every_command(reply: Reply) -> None:
 WORKS_ON_SERVERLESS = {
     "ingest", "ingest --index-kind sparse_vector", "search", "search --two-phase", "search --analyzer",
     "search --hybrid", "ingest --recreate", "models", "index show", "index adopt", "pipeline show",
-    "pipeline check", "rollback",
+    "pipeline check", "rollback", "playground",
 }  # fmt: skip
 
 
