@@ -41,6 +41,8 @@ def validated(values: LocatedDict) -> Recipe:
     except ValidationError as error:
         problems, places = [], []
         for problem in error.errors(include_url=False):
+            if problem["type"] == "too_short" and problem["input"]:
+                continue  # what is in the list is wrong, which is told
             keys, place = _in_recipe(values, problem)
             problems.append(f"{place}: {_told(problem, keys)}")
             places.append(place)

@@ -88,6 +88,8 @@ def _merge(values: LocatedDict | LocatedList, changes: LocatedDict, whole: Any) 
         own: Any = key
         if isinstance(values, LocatedList):
             own = _position(values, key, place, make=value is not None)
+            if own is None:  # a stage takes out what is not there
+                continue
         merged = isinstance(value, LocatedDict) and value is not whole
         if merged and (inner := _inner(values, own, value, place)) is not None:
             _merge(inner, value, whole)
@@ -101,8 +103,8 @@ def _merge(values: LocatedDict | LocatedList, changes: LocatedDict, whole: Any) 
             values.places[own] = place
 
 
-def _position(values: LocatedList, key: str | int, place: str, *, make: bool) -> int:
-    """Where the entry of this number or kind is; the next one is made, if asked."""
+def _position(values: LocatedList, key: str | int, place: str, *, make: bool) -> int | None:
+    """Where the entry of this number or kind is; the next one is made, if asked. None where there is none."""
     if isinstance(key, int):
         found, made = [key] if key < len(values) else [], None
         make = make and key == len(values)
@@ -113,10 +115,11 @@ def _position(values: LocatedList, key: str | int, place: str, *, make: bool) ->
         found = [len(values)]
         values.append(made)
         values.places[len(values) - 1] = place
-    if len(found) != 1:
-        which = f"several of kind {key}; give a number: {str(found)[1:-1]}" if found else f"no {key}"
-        raise UsageError(f"{place}: the list of {len(values)} has {which}")
-    return found[0]
+    if len(found) > 1:
+        raise UsageError(f"{place}: there are several of kind {key}; give a number: {str(found)[1:-1]}")
+    if not found and (isinstance(key, int) or place.startswith(OPTION)):
+        raise UsageError(f"{place}: the list of {len(values)} has no {key}")
+    return found[0] if found else None
 
 
 def _inner(values: Any, key: Any, changes: LocatedDict, place: str) -> Any:
@@ -135,7 +138,7 @@ def _inner(values: Any, key: Any, changes: LocatedDict, place: str) -> Any:
     elif inner is None:
         made = LocatedDict({}, {})
     elif place.startswith(OPTION):
-        raise UsageError(f"{place}: {key} is a single value, {inner!r}")
+        raise UsageError(f"{place}: at {key} is a single value, {inner!r}")
     else:
         return None
     values[key], values.places[key] = made, place

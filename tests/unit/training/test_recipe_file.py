@@ -140,6 +140,7 @@ def test_mistakes_in_lists_of_kinds_have_their_place(file: Path) -> None:
         ({"sparsity": {"documents": None}}, "sparsity.documents: should be a mapping of keys to values, not"),
         ({"teachers": [{"kind": "bm25", "language": "klingon"}]}, "language: BM25 knows no stemmer for 'kl"),
         ({"loss": [3]}, "loss.0: should be a mapping of keys to values, not 3"),
+        ({"data": {"train": {"path": "p", "limt": 3}}}, "unknown key data.train.limt; did you mean limit?"),
         ({"data": {"train": "p", "sampling": {"negatives": 3, "top": 4}}}, "top is 4, more than the 3"),
     ],
 )
@@ -349,7 +350,8 @@ def staged(**change: Any) -> dict[str, Any]:
 def test_a_stage_changes_only_what_it_says() -> None:
     sparse = {"name": "{stage:1}", "weight": 0.5}
     loss = [{"kind": "kl"}, {"kind": "info_nce", "weight": 0.3}]
-    change = {"teachers": {"dense": {"weight": 0.5}, "sparse": sparse}, "loss": {"info_nce": None}}
+    removed = {"info_nce": None, "margin_mse": None}  # of which one is there
+    change = {"teachers": {"dense": {"weight": 0.5}, "sparse": sparse}, "loss": removed}
     recipe = load_recipe({**staged(**change, schedule={"steps": 7}), "loss": loss})
     first, second = stages_of(recipe)
     assert (first.teachers, first.schedule.steps) == ((DenseTeacherConfig(),), None)
