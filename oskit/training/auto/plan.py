@@ -48,7 +48,7 @@ FITTED = 16.0
 WORSE_TEACHER = 0.8
 """Share of BM25's nDCG@10 under which a dense model has nothing to teach."""
 
-BESIDE, FEW_TEACHERS = 0.9, 2
+BESIDE, FEW_TEACHERS = 0.9, 3
 """Share of the best dense model's nDCG@10 from which others teach beside it, and how many in all, where
 queries are few and each is looked at often."""
 
