@@ -86,16 +86,18 @@ def replacing(output_dir: Path) -> Iterator[Path]:
         UsageError: A folder that would be replaced holds something that no export wrote.
     """
     is_new = not output_dir.exists()
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        for left in output_dir.glob(f"{_STAGING}*"):
-            _go_on(left)
-        staging = Path(mkdtemp(prefix=_STAGING, dir=output_dir))
-    except OSError as error:
-        raise ExportError(
-            f"cannot write to {output_dir}: {error.strerror}", hint="Choose another folder with -o."
-        ) from error
-    with _at_work(staging):
+    with ExitStack() as at_work:
+        try:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            with _at_work(output_dir, wait=True):  # what another export makes here is at work at once
+                for left in output_dir.glob(f"{_STAGING}*"):
+                    _go_on(left)
+                staging = Path(mkdtemp(prefix=_STAGING, dir=output_dir))
+                at_work.enter_context(_at_work(staging))
+        except OSError as error:
+            raise ExportError(
+                f"cannot write to {output_dir}: {error.strerror}", hint="Choose another folder with -o."
+            ) from error
         try:
             yield staging
             _swap(staging)
@@ -149,23 +151,23 @@ def _go_on(staging: Path) -> None:
 
 
 @contextmanager
-def _at_work(staging: Path) -> Iterator[bool]:
+def _at_work(folder: Path, *, wait: bool = False) -> Iterator[bool]:
     """Hold a lock on a folder, which ends with the process; False where there is none to be had."""
     if os.name != "posix":
         yield False
         return
     import fcntl
 
-    folder = os.open(staging, os.O_RDONLY)
+    opened = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(opened, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             is_held = True
         except OSError:  # another process has it, or the file system knows no locks
             is_held = False
         yield is_held
     finally:
-        os.close(folder)
+        os.close(opened)
 
 
 def file_stem(name: str, version: str, kind: str) -> str:

@@ -54,13 +54,17 @@ def earlier_model(
         others: The models that we could do with.
     """
     tickets = sequence_numbers(client, archive.sha256)
-    for model in others:
-        if model.model_id != own and (
+    found = [
+        model
+        for model in others
+        if model.model_id != own
+        and (
             model.state != "REGISTERING"
             or (ticket is not None and tickets.get(model.model_id, ticket) < ticket)
-        ):
-            return model
-    return None
+        )
+    ]
+    # The first of all: of three runs the last one could else follow one that the first one does not.
+    return min(found, key=lambda model: tickets.get(model.model_id, 0), default=None)
 
 
 def follow_upload(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import archives
 import click
@@ -16,6 +17,7 @@ from oskit.archive.agreement import agree, largest_difference
 from oskit.archive.archive import open_archive
 from oskit.cli.commands.models import delete
 from oskit.cluster.ingest.encoders import find_encoder_model
+from oskit.cluster.models import rivals
 from oskit.cluster.models.deploy import deploy_archive, node_errors
 from oskit.cluster.models.deployment_plan import archives_in
 from oskit.cluster.models.prediction_parity import TEXTS, expectation
@@ -187,3 +189,25 @@ def test_ids_that_begin_with_a_hyphen_are_no_options() -> None:
     assert context.params["yes"] is True
     with pytest.raises(click.UsageError):
         delete.make_context("delete", ["--no-such-option"], **help_names)
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ({"second": "REGISTERING", "first": "REGISTERING"}, "first"),
+        ({"second": "REGISTERED", "first": "REGISTERING"}, "first"),
+        ({"second": "DEPLOYED"}, "second"),
+        ({"fourth": "REGISTERING"}, None),  # it comes after our own
+        ({"fourth": "DEPLOYED"}, "fourth"),
+    ],
+)
+def test_of_several_runs_all_follow_the_first(
+    monkeypatch: pytest.MonkeyPatch, states: dict[str, str], expected: str | None
+) -> None:
+    """The cluster lists the newest model first."""
+    order = {"first": 1, "second": 2, "own": 3, "fourth": 4}
+    monkeypatch.setattr(rivals, "sequence_numbers", lambda *_: order)
+    others = [ModelInfo(key, key, "1", state, "SPARSE_ENCODING") for key, state in states.items()]
+    archive: Any = SimpleNamespace(sha256="")
+    found = rivals.earlier_model(cast("Any", None), archive, "own", order["own"], others)
+    assert (found and found.model_id) == expected
