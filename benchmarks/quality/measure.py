@@ -8,17 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from oskit.archive.token_weights import DelegatingEncoder, Prune, prune_matrix
+from oskit.archive.token_weights import Prune, prune_matrix
 from oskit.evaluation.offline.bm25 import Bm25Settings, rank_bm25
 from oskit.evaluation.offline.dense import DenseModel, rank_dense
 from oskit.evaluation.offline.metrics import MEASURES, Qrels, Run, quality
-from oskit.evaluation.offline.pruning_levels import rank_pruned
+from oskit.evaluation.offline.pruning_levels import PrunedDocuments, rank_pruned
 from oskit.training.auto.look import fast_bfloat16
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-    from oskit.archive.text_encoder import TextEncoder
     from oskit.data.collection import Collection
     from oskit.encoder.model import NeuralSparseEncoder
 
@@ -119,19 +118,11 @@ def measure_encoder(
     )
 
 
-class Baked(DelegatingEncoder["TextEncoder"]):
-    """Keeps of queries and documents what a rule keeps, as an archive does that it is baked into."""
-
-    def __init__(self, encoder: TextEncoder, rule: str) -> None:
-        super().__init__(encoder)
-        self._rule = Prune.parse(rule)
-
-    def document_matrix(self, texts: Sequence[str]) -> csr_matrix:
-        """As the encoder's, pruned."""
-        return prune_matrix(super().document_matrix(texts), self._rule)
+class Baked(PrunedDocuments):
+    """Keeps of queries, too, what a rule keeps, as an archive does that it is baked into."""
 
     def query_matrix(self, texts: Sequence[str]) -> csr_matrix:
-        """The same."""
+        """As the encoder's, pruned."""
         return prune_matrix(super().query_matrix(texts), self._rule)
 
 
