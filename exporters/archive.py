@@ -147,7 +147,8 @@ def _go_on(staging: Path) -> None:
                 _swap(staging)
             except UsageError:  # somebody has put something else there since
                 return
-        shutil.rmtree(staging)
+        with suppress(FileNotFoundError):  # it was not killed, and has just ended
+            shutil.rmtree(staging)
 
 
 @contextmanager
@@ -158,7 +159,11 @@ def _at_work(folder: Path, *, wait: bool = False) -> Iterator[bool]:
         return
     import fcntl
 
-    opened = os.open(folder, os.O_RDONLY)
+    try:
+        opened = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:  # whoever it belonged to has ended
+        yield False
+        return
     try:
         try:
             fcntl.flock(opened, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,9 +9,11 @@ import shutil
 import signal
 import tarfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
+from threading import Barrier
 from typing import Any
 
 import archives
@@ -158,6 +160,22 @@ def test_one_at_work_beside_it_is_left_alone(tmp_path: Path) -> None:
         (staging / "half").rmdir()
     assert contents(tmp_path / "out")["onnx"] != contents(tmp_path / "two")["onnx"]
     assert contents(tmp_path / "out")[FOLDER] == contents(tmp_path / "two")[FOLDER]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks")
+def test_exports_that_begin_at_once_leave_each_others_folders_alone(tmp_path: Path) -> None:
+    """Each looks for what killed ones have left when another one has made its folder and not begun."""
+    for turn in range(20):
+        output, together = tmp_path / str(turn), Barrier(4)
+
+        def one(name: str, output: Path = output, together: Barrier = together) -> None:
+            together.wait()
+            with replacing(output) as staging:
+                (staging / name).mkdir()
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(one, "abcd"))
+        assert sorted(path.name for path in output.iterdir()) == list("abcd")
 
 
 def test_a_file_of_somebody_else_in_the_bundle_is_not_taken_away(tmp_path: Path) -> None:
