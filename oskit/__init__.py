@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from oskit.encoder.loader.report import LoadReport as LoadReport
     from oskit.encoder.loader.report import UntrainedProjectionWarning as UntrainedProjectionWarning
     from oskit.encoder.model import NeuralSparseEncoder as NeuralSparseEncoder
+    from oskit.encoder.surgery.dense_head import fit_dense_head as fit_dense_head
     from oskit.encoder.surgery.lexical_head import fit_lexical_head as fit_lexical_head
     from oskit.errors import OskitError as OskitError
     from oskit.evaluation.live.verify import verify as verify
@@ -76,6 +77,7 @@ _HOME = {
     "corpus_idf": "oskit.encoder.document_frequencies",
     "deploy_archive": "oskit.cluster.models.deploy",
     "evaluate": "oskit.evaluation.offline.evaluate",
+    "fit_dense_head": "oskit.encoder.surgery.dense_head",
     "fit_lexical_head": "oskit.encoder.surgery.lexical_head",
     "ingest": "oskit.cluster.ingest.load",
     "load_recipe": "oskit.training.recipe.file",

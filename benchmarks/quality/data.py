@@ -6,7 +6,7 @@ import json
 import lzma
 import random
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -137,14 +137,24 @@ class Workspace:
         path = self.work / f"{name}-documents.jsonl"
         if not path.is_file():
             documents = demo_collection(_FAQ_LANGUAGES[name]).documents()
-            with staged(path) as staging, staging.open("w", encoding="utf-8") as file:
-                for one in documents:
-                    file.write(json.dumps({"text": one.passage}, ensure_ascii=False) + "\n")
+            _write_lines(path, ({"text": one.passage} for one in documents))
         return path
 
     def training_file(self, name: str) -> Path:
         """What is trained on for a collection."""
         return self.faq_file(name) if name in _FAQ_LANGUAGES else self.pairs_file()
+
+    def corpus_file(self, name: str) -> Path:
+        """The documents of a collection, with their titles."""
+        return self._unpacked() / name / "corpus.jsonl"
+
+    def titles_file(self, name: str) -> Path:
+        """The titles alone of a collection's documents: ``{"text": …, "read": …}``."""
+        path = self.work / f"{name}-titles.jsonl"
+        if not path.is_file():
+            documents = Collection.open(self._unpacked() / name).documents()
+            _write_others(path, ((one.passage, one.title) for one in documents if one.title))
+        return path
 
     def english_file(self) -> Path:
         """The Swedish FAQ's training questions and answers in English: ``{"text": …, "read": …}``."""
@@ -155,9 +165,7 @@ class Workspace:
             pairs = [(text, english.queries[key]) for key, text in swedish.queries.items() if text in trained]
             answers = {key: document.text for document in english.documents() for key in (document.id,)}
             pairs += [(one.text, answers[one.id]) for one in swedish.documents() if one.id in answers]
-            with staged(path) as staging, staging.open("w", encoding="utf-8") as file:
-                for text, read in pairs:
-                    file.write(json.dumps({"text": text, "read": read}, ensure_ascii=False) + "\n")
+            _write_others(path, pairs)
         return path
 
     def _unpacked(self) -> Path:
@@ -267,7 +275,15 @@ def _present(path: Path) -> Path:
     return path
 
 
-def _write(path: Path, pairs: object) -> None:
+def _write(path: Path, pairs: Iterable[tuple[str, str]]) -> None:
+    _write_lines(path, ({"query": query, "positive": positive} for query, positive in pairs))
+
+
+def _write_others(path: Path, pairs: Iterable[tuple[str, str]]) -> None:
+    """What a teacher reads in place of texts."""
+    _write_lines(path, ({"text": text, "read": read} for text, read in pairs))
+
+
+def _write_lines(path: Path, lines: Iterable[dict[str, str]]) -> None:
     with staged(path) as staging, staging.open("w", encoding="utf-8") as file:
-        for query, positive in pairs:  # type: ignore[attr-defined]
-            file.write(json.dumps({"query": query, "positive": positive}, ensure_ascii=False) + "\n")
+        file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

@@ -206,23 +206,56 @@ def _quick(name: str, **changes: Any) -> Make:
     return recipe
 
 
-def _ensemble(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
-    """``quick`` with the dense teacher that is best on the data's own questions, and BM25 beside it."""
-    stronger = {
-        "kind": "dense",
-        "name": str(dense(E5_SMALL)),
-        "max_length": 128,
-        "weight": 0.7,
-        "required": True,
+def _titled(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
+    """``quick`` on what is searched: titles and sentences of documents as queries, teachers that read titles.
+
+    Documents stay as they are indexed, behind their titles, and no question of any pair is trained on.
+    """
+    source = {
+        "path": str(work.corpus_file(MEDQUAD)),
+        "kind": "documents",
+        "queries": {"kinds": ["title", "span"], "max_length": 200, "remove": 0},
     }
+    titles = {"texts": str(work.titles_file(MEDQUAD)), "required": True}
+    teachers = [
+        {"kind": "dense", "name": str(dense(BGE_SMALL)), "max_length": 128, "weight": 0.7, **titles},
+        {"kind": "bm25", "language": "english", "weight": 0.3, **titles},
+    ]
+    negatives = {"per_query": 20, "depth": 50, "positive_share": None, "sampling": "random"}
+    steps = 2 if scale.name == "toy" else 800
     changes = {
-        "encoder": {"max_length": 128},
-        "teachers": [stronger, {"kind": "bm25", "language": "english", "weight": 0.3}],
+        "encoder": {"keep": 0.3, "max_length": 64, "dropout": 0.0},
+        "data": {"train": [source], "negatives": negatives, "sampling": {"negatives": 2, "top": 0}},
+        "teachers": teachers,
         "labels": {"normalize": "minmax"},
-        "schedule": {"steps": 2 if scale.name == "toy" else 600, "evaluate_every": 200},
-        "evaluation": {"queries": 200, "corpus": 1500},
+        "sparsity": {"documents": {"weight": 0.0006}, "queries": {"weight": 0.0003}},
+        "schedule": {"steps": steps, "max_length": 64, "evaluate_every": steps},
+        "evaluation": {"collection": str(work.watched_folder())},
     }
     return merge(_quick(MEDQUAD)(work, scale, None), changes)
+
+
+def _changed(make: Make, **changes: Any) -> Make:
+    """The same with changes."""
+
+    def recipe(work: Workspace, scale: Scale, needed: Path | None) -> Recipe:
+        return merge(make(work, scale, needed), changes)
+
+    return recipe
+
+
+def _titled_stages(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
+    """The same steps in two halves; in the second the encoder of the first is a teacher, half and half."""
+    recipe = _titled(work, scale, None)
+    half = {"steps": recipe["schedule"]["steps"] // 2, "evaluate_every": recipe["schedule"]["steps"] // 2}
+    others = [{**one, "weight": one["weight"] / 2} for one in recipe["teachers"]]
+    first = {"kind": "sparse", "name": "{stage:1}", "weight": 0.5, "required": True, "max_length": 64}
+    second = {
+        "encoder": {"name": "{stage:1}", "keep": 0.0},
+        "teachers": [*others, first],
+        "schedule": {"learning_rate": 1e-4},
+    }
+    return merge(recipe, {"schedule": half, "stages": [{}, second]})
 
 
 def _auto(name: str) -> Make:
@@ -431,7 +464,21 @@ VARIANTS: dict[str, Variant] = {
             (FAQ_ENGLISH,),
             _quick(FAQ_ENGLISH, **_INFERENCE_FREE),
         ),
-        Variant("ensemble", "quick, labels of e5-small and BM25", (MEDQUAD, *ASIDE), _ensemble),
+        Variant("titled", "quick on the documents, labels by titles", (MEDQUAD, *ASIDE), _titled),
+        Variant("titled-stages", "the same in two stages", (MEDQUAD,), _titled_stages),
+        Variant(
+            "titled-unmined", "no mined negatives", (MEDQUAD,), _changed(_titled, data={"negatives": None})
+        ),
+        Variant(
+            "titled-inference-free",
+            "inference-free",
+            (MEDQUAD,),
+            _changed(
+                _titled,
+                encoder={"architecture": "inference-free", "train_query_weights": True},
+                sparsity={"queries": None},
+            ),
+        ),
         *(
             Variant(f"auto-{name}", "auto", (name,), _auto(name), rules=() if name == MEDQUAD else (BUDGET,))
             for name in DEV

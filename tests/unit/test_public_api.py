@@ -38,6 +38,7 @@ PUBLIC = [
     "corpus_idf",
     "deploy_archive",
     "evaluate",
+    "fit_dense_head",
     "fit_lexical_head",
     "ingest",
     "load_recipe",
@@ -80,7 +81,7 @@ def test_importing_it_loads_nothing_heavy() -> None:
 def test_the_light_names_load_no_torch() -> None:
     script = (
         "import sys, oskit\n"
-        "heavy = {'NeuralSparseEncoder', 'fit_lexical_head', 'train'}\n"
+        "heavy = {'NeuralSparseEncoder', 'fit_dense_head', 'fit_lexical_head', 'train'}\n"
         "for name in set(oskit.__all__) - heavy: getattr(oskit, name)\n"
         "print('torch' in sys.modules)"
     )

@@ -34,7 +34,7 @@ def check_layers(encoder: NeuralSparseEncoder, number: int) -> None:
             hint="Keep one at least, and no more than there are.",
         )
     if number < anatomy.layers:
-        _surplus(anatomy, number)
+        layer_lists(anatomy, number)
         if not encoder.is_untrained:
             _reader(encoder)
 
@@ -82,9 +82,9 @@ def keep_layers(
 
     if reader is not None:
         whole = states()
-    for layers in _surplus(anatomy, number):
+    for layers in layer_lists(anatomy, number):
         del layers[number:]
-    _set_layers(anatomy.config, number)
+    set_layers(anatomy.config, number)
     if reader is not None:
         _fold(reader, *translator(states(), whole, offset=reader.bias is not None))
 
@@ -117,7 +117,7 @@ def _fold(reader: Any, weight: Tensor, bias: Tensor) -> None:
         reader.weight.copy_(own @ weight)
 
 
-def _set_layers(config: Any, number: int) -> None:
+def set_layers(config: Any, number: int) -> None:
     """Let a configuration say that there are so many layers, also where it has a list with one entry each."""
     there = config.num_hidden_layers
     config.num_hidden_layers = number
@@ -126,14 +126,14 @@ def _set_layers(config: Any, number: int) -> None:
             setattr(config, name, value[:number])
 
 
-def _surplus(anatomy: Anatomy, number: int) -> list[nn.ModuleList]:
-    """The lists of modules that a model of ``number`` layers has fewer of.
+def layer_lists(anatomy: Anatomy, number: int) -> list[nn.ModuleList]:
+    """The lists of modules of which a model of ``number`` layers has fewer.
 
     Raises:
         EncoderError: Such a model is not this one with those lists cut.
     """
     config = deepcopy(anatomy.config)
-    _set_layers(config, number)
+    set_layers(config, number)
     smaller = skeleton(anatomy.model, config)
     lengths = {
         name: len(module) for name, module in smaller.named_modules() if isinstance(module, nn.ModuleList)

@@ -106,7 +106,7 @@ def fit_lexical_head(
         raise DataError(f"{len(texts)} texts have too few tokens to fit a head to", hint="Give more of them.")
     if projection is not None:
         embeddings: Tensor = anatomy.model.get_input_embeddings().weight.detach().float().cpu()
-        _replace(projection, *discriminant(states, ids, embeddings, special))
+        replace_projection(projection, *discriminant(states, ids, embeddings, special))
     else:
         idf = torch.from_numpy(corpus_idf(texts, encoder, max_length=encoder.max_length))
         weight, bias = head.weight.detach().float().cpu(), head.bias.detach().float().cpu()
@@ -233,7 +233,8 @@ def _shrunk_means(states: Tensor, ids: Tensor, embeddings: Tensor) -> Tensor:
     return means
 
 
-def _replace(projection: Dense, weight: Tensor, bias: Tensor) -> None:
+def replace_projection(projection: Dense, weight: Tensor, bias: Tensor) -> None:
+    """Give a projection ``[vocabulary, hidden]`` weights, and a bias, which it may not have had."""
     linear: Any = projection.linear
     if linear.bias is None:
         linear.bias = nn.Parameter(torch.empty_like(linear.weight[:, 0]))

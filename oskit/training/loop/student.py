@@ -14,6 +14,7 @@ from torch import nn
 from oskit.archive.idf import idf_vector, read_idf
 from oskit.encoder.loader.report import UntrainedProjectionWarning
 from oskit.encoder.model import NeuralSparseEncoder
+from oskit.encoder.surgery.dense_head import fit_dense_head
 from oskit.encoder.surgery.inference_free import inference_free
 from oskit.encoder.surgery.layers import check_layers, keep_layers
 from oskit.encoder.surgery.lexical_head import fit_lexical_head
@@ -37,7 +38,7 @@ def load_student(part: EncoderPart, *, seed: int) -> NeuralSparseEncoder:
         EncoderError: It cannot be found or loaded, or has fewer layers than are to be kept.
     """
     with warnings.catch_warnings():
-        if part.head == "lexical":  # the random head is replaced before anything uses it
+        if part.head != "random":  # it is replaced before anything uses it
             warnings.simplefilter("ignore", UntrainedProjectionWarning)
         encoder = NeuralSparseEncoder.from_pretrained(
             part.name,
@@ -76,13 +77,15 @@ def finish_student(
         EncoderError: ``idf.json`` cannot be read, or a head cannot be fitted.
         DataError: The passages are too few to fit a head to.
     """
-    lexical = part.head == "lexical" and _is_base(encoder)
-    if lexical or part.layers is not None:
+    head = part.head if _is_base(encoder) else "random"
+    if head != "random" or part.layers is not None:
         texts = some_passages(passages, seed)
         if part.layers is not None:
             keep_layers(encoder, part.layers, texts)
-        if lexical:
+        if head == "lexical":
             fit_lexical_head(encoder, texts)
+        if head == "dense":
+            fit_dense_head(encoder, texts, seed=seed)
     if (part.architecture or encoder.architecture) == "symmetric":
         if encoder.architecture == "symmetric":
             return encoder
@@ -106,7 +109,7 @@ def some_passages(passages: Dataset, seed: int) -> list[str]:
 
 def kept_share(encoder: NeuralSparseEncoder, part: EncoderPart) -> float:
     """``encoder.keep``; 0 for an encoder that cannot search yet, of which there is nothing to keep."""
-    begins = encoder.is_untrained or (part.head == "lexical" and _is_base(encoder))
+    begins = encoder.is_untrained or (part.head != "random" and _is_base(encoder))
     return 0.0 if begins else part.keep
 
 

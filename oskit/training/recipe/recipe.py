@@ -61,11 +61,12 @@ class EncoderPart(Part):
     dropout: Ratio | None = None
     """Share of activations that training drops; None for what the configuration says. At 0 a short
     distillation learns faster, and a step on a CPU takes less time."""
-    head: Literal["random", "lexical"] = "random"
+    head: Literal["random", "lexical", "dense"] = "random"
     """``random``: a projection to the vocabulary that the base does not have gets random weights; a head that
     it has stays as it is. ``lexical``: either is fitted to the training texts, so that a text weighs its own
     tokens, for bases that were not trained for retrieval; an encoder that sentence-transformers or oskit
-    saved keeps its head."""
+    saved keeps its head. ``dense``: a projection gets directions along which vectors compare as the base's
+    mean states do, for dense models: they retrieve as well as before, but by tokens that mean nothing."""
 
 
 def _sources(value: Any) -> Any:

@@ -24,6 +24,7 @@ from oskit.archive.text_encoder import Activation
 from oskit.encoder.head.streaming import attach
 from oskit.encoder.loader.report import UntrainedProjectionWarning
 from oskit.encoder.model import NeuralSparseEncoder
+from oskit.encoder.surgery.dense_head import fit_dense_head
 from oskit.encoder.surgery.inference_free import inference_free
 from oskit.encoder.surgery.layers import keep_layers
 from oskit.encoder.surgery.lexical_head import fit_lexical_head
@@ -160,6 +161,20 @@ def test_a_fitted_projection_without_a_bias_survives(kind: tiny.Kind, build: Bui
     assert_survives(encoder, tmp_path / "saved")
     padded = encoder.encode_document(TEXTS).to_dense()[:, -7:]
     assert not padded.any()
+
+
+@pytest.mark.parametrize("kind", tiny.ARCHITECTURES)
+def test_a_dense_head_survives_or_is_refused(kind: tiny.Kind, build: Build, tmp_path: Path) -> None:
+    encoder = with_dense(build(kind, padding=7), bias=False)
+    before = encoder.document_matrix(TEXTS)
+    try:
+        fit_dense_head(encoder, tiny.sentences(100), active=30)
+    except EncoderError as error:
+        assert "not built like BERT's" in str(error) and kind not in ("bert", "roberta", "electra")
+        assert (encoder.document_matrix(TEXTS) != before).nnz == 0
+        return
+    assert_survives(encoder, tmp_path / "saved")
+    assert not encoder.encode_document(TEXTS).to_dense()[:, -7:].any()
 
 
 HALVES = [
