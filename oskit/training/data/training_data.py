@@ -15,13 +15,13 @@ from oskit.data.duplicates import digest_of
 from oskit.data.values import clean_value
 from oskit.errors import DataError, UsageError
 from oskit.training.data.arrow import column_of, numbers_of
-from oskit.training.recipe.sources import DataSource, Kind, as_source
+from oskit.training.recipe.sources import DataSource, Kind
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
-@dataclass(frozen=True)
+@dataclass
 class SourceFacts:
     """What was read of one source; ``read == kept + refused``."""
 
@@ -162,7 +162,9 @@ def load_training_data(
         raise UsageError("there is no training data", hint="Name at least one source")
     from oskit.training.data.loading import read_sources
 
-    data = read_sources([as_source(source) for source in sources], folder, seed, progress or (lambda _: None))
+    data = read_sources(
+        [DataSource.model_validate(source) for source in sources], folder, seed, progress or (lambda _: None)
+    )
     if not len(data):
         raise DataError(
             f"no training examples in {', '.join(fact.name for fact in data.sources)}: {data.sources[0]}",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from oskit.data.files import Format
 from oskit.training.recipe.part import Part
@@ -30,6 +30,12 @@ class Place(Part):
     """Which part: of the Hub's data set, or the judgements ``qrels/<split>.tsv`` of a folder."""
     format: Format | None = None
     """Format of a file whose name does not tell it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, value: Any) -> Any:
+        """A path may stand for the place."""
+        return {"path": str(value)} if isinstance(value, (str, Path)) else value
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -87,22 +93,14 @@ class TextsById(Place):
     """Names of the columns, where they are odd."""
 
 
-def _place(value: Any) -> Any:
-    """A path may stand for the place."""
-    return {"path": value} if isinstance(value, str) else value
-
-
-Texts = Annotated[TextsById, BeforeValidator(_place)]
-
-
 class Join(Part):
     """Where the texts are of a source that has ids."""
 
-    queries: Texts | None = None
+    queries: TextsById | None = None
     """The queries; of a folder in BEIR's layout, its ``queries.jsonl``."""
-    corpus: Texts | None = None
+    corpus: TextsById | None = None
     """The documents; of a folder in BEIR's layout, its ``corpus.jsonl``."""
-    scores: Annotated[Place, BeforeValidator(_place)] | None = None
+    scores: Place | None = None
     """Scores of query and document by their ids, if they are not in the source itself: records as
     ``{query_id, document_ids, scores}``, or a pickled dictionary of dictionaries (``.pkl``, ``.pkl.gz``)."""
 
@@ -181,8 +179,3 @@ class DataSource(Place):
         if self.join is not None and self.kind in ("beir", "documents"):
             raise ValueError(f"{self.kind} has its texts itself; join is for a source with ids")
         return self
-
-
-def as_source(source: DataSource | str | Path) -> DataSource:
-    """A source; a plain path stands for itself."""
-    return source if isinstance(source, DataSource) else DataSource(path=str(source))
