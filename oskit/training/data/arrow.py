@@ -114,16 +114,15 @@ def open_rows(path: Path) -> Dataset:
 
 def blocks_of(dataset: Dataset) -> Iterator[tuple[Any, ...]]:
     """All rows, the values of each in the order of the columns, a block at a time in memory."""
-    for start in range(0, len(dataset), BLOCK):
-        yield from zip(*dataset[start : start + BLOCK].values(), strict=True)
+    for block in dataset.iter(BLOCK):
+        yield from zip(*block.values(), strict=True)
 
 
 def column_of(dataset: Dataset, name: str, rows: NDArray[np.int64] | None = None) -> Iterator[Any]:
     """The values of a column, of all rows or of some, some thousands at a time in memory."""
     column = dataset.select_columns([name])
-    numbers = range(len(dataset)) if rows is None else rows
-    for start in range(0, len(numbers), 10 * BLOCK):
-        yield from column[numbers[start : start + 10 * BLOCK]][name]
+    for block in (column if rows is None else column.select(rows)).iter(10 * BLOCK):
+        yield from block[name]
 
 
 def numbers_of(dataset: Dataset, name: str) -> NDArray[Any]:

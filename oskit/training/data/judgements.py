@@ -46,26 +46,22 @@ def _query(
     query = collection.queries[key].strip()
     if not query:
         return Refusal(where, "its text is empty")
-    positives: dict[str, None] = {}
-    negatives: dict[str, None] = {}
+    positives, negatives, dropped = list[str](), list[str](), 0
     for document, grade in collection.qrels[key].items():
-        if document == key:
-            continue
         text = texts.content_of(document)
-        if grade < source.min_relevance:
-            if grade <= 0 and source.judged_negatives:
-                negatives[(text or b"").decode()] = None
-        elif text:
-            positives[text.decode()] = None
+        # A document with the query's id is the query itself (ArguAna): neither an answer nor a wrong one.
+        if document == key or (grade < source.min_relevance and (grade > 0 or not source.judged_negatives)):
+            continue
+        if text:
+            (negatives if grade < source.min_relevance else positives).append(text.decode())
+        elif grade < source.min_relevance:
+            dropped += 1
         else:
             problem = "not in the corpus" if text is None else "empty"
             return Refusal(where, f"its document {document!r} is {problem}")
-    kept = [text for text in negatives if text and text not in positives]
-    # A document with the query's id is the query itself (ArguAna): neither an answer nor a wrong one.
-    itself = texts.content_of(key)
-    dropped = len(negatives) - len(kept)
     if not positives:
         return Parsed(dropped=dropped)
-    rows = [add(text) for text in (*positives, *kept)]
+    itself = texts.content_of(key)
+    rows = [add(text) for text in (*positives, *negatives)]
     example = Example(query, rows, len(positives), itself=add(itself.decode()) if itself else -1)
     return Parsed((example,), dropped)

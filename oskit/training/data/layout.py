@@ -37,6 +37,13 @@ _ALL_NAMES = (
     *("_id", "id", *QUERY_ID_NAMES, *DOCUMENT_ID_NAMES, *POSITIVE_ID_NAMES),
 )
 
+_NEEDED = {
+    "documents": ("text",),
+    "candidates": ("query", "documents", "scores"),
+    "triples": ("query", "positive", "negatives"),
+}
+"""Roles without which a source is not of a kind; the others need a query and a positive."""
+
 
 class Layout:
     """Which columns of a source hold what, by their roles; empty where none does.
@@ -118,16 +125,10 @@ class Layout:
         return "pairs" if asked else "documents"  # the check says what is missing
 
     def _check(self, source: DataSource, names: Names[str]) -> None:
-        needed = {"scores": source.columns.scores, "label": source.columns.label}
-        needed = {role: column for role, column in needed.items() if column}
-        if self.kind == "documents":
-            needed |= {"text": self.text}
-        elif self.kind == "candidates":
-            needed |= {"query": self.query, "documents": self.documents, "scores": self.scores or self.label}
-        else:
-            needed |= {"query": self.query, "positive": self.positive}
-            if self.kind == "triples":
-                needed |= {"negatives": next(iter(self.negatives), "")}
+        named = {"scores": source.columns.scores, "label": source.columns.label}
+        needed = {role: column for role, column in named.items() if column}
+        own = vars(self) | {"scores": self.scores or self.label, "negatives": next(iter(self.negatives), "")}
+        needed |= {role: own[role] for role in _NEEDED.get(self.kind, ("query", "positive"))}
         missing = next((role for role, name in needed.items() if not name or name not in names), None)
         if missing is None:
             return
@@ -141,18 +142,14 @@ class Layout:
         raise DataError(f"{source.name} has no column for the {missing} of {what}, but {known}", hint=hint)
 
     def __str__(self) -> str:
-        roles = {
-            "query": self.query,
-            "positive": self.positive,
+        told = vars(self) | {
             "negatives": ", ".join(self.negatives) if self.kind == "triples" else "",
-            "documents": self.documents,
             "scores": ", ".join(filter(None, (self.scores, self.of_positives, self.of_negatives))),
-            "label": self.label,
         }
-        if self.kind == "documents":
-            roles = {"text": self.text, "title": self.title}
-        told = ", ".join(f"{role}: {column}" for role, column in roles.items() if column)
-        return f"{self.kind} ({told})"
+        roles = (
+            "text title" if self.kind == "documents" else "query positive negatives documents scores label"
+        )
+        return f"{self.kind} ({', '.join(f'{role}: {told[role]}' for role in roles.split() if told[role])})"
 
 
 def wanted_columns(source: DataSource) -> list[str]:

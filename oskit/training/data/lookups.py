@@ -67,9 +67,10 @@ class KnownTexts:
         """The number of each text; -1 for those that are not there."""
         return self._keys.find(map(key_of, identities))
 
-    def text(self, number: int) -> str:
-        """The text of this number."""
-        return str(self._texts[number]["text"])
+    def text(self, identity: str) -> str:
+        """The text of an id; empty where there is none."""
+        number = int(self.find([identity])[0])
+        return str(self._texts[number]["text"]) if number >= 0 else ""
 
     def rows(self, numbers: Sequence[int], add: Add) -> list[int]:
         """The rows of these in a corpus, to which ``add`` adds those that were not asked for before."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,10 +104,11 @@ def _layout_of(source: DataSource, values: Mapping[str, Any], first: Layout | No
 
 
 class _Item(NamedTuple):
-    """A document of a record: its text or id, and its score (NaN: none)."""
+    """A document of a record: its text or id, its score (NaN: none), and whether it is known to answer."""
 
     text: str
     score: float = math.nan
+    answers: bool = False
 
 
 class _Reader:
@@ -120,36 +122,22 @@ class _Reader:
         """What a record gives."""
         if self._layout.kind == "documents":
             return self._document(values)
-        key, joined = required_text(values, self._layout.query), self._joined
-        positives, others, apart = (
-            self._candidates(values)
-            if self._layout.kind == "candidates"
-            else self._positives_and_negatives(values)
-        )
+        query, joined, apart = required_text(values, self._layout.query), self._joined, False
+        if self._layout.kind == "candidates":
+            items = self._candidates(values)
+        else:
+            items, apart = self._positives_and_negatives(values)
         if joined.scores is not None:
-            items = [*positives, *others]
-            items = _with_scores(items, joined.scores.of(key, [item.text for item in items]))
-            positives, others = items[: len(positives)], items[len(positives) :]
-        query = key
+            items = _scored(items, joined.scores.of(query, [item.text for item in items]), "")
         if joined.queries is not None:
-            number = int(joined.queries.find([key])[0])
-            query = joined.queries.text(number) if number >= 0 else ""
+            key, query = query, joined.queries.text(query)
             if not query:
                 raise ValueError(f"the query {key!r} is empty, or not in {joined.queries.name}")
-        return self._example(query, positives, others, apart=apart)
-
-    def _example(
-        self, query: str, positives: Sequence[_Item], others: Sequence[_Item], *, apart: bool
-    ) -> Parsed:
-        """An example of what was found, each document once."""
-        best: dict[str, float] = {}
-        for item in (*positives, *others):
-            if math.isnan(best.get(item.text, math.nan)):
-                best[item.text] = item.score
-        count = len({item.text for item in positives})
-        texts, scores = list(best), list(best.values())
-        dropped = len({item.text for item in others}) - (len(texts) - count)
-        known = self._joined.corpus
+        # Known positives first. What differs by its score alone, merging makes one.
+        items = list(dict.fromkeys(sorted(items, key=lambda item: not item.answers)))
+        texts, scores, dropped = [item.text for item in items], [item.score for item in items], 0
+        count = sum(item.answers for item in items)
+        known = joined.corpus
         if known is None:
             rows = list(map(self._add, texts))
         else:
@@ -157,13 +145,13 @@ class _Reader:
             there = numbers >= 0
             if not there[:count].all():
                 raise ValueError(f"its document {texts[int(there.argmin())]!r} is not in {known.name}")
-            dropped += int((~there).sum())
+            dropped = int((~there).sum())
             rows = known.rows(numbers[there].tolist(), self._add)
-            scores = [score for score, is_there in zip(scores, there, strict=True) if is_there]
+            scores = list(compress(scores, there))
         scores = [] if all(map(math.isnan, scores)) else scores
         return Parsed((Example(query, rows, count, scores, apart=apart),), dropped)
 
-    def _candidates(self, values: Mapping[str, Any]) -> tuple[list[_Item], list[_Item], bool]:
+    def _candidates(self, values: Mapping[str, Any]) -> list[_Item]:
         """Known positives and other documents of a record with scores or labels.
 
         A grade between the two says neither; only a score makes such a document a candidate.
@@ -173,11 +161,11 @@ class _Reader:
         if layout.scores:
             items = _scored(items, as_list(values.get(layout.scores)), layout.scores)
         if not layout.label:
-            return [], items, False
+            return items
         labels = as_list(values.get(layout.label))
         if len(labels) != len(items):
             raise ValueError(f"{len(labels)} labels in {layout.label!r} for {len(items)} documents")
-        positives, others = [], []
+        found = []
         for item, label in zip(items, labels, strict=True):
             grade = grade_of(label)
             if grade is None:
@@ -185,16 +173,15 @@ class _Reader:
                     f"{layout.label!r} holds {label!r}, which is no grade (0, 1, …); if these are scores, "
                     f"name the column so: columns: {{scores: {layout.label}}}"
                 )
-            if grade >= source.min_relevance:
-                positives.append(item)
-            elif not math.isnan(item.score) or (grade <= 0 and source.judged_negatives):
-                others.append(item)
-        return positives, others, False
+            answers = grade >= source.min_relevance
+            if answers or not math.isnan(item.score) or (grade <= 0 and source.judged_negatives):
+                found.append(item._replace(answers=answers))
+        return found
 
-    def _positives_and_negatives(self, values: Mapping[str, Any]) -> tuple[list[_Item], list[_Item], bool]:
+    def _positives_and_negatives(self, values: Mapping[str, Any]) -> tuple[list[_Item], bool]:
         """Both, with their scores, and whether these can be compared with those of no other positive."""
         layout, source = self._layout, self._source
-        positives = self._items(values, layout.positive)
+        positives = [item._replace(answers=True) for item in self._items(values, layout.positive)]
         if not positives:
             raise ValueError(f"{layout.positive!r} is empty")
         negatives: list[_Item] = []
@@ -207,15 +194,15 @@ class _Reader:
             positives = _scored(positives, as_list(values.get(layout.of_positives)), layout.of_positives)
         if layout.of_negatives and negatives:
             negatives = _scored(negatives, as_list(values.get(layout.of_negatives)), layout.of_negatives)
-        scores = as_list(values.get(layout.scores)) if layout.scores else []
-        if not layout.scores or scores == [None]:
-            return positives, negatives, False
-        if len(positives) == 1 and len(scores) == len(negatives):
+        items = [*positives, *negatives]
+        scores = as_list(values.get(layout.scores)) if layout.scores else [None]
+        if scores == [None]:
+            return items, False
+        apart = len(positives) == 1 and len(scores) == len(negatives)
+        if apart:
             # Differences to the positive, as MarginMSE learns them: with 0 for it they are all the same.
-            margins = [-score_of(score, layout.scores) for score in scores]
-            return _with_scores(positives, [0.0]), _with_scores(negatives, margins), True
-        both = _scored([*positives, *negatives], scores, layout.scores)
-        return both[: len(positives)], both[len(positives) :], False
+            scores = [0.0, *(-score_of(score, layout.scores) for score in scores)]
+        return _scored(items, scores, layout.scores), apart
 
     def _items(self, values: Mapping[str, Any], name: str, *, may_be_empty: bool = False) -> list[_Item]:
         """The documents of a column: one, a list, or lists by the system that found them."""
@@ -253,8 +240,4 @@ class _Reader:
 def _scored(items: Sequence[_Item], scores: Sequence[Any], name: str) -> list[_Item]:
     if len(scores) != len(items):
         raise ValueError(f"{len(scores)} scores in {name!r} for {len(items)} documents")
-    return _with_scores(items, [score_of(score, name) for score in scores])
-
-
-def _with_scores(items: Sequence[_Item], scores: Sequence[float]) -> list[_Item]:
-    return [item._replace(score=score) for item, score in zip(items, scores, strict=True)]
+    return [item._replace(score=score_of(score, name)) for item, score in zip(items, scores, strict=True)]

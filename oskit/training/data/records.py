@@ -25,7 +25,7 @@ class Example(NamedTuple):
     """A query with candidates."""
 
     query: str  # its text
-    rows: list[int]  # the candidates, each once, known positives first
+    rows: list[int]  # the candidates, known positives first
     positives: int  # how many of the first answer the query
     scores: Sequence[float] = ()  # of each candidate, NaN where there is none; empty if there are none at all
     itself: int = -1  # the document that the query is, if it is one
@@ -37,7 +37,7 @@ class Parsed(NamedTuple):
     """What one record gave."""
 
     examples: tuple[Example, ...] = ()  # training examples; none of a document that is only there to be found
-    dropped: int = 0  # negatives that are a positive, or that the corpus lacks
+    dropped: int = 0  # negatives that the corpus lacks
 
 
 def records_of(place: Place, path: Path | None, wanted: Sequence[str]) -> Iterator[Record | Refusal]:
