@@ -8,16 +8,14 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow
 from datasets import Dataset
+from numpy.typing import NDArray
 
 from oskit.errors import DataError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _ROW, _ROWS = pyarrow.int32(), pyarrow.list_(pyarrow.int32())
 NUMBERS = pyarrow.list_(pyarrow.float32())
@@ -134,7 +132,6 @@ def numbers_of(dataset: Dataset, name: str) -> NDArray[Any]:
 class CandidateBlock(NamedTuple):
     """Some examples, and their candidates one after the other."""
 
-    start: int  # position of the first of them
     table: pyarrow.Table  # the rows as they are
     counts: NDArray[np.int64]  # how many candidates each has, `[rows]`
     owners: NDArray[np.int64]  # whose each is: the position of the example among all, `[counts.sum()]`
@@ -148,7 +145,7 @@ def candidate_blocks(examples: Dataset, size: int = BLOCK) -> Iterator[Candidate
         table = arrow[start : start + size]
         counts, candidates = of_lists(table.column("candidates"))
         owners = np.repeat(np.arange(start, start + len(counts)), counts)
-        yield CandidateBlock(start, table, counts, owners, candidates.astype(np.int64))
+        yield CandidateBlock(table, counts, owners, candidates.astype(np.int64))
 
 
 def of_lists(column: Any) -> tuple[NDArray[np.int64], NDArray[Any]]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
 
 from oskit.data.collection import CORPUS, Collection
 from oskit.data.documents import Document
+from oskit.data.duplicates import digest_of
 from oskit.errors import DataError, UsageError
 from oskit.training.data.arrow import (
     EXAMPLES,
@@ -26,11 +27,7 @@ from oskit.training.data.arrow import (
 )
 from oskit.training.data.leakage import near_queries
 from oskit.training.data.normalising import keys_of, normalise, same_key
-from oskit.training.data.training_data import TrainingData, text_id
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from numpy.typing import NDArray
+from oskit.training.data.training_data import TrainingData
 
 _SHARED = 5
 """So many queries may share an answer and still be held out together, however few there are."""
@@ -126,13 +123,10 @@ class _Pairs:
         found, first = np.unique(queries[order], return_index=True)
         group = groups[order][first]
         if fraction is not None:
-            chosen = found[group < np.uint64(fraction * 2**64)]
+            chosen = group < np.uint64(fraction * 2**64)
         else:
-            by_group = np.argsort(group, kind="stable")
-            ends = np.flatnonzero(np.r_[group[by_group][1:] != group[by_group][:-1], True]) + 1
-            enough = int(ends[ends < (count or 0)].size)
-            chosen = found[by_group[: ends[min(enough, len(ends) - 1)]]]
-        return np.isin(self.keys, chosen)
+            chosen = group <= np.sort(group)[:count][-1:]
+        return np.isin(self.keys, found[chosen])
 
 
 def relevant_of(examples: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -174,8 +168,7 @@ def _without(data: TrainingData, held: NDArray[np.bool_], pairs: _Pairs) -> Trai
         gone[owner].add(row)
     place, lost = DataFolder(None), 0
     with RowWriter(place.path / "examples.arrow", EXAMPLES) as writer:
-        rows = enumerate(blocks_of(data.examples))
-        for number, (query, candidates, positives, scores, itself, *_) in rows:
+        for number, (query, candidates, positives, scores, itself, *_) in enumerate(blocks_of(data.examples)):
             if not kept[number]:
                 continue
             others = gone.get(number, set())
@@ -199,27 +192,20 @@ def _collection(
     data: TrainingData, held: NDArray[np.bool_], pairs: _Pairs, folder: str | Path | None
 ) -> Collection:
     mine = held[pairs.owners]
-    documents: dict[int, list[str]] = {}
-    found = data.corpus[pairs.rows[mine]]["id"]
-    for owner, document in zip(pairs.owners[mine].tolist(), found, strict=True):
-        documents.setdefault(owner, []).append(document)
+    examples = data.examples.select(pairs.owners[mine])
     queries: dict[str, str] = {}
     qrels: dict[str, dict[str, int]] = {}
-    examples = data.examples.select(np.flatnonzero(held))
-    for number, (query, _, _, _, itself, *_) in zip(
-        np.flatnonzero(held).tolist(), blocks_of(examples), strict=True
+    for query, itself, document in zip(
+        column_of(examples, "query"),
+        column_of(examples, "itself"),
+        column_of(data.corpus, "id", pairs.rows[mine]),
+        strict=True,
     ):
-        if number in documents:
-            # A query that is a document has its id, by which rankings leave it out.
-            key = data.corpus[itself]["id"] if itself >= 0 else text_id("query", normalise(query))
-            queries.setdefault(key, query)
-            qrels.setdefault(key, {}).update(dict.fromkeys(documents[number], 1))
+        # A query that is a document has its id, by which rankings leave it out.
+        key = data.corpus[itself]["id"] if itself >= 0 else digest_of("query", normalise(query)).hex()
+        queries.setdefault(key, query)
+        qrels.setdefault(key, {})[document] = 1
     collection = Collection(queries, qrels, (), name="held-out")
-    if folder is None:
-        return replace(collection, corpus=tuple(_documents(data)))
-    return replace(collection, corpus=collection.write(folder, _documents(data)) / CORPUS)
-
-
-def _documents(data: TrainingData) -> Iterator[Document]:
-    for identity, text in zip(column_of(data.corpus, "id"), column_of(data.corpus, "text"), strict=True):
-        yield Document(identity, text)
+    documents = map(Document, column_of(data.corpus, "id"), column_of(data.corpus, "text"))
+    corpus = tuple(documents) if folder is None else collection.write(folder, documents) / CORPUS
+    return replace(collection, corpus=corpus)

@@ -14,19 +14,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from oskit.data.collection import Collection
 from oskit.errors import UsageError
 from oskit.training.data.arrow import column_of, positives_of
 from oskit.training.data.normalising import normalise, words
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from oskit.data.collection import Collection
-    from oskit.training.data.training_data import TrainingData
+from oskit.training.data.training_data import TrainingData
 
 THRESHOLD = 0.8
 """Similarity from which two queries count as nearly the same."""

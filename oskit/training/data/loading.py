@@ -10,23 +10,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
 
 from oskit.data.documents import Refusal
-from oskit.data.duplicates import SeenTexts
+from oskit.data.duplicates import SeenTexts, digest_of
 from oskit.data.values import clean_text
 from oskit.training.data.arrow import BLOCK, CORPUS, EXAMPLES, DataFolder, RowWriter, column_of, open_rows
 from oskit.training.data.normalising import key_of, keys_of, normalise, same_key
 from oskit.training.data.reader import read_source
 from oskit.training.data.records import Example, error_of
-from oskit.training.data.training_data import SourceFacts, TrainingData, text_id
+from oskit.training.data.training_data import SourceFacts, TrainingData
 from oskit.training.recipe.sources import DataSource, Kind
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from numpy.typing import NDArray
 
 SHOWN_REFUSALS = 20
 """Refusals that the facts carry; the file of refusals has them all."""
@@ -71,7 +68,7 @@ class _Corpus:
         """The row of a text, which is added if it is new."""
         text = clean_text(text)
         if self._seen.add(text, content=len(self).to_bytes(4, "little")):
-            self.writer.add(text_id(text), text)
+            self.writer.add(digest_of(text).hex(), text)
             self.said.append(key_of(same_key(text)))
             return len(self) - 1
         return self.row_of(text)

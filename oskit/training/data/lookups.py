@@ -38,10 +38,9 @@ class Joined:
     """What a source's ids stand for; None where the source has no such ids."""
 
     def __init__(self, join: Join | None) -> None:
-        queries, corpus, scores = (join.queries, join.corpus, join.scores) if join else (None, None, None)
-        self.queries = KnownTexts(queries, queries=True) if queries else None
-        self.corpus = KnownTexts(corpus, queries=False) if corpus else None
-        self.scores = KnownScores(scores) if scores else None
+        self.queries = KnownTexts(join.queries, queries=True) if join and join.queries else None
+        self.corpus = KnownTexts(join.corpus, queries=False) if join and join.corpus else None
+        self.scores = KnownScores(join.scores) if join and join.scores else None
 
 
 class KnownTexts:

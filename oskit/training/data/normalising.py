@@ -5,51 +5,39 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from oskit.data.duplicates import digest_of
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 # Marks that tell apart what people ask about: C# and C, AT&T, 5%.
 _TELLING = frozenset("#%&@")
 
 
-class _Kept(dict[int, "int | str | None"]):
-    """For ``str.translate``: letters, marks, numbers and telling signs; found out when one first comes.
+class _Kept(dict[int, "int | str"]):
+    """For ``str.translate``: letters, marks, numbers and telling signs; found out when one first comes."""
 
-    Args:
-        instead: What becomes of all others.
-    """
-
-    def __init__(self, instead: str | None) -> None:
-        super().__init__()
-        self._instead = instead
-
-    def __missing__(self, code: int) -> int | str | None:
+    def __missing__(self, code: int) -> int | str:
         letter = chr(code)
         kept = letter in _TELLING or unicodedata.category(letter)[0] not in "PZC"
-        self[code] = found = code if kept else self._instead
+        self[code] = found = code if kept else " "
         return found
 
 
-_KEPT, _JOINED = _Kept(" "), _Kept(None)
+_KEPT = _Kept()
 
 
-def normalise(text: str) -> str:
+def normalise(text: str, by: str = " ") -> str:
     """A text without what does not matter for asking the same: NFKC, case, punctuation, white space."""
     folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(folded.translate(_KEPT).split()) or folded
+    return by.join(folded.translate(_KEPT).split()) or folded
 
 
 def same_key(text: str) -> str:
     """What texts that are near-identical share: all but case, punctuation and white space, also within words
     (``e-mail``, ``What's``)."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return folded.translate(_JOINED) or folded
+    return normalise(text, by="")
 
 
 # Scripts that write no spaces between words; pairs of letters stand for words there.

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from oskit.data.collection import QRELS, find_corpus
-from oskit.data.documents import Refusal
+from oskit.data.collection import QRELS, Collection, find_corpus
+from oskit.data.documents import FieldNames, Refusal
+from oskit.data.duplicates import SeenTexts
+from oskit.data.jsonl import read_jsonl
 from oskit.data.values import clean_value, text_of
 from oskit.errors import DataError, UsageError
-from oskit.training.data.judgements import read_beir
 from oskit.training.data.layout import DOCUMENT_ID_NAMES, SCORE_NAMES, Layout, grade_of, wanted_columns
 from oskit.training.data.lookups import Joined
 from oskit.training.data.pseudo_queries import make_queries
@@ -61,7 +63,7 @@ def read_source(
             )
         if source.kind == "beir" or (source.kind == "auto" and (path / QRELS).is_dir()):
             tell("beir", f"judgements of {QRELS}/{source.split}.tsv", ())
-            return read_beir(path, source, add or _nowhere)
+            return _read_beir(path, source, add or _nowhere)
     return _read_by_columns(source, path, tell, add, seed)
 
 
@@ -74,15 +76,14 @@ def _read_by_columns(
 ) -> Iterator[Parsed | Refusal]:
     joined = Joined(None if add is None else source.join)
     readers: dict[frozenset[str], _Reader] = {}
-    first: Layout | None = None
     for record in records_of(source, path, wanted_columns(source)):
         if isinstance(record, Refusal):
             yield record
             continue
         columns = frozenset(record.values)
         if columns not in readers:
+            first = next((reader.layout for reader in readers.values()), None)
             layout = _layout_of(source, record.values, first)
-            first = first or layout
             readers[columns] = _Reader(source, layout, joined, add or _nowhere, seed)
             tell(layout.kind, str(layout), layout.ignored)
         try:
@@ -115,15 +116,15 @@ class _Reader:
     """Records of one layout to examples; a record that is not right raises ValueError."""
 
     def __init__(self, source: DataSource, layout: Layout, joined: Joined, add: Add, seed: int) -> None:
-        self._layout, self._source, self._joined = layout, source, joined
+        self.layout, self._source, self._joined = layout, source, joined
         self._add, self._seed = add, seed
 
     def parse(self, values: Mapping[str, Any]) -> Parsed:
         """What a record gives."""
-        if self._layout.kind == "documents":
+        if self.layout.kind == "documents":
             return self._document(values)
-        query, joined, apart = required_text(values, self._layout.query), self._joined, False
-        if self._layout.kind == "candidates":
+        query, joined, apart = required_text(values, self.layout.query), self._joined, False
+        if self.layout.kind == "candidates":
             items = self._candidates(values)
         else:
             items, apart = self._positives_and_negatives(values)
@@ -156,7 +157,7 @@ class _Reader:
 
         A grade between the two says neither; only a score makes such a document a candidate.
         """
-        layout, source = self._layout, self._source
+        layout, source = self.layout, self._source
         items = self._items(values, layout.documents)
         if layout.scores:
             items = _scored(items, as_list(values.get(layout.scores)), layout.scores)
@@ -180,7 +181,7 @@ class _Reader:
 
     def _positives_and_negatives(self, values: Mapping[str, Any]) -> tuple[list[_Item], bool]:
         """Both, with their scores, and whether these can be compared with those of no other positive."""
-        layout, source = self._layout, self._source
+        layout, source = self.layout, self._source
         positives = [item._replace(answers=True) for item in self._items(values, layout.positive)]
         if not positives:
             raise ValueError(f"{layout.positive!r} is empty")
@@ -229,7 +230,7 @@ class _Reader:
         return _Item(text, score)
 
     def _document(self, values: Mapping[str, Any]) -> Parsed:
-        layout = self._layout
+        layout = self.layout
         text = required_text(values, layout.text)
         title = text_of(values.get(layout.title), layout.title).strip() if layout.title else ""
         queries, passage = make_queries(title, text, self._source.queries, seed=self._seed)
@@ -241,3 +242,56 @@ def _scored(items: Sequence[_Item], scores: Sequence[Any], name: str) -> list[_I
     if len(scores) != len(items):
         raise ValueError(f"{len(scores)} scores in {name!r} for {len(items)} documents")
     return [item._replace(score=score_of(score, name)) for item, score in zip(items, scores, strict=True)]
+
+
+def _read_beir(folder: Path, source: DataSource, add: Add) -> Iterator[Parsed | Refusal]:
+    """The documents of a folder in BEIR's layout, then each judged query as an example.
+
+    Raises:
+        DataError: A file is missing, or the queries or judgements are broken.
+    """
+    collection = Collection.open(folder, source.split)
+    assert isinstance(collection.corpus, Path)
+    wanted = {document for row in collection.qrels.values() for document in row} | collection.queries.keys()
+    with closing(SeenTexts()) as texts:
+        for item in read_jsonl(collection.corpus, FieldNames("_id")):
+            if isinstance(item, Refusal):
+                yield item
+                continue
+            passage = item.passage.strip()
+            if item.id in wanted and not texts.add(item.id, content=passage.encode()):
+                yield Refusal(item.where, f"the id {item.id!r} came before")
+                continue
+            if passage:  # collections that people use have empty documents; see below: never a positive
+                add(passage)
+            yield Parsed()
+        for query in collection.queries:
+            yield _judged_query(query, collection, source, texts, add)
+
+
+def _judged_query(
+    key: str, collection: Collection, source: DataSource, texts: SeenTexts, add: Add
+) -> Parsed | Refusal:
+    where = f"{source.path}: query {key!r}"
+    query = collection.queries[key].strip()
+    if not query:
+        return Refusal(where, "its text is empty")
+    positives, negatives, dropped = list[str](), list[str](), 0
+    for document, grade in collection.qrels[key].items():
+        text = texts.content_of(document)
+        # A document with the query's id is the query itself (ArguAna): neither an answer nor a wrong one.
+        if document == key or (grade < source.min_relevance and (grade > 0 or not source.judged_negatives)):
+            continue
+        if text:
+            (negatives if grade < source.min_relevance else positives).append(text.decode())
+        elif grade < source.min_relevance:
+            dropped += 1
+        else:
+            problem = "not in the corpus" if text is None else "empty"
+            return Refusal(where, f"its document {document!r} is {problem}")
+    if not positives:
+        return Parsed(dropped=dropped)
+    itself = texts.content_of(key)
+    rows = [add(text) for text in (*positives, *negatives)]
+    example = Example(query, rows, len(positives), itself=add(itself.decode()) if itself else -1)
+    return Parsed((example,), dropped)

@@ -7,18 +7,15 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
+from datasets import Dataset
 
-from oskit.data.duplicates import digest_of
 from oskit.data.values import clean_value
 from oskit.errors import DataError, UsageError
 from oskit.training.data.arrow import column_of, numbers_of
 from oskit.training.recipe.sources import DataSource, Kind
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 
 @dataclass
@@ -127,11 +124,6 @@ class TrainingData:
 
     def __len__(self) -> int:
         return len(self.examples)
-
-
-def text_id(*texts: str) -> str:
-    """The corpus's id of a text, 32 hexadecimal digits."""
-    return digest_of(*texts).hex()
 
 
 def load_training_data(
