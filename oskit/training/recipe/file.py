@@ -26,14 +26,14 @@ from oskit.training.recipe.tree import (
 )
 from oskit.training.recipe.yaml_document import LocatedDict, parse_yaml, read_yaml, write_yaml
 
-_SUFFIX = ".yaml"
+_INCLUDED, _SUFFIX = files("oskit.training.recipe").joinpath("included"), ".yaml"
 STAGE = re.compile(r"\{stage:(\d+)\}")
 """Stands for the folder of an earlier stage's encoder."""
 
 
 def included_recipes() -> list[str]:
     """Names of the recipes that come with oskit, the quick one first."""
-    names = {item.name.removesuffix(_SUFFIX) for item in _folder().iterdir() if item.name.endswith(_SUFFIX)}
+    names = {item.name.removesuffix(_SUFFIX) for item in _INCLUDED.iterdir() if item.name.endswith(_SUFFIX)}
     order = ("quick", "stage-1", "stage-2", "two-stage")
     return [*(name for name in order if name in names), *sorted(names.difference(order))]
 
@@ -49,7 +49,7 @@ def included_text(name: str) -> str:
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(names)}."
         raise UsageError(f"no recipe is called {name!r}", hint=hint)
-    return str(_folder().joinpath(f"{name}{_SUFFIX}").read_text(encoding="utf-8"))
+    return _INCLUDED.joinpath(f"{name}{_SUFFIX}").read_text(encoding="utf-8")
 
 
 def described_recipes() -> dict[str, str]:
@@ -121,10 +121,6 @@ def recipe_schema() -> dict[str, Any]:
 def _in_yaml(text: str) -> str:
     """A docstring's words for a reader of YAML."""
     return re.sub(r"\bNone\b", "null", " ".join(text.replace("``", "`").split()))
-
-
-def _folder() -> Any:
-    return files("oskit.training.recipe").joinpath("included")
 
 
 def _values_of(source: str | Path | Mapping[str, Any]) -> tuple[LocatedDict, Path]:

@@ -105,16 +105,12 @@ def _merge(values: LocatedDict | LocatedList, changes: LocatedDict, whole: Any) 
 
 def _position(values: LocatedList, key: str | int, place: str, *, make: bool) -> int | None:
     """Where the entry of this number or kind is; the next one is made, if asked. None where there is none."""
-    if isinstance(key, int):
-        found, made = [key] if key < len(values) else [], None
-        make = make and key == len(values)
-    else:
-        found = [n for n, one in enumerate(values) if isinstance(one, dict) and one.get("kind") == key]
-        made = LocatedDict({"kind": key}, {})
-    if not found and make:
+    kinds = [one.get("kind") if isinstance(one, dict) else None for one in values]
+    found = [number for number, kind in enumerate(kinds) if key in (number, kind)]
+    if not found and make and (isinstance(key, str) or key == len(values)):
         found = [len(values)]
-        values.append(made)
-        values.places[len(values) - 1] = place
+        values.places[len(values)] = place
+        values.append(LocatedDict({"kind": key}, {}) if isinstance(key, str) else None)
     if len(found) > 1:
         raise UsageError(f"{place}: there are several of kind {key}; give a number: {str(found)[1:-1]}")
     if not found and (isinstance(key, int) or place.startswith(OPTION)):
