@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,12 @@ from oskit.errors import DataError, UsageError
 from oskit.training.recipe.errors import RecipeError, validated
 from oskit.training.recipe.recipe import Recipe
 from oskit.training.recipe.tree import (
+    change,
     dotted,
     is_placeholder,
     located,
     resolve_paths,
     set_option,
-    stage_of,
     texts,
 )
 from oskit.training.recipe.yaml_document import LocatedDict, parse_yaml, read_yaml, write_yaml
@@ -159,7 +160,8 @@ def _validated_stage(values: LocatedDict, number: int) -> Recipe:
     if "stages" in given:
         place = given.places.get("stages", "the recipe")
         raise RecipeError([f"{place}: a stage has no stages of its own"])
-    stage = stage_of(values, number)
+    stage = deepcopy(values)
+    change(stage, stage.pop("stages")[number])
     for text, keys, place in texts(stage):
         match = STAGE.search(text)
         if match and not 1 <= int(match[1]) <= number:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from copy import deepcopy
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -146,13 +145,6 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     values: LocatedDict = located(base)
     change(values, located(changes))
     return dict(json.loads(json.dumps(values)))
-
-
-def stage_of(values: LocatedDict, number: int) -> LocatedDict:
-    """The values of one stage: the recipe's with what the stage changes of them."""
-    stage = deepcopy(values)
-    change(stage, stage.pop("stages")[number])
-    return stage
 
 
 def resolve_paths(values: LocatedDict, folder: Path) -> None:
