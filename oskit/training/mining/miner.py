@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -12,7 +13,6 @@ from numpy.typing import NDArray
 
 from oskit.errors import DataError, TrainingError
 from oskit.evaluation.offline.bm25 import Bm25Index
-from oskit.evaluation.offline.dense import DenseEncoder
 from oskit.training.data.arrow import (
     EXAMPLES,
     DataFolder,
@@ -24,11 +24,9 @@ from oskit.training.data.arrow import (
 )
 from oskit.training.data.normalising import keys_of, same_key
 from oskit.training.data.training_data import TrainingData
-from oskit.training.mining.report import MiningReport
 from oskit.training.recipe.recipe import MiningConfig
-from oskit.training.recipe.teachers import DenseTeacherConfig
 from oskit.training.teachers.ensemble import EnsembleTeacher
-from oskit.training.teachers.teacher import Progress, Rows, Side, VectorTeacher, tell_nobody
+from oskit.training.teachers.teacher import Progress, Rows, VectorTeacher, tell_nobody
 
 Scores: TypeAlias = NDArray[np.float32]
 
@@ -36,11 +34,47 @@ _BLOCK_DOCUMENTS = 16_384
 _BLOCK_QUERIES = 1024
 
 
+@dataclass
+class MiningReport:
+    """What mining found."""
+
+    examples: int  # that were looked at
+    queries: int  # distinct ones among them, up to case, punctuation and white space
+    documents: int  # size of the corpus
+    given: int = 0  # candidates beside the positives that the data had, and that were kept
+    mined: int = 0  # candidates that were found
+    random: int = 0  # candidates drawn from the whole corpus because too few were left
+    filled: int = 0  # examples that got such ones
+    short: int = 0  # examples that got fewer than asked for: the corpus is too small
+    false_negatives: int = 0  # documents left out because the teacher scores them like the positives
+    answers: int = 0  # given candidates that were dropped, for they say what an answer to the query says
+    filtered: bool = False  # whether the teacher looked at what was found
+    positive_score: float | None = None  # the teacher's mean score of positives; None without a teacher
+    mined_score: float | None = None  # its mean score of mined candidates
+
+    def __str__(self) -> str:
+        likely = f"{self.false_negatives:,} likely answers left out"
+        found = f"{self.mined:,} negatives mined for {self.examples:,} examples"
+        parts = [
+            (True, f"{found} of {self.documents:,} documents"),
+            (self.given, f"{self.given:,} given"),
+            (self.answers, f"{self.answers:,} given ones dropped, which are answers"),
+            (self.random, f"{self.random:,} random ones for {self.filled:,} examples"),
+            (self.short, f"{self.short:,} examples have too few"),
+            (True, likely if self.filtered else "no teacher looked for likely answers among them"),
+        ]
+        told = [text for there, text in parts if there]
+        if self.positive_score is not None and self.mined_score is not None:
+            means = f"{self.positive_score:.3f} of positives, {self.mined_score:.3f} of mined"
+            told.append(f"mean score {means}")
+        return "; ".join(told)
+
+
 def mine_negatives(
     data: TrainingData,
     config: MiningConfig | None = None,
     *,
-    teachers: EnsembleTeacher | DenseEncoder | None = None,
+    teachers: EnsembleTeacher | None = None,
     folder: str | Path | None = None,
     progress: Progress = tell_nobody,
 ) -> tuple[TrainingData, MiningReport]:
@@ -76,7 +110,7 @@ def mine_negatives(
     with RowWriter(place.path / "mined.arrow", EXAMPLES) as writer:
         for row in miner.rows(progress):
             writer.add(*row)
-    if isinstance(teachers, EnsembleTeacher):
+    if teachers is not None:
         teachers.release()
     return data.with_examples(open_rows(place.path / "mined.arrow"), keep_alive=place), miner.report
 
@@ -101,39 +135,26 @@ class _Found(NamedTuple):
     """What a ranker gave, and what the teacher says of it."""
 
     candidates: Rows  # the best documents of each query, `[queries, depth]`, -1 where there are fewer
-    scores: Scores | None = None  # the teacher's scores of them; None without one
-    positives: Scores | None = None  # its mean score of each example's positives; NaN without any
-
-
-class _Embedding(VectorTeacher):
-    """Anything that embeds texts, as a teacher."""
-
-    def __init__(self, encoder: DenseEncoder) -> None:
-        super().__init__(DenseTeacherConfig())
-        self._encoder = encoder
-
-    def vectors(self, data: TrainingData, side: Side, rows: Rows) -> Scores:
-        texts = self.texts(data, side, rows)
-        return self._encoder.embed_queries(texts) if side == "query" else self._encoder.embed_documents(texts)
+    # The teacher's scores of them, and its mean score of each example's positives, NaN without any; None
+    # without a teacher.
+    scores: tuple[Scores, Scores] | None = None
 
 
 def _find(
     data: TrainingData,
     config: MiningConfig,
-    teachers: EnsembleTeacher | DenseEncoder | None,
+    teachers: EnsembleTeacher | None,
     asked: _Asked,
     progress: Progress,
 ) -> _Found:
-    ensemble = teachers if isinstance(teachers, EnsembleTeacher) else None
-    given = None if teachers is None or isinstance(teachers, EnsembleTeacher) else _Embedding(teachers)
-    dense = given if ensemble is None else ensemble.dense
+    dense = None if teachers is None else teachers.dense
     depth = min(config.depth, len(data.corpus))
     if config.ranker == "bm25":
         candidates = _search_bm25(data, asked.rows, depth, progress)
-        if dense is None:
-            return _Found(candidates)
     elif dense is None:
         raise TrainingError("mining needs a dense teacher, and there is none", hint="Or set ranker: bm25.")
+    if teachers is None or dense is None:
+        return _Found(candidates)
     owners, rows = asked.positives
     try:
         if config.ranker == "dense":
@@ -147,16 +168,14 @@ def _find(
     except DataError:
         raise
     except Exception as error:  # whatever a model's own code raises
-        if ensemble is None:
-            raise
-        ensemble.fail(dense, error)
+        teachers.fail(dense, error)
         if config.ranker == "dense":
             raise TrainingError(f"the dense teacher that mines failed: {error}", hint="See above.") from error
         return _Found(candidates)
     size = len(data.examples)
     with np.errstate(invalid="ignore"):
         mean = np.bincount(owners, known, minlength=size) / np.bincount(owners, minlength=size)
-    return _Found(candidates, scores, mean.astype(np.float32))
+    return _Found(candidates, (scores, mean.astype(np.float32)))
 
 
 def _search_dense(
@@ -203,14 +222,14 @@ class _Miner:
 
     def __init__(self, data: TrainingData, config: MiningConfig, asked: _Asked, found: _Found) -> None:
         self._data, self._config, self._asked, self._found = data, config, asked, found
-        looks = config.margin is not None or config.positive_share is not None
-        self.report = MiningReport(
-            examples=len(data.examples),
-            queries=len(asked.rows),
-            documents=len(data.corpus),
-            filtered=found.scores is not None and looks,
-        )
+        self.report = MiningReport(len(data.examples), len(asked.rows), len(data.corpus))
         self._mined_score = 0.0
+        if found.scores is not None:
+            _, positives = found.scores
+            self._limits = _limits(positives, config)
+            self.report.filtered = config.margin is not None or config.positive_share is not None
+            if not np.isnan(positives).all():
+                self.report.positive_score = float(np.nanmean(positives))
 
     def rows(self, progress: Progress) -> Iterator[tuple[str, list[int], int, list[float], int]]:
         """The examples with their candidates."""
@@ -222,11 +241,8 @@ class _Miner:
             kept_scores = [*(scores[place] for place in kept), *(math.nan for _ in chosen)] if scores else []
             yield query, candidates + chosen, positives, kept_scores, itself
             progress("choosing negatives", 1)
-        judged = self._found.positives
-        if judged is not None and not np.isnan(judged).all():
-            self.report.positive_score = float(np.nanmean(judged))
-            if self.report.mined:
-                self.report.mined_score = self._mined_score / self.report.mined
+        if self.report.positive_score is not None and self.report.mined:
+            self.report.mined_score = self._mined_score / self.report.mined
 
     def _kept(self, row: int, given: Sequence[int], positives: int) -> list[int]:
         """Places of the candidates that stay: the positives, and what does not say what an answer says."""
@@ -249,10 +265,9 @@ class _Miner:
         usable[: config.skip_top] = False
         left_out = there & ~usable
         usable[there] &= [key not in excluded for key in keys[found[there]].tolist()]
-        scores = None if self._found.scores is None else self._found.scores[query]
-        if scores is not None and self._found.positives is not None:
-            # Of an example without a positive the limit is NaN, which nothing is above.
-            likely = usable & (scores > _limit(float(self._found.positives[row]), config))
+        scores = None if self._found.scores is None else self._found.scores[0][query]
+        if scores is not None:
+            likely = usable & (scores > self._limits[row])
             self.report.false_negatives += int(likely.sum())
             usable &= ~likely
             left_out |= likely
@@ -287,9 +302,12 @@ class _Miner:
         return chosen
 
 
-def _limit(positive: float, config: MiningConfig) -> float:
-    """The score above which a candidate counts as a likely answer."""
+def _limits(positives: Scores, config: MiningConfig) -> Scores:
+    """The score above which a candidate counts as a likely answer; NaN, which nothing is above, of an example
+    without a positive.
+    """
+    wide = positives.astype(np.float64)
     margin = math.inf if config.margin is None else -config.margin
     # A share of a negative score would be a higher one.
-    share = math.inf if config.positive_share is None else abs(positive) * (config.positive_share - 1)
-    return positive + min(margin, share)
+    share = math.inf if config.positive_share is None else np.abs(wide) * (config.positive_share - 1)
+    return (wide + np.minimum(margin, share)).astype(np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,30 +13,31 @@ from datasets import Dataset, Features, List, Value
 
 from oskit.errors import TrainingError
 from oskit.training.data.training_data import TrainingData
-from oskit.training.mining.miner import mine_negatives
-from oskit.training.mining.report import MiningReport
+from oskit.training.mining.miner import MiningReport, mine_negatives
 from oskit.training.recipe.recipe import MiningConfig
 from oskit.training.recipe.teachers import CrossEncoderConfig, DenseTeacherConfig, LabelsPart
 from oskit.training.teachers.ensemble import EnsembleTeacher, TeacherWarning
 from oskit.training.teachers.models import DenseTeacher
+from oskit.training.teachers.teacher import Rows, Side, VectorTeacher
 from tests.unit.training.teacher_models_tiny import build_cross_encoder, build_dense
 
 CORPUS = ["0.95 a", "0.90 b", "0.80 c", "0.70 d", "0.60 e", "0.10 f", "-0.20 g"]
 
 
-class SpokenScores:
+class SpokenScores(VectorTeacher):
     """The score of a text is the number that it begins with, for any query but ``contrary ...``."""
 
-    def embed_queries(self, texts: Sequence[str]) -> np.ndarray:
-        return np.array(
-            [[-1.0 if text.startswith("contrary") else 1.0, 0] for text in texts], dtype=np.float32
-        )
+    def vectors(self, data: TrainingData, side: Side, rows: Rows) -> np.ndarray:
+        texts = self.texts(data, side, rows)
+        if side == "query":
+            said = [-1.0 if text.startswith("contrary") else 1.0 for text in texts]
+        else:
+            said = [float(text.split()[0]) for text in texts]
+        return np.array([[number, 0] for number in said], dtype=np.float32)
 
-    def embed_documents(self, texts: Sequence[str]) -> np.ndarray:
-        return np.array([[float(text.split()[0]), 0] for text in texts], dtype=np.float32)
 
-
-SPOKEN = SpokenScores()
+SPOKEN: Any = SimpleNamespace(dense=SpokenScores(DenseTeacherConfig()), release=lambda: None)
+"""All of an ensemble that mining asks for."""
 
 
 def data(
@@ -127,9 +129,7 @@ def test_mined_ones_are_added_to_those_given() -> None:
 
 def test_scores_of_the_data_stay_and_mined_ones_have_none() -> None:
     rows = [("q", "0.90 b", ["0.80 c"]), ("p", "0.90 b", [])]
-    found, _ = mine_negatives(
-        data(rows, scores=[[3.0, 1.5], []]), MiningConfig(per_query=1), teachers=SpokenScores()
-    )
+    found, _ = mine_negatives(data(rows, scores=[[3.0, 1.5], []]), MiningConfig(per_query=1), teachers=SPOKEN)
     np.testing.assert_equal(found.examples["scores"][0], [3.0, 1.5, np.nan])
     assert found.examples["scores"][1] == []
 
@@ -154,7 +154,7 @@ def test_what_says_the_same_is_no_negative(written: str, ranker: str) -> None:
     found, report = mine_negatives(
         data(rows, corpus),
         MiningConfig(per_query=4, ranker=ranker, positive_share=None),
-        teachers=SpokenScores(),
+        teachers=SPOKEN,
     )
     free = {corpus.index("0.8 What's an e-mail server?"), corpus.index("0.7 red")}
     assert [set(row) for row in found.examples["candidates"]] == [{0} | free, {other} | free]
