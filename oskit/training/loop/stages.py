@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import time
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 
 import torch
 
-from oskit.archive.truncation import Truncation
 from oskit.data.atomic import write_whole
 from oskit.data.duplicates import SeenTexts
 from oskit.encoder.loader.quiet import quiet_libraries
@@ -43,7 +42,7 @@ from oskit.training.recipe.recipe import Recipe
 from oskit.training.report.choice import Choice, Rule
 from oskit.training.report.curves import write_curves
 from oskit.training.report.figures import Figures
-from oskit.training.report.lengths import Lengths, truncation_of
+from oskit.training.report.lengths import Lengths
 from oskit.training.report.result import BEST, StageResult
 from oskit.training.report.yardstick import RetrievalEvaluator
 
@@ -90,9 +89,8 @@ class _Stage:
         encoder = load_student(part, seed=recipe.seed)
         if part.keep > (share := kept_share(encoder, part)):
             self._warn(f"encoder.keep is left aside: {part.name} cannot search yet, nothing is to be kept")
-        own, length = encoder.own_max_length or encoder.max_length, encoder.max_length
-        trained = min(recipe.schedule.max_length or length, length)
-        self.lengths = Lengths(length, own if length < own else None, trained)
+        length = encoder.max_length
+        self.lengths = Lengths.of(length, encoder.own_max_length or length, recipe)
         if self.lengths.warning:
             self._warn(self.lengths.warning)
         if is_first():
@@ -102,7 +100,7 @@ class _Stage:
         encoder = finish_student(encoder, part, passages=prepared.corpus, idf=prepared.idf, seed=recipe.seed)
         encoder.precision = "auto"  # measured alike before, while and after it is trained
         if is_first():
-            self.lengths = replace(self.lengths, truncation=self._truncation(encoder, prepared))
+            self.lengths = self._measured(self.lengths, encoder, prepared)
         before = self._before(encoder, prepared)
         plain_attention(encoder, self.lengths.trained)
         self._average = Average(encoder, share)
@@ -178,15 +176,15 @@ class _Stage:
                 callbacks=[self._watch],
             )
 
-    def _truncation(self, encoder: NeuralSparseEncoder, prepared: Prepared) -> Truncation | None:
-        """What is cut off the texts of the examples, each of which counts once, however often it is read."""
-        examples, corpus, length = prepared.examples, prepared.corpus, self.lengths.trained
+    def _measured(self, lengths: Lengths, encoder: NeuralSparseEncoder, prepared: Prepared) -> Lengths:
+        """With the texts of the examples, each of which counts once, however often it is read."""
+        examples, corpus = prepared.examples, prepared.corpus
         # The table of an inference-free encoder tokenizes queries by itself and truncates none.
         asked = [] if encoder.anatomy.queries is not None else column_of(examples, "query")
         texts = chain(asked, column_of(corpus, "text", candidate_rows(examples, corpus)))
         with closing(SeenTexts()) as seen:
             new = filter(seen.add, texts)
-            return truncation_of(new, length, lambda block: encoder.anatomy.tokenize(block, length))
+            return lengths.with_texts(new, lambda block: encoder.anatomy.tokenize(block, lengths.trained))
 
     def _train(self, trainer: OskitTrainer) -> None:
         checkpoint = self._last_checkpoint()

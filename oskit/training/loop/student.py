@@ -79,7 +79,8 @@ def finish_student(
     """
     head = part.head if _is_base(encoder) else "random"
     if head != "random" or part.layers is not None:
-        texts = some_passages(passages, seed)
+        rows = np.random.default_rng(seed).permutation(len(passages))[:FITTED_TEXTS]
+        texts = passages[np.sort(rows)]["text"]
         if part.layers is not None:
             keep_layers(encoder, part.layers, texts)
         if head == "lexical":
@@ -98,13 +99,6 @@ def finish_student(
     made = inference_free(encoder, idf, trainable=part.train_query_weights)
     made.check_saving()
     return made
-
-
-def some_passages(passages: Dataset, seed: int) -> list[str]:
-    """Those of the training corpus that a head is fitted to."""
-    rows = np.random.default_rng(seed).permutation(len(passages))[:FITTED_TEXTS]
-    texts: list[str] = passages[np.sort(rows)]["text"]
-    return texts
 
 
 def kept_share(encoder: NeuralSparseEncoder, part: EncoderPart) -> float:
@@ -154,7 +148,7 @@ class Average:
 
     def __init__(self, encoder: NeuralSparseEncoder, share: float) -> None:
         self._share = share
-        self._start = _copies(encoder) if share else []
+        self._start = self._copies(encoder)
 
     @torch.no_grad()
     def apply(self, encoder: NeuralSparseEncoder) -> None:
@@ -165,15 +159,13 @@ class Average:
     @contextmanager
     def applied(self, encoder: NeuralSparseEncoder) -> Iterator[None]:
         """The average for as long as the block lasts."""
-        own = _copies(encoder) if self._start else []
+        own = self._copies(encoder)
         self.apply(encoder)
         try:
             yield
         finally:
-            with torch.no_grad():
-                for weights, value in zip(encoder.parameters(), own, strict=False):
-                    weights.copy_(value)
+            for weights, value in zip(encoder.parameters(), own, strict=False):
+                weights.data.copy_(value)
 
-
-def _copies(encoder: NeuralSparseEncoder) -> list[torch.Tensor]:
-    return [weights.detach().clone() for weights in encoder.parameters()]
+    def _copies(self, encoder: NeuralSparseEncoder) -> list[torch.Tensor]:
+        return [weights.detach().clone() for weights in encoder.parameters() if self._share]

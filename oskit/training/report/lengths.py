@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,12 @@ class Lengths:
     shortened_from: int | None  # what it read before `encoder.max_length` shortened it; None where it did not
     trained: int  # what training reads of a text
     truncation: Truncation | None = None  # what training cuts off its texts; None before they were tokenized
+
+    @classmethod
+    def of(cls, length: int, own: int, recipe: Recipe) -> Lengths:
+        """Of an encoder that reads ``length`` tokens of a text, and read ``own``; nothing is counted yet."""
+        trained = min(recipe.schedule.max_length or length, length)
+        return cls(length, own if length < own else None, trained)
 
     @property
     def warning(self) -> str | None:
@@ -48,6 +54,15 @@ class Lengths:
             lines.append(self.truncation.told("training texts", "trained on"))
         return lines
 
+    def with_texts(
+        self, texts: Iterable[str], tokenize: Callable[[list[str]], Iterable[Encoding]]
+    ) -> Lengths:
+        """The same with what training cuts off these texts, which are tokenized to as much as it reads."""
+        found, stream = Truncation(self.trained), iter(texts)
+        while block := list(islice(stream, _BLOCK)):
+            found = found.with_texts(tokenize(block))
+        return replace(self, truncation=found if found.texts else None)
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         cut = None if self.truncation is None else self.truncation.to_dict()
@@ -65,19 +80,7 @@ def planned_lengths(recipe: Recipe, texts: Iterable[str]) -> Lengths | None:
     if found is None:
         return None
     vocabulary, own = found
-    length = min(recipe.encoder.max_length or own, own)
-    trained = min(recipe.schedule.max_length or length, length)
+    lengths = Lengths.of(min(recipe.encoder.max_length or own, own), own, recipe)
     tokenizer = vocabulary.tokenizer()
-    tokenizer.enable_truncation(trained)
-    truncation = truncation_of(texts, trained, tokenizer.encode_batch_fast)
-    return Lengths(length, own if length < own else None, trained, truncation)
-
-
-def truncation_of(
-    texts: Iterable[str], length: int, tokenize: Callable[[list[str]], Iterable[Encoding]]
-) -> Truncation | None:
-    """What is cut off texts that are tokenized to this length; None where there are none."""
-    found, stream = Truncation(length), iter(texts)
-    while block := list(islice(stream, _BLOCK)):
-        found = found.with_texts(tokenize(block))
-    return found if found.texts else None
+    tokenizer.enable_truncation(lengths.trained)
+    return lengths.with_texts(texts, tokenizer.encode_batch_fast)
