@@ -26,6 +26,7 @@ from oskit.training.data.arrow import EXAMPLES, LABELS, RowWriter, column_of, op
 from oskit.training.data.holdout import relevant_of
 from oskit.training.data.normalising import normalise, words
 from oskit.training.data.training_data import TrainingData
+from oskit.training.teachers.labels import normalize_scores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -214,12 +215,7 @@ def _ask(
 
 def _spread(scores: Sequence[float]) -> NDArray[np.float64]:
     """From 0 to 1; 0 where unknown, or where all are the same."""
-    found = np.array(scores, dtype=np.float64)
-    known = found[np.isfinite(found)]
-    if not len(known) or known.max() == known.min():
-        return np.zeros(len(found))
-    spread: NDArray[np.float64] = np.nan_to_num((found - known.min()) / (known.max() - known.min()))
-    return spread
+    return np.nan_to_num(normalize_scores(np.array(scores), np.array([len(scores)])))
 
 
 def _facts(held: Collection, found: dict[str, _Judged], texts: Likeness, *, taught: bool) -> PoolFacts:

@@ -13,7 +13,16 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from oskit.errors import DataError, TrainingError
-from oskit.training.data.arrow import LABELLED, DataFolder, RowWriter, candidate_blocks, open_rows
+from oskit.training.data.arrow import (
+    EXAMPLES,
+    LABELLED,
+    LABELS,
+    DataFolder,
+    RowWriter,
+    candidate_blocks,
+    list_column,
+    open_rows,
+)
 from oskit.training.data.training_data import TrainingData
 from oskit.training.recipe.teachers import (
     AnyTeacher,
@@ -26,7 +35,7 @@ from oskit.training.recipe.teachers import (
     StoredTeacherConfig,
     Teachers,
 )
-from oskit.training.teachers.labels import weighted_average, with_labels
+from oskit.training.teachers.labels import weighted_average
 from oskit.training.teachers.models import CrossEncoderTeacher, DenseTeacher, SparseTeacher
 from oskit.training.teachers.report import EnsembleReport, TeacherReport
 from oskit.training.teachers.score_cache import default_cache_folder
@@ -154,7 +163,7 @@ class EnsembleTeacher:
         place = DataFolder(folder)
         path = place.path / "labelled.arrow"
         with RowWriter(path, LABELLED) as writer:
-            for block in candidate_blocks(data.examples, _EXAMPLES):
+            for block in candidate_blocks(data.examples.select_columns(EXAMPLES.names), _EXAMPLES):
                 raw = [
                     (member.teacher.scores(data, block), self.normalization(member), member.config.weight)
                     for member in found
@@ -163,7 +172,7 @@ class EnsembleTeacher:
                 labels = self.labels.scale * weighted_average(raw, block.counts)
                 self._counts["candidates"] += len(labels)
                 self._counts["unknown"] += int(np.isnan(labels).sum())
-                writer.add_table(with_labels(block.table, labels, block.counts))
+                writer.add_table(block.table.append_column(LABELS, list_column(labels, block.counts)))
         return data.with_examples(open_rows(path), keep_alive=place)
 
     def normalization(self, member: Member) -> Normalization:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
-import pyarrow
 from numpy.typing import NDArray
 
-from oskit.training.data.arrow import LABELS, list_column
 from oskit.training.recipe.teachers import Normalization
 
 
@@ -34,7 +33,7 @@ def weighted_average(
 
 
 def normalize_scores(
-    scores: NDArray[np.float32], counts: NDArray[np.int64], how: Normalization = "minmax"
+    scores: NDArray[np.floating[Any]], counts: NDArray[np.int64], how: Normalization = "minmax"
 ) -> NDArray[np.float64]:
     """Scores of each query's candidates, query after query, to [0, 1], or as they are by ``none``; ``[n]``.
 
@@ -50,11 +49,3 @@ def normalize_scores(
     normalized = np.where(np.isnan(wide), np.nan, 0.0)
     np.divide(wide - lowest, spread, out=normalized, where=spread > 0)
     return normalized
-
-
-def with_labels(
-    table: pyarrow.Table, labels: NDArray[np.float32], counts: NDArray[np.int64]
-) -> pyarrow.Table:
-    """The table with a column of labels, in place of one that was there."""
-    others = table.select([name for name in table.column_names if name != LABELS])
-    return others.append_column(LABELS, list_column(labels, counts))

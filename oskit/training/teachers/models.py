@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sentence_transformers import util
 
 from oskit.data.duplicates import digest_of
 from oskit.encoder.loader.hub import HubOptions, local_or_fetched
@@ -22,8 +25,8 @@ from oskit.errors import TrainingError, UntrainedEncoderError
 from oskit.evaluation.offline.dense import DEFAULT_MAX_LENGTH, DenseModel, hidden_size_of
 from oskit.training.data.arrow import CandidateBlock, candidate_blocks
 from oskit.training.data.training_data import TrainingData
+from oskit.training.ranks import processes_here
 from oskit.training.recipe.teachers import DenseTeacherConfig, ModelTeacherConfig
-from oskit.training.teachers.devices import all_cores, devices_of
 from oskit.training.teachers.score_cache import ScoreStore
 from oskit.training.teachers.teacher import Progress, Rows, Side, Teacher, VectorTeacher
 
@@ -67,10 +70,6 @@ class ModelTeacher(Teacher):
 
     def release(self) -> None:
         self._models = []
-
-    def close(self) -> None:
-        self.release()
-        self.store.close()
 
     @abstractmethod
     def _load(self, device: str) -> Any: ...
@@ -274,6 +273,26 @@ class CrossEncoderTeacher(ModelTeacher):
                 hint="Use a cross-encoder that was trained to rank.",
             )
         return model
+
+
+def devices_of(wanted: str | None) -> list[str]:
+    """The devices that a teacher computes on: the one that is wanted, else one for each process."""
+    if wanted is not None:
+        return [wanted]
+    found = util.get_device_name()
+    count = min(processes_here(), torch.cuda.device_count()) if found.startswith("cuda") else 1
+    return [found] if count <= 1 else [f"cuda:{number}" for number in range(count)]
+
+
+@contextmanager
+def all_cores() -> Iterator[None]:
+    """Compute with the threads of all processes: launchers give each its share of the cores."""
+    own = torch.get_num_threads()
+    torch.set_num_threads(max(own, min(own * processes_here(), os.cpu_count() or 1)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(own)
 
 
 def fingerprint_of(folder: Path) -> str:

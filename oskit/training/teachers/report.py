@@ -46,14 +46,3 @@ class EnsembleReport:
     scale: float  # what normalised scores are multiplied by
     candidates: int = 0  # candidates that were labelled
     unknown: int = 0  # candidates without a label: no teacher knows them
-
-    @property
-    def dropped(self) -> list[TeacherReport]:
-        """Teachers that failed."""
-        return [teacher for teacher in self.teachers if teacher.status == "dropped"]
-
-    def __str__(self) -> str:
-        lines = [str(teacher) for teacher in self.teachers]
-        if self.unknown:
-            lines.append(f"{self.unknown:,} of {self.candidates:,} candidates have no label")
-        return "\n".join(lines)

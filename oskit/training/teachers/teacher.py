@@ -73,6 +73,8 @@ class Teacher(ABC):
     def close(self) -> None:
         """Let go of everything."""
         self.release()
+        if self.store is not None:
+            self.store.close()
 
     def check_texts(self) -> None:
         """Refuse ``texts`` that have nothing to do with the data: of all that was asked for it had none."""

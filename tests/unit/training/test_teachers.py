@@ -19,7 +19,7 @@ from oskit.errors import DataError, TrainingError
 from oskit.training.data.training_data import TrainingData
 from oskit.training.recipe.recipe import EncoderPart
 from oskit.training.recipe.teachers import ItselfTeacherConfig, LabelsPart
-from oskit.training.teachers import devices, ensemble
+from oskit.training.teachers import ensemble
 from oskit.training.teachers import models as teacher_models
 from oskit.training.teachers import teacher as teacher_module
 from oskit.training.teachers.ensemble import EnsembleTeacher, TeacherWarning
@@ -226,7 +226,7 @@ def test_teacher_reads_other_texts(
     teacher = teachers_of(tmp_path, dense(models, texts=file))
     labels_of(teacher, translated)
     assert teacher.report.teachers[0].unread == 1
-    assert "1 texts read as they are" in str(teacher.report)
+    assert "1 texts read as they are" in str(teacher.report.teachers[0])
 
     file.write_text('{"text": "of something else", "read": "x"}', encoding="utf-8")
     with pytest.warns(TeacherWarning, match="none of the texts of the data"), pytest.raises(TrainingError):
@@ -309,12 +309,12 @@ def test_several_devices_compute_what_one_does(
 
     monkeypatch.undo()
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    monkeypatch.setattr(devices, "get_device_name", lambda: "cuda")
+    monkeypatch.setattr(teacher_models.util, "get_device_name", lambda: "cuda")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    assert devices.devices_of(None) == ["cuda:0", "cuda:1", "cuda:2"]
-    assert devices.devices_of("cuda:1") == ["cuda:1"]
+    assert teacher_models.devices_of(None) == ["cuda:0", "cuda:1", "cuda:2"]
+    assert teacher_models.devices_of("cuda:1") == ["cuda:1"]
     monkeypatch.delenv("LOCAL_WORLD_SIZE")
-    assert devices.devices_of(None) == ["cuda"], "nobody asked for the others"
+    assert teacher_models.devices_of(None) == ["cuda"], "nobody asked for the others"
 
 
 def test_other_weights_or_prompts_are_another_teacher(
@@ -339,10 +339,10 @@ def test_missing_teacher_is_dropped_loudly(models: Models, tmp_path: Path, data:
     missing = {"kind": "sparse", "name": str(tmp_path / "nowhere")}
     with pytest.warns(TeacherWarning, match="sparse teacher .*nowhere is DROPPED"):
         teacher = teachers_of(tmp_path, missing, dense(models))
-    (dropped,) = teacher.report.dropped
+    dropped = teacher.report.teachers[0]
     assert (dropped.kind, dropped.weight, dropped.effective_weight) == ("sparse", 1, 0)
     assert "no file or folder" in str(dropped.reason)
-    assert "DROPPED" in str(teacher.report)
+    assert dropped.status == "dropped" and "DROPPED" in str(dropped)
     assert teacher.report.teachers[1].effective_weight == 1
     assert labels_of(teacher, data) == labels_of(teachers_of(tmp_path, dense(models)), data)
 
@@ -366,7 +366,10 @@ def test_teacher_that_fails_in_the_middle_is_in_no_label(
     with pytest.warns(TeacherWarning, match="device lost"):
         labels = labels_of(teacher, data)
     assert labels == labels_of(teachers_of(tmp_path, dense(models)), data)
-    assert [t.reason for t in teacher.report.dropped] == ["device lost"]
+    assert [(t.status, t.reason) for t in teacher.report.teachers] == [
+        ("dropped", "device lost"),
+        ("used", None),
+    ]
     monkeypatch.undo()
     assert labels_of(teacher, data) == labels, "it stays out though it could be asked again"
 
@@ -428,7 +431,7 @@ def test_random_projection_is_refused(
     teacher = teachers_of(tmp_path, dense(models), random)
     with pytest.warns(TeacherWarning, match="sparse teacher"):
         teacher.label(data)
-    assert [t.kind for t in teacher.report.dropped] == ["sparse"]
+    assert [(t.kind, t.status) for t in teacher.report.teachers] == [("dense", "used"), ("sparse", "dropped")]
     required = teachers_of(tmp_path, dense(models), {**random, "required": True})
     with pytest.raises(TrainingError, match="sparse teacher"):
         required.label(data)
