@@ -18,7 +18,6 @@ _HINT = "Install those that it was tried with: pip install 'sentence-transformer
 try:
     from sentence_transformers.base.evaluation import BaseEvaluator as BaseEvaluator
     from sentence_transformers.base.losses.gradcache import CachedLossMixin as CachedLossMixin
-    from sentence_transformers.base.sampler import DefaultBatchSampler as DefaultBatchSampler
     from sentence_transformers.sparse_encoder.data_collator import (
         SparseEncoderDataCollator as SparseEncoderDataCollator,
     )

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Mapping
 from math import isfinite
 from statistics import fmean
-from typing import NamedTuple
 
 from oskit.errors import TrainingError
 from oskit.training.recipe.known_problems import sharp_and_alone
@@ -20,15 +19,6 @@ _WINDOW = 50
 _FALLING = 0.98
 
 
-class StepFacts(NamedTuple):
-    """What a step was like."""
-
-    step: int  # its number, from 1
-    query_dims: float  # mean active dimensions of a query
-    document_dims: float  # the same of a document
-    flops: float  # expected products of a query and a document
-
-
 class Guards:
     """Looks at every step; at ``ramp_end`` the sparsity penalties have their full weight."""
 
@@ -38,22 +28,23 @@ class Guards:
         self._dead = {"query": 0, "document": 0}
         self._recent: deque[float] = deque(maxlen=_WINDOW)
 
-    def check(self, facts: StepFacts) -> None:
-        """Look at a step.
+    def check(self, step: int, facts: Mapping[str, float]) -> None:
+        """Look at a step, which counts from 1, and has mean active dimensions: ``query_dims``,
+        ``document_dims``.
 
         Raises:
             TrainingError: The encoder has collapsed; says how and what to do.
         """
-        for side, dims in (("query", facts.query_dims), ("document", facts.document_dims)):
-            self._dead[side] = self._dead[side] + 1 if dims == 0 else 0
+        for side, before in self._dead.items():
+            self._dead[side] = before + 1 if facts[f"{side}_dims"] == 0 else 0
             if self._dead[side] >= self._recipe.guards.patience:
                 raise TrainingError(
-                    f"the encoder is dead at step {facts.step}: every {side} of the last {self._dead[side]} "
+                    f"the encoder is dead at step {step}: every {side} of the last {self._dead[side]} "
                     "steps had an empty vector, which no gradient can change",
                     hint=self._advice_against_death(side),
                 )
-        if facts.step > self._ramp_end:
-            self._check_dense(facts)
+        if step > self._ramp_end:
+            self._check_dense(step, facts["document_dims"])
 
     def _advice_against_death(self, side: str) -> str:
         sparsity, rate = self._recipe.sparsity, self._recipe.schedule.learning_rate
@@ -67,16 +58,16 @@ class Guards:
             return f"{lower.capitalize()} or warm up longer."
         return f"{_change(penalty, plural, harder=False)}, give it a threshold, or {lower}."
 
-    def _check_dense(self, facts: StepFacts) -> None:
+    def _check_dense(self, step: int, dims: float) -> None:
         """Off the scale for a while, and not on the way down."""
-        self._recent.append(facts.document_dims)
+        self._recent.append(dims)
         numbers = list(self._recent)
         if len(numbers) < _WINDOW:
             return
         before, now = fmean(numbers[: _WINDOW // 2]), fmean(numbers[_WINDOW // 2 :])
         if now > self._too_many and now > _FALLING * before:
             raise TrainingError(
-                f"the encoder is not sparse at step {facts.step}: documents have {now:,.0f} active "
+                f"the encoder is not sparse at step {step}: documents have {now:,.0f} active "
                 f"dimensions, more than {self._too_many:,}, and they fall no longer",
                 hint=f"{_change(self._recipe.sparsity.documents, 'documents', harder=True)}, train a random "
                 "head with a larger schedule.head_learning_rate, or raise guards.max_active_dims.",

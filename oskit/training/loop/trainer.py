@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import math
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,31 +16,19 @@ from safetensors import SafetensorError
 from sentence_transformers import SparseEncoderTrainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
+from transformers import PrinterCallback
 
 from oskit.encoder.loader.failures import out_of_memory
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import TrainingError
 from oskit.training.internals import overriding
-from oskit.training.loop.guards import Guards, StepFacts, check_finite
+from oskit.training.loop.guards import Guards, check_finite
 from oskit.training.loop.student import Average, clear_negative_weights
 from oskit.training.objective.batches import DrawnBatches
-from oskit.training.objective.gather import add_up
-from oskit.training.objective.objective import FACTS, TARGETS, TEACHER, TrainingLoss
+from oskit.training.objective.objective import FACTS, TARGETS, TEACHER, TrainingLoss, add_up
 from oskit.training.objective.sparsity import SparsityWeights
 
 _TOKENIZER_THREADS = "TOKENIZERS_PARALLELISM"
-
-
-class _EpochOfBatches(TrainerCallback):
-    """Tells the sampler the epoch; behind accelerate's wrappers the trainer does not always reach it."""
-
-    sampler: DrawnBatches | None = None
-
-    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self.sampler is not None:
-            # In the middle of an epoch it is a fraction, and a sum of fractions may miss a whole number.
-            self.sampler.set_epoch(int((state.epoch or 0) + 1e-6))
 
 
 @overriding(
@@ -78,14 +66,11 @@ class OskitTrainer(SparseEncoderTrainer):
     ) -> None:
         super().__init__(**kwargs)
         self.remove_callback(PrinterCallback)
-        self._epochs = _EpochOfBatches()
-        self.add_callback(self._epochs)
         self.add_callback(sparsity)
         self.sparsity = sparsity
         self._guards, self._note, self._average = guards, on_note, average
-        self.facts: StepFacts | None = None  # of the last step
-        self._unlogged: list[StepFacts] = []
-        self._use_micro_batches(micro_batch_size)
+        self._unlogged: list[list[float]] = []  # the facts of each step
+        self.loss.mini_batch_size = micro_batch_size
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """None: the card is ours, and the base class would encode examples and ask the Hub for its own."""
@@ -104,9 +89,18 @@ class OskitTrainer(SparseEncoderTrainer):
         return features, targets
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As the base class; what tokenizers are told about threads is afterwards as it was before."""
-        with _tokenizers_that_fork() if self.args.dataloader_num_workers else nullcontext():
+        """As the base class. Tokenizers may use threads here, and say nothing of workers, which have none.
+
+        Only for so long: a process that is forked by somebody else, without a word to its tokenizers, would
+        wait for ever for threads that it does not have.
+        """
+        if not self.args.dataloader_num_workers or _TOKENIZER_THREADS in os.environ:
             return super().train(*args, **kwargs)
+        os.environ[_TOKENIZER_THREADS] = "true"
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            del os.environ[_TOKENIZER_THREADS]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As the base class, of the encoder that would be saved."""
@@ -135,7 +129,7 @@ class OskitTrainer(SparseEncoderTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As the base class, with active dimensions and FLOPS (means of the steps since the last line)."""
         if "loss" in logs and self._unlogged:
-            _, *means = map(fmean, zip(*self._unlogged, strict=True))
+            means = map(fmean, zip(*self._unlogged, strict=True))
             logs |= zip(("query_dims", "document_dims", "batch_flops"), means, strict=True)
             logs |= {f"{side}_weight": weight for side, weight in self.loss.weights.items()}
             logs |= self.sparsity.paths()
@@ -144,7 +138,7 @@ class OskitTrainer(SparseEncoderTrainer):
 
     def _shrink(self, reason: str) -> None:
         """Halve the micro batch."""
-        size = self.micro_batch_size or self.args.per_device_train_batch_size
+        size = self.loss.mini_batch_size or self.args.per_device_train_batch_size
         several, what = self.args.world_size > 1, f"out of memory at step {self.state.global_step + 1}"
         if size == 1 or several:
             hint = "Lower schedule.max_length, or set schedule.gradient_checkpointing: true."
@@ -157,14 +151,11 @@ class OskitTrainer(SparseEncoderTrainer):
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        self._use_micro_batches(size // 2)
+        self.loss.mini_batch_size = size // 2
         self._note(
             f"{what}: {size // 2} texts at once from here on; the batch stays {self.args.train_batch_size} "
             "(gradients are cached)"
         )
-
-    def _use_micro_batches(self, size: int | None) -> None:
-        self.micro_batch_size = self.loss.mini_batch_size = size
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         """As the base class; also where a step is looked at, before it reaches the weights.
@@ -183,9 +174,8 @@ class OskitTrainer(SparseEncoderTrainer):
         skipped = scaler is not None and scaler.get_scale() > 1 and not math.isfinite(numbers[0])
         parts = {name: found[name] for name in self.loss.part_names}
         check_finite(parts, 0.0 if skipped else numbers[0], step, rate)
-        self.facts = StepFacts(step, *(found[name] for name in FACTS))
-        self._unlogged.append(self.facts)
-        self._guards.check(self.facts)
+        self._unlogged.append([found[name] for name in FACTS])
+        self._guards.check(step, found)
         self.sparsity.observe(step, found | {"losses": sum(found[name] for name in self.loss.losses)})
         return norm
 
@@ -208,18 +198,18 @@ class OskitTrainer(SparseEncoderTrainer):
         drawn: Any = self.train_dataset
         args = self.args
         size = args.train_batch_size * args.world_size
-        self._epochs.sampler = DrawnBatches(
+        sampler = DrawnBatches(
             drawn,
             size,
             args.dataloader_drop_last and len(drawn) >= size,
             rank=args.process_index,
             processes=args.world_size,
-            valid_label_columns=[],
             seed=args.data_seed if args.data_seed is not None else args.seed,
         )
+        self.add_callback(sampler)
         return DataLoader(
             drawn,
-            batch_sampler=self._epochs.sampler,
+            batch_sampler=sampler,
             collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
@@ -227,23 +217,6 @@ class OskitTrainer(SparseEncoderTrainer):
             prefetch_factor=args.dataloader_prefetch_factor,
             worker_init_fn=_without_threads,
         )
-
-
-@contextmanager
-def _tokenizers_that_fork() -> Iterator[None]:
-    """Here tokenizers may use threads, and say nothing of the workers, which have none (below).
-
-    Only for so long: a process that is forked by somebody else, without a word to its tokenizers, would
-    wait for ever for threads that it does not have.
-    """
-    if _TOKENIZER_THREADS in os.environ:
-        yield
-        return
-    os.environ[_TOKENIZER_THREADS] = "true"
-    try:
-        yield
-    finally:
-        del os.environ[_TOKENIZER_THREADS]
 
 
 def _without_threads(worker: int) -> None:

@@ -6,19 +6,22 @@ import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from oskit.training.data.arrow import LABELS, candidate_rows, column_of, numbers_of, positives_of
 from oskit.training.data.normalising import keys_of, same_key
-from oskit.training.internals import DefaultBatchSampler, SparseEncoderDataCollator
+from oskit.training.internals import SparseEncoderDataCollator
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from numpy.typing import NDArray
+
+    from oskit.training.teachers.batch import BatchTeachers
 
 QUERY, DOCUMENT = "query", "document"
 
@@ -94,7 +97,7 @@ class DrawnExamples:
 
     What is drawn follows from the seed, the epoch and the visit alone.
 
-    Memory: 8 bytes an example, 4 a visit where these are more, 8 a text; the tables are memory-mapped.
+    Memory: 8 bytes an example, 8 a text; the tables are memory-mapped.
 
     Args:
         examples: As :data:`oskit.training.data.arrow.EXAMPLES` says, perhaps with labels.
@@ -112,9 +115,6 @@ class DrawnExamples:
         self.column_names = [QUERY, DOCUMENT]
         visits = np.maximum(numbers_of(examples, "positives"), 1)
         self._first = np.concatenate([[0], np.cumsum(visits, dtype=np.int64)])
-        self._of_visit = None if len(visits) == self._first[-1] else np.repeat(
-            np.arange(len(visits), dtype=np.int32), visits
-        )  # fmt: skip
         self._all = candidate_rows(examples, corpus).astype(np.int32)
         self._lengths = np.fromiter(map(len, column_of(corpus, "text")), dtype=np.int32, count=len(corpus))
 
@@ -124,7 +124,7 @@ class DrawnExamples:
 
     def draw(self, visits: NDArray[np.int64], epoch: int) -> list[Draw]:
         """What these visits read in this epoch."""
-        examples = visits if self._of_visit is None else self._of_visit[visits].astype(np.int64)
+        examples = np.searchsorted(self._first, visits, side="right") - 1
         turns = (visits - self._first[examples]).tolist()
         rows = self._examples[examples.tolist()]
         scores = rows.get(LABELS) or rows["scores"]
@@ -191,37 +191,37 @@ GROUPED_BATCHES = 16
 a row still meets others than those of its own length."""
 
 
-class DrawnBatches(DefaultBatchSampler):
+class DrawnBatches(TrainerCallback):
     """Random batches of documents of similar length; other documents in another order in each epoch.
 
     All follows from the seed and the epoch alone, so training that is resumed in any epoch goes on with the
-    batches that it would have had, and a batch is the same however many processes share it.
-    (``DefaultBatchSampler`` draws from one generator over all epochs.)
+    batches that it would have had, and a batch is the same however many processes share it. The trainer tells
+    the epoch to a callback always, to a sampler not behind accelerate's wrappers.
 
     Args:
-        dataset: What is drawn from.
+        drawn: What is drawn from.
         batch_size: Draws of a batch, over all processes.
         drop_last: Leave out a last batch that is smaller.
         rank: This process takes every ``processes``-th draw of a batch, from this one on.
         processes: How many share a batch.
-        kwargs: Of ``DefaultBatchSampler``.
+        seed: Of their order.
     """
 
     def __init__(
         self,
-        dataset: DrawnExamples,
+        drawn: DrawnExamples,
         batch_size: int,
         drop_last: bool,
         *,
         rank: int = 0,
         processes: int = 1,
-        **kwargs: Any,
+        seed: int = 0,
     ) -> None:
-        super().__init__(dataset, batch_size=batch_size, drop_last=drop_last, **kwargs)
-        self._drawn = dataset
+        self._drawn, self.batch_size, self.drop_last = drawn, batch_size, drop_last
         self._share = slice(rank, None, processes)
+        self.seed, self.epoch = seed, 0
 
-    def __iter__(self) -> Iterator[list[Draw]]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[list[Draw]]:
         rng = np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(len(self._drawn))
         size = self.batch_size
@@ -240,12 +240,10 @@ class DrawnBatches(DefaultBatchSampler):
         whole, rest = divmod(len(self._drawn), self.batch_size)
         return whole + bool(rest and not self.drop_last)
 
-
-class Teachers(Protocol):
-    """Teachers that label a whole batch."""
-
-    def collate(self, query_rows: NDArray[np.int64], document_rows: NDArray[np.int64]) -> dict[str, Tensor]:
-        """What they need of it: queries ``[B]``, documents ``[B, C]``, as rows of examples and corpus."""
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """The batches of another epoch follow."""
+        # In the middle of an epoch it is a fraction, and a sum of fractions may miss a whole number.
+        self.epoch = int((state.epoch or 0) + 1e-6)
 
 
 @dataclass
@@ -256,7 +254,7 @@ class ExampleCollator(SparseEncoderDataCollator):
         teachers: Those that label the whole batch; None where there are none.
     """
 
-    teachers: Teachers | None = None
+    teachers: BatchTeachers | None = None
 
     def __call__(self, features: list[tuple[Draw, str, list[str]]]) -> dict[str, Any]:  # type: ignore[override]
         """The tokenized columns ``query`` (``B`` texts) and ``document`` (``C * B``: all first documents,

@@ -9,15 +9,14 @@ scores here are scores there.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from sentence_transformers import util
+from torch import Tensor, distributed, nn
 
 from oskit.training.internals import CachedLossMixin
-from oskit.training.objective.gather import gather
-from oskit.training.objective.losses import Batch, loss_of
-from oskit.training.objective.penalties import idf_costs, largest, penalty_of
+from oskit.training.objective.losses import Batch, idf_costs, largest, loss_of, penalty_of
 from oskit.training.recipe.objective import AnyLoss, PenaltyPart, SparsityPart
 
 if TYPE_CHECKING:
@@ -26,11 +25,12 @@ if TYPE_CHECKING:
 
     from oskit.encoder.model import NeuralSparseEncoder
     from oskit.training.objective.batches import KnownPairs
+    from oskit.training.teachers.batch import BatchTeachers
 
 Targets = Mapping[str, Tensor]
 """What a batch brings beside its texts, each with the batch as first dimension: ``query_ids`` int64 ``[B]``,
 ``document_ids`` int64 ``[B, C]``, ``positives`` bool ``[B, C]``, perhaps ``labels`` float ``[B, C]``, and
-what :class:`BatchLabels` asks for, by names with :data:`TEACHER`."""
+what the teachers of whole batches ask for, by names with :data:`TEACHER`."""
 
 TARGETS, TEACHER = ("query_ids", "document_ids", "positives", "labels"), "teacher_"
 
@@ -40,13 +40,6 @@ FACTS = ("query_dims", "document_dims", "flops")
 
 OF_THE_WHOLE = ("lengths", "token_rows")
 """Features that say where a batch's tokens are; a micro batch counts its own."""
-
-
-class BatchLabels(Protocol):
-    """Teachers that label all documents of a batch."""
-
-    def labels(self, targets: dict[str, Tensor], /) -> Tensor:
-        """Labels ``[B, C * B]``: of all first documents, then all second ones, … for each query."""
 
 
 class TrainingLoss(CachedLossMixin, nn.Module):
@@ -79,7 +72,7 @@ class TrainingLoss(CachedLossMixin, nn.Module):
         *,
         idf: NDArray[np.float32] | None = None,
         known: KnownPairs | None = None,
-        teachers: BatchLabels | None = None,
+        teachers: BatchTeachers | None = None,
     ) -> None:
         super().__init__()
         self.model: Any = model
@@ -153,11 +146,11 @@ class TrainingLoss(CachedLossMixin, nn.Module):
         """The vectors of all processes, as the cluster has them, and what is known of them."""
         asked = self._as_on_the_cluster(queries, "query")
         there = self._as_on_the_cluster(documents, "document")
-        there = gather(torch.unflatten(there, 0, (-1, len(asked))))  # [processes, C, B of one, vocabulary]
-        known = {name: gather(values).flatten(0, 1) for name, values in targets.items()}
+        there = torch.unflatten(there, 0, (-1, len(asked))).transpose(0, 1)  # [B, C, vocabulary]
+        known = {name: _of_all(values) for name, values in targets.items()}
         return Batch(
-            queries=gather(asked).flatten(0, 1),
-            documents=there.transpose(0, 1).flatten(1, 2),
+            queries=_of_all(asked),
+            documents=_of_all(there).transpose(0, 1),
             query_ids=known["query_ids"],
             document_ids=known["document_ids"],
             positives=known["positives"],
@@ -177,3 +170,27 @@ class TrainingLoss(CachedLossMixin, nn.Module):
         vectors = nn.functional.pad(vectors, (0, missing)) if missing else vectors
         part = self.penalties.get(side)
         return vectors if part is None or part.top_k is None else largest(vectors, part.top_k)
+
+
+def _of_all(rows: Tensor) -> Tensor:
+    """The rows of all processes, which have as many each, in their order.
+
+    The gradient is that of this process's own rows. Each process computes the whole batch's loss from what it
+    gathered, so nothing has to be exchanged backwards: :func:`add_up` of the weights' gradients makes them
+    those of that one loss.
+    """
+    return rows if util.get_world_size() == 1 else util.all_gather(rows.contiguous())
+
+
+@torch.no_grad()
+def add_up(parameters: Iterable[nn.Parameter]) -> None:
+    """Make each gradient the sum of all processes' ones.
+
+    Not left to ``DistributedDataParallel``: of a step with several forward passes it takes parameters that
+    only some of them use, such as a table of query weights, for done too early.
+    """
+    if util.get_world_size() > 1:
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad.contiguous()
+                distributed.all_reduce(parameter.grad)

@@ -17,8 +17,7 @@ from torch import distributed
 
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.encoder.surgery.inference_free import inference_free
-from oskit.training.objective.gather import add_up
-from oskit.training.objective.objective import Targets, TrainingLoss
+from oskit.training.objective.objective import Targets, TrainingLoss, add_up
 from oskit.training.recipe.objective import Losses, SparsityPart
 from tests import tiny
 

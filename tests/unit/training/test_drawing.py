@@ -145,7 +145,7 @@ def test_every_visit_once_in_an_epoch_in_batches_of_like_length() -> None:
     assert len(batches) == len(sampler) == 34
     spread = [np.ptp(drawn.longest(batch)) for batch in batches[:-1]]
     assert np.mean(spread) < 60, "of 600"
-    sampler.set_epoch(1)
+    sampler.epoch = 1
     assert [[d.example for d in batch] for batch in sampler] != [[d.example for d in b] for b in batches]
     assert len(list(DrawnBatches(drawn, 16, drop_last=True, seed=3))) == 33
     shares = [list(DrawnBatches(drawn, 16, False, seed=3, rank=rank, processes=2)) for rank in range(2)]

@@ -9,7 +9,7 @@ import torch
 
 from oskit.encoder.loader.failures import out_of_memory
 from oskit.errors import TrainingError
-from oskit.training.loop.guards import Guards, StepFacts, check_finite
+from oskit.training.loop.guards import Guards, check_finite
 from oskit.training.recipe.recipe import Recipe
 
 VOCABULARY = 30_000
@@ -19,13 +19,16 @@ def recipe(**parts: Any) -> Recipe:
     return Recipe.model_validate({"name": "x", "encoder": {"name": "x"}, "data": {"train": ["x"]}, **parts})
 
 
-def facts(step: int, *, queries: float = 20, documents: float = 150) -> StepFacts:
-    return StepFacts(step, queries, documents, 1.0)
+Step = tuple[int, dict[str, float]]
 
 
-def run(guards: Guards, steps: list[StepFacts]) -> None:
+def facts(step: int, *, queries: float = 20, documents: float = 150) -> Step:
+    return step, {"query_dims": queries, "document_dims": documents}
+
+
+def run(guards: Guards, steps: list[Step]) -> None:
     for step in steps:
-        guards.check(step)
+        guards.check(*step)
 
 
 @pytest.mark.parametrize("side", ["query", "document"])
@@ -34,7 +37,7 @@ def test_empty_vectors_stop_the_training(side: str) -> None:
     dead = {"queries" if side == "query" else "documents": 0.0}
     run(guards, [facts(1, **dead), facts(2, **dead)])
     with pytest.raises(TrainingError, match=f"dead at step 3: every {side} of the last 3 steps") as caught:
-        guards.check(facts(3, **dead))
+        guards.check(*facts(3, **dead))
     plural = "queries" if side == "query" else "documents"
     assert f"Lower sparsity.{plural}.weight" in str(caught.value)
 
@@ -48,14 +51,14 @@ def test_a_low_temperature_is_named_as_the_cause() -> None:
     loss = [{"kind": "kl", "temperature": 1.0}]
     guards = Guards(recipe(guards={"patience": 1}, loss=loss), vocabulary=VOCABULARY, ramp_end=10)
     with pytest.raises(TrainingError, match=r"Raise the temperature of the loss kl to 2"):
-        guards.check(facts(1, documents=0))
+        guards.check(*facts(1, documents=0))
 
 
 def test_without_a_penalty_the_learning_rate_is_named() -> None:
     sparsity = {"documents": {"weight": 0}}
     guards = Guards(recipe(guards={"patience": 1}, sparsity=sparsity), vocabulary=VOCABULARY, ramp_end=10)
     with pytest.raises(TrainingError, match=r"Lower schedule.learning_rate"):
-        guards.check(facts(1, documents=0))
+        guards.check(*facts(1, documents=0))
 
 
 def test_dense_vectors_after_the_ramp_stop_the_training() -> None:

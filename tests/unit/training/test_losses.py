@@ -23,8 +23,8 @@ from sentence_transformers.sparse_encoder.losses import (
 
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.encoder.surgery.inference_free import inference_free
+from oskit.training.objective.losses import MAX_RELATIVE_COST, idf_costs
 from oskit.training.objective.objective import TrainingLoss
-from oskit.training.objective.penalties import MAX_RELATIVE_COST, idf_costs
 from oskit.training.recipe.objective import Losses, SparsityPart
 from tests import tiny
 

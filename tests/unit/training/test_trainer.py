@@ -23,7 +23,7 @@ from oskit.training.data.arrow import LABELS
 from oskit.training.loop.guards import Guards
 from oskit.training.loop.trainer import OskitTrainer
 from oskit.training.objective.batches import ROUTES, DrawnExamples, ExampleCollator
-from oskit.training.objective.objective import TrainingLoss
+from oskit.training.objective.objective import FACTS, TrainingLoss
 from oskit.training.objective.sparsity import SparsityWeights
 from oskit.training.recipe.recipe import Recipe
 from tests import tiny
@@ -125,9 +125,9 @@ def test_every_part_of_the_loss_is_logged(make: Made) -> None:
     step = trainer.state.log_history[-2]
     parts = ("kl", "info_nce", "document_penalty", "query_penalty")
     assert step["loss"] == pytest.approx(sum(step[name] for name in parts), abs=1e-3)
-    assert trainer.facts is not None and trainer.facts.step == 3
-    assert step["document_dims"] == trainer.facts.document_dims > 0
-    assert (step["query_dims"], step["batch_flops"]) == (trainer.facts.query_dims, trainer.facts.flops)
+    queries, documents, flops = (trainer.loss.values[name].item() for name in FACTS)
+    assert step["step"] == 3 and step["document_dims"] == documents > 0
+    assert (step["query_dims"], step["batch_flops"]) == (queries, flops)
     assert step["document_weight"] == pytest.approx(3e-3) and step["query_weight"] == pytest.approx(5e-3)
 
 
@@ -147,7 +147,7 @@ def test_out_of_memory_halves_what_is_computed_at_once_and_keeps_the_batch(
     trainer = make(notes=notes)
     fail_once(trainer, error)
     trainer.train()
-    assert trainer.micro_batch_size == 4
+    assert trainer.loss.mini_batch_size == 4
     assert trainer.state.global_step == 3
     assert notes == [
         "out of memory at step 1: 4 texts at once from here on; the batch stays 8 (gradients are cached)"
@@ -162,7 +162,7 @@ def test_a_failure_in_the_backward_pass_leaves_no_gradients_behind(make: Made) -
     trainer = make(micro_batch_size=4)
     fail_once(trainer, torch.OutOfMemoryError("CUDA out of memory"), at=14)
     trainer.train()
-    assert trainer.micro_batch_size == 2
+    assert trainer.loss.mini_batch_size == 2
     assert torch.allclose(weights(trainer), weights(undisturbed), atol=1e-6)
 
 
