@@ -191,53 +191,40 @@ GROUPED_BATCHES = 16
 a row still meets others than those of its own length."""
 
 
+@dataclass(eq=False)
 class DrawnBatches(TrainerCallback):
     """Random batches of documents of similar length; other documents in another order in each epoch.
 
     All follows from the seed and the epoch alone, so training that is resumed in any epoch goes on with the
     batches that it would have had, and a batch is the same however many processes share it. The trainer tells
     the epoch to a callback always, to a sampler not behind accelerate's wrappers.
-
-    Args:
-        drawn: What is drawn from.
-        batch_size: Draws of a batch, over all processes.
-        drop_last: Leave out a last batch that is smaller.
-        rank: This process takes every ``processes``-th draw of a batch, from this one on.
-        processes: How many share a batch.
-        seed: Of their order.
     """
 
-    def __init__(
-        self,
-        drawn: DrawnExamples,
-        batch_size: int,
-        drop_last: bool,
-        *,
-        rank: int = 0,
-        processes: int = 1,
-        seed: int = 0,
-    ) -> None:
-        self._drawn, self.batch_size, self.drop_last = drawn, batch_size, drop_last
-        self._share = slice(rank, None, processes)
-        self.seed, self.epoch = seed, 0
+    drawn: DrawnExamples  # what is drawn from
+    batch_size: int  # draws of a batch, over all processes
+    drop_last: bool  # whether a last batch that is smaller is left out
+    seed: int = 0  # of their order
+    rank: int = 0  # this process takes every `processes`-th draw of a batch, from this one on
+    processes: int = 1  # how many share a batch
+    epoch: int = 0
 
     def __iter__(self) -> Iterator[list[Draw]]:
         rng = np.random.default_rng([self.seed, self.epoch])
-        order = rng.permutation(len(self._drawn))
-        size = self.batch_size
+        order = rng.permutation(len(self.drawn))
+        size, share = self.batch_size, slice(self.rank, None, self.processes)
         whole = len(order) // size * size
         numbers = rng.permutation(-(-whole // (GROUPED_BATCHES * size)))
         for number in numbers.tolist():
             start = number * GROUPED_BATCHES * size
-            draws = self._drawn.draw(order[start : min(start + GROUPED_BATCHES * size, whole)], self.epoch)
-            by_length = np.argsort(self._drawn.longest(draws), kind="stable").reshape(-1, size)
+            draws = self.drawn.draw(order[start : min(start + GROUPED_BATCHES * size, whole)], self.epoch)
+            by_length = np.argsort(self.drawn.longest(draws), kind="stable").reshape(-1, size)
             for rows in rng.permutation(by_length):
-                yield [draws[row] for row in rows[self._share]]
+                yield [draws[row] for row in rows[share]]
         if len(order) > whole and not self.drop_last:
-            yield self._drawn.draw(order[whole:], self.epoch)[self._share]
+            yield self.drawn.draw(order[whole:], self.epoch)[share]
 
     def __len__(self) -> int:
-        whole, rest = divmod(len(self._drawn), self.batch_size)
+        whole, rest = divmod(len(self.drawn), self.batch_size)
         return whole + bool(rest and not self.drop_last)
 
     def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

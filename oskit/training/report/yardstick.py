@@ -89,28 +89,22 @@ def capped(collection: Collection, *, queries: int | None, corpus: int | None) -
     return replace(part, corpus=tuple(document for _, document in in_order))
 
 
+@dataclass(eq=False)
 class RetrievalEvaluator(BaseEvaluator):
-    """Measures the encoder while it is trained.
+    """Measures the encoder while it is trained."""
 
-    Args:
-        yardstick: By what.
-        rule: By which the best checkpoint is chosen.
-        on_figures: Told the step and the figures.
-    """
+    yardstick: Yardstick  # by what
+    rule: Rule  # by which the best checkpoint is chosen
+    on_figures: Callable[[int, Figures], object]  # told the step and the figures
 
-    def __init__(
-        self, yardstick: Yardstick, rule: Rule, on_figures: Callable[[int, Figures], object]
-    ) -> None:
+    def __post_init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.primary_metric = CHOICE
-        self._yardstick = yardstick
-        self._rule = rule
-        self._on_figures = on_figures
 
     def __call__(
         self, model: Any, output_path: str | None = None, epoch: float = -1, steps: int = -1
     ) -> dict[str, float]:
         """The figures as the trainer logs them."""
-        figures = self._yardstick.measure(model)
-        self._on_figures(steps, figures)
-        return {**figures.logs(), CHOICE: self._rule.value(steps, figures.quality, figures.flops)}
+        figures = self.yardstick.measure(model)
+        self.on_figures(steps, figures)
+        return {**figures.logs(), CHOICE: self.rule.value(steps, figures.quality, figures.flops)}
