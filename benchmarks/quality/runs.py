@@ -135,7 +135,7 @@ class Runner:
         seconds = None
         if recipe is None:
             assert variant.base is not None
-            encoder = self._untrained(variant.base(self._scale), variant.head, seed)
+            encoder = self._untrained(variant, variant.base(self._scale), seed)
         else:
             try:
                 encoder, seconds = self._trained(recipe)
@@ -149,17 +149,21 @@ class Runner:
             measured[name] = measure_encoder(encoder, self._work.collection(name), variant.rules)
         return Result(variant.name, seed, measured, seconds)
 
-    def _untrained(self, folder: Path, head: str, seed: int) -> NeuralSparseEncoder:
+    def _untrained(self, variant: Variant, folder: Path, seed: int) -> NeuralSparseEncoder:
         from oskit.encoder.model import NeuralSparseEncoder
+        from oskit.encoder.surgery.dense_head import fit_dense_head
         from oskit.encoder.surgery.lexical_head import fit_lexical_head
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UntrainedProjectionWarning)
             encoder = NeuralSparseEncoder.from_pretrained(folder, seed=seed)
-        if head == "lexical":
+        if variant.head == "lexical":
             texts = passages(self._work.pairs_file())
             step = max(1, len(texts) // FITTED_TEXTS)
             fit_lexical_head(encoder, texts[seed::step])
+        if variant.head == "dense":
+            documents = self._work.collection(variant.collections[0]).documents()
+            fit_dense_head(encoder, [document.passage for document in documents], seed=seed)
         return encoder
 
     def _trained(self, recipe: Recipe) -> tuple[NeuralSparseEncoder, float]:

@@ -98,7 +98,8 @@ class Variant:
         recipe: Its training, given the workspace, the scale and the folder of another variant of the same
             seed; None for ``base`` as it is.
         base: The folder that is loaded where there is no training.
-        head: ``lexical`` for a closed-form head instead of the random one, without training.
+        head: ``lexical`` for a closed-form head instead of the random one, without training; ``dense`` for
+            that of a dense model, fitted to the first collection.
         seeded: Whether it is made with every seed: not where a seed changes nothing, or costs too much.
         rules: By which rules its documents are also pruned when it is measured.
         needs: The variant whose encoder this one's training uses.
@@ -420,6 +421,14 @@ VARIANTS: dict[str, Variant] = {
             base=lambda _: minilm(),
             head="lexical",
             seeded=False,
+        ),
+        Variant(
+            "minilm-dense",
+            "MiniLM, dense head, untrained",
+            (FAQ_ENGLISH, *ASIDE),
+            base=lambda _: minilm(),
+            head="dense",
+            rules=(BUDGET,),
         ),
         Variant(
             "minilm-stage-1",

@@ -113,6 +113,7 @@ def _named(given: Recipe, beside: Named) -> Named:
     return Named(
         students or STUDENTS[:1],
         teachers if teachers or given.model_fields_set & {"teachers"} else TEACHERS[:1],
+        directions="head" not in given.encoder.model_fields_set or given.encoder.head == "dense",
     )
 
 

@@ -15,7 +15,7 @@ class StudentSeen:
 
     name: str
     parameters: int
-    ndcg: float  # on the trial, as found; 0 without a head
+    ndcg: float  # on the trial, as found, or with the head that `dense` tells of; 0 without a head
     reads: float  # tokens a second in encoding, and
     learns: float  # in training
     query_tokens: float  # in the mean
@@ -23,6 +23,12 @@ class StudentSeen:
     max_length: int
     strange: bool = False  # whether its vocabulary hardly knows the language
     projected: bool = False  # whether it has no head of its own, but a projection that has to be fitted
+    dense: bool = False  # whether that was fitted so that vectors compare as the dense model's do
+
+    @property
+    def directions(self) -> bool:
+        """Whether it can search by a head whose tokens are names of directions."""
+        return self.dense and self.ndcg > 0
 
 
 @dataclass(frozen=True)

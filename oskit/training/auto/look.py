@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
@@ -66,6 +67,7 @@ class Named(NamedTuple):
 
     students: tuple[str, ...]
     teachers: tuple[str, ...]
+    directions: bool = True  # whether a dense model may be made sparse
 
 
 def here(names: Sequence[str]) -> list[str]:
@@ -117,7 +119,11 @@ def look(data: TrainingData, named: Named, *, minutes: float, listener: Listener
         minutes=minutes,
         made=len(data.examples) - len(asked) if len(asked) < len(data.examples) else 0,
         bfloat16=fast_bfloat16(),
-        students=tuple(one for name in named.students for one in tried(name, _student)),
+        students=tuple(
+            one
+            for name in named.students
+            for one in tried(name, partial(_student, directions=named.directions))
+        ),
         teachers=tuple(one for name in named.teachers for one in tried(name, _teacher)),
     )
 
@@ -156,10 +162,11 @@ def _relevant(candidates: list[int], positives: int, scores: list[float]) -> lis
     return candidates[:positives] or [candidates[int(np.nanargmax(scores)) if scores else 0]]
 
 
-def _student(name: str, trial: Collection) -> StudentSeen:
+def _student(name: str, trial: Collection, *, directions: bool) -> StudentSeen:
     from oskit.archive.tokenization import measure_tokenization
     from oskit.encoder.loader.report import UntrainedProjectionWarning
     from oskit.encoder.model import NeuralSparseEncoder
+    from oskit.encoder.surgery.dense_head import fit_dense_head
     from oskit.evaluation.offline.exact_scores import rank_exactly
 
     folder = local_or_fetched(name)  # one that is not there must not become the base
@@ -169,7 +176,12 @@ def _student(name: str, trial: Collection) -> StudentSeen:
     texts = [document.passage for document in trial.documents()]
     queries = list(trial.queries.values())
     lengths = [_lengths(encoder, side) for side in (queries, texts)]
-    ndcg, reads = 0.0, 0.0
+    ndcg, reads, dense = 0.0, 0.0, directions and encoder.is_untrained
+    if dense:
+        try:
+            fit_dense_head(encoder, texts)
+        except EncoderError:  # its layers are not like BERT's
+            dense = False
     if not encoder.is_untrained:
         with _seconds() as taken:
             ranking = rank_exactly(encoder, trial, k=10)
@@ -188,6 +200,7 @@ def _student(name: str, trial: Collection) -> StudentSeen:
         max_length=encoder.max_length,
         strange=measure_tokenization(encoder.vocabulary, texts).shatters,
         projected=encoder.anatomy.projection is not None,
+        dense=dense,
     )
 
 

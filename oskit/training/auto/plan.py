@@ -36,6 +36,12 @@ CAN_SEARCH = 0.5
 TRIED = 160
 """Steps of an encoder that has to learn it, after which there must be new texts: more were not tried."""
 
+TUNED = 80
+"""The same of a dense model by directions, which retrieves well before the first step."""
+
+BETTER = 1.05
+"""Over the nDCG@10 of the best encoder whose tokens are words; less is not worth tokens that mean nothing."""
+
 ENOUGH = {True: 60, False: 100}
 """Steps that are worth it: of an encoder that can search, and of one that has to learn it."""
 
@@ -44,6 +50,9 @@ FEW = 5000
 
 FITTED = 16.0
 """So many times as far apart lie scores of a fitted projection; another scale would have to be learned."""
+
+DIRECTIONS = 30.0
+"""The same of a head that says what a dense model says."""
 
 WORSE_TEACHER = 0.8
 """Share of BM25's nDCG@10 under which a dense model has nothing to teach."""
@@ -122,6 +131,7 @@ def plan(facts: Facts) -> Plan:
         key=lambda one: (
             not one.student.strange,
             not (many or one.student.strange) or one.student.ndcg > 0,
+            one.student.directions,
             one.enough,
             one.student.parameters,
         ),
@@ -139,9 +149,15 @@ def plan(facts: Facts) -> Plan:
 
 
 def _without_chance(facts: Facts) -> Facts:
-    """The same, where an encoder that finds little counts as one that was not trained to search."""
-    least = CAN_SEARCH * facts.bm25
-    students = (one if one.ndcg >= least else replace(one, ndcg=0.0) for one in facts.students)
+    """The same, where an encoder that finds little counts as one that was not trained to search; and one by
+    directions, unless pairs are few and none whose tokens are words finds nearly as much."""
+    words = max((one.ndcg for one in facts.students if not one.dense), default=0.0)
+
+    def counts(one: StudentSeen) -> bool:
+        fair = not one.dense or (facts.queries <= FEW and not one.strange and one.ndcg >= BETTER * words)
+        return fair and one.ndcg >= CAN_SEARCH * facts.bm25
+
+    students = (one if counts(one) else replace(one, ndcg=0.0) for one in facts.students)
     return replace(facts, students=tuple(students))
 
 
@@ -167,15 +183,21 @@ def _in_the_time(facts: Facts, student: StudentSeen, teachers: list[TeacherSeen]
         steps = time / (step + batch * label)
         limit = max(2 * batch, int(steps * batch))
     worth = EPOCHS[student.ndcg > 0] * queries / batch
-    if not student.ndcg:
-        worth = min(worth, max(TRIED, queries / batch))
+    if student.directions or not student.ndcg:
+        worth = min(worth, max(TUNED if student.directions else TRIED, queries / batch))
     return _Training(student, length, batch, max(1, int(min(steps, worth))), limit)
 
 
 def _choose_encoder(found: Plan, facts: Facts, chosen: _Training, others: list[_Training]) -> None:
     student, bm25 = chosen.student, facts.bm25
     found.put("encoder.name", student.name, "")  # the first of all; why is known below
-    if student.ndcg:
+    if student.directions:
+        why = (
+            f"made sparse, this dense model has nDCG@10 {student.ndcg:.2f} on a trial of your data, BM25 "
+            f"{bm25:.2f}. ITS TOKENS ARE NAMES OF DIRECTIONS: they explain no hit"
+        )
+        found.put("encoder.head", "dense", "lexical begins with words instead, and finds less")
+    elif student.ndcg:
         why = f"it can search: nDCG@10 {student.ndcg:.2f} on a trial of your data, BM25 {bm25:.2f}"
         if not student.strange:  # what it knows of another language is no use here
             found.put("encoder.keep", KEPT, "so that it does not forget what it could do before")
@@ -224,7 +246,7 @@ def _choose_data(found: Plan, facts: Facts, chosen: _Training) -> None:
 
 def _choose_teachers(found: Plan, facts: Facts, chosen: _Training, able: list[TeacherSeen]) -> None:
     fitted = chosen.student.projected and not chosen.student.ndcg
-    wide = FITTED if fitted else 1.0
+    wide = FITTED if fitted else DIRECTIONS if chosen.student.directions else 1.0
     contrast = {"kind": "info_nce", "weight": 2.5 if fitted else 0.3, "temperature": wide}
     if facts.scored > 0.9 and facts.candidates >= 1:
         why = (
@@ -258,6 +280,11 @@ def _choose_sparsity(found: Plan, chosen: _Training) -> None:
     mean, _ = chosen.student.document_tokens
     target = round(min(DOCUMENT_TOKENS, max(32.0, 2.5 * mean)))
     why = f"{target} tokens of a document at most: yours have {mean:.0f} in the mean"
+    if chosen.student.directions:
+        why = f"--prune max_ratio:0.3 in export, and top_k:{DOCUMENT_TOKENS} where you ingest"
+        found.put("sparsity.documents", {"weight": 0.5}, why)  # KL times T^2 is large
+        found.put("sparsity.queries", {"weight": 0.5})
+        return
     documents: dict[str, Any] = {"kind": "idf_flops", "weight": 0.001, "target": target}
     queries = {"kind": "idf_flops", "weight": 0.002}
     if chosen.student.ndcg:
@@ -273,7 +300,7 @@ def _choose_schedule(found: Plan, facts: Facts, chosen: _Training) -> None:
     student, queries = chosen.student, facts.queries
     passes = chosen.steps * chosen.batch / (chosen.limit or queries)
     why = f"{TRAINING:.0%} of {facts.minutes:g} minutes on {facts.machine}, {passes:.1f} passes over the data"
-    if chosen.steps == TRIED:
+    if chosen.steps == (TUNED if student.directions else TRIED):
         why = f"{passes:.1f} passes over the data; more steps were never tried on so few"
     elif passes > (most := EPOCHS[student.ndcg > 0]) - 1:
         why = f"{most} passes over the data; more would teach it by heart"
@@ -284,6 +311,9 @@ def _choose_schedule(found: Plan, facts: Facts, chosen: _Training) -> None:
     found.put("schedule.max_length", chosen.length, why)
     millions = student.parameters / 1e6
     rate = 2e-4 if millions < 10 else 1e-4 if millions < 40 else 5e-5
+    if student.directions:  # a little: it knows much
+        rate = 2e-5
+        found.put("schedule.head_learning_rate", 1e-3)
     found.put("schedule.learning_rate", rate, f"for {millions:.0f} million parameters")
     if not student.ndcg:
         found.put("schedule.head_learning_rate", 5 * rate)

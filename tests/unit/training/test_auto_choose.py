@@ -13,6 +13,7 @@ from oskit.errors import OskitError
 from oskit.training.auto import look
 from oskit.training.auto.choose import choose
 from oskit.training.auto.look import Named
+from oskit.training.auto.plan import FITTED
 from oskit.training.loop.events import Listener
 from oskit.training.recipe.file import load_recipe
 from tests import tiny
@@ -81,7 +82,9 @@ def test_models_are_tried_on_what_people_asked_not_on_sentences(
     documents.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     tried: list[Collection] = []
     monkeypatch.setattr(
-        look, "_student", lambda name, trial: tried.append(trial) or look_student(name, trial)
+        look,
+        "_student",
+        lambda name, trial, **options: tried.append(trial) or look_student(name, trial, **options),
     )
     train = f"[{documents}, {pairs}]"
     found = choose([f"data.train={train}"], minutes=1, beside=models, listener=Listener())
@@ -144,3 +147,21 @@ def test_without_data_or_without_a_model_that_works_one_line_says_so(
     gone = f"encoder.name={tmp_path / 'gone'}"
     with pytest.raises(OskitError, match="no encoder"):
         choose([f"data.train={pairs}", gone], minutes=1, beside=models, listener=Listener())
+
+
+def test_a_head_that_is_asked_for_is_what_is_planned_for(
+    models: Named, pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr(
+        look,
+        "_student",
+        lambda name, trial, directions: (
+            seen.append(directions) or look_student(name, trial, directions=directions)
+        ),
+    )
+    headless = [f"data.train={pairs}", f"encoder.name={models.students[1]}"]
+    found = choose([*headless, "encoder.head=lexical"], minutes=1, beside=models, listener=Told())
+    assert found.recipe.encoder.head == "lexical" and found.recipe.loss[0].temperature == FITTED
+    choose(headless, minutes=1, beside=models, listener=Told())
+    assert seen == [False, True]

@@ -9,7 +9,18 @@ import pytest
 
 from oskit.errors import TrainingError
 from oskit.training.auto.facts import Facts, StudentSeen, TeacherSeen
-from oskit.training.auto.plan import ENOUGH, EPOCHS, FEW, FITTED, TRAINING, TRIED, Plan, plan
+from oskit.training.auto.plan import (
+    DIRECTIONS,
+    ENOUGH,
+    EPOCHS,
+    FEW,
+    FITTED,
+    TRAINING,
+    TRIED,
+    TUNED,
+    Plan,
+    plan,
+)
 from oskit.training.recipe.recipe import Recipe
 
 DATA = Facts(
@@ -101,6 +112,21 @@ def test_the_larger_encoder_is_taken_once_the_time_is_enough_for_it() -> None:
     assert recipe.encoder.name == "tiny"
     assert "base cannot search yet" in found.reasons["encoder.name"]
     assert planned(600, queries=FEW + 1, students=(BASE,))[1].encoder.name == "base"
+
+
+def test_a_dense_model_made_sparse_is_for_few_pairs_where_words_find_less() -> None:
+    dense = replace(BASE, ndcg=0.7, dense=True)
+    found, recipe = planned(students=(TINY, dense))
+    assert (recipe.encoder.name, recipe.encoder.head, recipe.encoder.keep) == ("base", "dense", 0)
+    assert "NAMES OF DIRECTIONS" in found.reasons["encoder.name"]
+    assert recipe.schedule.steps == TUNED and recipe.schedule.learning_rate < 5e-5, "it knows much"
+    assert recipe.loss[0].temperature == DIRECTIONS == recipe.labels.scale / 20
+    for student, queries in (
+        (replace(dense, ndcg=0.62), 2000),  # hardly more than by words
+        (replace(dense, strange=True), 2000),
+        (dense, FEW + 1),
+    ):
+        assert planned(60, students=(TINY, student), queries=queries)[1].encoder.head != "dense"
 
 
 def test_a_masked_language_head_that_is_fitted_has_scores_as_trained_ones() -> None:
