@@ -282,8 +282,8 @@ def _choose_sparsity(found: Plan, chosen: _Training) -> None:
     why = f"{target} tokens of a document at most: yours have {mean:.0f} in the mean"
     if chosen.student.directions:
         why = f"--prune max_ratio:0.3 in export, and top_k:{DOCUMENT_TOKENS} where you ingest"
-        found.put("sparsity.documents", {"weight": 0.5}, why)  # KL times T^2 is large
-        found.put("sparsity.queries", {"weight": 0.5})
+        found.put("sparsity.documents", {"weight": 2.0}, why)  # KL times T^2 is large
+        found.put("sparsity.queries", {"weight": 2.0})
         return
     documents: dict[str, Any] = {"kind": "idf_flops", "weight": 0.001, "target": target}
     queries = {"kind": "idf_flops", "weight": 0.002}
