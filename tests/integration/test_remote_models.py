@@ -166,6 +166,7 @@ def test_runs_at_the_same_time_make_one_model_each_and_keep_each_others_settings
             ],
         )
     assert one.model_id == same.model_id != other.model_id and one.shared != same.shared
+    time.sleep(1.2)  # a connector that was deleted is found for as long
     models, connectors = ours(cluster)
     assert sorted(models) == sorted([one.model_id, other.model_id]) and len(connectors) == 2
     trusted = all_settings(cluster)["persistent"][TRUSTED]
