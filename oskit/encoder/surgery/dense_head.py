@@ -83,14 +83,15 @@ def fit_dense_head(
     layers.append(pooling)
     set_layers(anatomy.config, len(layers))
     try:
-        center = pooling.output.dense.bias
-        with torch.no_grad():
-            center.sub_(_pooled(encoder, texts, batch_size).mean(0).to(center))
-        states = _pooled(encoder, texts, batch_size)
+        pooled = _pooled(encoder, texts, batch_size)
     except OskitError:
         del layers[-1]
         set_layers(anatomy.config, len(layers))
         raise
+    mean, bias = pooled.mean(0), pooling.output.dense.bias
+    with torch.no_grad():  # there a state is as long as a layer norm leaves it, and only then of length 1
+        bias.copy_(-mean * anatomy.hidden_size**0.5)
+    states = nn.functional.normalize(pooled - mean, dim=1)
     generator = torch.Generator().manual_seed(seed)
     directions = torch.randn(anatomy.width, anatomy.hidden_size, generator=generator)
     directions = nn.functional.normalize(directions, dim=1)
@@ -99,9 +100,9 @@ def fit_dense_head(
     usable[: len(known)] = known
     cosines = states @ directions[usable].T
     largest = cosines.flatten().topk(min(active * len(states), cosines.numel() - 1)).values
-    weight, bias = _STEEPNESS * directions, torch.full((anatomy.width,), -_STEEPNESS * float(largest[-1]))
-    weight[~usable], bias[~usable] = 0.0, -1.0
-    replace_projection(projection, weight, bias)
+    weight, biases = _STEEPNESS * directions, torch.full((anatomy.width,), -_STEEPNESS * float(largest[-1]))
+    weight[~usable], biases[~usable] = 0.0, -1.0
+    replace_projection(projection, weight, biases)
     return encoder
 
 
