@@ -207,47 +207,42 @@ def _quick(name: str, **changes: Any) -> Make:
     return recipe
 
 
-def _titled(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
+def _titled(**changes: Any) -> Make:
     """``quick`` on what is searched: titles and sentences of documents as queries, teachers that read titles.
 
     Documents stay as they are indexed, behind their titles, and no question of any pair is trained on.
     """
-    source = {
-        "path": str(work.corpus_file(MEDQUAD)),
-        "kind": "documents",
-        "queries": {"kinds": ["title", "span"], "max_length": 200, "remove": 0},
-    }
-    titles = {"texts": str(work.titles_file(MEDQUAD)), "required": True}
-    teachers = [
-        {"kind": "dense", "name": str(dense(BGE_SMALL)), "max_length": 128, "weight": 0.7, **titles},
-        {"kind": "bm25", "language": "english", "weight": 0.3, **titles},
-    ]
-    negatives = {"per_query": 20, "depth": 50, "positive_share": None, "sampling": "random"}
-    steps = 2 if scale.name == "toy" else 800
-    changes = {
-        "encoder": {"keep": 0.3, "max_length": 64, "dropout": 0.0},
-        "data": {"train": [source], "negatives": negatives, "sampling": {"negatives": 2, "top": 0}},
-        "teachers": teachers,
-        "labels": {"normalize": "minmax"},
-        "sparsity": {"documents": {"weight": 0.0006}, "queries": {"weight": 0.0003}},
-        "schedule": {"steps": steps, "max_length": 64, "evaluate_every": steps},
-        "evaluation": {"collection": str(work.watched_folder())},
-    }
-    return merge(_quick(MEDQUAD)(work, scale, None), changes)
 
-
-def _changed(make: Make, **changes: Any) -> Make:
-    """The same with changes."""
-
-    def recipe(work: Workspace, scale: Scale, needed: Path | None) -> Recipe:
-        return merge(make(work, scale, needed), changes)
+    def recipe(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
+        source = {
+            "path": str(work.corpus_file(MEDQUAD)),
+            "kind": "documents",
+            "queries": {"kinds": ["title", "span"], "max_length": 200, "remove": 0},
+        }
+        titles = {"texts": str(work.titles_file(MEDQUAD)), "required": True}
+        teachers = [
+            {"kind": "dense", "name": str(dense(BGE_SMALL)), "max_length": 128, "weight": 0.7, **titles},
+            {"kind": "bm25", "language": "english", "weight": 0.3, **titles},
+        ]
+        negatives = {"per_query": 20, "depth": 50, "positive_share": None, "sampling": "random"}
+        steps = 2 if scale.name == "toy" else 800
+        given = {
+            "encoder": {"keep": 0.3, "max_length": 64, "dropout": 0.0},
+            "data": {"train": [source], "negatives": negatives, "sampling": {"negatives": 2, "top": 0}},
+            "teachers": teachers,
+            "labels": {"normalize": "minmax"},
+            "sparsity": {"documents": {"weight": 0.0006}, "queries": {"weight": 0.0003}},
+            "schedule": {"steps": steps, "max_length": 64, "evaluate_every": steps},
+            "evaluation": {"collection": str(work.watched_folder())},
+        }
+        return merge(merge(_quick(MEDQUAD)(work, scale, None), given), changes)
 
     return recipe
 
 
 def _titled_stages(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
     """The same steps in two halves; in the second the encoder of the first is a teacher, half and half."""
-    recipe = _titled(work, scale, None)
+    recipe = _titled()(work, scale, None)
     half = {"steps": recipe["schedule"]["steps"] // 2, "evaluate_every": recipe["schedule"]["steps"] // 2}
     others = [{**one, "weight": one["weight"] / 2} for one in recipe["teachers"]]
     first = {"kind": "sparse", "name": "{stage:1}", "weight": 0.5, "required": True, "max_length": 64}
@@ -473,17 +468,14 @@ VARIANTS: dict[str, Variant] = {
             (FAQ_ENGLISH,),
             _quick(FAQ_ENGLISH, **_INFERENCE_FREE),
         ),
-        Variant("titled", "quick on the documents, labels by titles", (MEDQUAD, *ASIDE), _titled),
+        Variant("titled", "quick on the documents, labels by titles", (MEDQUAD, *ASIDE), _titled()),
         Variant("titled-stages", "the same in two stages", (MEDQUAD,), _titled_stages),
-        Variant(
-            "titled-unmined", "no mined negatives", (MEDQUAD,), _changed(_titled, data={"negatives": None})
-        ),
+        Variant("titled-unmined", "no mined negatives", (MEDQUAD,), _titled(data={"negatives": None})),
         Variant(
             "titled-inference-free",
             "inference-free",
             (MEDQUAD,),
-            _changed(
-                _titled,
+            _titled(
                 encoder={"architecture": "inference-free", "train_query_weights": True},
                 sparsity={"queries": None},
             ),

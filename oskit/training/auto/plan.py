@@ -183,9 +183,16 @@ def _in_the_time(facts: Facts, student: StudentSeen, teachers: list[TeacherSeen]
         steps = time / (step + batch * label)
         limit = max(2 * batch, int(steps * batch))
     worth = EPOCHS[student.ndcg > 0] * queries / batch
-    if student.directions or not student.ndcg:
-        worth = min(worth, max(TUNED if student.directions else TRIED, queries / batch))
+    if tried := _tried(student):
+        worth = min(worth, max(tried, queries / batch))
     return _Training(student, length, batch, max(1, int(min(steps, worth))), limit)
+
+
+def _tried(student: StudentSeen) -> int | None:
+    """Steps after which there must be new texts; None for an encoder that can search by words."""
+    if student.directions:
+        return TUNED
+    return None if student.ndcg else TRIED
 
 
 def _choose_encoder(found: Plan, facts: Facts, chosen: _Training, others: list[_Training]) -> None:
@@ -300,7 +307,7 @@ def _choose_schedule(found: Plan, facts: Facts, chosen: _Training) -> None:
     student, queries = chosen.student, facts.queries
     passes = chosen.steps * chosen.batch / (chosen.limit or queries)
     why = f"{TRAINING:.0%} of {facts.minutes:g} minutes on {facts.machine}, {passes:.1f} passes over the data"
-    if chosen.steps == (TUNED if student.directions else TRIED):
+    if chosen.steps == _tried(student):
         why = f"{passes:.1f} passes over the data; more steps were never tried on so few"
     elif passes > (most := EPOCHS[student.ndcg > 0]) - 1:
         why = f"{most} passes over the data; more would teach it by heart"
