@@ -136,11 +136,8 @@ def put_back(client: OpenSearch, name: str, memory: Mapping[str, Any]) -> str | 
             make_in_place(client, name, lambda: client.indices.clone(index=kept.name, target=name, body=body))
         drop(client, name)
     except OskitError as error:
-        added = [
-            {"add": {"index": kept.name, "alias": alias, **options}} for alias, options in aliases.items()
-        ]
         with cluster_errors(f"call by {name!r} what was kept of it", IndexingError):
-            client.indices.update_aliases(body={"actions": added})
+            _call_by(client, name, kept.name, aliases)
             client.indices.put_settings(index=kept.name, body=_SHOWN)
         return (
             f"{name!r} is an alias of {kept.name!r} now, with all that it held, until the next load into it: "
@@ -174,6 +171,20 @@ def make_in_place(client: OpenSearch, name: str, make: Callable[[], object]) -> 
         f"others write into {name!r} and make an index of that name before oskit does, {_ATTEMPTS} times",
         hint="Stop them until it is there",
     )
+
+
+def _call_by(client: OpenSearch, name: str, kept: str, aliases: Mapping[str, Any]) -> None:
+    """Have what is kept answer to a name, in one step with deleting what somebody's write has made of it."""
+    added = [{"add": {"index": kept, "alias": alias, **options}} for alias, options in aliases.items()]
+    for is_last in [*[False] * (_ATTEMPTS - 1), True]:
+        theirs = [] if look(client, name) is None else [{"remove_index": {"index": name}}]
+        try:
+            client.indices.update_aliases(body={"actions": [*theirs, *added]})
+        except Exception:  # such an index may have come since
+            if is_last:
+                raise
+        else:
+            return
 
 
 def drop(client: OpenSearch, name: str) -> None:
