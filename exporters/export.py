@@ -313,7 +313,11 @@ def _manifest(
         prune=str(job.prune) if job.prune is not None and is_encoder else None,
         quantization=job.quantize if is_encoder else None,
         head="exact-int8" if exact_head else None,
-        vocabulary=VocabularyRecord(size=parts.vocabulary.size, key_format=parts.vocabulary.key_format),
+        vocabulary=VocabularyRecord(
+            size=parts.vocabulary.size,
+            key_format=parts.vocabulary.key_format,
+            directions=parts.directions,
+        ),
         versions=installed_versions(_PACKAGES),
         parity=parity,
         probes=_probes(opened, is_encoder),
@@ -344,6 +348,8 @@ def _notes(parts: EncoderParts) -> list[str]:
             f"{shared} tokens have another query weight on the cluster: it looks weights up by a token's "
             "text, so tokens with one text share the largest."
         )
+    if parts.directions:
+        notes.append("Tokens are names of directions, of a dense model made sparse: they mean nothing.")
     if not parts.trained:
         notes.append("The projection to the vocabulary is random: retrieval with it is worthless.")
     return notes

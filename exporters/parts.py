@@ -38,6 +38,7 @@ class EncoderParts:
         max_length: Tokens of a text at most, special tokens included.
         idf: Query weights ``[vocabulary]`` of an inference-free encoder, else None.
         trained: False for a random projection.
+        directions: Whether tokens are names of directions, and mean nothing.
         source: Where it comes from.
     """
 
@@ -50,6 +51,7 @@ class EncoderParts:
     max_length: int
     idf: NDArray[np.float32] | None
     trained: bool
+    directions: bool
     source: Source
 
     @property
@@ -98,6 +100,7 @@ def take_apart(encoder: SparseEncoder) -> EncoderParts:
         max_length=anatomy.max_length,
         idf=_query_weights(anatomy, vocabulary),
         trained=not anatomy.is_untrained,
+        directions=anatomy.names_directions,
         source=_source(encoder, anatomy),
     )
 

@@ -39,6 +39,8 @@ class VocabularyRecord(_Record):
 
     size: int
     key_format: KeyFormat
+    directions: bool = False
+    """Whether tokens are names of directions, of a dense model made sparse, and mean nothing."""
 
 
 class Retrieval(_Record):

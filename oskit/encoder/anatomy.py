@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Encoding
 
+DIRECTIONS_MARK = "oskit_directions"
+"""In a transformer's configuration: what :attr:`Anatomy.names_directions` tells."""
+
 _PADDING_COLUMNS = 1024
 
 
@@ -95,6 +98,11 @@ class Anatomy:
     def is_untrained(self) -> bool:
         """Whether the projection is still the random one that the loader made up."""
         return self.projection is not None and is_random(self.projection, self.config)
+
+    @property
+    def names_directions(self) -> bool:
+        """Whether tokens are names of random directions, behind a layer that pools, and mean nothing."""
+        return bool(getattr(self.config, DIRECTIONS_MARK, False))
 
     @property
     def hidden_size(self) -> int:

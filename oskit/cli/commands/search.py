@@ -156,6 +156,9 @@ def search(
     if result.warning:
         out.warn(result.warning)
     out.result(result.to_dict(), lambda console: _print_result(console, result, narrowed))
+    manifest = encoder.archive.manifest if encoder is not None and explain else None
+    if manifest is not None and manifest.vocabulary.directions:
+        out.note("the tokens are names of directions, of a dense model made sparse: they mean nothing")
     if any(key not in result.tokens for hit in result.hits for key in hit.matched if result.key == "id"):
         out.note("some tokens are shown by their ids: what they are called, --archive DIR tells")
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from oskit.encoder.anatomy import Anatomy, inference
+from oskit.encoder.anatomy import DIRECTIONS_MARK, Anatomy, inference
 from oskit.encoder.surgery.layers import layer_lists, set_layers
 from oskit.encoder.surgery.lexical_head import replace_projection
 from oskit.errors import DataError, EncoderError, OskitError
@@ -103,6 +103,7 @@ def fit_dense_head(
     weight, biases = _STEEPNESS * directions, torch.full((anatomy.width,), -_STEEPNESS * float(largest[-1]))
     weight[~usable], biases[~usable] = 0.0, -1.0
     replace_projection(projection, weight, biases)
+    setattr(anatomy.config, DIRECTIONS_MARK, True)
     return encoder
 
 

@@ -34,6 +34,11 @@ def check_layers(encoder: NeuralSparseEncoder, number: int) -> None:
             hint="Keep one at least, and no more than there are.",
         )
     if number < anatomy.layers:
+        if anatomy.names_directions:
+            raise EncoderError(
+                f"the last layer of {anatomy.config.name_or_path} pools for its dense head, which needs it",
+                hint="Cut the dense model first, then fit the head to it.",
+            )
         layer_lists(anatomy, number)
         if not encoder.is_untrained:
             _reader(encoder)

@@ -11,9 +11,12 @@ from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
+from exporters.export import export_encoder
+from oskit.archive.archive import open_archive
 from oskit.encoder.loader.report import UntrainedProjectionWarning
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.encoder.surgery.dense_head import fit_dense_head
+from oskit.encoder.surgery.layers import keep_layers
 from oskit.errors import DataError, EncoderError
 from tests import tiny
 
@@ -88,3 +91,14 @@ def test_a_model_that_is_refused_stays_as_it_was(tmp_path: Path, folder: Path) -
         fit_dense_head(encoder, [])
     assert (encoder.document_matrix(UNSEEN) != before).nnz == 0
     assert encoder.anatomy.layers == load(folder).anatomy.layers
+
+
+def test_what_its_tokens_are_is_known_wherever_it_goes(tmp_path: Path, folder: Path) -> None:
+    fit_dense_head(load(folder), TEXTS, active=20).save_pretrained(str(tmp_path / "saved"))
+    encoder = load(tmp_path / "saved")
+    with pytest.raises(EncoderError, match=r"last layer .* pools"):
+        keep_layers(encoder, 1, TEXTS)
+    (archive,) = export_encoder(encoder, tmp_path / "out", formats=["onnx"])
+    manifest = open_archive(archive.path).manifest
+    assert manifest is not None and manifest.vocabulary.directions
+    assert any("directions" in note for note in manifest.notes)
