@@ -101,7 +101,7 @@ class Runner:
         return self._kept(f"{name.replace(' ', '-')}-{collection}", key, make)
 
     def result(self, name: str, seed: int) -> Result:
-        """A variant with a seed; what it needs is made first."""
+        """A variant with a seed."""
         variant = VARIANTS[name]
         seed = seed if variant.seeded else 0
         recipe = self._recipe(variant, seed)
@@ -117,12 +117,8 @@ class Runner:
     def _recipe(self, variant: Variant, seed: int) -> Recipe | None:
         if variant.recipe is None:
             return None
-        needed = None
-        if variant.needs is not None:
-            self.result(variant.needs, seed)
-            needed = self._folder(self._recipe(VARIANTS[variant.needs], seed)) / "best"
         changes = {"name": variant.name, "seed": seed}
-        recipe = merge(variant.recipe(self._work, self._scale, needed), changes)
+        recipe = merge(variant.recipe(self._work, self._scale), changes)
         if fast_bfloat16():
             narrow = [
                 {**teacher, "precision": "bfloat16"} if teacher["kind"] == "dense" else teacher

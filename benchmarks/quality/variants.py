@@ -83,8 +83,8 @@ SCALES = {
 }
 
 
-Make = Callable[[Workspace, Scale, Path | None], Recipe]
-"""A recipe, given the workspace, the scale and the folder of another variant of the same seed."""
+Make = Callable[[Workspace, Scale], Recipe]
+"""A recipe, given the workspace and the scale."""
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,12 @@ class Variant:
         name: As the results are called.
         label: For people.
         collections: What it is measured on.
-        recipe: Its training, given the workspace, the scale and the folder of another variant of the same
-            seed; None for ``base`` as it is.
+        recipe: Its training; None for ``base`` as it is.
         base: The folder that is loaded where there is no training.
         head: ``lexical`` for a closed-form head instead of the random one, without training; ``dense`` for
             that of a dense model, fitted to the first collection.
         seeded: Whether it is made with every seed: not where a seed changes nothing, or costs too much.
         rules: By which rules its documents are also pruned when it is measured.
-        needs: The variant whose encoder this one's training uses.
     """
 
     name: str
@@ -113,7 +111,6 @@ class Variant:
     head: str = "random"
     seeded: bool = True
     rules: tuple[str, ...] = ()
-    needs: str | None = None
 
 
 def _dense(effort: Effort, **more: Any) -> Recipe:
@@ -150,34 +147,25 @@ def _distilled(encoder: Path, data: list[Path], work: Workspace, effort: Effort)
 
 
 def _tiny(**changes: Any) -> Make:
-    def recipe(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
+    def recipe(work: Workspace, scale: Scale) -> Recipe:
         made = _distilled(bert_tiny(), [work.pairs_file()], work, scale.tiny)
         return merge(merge(made, {"schedule": {"learning_rate": 2e-4}}), changes)
 
     return recipe
 
 
-def _tiny_stage_2(work: Workspace, scale: Scale, first: Path | None) -> Recipe:
-    """The published second stage: scores of both teachers normalised for each query and averaged."""
-    teachers = [
-        _dense(scale.tiny, weight=0.5),
-        {"kind": "sparse", "name": str(first), "weight": 0.5, "required": True},
-    ]
-    return merge(_tiny()(work, scale, None), {"teachers": teachers, "labels": {"normalize": "minmax"}})
-
-
-def _tiny_faq(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
+def _tiny_faq(work: Workspace, scale: Scale) -> Recipe:
     made = _distilled(bert_tiny(), [work.faq_file(FAQ_ENGLISH)], work, scale.faq)
     return merge(made, {"schedule": {"learning_rate": 2e-4}})
 
 
-def _tiny_itself(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
+def _tiny_itself(work: Workspace, scale: Scale) -> Recipe:
     """The encoder as it was is a teacher too, on the same texts."""
     teachers = [_dense(scale.tiny, weight=0.7), {"kind": "itself", "weight": 0.3}]
-    return merge(_tiny()(work, scale, None), {"teachers": teachers, "labels": {"normalize": "minmax"}})
+    return merge(_tiny()(work, scale), {"teachers": teachers, "labels": {"normalize": "minmax"}})
 
 
-def _minilm(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
+def _minilm(work: Workspace, scale: Scale) -> Recipe:
     made = _distilled(minilm(), [work.pairs_file()], work, scale.small)
     changes = {
         "encoder": {"head": "lexical"},
@@ -195,7 +183,7 @@ def _minilm(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
 def _quick(name: str, **changes: Any) -> Make:
     """What comes along for everybody, as it is or with changes."""
 
-    def recipe(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
+    def recipe(work: Workspace, scale: Scale) -> Recipe:
         overrides = [
             f"data.train={work.training_file(name)}",
             f"encoder.name={bert_tiny()}",
@@ -213,7 +201,7 @@ def _titled(**changes: Any) -> Make:
     Documents stay as they are indexed, behind their titles, and no question of any pair is trained on.
     """
 
-    def recipe(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
+    def recipe(work: Workspace, scale: Scale) -> Recipe:
         source = {
             "path": str(work.corpus_file(MEDQUAD)),
             "kind": "documents",
@@ -235,14 +223,14 @@ def _titled(**changes: Any) -> Make:
             "schedule": {"steps": steps, "max_length": 64, "evaluate_every": steps},
             "evaluation": {"collection": str(work.watched_folder())},
         }
-        return merge(merge(_quick(MEDQUAD)(work, scale, None), given), changes)
+        return merge(merge(_quick(MEDQUAD)(work, scale), given), changes)
 
     return recipe
 
 
-def _titled_stages(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
+def _titled_stages(work: Workspace, scale: Scale) -> Recipe:
     """The same steps in two halves; in the second the encoder of the first is a teacher, half and half."""
-    recipe = _titled()(work, scale, None)
+    recipe = _titled()(work, scale)
     half = {"steps": recipe["schedule"]["steps"] // 2, "evaluate_every": recipe["schedule"]["steps"] // 2}
     others = [{**one, "weight": one["weight"] / 2} for one in recipe["teachers"]]
     first = {"kind": "sparse", "name": "{stage:1}", "weight": 0.5, "required": True, "max_length": 64}
@@ -260,7 +248,7 @@ def _auto(name: str) -> Make:
     Of the FAQ it is given the answers too, which are searched: their sentences are queries beside the pairs'.
     """
 
-    def recipe(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
+    def recipe(work: Workspace, scale: Scale) -> Recipe:
         path = work.work / f"auto-{scale.name}-{name}-for-{work.on}.yaml"
         if not path.is_file():
             models = Named(
@@ -293,7 +281,7 @@ def _values(recipe: Any) -> Recipe:
     return dict(recipe.model_dump(mode="json", exclude_unset=True))
 
 
-def _aligned(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
+def _aligned(work: Workspace, scale: Scale) -> Recipe:
     """``quick`` on Swedish by labels of the aligned English texts and of BM25.
 
     What BERT-tiny knows is English: nothing of it is kept. Its pieces of Swedish words are a rough stemmer.
@@ -311,7 +299,7 @@ def _aligned(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
         "schedule": {"steps": steps, "evaluate_every": steps},
         "evaluation": {"collection": str(work.watched_folder())},
     }
-    return merge(_quick(FAQ_SWEDISH)(work, scale, None), changes)
+    return merge(_quick(FAQ_SWEDISH)(work, scale), changes)
 
 
 _IDF_FLOPS: Recipe = {"sparsity": {"documents": {"kind": "idf_flops"}, "queries": {"kind": "idf_flops"}}}
@@ -332,7 +320,7 @@ def _two_languages(model: SavedModel, learning_rate: float) -> Make:
     twice its own.
     """
 
-    def recipe(work: Workspace, scale: Scale, _: Path | None) -> Recipe:
+    def recipe(work: Workspace, scale: Scale) -> Recipe:
         data = [work.faq_file(FAQ_SWEDISH), work.pairs_file()]
         encoder = first_layers(model, scale.layers, work)
         made = merge(_distilled(encoder, data, work, scale.languages), _IDF_FLOPS)
@@ -350,9 +338,6 @@ def _two_languages(model: SavedModel, learning_rate: float) -> Make:
 
 
 _SWEDISH_AND_OTHERS = (FAQ_SWEDISH, "xquad-es", "xquad-zh")
-_MINED: Recipe = {
-    "data": {"negatives": {"per_query": 20, "depth": 50}, "sampling": {"negatives": 1, "top": 0}}
-}
 _INFERENCE_FREE: Recipe = {
     "encoder": {"architecture": "inference-free", "train_query_weights": True, "activation": "log1p_relu"},
     "sparsity": {"queries": None},
@@ -375,10 +360,8 @@ def _with_curve(variant: Variant) -> Iterator[Variant]:
         make = variant.recipe
         assert make is not None
 
-        def recipe(
-            work: Workspace, scale: Scale, needed: Path | None, make: Make = make, factor: float = factor
-        ) -> Recipe:
-            made = make(work, scale, needed)
+        def recipe(work: Workspace, scale: Scale, make: Make = make, factor: float = factor) -> Recipe:
+            made = make(work, scale)
             sides = {
                 side: {"weight": factor * part["weight"]} for side, part in made["sparsity"].items() if part
             }
@@ -394,16 +377,7 @@ def _with_curve(variant: Variant) -> Iterator[Variant]:
 
 _CURVES = (
     Variant("tiny-stage-1", "BERT-tiny, stage 1", (MEDQUAD, *ASIDE), _tiny(), rules=_RATIO),
-    Variant(
-        "tiny-stage-2",
-        "BERT-tiny, stage 2",
-        (MEDQUAD,),
-        _tiny_stage_2,
-        rules=_RATIO,
-        needs="tiny-stage-1",
-    ),
     Variant("tiny-idf", "BERT-tiny, IDF-aware FLOPS", (MEDQUAD,), _tiny(**_IDF_FLOPS), rules=_RATIO),
-    Variant("tiny-mined", "BERT-tiny, mined negatives", (MEDQUAD,), _tiny(**_MINED), rules=_RATIO),
 )
 
 VARIANTS: dict[str, Variant] = {

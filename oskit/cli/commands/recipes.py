@@ -25,7 +25,7 @@ def recipes() -> None:
     Examples:
       oskit recipes list
       oskit recipes show inference-free-v3
-      oskit recipes copy two-stage my-recipe.yaml
+      oskit recipes copy stage-1 my-recipe.yaml
     """
 
 
@@ -78,7 +78,7 @@ def copy_recipe(name: str, file: Path | None, force: bool, out: Output) -> None:
     \b
     Examples:
       oskit recipes copy quick
-      oskit recipes copy two-stage recipes/shop.yaml
+      oskit recipes copy stage-1 recipes/shop.yaml
     """
     from oskit.errors import UsageError
     from oskit.training.recipe.file import included_text

@@ -35,7 +35,7 @@ STAGE = re.compile(r"\{stage:(\d+)\}")
 def included_recipes() -> list[str]:
     """Names of the recipes that come with oskit, the quick one first."""
     names = {item.name.removesuffix(_SUFFIX) for item in _INCLUDED.iterdir() if item.name.endswith(_SUFFIX)}
-    order = ("quick", "stage-1", "stage-2", "two-stage")
+    order = ("quick", "stage-1")
     return [*(name for name in order if name in names), *sorted(names.difference(order))]
 
 

@@ -85,8 +85,9 @@ def test_a_dry_run_tells_what_would_be_done(
 
 
 def test_a_dry_run_as_json(
-    pairs: Path, models: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    pairs: Path, models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     given = {
         "data.train": f"[{pairs}, {{hub: some/thing}}]",
@@ -95,12 +96,14 @@ def test_a_dry_run_as_json(
         "schedule.steps": 9,
     }
     options = [part for key, value in given.items() for part in ("--set", f"{key}={value}")]
-    code, out, _ = run(capsys, "train", "two-stage", *options, "--dry-run", "--json")
+    file = tmp_path / "shop.yaml"
+    file.write_text(included_text("stage-1") + 'stages:\n  - {}\n  - {encoder: {name: "{stage:1}"}}\n')
+    code, out, _ = run(capsys, "train", file, *options, "--dry-run", "--json")
     plan = json.loads(out)
     assert code == 0
     assert [stage["steps"] for stage in plan["stages"]] == [9, 9]
     assert plan["stages"][0]["examples"] is None and plan["stages"][0]["not_read"] == ["some/thing[train]"]
-    assert plan["recipe"]["name"] == "two-stage"
+    assert plan["recipe"]["name"] == "stage-1"
 
 
 def test_each_mistake_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

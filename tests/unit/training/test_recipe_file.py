@@ -429,14 +429,7 @@ def test_the_schema_describes_what_it_accepts() -> None:
 
 
 def test_the_included_recipes_say_what_they_are_for() -> None:
-    assert included_recipes() == [
-        "quick",
-        "stage-1",
-        "stage-2",
-        "two-stage",
-        "inference-free-v3",
-        "multilingual",
-    ]
+    assert included_recipes() == ["quick", "stage-1", "inference-free-v3", "multilingual"]
     assert all(described_recipes().values())
 
 
@@ -451,7 +444,6 @@ def test_an_included_recipe_asks_for_what_is_the_users(name: str) -> None:
     recipe = load_recipe(name, given)
     assert recipe.name == name
     assert recipe.data.train[0].path == str(Path.cwd() / "mine")
-    assert len(stages_of(recipe)) == (2 if name == "two-stage" else 1)
     assert "<" not in included_text(name).replace("<your", "").replace("<folder", "")
 
 
