@@ -250,7 +250,10 @@ def test_a_service_that_is_dead_is_named_in_the_list(
     connector = _connector(cluster, tiny, "http://127.0.0.1:9")
     body = registration(open_archive(tiny.archive), "oskit-test-remote", connector, None)
     model = request(cluster, "POST", "/models/_register?deploy=true", body)["model_id"]
-    wait_until(lambda: existing_model(cluster, model).is_deployed, wait_s=20)
+    # The list is a search, and tells of a deployment a second later.
+    wait_until(
+        lambda: any(one.is_deployed for one in list_models(cluster) if one.model_id == model), wait_s=20
+    )
     assert main(["models", "--url", cluster_url]) == 0
     told = " ".join(capfd.readouterr().out.split())
     assert "asks http://127.0.0.1:9/v1/sparse, which does not answer" in told and "Connection refused" in told
