@@ -28,6 +28,8 @@ _HIDDEN = {"index.hidden": True, "index.number_of_replicas": 0, "index.auto_expa
 _SHOWN = {"index.hidden": False, "index.blocks.write": None}
 _NO_WRITES = {"index.blocks.write": True}
 
+_LOST = "Others wrote into %r while it was replaced: %s documents are lost"
+
 _ATTEMPTS = 5
 """So often what somebody's write makes in the moment without an index has to give way."""
 
@@ -163,10 +165,9 @@ def make_in_place(client: OpenSearch, name: str, make: Callable[[], object]) -> 
                 raise
         else:
             return
-        client.indices.refresh(index=name)
-        count = client.count(index=name)["count"]
+        count = _written(client, name)
         client.indices.delete(index=name, params={"ignore_unavailable": "true"})
-        _log.warning("Others wrote into %r while it was replaced: %s documents are lost", name, count)
+        _log.warning(_LOST, name, count)
     raise IndexingError(
         f"others write into {name!r} and make an index of that name before oskit does, {_ATTEMPTS} times",
         hint="Stop them until it is there",
@@ -176,15 +177,25 @@ def make_in_place(client: OpenSearch, name: str, make: Callable[[], object]) -> 
 def _call_by(client: OpenSearch, name: str, kept: str, aliases: Mapping[str, Any]) -> None:
     """Have what is kept answer to a name, in one step with deleting what somebody's write has made of it."""
     added = [{"add": {"index": kept, "alias": alias, **options}} for alias, options in aliases.items()]
-    for is_last in [*[False] * (_ATTEMPTS - 1), True]:
-        theirs = [] if look(client, name) is None else [{"remove_index": {"index": name}}]
+    for left in reversed(range(_ATTEMPTS)):
+        count, theirs = None, list[dict[str, Any]]()
         try:
+            if look(client, name) is not None:
+                count, theirs = _written(client, name), [{"remove_index": {"index": name}}]
             client.indices.update_aliases(body={"actions": [*theirs, *added]})
         except Exception:  # such an index may have come since
-            if is_last:
+            if not left:
                 raise
         else:
+            if count is not None:
+                _log.warning(_LOST, name, count)
             return
+
+
+def _written(client: OpenSearch, name: str) -> int:
+    """Documents in an index that somebody's write has made."""
+    client.indices.refresh(index=name)
+    return int(client.count(index=name)["count"])
 
 
 def drop(client: OpenSearch, name: str) -> None:

@@ -444,6 +444,7 @@ def test_an_included_recipe_asks_for_what_is_the_users(name: str) -> None:
     recipe = load_recipe(name, given)
     assert recipe.name == name
     assert recipe.data.train[0].path == str(Path.cwd() / "mine")
+    assert stages_of(recipe) == (recipe,)
     assert "<" not in included_text(name).replace("<your", "").replace("<folder", "")
 
 
