@@ -111,7 +111,7 @@ def prune(client: OpenSearch, alias: Alias, keep: int, say: Say) -> Pruned:
 def older(releases: Sequence[Release], spared: int) -> list[Release]:
     """The retired releases, but those that were living last."""
     retired = [release for release in releases if release.state == "retired" and release.record]
-    retired.sort(key=lambda release: str(release.record.get("retired") or ""), reverse=True)
+    retired.sort(key=lambda release: release.lived_until, reverse=True)
     return retired[spared:]
 
 

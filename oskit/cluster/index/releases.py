@@ -41,9 +41,9 @@ State = Literal["live", "retired", "ready", "refused", "building", "abandoned"]
 _MOVED_ALONG = ("filter", "index_routing", "search_routing", "is_hidden")
 
 
-def now() -> str:
+def now(timespec: str = "seconds") -> str:
     """The time of a record: ISO 8601, UTC."""
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return datetime.now(UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 @dataclass(frozen=True)
@@ -188,6 +188,11 @@ class Release:
         return int(self.index.settings["index.creation_date"]), self.index.uuid
 
     @property
+    def lived_until(self) -> float:
+        """When the alias left it, in seconds since 1970."""
+        return _seconds(self.record.get("retired"))
+
+    @property
     def info(self) -> IndexInfo | None:
         """How it was made, where that is recorded."""
         meta = own_meta(self.index.mapping)
@@ -288,7 +293,8 @@ def note_move(client: OpenSearch, alias: Alias, to: str, **more: Any) -> None:
     writes = size_and_writes(client, to)[1]
     note(client, to, {"state": "live", "living_since": now(), "writes": writes, "retired": None, **more})
     if alias.index is not None:
-        note(client, alias.index, {"state": "retired", "retired": now()})
+        # A rollback and a release within one second have an order too: what lived last is what stays.
+        note(client, alias.index, {"state": "retired", "retired": now("milliseconds")})
 
 
 def writes_since_living(client: OpenSearch, release: Release) -> int | None:
@@ -302,7 +308,11 @@ def writes_since_living(client: OpenSearch, release: Release) -> int | None:
 
 def _age_s(said: object) -> float:
     """Seconds since a time of a record; what cannot be read is old."""
+    return datetime.now(UTC).timestamp() - _seconds(said)
+
+
+def _seconds(said: object) -> float:
     try:
-        return (datetime.now(UTC) - datetime.fromisoformat(str(said))).total_seconds()
-    except (ValueError, TypeError):
-        return float("inf")
+        return datetime.fromisoformat(str(said)).timestamp()
+    except ValueError:
+        return float("-inf")

@@ -12,6 +12,7 @@ import pytest
 from oskit.cluster.index.existing import ExistingIndex
 from oskit.cluster.index.names import check_index_name
 from oskit.cluster.index.owner import is_gone, owner
+from oskit.cluster.index.pruning import older
 from oskit.cluster.index.releases import Alias, Release, now, release_name
 
 
@@ -53,6 +54,20 @@ def test_the_state_of_a_release(record: dict[str, Any], state: str) -> None:
     index = ExistingIndex("i", {}, {}, {})
     assert Release("live", index, False, record).state == state
     assert Release("live", index, True, record).state == "live", "the alias knows better"
+
+
+def test_what_lived_last_stays_though_the_moves_were_in_one_second() -> None:
+    left = ["2026-11-29T09:23:24.107Z", "2026-11-29T09:23:23Z", "2026-11-29T09:23:24.900Z", None]
+    indexes = [
+        Release(
+            "live",
+            ExistingIndex(str(at), {}, {}, {}),
+            False,
+            {"living_since": "x", "retired": at},
+        )
+        for at in left
+    ]
+    assert [one.name for one in older(indexes, spared=1)] == [left[0], left[1], "None"]
 
 
 def test_a_process_is_gone_only_where_that_can_be_seen() -> None:
