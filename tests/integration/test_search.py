@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import threading
 import uuid
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from archives import encoder_archive
+from archives import encoder_archive, write_manifest
 from opensearchpy import OpenSearch
 from tiny_models import QUERIES, TinyModels, documents, tiny
 
@@ -264,7 +265,7 @@ def test_a_query_by_another_encoder_is_told(client, tiny: TinyModels, indexes, t
         assert search(client, indexes["rank_features"], "fox", **options).warning is None
 
 
-def test_the_command(cluster_url, tiny: TinyModels, indexes, capsys):
+def test_the_command(cluster_url, tiny: TinyModels, indexes, capsys, tmp_path):
     arguments = ["search", indexes["rank_features"], "quick fox", "--url", cluster_url]
     assert main([*arguments, "--explain"]) == 0
     said = capsys.readouterr().out
@@ -278,4 +279,10 @@ def test_the_command(cluster_url, tiny: TinyModels, indexes, capsys):
     assert "oskit ingest" in capsys.readouterr().err
     arguments[1] = indexes["sparse_vector"]
     assert main([*arguments, "--archive", str(tiny.archive), "--explain"]) == 0
-    assert "fox " in capsys.readouterr().out, "ids are shown as tokens where an encoder is given"
+    told = capsys.readouterr()
+    assert "fox " in told.out, "ids are shown as tokens where an encoder is given"
+    assert "directions" not in told.err
+    dense = shutil.copy(tiny.archive, tmp_path / "dense.zip")
+    write_manifest(dense, vocabulary={"size": 200, "key_format": "token", "directions": True})
+    assert main([*arguments, "--archive", str(dense), "--explain"]) == 0
+    assert "names of directions" in capsys.readouterr().err

@@ -72,14 +72,9 @@ def fit_dense_head(
         DataError: There are no texts.
     """
     anatomy, projection = encoder.anatomy, encoder.anatomy.projection
-    if projection is None:
-        raise EncoderError(
-            "this encoder has a masked-language head, not the projection of a dense model",
-            hint="Fit it with head: lexical.",
-        )
+    layers, pooling = pooling_layer(encoder)
+    assert projection is not None
     texts = texts[:: max(1, len(texts) // _ENOUGH_TEXTS)]
-    layers = _layers(anatomy)
-    pooling = _pooling(layers[-1], anatomy)
     layers.append(pooling)
     set_layers(anatomy.config, len(layers))
     try:
@@ -105,6 +100,21 @@ def fit_dense_head(
     replace_projection(projection, weight, biases)
     setattr(anatomy.config, DIRECTIONS_MARK, True)
     return encoder
+
+
+def pooling_layer(encoder: NeuralSparseEncoder) -> tuple[nn.ModuleList, Any]:
+    """The encoder's layers, and the one that :func:`fit_dense_head` puts behind them.
+
+    Raises:
+        EncoderError: As there.
+    """
+    if encoder.anatomy.projection is None:
+        raise EncoderError(
+            "this encoder has a masked-language head, not the projection of a dense model",
+            hint="Fit it with head: lexical.",
+        )
+    layers = _layers(encoder.anatomy)
+    return layers, _pooling(layers[-1], encoder.anatomy)
 
 
 def _layers(anatomy: Anatomy) -> nn.ModuleList:

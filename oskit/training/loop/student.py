@@ -14,7 +14,7 @@ from torch import nn
 from oskit.archive.idf import idf_vector, read_idf
 from oskit.encoder.loader.report import UntrainedProjectionWarning
 from oskit.encoder.model import NeuralSparseEncoder
-from oskit.encoder.surgery.dense_head import fit_dense_head
+from oskit.encoder.surgery.dense_head import fit_dense_head, pooling_layer
 from oskit.encoder.surgery.inference_free import inference_free
 from oskit.encoder.surgery.layers import check_layers, keep_layers
 from oskit.encoder.surgery.lexical_head import fit_lexical_head
@@ -35,7 +35,8 @@ def load_student(part: EncoderPart, *, seed: int) -> NeuralSparseEncoder:
     """Load the base; layers, head and architecture follow in :func:`finish_student`.
 
     Raises:
-        EncoderError: It cannot be found or loaded, or has fewer layers than are to be kept.
+        EncoderError: It cannot be found or loaded, has fewer layers than are to be kept, or cannot get the
+            head.
     """
     with warnings.catch_warnings():
         if part.head != "random":  # it is replaced before anything uses it
@@ -50,6 +51,8 @@ def load_student(part: EncoderPart, *, seed: int) -> NeuralSparseEncoder:
         )
     if part.layers is not None:
         check_layers(encoder, part.layers)
+    if part.head == "dense" and _is_base(encoder):
+        pooling_layer(encoder)  # told before the data is prepared, which may take hours
     if part.dropout is not None:  # the configuration that is saved stays as it is
         module: Any
         for module in encoder.anatomy.transformer.model.modules():

@@ -8,6 +8,7 @@ import torch
 from datasets import Dataset
 
 from oskit.encoder.model import NeuralSparseEncoder
+from oskit.errors import EncoderError
 from oskit.training.loop.student import finish_student, load_student, plain_attention
 from oskit.training.recipe.recipe import EncoderPart
 from tests import tiny
@@ -52,6 +53,14 @@ def test_a_lexical_head_is_for_bases_not_for_encoders_that_were_trained(saved, t
     found = finish_student(load_student(part, seed=0), part, passages=passages, idf=None, seed=0)
     bias = found.anatomy.transformer.model.get_output_embeddings().bias
     assert bool((bias == 50).all()) is saved
+
+
+def test_a_base_that_cannot_get_a_dense_head_is_refused_before_data_is_read(tmp_path):
+    folder = tiny.build("bert", tmp_path / "bert")
+    with pytest.raises(EncoderError, match="masked-language head"):
+        load_student(EncoderPart(name=str(folder), head="dense"), seed=0)
+    NeuralSparseEncoder.from_pretrained(folder).save_pretrained(str(tmp_path / "kept"))
+    load_student(EncoderPart(name=str(tmp_path / "kept"), head="dense"), seed=0)  # it has its head
 
 
 def test_plain_attention_computes_the_same_and_is_not_saved(tmp_path):
