@@ -28,7 +28,7 @@ ASIDE = ("dbpedia5k", "xquad-en")
 """Of other subjects than what is trained on: what an encoder could do before."""
 
 _FAQ_LANGUAGES = {FAQ_ENGLISH: "en", FAQ_SWEDISH: "sv"}
-_WORDS = 200
+_WORDS = 500
 """Words of an answer that are kept for training: more than any encoder here reads of it."""
 
 _WATCHED = 30

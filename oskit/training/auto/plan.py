@@ -13,8 +13,12 @@ from oskit.errors import TrainingError
 from oskit.training.auto.facts import Facts, StudentSeen, TeacherSeen
 
 BATCH = 32
-LENGTHS = (64, 256)
-"""Tokens that training reads of a text at least and at most: that is what a step costs."""
+LENGTHS = (64, 512)
+"""Tokens that training reads of a text at least and at most: what it did not read in training an encoder
+weighs wrongly, and texts that are shorter cost no more."""
+
+TAUGHT = 128
+"""Tokens that dense teachers read of a text: in their labels' time the encoder learns more."""
 
 TRAINING = 0.7
 """Share of the time for labels and steps; the rest is for looking, and for measuring."""
@@ -176,7 +180,8 @@ def _in_the_time(facts: Facts, student: StudentSeen, teachers: list[TeacherSeen]
     queries = facts.queries
     batch = max(2, min(BATCH, queries // 4))
     step = batch * tokens / student.learns
-    label = sum(tokens / teacher.reads for teacher in teachers)
+    read = min(mean, length, TAUGHT) + min(student.query_tokens, length, TAUGHT)
+    label = sum(read / teacher.reads for teacher in teachers)
     time = 60 * facts.minutes * TRAINING
     steps, limit = (time - queries * label) / step, None
     if steps * batch < queries:  # what is not trained on needs no labels
@@ -267,9 +272,10 @@ def _choose_teachers(found: Plan, facts: Facts, chosen: _Training, able: list[Te
     teachers: list[dict[str, Any]] = []
     told: list[str] = []
     narrow = {"precision": "bfloat16"} if facts.bfloat16 else {}
+    length = min(chosen.length, TAUGHT)
     for teacher in able:
         teachers.append(
-            {"kind": "dense", "name": teacher.name, "max_length": chosen.length, "required": True, **narrow}
+            {"kind": "dense", "name": teacher.name, "max_length": length, "required": True, **narrow}
         )
         told.append(f"{teacher.name} has nDCG@10 {teacher.ndcg:.2f} on the trial")
     for one in facts.teachers:

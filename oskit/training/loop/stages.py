@@ -102,7 +102,7 @@ class _Stage:
         if is_first():
             self.lengths = self._measured(self.lengths, encoder, prepared)
         before = self._before(encoder, prepared)
-        plain_attention(encoder, self.lengths.trained)
+        plain_attention(encoder, self.lengths.longest or self.lengths.trained)
         self._average = Average(encoder, share)
         started = time.monotonic()
         trainer = self._trainer(encoder, prepared)

@@ -25,6 +25,7 @@ class Lengths:
     shortened_from: int | None  # what it read before `encoder.max_length` shortened it; None where it did not
     trained: int  # what training reads of a text
     truncation: Truncation | None = None  # what training cuts off its texts; None before they were tokenized
+    longest: int | None = None  # of the texts, as far as training reads them; None as above
 
     @classmethod
     def of(cls, length: int, own: int, recipe: Recipe) -> Lengths:
@@ -58,10 +59,12 @@ class Lengths:
         self, texts: Iterable[str], tokenize: Callable[[list[str]], Iterable[Encoding]]
     ) -> Lengths:
         """The same with what training cuts off these texts, which are tokenized to as much as it reads."""
-        found, stream = Truncation(self.trained), iter(texts)
+        found, longest, stream = Truncation(self.trained), 0, iter(texts)
         while block := list(islice(stream, _BLOCK)):
-            found = found.with_texts(tokenize(block))
-        return replace(self, truncation=found if found.texts else None)
+            encodings = list(tokenize(block))
+            found = found.with_texts(encodings)
+            longest = max(longest, *(len(encoding.ids) for encoding in encodings))
+        return replace(self, truncation=found, longest=longest) if found.texts else self
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

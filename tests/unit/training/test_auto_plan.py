@@ -189,7 +189,7 @@ def test_scores_that_came_with_the_data_are_the_labels() -> None:
 
 
 def test_texts_decide_the_length_and_the_sparsity() -> None:
-    for mean, long, length, target in ((10, 30, 64, 32), (40, 60, 64, 100), (300, 500, 256, 150)):
+    for mean, long, length, target in ((10, 30, 64, 32), (40, 60, 64, 100), (300, 500, 512, 150)):
         student = replace(TINY, document_tokens=(mean, long))
         _, recipe = planned(students=(student,))
         assert recipe.schedule.max_length == length

@@ -155,7 +155,7 @@ def test_training_reads_less_of_a_text_than_the_encoder_it_makes(
     assert made.before.document_active > cut.before.document_active, "it is measured as it is used"
     lengths = made.stages[0].lengths
     assert (lengths.max_length, lengths.shortened_from, lengths.trained) == (512, None, 8)
-    assert lengths.truncation is not None and lengths.truncation.cut
+    assert lengths.truncation is not None and lengths.truncation.cut and lengths.longest == 8
     assert any("training texts are longer than 8 tokens" in line for line in lengths.lines)
 
 
