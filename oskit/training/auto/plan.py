@@ -17,6 +17,9 @@ LENGTHS = (64, 512)
 """Tokens that training reads of a text at least and at most: what it did not read in training an encoder
 weighs wrongly, and texts that are shorter cost no more."""
 
+LARGE = 50_000_000
+"""Parameters from which training reads half of that at most: a batch's activations take gigabytes."""
+
 TAUGHT = 128
 """Tokens that dense teachers read of a text: in their labels' time the encoder learns more."""
 
@@ -175,6 +178,8 @@ def _teachers(facts: Facts) -> list[TeacherSeen]:
 def _in_the_time(facts: Facts, student: StudentSeen, teachers: list[TeacherSeen]) -> _Training:
     mean, long = student.document_tokens
     least, most = LENGTHS
+    if student.parameters > LARGE:
+        most //= 2
     length = min(max(least, 32 * math.ceil(long / 32)), most, student.max_length)
     tokens = min(mean, length) + min(student.query_tokens, length)
     queries = facts.queries

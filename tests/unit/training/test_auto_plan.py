@@ -195,6 +195,8 @@ def test_texts_decide_the_length_and_the_sparsity() -> None:
         assert recipe.schedule.max_length == length
         assert recipe.encoder.max_length is None, "it goes on reading as much as it did"
         assert recipe.sparsity.documents.target == target
+    large = replace(TINY, document_tokens=(300, 500), parameters=110_000_000)
+    assert planned(students=(large,))[1].schedule.max_length == 256, "whose batches take more memory"
 
 
 def test_measuring_a_large_collection_takes_its_share_of_the_time() -> None:
