@@ -38,6 +38,8 @@ so long that it lives."""
 
 State = Literal["live", "retired", "ready", "refused", "building", "abandoned"]
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 _MOVED_ALONG = ("filter", "index_routing", "search_routing", "is_hidden")
 
 
@@ -312,7 +314,8 @@ def _age_s(said: object) -> float:
 
 
 def _seconds(said: object) -> float:
+    """A time of a record in seconds since 1970; what cannot be read, or is of no time zone, was long ago."""
     try:
-        return datetime.fromisoformat(str(said)).timestamp()
-    except ValueError:
+        return (datetime.fromisoformat(str(said)) - _EPOCH).total_seconds()
+    except (ValueError, TypeError):
         return float("-inf")

@@ -41,6 +41,7 @@ STATES: list[tuple[dict[str, Any], str]] = [
     ({"state": "building", "beat": now(), **ELSEWHERE}, "building"),
     ({"state": "building", "beat": "2020-01-01T00:00:00Z", **ELSEWHERE}, "abandoned"),
     ({"state": "building", "beat": "yesterday", **ELSEWHERE}, "abandoned"),
+    ({"state": "building", "beat": now().removesuffix("Z"), **ELSEWHERE}, "abandoned"),
     ({"state": "building", "beat": now(), "ended": now(), **owner()}, "abandoned"),
     ({"state": "refused", "beat": now(), **owner()}, "refused"),
     ({"state": "ready", "beat": "2020-01-01T00:00:00Z", **ELSEWHERE}, "ready"),
