@@ -8,6 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LENGTHS = (64, 512)
+"""Tokens that training reads of a text at least and at most: what it did not read in training an encoder
+weighs wrongly, and texts that are shorter cost no more."""
+
+LARGE = 50_000_000
+"""Parameters from which training reads half of that at most: a batch's activations take gigabytes."""
+
+TAUGHT = 128
+"""Tokens that dense teachers read of a text: in their labels' time the encoder learns more."""
+
+
+def longest_read(parameters: int, max_length: int) -> int:
+    """Tokens that training reads of a text at most, by the encoder's size and what it can read."""
+    return min(LENGTHS[1] // (2 if parameters > LARGE else 1), max_length)
+
 
 @dataclass(frozen=True)
 class StudentSeen:

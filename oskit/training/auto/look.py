@@ -17,7 +17,7 @@ from oskit.data.documents import Document
 from oskit.encoder.loader.hub import HubOptions, local_or_fetched
 from oskit.errors import EncoderError, OskitError
 from oskit.evaluation.offline.metrics import Run, quality
-from oskit.training.auto.facts import Facts, StudentSeen, TeacherSeen
+from oskit.training.auto.facts import TAUGHT, Facts, StudentSeen, TeacherSeen, longest_read
 from oskit.training.data.arrow import column_of
 
 if TYPE_CHECKING:
@@ -57,9 +57,6 @@ _QUERIES, _DOCUMENTS = 150, 600
 
 _BATCH = 8
 """Examples of the step whose time is taken."""
-
-_LENGTH = 128
-"""Tokens that models read of a text in a trial."""
 
 
 class Named(NamedTuple):
@@ -187,11 +184,13 @@ def _student(name: str, trial: Collection, *, directions: bool) -> StudentSeen:
             ranking = rank_exactly(encoder, trial, k=10)
         ndcg = _ndcg(ranking.run, trial)
         reads = sum(map(sum, lengths)) / taken[0]
-    learns = _learns(encoder, queries[:_BATCH], texts[:_BATCH])
+    parameters = sum(parameter.numel() for parameter in encoder.parameters())
+    most = longest_read(parameters, encoder.max_length)
+    learns = _learns(encoder, queries[:_BATCH], texts[:_BATCH], most)
     long = sorted(lengths[1])
     return StudentSeen(
         name=name,
-        parameters=sum(parameter.numel() for parameter in encoder.parameters()),
+        parameters=parameters,
         ndcg=ndcg,
         reads=reads or 3 * learns,  # a step computes forwards once and backwards, which is twice as much
         learns=learns,
@@ -208,20 +207,18 @@ def _lengths(encoder: NeuralSparseEncoder, texts: Sequence[str]) -> list[int]:
     return [len(encoding.ids) for encoding in encoder.anatomy.tokenize(texts)]
 
 
-def _learns(encoder: NeuralSparseEncoder, queries: Sequence[str], texts: Sequence[str]) -> float:
-    """Tokens a second of a training step."""
+def _learns(encoder: NeuralSparseEncoder, queries: Sequence[str], texts: Sequence[str], most: int) -> float:
+    """Tokens a second of a training step on that many tokens of a text at most."""
     import torch
 
     from oskit.training.loop.student import plain_attention
 
     encoder.train()
-    plain_attention(encoder, _LENGTH)
+    read = [[one.ids for one in encoder.anatomy.tokenize(side, most)] for side in (queries, texts)]
+    plain_attention(encoder, max(len(ids) for side in read for ids in side))
 
     def step() -> int:
-        features = [
-            encoder.anatomy.features([encoding.ids for encoding in encoder.anatomy.tokenize(side, _LENGTH)])
-            for side in (queries, texts)
-        ]
+        features = [encoder.anatomy.features(side) for side in read]
         with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
             vectors = [encoder(side)["sentence_embedding"].float() for side in features]
         (vectors[0] @ vectors[1].T).sum().backward()
@@ -237,12 +234,12 @@ def _learns(encoder: NeuralSparseEncoder, queries: Sequence[str], texts: Sequenc
 def _teacher(name: str, trial: Collection) -> TeacherSeen:
     from oskit.evaluation.offline.dense import DenseModel, rank_dense
 
-    model = DenseModel(name, max_length=_LENGTH, precision="bfloat16" if fast_bfloat16() else None)
+    model = DenseModel(name, max_length=TAUGHT, precision="bfloat16" if fast_bfloat16() else None)
     with _seconds() as taken:
         found = rank_dense(model, trial, k=10)
     texts = (*trial.queries.values(), *(document.passage for document in trial.documents()))
     # A word is some four thirds of a token, in a language that the model knows.
-    tokens = sum(min(_LENGTH, 4 * len(text.split()) // 3 + 2) for text in texts)
+    tokens = sum(min(TAUGHT, 4 * len(text.split()) // 3 + 2) for text in texts)
     return TeacherSeen(name, _ndcg(found.run, trial), tokens / taken[0])
 
 

@@ -10,19 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from oskit.errors import TrainingError
-from oskit.training.auto.facts import Facts, StudentSeen, TeacherSeen
+from oskit.training.auto.facts import LENGTHS, TAUGHT, Facts, StudentSeen, TeacherSeen, longest_read
 
 BATCH = 32
-LENGTHS = (64, 512)
-"""Tokens that training reads of a text at least and at most: what it did not read in training an encoder
-weighs wrongly, and texts that are shorter cost no more."""
-
-LARGE = 50_000_000
-"""Parameters from which training reads half of that at most: a batch's activations take gigabytes."""
-
-TAUGHT = 128
-"""Tokens that dense teachers read of a text: in their labels' time the encoder learns more."""
-
 TRAINING = 0.7
 """Share of the time for labels and steps; the rest is for looking, and for measuring."""
 
@@ -177,10 +167,8 @@ def _teachers(facts: Facts) -> list[TeacherSeen]:
 
 def _in_the_time(facts: Facts, student: StudentSeen, teachers: list[TeacherSeen]) -> _Training:
     mean, long = student.document_tokens
-    least, most = LENGTHS
-    if student.parameters > LARGE:
-        most //= 2
-    length = min(max(least, 32 * math.ceil(long / 32)), most, student.max_length)
+    most = longest_read(student.parameters, student.max_length)
+    length = min(max(LENGTHS[0], 32 * math.ceil(long / 32)), most)
     tokens = min(mean, length) + min(student.query_tokens, length)
     queries = facts.queries
     batch = max(2, min(BATCH, queries // 4))
