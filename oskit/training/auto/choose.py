@@ -65,7 +65,7 @@ def choose(
     found.put("name", name)
     _yield_to(given, found)
     sources = [source.model_dump(mode="json", exclude_unset=True) for source in train]
-    found.put("data.train", _limited(sources, found.limit))
+    found.put("data.train", [_drawn(source, found.share) for source in sources])
     rest = [text for text in overrides if not text.partition("=")[0].strip().startswith("data.train")]
     recipe = load_recipe(found.recipe, rest)
     values = recipe.model_dump(mode="json", exclude_unset=True)
@@ -117,12 +117,9 @@ def _named(given: Recipe, beside: Named) -> Named:
     )
 
 
-def _limited(sources: list[dict[str, Any]], limit: int | None) -> list[dict[str, Any]]:
-    """As many records of each source as fit together."""
-    if limit is None:
-        return sources
-    share = -(-limit // len(sources))
-    return [{**source, "limit": min(share, source.get("limit") or share)} for source in sources]
+def _drawn(source: dict[str, Any], share: float) -> dict[str, Any]:
+    """A source of which only a share fits into the time."""
+    return source if share == 1 else {**source, "share": round(share * source.get("share", 1), 4)}
 
 
 def _at(values: Any, key: str) -> Any:

@@ -69,7 +69,7 @@ class Plan:
 
     recipe: dict[str, Any] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
-    limit: int | None = None  # queries that fit into the time, where not all do
+    share: float = 1.0  # of the queries, as many as fit into the time
 
     def _place(self, key: str) -> tuple[dict[str, Any], str]:
         *parts, name = key.split(".")
@@ -100,7 +100,7 @@ class _Training:
     length: int  # tokens of a text
     batch: int
     steps: int
-    limit: int | None
+    queries: int  # as many as fit into the time
 
     @property
     def enough(self) -> float:
@@ -133,7 +133,7 @@ def plan(facts: Facts) -> Plan:
             one.student.parameters,
         ),
     )
-    found = Plan(limit=chosen.limit)
+    found = Plan(share=chosen.queries / facts.queries)
     found.put("name", "auto")
     found.put("description", "Chosen by `oskit train auto`; edit it, and train it again by its name.")
     _choose_encoder(found, facts, chosen, [one for one in trainings if one is not chosen])
@@ -176,14 +176,14 @@ def _in_the_time(facts: Facts, student: StudentSeen, teachers: list[TeacherSeen]
     read = min(mean, length, TAUGHT) + min(student.query_tokens, length, TAUGHT)
     label = sum(read / teacher.reads for teacher in teachers)
     time = 60 * facts.minutes * TRAINING
-    steps, limit = (time - queries * label) / step, None
+    steps = (time - queries * label) / step
     if steps * batch < queries:  # what is not trained on needs no labels
         steps = time / (step + batch * label)
-        limit = max(2 * batch, int(steps * batch))
+        queries = min(queries, max(2 * batch, int(steps * batch)))
     worth = EPOCHS[student.ndcg > 0] * queries / batch
     if tried := _tried(student):
         worth = min(worth, max(tried, queries / batch))
-    return _Training(student, length, batch, max(1, int(min(steps, worth))), limit)
+    return _Training(student, length, batch, max(1, int(min(steps, worth))), queries)
 
 
 def _tried(student: StudentSeen) -> int | None:
@@ -232,18 +232,17 @@ def _why_not(one: _Training, chosen: _Training) -> str:
 
 def _choose_data(found: Plan, facts: Facts, chosen: _Training) -> None:
     least, most = HELD_OUT
-    held = max(1, min(most, max(least, facts.queries // 10), facts.queries // 4))
-    if chosen.limit is not None:
+    queries = chosen.queries
+    held = max(1, min(most, max(least, facts.queries // 10), queries // 4))
+    if queries < facts.queries:
         found.reasons["data.train"] = (
-            f"ONLY THE FIRST {chosen.limit:,} of {facts.queries:,} records: no time for more (--minutes)"
+            f"ONLY {queries:,} of {facts.queries:,} queries, drawn at random: no time for more (--minutes)"
         )
-        held = max(1, min(held, chosen.limit // 4))
     elif facts.made:
         found.reasons["data.train"] = (
             f"{facts.made:,} of {facts.queries:,} queries are sentences of documents. Name all that are "
             "to be searched, if you have not: data.train=[pairs, {path: documents, queries: {remove: 0}}]"
         )
-    queries = chosen.limit or facts.queries
     found.put(
         "data.hold_out", round(held / queries, 3), f"{held:,} of {queries:,} queries tell what it is worth"
     )
@@ -303,8 +302,8 @@ def _choose_sparsity(found: Plan, chosen: _Training) -> None:
 
 
 def _choose_schedule(found: Plan, facts: Facts, chosen: _Training) -> None:
-    student, queries = chosen.student, facts.queries
-    passes = chosen.steps * chosen.batch / (chosen.limit or queries)
+    student = chosen.student
+    passes = chosen.steps * chosen.batch / chosen.queries
     why = f"{TRAINING:.0%} of {facts.minutes:g} minutes on {facts.machine}, {passes:.1f} passes over the data"
     if chosen.steps == _tried(student):
         why = f"{passes:.1f} passes over the data; more steps were never tried on so few"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +45,7 @@ def read_sources(
                     for number, source in enumerate(sources)
                 ]
             with RowWriter(examples, EXAMPLES) as writer:
-                _merge(open_rows(raw), records, sources, facts, writer)
+                _merge(open_rows(raw), records, sources, facts, writer, seed)
         except BaseException:
             corpus.unlink(missing_ok=True)
             raise
@@ -146,14 +147,15 @@ def _merge(
     sources: Sequence[DataSource],
     facts: Sequence[SourceFacts],
     writer: RowWriter,
+    seed: int,
 ) -> None:
-    """Write one example for the records of each query, in the order of the first of them.
+    """Write one example for the records of each query that is drawn, in the order of the first of them.
 
     Positives come first, then all other candidates, each once; a positive is no negative, whichever record
     says so and however it is written, nor is the document that is the query itself. Of two scores the first
     counts.
     """
-    of_source = np.frombuffer(records.sources, dtype=np.uint16)
+    of_source, rng = np.frombuffer(records.sources, dtype=np.uint16), random.Random(seed)  # noqa: S311
     kept = np.ones(len(rows), dtype=bool)
     for number, (source, fact) in enumerate(zip(sources, facts, strict=True)):
         if fact.kind == "documents":  # a made query that more documents would have than are allowed goes
@@ -168,12 +170,15 @@ def _merge(
             merged, own = _Merged(), list(islice(values, len(group)))
             for row, (_, *record) in zip(group, own, strict=True):
                 facts[of_source[row]].duplicates += not merged.add(*record)
-            found = facts[of_source[group[0]]]
-            query = own[0][0]
+            number, query = of_source[group[0]], own[0][0]
+            found = facts[number]
             example = merged.example(records.corpus.row_of(query), records.corpus.said)
             found.dropped_negatives += merged.dropped
             if example is None:
                 found.unanswered += 1
+                continue
+            if rng.random() >= sources[number].share:
+                found.undrawn += 1
                 continue
             writer.add(query, *example)
             found.examples += 1

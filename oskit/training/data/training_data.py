@@ -37,6 +37,7 @@ class SourceFacts:
     # queries without a relevant document
     without_examples: int = 0
     unanswered: int = 0  # queries dropped because nothing is known but what does not answer them
+    undrawn: int = 0  # queries that `share` left out
     passages: int = 0  # texts new to the corpus
     # negatives that say what a positive says or are the query itself, or that the corpus lacks
     dropped_negatives: int = 0
@@ -56,6 +57,7 @@ class SourceFacts:
             (self.generic, "with a query of too many documents dropped"),
             (self.without_examples, "records without a query"),
             (self.unanswered, "queries without a positive or scores dropped"),
+            (self.undrawn, "queries not drawn"),
             (self.dropped_negatives, "negatives dropped"),
         ]
         told = "".join(f", {count:,} {what}" for count, what in parts if count)

@@ -156,7 +156,9 @@ class DataSource(Place):
     join: Join | None = None
     """Where the texts are, if the source has ids."""
     limit: PositiveInt | None = None
-    """Take this many records that are right, and no more."""
+    """Take this many records that are right, the first ones, and no more."""
+    share: float = Field(default=1.0, gt=0, le=1)
+    """Share of its queries that are trained on, drawn at random; all its texts stay to be found."""
     broken: Literal["error", "skip"] = "error"
     """Whether a record that is not right ends the reading, or is left out, counted and listed."""
     min_relevance: int = Field(default=1, ge=1)

@@ -82,15 +82,15 @@ def seconds(recipe: Recipe, student: StudentSeen, queries: int) -> float:
 def test_it_keeps_to_the_time_and_uses_it(minutes: float, queries: int) -> None:
     found, recipe = planned(minutes, queries=queries, documents=queries)
     student = next(one for one in (TINY, BASE) if one.name == recipe.encoder.name)
-    taken = seconds(recipe, student, found.limit or queries)
+    trained = round(found.share * queries)
+    taken = seconds(recipe, student, trained)
     assert taken < 60 * minutes * TRAINING + 1
     passes = (recipe.schedule.steps or 0) * recipe.schedule.batch_size / queries
     assert passes <= EPOCHS[student.ndcg > 0]
     if passes < EPOCHS[student.ndcg > 0] - 1 and recipe.schedule.steps != TRIED:
         assert taken > 0.9 * 60 * minutes * TRAINING, "the time is used"
-    if found.limit is not None:
-        assert found.limit < queries and "ONLY THE FIRST" in found.reasons["data.train"]
-    assert recipe.data.hold_out * (found.limit or queries) >= 1
+    assert (found.share < 1) == (f"ONLY {trained:,} of" in found.reasons.get("data.train", ""))
+    assert recipe.data.hold_out * trained >= 1
     assert recipe.schedule.batch_size <= queries
 
 

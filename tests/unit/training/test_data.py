@@ -213,6 +213,17 @@ def test_a_limit_counts_what_is_right(tmp_path: Path) -> None:
     assert (data.sources[0].read, data.sources[0].refused) == (4, 1)
 
 
+def test_a_share_of_the_queries_is_drawn_from_all_of_a_source(tmp_path: Path) -> None:
+    rows = [{"query": f"q{i // 2}", "positive": f"p{i}"} for i in range(400)]
+    path = str(jsonl(tmp_path / "a.jsonl", rows))
+    data = load(DataSource(path=path, share=0.25))
+    drawn = [int(query[1:]) for query, positives, *_ in examples(data) if len(positives) == 2]
+    assert len(drawn) == len(data) == 200 - data.sources[0].undrawn
+    assert 35 < len(drawn) < 65 and min(drawn) < 40 and max(drawn) > 160
+    assert len(data.corpus) == 400 and "queries not drawn" in str(data.sources[0])
+    assert examples(load(DataSource(path=path, share=0.25))) == examples(data)
+
+
 def beir(folder: Path, split: str = "train") -> Path:
     (folder / "qrels").mkdir(parents=True)
     jsonl(
