@@ -76,11 +76,18 @@ def fit_lexical_head(
         ``encoder``.
 
     Raises:
-        EncoderError: It has a masked-language head without biases, or a head that does more than multiply.
+        EncoderError: It has a masked-language head without biases, or a head that does more than multiply,
+            or a layer that pools (``fit_dense_head``): all tokens of a text have one state there.
         DataError: The texts have hardly any tokens.
     """
     anatomy = encoder.anatomy
     projection, head = anatomy.projection, anatomy.output
+    if anatomy.names_directions:
+        raise EncoderError(
+            "the tokens of this encoder are names of directions, behind a layer that pools: no head can tell "
+            "words there",
+            hint="Fit the dense model that it was made of.",
+        )
     if not attach(anatomy):
         raise EncoderError(
             "the head of this encoder does more than multiply, so it cannot be fitted",

@@ -17,6 +17,7 @@ from oskit.encoder.loader.report import UntrainedProjectionWarning
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.encoder.surgery.dense_head import fit_dense_head
 from oskit.encoder.surgery.layers import keep_layers
+from oskit.encoder.surgery.lexical_head import fit_lexical_head
 from oskit.errors import DataError, EncoderError
 from tests import tiny
 
@@ -98,6 +99,10 @@ def test_what_its_tokens_are_is_known_wherever_it_goes(tmp_path: Path, folder: P
     encoder = load(tmp_path / "saved")
     with pytest.raises(EncoderError, match=r"last layer .* pools"):
         keep_layers(encoder, 1, TEXTS)
+    before = encoder.document_matrix(UNSEEN)
+    with pytest.raises(EncoderError, match="names of directions"):
+        fit_lexical_head(encoder, TEXTS)
+    assert (encoder.document_matrix(UNSEEN) != before).nnz == 0
     (archive,) = export_encoder(encoder, tmp_path / "out", formats=["onnx"])
     manifest = open_archive(archive.path).manifest
     assert manifest is not None and manifest.vocabulary.directions
