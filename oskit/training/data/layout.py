@@ -109,8 +109,8 @@ class Layout:
     def _place_label(self, value: Any) -> None:
         """Labels say which documents answer, or else they are scores, as sentence-transformers has them."""
         values = value if isinstance(value, list | tuple) else [value]
-        # Of a positive and negatives the first is known without labels.
-        if self.negatives or any(grade_of(item) is None for item in values):
+        # Of a positive and negatives the first is known without labels. What is not there tells nothing.
+        if self.negatives or any(item is not None and grade_of(item) is None for item in values):
             self.scores, self.label = self.scores or self.label, ""
         else:
             self.documents, self.positive = self.documents or self.positive, ""

@@ -17,6 +17,9 @@ from oskit.errors import DataError, first_line
 from oskit.training.data.layout import DOCUMENT_ID_NAMES, first_of
 from oskit.training.recipe.sources import Place
 
+_LARGEST = float(np.finfo(np.float32).max)
+"""Scores are kept in 32 bits, where more is infinite."""
+
 Add = Callable[[str], int]
 """Adds a text to the corpus, if it is new, and gives its row."""
 
@@ -86,10 +89,12 @@ def score_of(value: Any, name: str) -> float:
         return math.nan
     try:
         score = float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        score = math.inf
     except (TypeError, ValueError):
         raise ValueError(f"{name!r} holds {value!r}, which is no number") from None
-    if math.isinf(score):
-        raise ValueError(f"{name!r} holds a score that is not finite")
+    if abs(score) > _LARGEST:
+        raise ValueError(f"{name!r} holds a score that is not finite, or too large for 32 bits")
     return score
 
 

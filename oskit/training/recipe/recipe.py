@@ -30,6 +30,9 @@ from oskit.training.recipe.part import Part, Ratio
 from oskit.training.recipe.sources import DataSource
 from oskit.training.recipe.teachers import AnyTeacher, DenseTeacherConfig, LabelsPart, Teachers
 
+Length = Annotated[int, Field(ge=3)]
+"""Tokens of a text, with the two around it: fewer leave no room for it."""
+
 
 class EncoderPart(Part):
     """The encoder that is trained."""
@@ -49,7 +52,7 @@ class EncoderPart(Part):
     """Whether the query table of an inference-free encoder is trained as well."""
     activation: Activation | None = None
     """``relu`` or ``log1p_relu`` (one more log1p); None for what the encoder says."""
-    max_length: PositiveInt | None = None
+    max_length: Length | None = None
     """Tokens that the trained encoder reads of a text; None for as many as it did. What a training step reads
     is ``schedule.max_length``."""
     keep: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -94,7 +97,7 @@ class MiningConfig(Part):
     lowered by as much instead."""
     sampling: Literal["top", "random"] = "top"
     """``top``: the hardest that remain are added. ``random``: any of those that remain."""
-    seed: int = 0
+    seed: NonNegativeInt = 0
     """Of what is drawn."""
 
 
@@ -141,7 +144,7 @@ class SchedulePart(Part):
     """Passes over the examples; not used with ``steps``."""
     steps: PositiveInt | None = None
     """Optimizer steps."""
-    max_length: PositiveInt | None = None
+    max_length: Length | None = None
     """Tokens that a training step reads of a text, at most; None for as many as the encoder reads."""
     batch_size: PositiveInt = 32
     """Examples of one optimizer step over all processes, whatever the hardware."""
@@ -215,7 +218,7 @@ class Recipe(Part):
     """What the run is called; also the name of its folder."""
     description: str = ""
     """What it is good for."""
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Of all that is drawn."""
     encoder: EncoderPart
     data: DataPart

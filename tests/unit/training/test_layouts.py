@@ -165,6 +165,8 @@ WRONG = [
     ({"query": "q", "docs": ["a", "b"], "scores": [1]}, "1 scores in 'scores' for 2 documents"),
     ({"query": "q", "docs": ["a", "b"], "scores": [1, "high"]}, "'scores' holds 'high', which is no number"),
     ({"query": "q", "docs": ["a", "b"], "scores": [1, "inf"]}, "a score that is not finite"),
+    ({"query": "q", "docs": ["a", "b"], "scores": [1, 1e39]}, "too large for 32 bits"),
+    ({"query": "q", "docs": ["a", "b"], "scores": [10**400, 1]}, "too large for 32 bits"),
     ({"query": "q", "docs": ["a", " "], "scores": [1, 2]}, r"'docs\[1\]' is empty"),
     (
         {"query": "q", "positive": "p", "negative": "n", "scores": [1, 2, 3]},
@@ -189,6 +191,9 @@ def test_a_label_that_turns_out_to_be_a_score_is_not_taken_for_a_grade() -> None
         TrainingData.of(rows)
     named = TrainingData.of(rows, columns={"scores": "label"})
     assert rounded(read(named)) == [("q", [], ["a", "b"], {"a": 1, "b": 0.83})]
+    # Nor is a grade taken for a score because the first record lacks its own.
+    rows = [{"query": "q", "passage": "a", "label": None}, {"query": "q", "passage": "b", "label": 1}]
+    assert read(TrainingData.of(rows, broken="skip")) == [("q", ["b"], [], {})]
 
 
 def test_columns_that_are_not_understood_are_told() -> None:
