@@ -6,7 +6,8 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from sentence_transformers import SparseEncoderTrainingArguments
 
-from oskit.errors import TrainingError, UsageError, first_line
+from oskit.errors import OskitError, TrainingError, UsageError, first_line
 from oskit.training.loop.folder import CHECKPOINTS
 from oskit.training.ranks import share_of, world_size
 from oskit.training.recipe.recipe import Recipe
@@ -67,10 +68,24 @@ def training_arguments(
     given |= _decided(recipe, folder, total) | {"learning_rate_mapping": rates, "router_mapping": routes}
     if "activation_checkpointing" in _known():  # as later transformers call it
         given["activation_checkpointing"] = given.pop("gradient_checkpointing")
-    try:
+    with passing_on(recipe):
         return Arguments(**given)
-    except (TypeError, ValueError, ImportError) as error:
-        if not passed:
+
+
+@contextmanager
+def passing_on(recipe: Recipe, *, unless: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """What fails inside is laid to ``schedule.arguments``, if there are some: the trainer was made for them.
+
+    Raises:
+        TrainingError: In the words of the trainer, an optimizer or a loader; not where ``unless`` says so.
+    """
+    passed = recipe.schedule.arguments
+    try:
+        yield
+    except OskitError:
+        raise
+    except Exception as error:  # whatever optimizers, schedulers and loaders raise
+        if not passed or unless():
             raise
         raise TrainingError(
             f"the trainer refuses schedule.arguments ({', '.join(passed)}): {first_line(error)}",

@@ -28,11 +28,21 @@ class Watch(TrainerCallback):
 
     Attributes:
         interrupted: Whether training was ended.
+        began: Whether there was a step in this process.
     """
 
     def __init__(self, folder: Path, listener: Listener) -> None:
         self._path, self._listener = folder / LOG, listener
-        self.interrupted = self._asked = False
+        self.interrupted = self.began = self._asked = False
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Of a run that goes on, the best checkpoint is kept where the folder is now."""
+        if (best := state.best_model_checkpoint) is not None:
+            state.best_model_checkpoint = str(Path(args.output_dir, Path(best).name))
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """What the trainer is made of is whole, and what it goes on from could be read."""
+        self.began = True
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Tell a step without logs, and stop where a signal has come to any of the processes."""

@@ -16,6 +16,7 @@ from oskit.folders import check_writable
 from oskit.training.ranks import world_size
 from oskit.training.recipe.file import load_recipe, resolved_yaml
 from oskit.training.recipe.recipe import Recipe
+from oskit.training.report.result import BEST
 
 RECIPE = "recipe.yaml"
 MARKER = ".oskit-run"
@@ -30,7 +31,7 @@ RESULT = "stage.json"
 Beginning = Literal["new", "again", "resumed"]
 """``again``: in place of a run that ended before it had a checkpoint."""
 
-_STATE = ("checkpoints/checkpoint-*/trainer_state.json", "stage.json", "best")
+_STATE = ("checkpoints/checkpoint-*/trainer_state.json", RESULT, BEST)
 """What a run would lose."""
 
 _TABLES = ("records", "examples", "corpus", "mined", "labelled", "ready", "asked")
@@ -59,6 +60,11 @@ def stage_folders(folder: Path, stages: Sequence[Recipe]) -> list[Path]:
     if len(stages) == 1:
         return [folder]
     return [folder / f"stage-{number}" for number in range(1, len(stages) + 1)]
+
+
+def is_done(stage: Path) -> bool:
+    """Whether a stage has its result; one whose encoder was removed is chosen again from its checkpoints."""
+    return (stage / RESULT).exists() and (stage / BEST).is_dir()
 
 
 def check_folder(folder: Path, recipe: Recipe, *, resume: bool) -> Beginning:

@@ -28,7 +28,7 @@ from oskit.extras import require
 from oskit.folders import check_writable, user_cache
 from oskit.training.data.reader import read_source
 from oskit.training.data.records import Parsed, error_of, existing
-from oskit.training.loop.folder import DATA, FACTS, RESULT, Beginning, check_folder, stage_folders
+from oskit.training.loop.folder import DATA, FACTS, Beginning, check_folder, is_done, stage_folders
 from oskit.training.ranks import share_of
 from oskit.training.recipe.file import STAGE, stages_of
 from oskit.training.recipe.recipe import Recipe
@@ -50,7 +50,7 @@ Warn = Callable[[str], object]
 def preflight(recipe: Recipe, folder: Path, *, resume: bool, warn: Warn, dry_run: bool = False) -> Beginning:
     """Look for what would end a run: packages, its folder, models, data, disk space, devices.
 
-    What a run that is resumed has done and prepared needs its sources no more.
+    What a run that is resumed has done and prepared needs its sources and teachers no more.
 
     Args:
         recipe: What is to be trained.
@@ -67,7 +67,7 @@ def preflight(recipe: Recipe, folder: Path, *, resume: bool, warn: Warn, dry_run
     beginning = check_folder(folder, recipe, resume=resume)
     notes, problems = list[str](), dict[str, OskitError]()
     for stage, own in zip(stages, stage_folders(folder, stages), strict=True):
-        if beginning != "resumed" or not (own / RESULT).exists():
+        if beginning != "resumed" or not is_done(own):
             prepared = beginning == "resumed" and (own / DATA / FACTS).exists()
             checks += _checks_of(stage, notes.append, prepared=prepared, dry_run=dry_run)
     if beginning != "resumed":
@@ -81,6 +81,8 @@ def preflight(recipe: Recipe, folder: Path, *, resume: bool, warn: Warn, dry_run
         warn(told)
     for problem in problems.values():
         raise problem
+    if resume and beginning == "new":
+        warn(f"there is no run in {folder} to go on with: a new one begins")
     return beginning
 
 
@@ -100,9 +102,8 @@ def _checks_of(stage: Recipe, warn: Warn, *, prepared: bool, dry_run: bool) -> I
         yield lambda: read_idf(idf)
     if not prepared:
         yield lambda: _check_sources(stage)
-    yield lambda: _check_evaluation(stage)
-    if "batch" in stage.labelled or not prepared:
         yield lambda: _check_teachers(stage, warn if dry_run else lambda _: None)
+    yield lambda: _check_evaluation(stage)
     yield lambda: share_of(schedule.batch_size)
     if schedule.arguments:
         yield lambda: _check_arguments(stage)

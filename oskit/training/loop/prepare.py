@@ -18,6 +18,7 @@ from oskit.training.data.arrow import (
     RowWriter,
     candidate_blocks,
     candidate_counts,
+    column_of,
     numbers_of,
     open_rows,
 )
@@ -96,6 +97,11 @@ def open_prepared(recipe: Recipe, folder: Path) -> Prepared:
     idf = np.load(folder / _IDF) if (folder / _IDF).exists() else None
     teachers = BatchTeachers(folder / _TEACHERS) if "batch" in recipe.labelled else None
     return Prepared(examples, corpus, _yardstick(recipe, folder), teachers, idf, facts)
+
+
+def trained_queries(folder: Path) -> list[str]:
+    """The queries that are trained on, of what :func:`prepare` wrote."""
+    return list(column_of(open_rows(folder / _EXAMPLES), "query"))
 
 
 def _yardstick(recipe: Recipe, folder: Path) -> Yardstick:

@@ -80,11 +80,16 @@ def _train(recipe: Recipe, folder: Path, told: Listener) -> TrainingResult:
 
     stages = stages_of(recipe)
     results: list[StageResult] = []
+    learned: list[list[Path]] = []  # of each stage whose examples it knows, by way of earlier encoders too
     for number, (stage, own) in enumerate(zip(stages, stage_folders(folder, stages), strict=True), start=1):
         name = own.name if len(stages) > 1 else recipe.name
         told.stage_started(name, number, len(stages))
         stage = _with_folders(stage, [result.best for result in results])
-        results.append(train_stage(stage, own, name=name, listener=told))
+        names = {stage.encoder.name, *(getattr(one, "name", None) for one in stage.labelling)}
+        used = zip(results, learned, strict=True)
+        earlier = [one for result, known in used if str(result.best.resolve()) in names for one in known]
+        learned.append([*earlier, own])
+        results.append(train_stage(stage, own, name=name, listener=told, earlier=earlier))
         told.stage_finished(results[-1])
     result = TrainingResult(folder, folder / BEST, results, _gain(results))
     if is_first():

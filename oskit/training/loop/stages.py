@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import closing
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,14 +17,15 @@ from oskit.data.atomic import write_whole
 from oskit.data.duplicates import SeenTexts
 from oskit.encoder.loader.quiet import quiet_libraries
 from oskit.encoder.model import NeuralSparseEncoder
-from oskit.errors import TrainingError, TrainingInterrupted
+from oskit.errors import OskitError, TrainingError, TrainingInterrupted, first_line
 from oskit.training.data.arrow import candidate_rows, column_of
-from oskit.training.loop.arguments import rate_of, training_arguments
+from oskit.training.data.leakage import find_leakage
+from oskit.training.loop.arguments import passing_on, rate_of, training_arguments
 from oskit.training.loop.callbacks import Watch
 from oskit.training.loop.events import Listener
-from oskit.training.loop.folder import CHECKPOINTS, DATA, FACTS, RESULT
+from oskit.training.loop.folder import CHECKPOINTS, DATA, FACTS, RESULT, is_done
 from oskit.training.loop.guards import Guards
-from oskit.training.loop.prepare import Prepared, open_prepared, prepare
+from oskit.training.loop.prepare import Prepared, open_prepared, prepare, trained_queries
 from oskit.training.loop.student import (
     Average,
     clear_negative_weights,
@@ -49,8 +52,12 @@ from oskit.training.report.yardstick import RetrievalEvaluator
 _BEFORE = "before.json"
 
 
-def train_stage(recipe: Recipe, folder: Path, *, name: str, listener: Listener) -> StageResult:
+def train_stage(
+    recipe: Recipe, folder: Path, *, name: str, listener: Listener, earlier: Sequence[Path] = ()
+) -> StageResult:
     """Train one stage, or go on with it, or read what it did if it is done.
+
+    ``earlier`` are folders of stages that its encoder has learned from, itself or by a teacher.
 
     Raises:
         DataError: Data cannot be read, or the folder not be written.
@@ -58,9 +65,9 @@ def train_stage(recipe: Recipe, folder: Path, *, name: str, listener: Listener) 
         TrainingError: Training cannot start or cannot go on.
         TrainingInterrupted: It was stopped, and a checkpoint saved.
     """
-    if not (folder / RESULT).exists():
+    if not is_done(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        _Stage(recipe, folder, name, listener).run()
+        _Stage(recipe, folder, name, listener, earlier).run()
         wait_for(folder / RESULT)
     return StageResult.read(folder / RESULT)
 
@@ -73,6 +80,7 @@ class _Stage:
     folder: Path
     name: str
     listener: Listener
+    earlier: Sequence[Path]
     warnings: list[str] = field(default_factory=list)
 
     def run(self) -> None:
@@ -100,27 +108,54 @@ class _Stage:
         encoder = finish_student(encoder, part, passages=prepared.corpus, idf=prepared.idf, seed=recipe.seed)
         encoder.precision = "auto"  # measured alike before, while and after it is trained
         if is_first():
-            self.lengths = self._measured(self.lengths, encoder, prepared)
-        before = self._before(encoder, prepared)
-        plain_attention(encoder, self.lengths.longest or self.lengths.trained)
+            self._tell_leaks(prepared)
+        before = self._before(encoder, prepared) if is_first() else None
+        wait_for(self.folder / _BEFORE)
+        known = json.loads((self.folder / _BEFORE).read_text(encoding="utf-8"))
+        plain_attention(encoder, known.get("longest") or self.lengths.trained)
         self._average = Average(encoder, share)
         started = time.monotonic()
         trainer = self._trainer(encoder, prepared)
         self._train(trainer)
-        if is_first():
+        if before is not None:
             self._finish(trainer, prepared, before, time.monotonic() - started)
 
     def _warn(self, text: str) -> None:
         self.warnings.append(text)
         self.listener.warning(text)
 
+    def _tell_leaks(self, prepared: Prepared) -> None:
+        """Stages may have other data, or hold out another share of it."""
+        asked = prepared.yardstick.collection
+        for stage in dict.fromkeys(self.earlier):
+            if leaked := find_leakage(trained_queries(stage / DATA), asked).leaked_queries:
+                self._warn(
+                    f"{leaked:,} of {len(asked.queries):,} evaluation queries were trained on in "
+                    f"{stage.name}: the figures are too good; give all stages the same data.train and "
+                    "data.hold_out, or an evaluation.collection"
+                )
+
     def _before(self, encoder: NeuralSparseEncoder, prepared: Prepared) -> Figures:
-        path = self.folder / _BEFORE
-        if is_first() and not path.exists():
+        """Figures of the encoder as training finds it, by what the one that it makes is measured by too.
+
+        What all processes need to know of the texts is written with them.
+        """
+        self.lengths = self._measured(self.lengths, encoder, prepared)
+        path, yardstick = self.folder / _BEFORE, prepared.yardstick.digest()
+        known: dict[str, Any] = {}
+        with suppress(OSError, ValueError):  # none, or a damaged one
+            known = json.loads(path.read_text(encoding="utf-8"))
+        if known.get("yardstick") != yardstick:
+            if "yardstick" in known:
+                self._warn(
+                    "the evaluation collection is another than when the run began: the encoder before "
+                    "training is measured anew, checkpoints from then were by the former one"
+                )
             self.listener.doing("measuring the encoder before training")
-            write_whole(path, json.dumps(asdict(prepared.yardstick.measure(encoder))))
-        wait_for(path)
-        return Figures(**json.loads(path.read_text(encoding="utf-8")))
+            figures = asdict(prepared.yardstick.measure(encoder))
+            known = {"yardstick": yardstick, "longest": self.lengths.longest, "figures": figures}
+            write_whole(path, json.dumps(known))
+        return Figures(**known["figures"])
 
     def _trainer(self, encoder: NeuralSparseEncoder, prepared: Prepared) -> OskitTrainer:
         recipe, schedule, table = self.recipe, self.recipe.schedule, encoder.anatomy.queries
@@ -155,7 +190,7 @@ class _Stage:
         self._watch = Watch(self.folder, self.listener)
         sparsity = SparsityWeights(recipe.sparsity.ramp, total, loss.penalties)
         self._rule = Rule(sparsity.ramp.end, recipe.evaluation.max_flops)
-        with quiet_libraries():
+        with passing_on(recipe), quiet_libraries():
             return OskitTrainer(
                 guards=Guards(recipe, vocabulary=encoder.vocabulary.size, ramp_end=sparsity.ramp.end),
                 sparsity=sparsity,
@@ -190,13 +225,23 @@ class _Stage:
         checkpoint = self._last_checkpoint()
         done = _step_of(checkpoint) if checkpoint else 0
         self.listener.training_started(trainer.args.max_steps, done)
+        passing = passing_on(self.recipe, unless=lambda: checkpoint is not None or self._watch.began)
         try:
-            with self._watch.signals(), quiet_libraries():
+            with passing, self._watch.signals(), quiet_libraries():
                 trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
         except TrainingError as error:
             kept = self._last_checkpoint()
             where = f" The last good checkpoint is {kept}." if kept else ""
             raise TrainingError(error.message, hint=f"{error.hint or ''}{where}") from error
+        except OskitError:
+            raise
+        except Exception as error:  # whatever the trainer, the optimizer, torch and json raise
+            if checkpoint is None or self._watch.began:
+                raise
+            raise TrainingError(
+                f"the checkpoint {checkpoint} cannot be read: {first_line(error)}",
+                hint="Remove it to go on from the one before, or to train anew.",
+            ) from error
         if self._watch.interrupted:
             raise TrainingInterrupted(
                 f"interrupted at step {trainer.state.global_step} of {trainer.args.max_steps}; "

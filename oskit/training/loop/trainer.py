@@ -16,11 +16,12 @@ from safetensors import SafetensorError
 from sentence_transformers import SparseEncoderTrainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 
 from oskit.encoder.loader.failures import out_of_memory
 from oskit.encoder.model import NeuralSparseEncoder
-from oskit.errors import TrainingError
+from oskit.errors import DataError, TrainingError, first_line
 from oskit.training.internals import overriding
 from oskit.training.loop.guards import Guards, check_finite
 from oskit.training.loop.student import Average, clear_negative_weights
@@ -33,7 +34,7 @@ _TOKENIZER_THREADS = "TOKENIZERS_PARALLELISM"
 
 @overriding(
     *("add_model_card_callback", "collect_features", "training_step", "log", "get_train_dataloader", "train"),
-    *("_clip_grad_norm", "_load_best_model", "_load_from_checkpoint"),
+    *("_clip_grad_norm", "_load_best_model", "_load_from_checkpoint", "_save_checkpoint"),
 )
 class OskitTrainer(SparseEncoderTrainer):
     """Trains an encoder by a :class:`TrainingLoss`.
@@ -89,11 +90,19 @@ class OskitTrainer(SparseEncoderTrainer):
         return features, targets
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As the base class. Tokenizers may use threads here, and say nothing of workers, which have none.
+        """As the base class, but for training that is done, which it would go on with for a step.
 
-        Only for so long: a process that is forked by somebody else, without a word to its tokenizers, would
-        wait for ever for threads that it does not have.
+        Tokenizers may use threads here, and say nothing of workers, which have none. Only for so long: a
+        process that is forked by somebody else, without a word to its tokenizers, would wait for ever for
+        threads that it does not have.
         """
+        checkpoint = kwargs.get("resume_from_checkpoint")
+        if checkpoint is not None:
+            kept = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME)))
+            if kept.global_step >= self.args.max_steps:
+                self.state = kept
+                self.sparsity.on_train_begin(self.args, self.state, self.control)
+                return self._load_best_model()
         if not self.args.dataloader_num_workers or _TOKENIZER_THREADS in os.environ:
             return super().train(*args, **kwargs)
         os.environ[_TOKENIZER_THREADS] = "true"
@@ -179,10 +188,21 @@ class OskitTrainer(SparseEncoderTrainer):
         self.sparsity.observe(step, found | {"losses": sum(found[name] for name in self.loss.losses)})
         return norm
 
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """As the base class; torch tells of a full disk what only its authors understand."""
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise DataError(
+                f"a checkpoint cannot be written into {self.args.output_dir}: {first_line(error)}",
+                hint="Is the disk full? Make room and go on from the checkpoint before: --resume.",
+            ) from error
+
     def _load_best_model(self) -> None:
         """The best checkpoint; the base class would go on with the last weights where it cannot be loaded."""
-        best = self.state.best_model_checkpoint
-        assert best is not None
+        assert self.state.best_model_checkpoint is not None
+        # The folder may have been moved since.
+        best = str(Path(self.args.output_dir or "", Path(self.state.best_model_checkpoint).name))
         if not Path(best).is_dir():  # what is no folder would be looked for on the Hub
             raise TrainingError(f"the best checkpoint {best} is gone", hint="Train again from the last one.")
         try:

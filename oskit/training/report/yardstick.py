@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import heapq
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from oskit.data.collection import Collection
+from oskit.data.duplicates import digest_of
 from oskit.evaluation.offline.exact_scores import rank_exactly, themselves
 from oskit.evaluation.offline.metrics import MAIN_MEASURE, Qrels, judged_queries, quality
 from oskit.training.internals import BaseEvaluator
@@ -31,6 +34,14 @@ class Yardstick:
     # what else is relevant to held-out queries, as far as can be told (`pooling.py`); None for a collection
     # that people judged
     pooled: Qrels | None = None
+
+    def digest(self) -> str:
+        """The same for the same queries, judgements and documents."""
+        judged = [self.collection.queries, self.collection.qrels, self.pooled]
+        state = hashlib.blake2b(json.dumps(judged, sort_keys=True).encode(), digest_size=16)
+        for document in self.collection.documents():
+            state.update(digest_of(document.id, document.passage))
+        return state.hexdigest()
 
     def measure(self, encoder: TextEncoder) -> Figures:
         """Rank the corpus exactly and measure.

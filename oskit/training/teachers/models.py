@@ -267,6 +267,12 @@ class CrossEncoderTeacher(ModelTeacher):
                 max_length=config.max_length,
                 model_kwargs={"dtype": stored_in(config.precision)},
             )
+        made = (getattr(model.config, "architectures", None) or [""])[0]
+        if made and not made.endswith(("ForSequenceClassification", "ForCausalLM")):
+            raise UntrainedEncoderError(
+                f"{config.name} is a {made}: the head that scores pairs would be a random one",
+                hint="Use a cross-encoder that was trained to rank.",
+            )
         if model.num_labels != 1:
             raise TrainingError(
                 f"{config.name} has {model.num_labels} outputs, a teacher has one score",

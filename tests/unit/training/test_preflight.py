@@ -19,7 +19,9 @@ from oskit.data.documents import Document
 from oskit.errors import DataError, UsageError
 from oskit.training.loop import run
 from oskit.training.loop.events import Listener
+from oskit.training.loop.preflight import preflight
 from oskit.training.loop.run import train
+from oskit.training.recipe.file import load_recipe
 from oskit.training.recipe.tree import merge
 from tests import tiny
 from tests.hub_server import HubServer
@@ -260,6 +262,9 @@ def test_13_what_is_left_of_another_run_is_not_taken_for_this_ones(
             train(staged, folder)
     train(staged, folder, resume=True)
     assert not (folder / "stage-1").exists()
+    told = list[str]()
+    preflight(load_recipe(staged), tmp_path / "runn", resume=True, warn=told.append)
+    assert any(f"no run in {tmp_path / 'runn'} to go on with" in line for line in told)
 
 
 def test_13_a_run_that_goes_on_keeps_others_out_of_its_folder(

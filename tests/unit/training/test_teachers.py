@@ -437,6 +437,18 @@ def test_random_projection_is_refused(
         required.label(data)
 
 
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_a_cross_encoder_whose_head_would_be_random_is_dropped(
+    models: Models, tmp_path: Path, data: TrainingData, kind: str
+) -> None:
+    """Any encoder opens as one: transformers makes up the head that it lacks."""
+    folder = models.sparse if kind == "sparse" else tiny.build("bert-headless", tmp_path / "headless")
+    teacher = teachers_of(tmp_path, dense(models), {"kind": "cross-encoder", "name": str(folder)})
+    with pytest.warns(TeacherWarning, match="the head that scores pairs would be a random one"):
+        teacher.label(data)
+    assert [one.status for one in teacher.report.teachers] == ["used", "dropped"]
+
+
 def test_teacher_of_the_hub_by_name(
     models: Models, tmp_path: Path, data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:

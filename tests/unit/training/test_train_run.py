@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,10 +18,13 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from oskit.data.collection import Collection
+from oskit.data.documents import Document
 from oskit.encoder.model import NeuralSparseEncoder
-from oskit.errors import TrainingError, TrainingInterrupted
+from oskit.errors import DataError, TrainingError, TrainingInterrupted
+from oskit.training.loop import stages
 from oskit.training.loop.events import Listener
 from oskit.training.loop.run import train
+from oskit.training.recipe.file import load_recipe
 from oskit.training.report.result import StageResult
 from oskit.training.teachers.ensemble import EnsembleTeacher
 from tests import tiny
@@ -198,6 +202,8 @@ def test_a_run_that_was_interrupted_ends_with_the_same_encoder(
     assert caught.value.exit_code == 130
     assert (tmp_path / "parts" / "checkpoints" / "checkpoint-7").is_dir()
 
+    shutil.rmtree(dense)
+
     def gone(*_args: object) -> None:
         raise RuntimeError("the teacher is gone")
 
@@ -215,6 +221,105 @@ def test_a_run_that_was_interrupted_ends_with_the_same_encoder(
     again = Recorder()
     assert train(values, tmp_path / "parts", resume=True, listener=again).after == whole.after
     assert not again.steps
+
+
+def interrupted(values: dict[str, Any], folder: Path) -> Path:
+    """A run that ended before its time; its last checkpoint."""
+    with pytest.raises(TrainingInterrupted):
+        train(values, folder, listener=Recorder(interrupt_at=4))
+    return folder / "checkpoints" / "checkpoint-5"
+
+
+SHORT = {"steps": 6, "batch_size": 8, "learning_rate": 1e-3, "evaluate_every": 3}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(
+    name: str, base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    values = recipe(base, pairs, schedule=SHORT)
+    last = interrupted(values, tmp_path / "run")
+    (last / name).write_bytes((last / name).read_bytes()[:50])
+    with pytest.raises(TrainingError, match=r"checkpoint-5 cannot be read: .* Remove it to go on"):
+        train(values, tmp_path / "run", resume=True)
+    shutil.rmtree(last)
+    told = Recorder()
+    train(values, tmp_path / "run", resume=True, listener=told)
+    assert told.steps[0] == 4
+
+
+def test_what_was_removed_or_damaged_beside_the_checkpoints_is_made_again(
+    base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    values = recipe(base, pairs, schedule=SHORT)
+    interrupted(values, tmp_path / "run")
+    (tmp_path / "run" / "before.json").write_text('{"ndcg": 0.')
+    first = train(values, tmp_path / "run", resume=True)
+    shutil.rmtree(first.encoder)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    told = Recorder()
+    again = train(values, tmp_path / "moved", resume=True, listener=told)
+    assert (again.before, again.after) == (first.before, first.after)
+    assert not told.steps, "it is trained already"
+    assert again.load().document_matrix(["a bridge"]).nnz
+
+
+def test_before_and_after_are_of_one_collection_though_it_changed_meanwhile(
+    base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in pairs.read_text().splitlines()]
+    documents = tuple(Document(f"d{number}", row["positive"]) for number, row in enumerate(rows))
+
+    def judge(count: int) -> None:
+        queries = {f"q{number}": rows[number]["query"] for number in range(count)}
+        qrels = {key: {f"d{number}": 1} for number, key in enumerate(queries)}
+        Collection(queries, qrels, documents).write(tmp_path / "judged")
+
+    judge(5)
+    values = recipe(base, pairs, schedule=SHORT, evaluation={"collection": str(tmp_path / "judged")})
+    interrupted(values, tmp_path / "run")
+    judge(9)
+    told = Recorder()
+    result = train(values, tmp_path / "run", resume=True, listener=told)
+    assert (result.before.queries, result.after.queries) == (9, 9)
+    assert any("is another than when the run began" in warning for warning in told.warnings)
+    assert train(values, tmp_path / "run", resume=True).before == result.before
+
+
+def test_what_the_trainer_fails_with_is_one_line(
+    base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, arguments in enumerate(({"adam_beta1": 5}, {"dataloader_num_workers": -1})):
+        schedule = {**SHORT, "arguments": arguments}
+        with pytest.raises(TrainingError, match=rf"refuses schedule.arguments \({next(iter(arguments))}\): "):
+            train(recipe(base, pairs, schedule=schedule), tmp_path / f"refused-{number}")
+
+    def full(*_args: object, **_kwargs: object) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 51520 vs 51412")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(DataError, match=r"a checkpoint cannot be written into .*checkpoints: .*disk full"):
+        train(recipe(base, pairs, schedule=SHORT), tmp_path / "full")
+
+
+def test_all_processes_attend_alike(
+    base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the first one tokenizes the texts to learn how long they are."""
+    values = recipe(base, pairs, encoder={"name": str(base)}, schedule={"steps": 1, "batch_size": 8})
+    shutil.rmtree(train(values, tmp_path / "run").encoder)
+    lengths: list[int] = []
+
+    def attend(_encoder: object, length: int) -> None:
+        lengths.append(length)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "plain_attention", attend)
+    for first in (True, False):
+        monkeypatch.setattr(stages, "is_first", lambda first=first: first)
+        with pytest.raises(KeyboardInterrupt):
+            stages.train_stage(load_recipe(values), tmp_path / "run", name="tiny", listener=Listener())
+    assert lengths == [7, 7]
 
 
 def test_two_stages_with_teachers_and_an_inference_free_end(base: Path, pairs: Path, tmp_path: Path) -> None:
@@ -249,6 +354,7 @@ def test_two_stages_with_teachers_and_an_inference_free_end(base: Path, pairs: P
     assert teachers["sparse"]["effective_weight"] == 0.5
     assert result.gain is not None
     assert result.gain.baseline == "stage-1"
+    assert not any("trained on in" in warning for stage in result.stages for warning in stage.warnings)
 
     encoder = NeuralSparseEncoder.from_pretrained(tmp_path / "run" / "best", fallback=False)
     assert encoder.architecture == "inference-free"
@@ -258,6 +364,20 @@ def test_two_stages_with_teachers_and_an_inference_free_end(base: Path, pairs: P
     assert (idf >= 0).all()
     started = np.load(tmp_path / "run" / "stage-2" / "data" / "idf.npy")
     assert not np.allclose(idf[: len(started)], started[: len(idf)])
+
+
+def test_queries_held_out_of_a_stage_that_an_earlier_one_trained_on_are_told(
+    base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    more = {"data": {"hold_out": 0.6}}
+    stages = [{}, {"encoder": {"name": "{stage:1}"}}, {"encoder": {"name": "{stage:2}"}, **more}, more]
+    values = recipe(base, pairs, schedule={"steps": 1, "batch_size": 8}, stages=stages)
+    told = [
+        [warning for warning in stage.warnings if "evaluation queries were trained on" in warning]
+        for stage in train(values, tmp_path / "run").stages
+    ]
+    assert [len(warnings) for warnings in told] == [0, 0, 2, 0], "the last one starts anew"
+    assert "in stage-1: the figures are too good" in told[2][0]
 
 
 def test_distillation_without_negatives_says_what_to_do(base: Path, pairs: Path, tmp_path: Path) -> None:
@@ -274,8 +394,6 @@ def test_distillation_without_negatives_says_what_to_do(base: Path, pairs: Path,
 def test_leaking_queries_are_dropped_or_an_error(base: Path, pairs: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in pairs.read_text().splitlines()]
     queries = {f"q{number}": row["query"] for number, row in enumerate(rows[:5])}
-    from oskit.data.documents import Document
-
     documents = tuple(Document(f"d{number}", row["positive"]) for number, row in enumerate(rows))
     qrels = {key: {f"d{number}": 1} for number, key in enumerate(queries)}
     Collection(queries, qrels, documents).write(tmp_path / "collection")
