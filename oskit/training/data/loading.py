@@ -104,7 +104,7 @@ class _Records:
             facts.kind, facts.layout = next(iter(layouts.values())), "; ".join(layouts)
             facts.ignored += tuple(name for name in unused if name not in facts.ignored)
 
-        before = len(self.corpus)
+        before, taken = len(self.corpus), 0
         for item in read_source(source, tell, self.corpus.add, seed=seed):
             facts.read += 1
             progress(1)
@@ -124,7 +124,9 @@ class _Records:
             facts.kept += 1
             facts.without_examples += not item.examples
             facts.dropped_negatives += item.dropped
-            if facts.kept == source.limit:
+            # Of a folder with judgements what is taken are the judged queries, behind all of its documents.
+            taken += bool(item.examples) or facts.kind != "beir"
+            if taken == source.limit:
                 break
         facts.passages = len(self.corpus) - before
         facts.reasons = dict(reasons.most_common())

@@ -31,6 +31,7 @@ from oskit.training.loop.folder import FACTS
 from oskit.training.loop.preflight import no_negatives
 from oskit.training.mining.miner import mine_negatives
 from oskit.training.recipe.recipe import Recipe, SamplingPart
+from oskit.training.recipe.sources import QuerySettings
 from oskit.training.report.pooling import LARGEST, POOLED, pool
 from oskit.training.report.yardstick import Yardstick, capped
 from oskit.training.teachers.batch import BatchTeachers
@@ -134,7 +135,15 @@ class _Maker:
             seed=recipe.seed,
             progress=lambda count: listener.advance("records", count),
         )
-        for source in whole.sources:
+        for number, source in enumerate(whole.sources):
+            given, kind = recipe.data.train[number], source.kind
+            idle = {
+                "queries": kind != "documents" and given.queries != QuerySettings(),
+                "min_relevance": kind not in ("beir", "candidates") and given.min_relevance != 1,
+                "judged_negatives": kind not in ("beir", "candidates") and not given.judged_negatives,
+            }
+            for key in (key for key, without_effect in idle.items() if without_effect):
+                self._note(f"data.train.{number}.{key} changes nothing: {source.name} has {kind}")
             if source.ignored:
                 self._note(f"{source.name}: not understood and not used: {', '.join(source.ignored)}")
         scored = any(source.scored for source in whole.sources)
@@ -200,6 +209,11 @@ class _Maker:
             report = teachers.report
             if report.unknown:
                 self._note(f"{report.unknown:,} of {report.candidates:,} candidates are known to no teacher")
+            if report.alike:
+                self._note(
+                    f"{report.alike:,} of {len(data):,} queries have candidates that the teachers score all "
+                    "alike: from these is learned that none is better than another"
+                )
             teachers.release()
         for name in ("examples.arrow", "mined.arrow"):  # of no use any more
             (self.folder / name).unlink(missing_ok=True)

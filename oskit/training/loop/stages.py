@@ -41,7 +41,7 @@ from oskit.training.objective.objective import TrainingLoss
 from oskit.training.objective.sparsity import SparsityWeights
 from oskit.training.ranks import is_first, wait_for, world_size
 from oskit.training.recipe.known_problems import risks
-from oskit.training.recipe.recipe import Recipe
+from oskit.training.recipe.recipe import Recipe, SchedulePart
 from oskit.training.report.choice import Choice, Rule
 from oskit.training.report.curves import write_curves
 from oskit.training.report.figures import Figures
@@ -97,6 +97,15 @@ class _Stage:
         encoder = load_student(part, seed=recipe.seed)
         if part.keep > (share := kept_share(encoder, part)):
             self._warn(f"encoder.keep is left aside: {part.name} cannot search yet, nothing is to be kept")
+        if (part.architecture or encoder.architecture) == "symmetric":
+            rate = SchedulePart.model_fields["query_learning_rate"].default
+            idle = {
+                "encoder.idf": part.idf is not None,
+                "encoder.train_query_weights": part.train_query_weights,
+                "schedule.query_learning_rate": recipe.schedule.query_learning_rate != rate,
+            }
+            for key in (key for key, given in idle.items() if given):
+                self._warn(f"{key} changes nothing: a symmetric encoder has no query weights")
         length = encoder.max_length
         self.lengths = Lengths.of(length, encoder.own_max_length or length, recipe)
         if self.lengths.warning:

@@ -29,6 +29,9 @@ from oskit.training.objective.batches import DrawnBatches
 from oskit.training.objective.objective import FACTS, TARGETS, TEACHER, TrainingLoss, add_up
 from oskit.training.objective.sparsity import SparsityWeights
 
+IDLE_STEPS = 10
+"""First steps without a loss after which it is told."""
+
 _TOKENIZER_THREADS = "TOKENIZERS_PARALLELISM"
 
 
@@ -71,6 +74,7 @@ class OskitTrainer(SparseEncoderTrainer):
         self.sparsity = sparsity
         self._guards, self._note, self._average = guards, on_note, average
         self._unlogged: list[list[float]] = []  # the facts of each step
+        self._idle = 0  # steps whose losses were 0
         self.loss.mini_batch_size = micro_batch_size
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
@@ -185,7 +189,14 @@ class OskitTrainer(SparseEncoderTrainer):
         check_finite(parts, 0.0 if skipped else numbers[0], step, rate)
         self._unlogged.append([found[name] for name in FACTS])
         self._guards.check(step, found)
-        self.sparsity.observe(step, found | {"losses": sum(found[name] for name in self.loss.losses)})
+        losses = sum(found[name] for name in self.loss.losses)
+        self._idle += losses == 0
+        if self._idle == step == min(IDLE_STEPS, self.args.max_steps):
+            self._note(
+                f"there is nothing to learn so far, the losses of {step} steps are 0: their batches have no "
+                "text that does not answer; give a larger schedule.batch_size, data.negatives, or other data"
+            )
+        self.sparsity.observe(step, found | {"losses": losses})
         return norm
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Combinations in a recipe that are known to end badly: temperatures and scales. Needs no torch."""
+"""Combinations in a recipe that are known to end badly, and keys that others idle. Needs no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FLAT_SCALE = 5.0
 
 def risks(recipe: Recipe) -> list[str]:
     """What a person should know before training starts, in one line each; empty if nothing is odd."""
-    return list(_found(recipe))
+    return [*_found(recipe), *(f"{key} changes nothing: {why}" for key, why in _idle(recipe))]
 
 
 def sharp_and_alone(recipe: Recipe) -> bool:
@@ -32,8 +32,6 @@ def _found(recipe: Recipe) -> Iterator[str]:
             "the loss kl has a temperature of 1 or less and is alone: encoders trained like that ended "
             "with no active dimension (sentence-transformers, pull request 3428); 2 is safe"
         )
-    if not recipe.labelling and recipe.labels.scale != LabelsPart().scale:
-        yield "labels.scale changes nothing: no loss learns the labels of a teacher"
     raw = [one for one in recipe.labelling if (one.normalize or recipe.labels.normalize) == "none"]
     flat = recipe.labels.scale < FLAT_SCALE
     differs = any(isinstance(loss, MarginMseConfig) for loss in recipe.loss)
@@ -53,3 +51,21 @@ def _found(recipe: Recipe) -> Iterator[str]:
                 f"the temperature of the loss info_nce is {loss.temperature:g}, which cosines need: inner "
                 "products of sparse vectors are large already, and the softmax saturates; 1 is usual"
             )
+
+
+def _idle(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Keys that are not as by default and yet have no effect, and why."""
+    data, schedule, evaluation = recipe.data, recipe.schedule, recipe.evaluation
+    if not recipe.labelling:
+        for key in ("scale", "normalize"):
+            if getattr(recipe.labels, key) != getattr(LabelsPart(), key):
+                yield f"labels.{key}", "no loss learns the labels of a teacher"
+    if schedule.steps is not None and schedule.epochs != 1:
+        yield f"schedule.epochs: {schedule.epochs:g}", f"schedule.steps is {schedule.steps:,}"
+    if evaluation.collection is None:
+        if data.leakage != "drop":
+            yield f"data.leakage: {data.leakage}", "what is held out is not trained on"
+        if evaluation.split != "test":
+            yield f"evaluation.split: {evaluation.split}", "evaluation.collection is not given"
+    elif evaluation.judgements == "own":
+        yield "evaluation.judgements: own", "evaluation.collection has its judgements"

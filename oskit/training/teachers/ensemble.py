@@ -35,7 +35,7 @@ from oskit.training.recipe.teachers import (
     StoredTeacherConfig,
     Teachers,
 )
-from oskit.training.teachers.labels import weighted_average
+from oskit.training.teachers.labels import alike, weighted_average
 from oskit.training.teachers.models import CrossEncoderTeacher, DenseTeacher, SparseTeacher
 from oskit.training.teachers.report import EnsembleReport, TeacherReport
 from oskit.training.teachers.score_cache import default_cache_folder
@@ -119,7 +119,7 @@ class EnsembleTeacher:
     ) -> None:
         self.labels = LabelsPart.model_validate(labels or {})
         self._encoder = encoder
-        self._counts = {"candidates": 0, "unknown": 0}
+        self._counts = {"candidates": 0, "unknown": 0, "alike": 0}
         configs: tuple[AnyTeacher, ...] = TypeAdapter(Teachers).validate_python(list(teachers))
         self.members = [Member(config) for config in configs]
         for member in self.members:
@@ -172,6 +172,7 @@ class EnsembleTeacher:
                 labels = self.labels.scale * weighted_average(raw, block.counts)
                 self._counts["candidates"] += len(labels)
                 self._counts["unknown"] += int(np.isnan(labels).sum())
+                self._counts["alike"] += alike(labels, block.counts)
                 writer.add_table(block.table.append_column(LABELS, list_column(labels, block.counts)))
         return data.with_examples(open_rows(path), keep_alive=place)
 

@@ -49,3 +49,14 @@ def normalize_scores(
     normalized = np.where(np.isnan(wide), np.nan, 0.0)
     np.divide(wide - lowest, spread, out=normalized, where=spread > 0)
     return normalized
+
+
+def alike(labels: NDArray[np.float32], counts: NDArray[np.int64]) -> int:
+    """Queries with several labels that are all the same; NaN is none."""
+    owners = np.repeat(np.arange(len(counts)), counts)[~np.isnan(labels)]
+    known = labels[~np.isnan(labels)]
+    if not len(known):
+        return 0
+    firsts = np.flatnonzero(np.r_[True, owners[1:] != owners[:-1]])
+    several = np.diff(np.r_[firsts, len(owners)]) > 1
+    return int((several & (np.maximum.reduceat(known, firsts) == np.minimum.reduceat(known, firsts))).sum())

@@ -46,3 +46,4 @@ class EnsembleReport:
     scale: float  # what normalised scores are multiplied by
     candidates: int = 0  # candidates that were labelled
     unknown: int = 0  # candidates without a label: no teacher knows them
+    alike: int = 0  # queries with several labels that are all the same

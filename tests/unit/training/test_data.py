@@ -249,6 +249,7 @@ def test_judgements_are_pairs_and_negatives(tmp_path: Path) -> None:
     (facts,) = data.sources
     assert (facts.kind, facts.read, facts.kept, facts.without_examples) == ("beir", 6, 6, 5)
     assert facts.dropped_negatives == 1, "the empty document"
+    assert examples(load(DataSource(path=str(folder), limit=1))) == examples(data), "so many queries"
     plain = load(DataSource(path=str(folder), judged_negatives=False))
     assert examples(plain) == [("how deep", ["Depth two metres"], [])]
     with pytest.raises(DataError, match="no training examples"):

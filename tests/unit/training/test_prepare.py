@@ -121,6 +121,19 @@ def test_scores_that_nobody_reads_are_told(base: Path, tmp_path: Path) -> None:
     assert "the data has scores that nobody reads; a teacher {kind: stored} learns them" in told.warnings
 
 
+def test_teachers_that_score_alike_and_settings_of_other_kinds_are_told(base: Path, tmp_path: Path) -> None:
+    told, rows = Told(), scored()
+    for row in rows[::2]:
+        row["scores"] = [3] * len(row["docs"])
+    values = recipe(base, jsonl(tmp_path / "a.jsonl", rows))
+    values["data"]["train"] = [{"path": values["data"]["train"][0], "queries": {"spans": 3}}]
+    labels = prepared(values, tmp_path / "data", told).examples["labels"]
+    alike = sum(len(set(own)) == 1 for own in labels)
+    assert 0 < alike < len(labels)
+    assert any(f"{alike} of {len(labels)} queries have candidates" in line for line in told.warnings)
+    assert any("data.train.0.queries changes nothing" in line for line in told.warnings)
+
+
 def test_what_changes_nothing_is_told_and_a_dropped_teacher_once(base: Path, tmp_path: Path) -> None:
     """Also where held-out queries are judged by the teachers that are left."""
     told = Told()

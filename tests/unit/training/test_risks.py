@@ -27,6 +27,15 @@ def found(*loss: dict[str, Any], architecture: str | None = None, **parts: Any) 
         ([MARGINS], {"labels": {"scale": 1}, "teachers": [{**DENSE, "normalize": "none"}]}, "on cosines"),
         ([{"kind": "kl"}], {"labels": {"scale": 1}}, "labels.scale is 1"),
         ([NCE], {"labels": {"scale": 1}}, "labels.scale changes nothing"),
+        ([NCE], {"labels": {"normalize": "none"}}, "labels.normalize changes nothing"),
+        (
+            [NCE],
+            {"schedule": {"steps": 3, "epochs": 2}},
+            "schedule.epochs: 2 changes nothing",
+        ),
+        ([NCE], {"data": {"train": "x", "leakage": "error"}}, "data.leakage: error changes nothing"),
+        ([NCE], {"evaluation": {"split": "dev"}}, "evaluation.split: dev changes nothing"),
+        ([NCE], {"evaluation": {"collection": "c", "judgements": "own"}}, "evaluation.judgements: own"),
         ([{**NCE, "temperature": 0.05}], {}, "the temperature of the loss info_nce is 0.05"),
     ],
 )

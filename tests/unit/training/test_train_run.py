@@ -302,6 +302,16 @@ def test_what_the_trainer_fails_with_is_one_line(
         train(recipe(base, pairs, schedule=SHORT), tmp_path / "full")
 
 
+def test_a_run_that_has_nothing_to_learn_says_so(base: Path, pairs: Path, tmp_path: Path) -> None:
+    """A batch of one query and its answer, and a symmetric encoder whose query weights cannot be trained."""
+    encoder = {"name": str(base), "max_length": 16, "train_query_weights": True}
+    told = Recorder()
+    schedule = {**SHORT, "batch_size": 1}
+    train(recipe(base, pairs, schedule=schedule, encoder=encoder), tmp_path / "run", listener=told)
+    assert sum("nothing to learn so far, the losses of 6 steps" in line for line in told.warnings) == 1
+    assert any("encoder.train_query_weights changes nothing" in line for line in told.warnings)
+
+
 def test_all_processes_attend_alike(
     base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
