@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shutil
 import sys
 from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
 
 from oskit.doctor.finding import Finding
 from oskit.errors import OskitError
 from oskit.extras import requirements
+from oskit.memory import available_memory
 
 EXTRAS = {
     "export": "loading encoders with torch and exporting them",
@@ -43,7 +42,7 @@ def _python() -> Finding:
 
 
 def _memory() -> Finding:
-    available = _available_memory()
+    available = available_memory()
     if available is None:
         return Finding("machine", "memory", "skipped", "the system does not say how much is available")
     detail = f"{_gigabytes(available)} available"
@@ -51,14 +50,6 @@ def _memory() -> Finding:
         advice = f"A local OpenSearch wants {_gigabytes(MEMORY_FOR_A_NODE)}; use a cluster elsewhere"
         return Finding("machine", "memory", "warning", detail, advice)
     return Finding("machine", "memory", "ok", detail)
-
-
-def _available_memory() -> int | None:
-    try:
-        match = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    except OSError:
-        return None
-    return int(match.group(1)) << 10 if match else None
 
 
 def _disk() -> Finding:

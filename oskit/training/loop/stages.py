@@ -18,6 +18,7 @@ from oskit.data.duplicates import SeenTexts
 from oskit.encoder.loader.quiet import quiet_libraries
 from oskit.encoder.model import NeuralSparseEncoder
 from oskit.errors import OskitError, TrainingError, TrainingInterrupted, first_line
+from oskit.memory import available_memory
 from oskit.training.data.arrow import candidate_rows, column_of
 from oskit.training.data.leakage import find_leakage
 from oskit.training.loop.arguments import passing_on, rate_of, training_arguments
@@ -39,7 +40,7 @@ from oskit.training.loop.trainer import OskitTrainer
 from oskit.training.objective.batches import ROUTES, DrawnExamples, ExampleCollator, KnownPairs
 from oskit.training.objective.objective import TrainingLoss
 from oskit.training.objective.sparsity import SparsityWeights
-from oskit.training.ranks import is_first, wait_for, world_size
+from oskit.training.ranks import is_first, processes_here, share_of, wait_for, world_size
 from oskit.training.recipe.known_problems import risks
 from oskit.training.recipe.recipe import Recipe, SchedulePart
 from oskit.training.report.choice import Choice, Rule
@@ -50,6 +51,10 @@ from oskit.training.report.result import BEST, StageResult
 from oskit.training.report.yardstick import RetrievalEvaluator
 
 _BEFORE = "before.json"
+
+KEPT_BYTES = 68
+"""That a transformer's layer keeps of a token for the gradients, for each hidden dimension: what goes into
+its matrices, norms and activation, in float32 (after Korthikanti et al. 2022, arXiv 2205.05198)."""
 
 
 def train_stage(
@@ -121,7 +126,9 @@ class _Stage:
         before = self._before(encoder, prepared) if is_first() else None
         wait_for(self.folder / _BEFORE)
         known = json.loads((self.folder / _BEFORE).read_text(encoding="utf-8"))
-        plain_attention(encoder, known.get("longest") or self.lengths.trained)
+        longest = known.get("longest") or self.lengths.trained
+        self._warn_of_memory(encoder, longest, prepared.facts.negatives)
+        plain_attention(encoder, longest)
         self._average = Average(encoder, share)
         started = time.monotonic()
         trainer = self._trainer(encoder, prepared)
@@ -132,6 +139,22 @@ class _Stage:
     def _warn(self, text: str) -> None:
         self.warnings.append(text)
         self.listener.warning(text)
+
+    def _warn_of_memory(self, encoder: NeuralSparseEncoder, longest: int, negatives: int) -> None:
+        """On a CPU: where memory does not suffice, the system ends the process without a word."""
+        schedule, free = self.recipe.schedule, available_memory()
+        spared = schedule.micro_batch_size is not None or schedule.gradient_checkpointing
+        if free is None or spared or encoder.device.type != "cpu":
+            return
+        text = longest * encoder.anatomy.layers * encoder.anatomy.hidden_size * KEPT_BYTES
+        texts = share_of(schedule.batch_size) * (1 + negatives)
+        if text * texts * processes_here() > free:
+            fit = max(1, free // (2 * text * processes_here()))
+            self._warn(
+                f"a step may take {text * texts / 1e9:.0f} GB of memory ({texts:,} texts of up to {longest:,}"
+                f" tokens), and {free / 1e9:.0f} GB are free: schedule.micro_batch_size: {fit}, or a smaller "
+                "schedule.max_length, takes less"
+            )
 
     def _tell_leaks(self, prepared: Prepared) -> None:
         """Stages may have other data, or hold out another share of it."""

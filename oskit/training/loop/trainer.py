@@ -17,7 +17,6 @@ from sentence_transformers import SparseEncoderTrainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
 
 from oskit.encoder.loader.failures import out_of_memory
 from oskit.encoder.model import NeuralSparseEncoder
@@ -102,7 +101,7 @@ class OskitTrainer(SparseEncoderTrainer):
         """
         checkpoint = kwargs.get("resume_from_checkpoint")
         if checkpoint is not None:
-            kept = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME)))
+            kept = TrainerState.load_from_json(str(Path(checkpoint, "trainer_state.json")))
             if kept.global_step >= self.args.max_steps:
                 self.state = kept
                 self.sparsity.on_train_begin(self.args, self.state, self.control)

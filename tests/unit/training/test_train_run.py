@@ -312,6 +312,21 @@ def test_a_run_that_has_nothing_to_learn_says_so(base: Path, pairs: Path, tmp_pa
     assert any("encoder.train_query_weights changes nothing" in line for line in told.warnings)
 
 
+def test_a_step_that_memory_does_not_hold_is_told_with_what_it_holds(
+    base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "available_memory", lambda: 200_000)
+    schedule = {"steps": 1, "batch_size": 8}
+    warned = []
+    for number, more in enumerate(({}, {"micro_batch_size": 3})):
+        told = Recorder()
+        train(recipe(base, pairs, schedule={**schedule, **more}), tmp_path / str(number), listener=told)
+        warned.append([line for line in told.warnings if "of memory" in line])
+    # 7 tokens in 2 layers of 32 dimensions: 30 kB a text, of which three are half of what there is.
+    assert [len(lines) for lines in warned] == [1, 0]
+    assert "(8 texts of up to 7 tokens)" in warned[0][0] and "schedule.micro_batch_size: 3," in warned[0][0]
+
+
 def test_all_processes_attend_alike(
     base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
