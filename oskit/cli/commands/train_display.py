@@ -99,7 +99,8 @@ class Display(Listener):
 
     def stage_finished(self, result: StageResult) -> None:
         self._close()
-        self._note(f"done in {duration(result.seconds)}, nDCG@10 {result.after.quality:.4f}")
+        after = result.after
+        self._note(f"done in {duration(result.seconds)}, {after.quality_name} {after.quality:.4f}")
 
     def _note(self, text: str) -> None:
         self._out.note(f"{self._stage}: {text}" if self._stage else text)
@@ -148,10 +149,10 @@ def _table(result: TrainingResult) -> Any:
 def _stage_lines(stage: StageResult) -> list[str]:
     from oskit.training.teachers.report import TeacherReport
 
-    data = stage.data
-    measured = f"{stage.after.queries:,} {'held-out ' if data.held_out else ''}queries"
+    data, after = stage.data, stage.after
+    measured = f"{after.queries:,} {'held-out ' if data.held_out else ''}queries"
     lines = [
-        f"nDCG@10 {_significance(stage.gain)}; {measured}, {stage.after.documents:,} documents",
+        f"{after.quality_name} {_significance(stage.gain)}; {measured}, {after.documents:,} documents",
         stage.verdict,
         *stage.limits,
         f"{data.examples:,} examples, {stage.steps:,} steps in {duration(stage.seconds)}",

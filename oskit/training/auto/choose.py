@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from oskit.errors import DataError
 from oskit.training.auto.look import STUDENTS, TEACHERS, Named, here, look
 from oskit.training.auto.plan import Plan, plan
 from oskit.training.auto.sentences import with_sentences
@@ -60,6 +61,11 @@ def choose(
     listener.doing("reading training data")
     train = with_sentences(given.data.train)
     data = load_training_data(train, seed=given.seed)
+    if len(data) < 2 and given.evaluation.collection is None:
+        raise DataError(
+            "all of the data is one query, and one at least is held out to tell what the others bring",
+            hint="Give more data, or evaluation.collection.",
+        )
     facts = look(data, _named(given, beside), minutes=minutes, listener=listener)
     found = plan(facts)
     found.put("name", name)

@@ -109,7 +109,8 @@ def _decided(recipe: Recipe, folder: Path, total: int) -> dict[str, Any]:
         "per_device_train_batch_size": share_of(schedule.batch_size),
         "learning_rate": schedule.learning_rate,
         "lr_scheduler_type": schedule.scheduler,
-        "warmup_steps": math.ceil(total * schedule.warmup),
+        # The rate of the first of these is 0: a run of one step would learn nothing.
+        "warmup_steps": min(math.ceil(total * schedule.warmup), total - 1),
         "weight_decay": schedule.weight_decay,
         # Infinite rather than none: the norm is looked at all the same.
         "max_grad_norm": math.inf if schedule.max_grad_norm is None else schedule.max_grad_norm,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from oskit.training.recipe.objective import InfoNceConfig, KlConfig, MarginMseConfig
 from oskit.training.recipe.recipe import Recipe
@@ -56,6 +58,13 @@ def _found(recipe: Recipe) -> Iterator[str]:
 def _idle(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Keys that are not as by default and yet have no effect, and why."""
     data, schedule, evaluation = recipe.data, recipe.schedule, recipe.evaluation
+    models: list[tuple[str, Any]] = [
+        ("encoder", recipe.encoder),
+        *((f"teachers.{n}", one) for n, one in enumerate(recipe.teachers)),
+    ]
+    for key, model in models:
+        if getattr(model, "revision", None) is not None and Path(model.name).expanduser().is_dir():
+            yield f"{key}.revision", f"{model.name} is a folder"
     if not recipe.labelling:
         for key in ("scale", "normalize"):
             if getattr(recipe.labels, key) != getattr(LabelsPart(), key):

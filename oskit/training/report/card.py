@@ -112,9 +112,9 @@ def _table(result: TrainingResult) -> list[str]:
 def _gain(stage: StageResult) -> str:
     gain = stage.gain
     return (
-        f"nDCG@10 changed by {gain.difference:+.3f} in training ({gain.confidence:.0%} interval "
-        f"{gain.low:+.3f} to {gain.high:+.3f} by paired bootstrap over queries): {stage.verdict}. The best "
-        "checkpoint was chosen on these queries, so its figures are slightly too good."
+        f"In training {stage.after.quality_name} changed by {gain.difference:+.3f} ({gain.confidence:.0%} "
+        f"interval {gain.low:+.3f} to {gain.high:+.3f} by paired bootstrap over queries): {stage.verdict}. "
+        "The best checkpoint was chosen on these queries, so its figures are slightly too good."
     )
 
 

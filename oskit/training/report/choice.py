@@ -52,11 +52,12 @@ class Candidate:
     quality: float  # by the yardstick: pooled judgements if there are some, else the collection's own
     flops: float  # expected products of a query and a document
     document_active: float  # mean number of active dimensions of a document
+    pooled: bool = False  # whether the quality is by pooled judgements
 
     def __str__(self) -> str:
         return (
-            f"step {self.step:,} (nDCG@10 {self.quality:.3f}, FLOPS {self.flops:.2f}, "
-            f"{self.document_active:.0f} tokens a document)"
+            f"step {self.step:,} ({'pooled ' * self.pooled}nDCG@10 {self.quality:.3f}, "
+            f"FLOPS {self.flops:.2f}, {self.document_active:.0f} tokens a document)"
         )
 
 
@@ -80,6 +81,7 @@ class Choice:
                 float(row[f"eval_{quality}"]),
                 float(row["eval_flops"]),
                 float(row["eval_document_active"]),
+                quality.startswith("pooled"),
             )
             for row in history
             if f"eval_{quality}" in row

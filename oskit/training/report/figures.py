@@ -53,6 +53,11 @@ class Figures:
         return self.ndcg if self.pooled is None else self.pooled
 
     @property
+    def quality_name(self) -> str:
+        """What people call it in a sentence."""
+        return "nDCG@10" if self.pooled is None else "pooled nDCG@10"
+
+    @property
     def quality_per_query(self) -> dict[str, float]:
         """The same of each query."""
         return self.per_query if self.pooled is None else self.pooled_per_query

@@ -51,8 +51,7 @@ class ScoreStore:
         self.misses = 0  # values that had to be computed
         with self._told():
             folder.mkdir(parents=True, exist_ok=True)
-            self._database = _open(self.path)
-            (before,) = self._database.execute("SELECT COALESCE(MAX(rowid), 0) FROM known").fetchone()
+            self._database, before = _open(self.path)
         self._read_of_before = np.zeros(before + 1, dtype=bool)
 
     @property
@@ -85,13 +84,8 @@ class ScoreStore:
             chosen = keys[start : start + _PARAMETERS]
             marks = ",".join("?" * len(chosen))
             sql = f"SELECT key, value, rowid FROM known WHERE key IN ({marks})"  # noqa: S608
-            try:
+            with self._told():
                 rows = self._database.execute(sql, chosen).fetchall()
-            except sqlite3.Error as error:
-                raise DataError(
-                    f"the cache of teachers' scores {self.path} cannot be read: {error}",
-                    hint="Remove the file: what it has is computed anew.",
-                ) from error
             for key, value, row in rows:
                 found[key] = value
                 if row < len(self._read_of_before):
@@ -104,17 +98,23 @@ class ScoreStore:
             yield
         except (OSError, sqlite3.OperationalError) as error:
             raise DataError(
-                f"the cache of teachers' scores {self.path} cannot be written: {error}",
+                f"the cache of teachers' scores {self.path} cannot be read or written: {error}",
                 hint="Make room, or name another folder (labels.cache_folder, or OSKIT_CACHE_DIR).",
+            ) from error
+        except sqlite3.Error as error:  # no fault of the teacher, which would be dropped
+            raise DataError(
+                f"the cache of teachers' scores {self.path} is damaged: {error}",
+                hint="Remove the file: what it has is computed anew.",
             ) from error
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    """The database; a file that is none is moved out of the way."""
+def _open(path: Path) -> tuple[sqlite3.Connection, int]:
+    """The database, and how many values it has; a file that is none is moved out of the way."""
     database = sqlite3.connect(path, timeout=_LOCK_SECONDS)
     try:
         database.execute("CREATE TABLE IF NOT EXISTS known (key BLOB PRIMARY KEY, value BLOB NOT NULL)")
-        return database
+        (count,) = database.execute("SELECT COALESCE(MAX(rowid), 0) FROM known").fetchone()
+        return database, int(count)
     except sqlite3.DatabaseError as error:
         database.close()
         if isinstance(error, sqlite3.OperationalError):

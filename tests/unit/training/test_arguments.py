@@ -26,6 +26,7 @@ def test_arguments_reach_the_trainer_beside_what_the_recipe_decides(tmp_path: Pa
     given = made(tmp_path, batch_size=6, arguments={"optim": "adafactor", "adam_beta2": 0.98})
     assert (given.optim, given.adam_beta2) == ("adafactor", 0.98)
     assert (given.per_device_train_batch_size, given.max_steps, given.eval_steps) == (6, 20, 2)
+    assert made(tmp_path, warmup=1).warmup_steps == 19, "one step at least has a rate"
     assert made(tmp_path, max_grad_norm=None).max_grad_norm == float("inf")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from oskit.data.collection import Collection
 from oskit.data.documents import Document
-from oskit.errors import OskitError
+from oskit.errors import DataError, OskitError
 from oskit.training.auto import look
 from oskit.training.auto.choose import choose
 from oskit.training.auto.look import Named
@@ -147,6 +147,9 @@ def test_without_data_or_without_a_model_that_works_one_line_says_so(
     gone = f"encoder.name={tmp_path / 'gone'}"
     with pytest.raises(OskitError, match="no encoder"):
         choose([f"data.train={pairs}", gone], minutes=1, beside=models, listener=Listener())
+    (tmp_path / "one.jsonl").write_text(pairs.read_text().splitlines()[0] + "\n")
+    with pytest.raises(DataError, match="all of the data is one query"):
+        choose([f"data.train={tmp_path / 'one.jsonl'}"], minutes=1, beside=models, listener=Listener())
 
 
 def test_a_head_that_is_asked_for_is_what_is_planned_for(

@@ -34,6 +34,11 @@ def found(*loss: dict[str, Any], architecture: str | None = None, **parts: Any) 
             "schedule.epochs: 2 changes nothing",
         ),
         ([NCE], {"data": {"train": "x", "leakage": "error"}}, "data.leakage: error changes nothing"),
+        (
+            [NCE],
+            {"teachers": [{**DENSE, "name": "/", "revision": "v1"}]},
+            "teachers.0.revision changes nothing",
+        ),
         ([NCE], {"evaluation": {"split": "dev"}}, "evaluation.split: dev changes nothing"),
         ([NCE], {"evaluation": {"collection": "c", "judgements": "own"}}, "evaluation.judgements: own"),
         ([{**NCE, "temperature": 0.05}], {}, "the temperature of the loss info_nce is 0.05"),

@@ -81,11 +81,12 @@ def test_two_processes_write_at_once(tmp_path: Path) -> None:
     assert ScoreStore(tmp_path, "a").values(keys, refuse) == keys
 
 
-def test_damaged_file_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("whole", [0, 4096])
+def test_damaged_file_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture, whole: int) -> None:
     store = ScoreStore(tmp_path, "a")
     store.values(KEYS, echo(KEYS))
     store.close()
-    store.path.write_bytes(b"this is no database" * 100)
+    store.path.write_bytes(store.path.read_bytes()[:whole] + b"this is no database" * 1000)
     with caplog.at_level(logging.WARNING):
         again = ScoreStore(tmp_path, "a")
     assert "damaged" in caplog.text
@@ -95,7 +96,7 @@ def test_damaged_file_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(DataError, match="cannot be read or written"):
         ScoreStore(tmp_path / "file", "a")
 
 

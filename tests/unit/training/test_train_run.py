@@ -128,6 +128,8 @@ def _check_folder(folder: Path, ndcg: float) -> None:
     assert {"loss", "info_nce", "document_penalty", "nDCG@10", "FLOPS"} <= set(rows[0])
     assert (folder / "curves.png").stat().st_size > 5000
     assert f"{ndcg:.4f}" in (folder / "README.md").read_text()
+    gain = stage["after"]["nDCG@10 pooled"] - stage["before"]["nDCG@10 pooled"]
+    assert f"In training pooled nDCG@10 changed by {gain:+.3f}" in (folder / "README.md").read_text()
     told = ModelCard.load(folder / "README.md").data  # as the Hub reads it
     figures = {found.metric_type: found.metric_value for found in told.eval_results}
     assert figures["dot_ndcg@10"] == pytest.approx(ndcg, abs=1e-4)
