@@ -156,8 +156,8 @@ class DataSource(Place):
     join: Join | None = None
     """Where the texts are, if the source has ids."""
     limit: PositiveInt | None = None
-    """Take this many records that are right, the first ones, and no more; of a folder in BEIR's layout, so many
-    queries that have an answer."""
+    """Take this many records that are right, the first ones, and no more; of a folder in BEIR's layout, so
+    many queries that have an answer."""
     share: float = Field(default=1.0, gt=0, le=1)
     """Share of its queries that are trained on, drawn at random; all its texts stay to be found."""
     broken: Literal["error", "skip"] = "error"
