@@ -186,6 +186,48 @@ def test_a_kill_before_the_old_one_is_deleted_leaves_it_writable(
         check_takes_documents(client, index)
 
 
+def test_what_others_make_of_its_name_meanwhile_stays(
+    cluster_url: str, client: OpenSearch, tiny: TinyModels, index: str, old: dict[str, Any], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Another oskit's that found the first one gone, and an index that somebody made on purpose."""
+    source = str(write_documents(tmp_path / "docs.jsonl", documents(30)))
+    replacing = ["ingest", index, source, "--archive", str(tiny.archive), "--recreate"]
+    with FaultyProxy(cluster_url, Fault(rf"^PUT /{index}$", "hang")) as proxy:
+        process = begin(tmp_path, *replacing, "--url", proxy.url)
+        proxy.wait_for(rf"^PUT /{index}$")
+        process.kill()
+        process.communicate()
+    client.index(index=index, id="theirs", body={"when": "2026-11-29"})  # a write alone makes nothing
+    with FaultyProxy(cluster_url, Fault(rf"^PUT /{index}$", "delay", seconds=6)) as proxy:
+        ingest(client, index, GOOD, encoder=tiny.encoder)
+        assert answers(client, index) == old
+        process = begin(tmp_path, *replacing, "--url", proxy.url)
+        proxy.wait_for(rf"^PUT /{index}$")
+        monkeypatch.setattr(trials, "is_abandoned", lambda *_: True)  # as after ten minutes
+        assert ingest(client, index, [Document("new", "quick fox")], encoder=tiny.encoder).indexed == 1
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 7
+    assert "stays as it is" in said
+    assert f"somebody else has made an index '{index}'" in said
+    client.indices.refresh(index=index)
+    assert client.count(index=index)["count"] == 10
+    with FaultyProxy(cluster_url, Fault(rf"^PUT /{index}$", "hang")) as proxy:
+        process = begin(tmp_path, *replacing, "--url", proxy.url)
+        proxy.wait_for(rf"^PUT /{index}$")
+        process.kill()
+        process.communicate()
+    client.indices.create(index=index, body={"mappings": {"properties": {"price": {"type": "double"}}}})
+    client.index(index=index, id="theirs", body={"price": 1}, params={"refresh": "true"})
+    for _ in range(2):
+        with pytest.raises(IndexingError, match=rf"(?s)somebody else.*{kept_name(index)}"):
+            ingest(client, index, GOOD, encoder=tiny.encoder)
+    assert [client.count(index=name)["count"] for name in (index, kept_name(index))] == [1, 10]
+    client.indices.delete(index=index)
+    assert ingest(client, index, GOOD, encoder=tiny.encoder).unchanged == 2
+    assert client.count(index=index)["count"] == 10
+
+
 def test_of_two_that_replace_an_index_at_once_one_does(
     cluster_url: str, client: OpenSearch, tiny: TinyModels, index: str, old: dict[str, Any]
 ) -> None:

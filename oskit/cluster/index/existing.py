@@ -58,6 +58,13 @@ class ExistingIndex:
         return isinstance(own.get("kind"), str) and ADOPTED not in own
 
     @property
+    def is_of_a_write(self) -> bool:
+        """Whether it has nothing but what the cluster makes of a write to a name that is no index."""
+        fields = (self.mapping.get("properties") or {}).values()
+        guessed = all(_is_guessed(field) or field == {"type": "date"} for field in fields)
+        return guessed and not self.aliases and "_meta" not in self.mapping
+
+    @property
     def info(self) -> IndexInfo:
         """How it was made; raises IndexingError if that cannot be known."""
         return info_of(self.name, self.mapping)

@@ -154,7 +154,7 @@ def make_in_place(client: OpenSearch, name: str, make: Callable[[], object]) -> 
     A write of somebody else in that moment makes an index by itself, without the mapping: it gives way.
 
     Raises:
-        IndexingError: That comes again and again.
+        IndexingError: That comes again and again, or somebody has made an index on purpose.
         OpenSearchException: The cluster refuses.
     """
     for _ in range(_ATTEMPTS):
@@ -193,7 +193,18 @@ def _call_by(client: OpenSearch, name: str, kept: str, aliases: Mapping[str, Any
 
 
 def _written(client: OpenSearch, name: str) -> int:
-    """Documents in an index that somebody's write has made."""
+    """Documents in an index that somebody's write has made, which has to give way.
+
+    Raises:
+        IndexingError: Somebody has made it on purpose, another oskit for one.
+    """
+    found = look(client, name)
+    if found is not None and not found.is_of_a_write:
+        raise IndexingError(
+            f"somebody else has made an index {name!r} meanwhile, which stays",
+            hint=f"What the one before it held may be in {kept_name(name)!r} still: delete the one of them "
+            "that is not wanted",
+        )
     client.indices.refresh(index=name)
     return int(client.count(index=name)["count"])
 
