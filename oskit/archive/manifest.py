@@ -34,6 +34,10 @@ class Source(_Record):
     """Backbone, for instance ``bert``."""
 
 
+MEANINGLESS = "the tokens are names of directions, of a dense model made sparse: they mean nothing"
+"""What is told where tokens are shown that :attr:`VocabularyRecord.directions` speaks of."""
+
+
 class VocabularyRecord(_Record):
     """Size of the output, and the key that is safe for it."""
 

@@ -113,6 +113,7 @@ def answer(
         "took_ms": plain.took_ms,
         "whole_ms": round(whole * 1000, 1),
         "warning": told.warning,
+        "note": "" if by_words else offer.note(way.encoder),
         "pipeline": plain.search_pipeline,
         "request": request,
         "no_request": why_not,
@@ -185,7 +186,7 @@ def text_weights(offer: Offer, text: str, kind: Any, index: str, encoder: str) -
     """
     start = time.perf_counter()
     found = _named(offer.weights(text, kind, index, encoder), {})
-    return {**found, "whole_ms": round((time.perf_counter() - start) * 1000, 1)}
+    return {**found, "note": offer.note(encoder), "whole_ms": round((time.perf_counter() - start) * 1000, 1)}
 
 
 def bm25_terms(offer: Offer, request: Mapping[str, Any] | None) -> dict[str, Tokens]:

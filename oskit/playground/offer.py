@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from oskit.archive.manifest import MEANINGLESS
 from oskit.cluster.client.calls import is_change
 from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.index.mapping import find_index
@@ -25,6 +26,7 @@ from oskit.errors import ClusterError, ModelError, SearchError, UsageError
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
+    from oskit.archive.manifest import Manifest
     from oskit.archive.text_encoder import TextEncoder
     from oskit.cluster.index.mapping import IndexInfo
 
@@ -224,6 +226,19 @@ class Offer:
         if kind == "archive" and name in self.archives:
             return self.archives[name], None
         raise UsageError(f"the encoder {chosen!r} is not offered here", hint="Reload the page")
+
+    def note(self, encoder: str) -> str:
+        """What a person should know of an encoder's tokens, as far as an archive tells that; mostly nothing.
+
+        Args:
+            encoder: As in :attr:`Way.encoder`.
+
+        Raises:
+            UsageError: It is not offered.
+        """
+        archive = getattr(self._encoder(encoder)[0], "archive", None)
+        manifest: Manifest | None = getattr(archive, "manifest", None)
+        return MEANINGLESS if manifest is not None and manifest.vocabulary.directions else ""
 
     def weights(self, text: str, kind: TextKind, index: str, encoder: str) -> dict[str, float]:
         """Token weights of a text, by token texts, heaviest first.

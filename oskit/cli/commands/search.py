@@ -113,6 +113,7 @@ def search(
       oskit search articles "building permit" --filter tenant=7 --print-request
       oskit search articles --queries queries.jsonl -n 1000 -o run.trec
     """  # fmt: skip
+    from oskit.archive.manifest import MEANINGLESS
     from oskit.cluster.client.needs import connect_for
     from oskit.cluster.search.search import Searcher
 
@@ -158,7 +159,7 @@ def search(
     out.result(result.to_dict(), lambda console: _print_result(console, result, narrowed))
     manifest = encoder.archive.manifest if encoder is not None and explain else None
     if manifest is not None and manifest.vocabulary.directions:
-        out.note("the tokens are names of directions, of a dense model made sparse: they mean nothing")
+        out.note(MEANINGLESS)
     if any(key not in result.tokens for hit in result.hits for key in hit.matched if result.key == "id"):
         out.note("some tokens are shown by their ids: what they are called, --archive DIR tells")
 

@@ -195,7 +195,7 @@ class Side {
   show(answer) {
     this.answer = answer;
     tell(this.part(".problem"), "");
-    const warnings = [answer?.warning, answer?.no_request, answer?.pipeline && `The index's search pipeline ${answer.pipeline} took part.`];
+    const warnings = [answer?.warning, answer?.note, answer?.no_request, answer?.pipeline && `The index's search pipeline ${answer.pipeline} took part.`];
     tell(this.part(".warning"), warnings.filter(Boolean).join(" · "));
     this.part(".copy").disabled = !answer?.request;
     this.part(".figures").replaceChildren(...(answer ? this.figures(answer) : []));
@@ -422,7 +422,7 @@ async function weigh(event) {
   try {
     const found = await api("weights", body, running.signal);
     if (weighing !== running) return;
-    told.replaceChildren();
+    told.replaceChildren(...(found.note ? [el("p", { class: "quiet" }, found.note)] : []));
     bars.replaceChildren(found.count ? weightTable(found, `${number(found.whole_ms, 0)} ms · `) : el("p", { class: "quiet" }, "The text has no token."));
   } catch (error) {
     if (weighing === running) told.replaceChildren(el("p", { class: "problem", role: "alert" }, error.message));

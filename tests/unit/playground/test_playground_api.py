@@ -8,10 +8,13 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
+from archives import encoder_archive, write_manifest
 
+from oskit.archive.encoder import ArchiveEncoder
 from oskit.cli.main import main
 from oskit.cluster.search.result import Hit, Match, SearchResult
 from oskit.data.collection import Collection
@@ -201,6 +204,22 @@ def test_a_search_is_told_whole_but_for_what_is_too_long(
         (0.3, 0.7)
     )
     assert explained == plain | {"explain": True}
+
+
+def test_tokens_that_are_names_of_directions_are_told(cluster: Cluster, tmp_path: Path) -> None:
+    offer = Offered(cluster)
+    for name, directions in (("words", False), ("dense", True)):
+        archive = encoder_archive(tmp_path / name / f"{name}.zip")
+        write_manifest(archive, vocabulary={"size": 200, "key_format": "token", "directions": directions})
+        offer.archives = {**offer.archives, name: ArchiveEncoder.open(archive)}
+    app = Playground(offer, TOKEN, None, "test").app()
+    for encoder, told in (("archive:words", False), ("archive:dense", True), ("", False)):
+        way = {"index": "articles", "encoder": encoder}
+        note = asyncio.run(ask(app, "/api/search", searched(way=way))).json["note"]
+        assert ("names of directions" in note) == told
+    asked = {"text": "fox", "kind": "query", "index": "articles", "encoder": "archive:dense"}
+    assert "names of directions" in asyncio.run(ask(app, "/api/weights", asked)).json["note"]
+    assert "note" in asyncio.run(ask(app, "/playground.js")).body.decode().partition("warnings = ")[2][:60]
 
 
 @pytest.mark.parametrize(
