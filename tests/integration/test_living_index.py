@@ -285,6 +285,28 @@ def test_a_pipeline_of_others_is_neither_changed_nor_deleted(client, tiny: TinyM
         client.ingest.delete_pipeline(id=name)
 
 
+@pytest.mark.parametrize("where", ["another pipeline", "an index template", "a component template"])
+def test_our_pipeline_stays_where_others_have_come_to_use_it(client, tiny: TinyModels, index, where: str):
+    """Deleted, it would have each of their writes refused."""
+    name, others = pipeline_name(index), f"{index}-others"
+    ingest(client, index, GOOD, encode="cluster", model_id=tiny.encoder_id)
+    body = client.ingest.get_pipeline(id=name)[name]
+    runs = {"template": {"settings": {"index": {"default_pipeline": name}}}}
+    if where == "another pipeline":
+        client.ingest.put_pipeline(id=others, body={"processors": [{"pipeline": {"name": name}}]})
+    elif where == "an index template":
+        client.indices.put_index_template(name=others, body={"index_patterns": [f"{others}*"], **runs})
+    else:
+        client.cluster.put_component_template(name=others, body=runs)
+    try:
+        ingest(client, index, GOOD, encoder=tiny.encoder, recreate=True)
+        assert client.ingest.get_pipeline(id=name, ignore=404).get(name) == body
+    finally:
+        client.ingest.delete_pipeline(id=others, ignore=404)
+        client.indices.delete_index_template(name=others, ignore=404)
+        client.cluster.delete_component_template(name=others, ignore=404)
+
+
 @pytest.mark.parametrize("change", ["replaced", "changed"])
 def test_a_pipeline_that_is_changed_during_a_load_is_told(client, tiny: TinyModels, index, change: str):
     name, how = (

@@ -95,7 +95,8 @@ NEEDS: dict[str, Needs] = {
          *_TEMPLATES)),
     "ingest --encode cluster": Needs(
         (*_MODEL, "GET /_ingest/pipeline/NAME"),
-        ("PUT /_ingest/pipeline/NAME", f"GET {_ML}/models/ID", "POST /_ingest/pipeline/NAME/_simulate"),
+        ("PUT /_ingest/pipeline/NAME", f"GET {_ML}/models/ID", "POST /_ingest/pipeline/NAME/_simulate",
+         "GET /_cluster/state/WHAT"),
         instead=_HERE),
     "ingest --index-kind sparse_vector": Needs(since="3.3", instead="Take --index-kind rank_features"),
     "ingest --index-kind semantic": Needs(
@@ -106,7 +107,7 @@ NEEDS: dict[str, Needs] = {
     "ingest --recreate": Needs(
         ("PUT /INDEX", "PUT /INDEX/_mapping", "DELETE /INDEX", "GET /_ingest/pipeline/NAME"),
         ("DELETE /_ingest/pipeline/NAME", "PUT /_ingest/pipeline/NAME", "GET /_cluster/health",
-         "PUT /INDEX/_settings", "PUT /INDEX/_clone/NAME", "POST /_aliases")),
+         "GET /_cluster/state/WHAT", "PUT /INDEX/_settings", "PUT /INDEX/_clone/NAME", "POST /_aliases")),
     "ingest --release": Needs(
         ("PUT /INDEX", "PUT /INDEX/_mapping", "POST /_aliases", "POST /INDEX/_search", "POST /INDEX/_count",
          "GET /INDEX/_stats", "GET /INDEX/_segments"),

@@ -8,9 +8,12 @@ parameters of ours change in it, and it is never deleted.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from opensearchpy.exceptions import AuthorizationException, NotFoundError
 
 from oskit.cluster.client.calls import Call
 from oskit.cluster.client.failures import cluster_errors
@@ -26,6 +29,9 @@ Pipeline = dict[str, Any]
 
 ENCODES, LEAVES_OUT, THEIRS = "oskit", "oskit-no-empty-vector", "oskit-default-pipeline"
 """Tags of our processors, which stand behind the one of :mod:`oskit.cluster.index.passages`."""
+
+_TEMPLATES = "metadata.templates,metadata.index_template,metadata.component_template"
+"""Of the cluster's state, what can name a pipeline."""
 
 # The processor makes {} of a text without tokens. As a field's first value that settles for good that the
 # field has no postings, and sparse_vector refuses every later vector. The path is a parameter, since a
@@ -177,7 +183,7 @@ def no_pipeline(client: OpenSearch, index: str) -> PipelineChange:
     """
     name = pipeline_name(index)
     before = _read(client, name)
-    keep = before is None or not _is_ours_alone(before, index) or _is_used_elsewhere(client, name, index)
+    keep = before is None or not _is_ours_alone(before, index) or is_named(client, name, index)
     return PipelineChange(name, before, before if keep else None)
 
 
@@ -312,13 +318,24 @@ def _is_ours_alone(pipeline: Pipeline, index: str) -> bool:
     )
 
 
-def _is_used_elsewhere(client: OpenSearch, name: str, index: str) -> bool:
-    """Whether another index runs it by itself."""
+def is_named(client: OpenSearch, name: str, index: str) -> bool:
+    """Whether anything but its own index names a pipeline: an index, an index template, another pipeline.
+
+    Where nobody may see the templates, one may name it.
+
+    Raises:
+        IndexingError: The cluster refuses.
+    """
     names = "index.default_pipeline,index.final_pipeline"
     with cluster_errors(f"see who uses the ingest pipeline {name!r}", IndexingError):
-        answer = client.indices.get_settings(index="*", name=names, params={"expand_wildcards": "all"})
-    return any(
-        name in found["settings"].get("index", {}).values()
-        for other, found in answer.items()
-        if other != index
-    )
+        indexes = client.indices.get_settings(index="*", name=names, params={"expand_wildcards": "all"})
+        pipelines = client.ingest.get_pipeline(id="*", ignore=404)
+        try:
+            templates = client.cluster.state(metric="metadata", params={"filter_path": _TEMPLATES})
+        except AuthorizationException:
+            return True
+        except NotFoundError:  # of a service without such a path
+            templates = {}
+    indexes.pop(index, None)
+    pipelines.pop(name, None)
+    return json.dumps(name) in json.dumps([indexes, pipelines, templates])
