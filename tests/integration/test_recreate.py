@@ -186,6 +186,18 @@ def test_a_kill_before_the_old_one_is_deleted_leaves_it_writable(
         check_takes_documents(client, index)
 
 
+def test_where_the_name_of_what_is_kept_is_taken_nobody_is_kept_from_writing(
+    client: OpenSearch, tiny: TinyModels, index: str, old: dict[str, Any]
+) -> None:
+    """As by a clone that a killed run left, whose trial somebody has deleted."""
+    client.indices.create(index=kept_name(index))
+    with pytest.raises(IndexingError, match=rf"(?s){kept_name(index)}.*DELETE {kept_name(index)}"):
+        ingest(client, index, documents(30), encoder=tiny.encoder, recreate=True)
+    check_takes_documents(client, index)
+    client.indices.delete(index=kept_name(index))
+    assert answers(client, index) == old
+
+
 def test_what_others_make_of_its_name_meanwhile_stays(
     cluster_url: str, client: OpenSearch, tiny: TinyModels, index: str, old: dict[str, Any], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

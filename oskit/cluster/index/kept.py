@@ -60,10 +60,8 @@ def calls_of_keeping(name: str) -> list[Call]:
 class BeingReplaced(IndexingError):
     """Somebody else replaces the index right now, or has done so."""
 
-    def __init__(self, name: str, what: str) -> None:
-        super().__init__(
-            f"{what} the index {name!r}", hint="Look at what there is then, and run the same command again"
-        )
+    def __init__(self, name: str, what: str, first: str = "Look at what there is then") -> None:
+        super().__init__(f"{what} the index {name!r}", hint=f"{first}, and run the same command again")
 
 
 def keep(client: OpenSearch, old: ExistingIndex) -> None:
@@ -79,6 +77,13 @@ def keep(client: OpenSearch, old: ExistingIndex) -> None:
     if getattr(client.transport, "service", "") == "aoss":
         _log.warning("Amazon OpenSearch Serverless keeps nothing of %r while it is replaced", name)
         return
+    others = BeingReplaced(
+        name,
+        f"{kept!r} is there, by which another oskit ingest --recreate replaces, or was to replace,",
+        f"If no other one runs, look at that and delete it (DELETE {kept})",
+    )
+    if look(client, kept) is not None:  # before anybody's writes are blocked, which only its owner would lift
+        raise others
     try:
         with cluster_errors(f"keep what the index {name!r} holds until the new one is there", IndexingError):
             client.indices.put_settings(index=name, body=_NO_WRITES)
@@ -87,7 +92,7 @@ def keep(client: OpenSearch, old: ExistingIndex) -> None:
             except Exception as failure:
                 if heard(failure) is not ALREADY_THERE:
                     raise
-                raise BeingReplaced(name, "another oskit ingest --recreate replaces") from failure
+                raise others from failure
     except ClusterAuthError as error:
         with suppress(OskitError):
             _as_it_was(client, name)
