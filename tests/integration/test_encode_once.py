@@ -17,6 +17,7 @@ from tiny_models import TinyModels, documents, encoder_of, index, indexed, tiny,
 from oskit.archive.encoder import ArchiveEncoder
 from oskit.archive.token_weights import DelegatingEncoder, Prune
 from oskit.cli.main import main
+from oskit.cluster.index.mapping import IndexSettings
 from oskit.cluster.index.pipeline import pipeline_name
 from oskit.cluster.ingest.load import IngestInterrupted, ingest
 from oskit.data.documents import MARK_FIELD, Document, Refusal
@@ -144,6 +145,28 @@ def test_what_others_do_to_a_document_is_noticed(client, tiny: TinyModels, index
     report = ingest(client, index, docs, encoder=encoder)
     assert encoder.taken() == [docs[1].passage] and (report.unchanged, report.encoded) == (11, 1)
     are_exact(client, index, docs, tiny.encoder)
+
+
+@pytest.mark.parametrize("path", ["embedding", "passage"])
+def test_a_copy_without_what_source_leaves_out_is_not_known(
+    client, tiny: TinyModels, index, encoder: Counting, path: str
+):
+    docs, settings = documents(12), IndexSettings(mapping={"_source": {"excludes": [path]}})
+    copy = f"{index}-copy"
+    query = {"query": {"neural_sparse": {"embedding": {"query_tokens": {"quick": 1.0}}}}}
+    if path == "passage":
+        query = {"query": {"match": {"passage": "quick"}}}
+    found = {}
+    try:
+        for name in (index, copy):
+            ingest(client, name, docs if name == index else [], encoder=encoder, settings=settings)
+            assert ingest(client, index, docs, encoder=encoder, settings=settings).unchanged == 12
+        client.reindex(body={"source": {"index": index}, "dest": {"index": copy}})
+        assert ingest(client, copy, docs, encoder=encoder, settings=settings).encoded == 12
+        found = {name: client.count(index=name, body=query)["count"] for name in (index, copy)}
+    finally:
+        client.indices.delete(index=copy)
+    assert found[copy] == found[index] > 0
 
 
 def test_a_copy_of_the_index_is_known_and_another_encoder_or_pruning_is_not(

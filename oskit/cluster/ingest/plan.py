@@ -36,7 +36,7 @@ from oskit.cluster.index.pipeline import (
     writes_vectors,
 )
 from oskit.cluster.index.recreate import Trial, calls_of_new
-from oskit.cluster.index.sparse_fields import definition_of
+from oskit.cluster.index.sparse_fields import definition_of, is_left_out
 from oskit.cluster.index.templates import Template, template_of, under
 from oskit.cluster.ingest.cutting import check_chunking
 from oskit.cluster.ingest.encoders import (
@@ -133,7 +133,7 @@ class LoadPlan:
             UsageError: Its mapping is strict and lacks a field of the first of them.
         """
         name, is_there = self.info.name, self.existing is not None and not self.recreate
-        mapping = self._mapping
+        mapping = self.mapping
         if (field := unmapped(mapping, first.source())) is None:
             return
         if is_there and client.count(index=name)["count"]:
@@ -145,7 +145,7 @@ class LoadPlan:
         )
 
     @property
-    def _mapping(self) -> Mapping[str, Any]:
+    def mapping(self) -> Mapping[str, Any]:
         """Of the index that is loaded."""
         if self.existing is not None and not self.recreate:
             return self.existing.mapping
@@ -341,6 +341,10 @@ def plan_load(
         _pipeline_of_others(client, info, there, existing, notify),
         template,
     )
+    is_new, made = existing is None or recreate, (info.embedding_field, settings.passage_field)
+    if is_new and not settings.semantic and any(is_left_out(plan.mapping, path) for path in made):
+        # A _reindex would bring the marks of another index's documents, and not their vectors.
+        plan = replace(plan, info=replace(info, generation=new_generation()))
     plan = replace(plan, pipeline=plan.pipeline_change(client))
     if existing is not None and plan.pipeline is not None and not plan.recreate:
         ours = [existing.info.encoder.model_id, info.encoder.model_id]
