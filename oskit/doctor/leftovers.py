@@ -22,15 +22,16 @@ from oskit.cluster.client.failures import cluster_errors
 from oskit.cluster.index.existing import look
 from oskit.cluster.index.kept import kept_of
 from oskit.cluster.index.meta import change_own_meta, changed_meta, own_meta
-from oskit.cluster.index.pipeline import pipeline_mark, pipeline_name
+from oskit.cluster.index.pipeline import is_named, pipeline_mark, pipeline_name
 from oskit.cluster.index.trials import is_abandoned, trials
 from oskit.cluster.models.registry import (
+    EXPORTED,
     delete_empty_group,
     get_model,
+    has_own_group,
     list_models,
     quoted,
     search,
-    search_groups,
 )
 from oskit.doctor.finding import Finding
 from oskit.errors import OskitError
@@ -267,21 +268,15 @@ def _trials(client: OpenSearch) -> Iterator[Leftover]:
 def _pipelines(client: OpenSearch) -> Iterator[Leftover]:
     """Pipelines of ours whose index is gone, and which nothing else names."""
     pipelines = _get(client, "/_ingest/pipeline")
-    marked = {name: _index_of(name, body) for name, body in pipelines.items()}
-    orphans = [
-        name for name, index in marked.items() if index and not client.indices.exists(index=index, **_ALL)
-    ]
+    marked = {name: index for name, body in pipelines.items() if (index := _index_of(name, body))}
+    orphans = {
+        name: index for name, index in marked.items() if not client.indices.exists(index=index, **_ALL)
+    }
     if not orphans:
         return
-    templates = "metadata.templates,metadata.index_template,metadata.component_template"
-    users = [
-        _settings(client, "index.default_pipeline", "index.final_pipeline"),
-        _get(client, "/_cluster/state/metadata", filter_path=templates),
-    ]
     stats = _get(client, "/_nodes/stats/ingest", filter_path="nodes.*.ingest.pipelines")
-    for name in orphans:
-        others = [body for other, body in pipelines.items() if other != name]
-        if json.dumps(name) in json.dumps([users, others]):
+    for name, index in orphans.items():
+        if is_named(client, name, index):
             continue
         runs = [node["ingest"]["pipelines"].get(name, {}) for node in stats.get("nodes", {}).values()]
         running = any(run.get("current") for run in runs)
@@ -305,7 +300,7 @@ def _uploads(client: OpenSearch) -> Iterator[Leftover]:
     )
     for hit in half:
         model = hit["_source"]
-        if "exported by oskit" not in str(model.get("description")):
+        if EXPORTED not in str(model.get("description")):
             continue
         began = datetime.fromtimestamp(model["created_time"] / 1000, UTC)
         present = chunks[hit["_id"]]
@@ -315,7 +310,7 @@ def _uploads(client: OpenSearch) -> Iterator[Leftover]:
         )
         calls = [Call("DELETE", f"_plugins/_ml/models/{hit['_id']}")]
         group = str(model.get("model_group_id"))
-        if search_groups(client, {"ids": {"values": [group]}}).get(group) == model["name"]:
+        if has_own_group(client, group, model["name"]):
             note = "unless it holds other models"
             calls.append(Call("DELETE", f"_plugins/_ml/model_groups/{group}", note=note))
         abandoned = datetime.now(UTC) - began > ABANDONED_AFTER

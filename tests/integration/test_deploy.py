@@ -36,6 +36,7 @@ from oskit.cluster.models.registry import (
     find_model,
     get_model,
     list_models,
+    request,
     search_groups,
 )
 from oskit.cluster.models.retire import delete_model, undeploy_model
@@ -273,6 +274,21 @@ def test_a_group_is_made_once_and_goes_with_a_failure(
     assert get_model(client, deployed.model_id).group_id == group_id  # type: ignore[union-attr]
     assert deploy_archive(client, archive, group=group_id).model_id == deployed.model_id
     delete_model(client, deployed.model_id, own=True)
+    assert delete_empty_group(client, group_id)
+
+
+def test_a_group_of_others_stays_though_it_has_the_models_name(
+    client: OpenSearch, make: Callable[..., Archive]
+) -> None:
+    archive, broken = make("theirs", seed=6), make("broken", model=archives.graph(ir_version=11))
+    said = {"name": archive.name, "description": "Who may use it is seen to by another team."}
+    group_id = request(client, "POST", "/model_groups/_register", said)["model_group_id"]
+    with pytest.raises(ModelError):
+        deploy_archive(client, broken, name=archive.name, compare=False)
+    deployed = deploy_archive(client, archive)
+    assert get_model(client, deployed.model_id).group_id == group_id  # type: ignore[union-attr]
+    delete_model(client, deployed.model_id)
+    assert search_groups(client, {"ids": {"values": [group_id]}}) == {group_id: archive.name}
     assert delete_empty_group(client, group_id)
 
 

@@ -36,6 +36,7 @@ from oskit.cluster.models.registry import (
     existing_model,
     get_model,
     groups_called,
+    has_own_group,
     placement,
     request,
     wait_until,
@@ -652,6 +653,9 @@ class _Deployment:
             )
         if model is not None:
             delete_model(self._client, model_id, own=True)
+            group_id, said = model.group_id, self._archive.description
+            if group_id and has_own_group(self._client, group_id, model.name, said):
+                delete_empty_group(self._client, group_id)
         self._sweep()
         return None
 

@@ -31,6 +31,9 @@ IN_MEMORY_STATES = DEPLOYED_STATES | {"DEPLOYING", "LOADING"}
 LOOKS = 5
 """How often a search is sent that finds no index although it is there."""
 
+EXPORTED = "exported by oskit"
+"""In the description of what we export, which goes with it into the cluster."""
+
 GROUP_REFRESH_S = 3.0
 """How long a group may be held by a model that is deleted already: searches see that a second later."""
 
@@ -342,6 +345,16 @@ def search_groups(client: OpenSearch, query: dict[str, Any]) -> dict[str, str]:
     """Model groups that match the query: name by id."""
     found = search(client, "model_groups", query=query, _source=["name"])
     return {hit["_id"]: hit["_source"]["name"] for hit in found}
+
+
+def has_own_group(client: OpenSearch, group_id: str, model_name: str, described: str = "") -> bool:
+    """Whether a model group came with a model of this name, whose description it has, and not on purpose."""
+    found = search(client, "model_groups", query={"ids": {"values": [group_id]}})
+    for group in (hit["_source"] for hit in found):
+        text = str(group.get("description") or "")
+        is_ours = text in ("", described) or EXPORTED in text or _CONTENT.search(text) is not None
+        return is_ours and group["name"] == model_name
+    return False
 
 
 def groups_called(client: OpenSearch, name_or_id: str) -> list[str]:

@@ -28,9 +28,9 @@ from oskit.cluster.models.registry import (
     delete_empty_group,
     existing_model,
     get_model,
+    has_own_group,
     quoted,
     request,
-    search_groups,
     wait_until,
 )
 from oskit.cluster.models.usage import References, Usage
@@ -324,14 +324,8 @@ def _delete(client: OpenSearch, model: ModelInfo) -> None:
         request(client, "DELETE", f"/models/{quoted(model.model_id)}")
     if model.connector_id is not None:
         delete_connector(client, model.connector_id)
-    if _has_own_group(client, model) and model.group_id:
+    if model.group_id and has_own_group(client, model.group_id, model.name):
         delete_empty_group(client, model.group_id)
-
-
-def _has_own_group(client: OpenSearch, model: ModelInfo) -> bool:
-    """Whether the model's group was made for models of its name alone."""
-    own = search_groups(client, {"ids": {"values": [model.group_id]}}) if model.group_id else {}
-    return own.get(model.group_id or "") == model.name
 
 
 def planned_calls(
@@ -347,8 +341,9 @@ def planned_calls(
         calls = [*first, *calls, *last]
     for one in found if delete else ():
         calls.append(Call("DELETE", f"{ml}/models/{quoted(one.model.model_id)}"))
-        if one.model.group_id and _has_own_group(client, one.model):
-            group = f"{ml}/model_groups/{quoted(one.model.group_id)}"
+        group_id = one.model.group_id
+        if group_id and has_own_group(client, group_id, one.model.name):
+            group = f"{ml}/model_groups/{quoted(group_id)}"
             calls.append(Call("DELETE", group, note="if it has no other model"))
     return calls
 
