@@ -483,7 +483,7 @@ def _dead_letter(index: str, sources: tuple[str, ...], given: str | None) -> Pat
         if any(source != "-" and Path(source).resolve() == Path(given).resolve() for source in sources):
             raise UsageError(f"--dead-letter {given} is also a source", hint="Name another file")
         return Path(given)
-    stem = index[:200]  # a file's name has no room for the longest index's
+    stem = index.encode()[:200].decode(errors="ignore")  # a file's name has no room for the longest index's
     path, number = Path(f"{stem}.refused.jsonl"), 1
     while path.exists():
         number += 1

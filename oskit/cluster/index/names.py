@@ -6,6 +6,7 @@ moment, and neural-search resolves neither aliases nor patterns where a field is
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ from oskit.errors import IndexingError, UsageError
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
+
+_NO_TEXT = re.compile(r"[\ud800-\udfff]")
+"""What a command line has of bytes that are no UTF-8."""
 
 NAME_ONE = "Name the index itself"
 """What to do about an alias of several indexes."""
@@ -69,6 +73,7 @@ def check_index_name(name: str) -> None:
         UsageError: The name cannot be an index's.
     """
     bad = sorted({letter for letter in name if letter in '\\/*?"<>|,#: ' or letter.isupper()})
+    bad = _NO_TEXT.findall(name) or bad
     if not name or bad or name[0] in "-_+." or len(name.encode()) > 255:
         what = f"it holds {bad[0]!r}" if bad else "it is empty, too long, or begins with one of -_+."
         raise UsageError(
@@ -91,6 +96,7 @@ def resolve(client: OpenSearch, name: str, *, writing: bool = False) -> Target |
         not name
         or name[0] in "-_+"
         or name in (".", "..")
+        or _NO_TEXT.search(name)
         or len(name.encode()) > 255
         or any(letter in name for letter in '*?,<>:#/\\"| ')
     ):

@@ -240,7 +240,9 @@ def test_one_of_two_names_is_lost_where_the_cluster_encodes(fields, lost, caplog
     assert bool(caplog.messages) == (not lost), "names that are taken apart are told"
 
 
-@pytest.mark.parametrize("name", ["", "A", "a b", "a*", "_all", "-a", "a,b", "a/b", ".a", "x" * 256, 'a"'])
+@pytest.mark.parametrize(
+    "name", ["", "A", "a b", "a*", "_all", "-a", "a,b", "a/b", ".a", "x" * 256, 'a"', "caf\udce9"]
+)
 def test_names_that_mean_something_else(name: str):
     with pytest.raises(UsageError, match="cannot be an index's name"):
         check_index_name(name)

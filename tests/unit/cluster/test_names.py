@@ -74,7 +74,7 @@ def test_a_data_stream_is_written_by_its_name_and_read_in_all_its_indexes():
 
 
 def test_patterns_are_refused():
-    for name in ("a,b", "a*", "_all", "-a", "..", "", "<a-{now/d}>", "é" * 128):
+    for name in ("a,b", "a*", "_all", "-a", "..", "", "<a-{now/d}>", "é" * 128, "caf\udce9"):
         with pytest.raises(UsageError, match="cannot be an index's name"):
             resolve(cluster(a={}, b={}), name)
 
