@@ -132,6 +132,21 @@ def test_judged_documents_that_the_index_lacks_are_counted(
         assert "lacks 30 of the 50 documents that are judged relevant, such as 'goneq0'" in told
 
 
+def test_what_others_have_added_to_a_stored_fusion_stays(client: OpenSearch, index):
+    """A filter, for one, without which its users see what they may not."""
+    name, only = f"ingtest-fusion-{uuid.uuid4().hex[:8]}", {"query": {"term": {"public": True}}}
+    other = Hybrid.parse("bm25=0.25,sparse=0.75", depth=30)
+    try:
+        put_fusion(client, name, TRUTH, index)
+        own = client.search_pipeline.get(id=name)[name]
+        client.search_pipeline.put(id=name, body={**own, "request_processors": [{"filter_query": only}]})
+        added = client.search_pipeline.get(id=name)[name]
+        put_fusion(client, name, other, index)
+        assert client.search_pipeline.get(id=name)[name] == {**added, **stored(other, index)}
+    finally:
+        client.search_pipeline.delete(id=name, ignore=404)
+
+
 def test_of_two_that_store_a_fusion_under_one_name_at_once_one_is_told(
     client: OpenSearch, index, monkeypatch
 ):

@@ -22,6 +22,8 @@ def stored(hybrid: Hybrid, index: str) -> dict[str, Any]:
 def put_fusion(client: OpenSearch, name: str, hybrid: Hybrid, index: str, *, replace: bool = False) -> Call:
     """Store the fusion of an index's hybrid searches; returns the call that was made.
 
+    What others have added to one of ours, such as a filter, stays.
+
     Args:
         name: Of the pipeline.
         index: As its users name it.
@@ -30,24 +32,28 @@ def put_fusion(client: OpenSearch, name: str, hybrid: Hybrid, index: str, *, rep
     Raises:
         SearchError: There is one of that name that is not ours for this index, or the cluster refuses.
     """
-    check_name(client, name, index, replace=replace)
-    body = stored(hybrid, index)
+    body = {**check_name(client, name, index, replace=replace), **stored(hybrid, index)}
     with cluster_errors(f"store the search pipeline {name!r}", SearchError):
         client.search_pipeline.put(id=name, body=body)
     check_name(client, name, index)  # another may have stored its own in the same moment
     return Call("PUT", f"_search/pipeline/{name}", body)
 
 
-def check_name(client: OpenSearch, name: str, index: str, *, replace: bool = False) -> None:
+def check_name(client: OpenSearch, name: str, index: str, *, replace: bool = False) -> dict[str, Any]:
     """Refuse the name of somebody else's pipeline, before any work is done for it.
+
+    Returns:
+        The pipeline of this name that is ours; empty if there is none, or another one gives way.
 
     Raises:
         SearchError: There is one of that name that is not ours for this index, or the cluster refuses.
     """
     with cluster_errors(f"read the search pipeline {name!r}", SearchError):
-        there = client.search_pipeline.get(id=name, ignore=404).get(name)
-    if there is None or replace or str(there.get("description", "")).startswith(f"{_mark(index)}:"):
-        return
+        there: dict[str, Any] | None = client.search_pipeline.get(id=name, ignore=404).get(name)
+    if there is not None and str(there.get("description", "")).startswith(f"{_mark(index)}:"):
+        return there
+    if there is None or replace:
+        return {}
     said = f" ({there['description']!r})" if there.get("description") else ""
     raise SearchError(
         f"there is a search pipeline {name!r} already{said}, which was not made for the fusion of {index!r}",
