@@ -475,10 +475,13 @@ def test_an_index_that_others_made_gives_way_and_comes_back(
     client, tiny: TinyModels, alias, oskit: Oskit, source: Path
 ):
     theirs = f"{alias}-theirs"
-    client.indices.create(index=theirs, body={"aliases": {alias: {}}, "settings": {"refresh_interval": "7s"}})
+    aliases, noted = {alias: {}, f"{alias}-some": {}}, {"_meta": {"team": "search"}}
+    made = {"aliases": aliases, "settings": {"refresh_interval": "7s"}, "mappings": noted}
+    client.indices.create(index=theirs, body=made)
     how = how_of(tiny, "client")
     first = oskit("ingest", alias, source, *how)
-    assert "refresh_interval=7s" in oskit.said
+    for lost in ("refresh_interval=7s", "what _meta has of team", f"the aliases {alias}-some"):
+        assert lost in oskit.said
     assert first["before"] == theirs
     client.indices.put_settings(index=first["release"], body={"index.blocks.write": True})
     client.indices.clone(index=first["release"], target=f"{alias}-copy")  # with all that is recorded there

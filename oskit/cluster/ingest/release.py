@@ -108,7 +108,7 @@ def release(
     planned = plan(release_name(name, encoder_name))
     _check_routing(alias, planned)
     living = _State.of(client, alias)
-    if living is not None and (lost := living.not_kept(planned)):
+    if living is not None and (lost := living.not_kept(planned, name)):
         notify(f"Not kept of {alias.index}, which is living: {' and '.join(lost)}")
     with Building(client, alias, planned) as building:
         report = _loaded(load, building.name)
@@ -177,10 +177,16 @@ class _State:
             client.indices.refresh(index=alias.index)
         return cls(index, _visible(client, alias, alias.index), size_and_writes(client, alias.index)[1])
 
-    def not_kept(self, plan: LoadPlan) -> list[str]:
+    def not_kept(self, plan: LoadPlan, alias: str) -> list[str]:
         """What it has of others' making and the new one will not have, for telling."""
         others = {name: value for name, value in self.index.settings.items() if name not in _SEEN_TO}
-        return replace(self.index, settings=others).not_kept(plan.settings)
+        told = replace(self.index, settings=others).not_kept(plan.settings)
+        given = plan.settings.mapping.get("_meta") or {}
+        if noted := [name for name in self.index.meta_of_others if name not in given]:
+            told.append(f"what _meta has of {', '.join(noted)}")
+        if aliases := sorted(set(self.index.aliases) - {alias}):
+            told.append(f"the aliases {', '.join(aliases)}, which go on standing for it")
+        return told
 
 
 def _visible(client: OpenSearch, alias: Alias, index: str) -> int:
