@@ -210,9 +210,13 @@ def test_what_others_make_of_its_name_meanwhile_stays(
         proxy.wait_for(rf"^PUT /{index}$")
         process.kill()
         process.communicate()
+    fields = {"properties": {"price": {"type": "double"}}, "_meta": {"of": "a template"}}
+    template = {"index_patterns": [index], "template": {"mappings": fields, "aliases": {f"{index}-t": {}}}}
+    client.indices.put_index_template(name=index, body=template)
     client.index(index=index, id="theirs", body={"when": "2026-11-29"})  # a write alone makes nothing
     with FaultyProxy(cluster_url, Fault(rf"^PUT /{index}$", "delay", seconds=6)) as proxy:
         ingest(client, index, GOOD, encoder=tiny.encoder)
+        client.indices.delete_index_template(name=index)
         assert answers(client, index) == old
         process = begin(tmp_path, *replacing, "--url", proxy.url)
         proxy.wait_for(rf"^PUT /{index}$")

@@ -19,6 +19,8 @@ from oskit.errors import ClusterSettingsError, IndexingError
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
+    from oskit.cluster.index.templates import Template
+
 _GIVEN = ("uuid", "version", "creation_date", "provided_name", "replication", "verified_before_close",
           "resize", "routing_partition_size")  # fmt: skip
 _OURS = ("number_of_shards", "number_of_replicas", "auto_expand_replicas", "sparse", "blocks")
@@ -57,12 +59,18 @@ class ExistingIndex:
         own = own_meta(self.mapping)
         return isinstance(own.get("kind"), str) and ADOPTED not in own
 
-    @property
-    def is_of_a_write(self) -> bool:
-        """Whether it has nothing but what the cluster makes of a write to a name that is no index."""
-        fields = (self.mapping.get("properties") or {}).values()
-        guessed = all(_is_guessed(field) or field == {"type": "date"} for field in fields)
-        return guessed and not self.aliases and "_meta" not in self.mapping
+    def is_of_a_write(self, template: Template | None) -> bool:
+        """Whether it has nothing but what the cluster makes of a write to a name that is no index.
+
+        Args:
+            template: What index templates give an index of its name.
+        """
+        given = template.mapping if template is not None else {}
+        fields, ours = self.mapping.get("properties") or {}, expanded(given.get("properties") or {})
+        added = [field for name, field in fields.items() if name not in ours]
+        guessed = all(_is_guessed(field) or field == {"type": "date"} for field in added)
+        named = set(self.aliases) - set(template.aliases if template is not None else ())
+        return guessed and not named and self.mapping.get("_meta") == given.get("_meta")
 
     @property
     def info(self) -> IndexInfo:

@@ -16,6 +16,7 @@ from oskit.cluster.client.calls import Call
 from oskit.cluster.client.failures import cluster_errors, heard
 from oskit.cluster.client.server_words import ALREADY_THERE
 from oskit.cluster.index.existing import ExistingIndex, look
+from oskit.cluster.index.templates import template_of
 from oskit.errors import ClusterAuthError, IndexingError, OskitError
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ def _written(client: OpenSearch, name: str) -> int:
         IndexingError: Somebody has made it on purpose, another oskit for one.
     """
     found = look(client, name)
-    if found is not None and not found.is_of_a_write:
+    if found is not None and not found.is_of_a_write(template_of(client, name)):
         raise IndexingError(
             f"somebody else has made an index {name!r} meanwhile, which stays",
             hint=f"What the one before it held may be in {kept_name(name)!r} still: delete the one of them "
