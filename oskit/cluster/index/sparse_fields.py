@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 SPARSE_TYPES = ("rank_features", "sparse_vector")
@@ -85,20 +84,6 @@ def definition_of(properties: Mapping[str, Any], path: str) -> dict[str, Any]:
     for name in path.split("."):
         found = (found.get("properties") or {}).get(name) or {}
     return found
-
-
-def is_left_out(mapping: Mapping[str, Any], path: str) -> bool:
-    """Whether ``_source`` does not have what is at a path."""
-    source = mapping.get("_source") or {}
-    parts = path.split(".")
-    parents = [".".join(parts[: n + 1]) for n in range(len(parts))]
-
-    def any_of(patterns: str | list[str]) -> bool:
-        given = [patterns] if isinstance(patterns, str) else patterns
-        return any(fnmatchcase(name, pattern) for pattern in given for name in (*parents, f"{path}.x"))
-
-    includes = source.get("includes") or []
-    return any_of(source.get("excludes") or []) or bool(includes and not any_of(includes))
 
 
 def vectors_of(source: Mapping[str, Any], path: str) -> list[dict[str, float]]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
 from oskit.cluster.index.existing import ExistingIndex, existing_index
 from oskit.cluster.index.mapping import IndexInfo
 from oskit.cluster.index.passages import passage_of, texts_of
-from oskit.cluster.index.sparse_fields import is_left_out, value_at, vectors_of
+from oskit.cluster.index.sparse_fields import value_at, vectors_of
 from oskit.cluster.ingest.default_pipeline import (
     DEFAULT,
     FINAL,
@@ -100,7 +101,7 @@ def check_writers(client: OpenSearch, index: str) -> Check:
         IndexingError: There is no such index, or what its texts are is not known, or the cluster refuses.
     """
     existing = existing_index(client, index, writing=True)
-    excluded = is_left_out(existing.mapping, existing.info.embedding_field)
+    excluded = _is_excluded(existing)
     if existing.is_semantic:
         return _of_semantic(existing, excluded)
     info = writable_info(existing)
@@ -176,6 +177,20 @@ class _Trial:
         elif self._pipeline:
             found.append(f"an empty text is refused: {self._empty}")
         return found
+
+
+def _is_excluded(existing: ExistingIndex) -> bool:
+    """Whether ``_source`` has no vectors."""
+    source: Mapping[str, Any] = existing.mapping.get("_source") or {}
+    path = existing.info.embedding_field
+    parts = path.split(".")
+    parents = [".".join(parts[: n + 1]) for n in range(len(parts))]
+
+    def any_of(patterns: list[str]) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in patterns for name in (*parents, f"{path}.x"))
+
+    includes = source.get("includes") or []
+    return any_of(source.get("excludes") or []) or bool(includes and not any_of(includes))
 
 
 def _of_semantic(existing: ExistingIndex, excluded: bool) -> Check:

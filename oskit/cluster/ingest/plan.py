@@ -36,7 +36,7 @@ from oskit.cluster.index.pipeline import (
     writes_vectors,
 )
 from oskit.cluster.index.recreate import Trial, calls_of_new
-from oskit.cluster.index.sparse_fields import definition_of, is_left_out
+from oskit.cluster.index.sparse_fields import definition_of
 from oskit.cluster.index.templates import Template, template_of, under
 from oskit.cluster.ingest.cutting import check_chunking
 from oskit.cluster.ingest.encoders import (
@@ -341,9 +341,8 @@ def plan_load(
         _pipeline_of_others(client, info, there, existing, notify),
         template,
     )
-    is_new, made = existing is None or recreate, (info.embedding_field, settings.passage_field)
-    if is_new and not settings.semantic and any(is_left_out(plan.mapping, path) for path in made):
-        # A _reindex would bring the marks of another index's documents, and not their vectors.
+    if (existing is None or recreate) and plan.mapping.get("_source"):
+        # A _reindex brings the marks of another index's documents, without what _source leaves out.
         plan = replace(plan, info=replace(info, generation=new_generation()))
     plan = replace(plan, pipeline=plan.pipeline_change(client))
     if existing is not None and plan.pipeline is not None and not plan.recreate:
