@@ -73,6 +73,8 @@ def existing(place: Place) -> Path | None:
     if place.path is None or place.path == "-":
         return None
     path = Path(place.path).expanduser()
+    if (path / "dataset_dict.json").is_file():  # of `DatasetDict.save_to_disk`, a folder for each split
+        path /= place.split
     if not path.exists():
         raise DataError(f"no such file or folder: {path}")
     return path

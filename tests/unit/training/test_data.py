@@ -110,7 +110,9 @@ def test_odd_columns_are_named(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "jsonl.xz", "csv", "tsv", "parquet", "saved"])
+@pytest.mark.parametrize(
+    "suffix", ["jsonl", "jsonl.gz", "jsonl.xz", "csv", "tsv", "parquet", "saved", "splits"]
+)
 def test_every_format_gives_the_same(suffix: str, tmp_path: Path) -> None:
     rows = [{"query": f"q{i}", "positive": f'p "{i}", ü', "negative": f"n{i}"} for i in range(5)]
     path = tmp_path / f"data.{suffix}"
@@ -124,6 +126,13 @@ def test_every_format_gives_the_same(suffix: str, tmp_path: Path) -> None:
         import datasets
 
         datasets.Dataset.from_list(rows).save_to_disk(path)
+    elif suffix == "splits":
+        import datasets
+
+        splits = {"train": rows, "test": rows[:1]}
+        datasets.DatasetDict(
+            {name: datasets.Dataset.from_list(part) for name, part in splits.items()}
+        ).save_to_disk(path)
     elif suffix == "csv":
         quoted = "".join(f'"{r["query"]}","p ""{i}"", ü",{r["negative"]}\n' for i, r in enumerate(rows))
         path.write_text("query,positive,negative\n" + quoted, encoding="utf-8")
