@@ -245,7 +245,7 @@ def _titled_stages(work: Workspace, scale: Scale) -> Recipe:
 def _auto(name: str) -> Make:
     """What `oskit train auto` chooses in the same time, among the models at hand; once, and for all seeds.
 
-    It is given the documents that are searched, too: titles and sentences are queries beside the pairs'.
+    Of the FAQ it is given the answers too, which are searched: their sentences are queries beside the pairs'.
     """
 
     def recipe(work: Workspace, scale: Scale) -> Recipe:
@@ -256,8 +256,9 @@ def _auto(name: str) -> Make:
                 tuple(map(str, (minilm(), dense(BGE_SMALL), dense(E5_SMALL)))),
             )
             faq = name != MEDQUAD
-            searched = work.documents_file(name) if faq else work.corpus_file(name)
-            data = [str(work.training_file(name)), f"{{path: {searched}, queries: {{remove: 0}}}}"]
+            data = [str(work.training_file(name))]
+            if faq:
+                data.append(f"{{path: {work.documents_file(name)}, queries: {{remove: 0}}}}")
             found = choose(
                 [f"data.train=[{', '.join(data)}]", *(_at_the_end(work) if faq else ())],
                 minutes=scale.minutes / 3 if faq else scale.minutes,
