@@ -125,7 +125,8 @@ def _named(given: Recipe, beside: Named) -> Named:
 
 def _drawn(source: dict[str, Any], share: float) -> dict[str, Any]:
     """A source of which only a share fits into the time."""
-    return source if share == 1 else {**source, "share": round(share * source.get("share", 1), 4)}
+    # By significant digits: of millions of queries the share may be small, but never 0.
+    return source if share == 1 else {**source, "share": float(f"{share * source.get('share', 1):.4g}")}
 
 
 def _at(values: Any, key: str) -> Any:

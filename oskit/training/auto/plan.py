@@ -243,9 +243,8 @@ def _choose_data(found: Plan, facts: Facts, chosen: _Training) -> None:
             f"{facts.made:,} of {facts.queries:,} queries are sentences of documents. Name all that are "
             "to be searched, if you have not: data.train=[pairs, {path: documents, queries: {remove: 0}}]"
         )
-    found.put(
-        "data.hold_out", round(held / queries, 3), f"{held:,} of {queries:,} queries tell what it is worth"
-    )
+    share = float(f"{held / queries:.3g}")  # by significant digits: of a million queries it is not 0
+    found.put("data.hold_out", share, f"{held:,} of {queries:,} queries tell what it is worth")
 
 
 def _choose_teachers(found: Plan, facts: Facts, chosen: _Training, able: list[TeacherSeen]) -> None:

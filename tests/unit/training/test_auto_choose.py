@@ -11,11 +11,12 @@ from oskit.data.collection import Collection
 from oskit.data.documents import Document
 from oskit.errors import DataError, OskitError
 from oskit.training.auto import look
-from oskit.training.auto.choose import choose
+from oskit.training.auto.choose import _drawn, choose
 from oskit.training.auto.look import Named
 from oskit.training.auto.plan import FITTED
 from oskit.training.loop.events import Listener
 from oskit.training.recipe.file import load_recipe
+from oskit.training.recipe.sources import DataSource
 from tests import tiny
 from tests.unit.training.teacher_models_tiny import build_dense
 from tests.unit.training.word_pairs import write_pairs
@@ -168,3 +169,9 @@ def test_a_head_that_is_asked_for_is_what_is_planned_for(
     assert found.recipe.encoder.head == "lexical" and found.recipe.loss[0].temperature == FITTED
     choose(headless, minutes=1, beside=models, listener=Told())
     assert seen == [False, True]
+
+
+def test_of_millions_of_queries_some_are_drawn() -> None:
+    source = {"path": "pairs.jsonl", "share": 0.5}
+    assert DataSource.model_validate(_drawn(source, 2e-5)).share == 1e-5
+    assert _drawn(source, 1.0) == source

@@ -77,8 +77,8 @@ def seconds(recipe: Recipe, student: StudentSeen, queries: int) -> float:
     return steps * recipe.schedule.batch_size * tokens / student.learns + queries * tokens / DENSE.reads
 
 
-@pytest.mark.parametrize("minutes", [3, 10, 30, 120, 600])
-@pytest.mark.parametrize("queries", [40, 353, 16_000, 500_000])
+@pytest.mark.parametrize("minutes", [3, 10, 30, 120, 600, 60_000])
+@pytest.mark.parametrize("queries", [40, 353, 16_000, 500_000, 5_000_000])
 def test_it_keeps_to_the_time_and_uses_it(minutes: float, queries: int) -> None:
     found, recipe = planned(minutes, queries=queries, documents=queries)
     student = next(one for one in (TINY, BASE) if one.name == recipe.encoder.name)
